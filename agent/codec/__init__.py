@@ -1,0 +1,1 @@
+"""Pure codecs: gzip members, the sealed stream and the xbstream parser; no I/O."""

@@ -1,0 +1,1 @@
+"""The programs that copy and restore a database, run as child processes."""

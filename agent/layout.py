@@ -1,0 +1,68 @@
+"""Names of stored objects and the form of segment lists (docs/format.md)."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.errors import DataDamaged
+from agent.model import ListRef
+
+LIST_ENTRIES = 1000
+RECORD_SUFFIX = ".json"
+_LIST_LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{32})")
+
+
+class Segment(NamedTuple):
+    """One stored part of a backup: its size in bytes and its MD5 in hex."""
+
+    size: int
+    md5: str
+
+
+def container_name(tenant_id: str) -> str:
+    return f"database_backups_{tenant_id}"
+
+
+def object_name(backup_id: str) -> str:
+    return f"{backup_id}.xbstream.gz.enc"
+
+
+def record_name(backup_id: str) -> str:
+    return backup_id + RECORD_SUFFIX
+
+
+def attempt_prefix(backup_id: str, attempt: str) -> str:
+    return f"{backup_id}/{attempt}/"
+
+
+def segment_name(backup_id: str, attempt: str, number: int) -> str:
+    return f"{attempt_prefix(backup_id, attempt)}{number:08d}"
+
+
+def list_name(backup_id: str, attempt: str, number: int) -> str:
+    return f"{attempt_prefix(backup_id, attempt)}list-{number:04d}"
+
+
+def submanifest_name(backup_id: str, attempt: str, number: int) -> str:
+    return f"{attempt_prefix(backup_id, attempt)}slo-{number:04d}"
+
+
+def encode_list(segments: Sequence[Segment]) -> bytes:
+    """A segment list: one line a segment, its size in decimal, a space, its MD5."""
+    return b"".join(b"%d %s\n" % (size, md5.encode()) for size, md5 in segments)
+
+
+def list_ref(encoded: bytes) -> ListRef:
+    return ListRef(count=encoded.count(b"\n"), sha256=hashlib.sha256(encoded).hexdigest())
+
+
+def decode_list(encoded: bytes, expected: ListRef) -> list[Segment]:
+    """The segments of a stored list; DataDamaged where it isn't the one `expected` names."""
+    if hashlib.sha256(encoded).hexdigest() != expected.sha256:
+        raise DataDamaged("a segment list differs from the hash in the backup's record")
+    rows = [_LIST_LINE.fullmatch(line) for line in encoded.splitlines()]
+    segments = [Segment(int(row[1]), row[2].decode()) for row in rows if row]
+    if len(segments) != len(rows) or len(rows) != expected.count:
+        raise DataDamaged("a segment list has lines that are no segments")
+    return segments

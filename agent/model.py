@@ -1,0 +1,269 @@
+"""The words of the domain as frozen models: tasks, reports, records.
+
+Sizes are bytes unless a name says otherwise; LSNs are InnoDB log sequence
+numbers; times are RFC 3339 strings in UTC with `Z`.
+"""
+
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+FORMAT_VERSION: Final = 1
+MESSAGE_VERSION: Final = 1
+
+
+def canonical_uuid(text: str) -> str:
+    """Return `text` if it is a UUID in its one canonical spelling; else ValueError.
+
+    Ids become object names and folder names, so no second spelling may exist.
+    """
+    if str(uuid.UUID(text)) != text:
+        raise ValueError("not a UUID in its canonical lower-case form")
+    return text
+
+
+def utc_now() -> str:
+    """The present moment as RFC 3339 in whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Id = Annotated[str, Field(max_length=36), AfterValidator(canonical_uuid)]
+Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Description = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Frozen(BaseModel):
+    """Base of all models: immutable, and unknown fields are an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BackupStatus(StrEnum):
+    NEW = "NEW"
+    BUILDING = "BUILDING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    DELETING = "DELETING"
+
+
+class TaskStatus(StrEnum):
+    ACCEPTED = "ACCEPTED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def final(self) -> bool:
+        """Whether a task in this status has ended."""
+        return self in (TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+class Datastore(Frozen):
+    type: Annotated[str, Field(max_length=64)]
+    version: Annotated[str, Field(max_length=64)] | None = None
+    version_id: Annotated[str, Field(max_length=64)] | None = None
+
+
+class ErrorInfo(Frozen):
+    """An error as reports and records carry it."""
+
+    code: str
+    message: str
+    hint: str
+
+
+# --- tasks: what the control plane sends -------------------------------------------------
+
+
+class Limits(Frozen):
+    """What one backup may use; None means the agent's configured default."""
+
+    bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class BackupRequest(Frozen):
+    """The backup that a create task asks for."""
+
+    id: Id
+    name: Name
+    description: Description = ""
+    parent_id: Id | None = None
+    datastore: Datastore | None = None
+
+
+class TaskBase(Frozen):
+    version: Literal[1] = MESSAGE_VERSION
+    task_id: Id
+
+
+class CreateTask(TaskBase):
+    type: Literal["backup.create"] = "backup.create"
+    backup: BackupRequest
+    on_broken_chain: Literal["fail", "full"] = "fail"
+    limits: Limits = Limits()
+
+
+class RestoreTask(TaskBase):
+    type: Literal["backup.restore"] = "backup.restore"
+    backup_id: Id
+    target: Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class VerifyTask(TaskBase):
+    type: Literal["backup.verify"] = "backup.verify"
+    backup_id: Id
+    level: Literal["stored", "stream", "restore"] = "stream"
+    chain: bool = True
+
+
+class DeleteTask(TaskBase):
+    type: Literal["backup.delete"] = "backup.delete"
+    backup_id: Id
+
+
+class CancelTask(TaskBase):
+    type: Literal["task.cancel"] = "task.cancel"
+    cancels: Id
+
+
+class PingTask(TaskBase):
+    type: Literal["agent.ping"] = "agent.ping"
+
+
+Task = Annotated[
+    CreateTask | RestoreTask | VerifyTask | DeleteTask | CancelTask | PingTask,
+    Field(discriminator="type"),
+]
+TASK: TypeAdapter[Task] = TypeAdapter(Task)
+
+
+# --- records: what the store keeps -------------------------------------------------------
+
+
+class Lineage(Frozen):
+    """One unbroken history of one datadir.
+
+    `inode` and `birth` (seconds since 1970, 0 where the filesystem keeps none) are those
+    of `ibdata1`; `generation` changes when the agent sees the LSN go back.
+    """
+
+    server_uuid: str | None = None
+    inode: int
+    birth: int
+    generation: str = ""
+
+
+class BinlogPosition(Frozen):
+    file: str
+    position: int
+    gtid: str = ""
+
+
+class WrappedKey(Frozen):
+    """A data key wrapped by a master key: `wrapped` is base64 of RFC 3394 output."""
+
+    id: str
+    alg: Literal["A256KW"] = "A256KW"
+    wrapped: str
+
+
+class ListRef(Frozen):
+    """One segment list object: `count` segments, SHA-256 (hex) of its bytes."""
+
+    count: Annotated[int, Field(ge=1)]
+    sha256: str
+
+
+class Stored(Frozen):
+    """Where the bytes of a COMPLETED backup are and what they add up to."""
+
+    raw_bytes: int
+    compressed_bytes: int
+    stored_bytes: int
+    segment_size: int
+    segment_count: int
+    lists: tuple[ListRef, ...]
+    slo_etag: str
+
+
+class Measured(Frozen):
+    """How long the attempt took, and the stage that the others waited for."""
+
+    seconds: float
+    bottleneck: str
+
+
+class BackupView(Frozen):
+    """What the control plane and the operators see of a backup."""
+
+    id: Id
+    name: str
+    description: str = ""
+    instance_id: Id
+    parent_id: Id | None = None
+    datastore: Datastore
+    status: BackupStatus
+    size: float | None = None
+    locationRef: str | None = None  # noqa: N815 - the field's name on the wire
+    created: str
+    updated: str
+
+
+class Record(BackupView):
+    """The JSON document about one backup beside its bytes: the only truth about it."""
+
+    format: Literal[1] = FORMAT_VERSION
+    attempt: Id
+    lineage: Lineage
+    from_lsn: int
+    to_lsn: int | None = None
+    server_version: str
+    engine: str
+    engine_version: str
+    binlog: BinlogPosition | None = None
+    replica: str | None = None
+    galera: str | None = None
+    cipher: Literal["AES256_GCM_HKDF_1MB"] = "AES256_GCM_HKDF_1MB"
+    keys: tuple[WrappedKey, ...]
+    stored: Stored | None = None
+    measured: Measured | None = None
+    error: ErrorInfo | None = None
+
+    def view(self) -> BackupView:
+        """The part of the record that reports and tables show."""
+        return BackupView(**{name: getattr(self, name) for name in BackupView.model_fields})
+
+
+# --- reports: what the agent says about a task -------------------------------------------
+
+
+class Progress(Frozen):
+    """How far a running task is; `percent` and `seconds_left` are estimates."""
+
+    raw_bytes: int
+    stored_bytes: int
+    bytes_per_second: float
+    percent: float | None = None
+    seconds_left: float | None = None
+
+
+class Report(Frozen):
+    version: Literal[1] = MESSAGE_VERSION
+    agent_run_id: Id
+    seq: int
+    at: str
+    task_id: Id
+    type: str
+    instance_id: Id
+    status: TaskStatus
+    backup: BackupView | None = None
+    sizes: dict[str, int] | None = None
+    progress: Progress | None = None
+    error: ErrorInfo | None = None
+    detail: dict[str, Any] | None = None

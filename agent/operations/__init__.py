@@ -1,0 +1,1 @@
+"""What the agent does with backups, one verb a module."""

@@ -1,0 +1,1 @@
+"""The data path: bounded, parallel, in order; both directions."""

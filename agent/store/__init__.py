@@ -1,0 +1,1 @@
+"""Object stores: the protocol, and each kind that speaks it."""

@@ -1,0 +1,95 @@
+"""What every object store promises; the contract suite in tests/store holds each to it.
+
+A store has one container for objects and one for segments (`<container>_segments`).
+Every method may be called from several threads at once, and raises nothing but the
+StoreError family. A method returns only when the store has confirmed what it says.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+
+class Shelf(Enum):
+    """Which of a store's two containers an object lies in."""
+
+    OBJECTS = ""
+    SEGMENTS = "_segments"
+
+
+class StoredObject(NamedTuple):
+    """One row of a listing: `size` in bytes, `etag` as lower-case hex MD5."""
+
+    name: str
+    size: int
+    etag: str
+    modified: str
+
+
+class ManifestEntry(NamedTuple):
+    """One object that a manifest joins; `nested` where it is a manifest itself."""
+
+    name: str
+    size: int
+    etag: str
+    nested: bool = False
+
+
+class StoreLimits(NamedTuple):
+    """What one manifest and one object may hold; `nesting` says whether manifests may nest."""
+
+    manifest_entries: int
+    object_bytes: int
+    nesting: bool
+
+
+class Store(Protocol):
+    """Objects by name, and manifests that join segments into one object."""
+
+    @property
+    def location(self) -> str:
+        """The public URL of the object container, for `locationRef`; no trailing slash."""
+
+    def open(self) -> StoreLimits:
+        """Authenticate, create both containers where missing, and read the limits."""
+
+    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+        """Store the joined `parts` as one object and return its MD5 in hex.
+
+        The MD5 is computed here and compared with the store's ETag: StoreMismatch if they
+        differ. Retries resend the same parts, so they may be reused only after this returns.
+        """
+
+    def put_manifest(
+        self,
+        shelf: Shelf,
+        name: str,
+        entries: Sequence[ManifestEntry],
+        headers: Mapping[str, str],
+    ) -> str:
+        """Join segments (all on the segment shelf) as object `name`; return its ETag in hex.
+
+        The ETag is the MD5 of the joined ETags of the entries; StoreMismatch if the
+        store computes another, or if an entry is missing or differs.
+        """
+
+    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+        """Return an object of at most `limit` bytes, the newest copy of it (X-Newest).
+
+        StoreNotFound where there is none, StoreMismatch where it is larger than `limit`.
+        """
+
+    def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
+        """Read an object of exactly `len(buffer)` bytes into `buffer`.
+
+        StoreMismatch where its length or its MD5 differs from what the store announces.
+        """
+
+    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+        """All objects whose name begins with `prefix`, in order of their names."""
+
+    def delete(self, shelf: Shelf, name: str) -> None:
+        """Remove one object (of a manifest only itself); nothing happens where none is."""
+
+    def close(self) -> None:
+        """Close all connections."""
