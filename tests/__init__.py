@@ -1,0 +1,1 @@
+"""Tests, and the private servers they run against."""

@@ -1,0 +1,26 @@
+"""Session fixtures: each private server is started when a test first asks for it."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A folder for the servers of this run, removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="backup-agent-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def need(*programs: str) -> None:
+    """Skip where a real server is missing on a laptop; fail where CI should have it."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI lacks {', '.join(missing)}: script/bootstrap should have installed it")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: run script/bootstrap")

@@ -1,0 +1,1 @@
+"""Private MariaDB, RabbitMQ and Swift on loopback, in a scratch folder."""

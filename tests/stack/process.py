@@ -1,0 +1,99 @@
+"""One private server process: started, waited for, and ended by its pid.
+
+Servers are started from the main thread, so that the kernel's parent-death signal ends
+them even when the test run itself is killed.
+"""
+
+import ctypes
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+class StackError(Exception):
+    """A private server could not be started; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nothing listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def poll(what: str, ready: Callable[[], bool], seconds: float) -> None:
+    """Wait until `ready()` is true; StackError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            raise StackError(f"{what}: not so after {seconds} s")
+        time.sleep(0.02)
+
+
+def port_answers(port: int) -> bool:
+    """Whether something accepts connections on that port of 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.settimeout(0.5)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class ServerProcess:
+    """A child process with its log in a file."""
+
+    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None):
+        self.name = Path(argv[0]).name
+        self.log = log
+        with log.open("ab") as sink:
+            self._child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env=dict(env) if env is not None else None,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def running(self) -> bool:
+        return self._child.poll() is None
+
+    def wait_ready(self, ready: Callable[[], bool], seconds: float) -> None:
+        """Wait until `ready()`; StackError with the log's end if the process ends before."""
+
+        def up() -> bool:
+            if not self.running():
+                raise StackError(f"{self.name} ended with {self._child.returncode}:\n{self.tail()}")
+            return ready()
+
+        poll(f"{self.name} ready", up, seconds)
+
+    def tail(self, lines: int = 20) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def send(self, signum: int) -> None:
+        if self.running():
+            self._child.send_signal(signum)
+
+    def stop(self, signum: int = signal.SIGTERM, seconds: float = 20) -> None:
+        """Ask it to end with `signum`, kill it after `seconds`; nothing if it has ended."""
+        self.send(signum)
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
