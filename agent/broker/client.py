@@ -1,0 +1,149 @@
+"""The operator's side of RabbitMQ: send one task, follow its reports.
+
+with ControlClient(settings) as client:
+    client.subscribe(instance_id)
+    client.send_task(instance_id, task)
+    for report in client.reports(task.task_id, idle_seconds=60):
+        ...
+"""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import pika
+
+from agent.broker import wire
+from agent.broker.amqp import BrokerSettings, translated
+from agent.broker.session import Channel, Session
+from agent.errors import InstanceNotServed, Internal, MessageUnreadable, ReplyTimeout, Unroutable
+from agent.model import Report, Task
+
+T = TypeVar("T")
+_PREFETCH: Final = 100
+_PERSISTENT: Final = 2
+
+
+class ControlClient:
+    """A short-lived connection, open inside its `with`.
+
+    Every method may raise BrokerUnreachable or BrokerDenied.
+    """
+
+    def __init__(self, settings: BrokerSettings):
+        self._settings = settings
+        self._runner = asyncio.Runner()
+        self._session: Session | None = None
+        self._reports: Channel | None = None
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        try:
+            self._session = self._run(Session.open(self._settings, "backup-agent control"))
+        finally:
+            if self._session is None:
+                self._runner.close()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._run(self._opened().close())
+        finally:
+            self._runner.close()
+
+    def subscribe(self, instance_id: str) -> None:
+        """Take the instance's reports from now on; call it before `send_task`.
+
+        InstanceNotServed where no agent has ever run for that instance.
+        """
+        self._run(self._subscribe(instance_id))
+
+    def send_task(self, instance_id: str, task: Task) -> None:
+        """Put a task into the instance's queue; returns when the broker has it on disk.
+
+        InstanceNotServed where there is no such queue.
+        """
+        self._run(self._send_task(instance_id, task))
+
+    def reports(self, task_id: str, idle_seconds: float) -> Iterator[Report]:
+        """What the agent says about a task, until its final report.
+
+        ReplyTimeout where it says nothing about any task for `idle_seconds`: the task may
+        wait behind another, whose progress shows that the agent lives.
+        """
+        while True:
+            report = self._run(self._next_report(idle_seconds))
+            if report is None:
+                raise ReplyTimeout(f"the agent has reported nothing for {idle_seconds:g} s")
+            if report.task_id != task_id:
+                continue
+            yield report
+            if report.status.final:
+                return
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        with translated(self._settings):
+            return self._runner.run(work)
+
+    def _opened(self) -> Session:
+        if self._session is None:
+            raise Internal("the control client is used outside its with")
+        return self._session
+
+    async def _check_served(self, instance_id: str) -> None:
+        queue = wire.task_queue(instance_id)
+        if not await self._opened().exists("queue_declare", queue=queue):
+            raise InstanceNotServed(f"no agent takes tasks for the instance {instance_id}")
+
+    async def _subscribe(self, instance_id: str) -> None:
+        await self._check_served(instance_id)
+        channel = await self._opened().channel()
+        made = await channel.call("queue_declare", queue="", exclusive=True, auto_delete=True)
+        queue = made.method.queue
+        await channel.call(
+            "queue_bind",
+            queue=queue,
+            exchange=wire.REPORT_EXCHANGE,
+            routing_key=wire.reports_of(instance_id),
+        )
+        await channel.consume(queue, _PREFETCH)
+        self._reports = channel
+
+    async def _send_task(self, instance_id: str, task: Task) -> None:
+        await self._check_served(instance_id)
+        channel = await self._opened().channel()
+        await channel.confirm()
+        properties = pika.BasicProperties(
+            content_type=wire.CONTENT_TYPE, delivery_mode=_PERSISTENT, message_id=task.task_id
+        )
+        try:
+            await channel.publish(
+                wire.TASK_EXCHANGE, instance_id, wire.encode_task(task), properties
+            )
+        except Unroutable as error:
+            raise InstanceNotServed(
+                f"the queue of the instance {instance_id} isn't bound to {wire.TASK_EXCHANGE}"
+            ) from error
+        channel.close()
+
+    async def _next_report(self, seconds: float) -> Report | None:
+        """The next readable report of any task; None after `seconds`."""
+        if self._reports is None:
+            raise Internal("reports are read without a subscription")
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    delivery = await self._reports.delivery()
+                    self._reports.ack(delivery)
+                    try:
+                        return wire.decode_report(delivery.body)
+                    except MessageUnreadable:
+                        continue  # someone else's message on that exchange
+        except TimeoutError:
+            return None

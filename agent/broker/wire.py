@@ -1,0 +1,133 @@
+"""Messages on the wire: bytes to models and back, and the names of exchanges and queues.
+
+The contract is docs/messages.md: JSON in UTF-8, one task or report a message.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from pydantic import ValidationError
+
+from agent.errors import MessageUnreadable
+from agent.model import TASK, Report, Task, canonical_uuid
+
+TASK_EXCHANGE: Final = "backup.tasks"
+REPORT_EXCHANGE: Final = "backup.reports"
+DEAD: Final = "backup.dead"  # the exchange of dead letters, and its one queue
+MAX_TASK_BYTES: Final = 64 * 1024
+MAX_REPORT_BYTES: Final = 1024 * 1024
+CONTENT_TYPE: Final = "application/json"
+_MAX_REASON = 200
+
+
+def task_queue(instance_id: str) -> str:
+    """The queue of one instance's tasks, bound to TASK_EXCHANGE by the instance's id."""
+    return f"{TASK_EXCHANGE}.{instance_id}"
+
+
+def routing_key(report: Report) -> str:
+    """`<instance_id>.<task type>.<task status>`; the type's own dot makes four words of it."""
+    return f"{report.instance_id}.{report.type}.{report.status}"
+
+
+def reports_of(instance_id: str) -> str:
+    """The binding key that selects every report of one instance."""
+    return f"{instance_id}.#"
+
+
+def encode_task(task: Task) -> bytes:
+    return task.model_dump_json(exclude_none=True).encode()
+
+
+def encode_report(report: Report) -> bytes:
+    return report.model_dump_json(exclude_none=True).encode()
+
+
+def decode_task(body: bytes) -> Task:
+    """The task in a message; MessageUnreadable, naming the field, for anything else."""
+    _parse(body, MAX_TASK_BYTES)
+    try:
+        return TASK.validate_json(body, strict=True)
+    except ValidationError as error:
+        raise MessageUnreadable(_reason("task", error)) from None
+
+
+def decode_report(body: bytes) -> Report:
+    """The report in a message; MessageUnreadable for anything else."""
+    _parse(body, MAX_REPORT_BYTES)
+    try:
+        return Report.model_validate_json(body)
+    except ValidationError as error:
+        raise MessageUnreadable(_reason("report", error)) from None
+
+
+def task_id_of(body: bytes) -> str | None:
+    """The task id that an unreadable task names, if it is a canonical UUID."""
+    value = _peek(body, "task_id")
+    try:
+        return canonical_uuid(value) if value else None
+    except ValueError:
+        return None
+
+
+def task_type_of(body: bytes) -> str | None:
+    """The type that an unreadable task names, if it has a known one's form."""
+    value = _peek(body, "type")
+    words = value.split(".") if value else []
+    plain = len(words) == 2 and all(word.isascii() and word.isalpha() for word in words)
+    return value if plain and value is not None and len(value) <= 64 else None
+
+
+def _peek(body: bytes, field: str) -> str | None:
+    try:
+        value = _parse(body, MAX_TASK_BYTES).get(field)
+    except MessageUnreadable:
+        return None
+    return value if isinstance(value, str) else None
+
+
+def _parse(body: bytes, limit: int) -> dict[str, Any]:
+    if len(body) > limit:
+        raise MessageUnreadable(f"the message has {len(body)} bytes; the limit is {limit}")
+    try:
+        value = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+        )
+    except UnicodeDecodeError as error:
+        raise MessageUnreadable(f"the message isn't UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise MessageUnreadable(f"not JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise MessageUnreadable("the message is nested too deeply") from None
+    except ValueError:  # an integer of more digits than Python converts
+        raise MessageUnreadable("the message holds a number that is too long") from None
+    if not isinstance(value, dict):
+        raise MessageUnreadable("the message isn't a JSON object")
+    return value
+
+
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    # Two readers that take different ones of two equal names would do different tasks.
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise MessageUnreadable("a field occurs twice in one object of the message")
+    return fields
+
+
+def _no_constant(_name: str) -> NoReturn:
+    raise MessageUnreadable("the message holds NaN or Infinity, which JSON doesn't have")
+
+
+def _reason(what: str, error: ValidationError) -> str:
+    """What is wrong with the first bad field, without the value that was sent."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return "not a task: field type: this agent knows no such kind of task"
+    where = ".".join(str(part)[:40] for part in first["loc"][:6]) or "(whole)"
+    text = f"not a {what}: field {_printable(where)[:80]}: {_printable(first['msg'])}"
+    return text[:_MAX_REASON]
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

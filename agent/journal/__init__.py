@@ -1,0 +1,5 @@
+"""The agent's only local truth about tasks, in SQLite."""
+
+from agent.journal.journal import Acceptance, Journal, OutboxItem, ReportDraft
+
+__all__ = ["Acceptance", "Journal", "OutboxItem", "ReportDraft"]

@@ -1,0 +1,145 @@
+"""The journal's SQLite file: its schema, its transactions, and the errors it can give.
+
+https://www.sqlite.org/pragma.html#pragma_synchronous tells what a commit survives.
+"""
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from agent.errors import JournalError
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE tasks (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    task_id TEXT NOT NULL UNIQUE,
+    status TEXT NOT NULL,
+    body BLOB NOT NULL,
+    last_seq INTEGER NOT NULL,
+    last_report BLOB NOT NULL,
+    record TEXT,
+    ended INTEGER
+);
+CREATE INDEX tasks_by_status ON tasks (status, position);
+CREATE INDEX tasks_by_end ON tasks (ended) WHERE ended IS NOT NULL;
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY,
+    task_id TEXT NOT NULL,
+    weight INTEGER NOT NULL,
+    routing_key TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX outbox_by_weight ON outbox (weight, seq);
+CREATE INDEX outbox_by_task ON outbox (task_id);
+CREATE TABLE sequence (last INTEGER NOT NULL);
+INSERT INTO sequence VALUES (0);
+CREATE TABLE lineages (
+    position INTEGER PRIMARY KEY AUTOINCREMENT,
+    lineage TEXT NOT NULL UNIQUE,
+    lsn INTEGER NOT NULL,
+    generation TEXT NOT NULL
+);
+"""
+_LOCK_SECONDS: Final = 10.0
+_UNREADABLE_HINT: Final = (
+    "move the journal file away; unfinished tasks are lost then and must be sent again"
+)
+
+
+class JournalFile:
+    """One connection to the file `path`, shared by the process's threads one at a time.
+
+    The file is made (mode 0600, its folder 0700) where there is none. JournalError where it
+    can't be used, is damaged, or was written by a later version.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._lock = threading.Lock()
+        with self._translated():
+            self._db = _open(path)
+        try:
+            self._prepare()
+        except JournalError:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing: committed to the disk at the end, rolled back on any exception."""
+        with self._lock, self._translated(), self._db as db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    def _prepare(self) -> None:
+        with self._translated():
+            # In WAL mode FULL syncs the log at each commit, so a commit survives a power cut.
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+        with self.transaction() as db:
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise JournalError(
+                    f"the journal {self._path} is of version {version}; this agent knows"
+                    f" {SCHEMA_VERSION}",
+                    hint="run the agent's version that wrote it, or a later one",
+                )
+            if version == 0:
+                _create(db)
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise JournalError(
+                    f"the journal {self._path} is damaged: {verdict[:200]}", hint=_UNREADABLE_HINT
+                )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The one place where errors of SQLite and of the file become JournalError."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise _journal_error(self._path, error) from error
+        except ValidationError as error:
+            raise JournalError(
+                f"the journal {self._path} holds a task or report that can't be read",
+                hint=_UNREADABLE_HINT,
+            ) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Made here, because SQLite would make it with the umask's mode.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(handle, 0o600)
+    finally:
+        os.close(handle)
+    return sqlite3.connect(
+        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def _create(db: sqlite3.Connection) -> None:
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _journal_error(path: Path, error: sqlite3.Error | OSError) -> JournalError:
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code == sqlite3.SQLITE_FULL:
+        return JournalError(f"the journal {path} can't be written: no space is left")
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return JournalError(f"the journal {path} is damaged: {error}", hint=_UNREADABLE_HINT)
+    return JournalError(f"the journal {path} can't be used: {error}")

@@ -1,0 +1,320 @@
+"""Tasks accepted, their state, and the outbox of reports that the broker hasn't confirmed.
+
+A task is stored here before the broker may forget it, and a report is stored together with
+the status it tells, so that a crash at any moment loses neither. Every public method is one
+transaction, which is on the disk when the method returns. Methods may be called from any
+thread. What a task does to backups is not known here.
+"""
+
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from agent.broker import wire
+from agent.errors import Internal, JournalFull
+from agent.journal.file import JournalFile
+from agent.model import TASK, BackupView, ErrorInfo, Progress, Report, Task, TaskStatus
+
+_MAX_LINEAGES: Final = 64
+
+
+class Acceptance(Enum):
+    """What became of a task that was offered to the journal."""
+
+    NEW = "new"
+    KNOWN = "known"
+
+
+class _Weight(Enum):
+    """What an unsent report is worth, when there are too many of them."""
+
+    PROGRESS = 0
+    STEP = 1
+    FINAL = 2
+
+
+@dataclass(frozen=True)
+class ReportDraft:
+    """What a report says; the journal adds who says it, when, and its number."""
+
+    task_id: str
+    type: str
+    status: TaskStatus
+    backup: BackupView | None = None
+    sizes: dict[str, int] | None = None
+    progress: Progress | None = None
+    error: ErrorInfo | None = None
+    detail: dict[str, Any] | None = None
+
+
+class OutboxItem(NamedTuple):
+    """A report that the broker has not confirmed yet."""
+
+    seq: int
+    routing_key: str
+    body: bytes
+
+
+class Journal:
+    """The journal in the file `path`, which is made (mode 0600) where there is none.
+
+    At most `max_tasks` unfinished tasks are held, and the last `keep_ended` ended ones, so
+    that a repeated task id is answered; `max_outbox` unsent reports are held before steps
+    and progress are given up for the sake of final ones. `clock` gives Unix seconds.
+    Every method raises JournalError where the file can't be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        instance_id: str,
+        run_id: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        max_tasks: int = 1000,
+        max_outbox: int = 10_000,
+        keep_ended: int = 10_000,
+    ):
+        self._instance_id = instance_id
+        self._run_id = run_id
+        self._clock = clock
+        self._max_tasks = max_tasks
+        self._max_outbox = max_outbox
+        self._keep_ended = keep_ended
+        self._file = JournalFile(path)
+
+    def close(self) -> None:
+        """Close the file; every change is on the disk already."""
+        self._file.close()
+
+    # --- tasks ---------------------------------------------------------------------------
+
+    def accept(self, task: Task, report: ReportDraft) -> Acceptance:
+        """Store a task in the status its first report tells, and that report with it.
+
+        A task id that is known already is not stored again: its latest report goes out
+        once more. JournalFull where `max_tasks` are unfinished or the outbox is full.
+        """
+        with self._file.transaction() as db:
+            if self._outbox_size(db) >= self._max_outbox:
+                raise JournalFull(f"{self._max_outbox} reports wait for the broker")
+            row = db.execute(
+                "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task.task_id,)
+            ).fetchone()
+            if row is not None:
+                self._repeat(db, row)
+                return Acceptance.KNOWN
+            if not report.status.final and self._unfinished(db) >= self._max_tasks:
+                raise JournalFull(f"{self._max_tasks} tasks are unfinished")
+            db.execute(
+                "INSERT INTO tasks (task_id, status, body, last_seq, last_report)"
+                " VALUES (?, ?, ?, 0, '')",
+                (task.task_id, report.status, wire.encode_task(task)),
+            )
+            self._tell(db, report)
+            return Acceptance.NEW
+
+    def claim(self) -> Task | None:
+        """The oldest ACCEPTED task, which is RUNNING from now on; None if there is none."""
+        with self._file.transaction() as db:
+            row = db.execute(
+                "SELECT position, body FROM tasks WHERE status = ? ORDER BY position LIMIT 1",
+                (TaskStatus.ACCEPTED,),
+            ).fetchone()
+            if row is None:
+                return None
+            db.execute(
+                "UPDATE tasks SET status = ? WHERE position = ?", (TaskStatus.RUNNING, row[0])
+            )
+            return TASK.validate_json(row[1])
+
+    def running(self) -> list[Task]:
+        """The tasks that are RUNNING: at the start of an agent, those a crash cut off."""
+        with self._file.transaction() as db:
+            rows = db.execute(
+                "SELECT body FROM tasks WHERE status = ? ORDER BY position", (TaskStatus.RUNNING,)
+            )
+            return [TASK.validate_json(body) for (body,) in rows]
+
+    def unfinished(self) -> int:
+        """How many tasks have not ended."""
+        with self._file.transaction() as db:
+            return self._unfinished(db)
+
+    def status(self, task_id: str) -> TaskStatus | None:
+        """The status of a task; None for one that was never here or is forgotten."""
+        with self._file.transaction() as db:
+            return self._status(db, task_id)
+
+    # --- reports -------------------------------------------------------------------------
+
+    def report(self, draft: ReportDraft) -> None:
+        """Set a task's status and put its report into the outbox.
+
+        A progress report that was not sent yet is replaced by any later report of its task.
+        What is said about a task after its end is dropped. Internal for an unknown task.
+        """
+        with self._file.transaction() as db:
+            status = self._status(db, draft.task_id)
+            if status is None:
+                raise Internal(f"a report about the task {draft.task_id}, which isn't stored")
+            if status.final:
+                return
+            self._tell(db, draft)
+            self._make_room(db)
+
+    def refuse(self, draft: ReportDraft) -> None:
+        """Put a report into the outbox about a task that is not stored, and won't be.
+
+        JournalFull where the outbox is full.
+        """
+        with self._file.transaction() as db:
+            if self._outbox_size(db) >= self._max_outbox:
+                raise JournalFull(f"{self._max_outbox} reports wait for the broker")
+            self._send(db, self._build(db, draft))
+
+    def finish_record(self, task_id: str, record_json: str) -> None:
+        """Keep the finished record of a running create task until the task has ended."""
+        with self._file.transaction() as db:
+            db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
+
+    def finished_record(self, task_id: str) -> str | None:
+        """The record kept by `finish_record`, exactly as it was given."""
+        with self._file.transaction() as db:
+            row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+            return row[0] if row else None
+
+    def next_report(self) -> OutboxItem | None:
+        """The unsent report with the lowest number."""
+        with self._file.transaction() as db:
+            row = db.execute(
+                "SELECT seq, routing_key, body FROM outbox ORDER BY seq LIMIT 1"
+            ).fetchone()
+            return OutboxItem(*row) if row else None
+
+    def sent(self, seq: int) -> None:
+        """Take a report that the broker confirmed out of the outbox."""
+        with self._file.transaction() as db:
+            db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
+
+    def outbox_size(self) -> int:
+        with self._file.transaction() as db:
+            return self._outbox_size(db)
+
+    # --- lineage -------------------------------------------------------------------------
+
+    def observe_lsn(self, lineage_key: str, lsn: int) -> str:
+        """Note a datadir's LSN; return its generation, "" until the LSN is seen to go back.
+
+        An LSN lower than the last one noted means that the volume was rolled back: what is
+        written from then on is another history, and gets a generation of its own.
+        """
+        with self._file.transaction() as db:
+            row = db.execute(
+                "SELECT lsn, generation FROM lineages WHERE lineage = ?", (lineage_key,)
+            ).fetchone()
+            last, generation = row or (lsn, "")
+            if lsn < last:
+                generation = secrets.token_hex(8)
+            db.execute(
+                "INSERT OR REPLACE INTO lineages (lineage, lsn, generation) VALUES (?, ?, ?)",
+                (lineage_key, lsn, generation),
+            )
+            db.execute(
+                "DELETE FROM lineages WHERE position IN"
+                " (SELECT position FROM lineages ORDER BY position DESC LIMIT -1 OFFSET ?)",
+                (_MAX_LINEAGES,),
+            )
+            return str(generation)
+
+    # --- inside a transaction ------------------------------------------------------------
+
+    def _tell(self, db: sqlite3.Connection, draft: ReportDraft) -> None:
+        report = self._build(db, draft)
+        body = wire.encode_report(report)
+        ended = report.seq if report.status.final else None
+        db.execute(
+            "UPDATE tasks SET status = ?, last_seq = ?, last_report = ?, ended = ?,"
+            " record = CASE WHEN ? THEN NULL ELSE record END WHERE task_id = ?",
+            (report.status, report.seq, body, ended, ended is not None, report.task_id),
+        )
+        db.execute(
+            "DELETE FROM outbox WHERE task_id = ? AND weight = ?",
+            (report.task_id, _Weight.PROGRESS.value),
+        )
+        self._send(db, report)
+        if ended is not None:
+            self._forget(db)
+
+    def _build(self, db: sqlite3.Connection, draft: ReportDraft) -> Report:
+        seq, at = self._number(db)
+        return Report(
+            agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **vars(draft)
+        )
+
+    def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
+        """The next report's number, and the time it carries."""
+        now = self._clock()
+        (last,) = db.execute("SELECT last FROM sequence").fetchone()
+        # Unix time keeps it growing even where the journal was lost.
+        seq = max(last + 1, int(now * 1000))
+        db.execute("UPDATE sequence SET last = ?", (seq,))
+        return seq, datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _send(self, db: sqlite3.Connection, report: Report) -> None:
+        weight = _Weight.STEP if report.progress is None else _Weight.PROGRESS
+        weight = _Weight.FINAL if report.status.final else weight
+        db.execute(
+            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?)",
+            (
+                report.seq,
+                report.task_id,
+                weight.value,
+                wire.routing_key(report),
+                wire.encode_report(report),
+            ),
+        )
+
+    def _repeat(self, db: sqlite3.Connection, row: tuple[int, bytes]) -> None:
+        last_seq, body = row
+        if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (last_seq,)).fetchone():
+            return  # it goes out anyway
+        seq, at = self._number(db)
+        told = Report.model_validate_json(body)
+        again = told.model_copy(update={"agent_run_id": self._run_id, "seq": seq, "at": at})
+        db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, told.task_id))
+        self._send(db, again)
+
+    def _make_room(self, db: sqlite3.Connection) -> None:
+        excess = self._outbox_size(db) - self._max_outbox
+        if excess > 0:
+            db.execute(
+                "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE weight < ?"
+                " ORDER BY weight, seq LIMIT ?)",
+                (_Weight.FINAL.value, excess),
+            )
+
+    def _forget(self, db: sqlite3.Connection) -> None:
+        db.execute(
+            "DELETE FROM tasks WHERE ended <= (SELECT ended FROM tasks WHERE ended IS NOT NULL"
+            " ORDER BY ended DESC LIMIT 1 OFFSET ?)",
+            (self._keep_ended,),
+        )
+
+    def _status(self, db: sqlite3.Connection, task_id: str) -> TaskStatus | None:
+        row = db.execute("SELECT status FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return TaskStatus(row[0]) if row else None
+
+    def _unfinished(self, db: sqlite3.Connection) -> int:
+        (count,) = db.execute("SELECT count(*) FROM tasks WHERE ended IS NULL").fetchone()
+        return int(count)
+
+    def _outbox_size(self, db: sqlite3.Connection) -> int:
+        (count,) = db.execute("SELECT count(*) FROM outbox").fetchone()
+        return int(count)

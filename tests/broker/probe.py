@@ -1,0 +1,106 @@
+"""The other side of the broker in tests: a plain pika connection and what it sees."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pika
+
+from agent.broker import wire
+from agent.broker.amqp import BrokerSettings
+from agent.broker.link import ACK, HOLD, Pauses, Verdict, dead
+from agent.errors import JournalFull, MessageUnreadable
+from agent.journal import Journal, ReportDraft
+from agent.model import Report, Task, TaskStatus
+from tests.stack.process import StackError
+from tests.stack.rabbitmq import RabbitMQ
+
+QUICK = Pauses(first=0.05, longest=0.2, hold=0.1)
+
+
+def settings_for(server: RabbitMQ, **changes: Any) -> BrokerSettings:
+    """Settings for a test: classic queues, because those survive an early kill -9."""
+    values: dict[str, Any] = {
+        "url": server.url,
+        "password": server.password,
+        "queue_type": "classic",
+        "connect_seconds": 5.0,
+        "answer_seconds": 10.0,
+    }
+    return BrokerSettings(**(values | changes))
+
+
+def draft(task: Task, status: TaskStatus) -> ReportDraft:
+    return ReportDraft(task_id=task.task_id, type=task.type, status=status)
+
+
+class Keeper:
+    """What a service does with messages: journals them, and says so."""
+
+    def __init__(self, journal: Journal):
+        self.journal = journal
+        self.bodies: list[bytes] = []
+
+    def __call__(self, body: bytes) -> Verdict:
+        self.bodies.append(body)
+        try:
+            task = wire.decode_task(body)
+            self.journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+        except MessageUnreadable as error:
+            return dead(error)
+        except JournalFull:
+            return HOLD
+        return ACK
+
+
+class Probe:
+    """One connection of the test's own."""
+
+    def __init__(self, connection: pika.BlockingConnection):
+        self.connection = connection
+        self.channel = connection.channel()
+        self.channel.confirm_delivery()
+
+    def send(self, instance_id: str, body: bytes) -> None:
+        """Publish to the instance's queue; pika's UnroutableError where there is none."""
+        self.channel.basic_publish(wire.TASK_EXCHANGE, instance_id, body, mandatory=True)
+
+    def waiting(self, queue: str) -> int:
+        """Messages that are ready in a queue."""
+        return int(self.channel.queue_declare(queue, passive=True).method.message_count)
+
+    def reports_queue(self, instance_id: str) -> str:
+        """A durable queue that takes the instance's reports from now on."""
+        name = f"test.reports.{instance_id}"
+        self.channel.queue_declare(name, durable=True)
+        self.channel.queue_bind(name, wire.REPORT_EXCHANGE, wire.reports_of(instance_id))
+        return name
+
+    def take(self, queue: str, seconds: float = 20.0) -> tuple[Any, Any, bytes]:
+        """The next message of a queue (its method, properties and body)."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            method, properties, body = self.channel.basic_get(queue, auto_ack=True)
+            if method is not None:
+                return method, properties, body
+            self.connection.process_data_events(time_limit=0.02)
+        raise StackError(f"nothing came into {queue} within {seconds} s")
+
+    def report(self, queue: str) -> Report:
+        method, properties, body = self.take(queue)
+        report = wire.decode_report(body)
+        assert method.routing_key == wire.routing_key(report)
+        assert properties.delivery_mode == 2
+        assert properties.message_id == str(report.seq)
+        return report
+
+
+@contextmanager
+def probing(server: RabbitMQ) -> Iterator[Probe]:
+    connection = pika.BlockingConnection(server.parameters())
+    try:
+        yield Probe(connection)
+    finally:
+        if connection.is_open:
+            connection.close()

@@ -1,0 +1,232 @@
+"""A broker with TLS and short patience: certificates, held deliveries, and a frozen node."""
+
+import datetime
+import ipaddress
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from agent.broker import wire
+from agent.broker.amqp import BrokerSettings
+from agent.broker.client import ControlClient
+from agent.broker.link import ACK, HOLD, BrokerLink, Verdict
+from agent.errors import BrokerUnreachable
+from agent.journal import Journal
+from agent.model import PingTask, TaskStatus
+from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
+from tests.conftest import need
+from tests.stack.process import poll
+from tests.stack.rabbitmq import SERVER, RabbitMQ
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key (PEM files)."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    return paths
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def broker(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Iterator[RabbitMQ]:
+    """A node that speaks TLS and takes back what a consumer holds for a second."""
+    need("epmd", SERVER)
+    folder = tmp_path_factory.mktemp("rabbitmq")
+    server = RabbitMQ(folder, consumer_timeout_ms=1000, channel_tick_ms=200, tls=certificate)
+    try:
+        server.start()
+        family = [psutil.Process(pid) for pid in server.pids()]
+        family += [child for process in family for child in process.children(recursive=True)]
+        yield server
+    finally:
+        server.stop()
+    assert len(family) >= 3  # the node, its helpers and epmd
+    assert not any(process.is_running() for process in family)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.sqlite", str(uuid4()), str(uuid4()))
+    yield journal
+    journal.close()
+
+
+@contextmanager
+def frozen(server: RabbitMQ) -> Iterator[None]:
+    """The node stands still: connections stay open and nothing answers."""
+    node = server.pids()[0]
+    os.kill(node, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(node, signal.SIGCONT)
+
+
+@contextmanager
+def linked(
+    settings: BrokerSettings,
+    instance_id: str,
+    on_message: Callable[[bytes], Verdict],
+    journal: Journal,
+) -> Iterator[BrokerLink]:
+    """A link that consumes."""
+    link = BrokerLink(settings, instance_id, on_message, journal, QUICK)
+    link.start()
+    try:
+        assert link.consuming.wait(20)
+        yield link
+    finally:
+        link.stop(1)
+    assert not link.alive()
+
+
+def ping() -> PingTask:
+    return PingTask(task_id=str(uuid4()))
+
+
+def test_tasks_and_reports_go_over_tls(
+    broker: RabbitMQ, certificate: tuple[Path, Path], journal: Journal
+) -> None:
+    settings = settings_for(broker, url=broker.tls_url, ca_file=certificate[0])
+    instance_id = str(uuid4())
+    task = ping()
+    with (
+        linked(settings, instance_id, Keeper(journal), journal),
+        ControlClient(settings) as client,
+    ):
+        client.subscribe(instance_id)
+        client.send_task(instance_id, task)
+        report = next(client.reports(task.task_id, idle_seconds=20))
+    assert report.status is TaskStatus.ACCEPTED
+
+
+def test_a_certificate_of_another_authority_is_refused(broker: RabbitMQ, tmp_path: Path) -> None:
+    other, _key = make_certificate(tmp_path)
+    with (
+        pytest.raises(BrokerUnreachable, match=r"no TLS connection.*CERTIFICATE_VERIFY") as caught,
+        ControlClient(settings_for(broker, url=broker.tls_url, ca_file=other)),
+    ):
+        pass
+    assert "ca_file" in caught.value.hint
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(broker: RabbitMQ) -> None:
+    with (
+        pytest.raises(BrokerUnreachable, match="no TLS connection"),
+        ControlClient(settings_for(broker, url=broker.tls_url)),
+    ):
+        pass
+
+
+def test_a_task_held_too_long_comes_back(
+    broker: RabbitMQ, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance_id = str(uuid4())
+    full = threading.Event()
+    full.set()
+    kept: list[bytes] = []
+
+    def on_message(body: bytes) -> Verdict:
+        if full.is_set():
+            return HOLD
+        kept.append(body)
+        return ACK
+
+    with (
+        linked(settings_for(broker), instance_id, on_message, journal) as link,
+        probing(broker) as probe,
+    ):
+        probe.send(instance_id, b"one")
+        poll("RabbitMQ closed the channel", lambda: "acknowledgement" in caplog.text, 20)
+        full.clear()
+        poll("the task is kept", lambda: kept == [b"one"], 20)
+        assert link.consuming.wait(20)
+        link.stop(1)
+        assert probe.waiting(wire.task_queue(instance_id)) == 0
+
+
+def test_a_frozen_broker_delays_nobody_for_ever(broker: RabbitMQ, journal: Journal) -> None:
+    settings = settings_for(broker, answer_seconds=0.5, connect_seconds=0.5)
+    instance_id = str(uuid4())
+    with (
+        linked(settings, instance_id, Keeper(journal), journal) as link,
+        ControlClient(settings) as client,
+    ):
+        task = ping()
+        with frozen(broker):
+            with pytest.raises(BrokerUnreachable, match=r"within 0\.5 s"):
+                client.send_task(instance_id, ping())
+            journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+            link.wake()
+            poll("the link gives up", lambda: not link.consuming.is_set(), 20)
+            assert journal.outbox_size() == 1
+        assert link.consuming.wait(20)
+
+
+def test_a_frozen_broker_does_not_hold_up_the_stop(broker: RabbitMQ, journal: Journal) -> None:
+    with linked(settings_for(broker), str(uuid4()), Keeper(journal), journal) as link:
+        task = ping()
+        with frozen(broker):
+            journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+            begin = time.monotonic()
+            link.stop(0.5)
+            assert time.monotonic() - begin < 6
+            assert not link.alive()
+    assert journal.outbox_size() == 1
+
+
+def test_nothing_is_left_of_a_node_whose_test_run_is_killed(tmp_path: Path) -> None:
+    source = (
+        "import sys, time; from pathlib import Path; from tests.stack.rabbitmq import RabbitMQ\n"
+        "server = RabbitMQ(Path(sys.argv[1])); server.launch()\n"
+        "print(*server.pids(), flush=True); time.sleep(60)\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", source, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout is not None
+        family = [psutil.Process(int(pid)) for pid in run.stdout.readline().split()]
+        assert len(family) == 2
+        poll("the node has helpers", lambda: bool(family[0].children()), 20)
+        family += family[0].children(recursive=True)
+        run.kill()
+    psutil.wait_procs(family, timeout=20)
+    assert not any(process.is_running() for process in family)
