@@ -1,0 +1,212 @@
+"""The agent's only SQL: what it asks the server before, during and after a backup.
+
+Every call opens a connection of its own over the UNIX socket, with short timeouts, so
+that a restart of the server between two calls needs no care.
+"""
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pymysql
+
+from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
+from agent.model import Lineage
+
+_CONNECT_SECONDS = 5
+_STAT_SECONDS = 10
+# Error numbers of the MariaDB and MySQL manuals: ER_DBACCESS_DENIED, ER_ACCESS_DENIED,
+# ER_ACCESS_DENIED_NO_PASSWORD and ER_ACCOUNT_HAS_BEEN_LOCKED in both servers' numbering.
+_DENIED = frozenset({1044, 1045, 1698, 3118, 4151})
+# ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
+_UNREACHABLE = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
+_REQUIRED = {
+    "mariadb": (
+        {"RELOAD"},
+        {"PROCESS"},
+        {"BINLOG MONITOR", "REPLICATION CLIENT"},
+        {"SLAVE MONITOR"},
+    ),
+    "mysql": ({"RELOAD"}, {"PROCESS"}, {"REPLICATION CLIENT"}, {"BACKUP_ADMIN"}, {"LOCK TABLES"}),
+}
+_TABLESPACES = {
+    "mariadb": "SELECT CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_SYS_TABLESPACES",
+    # NAME is decoded there, PATH is not; as the manual of 8.0 has it, untried
+    "mysql": "SELECT PATH, ALLOCATED_SIZE FROM information_schema.INNODB_TABLESPACES_BRIEF b "
+    "JOIN information_schema.INNODB_TABLESPACES t USING (SPACE) "
+    "WHERE t.SPACE_TYPE = 'Single' AND t.STATE <> 'discarded'",
+}
+_GLOBAL_GRANT = re.compile(r"GRANT (.+?) ON \*\.\* TO ")
+
+
+@dataclass(frozen=True)
+class DatabaseSettings:
+    """How to reach the server; a query that takes longer than `timeout_seconds` fails."""
+
+    socket: Path
+    user: str
+    password: str = field(repr=False)
+    timeout_seconds: float = 30.0
+
+
+class ServerInfo(NamedTuple):
+    """What the server says of itself; `type` is `mariadb` or `mysql`."""
+
+    type: str
+    version: str
+    comment: str
+    server_uuid: str | None
+    datadir: Path
+
+
+class Database:
+    """One database server on this machine.
+
+    Every method raises DatabaseUnreachable, DatabaseDenied or DatabaseQueryFailed.
+    """
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._settings = settings
+
+    def server(self) -> ServerInfo:
+        """Who the server is."""
+        ((version, comment, datadir),) = self._rows(
+            "SELECT @@version, @@version_comment, @@datadir"
+        )
+        uuids = self._rows("SHOW GLOBAL VARIABLES LIKE 'server\\_uuid'")  # MySQL only
+        return ServerInfo(
+            type="mariadb" if "mariadb" in f"{version} {comment}".lower() else "mysql",
+            version=version,
+            comment=comment,
+            server_uuid=uuids[0][1] if uuids else None,
+            datadir=Path(datadir),
+        )
+
+    def lsn(self) -> int:
+        """The server's present log sequence number; needs PROCESS."""
+        ((_, _, text),) = self._rows("SHOW ENGINE INNODB STATUS")
+        found = re.search(r"^Log sequence number\s+(\d+)", text, re.MULTILINE)
+        if found is None:
+            raise DatabaseQueryFailed("SHOW ENGINE INNODB STATUS states no log sequence number")
+        return int(found[1])
+
+    def tablespaces(self) -> dict[str, int]:
+        """The files of file-per-table InnoDB tablespaces, and the bytes allocated to each.
+
+        Their names, `schema/table.ibd`, are those of a full backup's stream (as in
+        `a@002db/t#P#p0.ibd`), also for files outside the datadir; but in the stream one that
+        was created or renamed since the server's last checkpoint ends in `.new` instead of
+        `.ibd`. The half-made tables of a running ALTER (`#sql...`) are left out. PROCESS.
+        """
+        query = _TABLESPACES[self.server().type]
+        named = ((_stream_name(_text(path)), int(size)) for path, size in self._rows(query))
+        return {name: size for name, size in named if name}
+
+    def lineage(self, generation: str = "") -> Lineage:
+        """Which history the datadir has: of its `ibdata1`, the inode and the birth time."""
+        info = self.server()
+        ((home, files),) = self._rows("SELECT @@innodb_data_home_dir, @@innodb_data_file_path")
+        # an absolute part replaces what stands before it, here as in the server
+        path = info.datadir / (home or "") / files.split(":")[0]
+        inode, birth = _file_identity(path)
+        return Lineage(
+            server_uuid=info.server_uuid, inode=inode, birth=birth, generation=generation
+        )
+
+    def missing_privileges(self) -> list[str]:
+        """The global privileges that a backup needs and the agent's user lacks."""
+        grants = [_GLOBAL_GRANT.match(grant) for (grant,) in self._rows("SHOW GRANTS")]
+        held = {name.strip() for found in grants if found for name in found[1].split(",")}
+        if "ALL PRIVILEGES" in held:
+            return []
+        required = _REQUIRED[self.server().type]
+        return sorted(min(names) for names in required if not names & held)
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        settings = self._settings
+        with (
+            _translated(f"the database server at {settings.socket}"),
+            _connected(settings.socket) as plain,
+            pymysql.Connection(
+                unix_socket=str(settings.socket),
+                user=settings.user,
+                password=settings.password,
+                charset="utf8mb4",
+                read_timeout=settings.timeout_seconds,
+                write_timeout=settings.timeout_seconds,
+                defer_connect=True,
+            ) as connection,
+        ):
+            connection.connect(plain)
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return list(cursor.fetchall())
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[socket.socket]:
+    """A connected socket; PyMySQL's own attempt leaves one open where nobody listens."""
+    with socket.socket(socket.AF_UNIX) as plain:
+        plain.settimeout(_CONNECT_SECONDS)
+        plain.connect(str(path))
+        yield plain
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Turn the driver's errors into the agent's."""
+    try:
+        yield
+    except OSError as error:
+        raise DatabaseUnreachable(f"{what} does not answer: {error.strerror or error}") from error
+    except pymysql.MySQLError as error:
+        number = error.args[0] if error.args else None
+        reason = error.args[-1] if error.args else repr(error)
+        if number in _DENIED:
+            raise DatabaseDenied(f"{what} refuses the login: {reason}") from error
+        if number in _UNREACHABLE:
+            raise DatabaseUnreachable(f"{what} does not answer: {reason}") from error
+        raise DatabaseQueryFailed(f"{what} refuses a query: {reason}") from error
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _stream_name(path: str) -> str | None:
+    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file."""
+    parts = PurePosixPath(path).parts[-2:]
+    if len(parts) < 2 or not path.endswith(".ibd") or parts[1].startswith("#sql"):
+        return None
+    return "/".join(parts)
+
+
+def _file_identity(path: Path) -> tuple[int, int]:
+    """Inode and birth time (seconds since 1970; 0 where the filesystem keeps none).
+
+    Python's os.stat has no birth time on Linux; stat(1) has it as %W.
+    """
+    argv = ["stat", "--dereference", "--format=%i %W", "--", str(path)]
+    try:
+        done = subprocess.run(  # noqa: S603 - a list; the path comes from the server
+            argv,
+            capture_output=True,
+            timeout=_STAT_SECONDS,
+            check=True,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        stderr = getattr(error, "stderr", None) or str(error).encode()
+        raise DatabaseQueryFailed(
+            f"can't look at {path}: {stderr.decode(errors='replace').strip()}",
+            hint="run the agent as the server's own OS user, on the server's own machine",
+        ) from error
+    inode, birth = done.stdout.split()
+    return int(inode), max(0, int(birth))

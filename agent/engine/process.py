@@ -1,0 +1,242 @@
+"""One child process: in a process group of its own, its standard error always drained.
+
+Children aren't tied to this process by a parent-death signal: that signal follows the
+*thread* that forked, and setting it needs Python code between fork and exec, which can
+deadlock in a process with threads. When the agent dies its pipes close, so a child that
+streams ends at its next write or read; systemd ends whatever else is left in the unit.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Sequence
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self, cast
+
+from agent.errors import EngineFailed, EngineMissing
+
+PIPE_BYTES = 1 << 20
+TAIL_LINES = 40
+KEPT_LINES = 20
+LINE_BYTES = 1000
+GRACE_SECONDS = 3.0
+_KILLED_SECONDS = 10.0
+_DRAIN_SECONDS = 5.0
+_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+# SHOW GRANTS, which the engine prints when it lacks a privilege, holds the password's hash.
+_SECRET = re.compile(r"\bIDENTIFIED\b.*")
+
+
+class LogTail:
+    """The end of a child's standard error, bounded whatever the child writes.
+
+    It holds the last 40 lines and, so that a flood can't push a cause out, the first 20
+    that match `keep`. A line is cut at 1000 bytes. Safe to read from any thread.
+    """
+
+    def __init__(self, keep: re.Pattern[str] | None = None) -> None:
+        self._keep = keep
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._kept: list[str] = []
+        self._partial = b""
+        self._lock = threading.Lock()
+
+    def feed(self, block: bytes) -> None:
+        """Take the next bytes of standard error."""
+        with self._lock:
+            pieces = (self._partial + block).split(b"\n")
+            self._partial = pieces.pop()[:LINE_BYTES]
+            for piece in pieces:
+                self._add(piece)
+
+    def end(self) -> None:
+        """Take what stands behind the last newline as a line."""
+        self.feed(b"\n")
+
+    def lines(self) -> list[str]:
+        with self._lock:
+            return list(self._lines)
+
+    def kept(self) -> list[str]:
+        with self._lock:
+            return list(self._kept)
+
+    def _add(self, piece: bytes) -> None:
+        line = _SECRET.sub("IDENTIFIED ...", piece[:LINE_BYTES].decode(errors="replace").rstrip())
+        if not line:
+            return
+        self._lines.append(line)
+        if self._keep and len(self._kept) < KEPT_LINES and self._keep.search(line):
+            self._kept.append(line)
+
+
+class Child:
+    """A started program. Close it, or use it in a `with`, so that nothing is left behind.
+
+    `interrupt()` and `kill()` may come from any thread; the rest from the one that owns it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        setting: str,
+        stdin: bool = False,
+        stdout: bool = False,
+        keep: re.Pattern[str] | None = None,
+        niceness: int = 0,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        """Start `argv`; `setting` is what the operator corrects where the program is missing.
+
+        `niceness` is for the whole group; unless an I/O priority was inherited the kernel
+        derives it from that. EngineMissing or EngineFailed where it can't be started.
+        """
+        self.name = Path(argv[0]).name
+        self.log = LogTail(keep)
+        self._grace = grace
+        self._killer: threading.Timer | None = None
+        self._lock = threading.Lock()
+        self._popen = _start(argv, setting, stdin, stdout)
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            _enlarge(pipe)
+        _be_nice(self._popen.pid, niceness)
+        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
+        self._drainer.start()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def stdout(self) -> FileIO:
+        """The raw read end: `readinto` returns what there is, 0 at the end."""
+        return cast(FileIO, self._popen.stdout)
+
+    @property
+    def stdin(self) -> FileIO:
+        """The raw write end: a write may take a part only; BrokenPipeError once it has ended."""
+        return cast(FileIO, self._popen.stdin)
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs or wasn't waited for."""
+        return self._popen.returncode
+
+    @property
+    def interrupted(self) -> bool:
+        return self._killer is not None
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the group, and SIGKILL after the grace; returns at once.
+
+        Not SIGTERM: mariadb-backup blocks it and would finish as if nothing had been said.
+        """
+        with self._lock:
+            if self._killer is not None or self.returncode is not None:
+                return
+            self._killer = threading.Timer(self._grace, self.kill)
+            self._killer.daemon = True
+            self._killer.start()
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the group; nothing happens where it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end and return the exit status; EngineFailed (and SIGKILL) if too late."""
+        try:
+            status = self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise EngineFailed(
+                f"{self.name} did not end within {seconds:g} s and was killed"
+            ) from None
+        self._release()
+        return status
+
+    def close(self) -> None:
+        """Kill what still runs, reap it and close the pipes; may be called again."""
+        if self.returncode is None:
+            self.kill()
+            # a process stuck in the kernel can't be reaped; nobody is to wait for it for ever
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(_KILLED_SECONDS)
+        self._release()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _release(self) -> None:
+        if self._killer is not None:
+            self._killer.cancel()
+        self._drainer.join(_DRAIN_SECONDS)
+
+    def _signal(self, signum: int) -> None:
+        # once reaped, its number may be another process's
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signum)
+
+    def _drain(self) -> None:
+        with cast(FileIO, self._popen.stderr) as pipe:
+            while block := pipe.read(1 << 16):
+                self.log.feed(block)
+        self.log.end()
+
+
+def _start(
+    argv: Sequence[str], setting: str, stdin: bool, stdout: bool
+) -> "subprocess.Popen[bytes]":
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    try:
+        return subprocess.Popen(  # noqa: S603 - a list; the program is the operator's setting
+            list(argv),
+            bufsize=0,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment | {"LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        raise EngineMissing(
+            f"can't start {argv[0]}: {error.strerror}",
+            hint=f"install the program {Path(argv[0]).name}, or set {setting} to its path",
+        ) from error
+    except OSError as error:
+        raise EngineFailed(f"can't start {argv[0]}: {error.strerror}") from error
+
+
+def _enlarge(pipe: IO[bytes] | None) -> None:
+    """Give a pipe 1 MiB where the user's limit on pipe memory allows it."""
+    if pipe is not None:
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+
+def _be_nice(group: int, niceness: int) -> None:
+    """Lower the CPU priority of every thread of the group, never raise it."""
+    inherited = os.getpriority(os.PRIO_PROCESS, 0)
+    if niceness > inherited:
+        with contextlib.suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PGRP, group, niceness)

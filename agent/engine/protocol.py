@@ -1,0 +1,33 @@
+"""What every engine promises, whichever program does the work."""
+
+from pathlib import Path
+from typing import Protocol
+
+from agent.engine.runs import BackupRun, ExtractRun, PrepareRun
+
+
+class Engine(Protocol):
+    """Copies a running database into an xbstream, and makes a datadir of such streams."""
+
+    @property
+    def name(self) -> str:
+        """What records call it: `mariadb-backup` or `xtrabackup`."""
+
+    def version(self) -> str:
+        """What the program calls its version; EngineMissing or EngineFailed."""
+
+    def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:
+        """Start a full backup, or an incremental one of what changed since `from_lsn`.
+
+        `workdir` is a folder of this run's own; EngineMissing or EngineFailed.
+        """
+
+    def extract(self, folder: Path) -> ExtractRun:
+        """Start unpacking a stream into `folder`, which exists and is empty."""
+
+    def prepare(self, target: Path, incremental: Path | None, memory_bytes: int) -> PrepareRun:
+        """Start making an extracted full backup in `target` consistent.
+
+        With `incremental`, the folder of an extracted incremental, apply that to it: once
+        for each of the chain, in order, after the full one has been prepared.
+        """

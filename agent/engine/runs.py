@@ -1,0 +1,170 @@
+"""Runs of an engine's programs: what each must have shown before it counts as done.
+
+A run is used in a `with` block, whose end kills what still runs. After `interrupt()`
+(from any thread) the run's other methods may fail; the caller knows why it interrupted.
+"""
+
+import contextlib
+import re
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from agent.engine.process import Child
+from agent.errors import AgentError, EngineFailed, EngineUnproved, ExtractFailed, PrepareFailed
+
+FINISH_SECONDS = 60.0
+PREPARE_SECONDS = 24 * 3600.0
+_SHOWN_LINES = 4
+_LINE_HEAD = re.compile(r"^(\[\d\d\] )?(FATAL ERROR: )?(\d{4}-\d\d-\d\d[ T][\d:.]+ (\d+ )?)?")
+
+
+class Cause(NamedTuple):
+    """A line of the engine's log that explains its failure, and the error it stands for."""
+
+    pattern: re.Pattern[str]
+    error: type[AgentError]
+    hint: str | None = None
+
+
+class Run:
+    """What all runs share; `log_tail` holds the last 40 lines of the program's log."""
+
+    def __init__(self, child: Child) -> None:
+        self._child = child
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def log_tail(self) -> list[str]:
+        return self._child.log.lines()
+
+    def interrupt(self) -> None:
+        """Stop the program: SIGINT, and SIGKILL 3 s later; returns at once."""
+        self._child.interrupt()
+
+    def close(self) -> None:
+        """Kill the program where it still runs, and release everything."""
+        self._child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _story(self, status: int) -> str:
+        """One line on how the program ended: its status and its lines about errors."""
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        if self._child.interrupted:
+            ended = f"{ended} after it was interrupted"
+        lines = self._child.log.kept() or self._child.log.lines()
+        shown = [_LINE_HEAD.sub("", line) for line in lines[-_SHOWN_LINES:]]
+        return f"{self._child.name} ended with {ended}: {'; '.join(shown) or 'it said nothing'}"
+
+    def _completed(self, proof: re.Pattern[str]) -> bool:
+        lines = self._child.log.lines()
+        return bool(lines) and proof.fullmatch(lines[-1]) is not None
+
+
+class BackupRun(Run):
+    """A running backup; read `stdout` to its end, then `finish()`."""
+
+    def __init__(
+        self, child: Child, secret_file: Path, proof: re.Pattern[str], causes: tuple[Cause, ...]
+    ) -> None:
+        super().__init__(child)
+        self._secret_file = secret_file
+        self._proof = proof
+        self._causes = causes
+
+    @property
+    def stdout(self) -> FileIO:
+        """The raw stream; `readinto` gives what there is, and 0 at the end, good or bad."""
+        return self._child.stdout
+
+    def finish(self, seconds: float = FINISH_SECONDS) -> None:
+        """Wait for the end and demand exit status 0 and the closing `completed OK!`.
+
+        DatabaseDenied, DatabaseUnreachable or EngineFailed by what the log says;
+        EngineUnproved where the status is 0 and the closing line is missing.
+        """
+        status = self._child.wait(seconds)
+        self._secret_file.unlink(missing_ok=True)
+        if status:
+            raise self._failure(status)
+        if not self._completed(self._proof):
+            raise EngineUnproved(
+                f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
+            )
+
+    def close(self) -> None:
+        super().close()
+        self._secret_file.unlink(missing_ok=True)
+
+    def _failure(self, status: int) -> AgentError:
+        story = self._story(status)
+        log = "\n".join(self._child.log.kept() + self._child.log.lines())
+        for cause in self._causes:
+            if cause.pattern.search(log):
+                return cause.error(story, hint=cause.hint)
+        return EngineFailed(story)
+
+
+class ExtractRun(Run):
+    """A running extraction; `write()` the stream, then `finish()`."""
+
+    def __init__(self, child: Child) -> None:
+        super().__init__(child)
+        self._written = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Hand over the next bytes, all of them; waits while the program is busy.
+
+        ExtractFailed with the program's own words where it has ended before its input did.
+        """
+        view = memoryview(data)
+        try:
+            while len(view):
+                count = self._child.stdin.write(view)
+                self._written += count
+                view = view[count:]
+        except BrokenPipeError:
+            status = self._child.wait(FINISH_SECONDS)
+            raise ExtractFailed(self._story(status)) from None
+
+    def finish(self, seconds: float = FINISH_SECONDS) -> None:
+        """Close the input, wait, and demand exit status 0, no complaint, and some input.
+
+        mbstream also exits 0 on no input at all and where a file exists already; of the
+        latter it only complains on standard error, so every word there is a failure.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        status = self._child.wait(seconds)
+        if status or self._child.log.lines():
+            raise ExtractFailed(self._story(status))
+        if not self._written:
+            raise ExtractFailed(f"{self._child.name} was given an empty stream")
+
+
+class PrepareRun(Run):
+    """A running prepare of an extracted backup."""
+
+    def __init__(self, child: Child, proof: re.Pattern[str]) -> None:
+        super().__init__(child)
+        self._proof = proof
+
+    def finish(self, seconds: float = PREPARE_SECONDS) -> None:
+        """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`."""
+        status = self._child.wait(seconds)
+        if status or not self._completed(self._proof):
+            raise PrepareFailed(self._story(status))

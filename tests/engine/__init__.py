@@ -1,0 +1,1 @@
+"""Child processes, and mariadb-backup and mbstream on a real server."""

@@ -1,0 +1,173 @@
+"""Children end when told to, are always drained, and leave nothing behind."""
+
+import fcntl
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.engine.process import KEPT_LINES, LINE_BYTES, PIPE_BYTES, TAIL_LINES, Child, LogTail
+from agent.errors import EngineFailed, EngineMissing
+from tests.engine.scripts import known, script
+from tests.stack.process import poll
+
+SETTING = "[engine] program"
+IGNORES_SIGINT = "signal.signal(signal.SIGINT, signal.SIG_IGN); print('on', flush=True)"
+
+
+@given(st.lists(st.binary(max_size=300), max_size=30))
+def test_tail_is_the_same_however_the_bytes_are_cut(blocks: list[bytes]) -> None:
+    cut, whole = LogTail(), LogTail()
+    for block in blocks:
+        cut.feed(block)
+    whole.feed(b"".join(blocks))
+    for tail in (cut, whole):
+        tail.end()
+    lines = b"".join(blocks).split(b"\n")
+    if all(len(line) <= LINE_BYTES for line in lines):
+        assert cut.lines() == whole.lines()
+        texts = [line.decode(errors="replace").rstrip() for line in lines]
+        assert whole.lines() == [text for text in texts if text][-TAIL_LINES:]
+
+
+def test_tail_is_bounded_and_keeps_what_tells() -> None:
+    tail = LogTail(re.compile("ERROR"))
+    tail.feed(b"ERROR the cause\n")
+    for _ in range(1000):
+        tail.feed(b"x" * 10_000)
+        tail.feed(b"\nERROR again\nnoise\n" * 10)
+    assert len(tail.lines()) == TAIL_LINES
+    assert len(tail.kept()) == KEPT_LINES
+    assert tail.kept()[0] == "ERROR the cause"
+    assert max(map(len, tail.lines())) == LINE_BYTES
+
+
+def test_tail_hides_password_hashes() -> None:
+    tail = LogTail()
+    tail.feed(b"1.GRANT RELOAD ON *.* TO `a`@`b` IDENTIFIED BY PASSWORD '*69F1'\n")
+    tail.feed(b"GRANT USAGE ON *.* TO `a`@`b` IDENTIFIED VIA ed25519 USING '69F1' OR unix_socket\n")
+    assert "69F1" not in "".join(tail.lines())
+    assert len(tail.lines()) == 2
+
+
+def test_a_flood_on_standard_error_blocks_nothing(tmp_path: Path) -> None:
+    body = (
+        "sys.stderr.write('noise ' * 20 + '\\n' + 'y' * 10_000_000 + '\\nlast\\n')\nprint('done')"
+    )
+    with Child([script(tmp_path / "flood", body)], setting=SETTING, stdout=True) as child:
+        assert child.stdout.read() == b"done\n"
+        assert child.wait(20) == 0
+        assert child.log.lines()[-1] == "last"
+
+
+@pytest.mark.parametrize("mode", [None, 0o644])
+def test_a_missing_program_names_the_setting(tmp_path: Path, mode: int | None) -> None:
+    program = tmp_path / "mariadb-backup"
+    if mode is not None:
+        program.write_text("#!/bin/sh\n")
+        program.chmod(mode)
+    with pytest.raises(EngineMissing, match=re.escape(str(program))) as caught:
+        Child([str(program)], setting=SETTING)
+    assert SETTING in caught.value.hint
+
+
+def test_a_file_that_is_no_program_is_an_engine_error(tmp_path: Path) -> None:
+    program = tmp_path / "engine"
+    program.write_bytes(b"\0\1\2")
+    program.chmod(0o755)
+    with pytest.raises(EngineFailed, match="can't start"):
+        Child([str(program)], setting=SETTING)
+
+
+def test_interrupt_is_sigint_first(tmp_path: Path) -> None:
+    body = (
+        "def end(*_):\n    print('ending', file=sys.stderr)\n    sys.exit(7)\n"
+        "signal.signal(signal.SIGINT, end)\nprint('on', flush=True)\ntime.sleep(60)"
+    )
+    with Child([script(tmp_path / "polite", body)], setting=SETTING, stdout=True) as child:
+        assert child.stdout.read(10) == b"on\n"
+        child.interrupt()
+        assert child.wait(10) == 7
+        assert child.log.lines() == ["ending"]
+        assert child.interrupted
+
+
+def test_what_ignores_sigint_is_killed_after_the_grace(tmp_path: Path) -> None:
+    program = script(tmp_path / "deaf", f"{IGNORES_SIGINT}\ntime.sleep(60)")
+    with Child([program], setting=SETTING, stdout=True, grace=0.5) as child:
+        assert child.stdout.read(10) == b"on\n"
+        began = time.monotonic()
+        child.interrupt()
+        child.interrupt()
+        assert time.monotonic() - began < 0.3
+        assert child.wait(10) == -signal.SIGKILL
+        assert 0.5 <= time.monotonic() - began < 3
+
+
+def test_the_whole_group_goes_and_nothing_is_left(tmp_path: Path) -> None:
+    body = "other = subprocess.Popen(['sleep', '60'])\nprint(other.pid, flush=True)\ntime.sleep(60)"
+    with Child([script(tmp_path / "parent", body)], setting=SETTING, stdout=True) as child:
+        grandchild = int(child.stdout.read(20))
+        assert known(grandchild)
+    assert not known(child.pid)
+    assert child.returncode == -signal.SIGKILL
+    # orphans are reaped by init, in its own time
+    poll("the grandchild is dead", lambda: not _runs(grandchild), 5)
+    child.close()
+    child.interrupt()
+
+
+def test_waiting_has_a_deadline(tmp_path: Path) -> None:
+    with (
+        Child([script(tmp_path / "sleeper", "time.sleep(60)")], setting=SETTING) as child,
+        pytest.raises(EngineFailed, match=r"sleeper did not end within 0\.2 s"),
+    ):
+        child.wait(0.2)
+    assert not known(child.pid)
+
+
+def test_environment_priority_and_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYSQL_PWD", "secret")
+    monkeypatch.setenv("BACKUP_AGENT_STORE__USER", "someone")
+    body = "print(sorted(os.environ), flush=True)\nsys.stdin.read()"
+    program = script(tmp_path / "shows", body)
+    with Child([program], setting=SETTING, stdin=True, stdout=True, niceness=7) as child:
+        shown = child.stdout.read(10_000).decode()
+        assert "LC_ALL" in shown
+        assert "MYSQL_PWD" not in shown
+        assert "BACKUP_AGENT" not in shown
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == max(7, os.nice(0))
+        for pipe in (child.stdin, child.stdout):
+            assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == PIPE_BYTES
+        child.stdin.close()
+        assert child.wait(10) == 0
+
+
+def test_a_streaming_child_dies_with_the_agent(tmp_path: Path) -> None:
+    endless = script(tmp_path / "endless", "while True: os.write(1, bytes(65536))")
+    agent = (
+        "import signal\nfrom agent.engine.process import Child\n"
+        f"child = Child([{endless!r}], setting='', stdout=True)\n"
+        "child.stdout.read(1)\nprint(child.pid, flush=True)\nsignal.pause()"
+    )
+    with subprocess.Popen([sys.executable, "-c", agent], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _runs(pid)
+        parent.kill()
+    poll("the child is gone", lambda: not _runs(pid), 5)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"

@@ -1,0 +1,214 @@
+"""What runs make of an engine that lies, floods, hangs or is killed: scripted engines."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.engine.checkpoints import read_checkpoints
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.engine.runs import BackupRun
+from agent.errors import (
+    AgentError,
+    ConfigInvalid,
+    DatabaseDenied,
+    DatabaseUnreachable,
+    EngineFailed,
+    EngineMissing,
+    EngineUnproved,
+    ExtractFailed,
+    PrepareFailed,
+)
+from tests.engine.scripts import known, script
+from tests.stack.mariadb import AGENT_PASSWORD
+
+SAYS_OK = "print('[00] 2024-05-06 07:08:09 completed OK!', file=sys.stderr)"
+
+
+def fake(folder: Path, body: str) -> MariadbBackup:
+    """An engine whose programs both are a script."""
+    program = script(folder / "mariadb-backup", body)
+    return MariadbBackup(
+        MariadbBackupSettings(
+            socket=folder / "server.sock",
+            user="agent",
+            password=AGENT_PASSWORD,
+            program=program,
+            extractor=program,
+            grace_seconds=0.5,
+        )
+    )
+
+
+def says(text: str) -> str:
+    return f"print({text!r}, file=sys.stderr)\n"
+
+
+def read_all(run: BackupRun) -> int:
+    """Read a run's stream to its end; the bytes it had."""
+    buffer, total = bytearray(1 << 20), 0
+    while count := run.stdout.readinto(buffer):
+        total += count
+    return total
+
+
+def finish(engine: MariadbBackup, workdir: Path) -> None:
+    """A backup from start to end; no secret may be left behind."""
+    try:
+        with engine.start_backup(workdir, None) as run:
+            read_all(run)
+            run.finish(20)
+    finally:
+        assert list(workdir.glob("*.cnf")) == []
+
+
+def test_completed(tmp_path: Path) -> None:
+    finish(fake(tmp_path, f"os.write(1, b'bytes')\n{SAYS_OK}"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "last_words",
+    ["", says("[00] 2024-05-06 07:08:09 completed OK"), SAYS_OK + "\n" + says("one thing more")],
+)
+def test_exit_0_without_completed_ok_proves_nothing(tmp_path: Path, last_words: str) -> None:
+    with pytest.raises(EngineUnproved, match="completed OK!"):
+        finish(fake(tmp_path, f"os.write(1, b'bytes')\n{last_words}"), tmp_path)
+
+
+def test_completed_ok_with_another_exit_status_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="status 3"):
+        finish(fake(tmp_path, f"{SAYS_OK}\nsys.exit(3)"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "hint"),
+    [
+        (
+            "[00] FATAL ERROR: 2024-05-06 07:08:09 Was only able to copy log from 1 to 2, not 3",
+            EngineFailed,
+            "innodb_log_file_size",
+        ),
+        (
+            "[00] FATAL ERROR: 2024-05-06 07:08:09 failed to execute query SHOW MASTER STATUS: "
+            "Access denied; you need (at least one of) the SUPER, BINLOG MONITOR privilege(s)",
+            DatabaseDenied,
+            "BINLOG MONITOR",
+        ),
+        ("Failed to connect to MariaDB server: Access denied for user", DatabaseDenied, "user"),
+        ("Failed to connect to MariaDB server: Can't connect", DatabaseUnreachable, "socket"),
+        ("InnoDB: Too many open files in system", EngineFailed, "LimitNOFILE"),
+        ("nothing that is known", EngineFailed, "last lines"),
+    ],
+)
+def test_causes_survive_a_flood(
+    tmp_path: Path, line: str, kind: type[AgentError], hint: str
+) -> None:
+    flood = (
+        "" if "known" in line else "for n in range(5000): print('...done', n, file=sys.stderr)\n"
+    )
+    with pytest.raises(kind, match=re.escape(line[-20:])) as caught:
+        finish(fake(tmp_path, f"{says(line)}{flood}sys.exit(1)"), tmp_path)
+    assert type(caught.value) is kind
+    assert hint in caught.value.hint
+    assert "2024" not in str(caught.value)
+
+
+def test_ten_megabytes_on_standard_error(tmp_path: Path) -> None:
+    body = f"sys.stderr.write(('x' * 99 + '\\n') * 100_000)\nos.write(1, b'b')\n{SAYS_OK}"
+    finish(fake(tmp_path, body), tmp_path)
+
+
+def test_an_engine_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    engine = fake(tmp_path, "os.close(1)\ntime.sleep(60)")
+    with engine.start_backup(tmp_path, None) as run:
+        read_all(run)
+        with pytest.raises(EngineFailed, match=r"did not end within 0\.5 s"):
+            run.finish(0.5)
+    assert not known(run.pid)
+    assert not (tmp_path / "engine.cnf").exists()
+
+
+def test_an_interrupted_engine_that_ignores_it(tmp_path: Path) -> None:
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.write(1, b'on')\ntime.sleep(60)"
+    with fake(tmp_path, deaf).start_backup(tmp_path, None) as run:
+        assert run.stdout.read(2) == b"on"
+        began = time.monotonic()
+        run.interrupt()
+        assert read_all(run) == 0
+        with pytest.raises(EngineFailed, match="signal 9 after it was interrupted"):
+            run.finish()
+        assert time.monotonic() - began < 3
+
+
+def test_a_missing_engine_leaves_no_secret(tmp_path: Path) -> None:
+    engine = fake(tmp_path, "")
+    (tmp_path / "mariadb-backup").unlink()
+    with pytest.raises(EngineMissing):
+        engine.start_backup(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="option file") as caught:
+        fake(tmp_path, "").start_backup(tmp_path / "none", None)
+    assert "state_folder" in caught.value.hint
+
+
+def test_a_password_with_a_nul(tmp_path: Path) -> None:
+    settings = MariadbBackupSettings(socket=tmp_path, user="a", password="a\0b")
+    with pytest.raises(ConfigInvalid, match="NUL"):
+        MariadbBackup(settings).start_backup(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_extractor_that_ends_early_says_why(tmp_path: Path) -> None:
+    engine = fake(tmp_path, f"os.read(0, 10)\n{says('Errcode: 28 No space left')}sys.exit(1)")
+    with engine.extract(tmp_path) as run, pytest.raises(ExtractFailed, match="No space left"):
+        run.write(bytes(10 << 20))
+
+
+def test_an_extractor_that_hangs_is_interrupted(tmp_path: Path) -> None:
+    deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.write(2, b'on\\n')\ntime.sleep(60)"
+    with fake(tmp_path, deaf).extract(tmp_path) as run:
+        run.interrupt()
+        with pytest.raises(ExtractFailed, match="interrupted"):
+            run.write(bytes(10 << 20))
+
+
+def test_prepare_needs_its_own_proof(tmp_path: Path) -> None:
+    engine = fake(tmp_path, says("recovered"))
+    with engine.prepare(tmp_path, None, 1 << 26) as run, pytest.raises(PrepareFailed):
+        run.finish()
+    with fake(tmp_path, SAYS_OK).prepare(tmp_path, None, 1 << 26) as run:
+        run.finish()
+
+
+def test_prepare_can_be_interrupted(tmp_path: Path) -> None:
+    with fake(tmp_path, "time.sleep(60)").prepare(tmp_path, None, 1 << 26) as run:
+        run.interrupt()
+        with pytest.raises(PrepareFailed, match="interrupted"):
+            run.finish()
+
+
+def test_a_version_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="version"):
+        fake(tmp_path, says("hello")).version()
+
+
+NOTE = "backup_type = log-applied\nfrom_lsn = 0\nto_lsn = 42\nlast_lsn = 43\nother = 0\n"
+
+
+@pytest.mark.parametrize("name", ["xtrabackup_checkpoints", "mariadb_backup_checkpoints"])
+def test_checkpoints_under_either_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(NOTE)
+    found = read_checkpoints(tmp_path)
+    assert (found.from_lsn, found.to_lsn, found.last_lsn) == (0, 42, 43)
+
+
+@pytest.mark.parametrize("text", [None, "", "backup_type = x\nfrom_lsn = y\n"])
+def test_a_folder_without_usable_checkpoints(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "xtrabackup_checkpoints").write_text(text)
+    with pytest.raises(ExtractFailed, match="xtrabackup_checkpoints"):
+        read_checkpoints(tmp_path)

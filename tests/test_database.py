@@ -1,0 +1,199 @@
+"""What the agent learns from a real server, with the least privileges."""
+
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.database import Database, DatabaseSettings
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
+from tests.conftest import need
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
+
+
+def database_of(server: MariaDB, **changes: Any) -> Database:
+    plain: dict[str, Any] = {
+        "socket": server.socket,
+        "user": server.agent_user,
+        "password": AGENT_PASSWORD,
+    }
+    return Database(DatabaseSettings(**(plain | changes)))
+
+
+def test_settings_hide_the_password() -> None:
+    settings = DatabaseSettings(socket=Path("s"), user="u", password=AGENT_PASSWORD)
+    assert "s#cret" not in repr(settings)
+
+
+def test_the_server_says_who_it_is(mariadb: MariaDB) -> None:
+    info = database_of(mariadb).server()
+    assert info.type == "mariadb"
+    assert [(info.version,)] == mariadb.query("SELECT VERSION()")
+    assert info.datadir == mariadb.datadir
+    assert info.server_uuid is None
+    assert info.comment
+
+
+def test_the_lsn_grows_with_what_is_written(mariadb: MariaDB) -> None:
+    database = database_of(mariadb)
+    before = database.lsn()
+    mariadb.query("CREATE OR REPLACE TABLE shop.grows (id INT); DROP TABLE shop.grows")
+    after = database.lsn()
+    assert after > before
+    ((_, status),) = mariadb.query("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'")
+    assert int(status) >= after
+
+
+ODD_TABLES = (
+    "CREATE OR REPLACE SCHEMA `a-b`",
+    "CREATE TABLE `a-b`.`tä ble.x` (id INT)",
+    "CREATE TABLE `a-b`.`#sqlish 表` (id INT, t TEXT, FULLTEXT KEY (t))",
+    "CREATE TABLE `a-b`.`CON` (id INT)",
+    "CREATE TABLE `a-b`.part (id INT) PARTITION BY RANGE (id) SUBPARTITION BY HASH (id) "
+    "SUBPARTITIONS 2 (PARTITION p0 VALUES LESS THAN (10), "
+    "PARTITION `P-max` VALUES LESS THAN MAXVALUE)",
+    "CREATE TABLE `a-b`.packed (id INT, t TEXT) PAGE_COMPRESSED=1",
+    "CREATE TABLE `a-b`.small (id INT, t TEXT) ROW_FORMAT=COMPRESSED",
+    "CREATE TABLE `a-b`.aria (id INT) ENGINE=Aria",
+    "CREATE SEQUENCE `a-b`.counter",
+    "CREATE TABLE `a-b`.early (id INT)",
+)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_tablespaces_are_named_as_in_the_stream(
+    mariadb: MariaDB, tmp_path: Path, checkpointed: bool
+) -> None:
+    outside = mariadb.folder / "outside"
+    shutil.rmtree(outside, ignore_errors=True)
+    outside.mkdir()
+    mariadb.execute_many(
+        *ODD_TABLES,
+        f"CREATE TABLE `a-b`.outside (id INT) DATA DIRECTORY='{outside}'",
+        "RENAME TABLE `a-b`.early TO `a-b`.late",
+    )
+    if checkpointed:
+        mariadb.checkpoint()
+    with mariadb.connect() as holder:
+        holder.cursor().execute("CREATE TEMPORARY TABLE shop.passing (id INT) ENGINE=InnoDB")
+        tablespaces = database_of(mariadb).tablespaces()
+        files = _stream_files(mariadb, tmp_path)
+    spaces = {name.replace(".new", ".ibd") for name in files if name.endswith((".ibd", ".new"))}
+    assert tablespaces.keys() == spaces
+    if checkpointed:
+        assert tablespaces.keys() == {name for name in files if name.endswith(".ibd")}
+    expected = {"a@002db/late.ibd", "a@002db/outside.ibd", "a@002db/part#P#p0#SP#p0sp1.ibd"}
+    assert expected < tablespaces.keys()
+    assert tablespaces["shop/orders.ibd"] == pytest.approx(
+        (mariadb.datadir / "shop/orders.ibd").stat().st_size, rel=0.05
+    )
+
+
+def _stream_files(server: MariaDB, folder: Path) -> set[str]:
+    """The files of a full backup's stream, by mbstream."""
+    settings = MariadbBackupSettings(
+        socket=server.socket, user=server.agent_user, password=AGENT_PASSWORD
+    )
+    engine, target = MariadbBackup(settings), folder / "target"
+    target.mkdir()
+    with engine.start_backup(folder, None) as run, engine.extract(target) as extraction:
+        while block := run.stdout.read(1 << 20):
+            extraction.write(block)
+        run.finish()
+        extraction.finish()
+    return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+
+
+def test_half_made_tables_of_an_alter_are_left_out(
+    mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [("shop/#sql-alter-6d5-4.ibd", 1), ("shop/t.ibd", 2), ("innodb_undo001.ibd", 3)]
+    database = database_of(mariadb)
+    plain = database._rows
+    monkeypatch.setattr(database, "_rows", lambda sql: rows if "SPACES" in sql else plain(sql))
+    assert database.tablespaces() == {"shop/t.ibd": 2}
+
+
+def test_lineage_is_that_of_ibdata1(mariadb: MariaDB) -> None:
+    database = database_of(mariadb)
+    lineage = database.lineage()
+    found = (mariadb.datadir / "ibdata1").stat()
+    assert lineage.inode == found.st_ino
+    assert lineage.birth == 0 or lineage.birth <= found.st_ctime
+    assert (lineage.server_uuid, lineage.generation) == (None, "")
+    assert database.lineage("two") == lineage.model_copy(update={"generation": "two"})
+
+
+def test_lineage_outlives_a_restart_and_not_a_copy(tmp_path: Path) -> None:
+    need("mariadbd", "mariadb-install-db")
+    options = {
+        "innodb-data-home-dir": str(tmp_path / "home"),
+        "innodb-data-file-path": "s:12M:autoextend",
+    }
+    server = MariaDB(tmp_path / "server")
+    server.install()
+    (tmp_path / "home").mkdir()
+    shutil.move(server.datadir / "ibdata1", tmp_path / "home" / "s")
+    moved = MariaDB(tmp_path / "server", options=options)
+    database = database_of(moved, user=moved.admin, password="")
+    try:
+        moved.start()
+        first = database.lineage()
+        assert first.inode == (tmp_path / "home" / "s").stat().st_ino
+        moved.kill()
+        with pytest.raises(DatabaseUnreachable):
+            database.lineage()
+        moved.start()
+        assert database.lineage() == first
+        moved.stop()
+        shutil.copy(tmp_path / "home" / "s", tmp_path / "home" / "copy")
+        os.replace(tmp_path / "home" / "copy", tmp_path / "home" / "s")
+        moved.start()
+        assert database.lineage() != first
+        (tmp_path / "home" / "s").rename(tmp_path / "home" / "hidden")
+        with pytest.raises(DatabaseQueryFailed, match="No such file") as caught:
+            database.lineage()
+        assert "OS user" in caught.value.hint
+    finally:
+        moved.stop()
+
+
+def test_privileges(mariadb: MariaDB) -> None:
+    assert database_of(mariadb).missing_privileges() == []
+    assert database_of(mariadb, user=mariadb.admin, password="").missing_privileges() == []
+    mariadb.query("CREATE OR REPLACE USER bare@localhost IDENTIFIED BY 'p'")
+    mariadb.query("GRANT RELOAD ON *.* TO bare@localhost")
+    mariadb.query("GRANT PROCESS, SELECT ON *.* TO bare@localhost")
+    missing = database_of(mariadb, user="bare", password="p").missing_privileges()
+    assert missing == ["BINLOG MONITOR", "SLAVE MONITOR"]
+
+
+def test_without_process_the_query_fails(mariadb: MariaDB) -> None:
+    mariadb.query("CREATE OR REPLACE USER blind@localhost IDENTIFIED BY 'p'")
+    database = database_of(mariadb, user="blind", password="p")
+    for ask in (database.lsn, database.tablespaces):
+        with pytest.raises(DatabaseQueryFailed, match="PROCESS"):
+            ask()
+
+
+def test_a_wrong_password(mariadb: MariaDB) -> None:
+    with pytest.raises(DatabaseDenied, match="Access denied") as caught:
+        database_of(mariadb, password="hush-hush").server()
+    assert "hush" not in str(caught.value)
+
+
+def test_a_socket_that_nobody_answers(tmp_path: Path, mariadb: MariaDB) -> None:
+    with pytest.raises(DatabaseUnreachable, match=re.escape(str(tmp_path))):
+        database_of(mariadb, socket=tmp_path / "none").server()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        with pytest.raises(DatabaseUnreachable, match="refused"):
+            database_of(mariadb, socket=tmp_path / "s").server()
+        silent.listen()
+        with pytest.raises(DatabaseUnreachable, match="timed out"):
+            database_of(mariadb, socket=tmp_path / "s", timeout_seconds=0.2).server()
