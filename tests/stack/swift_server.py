@@ -1,0 +1,269 @@
+"""All servers of a small OpenStack Swift in one process, for tests.
+
+Runs under the interpreter that has Swift installed, with `-I`: its folder holds a module
+named `swift` that would hide the real one. Usage: swift_server.py FOLDER, where FOLDER has
+the file options.json that tests/stack/swift.py writes.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import eventlet  # type: ignore[import-not-found,unused-ignore]
+import eventlet.wsgi  # type: ignore[import-not-found,unused-ignore]
+import swift.common.utils  # type: ignore[import-not-found,unused-ignore]
+
+FOLDER = Path(sys.argv[1])
+OPTIONS = json.loads((FOLDER / "options.json").read_text())
+SWIFT_CONF = """\
+[swift-hash]
+swift_hash_path_prefix = backup-agent
+swift_hash_path_suffix = tests
+[swift-constraints]
+container_listing_limit = {listing_limit}
+max_file_size = {max_file_size}
+"""
+# Swift reads its limits and storage policies while its server modules are imported.
+(FOLDER / "swift.conf").write_text(SWIFT_CONF.format(**OPTIONS))
+swift.common.utils.SWIFT_CONF_FILE = str(FOLDER / "swift.conf")
+swift.common.utils.monkey_patch()
+
+from swift.common import wsgi  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+from swift.common.http_protocol import (  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+    SwiftHttpProtocol,
+)
+from swift.common.ring import RingBuilder  # type: ignore[import-not-found,unused-ignore]  # noqa: E402
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+
+# One error in a row must not put the only storage node aside, hence error_suppression_limit.
+PROXY_CONF = """\
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {proxy}
+swift_dir = {folder}
+workers = 0
+{tls}
+[pipeline:main]
+pipeline = catch_errors bulk tempauth copy slo dlo listing_formats proxy-server
+[app:proxy-server]
+use = egg:swift#proxy
+account_autocreate = true
+allow_account_management = true
+error_suppression_limit = 1000000
+client_chunk_size = 1048576
+object_chunk_size = 1048576
+[filter:catch_errors]
+use = egg:swift#catch_errors
+[filter:bulk]
+use = egg:swift#bulk
+[filter:tempauth]
+use = egg:swift#tempauth
+token_life = {token_life}
+user_test_tester = {key} .admin
+[filter:copy]
+use = egg:swift#copy
+[filter:slo]
+use = egg:swift#slo
+max_manifest_segments = {manifest_segments}
+rate_limit_under_size = 0
+[filter:dlo]
+use = egg:swift#dlo
+[filter:listing_formats]
+use = egg:swift#listing_formats
+"""
+STORAGE_CONF = """\
+[DEFAULT]
+bind_ip = 127.0.0.1
+bind_port = {port}
+swift_dir = {folder}
+devices = {folder}/devices
+mount_check = false
+workers = 0
+[pipeline:main]
+pipeline = {kind}-server
+[app:{kind}-server]
+use = egg:swift#{kind}
+network_chunk_size = 1048576
+disk_chunk_size = 1048576
+"""
+
+
+class Cache:
+    """The part of Swift's memcache client that the proxy uses, kept in this process."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[Any, float]] = {}
+
+    def get(self, key: str, raise_on_error: bool = False) -> Any:
+        value, until = self._values.get(key, (None, 0.0))
+        return None if until and until <= time.time() else value
+
+    def set(self, key: str, value: Any, time: float = 0, **_: Any) -> None:
+        # Swift's client takes seconds to live, or a moment when they exceed 30 days
+        until = time if not time or time > 30 * 86400 else now() + time
+        self._values[key] = (json.loads(json.dumps(value)), until)
+
+    def incr(self, key: str, delta: int = 1, time: float = 0) -> int:
+        total = max(0, int(self.get(key) or 0) + delta)
+        self.set(key, total, time)
+        return total
+
+    def delete(self, key: str, server_key: str | None = None) -> None:
+        self._values.pop(key, None)
+
+
+def now() -> float:
+    return time.time()
+
+
+class Faults:
+    """Answers wrongly on purpose, by the rules in faults.json; logs all requests.
+
+    A rule is used for the first `times` requests whose method and path match it, and counts
+    anew each time the file is replaced.
+    """
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+        self._file = FOLDER / "faults.json"
+        self._log = (FOLDER / "requests.log").open("a", buffering=1)
+        self._version: tuple[int, int] = (0, 0)
+        self._rules: list[dict[str, Any]] = []
+        self._cache = Cache()
+
+    def __call__(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        environ["swift.cache"] = self._cache
+        target = environ["PATH_INFO"]
+        if environ.get("QUERY_STRING"):
+            target += "?" + environ["QUERY_STRING"]
+        rule = self._rule(environ["REQUEST_METHOD"], target)
+        action = rule.get("action", "status") if rule else "-"
+        newest = " newest" if environ.get("HTTP_X_NEWEST") else ""
+        self._log.write(f"{environ['REQUEST_METHOD']} {target} {action}{newest}\n")
+        if rule is None:
+            return self._app(environ, start)
+        handler: Callable[..., Iterable[bytes]] = getattr(self, f"_{action}")
+        return handler(rule, environ, start)
+
+    def _rule(self, method: str, target: str) -> dict[str, Any] | None:
+        if not self._file.exists():
+            return None
+        stat = self._file.stat()
+        if (stat.st_ino, stat.st_mtime_ns) != self._version:
+            self._version = (stat.st_ino, stat.st_mtime_ns)
+            self._rules = json.loads(self._file.read_text())
+        for rule in self._rules:
+            left = rule.setdefault("times", 1)
+            fits = rule.get("method", method) == method and re.search(rule["match"], target)
+            if fits and left:
+                rule["times"] = left - 1
+                return dict(rule)
+        return None
+
+    def _status(self, rule: Environ, environ: Environ, start: StartResponse) -> list[bytes]:
+        """Answer `status` with `headers` and `body`; the request's body isn't looked at."""
+        body = rule.get("body", "").encode()
+        headers = {"Content-Length": str(len(body)), **rule.get("headers", {})}
+        start(f"{rule['status']} Fault", list(headers.items()))
+        return [body]
+
+    def _cut(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        """End the connection after `after` bytes of the body, the request's or the answer's."""
+        after = rule.get("after", 65536)
+        if environ["REQUEST_METHOD"] in ("PUT", "POST"):
+            environ["wsgi.input"].read(after)
+            return self._broken(environ, [])
+        return self._broken(environ, _first(self._app(environ, start), after))
+
+    def _broken(self, environ: Environ, body: Iterable[bytes]) -> Iterator[bytes]:
+        yield from body
+        # closes the connection now, with bytes of the request unread, while eventlet still
+        # holds its number; then the error keeps it from reading on
+        with Path(os.devnull).open("r+b") as nothing:
+            os.dup2(nothing.fileno(), environ["eventlet.input"].get_socket().fileno())
+        raise ConnectionResetError("cut on purpose")
+
+    def _stall(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        """Do as asked, `seconds` later."""
+        eventlet.sleep(rule["seconds"])
+        return self._app(environ, start)
+
+    def _wrong_etag(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        """Do as asked, and announce a false ETag."""
+
+        def falsified(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            kept = [(name, value) for name, value in headers if name.lower() != "etag"]
+            return start(status, [*kept, ("Etag", "0" * 32)], *rest)
+
+        return self._app(environ, falsified)
+
+    def _lose(self, rule: Environ, environ: Environ, start: StartResponse) -> list[bytes]:
+        """Say that a PUT is stored, and forget it."""
+        while environ["wsgi.input"].read(1 << 20):
+            pass
+        start("201 Created", [("Content-Length", "0"), ("Etag", environ.get("HTTP_ETAG", ""))])
+        return []
+
+
+def _first(body: Iterable[bytes], count: int) -> Iterator[bytes]:
+    for piece in body:
+        yield piece[:count]
+        count -= len(piece)
+        if count <= 0:
+            return
+
+
+def build_ring(kind: str, port: int) -> None:
+    """One replica on one device; kept when it is there, so that a restart finds its objects."""
+    ring = FOLDER / f"{kind}.ring.gz"
+    if ring.exists():
+        return
+    builder = RingBuilder(4, 1, 0)
+    node = {"ip": "127.0.0.1", "port": port, "device": "disk", "weight": 1}
+    builder.add_dev({"region": 1, "zone": 1, **node})
+    builder.rebalance(seed=1)
+    builder.get_ring().save(str(ring))
+
+
+def write_configuration() -> None:
+    pem = OPTIONS["certificate"]
+    tls = f"cert_file = {pem}\nkey_file = {pem}" if pem else ""
+    (FOLDER / "proxy.conf").write_text(PROXY_CONF.format(folder=FOLDER, tls=tls, **OPTIONS))
+    for kind in ("account", "container", "object"):
+        text = STORAGE_CONF.format(kind=kind, port=OPTIONS[kind], folder=FOLDER)
+        (FOLDER / f"{kind}.conf").write_text(text)
+        (FOLDER / "devices" / "disk").mkdir(parents=True, exist_ok=True)
+        build_ring(kind, OPTIONS[kind])
+
+
+def serve(kind: str) -> Any:
+    """Start one server in a green thread of its own."""
+    app, conf, _, _ = wsgi.init_request_processor(str(FOLDER / f"{kind}.conf"), f"{kind}-server")
+    return eventlet.spawn(
+        eventlet.wsgi.server,
+        wsgi.get_socket(conf),
+        Faults(app) if kind == "proxy" else app,
+        log_output=False,
+        protocol=SwiftHttpProtocol,
+        capitalize_response_headers=False,
+    )
+
+
+def main() -> None:
+    os.environ["TZ"] = "UTC+0"
+    time.tzset()
+    write_configuration()
+    # the proxy last: when its port answers, all of them do
+    servers = [serve(kind) for kind in ("account", "container", "object", "proxy")]
+    for server in servers:
+        server.wait()
+
+
+main()

@@ -1,0 +1,71 @@
+"""Swift stores for the tests of this folder."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.store.swift import SwiftSettings, SwiftStore
+from tests.stack.fixtures_swift import need_swift
+from tests.stack.swift import SwiftServer
+
+MakeStore = Callable[..., SwiftStore]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="session")
+def small_swift(scratch: Path) -> Iterator[SwiftServer]:
+    """A Swift with narrow limits, whose tokens live for 2 s."""
+    need_swift()
+    server = SwiftServer(
+        scratch / "small-swift",
+        manifest_segments=4,
+        token_life=2,
+        listing_limit=5,
+        max_file_size=8 * MIB,
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def container() -> str:
+    return f"database_backups_{uuid.uuid4().hex}"
+
+
+def settings_for(server: SwiftServer, container: str) -> SwiftSettings:
+    return SwiftSettings(
+        auth_url=server.auth_url,
+        user=server.user,
+        key=server.key,
+        container=container,
+        timeout_seconds=10,
+        attempts=4,
+        backoff_seconds=0.01,
+    )
+
+
+@pytest.fixture
+def make_store(container: str) -> Iterator[MakeStore]:
+    """Stores on a given server, each closed at the end of the test."""
+    made = []
+
+    def make(server: SwiftServer, **changes: Any) -> SwiftStore:
+        made.append(SwiftStore(replace(settings_for(server, container), **changes)))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def store(swift: SwiftServer, make_store: MakeStore) -> SwiftStore:
+    """An open store on the shared Swift, on which faults can be injected."""
+    store = make_store(swift)
+    store.open()
+    return store

@@ -1,0 +1,200 @@
+"""The promises of agent/store/protocol.py as tests; each kind of store inherits them.
+
+A subclass overrides the fixture `store` with one that is open. Names are fresh in each
+test, so that one pair of containers serves all of them.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from agent.errors import StoreMismatch, StoreNotFound
+from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
+
+SLAB = 1 << 20
+
+
+def views(*parts: bytes) -> list[memoryview]:
+    return [memoryview(part) for part in parts]
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def fresh() -> str:
+    return str(uuid.uuid4())
+
+
+def put_segments(store: Store, folder: str, contents: Sequence[bytes]) -> list[ManifestEntry]:
+    """Store each of `contents` on the segment shelf; the entries that name them."""
+    entries = []
+    for number, content in enumerate(contents):
+        name = f"{folder}/{number:08d}"
+        etag = store.put(Shelf.SEGMENTS, name, views(content))
+        entries.append(ManifestEntry(name, len(content), etag))
+    return entries
+
+
+def names(rows: Sequence[StoredObject]) -> list[str]:
+    return [row.name for row in rows]
+
+
+class StoreContract:
+    """What holds for every store."""
+
+    @pytest.fixture
+    def store(self) -> Store:
+        raise AssertionError("a subclass names the store to test")
+
+    def test_bytes_come_back_as_they_were_put(self, store: Store) -> None:
+        name = fresh()
+        parts = [os.urandom(SLAB), os.urandom(SLAB), b"", os.urandom(17)]
+        content = b"".join(parts)
+        assert store.put(Shelf.OBJECTS, name, views(*parts)) == md5(content)
+        assert store.get(Shelf.OBJECTS, name, 4 * SLAB) == content
+
+    def test_an_empty_object_is_an_object(self, store: Store) -> None:
+        no_parts, empty_part = fresh(), fresh()
+        store.put(Shelf.OBJECTS, no_parts, [])
+        store.put(Shelf.OBJECTS, empty_part, views(b""))
+        for name in (no_parts, empty_part):
+            assert store.get(Shelf.OBJECTS, name, 10) == b""
+            store.get_into(Shelf.OBJECTS, name, memoryview(bytearray()))
+
+    def test_the_last_put_wins(self, store: Store) -> None:
+        name = fresh()
+        store.put(Shelf.OBJECTS, name, views(b"a longer first content"))
+        store.put(Shelf.OBJECTS, name, views(b"second"))
+        assert store.get(Shelf.OBJECTS, name, 100) == b"second"
+
+    def test_get_is_bounded(self, store: Store) -> None:
+        name = fresh()
+        store.put(Shelf.OBJECTS, name, views(b"12345"))
+        assert store.get(Shelf.OBJECTS, name, 5) == b"12345"
+        with pytest.raises(StoreMismatch):
+            store.get(Shelf.OBJECTS, name, 4)
+        assert store.get(Shelf.OBJECTS, name, 5) == b"12345"
+
+    def test_get_into_fills_the_buffer(self, store: Store) -> None:
+        name, content = f"{fresh()}/{fresh()}/00000000", os.urandom(3 * SLAB + 5)
+        store.put(Shelf.SEGMENTS, name, views(content[:SLAB], content[SLAB:]))
+        buffer = bytearray(len(content) + 10)
+        store.get_into(Shelf.SEGMENTS, name, memoryview(buffer)[10:])
+        assert buffer == bytes(10) + content
+
+    @pytest.mark.parametrize("size", [0, 4, 6])
+    def test_get_into_wants_the_exact_length(self, store: Store, size: int) -> None:
+        name = fresh()
+        store.put(Shelf.SEGMENTS, name, views(b"12345"))
+        with pytest.raises(StoreMismatch):
+            store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(size)))
+
+    def test_what_is_not_there_is_not_found(self, store: Store) -> None:
+        with pytest.raises(StoreNotFound):
+            store.get(Shelf.OBJECTS, fresh(), 10)
+        with pytest.raises(StoreNotFound):
+            store.get_into(Shelf.SEGMENTS, fresh(), memoryview(bytearray(1)))
+        assert list(store.list(Shelf.OBJECTS, fresh())) == []
+
+    def test_the_shelves_are_apart(self, store: Store) -> None:
+        name = fresh()
+        store.put(Shelf.OBJECTS, name, views(b"object"))
+        with pytest.raises(StoreNotFound):
+            store.get(Shelf.SEGMENTS, name, 10)
+        assert list(store.list(Shelf.SEGMENTS, name)) == []
+
+    def test_a_listing_is_whole_and_in_order(self, store: Store) -> None:
+        folder = fresh()
+        put_segments(store, folder, [b"x" * number for number in range(12)])
+        rows = list(store.list(Shelf.SEGMENTS, folder + "/"))
+        assert names(rows) == [f"{folder}/{number:08d}" for number in range(12)]
+        assert [row.size for row in rows] == list(range(12))
+        assert [row.etag for row in rows] == [md5(b"x" * number) for number in range(12)]
+        assert all(row.modified for row in rows)
+
+    def test_a_prefix_is_no_folder(self, store: Store) -> None:
+        stem = fresh()
+        for name in (stem, stem + ".json", stem + "/inside", fresh()):
+            store.put(Shelf.OBJECTS, name, views(b"x"))
+        found = names(list(store.list(Shelf.OBJECTS, stem)))
+        assert found == [stem, stem + ".json", stem + "/inside"]
+        assert set(found) < set(names(list(store.list(Shelf.OBJECTS))))
+
+    def test_delete_removes_and_repeats(self, store: Store) -> None:
+        name = fresh()
+        store.put(Shelf.OBJECTS, name, views(b"x"))
+        for _ in range(2):
+            store.delete(Shelf.OBJECTS, name)
+        with pytest.raises(StoreNotFound):
+            store.get(Shelf.OBJECTS, name, 10)
+        assert list(store.list(Shelf.OBJECTS, name)) == []
+
+    def test_a_manifest_joins_segments(self, store: Store) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two", b"three"])
+        etag = store.put_manifest(Shelf.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
+        assert etag == md5("".join(entry.etag for entry in entries).encode())
+        assert [row.etag for row in store.list(Shelf.OBJECTS, folder)] == [etag]
+
+    def test_deleting_a_manifest_leaves_its_segments(self, store: Store) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two"])
+        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+        store.delete(Shelf.OBJECTS, folder)
+        assert list(store.list(Shelf.OBJECTS, folder)) == []
+        assert store.get(Shelf.SEGMENTS, entries[0].name, 10) == b"one"
+        assert len(list(store.list(Shelf.SEGMENTS, folder))) == 2
+
+    def test_manifests_nest(self, store: Store) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two", b"three"])
+        inner = f"{folder}/slo-0000"
+        etag = store.put_manifest(Shelf.SEGMENTS, inner, entries[:2], {})
+        outer = [ManifestEntry(inner, 6, etag, nested=True), entries[2]]
+        joined = store.put_manifest(Shelf.OBJECTS, folder, outer, {})
+        assert joined == md5((etag + entries[2].etag).encode())
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"name": "not/there"}, {"size": 4}, {"etag": md5(b"another")}],
+        ids=["missing", "size", "etag"],
+    )
+    def test_a_manifest_of_what_is_not_there_is_refused(
+        self, store: Store, wrong: dict[str, str | int]
+    ) -> None:
+        folder = fresh()
+        first, second = put_segments(store, folder, [b"one", b"two"])
+        with pytest.raises(StoreMismatch):
+            store.put_manifest(Shelf.OBJECTS, folder, [first, second._replace(**wrong)], {})  # type: ignore[arg-type]
+        with pytest.raises(StoreNotFound):
+            store.get(Shelf.OBJECTS, folder, 100)
+
+    def test_threads_share_a_store(self, store: Store) -> None:
+        folder = fresh()
+        contents = [bytes([number]) * (SLAB + number) for number in range(12)]
+
+        def there_and_back(number: int) -> bool:
+            name = f"{folder}/{number:08d}"
+            store.put(Shelf.SEGMENTS, name, views(contents[number]))
+            buffer = bytearray(len(contents[number]))
+            store.get_into(Shelf.SEGMENTS, name, memoryview(buffer))
+            return bytes(buffer) == contents[number]
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(there_and_back, range(12)))
+        assert len(list(store.list(Shelf.SEGMENTS, folder))) == 12
+
+    def test_opening_again_changes_nothing(self, store: Store) -> None:
+        name = fresh()
+        store.put(Shelf.OBJECTS, name, views(b"kept"))
+        assert store.open() == store.open()
+        assert store.get(Shelf.OBJECTS, name, 10) == b"kept"
+
+    def test_the_location_is_a_url_without_an_end_slash(self, store: Store) -> None:
+        assert "://" in store.location
+        assert not store.location.endswith("/")

@@ -1,0 +1,286 @@
+"""The Swift store against a Swift that fails: refusals, cuts, false ETags, restarts."""
+
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from agent.errors import (
+    StoreBusy,
+    StoreDenied,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreNotFound,
+    StoreRejected,
+    StoreUnreachable,
+)
+from agent.store.protocol import Shelf
+from agent.store.swift import SwiftStore
+from tests.stack.process import poll
+from tests.stack.swift import SwiftServer
+from tests.store.conftest import MIB, MakeStore
+from tests.store.contract import fresh, put_segments, views
+from tests.store.test_swift import logins
+
+ATTEMPTS = 4
+CONTENT = os.urandom(4 * MIB + 3)
+PARTS = views(*(CONTENT[start : start + MIB] for start in range(0, len(CONTENT), MIB)))
+
+
+def tries(server: SwiftServer, name: str, method: str = "PUT") -> int:
+    return sum(line.startswith(method) and name in line for line in server.requests())
+
+
+def stored(store: SwiftStore, name: str) -> bool:
+    return store.get(Shelf.SEGMENTS, name, len(CONTENT)) == CONTENT
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 503, "headers": {"Retry-After": "0"}},
+        {"status": 500, "body": "<html><h1>Internal Error</h1></html>"},
+        {"status": 429},
+        {"status": 498},
+        {"status": 409},
+        {"status": 422},
+        {"action": "cut", "after": 2 * MIB},
+        {"action": "cut", "after": 0},
+        {"action": "wrong_etag"},
+    ],
+    ids=str,
+)
+def test_an_upload_is_repeated_whole(
+    swift: SwiftServer, store: SwiftStore, fault: dict[str, Any]
+) -> None:
+    name = fresh()
+    swift.inject([{"method": "PUT", "match": name, "times": 2, **fault}])
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    assert tries(swift, name) == 3
+    assert stored(store, name)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 503}, StoreBusy),
+        ({"status": 422}, StoreMismatch),
+        ({"action": "wrong_etag"}, StoreMismatch),
+        ({"action": "cut"}, StoreUnreachable),
+    ],
+    ids=str,
+)
+def test_attempts_are_bounded(
+    swift: SwiftServer, store: SwiftStore, fault: dict[str, Any], error: type[StoreError]
+) -> None:
+    name = fresh()
+    swift.inject([{"match": name, "times": 99, **fault}])
+    with pytest.raises(error):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+    assert tries(swift, name) == ATTEMPTS
+    with pytest.raises(error):
+        store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(len(CONTENT))))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ({"status": 403}, StoreDenied),
+        ({"status": 404}, StoreNotFound),
+        ({"status": 400}, StoreRejected),
+        ({"status": 413}, StoreRejected),
+        ({"status": 413, "body": "Upload exceeds quota."}, StoreFull),
+        ({"status": 507}, StoreFull),
+        ({"status": 301, "headers": {"Location": "http://127.0.0.1:1/"}}, StoreRejected),
+    ],
+    ids=str,
+)
+def test_a_final_refusal_is_not_repeated(
+    swift: SwiftServer, store: SwiftStore, fault: dict[str, Any], error: type[StoreError]
+) -> None:
+    name = fresh()
+    swift.inject([{"match": name, "times": 99, **fault}])
+    with pytest.raises(error):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+    assert tries(swift, name) == 1
+
+
+@pytest.mark.parametrize("fault", [{"action": "cut", "after": 2 * MIB}, {"action": "wrong_etag"}])
+def test_a_download_is_repeated_whole(
+    swift: SwiftServer, store: SwiftStore, fault: dict[str, Any]
+) -> None:
+    name = fresh()
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    swift.inject([{"method": "GET", "match": name, "times": 2, **fault}])
+    buffer = bytearray(len(CONTENT))
+    store.get_into(Shelf.SEGMENTS, name, memoryview(buffer))
+    assert buffer == CONTENT
+    assert tries(swift, name, "GET") == 3
+    swift.inject([{"method": "GET", "match": name, "times": 2, **fault}])
+    assert stored(store, name)
+
+
+def test_a_refused_token_is_replaced(swift: SwiftServer, store: SwiftStore) -> None:
+    name, before = fresh(), logins(swift)
+    swift.inject([{"match": name, "status": 401}])
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    assert logins(swift) == before + 1
+    swift.inject([{"match": name, "status": 401, "times": 99}])
+    with pytest.raises(StoreDenied):
+        store.get(Shelf.SEGMENTS, name, len(CONTENT))
+    assert logins(swift) == before + 2
+
+
+def test_a_connection_cut_while_sending_may_have_been_a_refused_token(
+    swift: SwiftServer, store: SwiftStore
+) -> None:
+    name, before = fresh(), logins(swift)
+    swift.inject([{"match": name, "action": "cut", "after": MIB}])
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    assert logins(swift) == before + 1
+
+
+def test_a_silent_store_is_given_up(swift: SwiftServer, make_store: MakeStore) -> None:
+    store, name = make_store(swift, timeout_seconds=0.3, attempts=2), fresh()
+    store.open()
+    swift.inject([{"match": name, "action": "stall", "seconds": 2, "times": 99}])
+    with pytest.raises(StoreUnreachable, match="timed out"):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+
+
+def test_a_store_that_comes_back_is_used_again(
+    small_swift: SwiftServer, make_store: MakeStore
+) -> None:
+    store, name = make_store(small_swift, attempts=2), fresh()
+    store.open()
+    small_swift.kill()
+    with pytest.raises(StoreUnreachable):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+    small_swift.start()
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    assert stored(store, name)
+
+
+def test_a_frozen_store_is_waited_for(swift: SwiftServer, store: SwiftStore) -> None:
+    name = fresh()
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(swift.pid, signal.SIGSTOP)
+        try:
+            job = pool.submit(store.put, Shelf.SEGMENTS, name, PARTS)
+            assert not job.done()
+        finally:
+            os.kill(swift.pid, signal.SIGCONT)
+        job.result(timeout=30)
+    assert stored(store, name)
+
+
+def test_what_swift_lost_is_not_found(swift: SwiftServer, store: SwiftStore) -> None:
+    name = fresh()
+    swift.inject([{"match": name, "action": "lose"}])
+    store.put(Shelf.SEGMENTS, name, PARTS)
+    with pytest.raises(StoreNotFound):
+        store.get(Shelf.SEGMENTS, name, len(CONTENT))
+
+
+def test_lists_manifests_and_deletes_are_repeated(swift: SwiftServer, store: SwiftStore) -> None:
+    folder = fresh()
+    entries = put_segments(store, folder, [b"one", b"two"])
+    busy = {"status": 503, "times": 1}
+    swift.inject(
+        [
+            {"match": f"prefix={folder}", **busy},
+            {"match": "multipart-manifest=put", **busy},
+            {
+                "match": "multipart-manifest=put",
+                "status": 400,
+                "body": f"{folder}: 404",
+                "times": 1,
+            },
+            {"method": "DELETE", "match": folder, **busy},
+        ]
+    )
+    assert len(list(store.list(Shelf.SEGMENTS, folder))) == 2
+    store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+    store.delete(Shelf.OBJECTS, folder)
+    for row in store.list(Shelf.SEGMENTS, folder):
+        store.delete(Shelf.SEGMENTS, row.name)
+    assert list(store.list(Shelf.SEGMENTS, folder)) == []
+
+
+def test_abort_ends_the_waiting(swift: SwiftServer, make_store: MakeStore) -> None:
+    store, name = make_store(swift, attempts=5, backoff_seconds=1000), fresh()
+    store.open()
+    swift.inject([{"match": name, "status": 503, "times": 99}])
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(store.put, Shelf.SEGMENTS, name, PARTS)
+        poll("first attempt", lambda: tries(swift, name) == 1, 10)
+        store.abort()
+        with pytest.raises(StoreBusy):
+            job.result(timeout=5)
+    with pytest.raises(StoreBusy):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+    assert tries(swift, name) == 2
+    swift.clear_faults()
+    store.put(Shelf.SEGMENTS, name, PARTS)
+
+
+# what Ceph's gateway announces: RGWInfo_ObjStore_SWIFT in its rgw_rest_swift.cc
+CEPH = {
+    "swift": {"max_file_size": 5 << 30, "container_listing_limit": 10000},
+    "slo": {"max_manifest_segments": 1000},
+}
+
+
+def announce(server: SwiftServer, info: str) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    server.inject([{"match": "^/info", "status": 200, "headers": headers, "body": info}])
+
+
+def test_no_nesting_where_only_the_number_of_segments_is_announced(
+    swift: SwiftServer, store: SwiftStore
+) -> None:
+    announce(swift, json.dumps(CEPH))
+    limits = store.open()
+    assert limits.manifest_entries == 1000
+    assert not limits.nesting
+
+
+@pytest.mark.parametrize("info", ['{"swift": {}}', "<html>welcome</html>", ""])
+def test_a_store_without_manifests_is_rejected(
+    swift: SwiftServer, store: SwiftStore, info: str
+) -> None:
+    announce(swift, info)
+    with pytest.raises(StoreRejected):
+        store.open()
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_store_that_hides_its_limits_is_rejected(
+    swift: SwiftServer, store: SwiftStore, status: int
+) -> None:
+    swift.inject([{"match": "^/info", "status": status}])
+    with pytest.raises(StoreRejected, match="/info"):
+        store.open()
+
+
+@pytest.mark.parametrize("rows", ['[{"name": "x"}]', '["x"]', "{"])
+def test_a_listing_that_names_nothing_is_rejected(
+    swift: SwiftServer, store: SwiftStore, rows: str
+) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    swift.inject([{"match": "prefix=x", "status": 200, "headers": headers, "body": rows}])
+    with pytest.raises(StoreRejected):
+        list(store.list(Shelf.OBJECTS, "x"))
+
+
+def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore) -> None:
+    row = {"name": "same", "bytes": 1, "hash": "0" * 32, "last_modified": "2026-01-01"}
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    page = {"match": "prefix=x", "status": 200, "headers": headers, "body": json.dumps([row])}
+    swift.inject([{**page, "times": 99}])
+    with pytest.raises(StoreRejected, match="does not go on"):
+        list(store.list(Shelf.OBJECTS, "x"))

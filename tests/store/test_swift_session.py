@@ -1,0 +1,147 @@
+"""Errors, pauses and framing of the Swift session, without a server."""
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import requests
+import urllib3
+from hypothesis import given
+from hypothesis import strategies as st
+from swiftclient.exceptions import ClientException
+
+from agent.errors import AgentError, StoreBusy, StoreError, StoreRejected
+from agent.store.protocol import Shelf
+from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift_session import Access, pause_seconds, translated
+from tests.store.contract import md5, views
+
+
+def subclasses(root: type[BaseException]) -> Iterator[type[BaseException]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from subclasses(child)
+
+
+FOREIGN = sorted(
+    {
+        kind
+        for root in (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            UnicodeError,
+        )
+        for kind in subclasses(root)
+        if kind.__module__.partition(".")[0] in ("requests", "urllib3", "http", "builtins", "ssl")
+    },
+    key=lambda kind: (kind.__module__, kind.__name__),
+)
+
+
+@pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_no_foreign_error_is_left(kind: type[BaseException]) -> None:
+    error = kind.__new__(kind)  # their constructors want requests and pools
+    with pytest.raises(StoreError) as caught, translated("try it"):
+        raise error
+    assert caught.value.code
+    assert str(caught.value).startswith("try it")
+
+
+def test_foreign_errors_were_found() -> None:
+    names = {kind.__name__ for kind in FOREIGN}
+    assert {"ConnectTimeout", "ChunkedEncodingError", "IncompleteRead", "SSLError"} < names
+    assert {"ConnectionResetError", "BadStatusLine", "LocationParseError"} < names
+
+
+@pytest.mark.parametrize("status", [None, *range(300, 600)])
+def test_every_status_has_a_meaning(status: int | None) -> None:
+    with pytest.raises(StoreError) as caught, translated("try it"):
+        raise ClientException("refused", http_status=status, http_response_content=b"<p>why</p>")
+    assert caught.value.code
+    assert caught.value.retryable == (
+        status in (408, 409, 422, 429, 498) or ((status or 0) >= 500 and status != 507)
+    )
+
+
+def test_our_own_errors_pass_unchanged() -> None:
+    own = StoreRejected("as it was")
+    with pytest.raises(AgentError) as caught, translated("try it"):
+        raise own
+    assert caught.value is own
+
+
+def test_messages_are_short_and_plain() -> None:
+    page = b"<html>" + b"<b>x</b>\n" * 5000
+    with pytest.raises(StoreBusy) as caught, translated("try it"):
+        raise ClientException("refused", http_status=503, http_response_content=page)
+    assert len(str(caught.value)) < 300
+    assert "<" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def busy(retry_after: str | None) -> StoreBusy:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    error = StoreBusy("busy")
+    error.__cause__ = ClientException("refused", http_response_headers=headers)
+    return error
+
+
+@given(
+    st.integers(1, 50),
+    st.floats(0, 60),
+    st.none() | st.text(max_size=12) | st.integers(-5, 10**9).map(str),
+)
+def test_pauses_are_bounded(attempt: int, base: float, retry_after: str | None) -> None:
+    assert 0 <= pause_seconds(attempt, base, busy(retry_after)) <= 30
+
+
+def test_pauses_grow_and_obey_the_store() -> None:
+    assert 0.25 <= pause_seconds(1, 0.5, busy(None)) <= 0.5
+    assert 2 <= pause_seconds(4, 0.5, StoreBusy("no cause")) <= 4
+    assert pause_seconds(1, 0.5, busy("7")) == 7
+    assert pause_seconds(1, 0.5, busy("3600")) == 30
+    assert pause_seconds(1, 0.5, busy("Fri, 31 Dec 2027 23:59:59 GMT")) <= 0.5
+
+
+def test_secrets_have_no_repr() -> None:
+    settings = SwiftSettings("http://h", "user", "the-key", "c")
+    assert "the-key" not in repr(settings)
+    assert "the-token" not in repr(Access("http://h", "the-token"))
+
+
+def answer_one_put(listener: socket.socket, answer: bytes, seen: list[bytes]) -> None:
+    """Take one request whose body ends in `END`, and answer it."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(10)
+        request = b""
+        while not request.endswith(b"END"):
+            request += connection.recv(65536)
+        seen.append(request)
+        connection.sendall(answer)
+
+
+def test_a_body_has_one_framing() -> None:
+    content, seen = b"first part, END", list[bytes]()
+    answer = f"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: {md5(content)}\r\n\r\n"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/a"
+        server = threading.Thread(
+            target=answer_one_put, args=(listener, answer.encode(), seen), daemon=True
+        )
+        server.start()
+        store = SwiftStore(
+            SwiftSettings(url, "", "", "c", attempts=1, timeout_seconds=10),
+            authenticate=lambda connect: Access(url, "token"),
+        )
+        store.put(Shelf.OBJECTS, "n", views(content[:11], content[11:]))
+        store.close()
+        server.join(10)
+    head, _, body = seen[0].partition(b"\r\n\r\n")
+    assert body == content
+    assert b"content-length: 15" in head.lower()
+    assert b"transfer-encoding" not in head.lower()
