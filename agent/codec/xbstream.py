@@ -1,0 +1,321 @@
+"""A push parser that proves an xbstream whole while it passes by, without keeping it.
+
+An xbstream is a row of chunks: `XBSTCK01`, a flags byte, a type byte, the path's length and
+the path, then what the type asks for. Numbers are little-endian. The types, with their
+sources in MariaDB Server (extra/mariabackup/xbstream*.cc) and Percona XtraBackup
+(storage/innobase/xtrabackup/src/xbstream*.cc):
+
+    P  payload   length u64, offset u64, CRC-32 u32, bytes    both
+    E  end of file                                            both
+    R  rename    length u32, the other path                   MariaDB
+    D  remove                                                 MariaDB
+    S  seek      offset u64                                   MariaDB
+    S  sparse    entries u32, length u64, offset u64,         Percona
+                 CRC-32 u32, entries of (skip u32, write u32), bytes
+
+MariaDB sends R, D, and payloads flagged REWRITE when tables change during the backup. The
+two S chunks can't be confused: after a seek the next chunk's magic follows, where a sparse
+chunk holds the upper half of a length, which is 0, and the lower half of an offset.
+"""
+
+import re
+import struct
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from isal import isal_zlib
+
+from agent.errors import StreamInvalid
+from agent.model import BinlogPosition
+
+_MAGIC: Final = b"XBSTCK01"
+_HEAD: Final = struct.Struct("<8sBcI")
+_PAYLOAD: Final = struct.Struct("<QQI")
+_SPARSE: Final = struct.Struct("<IQQI")
+_SEEK: Final = struct.Struct("<Q8s")
+_NUMBER: Final = struct.Struct("<I")
+_ENTRY: Final = struct.Struct("<II")
+_FLAG_REWRITE: Final = 2
+
+MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
+_MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
+_MAX_ENTRIES: Final = 1 << 18
+_MAX_OFFSET: Final = 1 << 63
+_MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
+
+_METADATA: Final = {
+    prefix + name: name.decode()
+    for prefix in (b"xtrabackup_", b"mariadb_backup_")
+    for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
+}
+
+_CHECKPOINT_LINE: Final = re.compile(r"(\w+) = (\S*)")
+_BINLOG_INFO: Final = re.compile(r"([^\s/]{1,512})\t(\d{1,20})(?:\t([\w:,.\s-]*))?\s*", re.ASCII)
+
+_Step = Callable[[bytes], None]
+
+
+class Checkpoints(NamedTuple):
+    """What `xtrabackup_checkpoints` says; a next incremental goes from `to_lsn`."""
+
+    backup_type: str
+    from_lsn: int
+    to_lsn: int
+    last_lsn: int
+
+
+def _digest(path: bytes) -> int:
+    return int.from_bytes(blake2b(path, digest_size=8).digest())
+
+
+def _plain(path: bytes) -> bytes:
+    return path.removeprefix(b"./")
+
+
+class XbstreamParser:
+    """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
+
+    It checks CRCs, the order of each file's bytes and that each file ends; it does not
+    check what files there are. Of a file it keeps 8 bytes, the digest of its name.
+
+    `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
+    so far, `file_bytes` that of the payloads in it. `metadata` maps `checkpoints`, `info`,
+    `binlog_info`, `slave_info` and `galera_info` to the content of the engine's own files.
+    """
+
+    def __init__(self) -> None:
+        self.files: set[int] = set()
+        self.raw_bytes = 0
+        self.file_bytes = 0
+        self.metadata: dict[str, bytes] = {}
+        self._captures: dict[str, bytearray] = {}
+        self._open: dict[int, int] = {}  # digest of an unfinished file -> its next offset
+        self._pending = bytearray()
+        self._flags = 0
+        self._type = b""
+        self._path = b""
+        self._file = 0
+        self._capture: bytearray | None = None
+        self._left = 0
+        self._crc = 0
+        self._expected_crc = 0
+        self._sparse = (0, 0, 0, 0)
+        self._needed = 0
+        self._step: _Step = self._on_head
+        self._await(_HEAD.size, self._on_head)
+
+    def feed(self, view: memoryview) -> None:
+        """Take the next bytes; `view` may be reused as soon as this returns."""
+        position = 0
+        while position < len(view):
+            if self._left:
+                piece = view[position : position + self._left]
+                self._on_payload(piece)
+            else:
+                piece = view[position : position + self._needed - len(self._pending)]
+                self._gather(piece)
+            position += len(piece)
+
+    def finish(self) -> None:
+        """StreamInvalid unless the stream ended between chunks and each file ended in it."""
+        if self._left or self._pending or self._step != self._on_head:
+            raise self._invalid("it ends in the middle of a chunk")
+        if self._open:
+            raise self._invalid(f"{len(self._open)} files in it have no end")
+        if not self.files:
+            raise self._invalid("it holds no file")
+
+    def contains(self, path: str) -> bool:
+        """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
+        return _digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
+
+    def _invalid(self, why: str) -> StreamInvalid:
+        return StreamInvalid(f"the stream is not a whole xbstream at byte {self.raw_bytes}: {why}")
+
+    def _await(self, needed: int, step: _Step) -> None:
+        self._needed = needed
+        self._step = step
+
+    def _gather(self, piece: memoryview) -> None:
+        self.raw_bytes += len(piece)
+        self._pending += piece
+        if len(self._pending) == self._needed:
+            whole = bytes(self._pending)
+            self._pending.clear()
+            self._step(whole)
+
+    # --- steps: each gets the bytes it waited for and says what to wait for next ---------
+
+    def _on_head(self, head: bytes) -> None:
+        magic, self._flags, self._type, length = _HEAD.unpack(head)
+        if magic != _MAGIC:
+            raise self._invalid("a chunk does not begin with XBSTCK01")
+        if self._type not in _ON_PATH:
+            raise self._invalid(f"chunks of type {self._type!r} are unknown")
+        if self._flags and (self._flags, self._type) != (_FLAG_REWRITE, b"P"):
+            raise self._invalid(f"flags {self._flags:#x} of a chunk are unknown")
+        self._await(self._path_length(length), self._on_path)
+
+    def _path_length(self, length: int) -> int:
+        if not 0 < length <= MAX_PATH:
+            raise self._invalid(f"a path of {length} bytes")
+        return length
+
+    def _checked_path(self, path: bytes) -> bytes:
+        if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
+            raise self._invalid(f"the path {path!r} is not a plain relative one")
+        return _plain(path)
+
+    def _on_path(self, path: bytes) -> None:
+        self._path = self._checked_path(path)
+        self._file = _digest(self._path)
+        _ON_PATH[self._type](self)
+
+    def _on_end_of_file(self) -> None:
+        self._open_file()
+        del self._open[self._file]
+        self.files.add(self._file)
+        name = _METADATA.get(self._path)
+        if name:
+            self.metadata[name] = bytes(self._captures.pop(name))
+        self._await(_HEAD.size, self._on_head)
+
+    def _on_payload_head(self, head: bytes) -> None:
+        length, offset, self._expected_crc = _PAYLOAD.unpack(head)
+        self._crc = 0
+        self._begin(length, offset, length)
+
+    def _on_rename_length(self, number: bytes) -> None:
+        (length,) = _NUMBER.unpack(number)
+        self._await(self._path_length(length), self._on_other_path)
+
+    def _on_other_path(self, path: bytes) -> None:
+        target = _digest(self._checked_path(path))
+        if target in self._open:
+            raise self._invalid(f"the file {path!r} is replaced before its end")
+        # the engine also renames what it has not sent yet; mbstream lets that pass
+        if self._remove():
+            self.files.add(target)
+        self._await(_HEAD.size, self._on_head)
+
+    def _on_remove(self) -> None:
+        self._remove()
+        self._await(_HEAD.size, self._on_head)
+
+    def _remove(self) -> bool:
+        """Forget the current chunk's file; whether it was there."""
+        if self._file in self._open:
+            raise self._invalid(f"the file {self._path!r} is renamed or removed before its end")
+        if self._file not in self.files:
+            return False
+        self.files.remove(self._file)
+        self.metadata.pop(_METADATA.get(self._path, ""), None)
+        return True
+
+    def _on_seek_or_sparse(self, start: bytes) -> None:
+        offset, magic = _SEEK.unpack(start)
+        self._pending += start
+        if magic != _MAGIC:
+            self._await(_SPARSE.size, self._on_sparse_head)
+            return
+        self._open_file()
+        if offset >= _MAX_OFFSET or self._path in _METADATA:
+            raise self._invalid(f"a seek to {offset} in {self._path!r}")
+        self._open[self._file] = offset
+        del self._pending[: -len(_MAGIC)]
+        self._await(_HEAD.size, self._on_head)
+
+    def _on_sparse_head(self, head: bytes) -> None:
+        self._sparse = _SPARSE.unpack(head)
+        entries = self._sparse[0]
+        if not 0 < entries <= _MAX_ENTRIES:
+            raise self._invalid(f"a sparse map of {entries} entries")
+        self._await(entries * _ENTRY.size, self._on_sparse_map)
+
+    def _on_sparse_map(self, entries: bytes) -> None:
+        _, length, offset, self._expected_crc = self._sparse
+        skipped = written = 0
+        for skip, write in _ENTRY.iter_unpack(entries):
+            skipped += skip
+            written += write
+        if written != length:
+            raise self._invalid("a sparse map does not fit its payload")
+        self._crc = isal_zlib.crc32(entries)
+        self._begin(length, offset, skipped + length)
+
+    def _open_file(self) -> None:
+        """Note the current chunk's file as begun, unless it is open already."""
+        if self._file in self._open:
+            return
+        # mbstream stops at a file that exists, and still exits 0
+        if self._file in self.files and not self._flags & _FLAG_REWRITE:
+            raise self._invalid(f"the file {self._path!r} goes on after its end")
+        self.files.discard(self._file)
+        self._open[self._file] = 0
+        if self._path in _METADATA:
+            self._captures[_METADATA[self._path]] = bytearray()
+
+    def _begin(self, length: int, offset: int, advance: int) -> None:
+        """Expect `length` payload bytes for the file's `offset`, which moves by `advance`."""
+        self._open_file()
+        if offset != self._open[self._file]:
+            raise self._invalid(f"bytes of {self._path!r} are missing or out of order")
+        if length > _MAX_PAYLOAD or offset + advance > _MAX_OFFSET:
+            raise self._invalid(f"a payload of {length} bytes")
+        self._open[self._file] = offset + advance
+        self._capture = self._captures.get(_METADATA.get(self._path, ""))
+        if self._capture is not None and len(self._capture) + length > _MAX_METADATA:
+            raise self._invalid(f"{self._path!r} is too large")
+        self._left = length
+        if not length:
+            self._end_payload()
+
+    def _on_payload(self, piece: memoryview) -> None:
+        self.raw_bytes += len(piece)
+        self.file_bytes += len(piece)
+        self._crc = isal_zlib.crc32(piece, self._crc)
+        if self._capture is not None:
+            self._capture += piece
+        self._left -= len(piece)
+        if not self._left:
+            self._end_payload()
+
+    def _end_payload(self) -> None:
+        if self._crc != self._expected_crc:
+            raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
+        self._await(_HEAD.size, self._on_head)
+
+
+_ON_PATH: Final[dict[bytes, Callable[[XbstreamParser], None]]] = {
+    b"P": lambda parser: parser._await(_PAYLOAD.size, parser._on_payload_head),
+    b"E": XbstreamParser._on_end_of_file,
+    b"R": lambda parser: parser._await(_NUMBER.size, parser._on_rename_length),
+    b"D": XbstreamParser._on_remove,
+    b"S": lambda parser: parser._await(_SEEK.size, parser._on_seek_or_sparse),
+}
+
+
+def parse_checkpoints(content: bytes) -> Checkpoints:
+    """Read `xtrabackup_checkpoints`; StreamInvalid where a value is missing or no LSN."""
+    values = dict(_CHECKPOINT_LINE.findall(content.decode("ascii", "replace")))
+    lsns = [values.get(name, "") for name in ("from_lsn", "to_lsn", "last_lsn")]
+    backup_type = values.get("backup_type", "")
+    if not backup_type or not all(re.fullmatch(r"[0-9]{1,20}", lsn) for lsn in lsns):
+        raise StreamInvalid("the engine's checkpoints file in the stream can't be read")
+    return Checkpoints(backup_type, *map(int, lsns))
+
+
+def parse_binlog_info(content: bytes) -> BinlogPosition | None:
+    """Read `xtrabackup_binlog_info`: file, position and GTID set, separated by tabs.
+
+    None where it is empty, as without a binary log; StreamInvalid where it is garbage.
+    """
+    if not content.strip():
+        return None
+    match = _BINLOG_INFO.fullmatch(content.decode("utf-8", "replace"))
+    if not match:
+        raise StreamInvalid("the engine's binlog position in the stream can't be read")
+    file, position, gtid = match.groups()
+    # MySQL puts each server's part of a GTID set on a line of its own
+    return BinlogPosition(file=file, position=int(position), gtid="".join((gtid or "").split()))

@@ -1,0 +1,187 @@
+"""Master keys: what they wrap and sign opens again, and nothing else does."""
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
+from agent.keys import Keyring, MasterKey, RecordState, key_text, parse_key_text
+from agent.model import WrappedKey
+
+SECRET = bytes(range(32))
+KEY = MasterKey("2026-01", SECRET)
+OTHER = MasterKey("recovery", bytes(range(1, 33)))
+DATA_KEY = bytes(range(100, 132))
+RING = Keyring({KEY.id: KEY, OTHER.id: OTHER}, KEY.id)
+LINE = b'{"format": 1, "status": "COMPLETED"}'
+
+
+def derived(info: bytes) -> bytes:
+    return HKDF(SHA256(), 32, None, info).derive(SECRET)
+
+
+class TestMasterKey:
+    def test_text_round_trip(self) -> None:
+        assert parse_key_text("2026-01", key_text(SECRET) + "\n") == KEY
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "not base64!",
+            "ключ",
+            base64.b64encode(b"x" * 31).decode(),
+            base64.b64encode(b"x" * 33).decode(),
+            base64.b64encode(SECRET).decode()[:-1],
+            base64.b64encode(SECRET).decode()[:20] + "\n" + base64.b64encode(SECRET).decode()[20:],
+        ],
+    )
+    def test_unusable_text_is_not_shown(self, text: str) -> None:
+        with pytest.raises(KeyUnusable) as caught:
+            parse_key_text("k1", text)
+        assert "k1" in str(caught.value)
+        assert not text or text not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+    @pytest.mark.parametrize("key_id", ["", "a b", "a/b", "x" * 65, "a\n", "ключ"])
+    def test_ids_are_plain(self, key_id: str) -> None:
+        with pytest.raises(KeyUnusable, match="id"):
+            MasterKey(key_id, SECRET)
+
+    def test_repr_hides_the_secret(self) -> None:
+        assert repr(KEY) == "MasterKey(id='2026-01')"
+
+    def test_wrapping_is_rfc_3394_under_its_own_key(self) -> None:
+        wrapped = KEY.wrap(DATA_KEY)
+        sealed = base64.b64decode(wrapped.wrapped)
+        assert (wrapped.id, wrapped.alg) == ("2026-01", "A256KW")
+        assert aes_key_unwrap(derived(b"backup-agent v1 wrap"), sealed) == DATA_KEY
+        assert KEY.unwrap(wrapped) == DATA_KEY
+
+    def test_only_data_keys_are_wrapped(self) -> None:
+        with pytest.raises(Internal):
+            KEY.wrap(b"x" * 24)
+
+    @pytest.mark.parametrize(
+        "wrapped",
+        [
+            "",
+            "not base64!",
+            "ключ",
+            base64.b64encode(b"x" * 8).decode(),
+            base64.b64encode(b"x" * 40).decode(),
+            base64.b64encode(b"x" * 41).decode(),
+            OTHER.wrap(DATA_KEY).wrapped,
+            base64.b64encode(
+                aes_key_wrap(derived(b"backup-agent v1 wrap"), b"only sixteen byt")
+            ).decode(),
+        ],
+    )
+    def test_damage_is_refused_and_names_the_key(self, wrapped: str) -> None:
+        with pytest.raises(DataDamaged, match="2026-01"):
+            KEY.unwrap(WrappedKey(id="2026-01", wrapped=wrapped))
+
+    def test_every_flipped_bit_of_a_wrapped_key_is_refused(self) -> None:
+        sealed = base64.b64decode(KEY.wrap(DATA_KEY).wrapped)
+        for position in range(len(sealed) * 8):
+            bad = bytearray(sealed)
+            bad[position // 8] ^= 1 << position % 8
+            with pytest.raises(DataDamaged):
+                KEY.unwrap(WrappedKey(id=KEY.id, wrapped=base64.b64encode(bad).decode()))
+
+
+class TestKeyring:
+    def test_active_key_must_be_here(self) -> None:
+        assert RING.active is KEY
+        with pytest.raises(KeyUnusable, match="'gone'"):
+            Keyring({KEY.id: KEY}, "gone")
+
+    def test_any_key_of_the_record_opens_it(self) -> None:
+        recovery_only = Keyring({OTHER.id: OTHER}, OTHER.id)
+        wrapped = [KEY.wrap(DATA_KEY), OTHER.wrap(DATA_KEY)]
+        assert RING.unwrap(wrapped) == DATA_KEY
+        assert recovery_only.unwrap(wrapped) == DATA_KEY
+
+    def test_missing_keys_are_named(self) -> None:
+        ring = Keyring({KEY.id: KEY}, KEY.id)
+        with pytest.raises(KeyNotHere, match="'recovery'"):
+            ring.unwrap([OTHER.wrap(DATA_KEY)])
+        with pytest.raises(KeyNotHere, match="none named"):
+            ring.unwrap([])
+
+
+class TestEnvelope:
+    def test_form(self) -> None:
+        line, seal, rest = RING.sign(LINE).split(b"\n")
+        assert (line, rest) == (LINE, b"")
+        mac = hmac.new(derived(b"backup-agent v1 mac"), LINE, hashlib.sha256).hexdigest()
+        assert json.loads(seal) == {"key_id": "2026-01", "mac": mac}
+
+    def test_signed_is_ok_for_whoever_has_the_key(self) -> None:
+        assert RING.check(RING.sign(LINE)) == (RecordState.OK, LINE)
+        stranger = Keyring({OTHER.id: OTHER}, OTHER.id)
+        assert stranger.check(RING.sign(LINE)) == (RecordState.KEY_NOT_HERE, LINE)
+        impostor = Keyring({KEY.id: MasterKey(KEY.id, OTHER.secret)}, KEY.id)
+        assert impostor.check(RING.sign(LINE)) == (RecordState.BAD, LINE)
+
+    def test_values_of_states(self) -> None:
+        assert list(RecordState) == ["ok", "bad", "key-not-here"]
+
+    def test_a_line_is_one_line(self) -> None:
+        with pytest.raises(Internal):
+            RING.sign(b"{}\n{}")
+
+    def test_no_flipped_bit_is_ok(self) -> None:
+        signed = RING.sign(LINE)
+        for position in range(len(signed) * 8):
+            bad = bytearray(signed)
+            bad[position // 8] ^= 1 << position % 8
+            assert RING.check(bytes(bad))[0] is not RecordState.OK
+
+    def test_no_truncation_or_addition_is_ok(self) -> None:
+        signed = RING.sign(LINE)
+        for length in range(len(signed)):
+            assert RING.check(signed[:length])[0] is RecordState.BAD
+        assert RING.check(signed + b"\n")[0] is RecordState.BAD
+        assert RING.check(b"\n" + signed)[0] is RecordState.BAD
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"",
+            b"\n",
+            b"\n\n",
+            LINE + b"\n" + b"[" * 200_000,
+            LINE + b"\n{}\n",
+            LINE + b'\n{"key_id": 5, "mac": 6}\n',
+            LINE + b'\n{"key_id": "2026-01", "mac": ""}\n',
+            LINE + b'\n{"key_id": "\xff", "mac": "00"}\n',
+        ],
+    )
+    def test_hostile_bytes_are_bad(self, raw: bytes) -> None:
+        assert RING.check(raw) == (RecordState.BAD, raw.split(b"\n")[0])
+
+    @settings(max_examples=100, deadline=None)
+    @given(raw=st.binary(max_size=300))
+    def test_check_never_raises(self, raw: bytes) -> None:
+        assert RING.check(raw)[0] is RecordState.BAD
+
+    @settings(max_examples=50, deadline=None)
+    @given(line=st.binary(max_size=300).filter(lambda line: b"\n" not in line))
+    def test_any_line_is_kept_exactly(self, line: bytes) -> None:
+        assert RING.check(RING.sign(line)) == (RecordState.OK, line)
+
+
+def test_random_keys_differ_in_all_they_make() -> None:
+    first, second = (MasterKey("k", os.urandom(32)) for _ in range(2))
+    assert first.mac(LINE) != second.mac(LINE)
+    assert first.wrap(DATA_KEY) != second.wrap(DATA_KEY)
