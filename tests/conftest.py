@@ -8,6 +8,12 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = [
+    "tests.stack.fixtures_rabbitmq",
+    "tests.stack.fixtures_mariadb",
+    "tests.stack.fixtures_swift",
+]
+
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
