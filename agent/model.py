@@ -7,9 +7,11 @@ numbers; times are RFC 3339 strings in UTC with `Z`.
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+from agent.errors import AgentError, Internal
 
 FORMAT_VERSION: Final = 1
 MESSAGE_VERSION: Final = 1
@@ -75,6 +77,13 @@ class ErrorInfo(Frozen):
     code: str
     message: str
     hint: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """Say an error; one that isn't ours is a defect, and its text may hold anything."""
+        if not isinstance(error, AgentError):
+            error = Internal(f"{type(error).__name__} inside the agent")
+        return cls(code=error.code, message=str(error), hint=error.hint)
 
 
 # --- tasks: what the control plane sends -------------------------------------------------
@@ -234,6 +243,13 @@ class Record(BackupView):
     stored: Stored | None = None
     measured: Measured | None = None
     error: ErrorInfo | None = None
+
+    def sizes(self) -> dict[str, int] | None:
+        """The bytes of a COMPLETED backup, as reports carry them."""
+        if self.stored is None:
+            return None
+        names = ("raw_bytes", "compressed_bytes", "stored_bytes")
+        return {name: getattr(self.stored, name) for name in names}
 
     def view(self) -> BackupView:
         """The part of the record that reports and tables show."""

@@ -1,0 +1,65 @@
+"""A progress bar on standard error: bytes, rate and time left."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+from agent.model import Progress
+from agent.pipeline.meter import Meter
+
+_REFRESH_SECONDS = 0.2
+
+
+class ProgressBar:
+    """Shows `Progress` snapshots; silent where standard error is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self._bar = tqdm(
+            desc=label,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            disable=not sys.stderr.isatty(),
+            file=sys.stderr,
+            leave=True,
+        )
+
+    def show(self, progress: Progress) -> None:
+        if progress.percent:
+            self._bar.total = int(progress.raw_bytes / progress.percent * 100)
+        self._bar.update(progress.raw_bytes - self._bar.n)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+@contextmanager
+def watch(meter: Meter, bar: ProgressBar) -> Iterator[None]:
+    """Show a meter of this process while the block runs."""
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(_REFRESH_SECONDS):
+            bar.show(meter.progress())
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
+        bar.show(meter.progress())

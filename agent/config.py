@@ -1,0 +1,217 @@
+"""agent.toml and BACKUP_AGENT_<SECTION>__<KEY>, read into frozen models.
+
+Secrets are never in the file itself: each has a `*_file` key that names a file with it.
+Relative paths are relative to the folder of agent.toml.
+"""
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError
+
+from agent.errors import ConfigInvalid, KeyUnusable
+from agent.keys import Keyring, MasterKey, parse_key_text
+from agent.model import Frozen, Id
+
+DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
+ENV_PREFIX = "BACKUP_AGENT_"
+_SECRET_LIMIT = 64 << 10
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("must be an absolute path without '..'")
+    return path
+
+
+Absolute = Annotated[Path, AfterValidator(_absolute)]
+
+
+class AgentSection(Frozen):
+    """Who this agent is, and where it keeps its own files."""
+
+    instance_id: Id
+    tenant_id: Name
+    state_folder: Absolute = Path("/var/lib/backup-agent")
+    restore_roots: tuple[Absolute, ...] = ()
+    progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+
+
+class BrokerSection(Frozen):
+    url: str
+    password_file: Absolute | None = None
+    queue_type: Literal["quorum", "classic"] = "quorum"
+    ca_file: Absolute | None = None
+
+
+class StoreSection(Frozen):
+    """`swift:` and the authentication URL of Swift's auth v1."""
+
+    url: Annotated[str, Field(pattern=r"^swift:https?://")]
+    user: str
+    key_file: Absolute
+    container: Name | None = None
+    ca_file: Absolute | None = None
+    timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    attempts: Annotated[int, Field(ge=1, le=20)] = 5
+
+
+class DatabaseSection(Frozen):
+    socket: Absolute = Path("/run/mysqld/mysqld.sock")
+    user: str = "backup_agent"
+    password_file: Absolute | None = None
+
+
+class EngineSection(Frozen):
+    program: str = "mariadb-backup"
+    extractor: str = "mbstream"
+    prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
+
+
+class KeysSection(Frozen):
+    folder: Absolute
+    active: Name
+
+
+class PipelineSection(Frozen):
+    """The data path's budget; `cores` 0 means all that this process may use."""
+
+    memory_bytes: Annotated[int, Field(ge=16 << 20)] = 128 << 20
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=5 << 30, multiple_of=1 << 20)] = 16 << 20
+    connections: Annotated[int, Field(ge=1, le=64)] = 4
+    cores: Annotated[int, Field(ge=0, le=1024)] = 0
+    level: Annotated[int, Field(ge=0, le=3)] = 1
+    bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
+
+
+class Config(Frozen):
+    """A whole agent.toml; a section that a command needs may still be missing: see `need`."""
+
+    agent: AgentSection
+    broker: BrokerSection | None = None
+    store: StoreSection | None = None
+    database: DatabaseSection = DatabaseSection()
+    engine: EngineSection = EngineSection()
+    keys: KeysSection | None = None
+    pipeline: PipelineSection = PipelineSection()
+
+
+Section = TypeVar("Section")
+
+
+def need(section: Section | None, name: str) -> Section:
+    """A section that the command can't do without; ConfigInvalid where it is missing."""
+    if section is None:
+        raise ConfigInvalid(f"the configuration has no section [{name}]")
+    return section
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(
+            f"the configuration {path} can't be read: {error.strerror}",
+            hint="name the file with --config, or copy the example from the README",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(f"the configuration {path} is not TOML: {error}") from error
+    _override(tables, environment)
+    _anchor(tables, path.absolute().parent)
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_place(problem['loc'])} {problem['msg']}"
+            for problem in error.errors(include_input=False)[:5]
+        )
+        raise ConfigInvalid(f"the configuration {path} is wrong: {problems}") from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """`[section] key:` of a value; a place in a list follows its key."""
+    section, *keys = (str(part) for part in location)
+    return " ".join([f"[{section}]", *keys]) + ":"
+
+
+def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        match = re.fullmatch(ENV_PREFIX + r"([A-Z]+)__([A-Z_]+)", name)
+        if match is None:
+            continue
+        section = tables.setdefault(match[1].lower(), {})
+        if not isinstance(section, dict):
+            raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
+        roots = [part for part in value.split(":") if part]
+        section[match[2].lower()] = roots if name.endswith("_ROOTS") else value
+
+
+def _anchor(tables: dict[str, Any], folder: Path) -> None:
+    """Make relative paths absolute, seen from the folder of the configuration."""
+    for section in tables.values():
+        if not isinstance(section, dict):
+            continue
+        for key, value in section.items():
+            if key.endswith(("_file", "folder")) or key == "socket":
+                section[key] = _joined(folder, value)
+            elif key.endswith("_roots") and isinstance(value, list):
+                section[key] = [_joined(folder, item) for item in value]
+
+
+def _joined(folder: Path, value: Any) -> Any:
+    return str(folder / value) if isinstance(value, str) else value
+
+
+def read_secret(path: Path, what: str) -> str:
+    """A secret's file without its last newline; ConfigInvalid unless it is private to us."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(_SECRET_LIMIT).decode()
+    except OSError as error:
+        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(f"{what}: {path} is not UTF-8 text") from error
+    if stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
+        raise ConfigInvalid(
+            f"{what}: {path} can be read by others (mode {stat.S_IMODE(mode):04o})",
+            hint=f"chmod 0600 {path}",
+        )
+    return text.removesuffix("\n")
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd handed this file over, in a folder that only this service can enter.
+
+    It grants access by an ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
+    """
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return folder is not None and path.parent == Path(folder)
+
+
+def load_keyring(section: KeysSection) -> Keyring:
+    """All `<id>.key` files of the folder; KeyUnusable where one is wrong or open to others."""
+    keys: dict[str, MasterKey] = {}
+    try:
+        # not glob(), which takes a folder it may not read for an empty one
+        paths = sorted(path for path in section.folder.iterdir() if path.suffix == ".key")
+    except OSError as error:
+        raise KeyUnusable(
+            f"[keys] folder: {section.folder} can't be read: {error.strerror}"
+        ) from error
+    for path in paths:
+        keys[path.stem] = parse_key_text(path.stem, read_secret(path, "master key"))
+    if section.active not in keys:
+        raise KeyUnusable(
+            f"the active key {section.active!r} is not in {section.folder}",
+            hint=f"put it there as {section.active}.key, mode 0600",
+        )
+    return Keyring(keys, section.active)

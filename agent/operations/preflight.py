@@ -1,0 +1,89 @@
+"""What a backup finds before it begins: the server, its lineage, and a usable parent."""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.database import ServerInfo
+from agent.errors import (
+    BackupUnknown,
+    BackupUnusable,
+    LineageChanged,
+    ParentUnknown,
+    ParentUnusable,
+    TaskRefused,
+)
+from agent.host import datadir_bytes
+from agent.model import CreateTask, Lineage, Record
+from agent.operations.parts import BackupParts
+
+log = logging.getLogger(__name__)
+
+ObserveLsn = Callable[[str, int], str]
+
+
+class Found(NamedTuple):
+    """The instance as it is right before a backup; `lsn` is the server's present one."""
+
+    server: ServerInfo
+    lsn: int
+    lineage: Lineage
+    datadir_bytes: int
+
+
+def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
+    """Ask the server and the host; `observe_lsn` tells the generation of a lineage."""
+    server = parts.database.server()
+    lsn = parts.database.lsn()
+    bare = parts.database.lineage()
+    key = f"{server.datadir}:{bare.server_uuid}:{bare.inode}:{bare.birth}"
+    lineage = bare.model_copy(update={"generation": observe_lsn(key, lsn)})
+    return Found(server, lsn, lineage, datadir_bytes(server.datadir))
+
+
+def usable_parent(parts: BackupParts, task: CreateTask, found: Found) -> Record | None:
+    """The parent's record; None for a full backup, asked for or instead of a broken chain.
+
+    ParentUnknown, ParentUnusable or LineageChanged where the task doesn't allow a full one.
+    """
+    parent_id = task.backup.parent_id
+    if parent_id is None:
+        return None
+    try:
+        return _checked(parts, parent_id, found)
+    except TaskRefused as error:
+        if task.on_broken_chain != "full":
+            raise
+        log.warning("making a full backup instead of an incremental one: %s", error)
+        return None
+
+
+def series(version: str) -> str:
+    """`10.11` of `10.11.6-MariaDB-log`: incrementals don't cross from one to the next."""
+    return ".".join(version.split("-")[0].split(".")[:2])
+
+
+def _checked(parts: BackupParts, parent_id: str, found: Found) -> Record:
+    try:
+        parent = parts.catalogue.chain(parent_id)[-1]
+    except BackupUnknown as error:
+        raise ParentUnknown(f"the parent can't be used: {error}") from error
+    except BackupUnusable as error:
+        raise ParentUnusable(f"the parent can't be used: {error}") from error
+    if parent.instance_id != parts.instance_id:
+        raise ParentUnusable(f"parent {parent_id} is of instance {parent.instance_id}")
+    if parent.lineage != found.lineage:
+        raise LineageChanged(
+            f"the datadir is not the one that parent {parent_id} was made from: it was "
+            "restored, replaced or rolled back since"
+        )
+    if parent.to_lsn is None or parent.to_lsn > found.lsn:
+        raise LineageChanged(
+            f"parent {parent_id} ends at LSN {parent.to_lsn}, the server is at {found.lsn}"
+        )
+    if series(parent.server_version) != series(found.server.version):
+        raise ParentUnusable(
+            f"parent {parent_id} is of server {parent.server_version}, "
+            f"this server is {found.server.version}"
+        )
+    return parent

@@ -1,0 +1,121 @@
+"""The engine's stream as a source that ends only when it is proved to be a whole backup."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from agent.codec.xbstream import Checkpoints, XbstreamParser, parse_binlog_info, parse_checkpoints
+from agent.engine.runs import BackupRun
+from agent.errors import LsnMismatch, StreamIncomplete
+from agent.model import BinlogPosition
+
+# Copied tablespaces are whole files; a stream with less than this share of the bytes that
+# the server has allocated for them is not a copy of that server.
+_PLAUSIBLE_SHARE = 0.5
+
+Tablespaces = Callable[[], Mapping[str, int]]
+
+
+class Proof(NamedTuple):
+    """What the stored stream says of itself."""
+
+    checkpoints: Checkpoints
+    binlog: BinlogPosition | None
+    replica: str | None
+    galera: str | None
+    raw_bytes: int
+
+
+class ProvedStream:
+    """Reads an engine's standard output and parses what passes.
+
+    `read_into` returns 0 only after the engine has exited well and said so itself, the
+    xbstream is whole, its LSNs are those asked for, and (for a full backup) every
+    tablespace that the server listed both before and after the run is in it.
+    """
+
+    def __init__(self, run: BackupRun, from_lsn: int | None, tablespaces: Tablespaces) -> None:
+        self._run = run
+        self._from_lsn = from_lsn
+        self._tablespaces = tablespaces
+        self._before = tablespaces() if from_lsn is None else {}
+        self._parser = XbstreamParser()
+        self.proof: Proof | None = None
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill the buffer; 0 at the proved end. Raises EngineError and StreamError."""
+        filled = 0
+        while filled < len(buffer):
+            count = self._run.stdout.readinto(buffer[filled:])
+            if not count:
+                break
+            filled += count
+        if filled:
+            self._parser.feed(buffer[:filled])
+        else:
+            self.proof = self._prove()
+        return filled
+
+    def _prove(self) -> Proof:
+        # The engine's own failure explains a short stream, so it is asked first.
+        self._run.finish()
+        self._parser.finish()
+        metadata = self._parser.metadata
+        if "checkpoints" not in metadata:
+            raise StreamIncomplete("the stream holds no xtrabackup_checkpoints")
+        checkpoints = parse_checkpoints(metadata["checkpoints"])
+        self._check_lsns(checkpoints)
+        if self._from_lsn is None:
+            self._check_tablespaces()
+        binlog = metadata.get("binlog_info")
+        return Proof(
+            checkpoints=checkpoints,
+            binlog=parse_binlog_info(binlog) if binlog else None,
+            replica=_text(metadata.get("slave_info")),
+            galera=_text(metadata.get("galera_info")),
+            raw_bytes=self._parser.raw_bytes,
+        )
+
+    def _check_lsns(self, checkpoints: Checkpoints) -> None:
+        asked = self._from_lsn or 0
+        kind = "full-backuped" if self._from_lsn is None else "incremental"
+        if checkpoints.backup_type != kind or checkpoints.from_lsn != asked:
+            raise LsnMismatch(
+                f"asked for a {kind} backup from LSN {asked}, but the stream is a "
+                f"{checkpoints.backup_type} one from LSN {checkpoints.from_lsn}"
+            )
+        if checkpoints.to_lsn < asked:
+            raise LsnMismatch(f"the stream ends at LSN {checkpoints.to_lsn}, before {asked}")
+
+    def _check_tablespaces(self) -> None:
+        after = self._tablespaces()
+        lasting = {path: size for path, size in self._before.items() if path in after}
+        missing = sorted(path for path in lasting if not self._contains(path))
+        if missing:
+            raise StreamIncomplete(
+                f"{len(missing)} tablespaces of the server are not in the stream, "
+                f"{missing[0]} among them"
+            )
+        if self._parser.raw_bytes < _PLAUSIBLE_SHARE * sum(lasting.values()):
+            raise StreamIncomplete(
+                f"the stream has {self._parser.raw_bytes} bytes, the server's tablespaces "
+                f"have {sum(lasting.values())}"
+            )
+
+    def _contains(self, path: str) -> bool:
+        # what the server created after its last checkpoint is streamed under this name
+        created = path.removesuffix(".ibd") + ".new"
+        return self._parser.contains(path) or self._parser.contains(created)
+
+
+    def _holds(self, path: str) -> bool:
+        """Whether a tablespace is in the stream.
+
+        One that was created or renamed since the server's last checkpoint is there as `.new`.
+        """
+        return self._parser.contains(path) or self._parser.contains(
+            path.removesuffix(".ibd") + ".new"
+        )
+
+
+def _text(raw: bytes | None) -> str | None:
+    return raw.decode(errors="replace").strip() if raw else None

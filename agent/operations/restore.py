@@ -1,0 +1,160 @@
+"""Bring a chain back as a datadir that a server can start on.
+
+The full backup is extracted into the target and prepared; each incremental is extracted
+beside it, applied, and removed. On a failure everything that was put there is removed
+again, so that nobody starts a server on half a database.
+"""
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.codec.aead import OpeningStream
+from agent.engine.checkpoints import read_checkpoints
+from agent.errors import DataDamaged, SpaceLacking, StoreMismatch, StoreNotFound, TargetRefused
+from agent.host import free_bytes
+from agent.layout import segment_name
+from agent.model import Record
+from agent.operations.parts import RestoreParts
+from agent.pipeline.download import Download
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+from agent.store.protocol import Shelf
+
+log = logging.getLogger(__name__)
+
+
+class RestoreOperation:
+    """One restore of one chain; `run` it once."""
+
+    def __init__(self, parts: RestoreParts, *, meter: Meter, stop: Stop) -> None:
+        self._parts = parts
+        self._meter = meter
+        self._stop = stop
+
+    def run(self, backup_id: str, target: Path) -> list[Record]:
+        """Restore into `target`, an absolute path that is empty or missing; return the chain.
+
+        Everything that can be refused is refused before a byte is written.
+        """
+        self._parts.store.open()
+        chain = self._parts.catalogue.chain(backup_id)
+        keys = [self._parts.keyring.unwrap(record.keys) for record in chain]
+        check_target(target)
+        _check_space(chain, target)
+        self._meter.expected_raw_bytes = sum(_raw_bytes(record) for record in chain)
+        beside = target.with_name(f".{target.name}.incremental")
+        made = not target.exists()
+        try:
+            self._restore(chain, keys, target, beside)
+        except BaseException:
+            _clear(target, remove=made)
+            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return chain
+
+    def _restore(
+        self, chain: Sequence[Record], keys: Sequence[bytes], target: Path, beside: Path
+    ) -> None:
+        self._extract(chain[0], keys[0], target)
+        self._prepare(target, None)
+        for record, key in zip(chain[1:], keys[1:], strict=True):
+            self._extract(record, key, beside)
+            self._prepare(target, beside)
+            shutil.rmtree(beside)
+
+    def _extract(self, record: Record, data_key: bytes, folder: Path) -> None:
+        """Fetch, open and inflate one backup into `folder`."""
+        log.info("extracting backup %s into %s", record.id, folder)
+        segments = self._parts.catalogue.segments(record)
+        if record.stored is None or len(segments) != record.stored.segment_count:
+            raise DataDamaged(f"backup {record.id} has {len(segments)} segments, not as recorded")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        before = self._meter.raw_bytes
+        with (
+            self._parts.engine.extract(folder) as extract_run,
+            self._stop.on_stop(extract_run.interrupt),
+        ):
+            Download(
+                [segment.size for segment in segments],
+                lambda number, buffer: self._fetch(record, number, buffer),
+                OpeningStream(data_key, record.id.encode()),
+                extract_run.write,
+                plan=self._parts.path.plan(segment_bytes=record.stored.segment_size),
+                meter=self._meter,
+                stop=self._stop,
+            ).run()
+            extract_run.finish()
+        if self._meter.raw_bytes - before != record.stored.raw_bytes:
+            raise DataDamaged(
+                f"backup {record.id} gave {self._meter.raw_bytes - before} bytes, "
+                f"its record says {record.stored.raw_bytes}"
+            )
+        self._check_lsns(record, folder)
+
+    def _fetch(self, record: Record, number: int, buffer: memoryview) -> None:
+        name = segment_name(record.id, record.attempt, number)
+        try:
+            self._parts.store.get_into(Shelf.SEGMENTS, name, buffer)
+        except (StoreMismatch, StoreNotFound) as error:
+            raise DataDamaged(
+                f"segment {number} of backup {record.id} is not as it was stored: {error}"
+            ) from error
+
+    def _check_lsns(self, record: Record, folder: Path) -> None:
+        found = read_checkpoints(folder)
+        if (found.from_lsn, found.to_lsn) != (record.from_lsn, record.to_lsn):
+            raise DataDamaged(
+                f"backup {record.id} goes from LSN {found.from_lsn} to {found.to_lsn}, its "
+                f"record says {record.from_lsn} to {record.to_lsn}"
+            )
+
+    def _prepare(self, target: Path, incremental: Path | None) -> None:
+        self._stop.check()
+        log.info("preparing %s", target)
+        with (
+            self._parts.engine.prepare(
+                target, incremental, self._parts.prepare_memory_bytes
+            ) as prepare_run,
+            self._stop.on_stop(prepare_run.interrupt),
+        ):
+            prepare_run.finish()
+        self._stop.check()
+
+
+def check_target(target: Path) -> None:
+    """TargetRefused unless it is an absolute path to an empty or a missing folder."""
+    if not target.is_absolute() or ".." in target.parts:
+        raise TargetRefused(f"the target {target} is not an absolute path without '..'")
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise TargetRefused(f"the target {target} is not a folder")
+    if target.exists() and any(target.iterdir()):
+        raise TargetRefused(f"the target {target} is not empty")
+
+
+def _raw_bytes(record: Record) -> int:
+    return record.stored.raw_bytes if record.stored else 0
+
+
+def _check_space(chain: Sequence[Record], target: Path) -> None:
+    """The full backup and the largest incremental lie there at the same time."""
+    needed = _raw_bytes(chain[0]) + max((_raw_bytes(record) for record in chain[1:]), default=0)
+    parent = next(folder for folder in (target, *target.parents) if folder.exists())
+    free = free_bytes(parent)
+    if free < needed:
+        raise SpaceLacking(f"restoring needs {needed} bytes under {parent}, {free} are free")
+
+
+def _clear(target: Path, *, remove: bool) -> None:
+    """Remove what a failed restore left: it is half a database."""
+    if not target.exists():
+        return
+    for entry in target.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    if remove:
+        target.rmdir()

@@ -1,0 +1,125 @@
+"""Stored segments to raw stream: fetch ahead, open in order, inflate in parallel, write.
+
+    fetch x connections ─▶ opener ─▶ inflate x cores ─▶ writer ─▶ sink
+                          (caller)                     (1 thread)
+
+Every MiB is authenticated before a byte of it is inflated, so the sink never sees bytes
+that were changed, cut off or put in another place.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import NamedTuple
+
+from agent.codec.aead import SLAB, OpeningStream
+from agent.codec.gzip_members import MemberSplitter, inflate_member
+from agent.errors import DataDamaged
+from agent.pipeline.buffers import Plan
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+
+Fetch = Callable[[int, memoryview], None]
+Write = Callable[[bytes], None]
+
+
+class _Fetched(NamedTuple):
+    buffer: memoryview
+    size: int
+
+
+class Download:
+    """One run of the path; `fetch(number, buffer)` fills a segment's bytes and may raise."""
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        fetch: Fetch,
+        opening: OpeningStream,
+        write: Write,
+        *,
+        plan: Plan,
+        meter: Meter,
+        stop: Stop,
+    ) -> None:
+        self._sizes = sizes
+        self._fetch = fetch
+        self._opening = opening
+        self._write = write
+        self._plan = plan
+        self._meter = meter
+        self._stop = stop
+        self._splitter = MemberSplitter()
+        self._slots = threading.Semaphore(plan.slots)
+        self._in_order: SimpleQueue[Future[bytes] | None] = SimpleQueue()
+        self._index = 0
+
+    def run(self) -> None:
+        """Move everything; raises the first failure of any stage.
+
+        On return or raise no thread of this run is left.
+        """
+        with (
+            self._stop.on_stop(self._slots.release),
+            ThreadPoolExecutor(self._plan.connections, "fetch") as fetchers,
+            ThreadPoolExecutor(self._plan.cores, "inflate") as inflaters,
+        ):
+            writer = threading.Thread(target=self._write_all, name="write")
+            writer.start()
+            with self._stop.guard():
+                self._open_all(fetchers, inflaters)
+            self._in_order.put(None)
+            self._stop.join(writer)
+        self._stop.check()
+
+    def _open_all(self, fetchers: ThreadPoolExecutor, inflaters: ThreadPoolExecutor) -> None:
+        """Open each segment in turn, the following ones being fetched meanwhile."""
+        if not self._sizes:
+            raise DataDamaged("the backup has no segments")
+        ahead: deque[Future[_Fetched]] = deque()
+        size = max(self._sizes)
+        count = min(self._plan.segments_in_memory, len(self._sizes))
+        buffers = [memoryview(bytearray(size)) for _ in range(count)]
+        for number in range(len(self._sizes)):
+            while buffers and number + len(ahead) < len(self._sizes):
+                ahead.append(fetchers.submit(self._fetch_one, number + len(ahead), buffers.pop()))
+            started = time.monotonic()
+            fetched = ahead.popleft().result()
+            self._meter.waited("store", time.monotonic() - started)
+            self._open_segment(fetched, number == len(self._sizes) - 1, inflaters)
+            buffers.append(fetched.buffer)
+        self._splitter.finish()
+
+    def _fetch_one(self, number: int, buffer: memoryview) -> _Fetched:
+        self._stop.check()
+        size = self._sizes[number]
+        self._fetch(number, buffer[:size])
+        self._meter.add(stored=size)
+        return _Fetched(buffer, size)
+
+    def _open_segment(self, fetched: _Fetched, last: bool, inflaters: ThreadPoolExecutor) -> None:
+        for at in range(0, fetched.size, SLAB):
+            end = min(at + SLAB, fetched.size)
+            ends_stream = last and end == fetched.size
+            plain = self._opening.open(fetched.buffer[at:end], self._index, ends_stream)
+            self._index += 1
+            for member in self._splitter.feed(plain):
+                self._inflate_later(member, inflaters)
+
+    def _inflate_later(self, member: bytes, inflaters: ThreadPoolExecutor) -> None:
+        self._slots.acquire()
+        self._stop.check()
+        self._meter.add(compressed=len(member))
+        self._in_order.put(inflaters.submit(inflate_member, member))
+
+    def _write_all(self) -> None:
+        with self._stop.guard():
+            while (job := self._in_order.get()) is not None:
+                self._stop.check()
+                block = job.result()
+                self._write(block)
+                self._meter.add(raw=len(block))
+                self._slots.release()

@@ -1,0 +1,57 @@
+"""What a run has done so far, and which stage the others wait for."""
+
+import threading
+import time
+
+from agent.model import Measured, Progress
+
+
+class Meter:
+    """Counters that the stages add to and the reporting thread reads."""
+
+    def __init__(self, expected_raw_bytes: int | None = None) -> None:
+        self.expected_raw_bytes = expected_raw_bytes
+        self.raw_bytes = 0
+        self.compressed_bytes = 0
+        self.stored_bytes = 0
+        self._lock = threading.Lock()
+        self._started = time.monotonic()
+        self._waits: dict[str, float] = {}
+
+    def add(self, *, raw: int = 0, compressed: int = 0, stored: int = 0) -> None:
+        with self._lock:
+            self.raw_bytes += raw
+            self.compressed_bytes += compressed
+            self.stored_bytes += stored
+
+    def waited(self, stage: str, seconds: float) -> None:
+        """Somebody waited that long for `stage`."""
+        with self._lock:
+            self._waits[stage] = self._waits.get(stage, 0.0) + seconds
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def measured(self) -> Measured:
+        """The time taken, and the stage that was waited for most."""
+        with self._lock:
+            bottleneck = max(self._waits, key=lambda stage: self._waits[stage], default="none")
+        return Measured(seconds=round(self.seconds, 3), bottleneck=bottleneck)
+
+    def progress(self) -> Progress:
+        """A snapshot; percent and time left where the expected size is known."""
+        rate = self.raw_bytes / max(self.seconds, 1e-3)
+        percent = left = None
+        if self.expected_raw_bytes:
+            share = min(self.raw_bytes / self.expected_raw_bytes, 0.999)
+            percent = round(100 * share, 1)
+            if rate:
+                left = round(max(self.expected_raw_bytes - self.raw_bytes, 0) / rate, 1)
+        return Progress(
+            raw_bytes=self.raw_bytes,
+            stored_bytes=self.stored_bytes,
+            bytes_per_second=round(rate, 1),
+            percent=percent,
+            seconds_left=left,
+        )

@@ -1,0 +1,181 @@
+"""Raw stream to stored segments: read, deflate in parallel, seal in order, send in parallel.
+
+    source ─ reader ─▶ deflate x cores ─▶ sealer ─▶ send x connections
+             (caller)                     (1 thread)
+
+A slot (raw block and its member) is taken by the reader and given back by the sealer; a
+slab is taken by the sealer and given back by the sender. So both directions of pressure
+end at the two pools, and memory is what the plan says at any database's size.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import NamedTuple, Protocol
+
+from agent.codec.aead import SLAB, SealingStream
+from agent.codec.gzip_members import deflate_member
+from agent.pipeline.buffers import BLOCK, Plan, Pool
+from agent.pipeline.meter import Meter
+from agent.pipeline.pace import Pace
+from agent.pipeline.stop import Stop
+
+
+class Source(Protocol):
+    """Where raw bytes come from."""
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fill the buffer as far as there are bytes; 0 only at an end that is proved good."""
+
+
+class _Deflated(NamedTuple):
+    block: memoryview
+    member: bytes
+
+
+Send = Callable[[int, list[memoryview]], None]
+
+
+class Upload:
+    """One run of the path; `send(number, parts)` stores a segment and may raise."""
+
+    def __init__(
+        self,
+        source: Source,
+        sealing: SealingStream,
+        send: Send,
+        *,
+        plan: Plan,
+        level: int,
+        pace: Pace,
+        meter: Meter,
+        stop: Stop,
+    ) -> None:
+        self._source = source
+        self._send = send
+        self._plan = plan
+        self._level = level
+        self._pace = pace
+        self._meter = meter
+        self._stop = stop
+        self._blocks = Pool(plan.slots, BLOCK, stop)
+        self._slabs = Pool(plan.slabs_per_segment * plan.segments_in_memory, SLAB, stop)
+        self._sealed = _Sealed(sealing, self._slabs)
+        self._in_order: SimpleQueue[Future[_Deflated] | None] = SimpleQueue()
+        self._segments = 0
+
+    def run(self) -> int:
+        """Move everything; return the number of segments. Raises the first failure of any stage.
+
+        On return or raise no thread of this run is left.
+        """
+        with (
+            ThreadPoolExecutor(self._plan.cores, "deflate") as deflaters,
+            ThreadPoolExecutor(self._plan.connections, "send") as senders,
+        ):
+            sealer = threading.Thread(target=self._seal_all, args=(senders,), name="seal")
+            sealer.start()
+            with self._stop.guard():
+                self._read_all(deflaters)
+            self._in_order.put(None)
+            self._stop.join(sealer)
+        self._note_waits()
+        self._stop.check()
+        return self._segments
+
+    def _read_all(self, deflaters: ThreadPoolExecutor) -> None:
+        while True:
+            block = self._blocks.take()
+            started = time.monotonic()
+            count = self._source.read_into(block)
+            self._meter.waited("engine", time.monotonic() - started)
+            if not count:
+                return
+            self._meter.add(raw=count)
+            self._in_order.put(deflaters.submit(self._deflate, block, count))
+            self._pace.spend(count)
+
+    def _deflate(self, block: memoryview, count: int) -> _Deflated:
+        return _Deflated(block, deflate_member(block[:count], self._level))
+
+    def _seal_all(self, senders: ThreadPoolExecutor) -> None:
+        with self._stop.guard():
+            while (job := self._in_order.get()) is not None:
+                self._stop.check()
+                block, member = job.result()
+                for parts in self._sealed.write(member, self._plan.slabs_per_segment):
+                    self._dispatch(senders, parts)
+                self._blocks.give(block)
+                self._meter.add(compressed=len(member))
+            # The last slab is sealed only here: a stream that failed never gets its end.
+            self._stop.check()
+            self._dispatch(senders, self._sealed.finish())
+
+    def _dispatch(self, senders: ThreadPoolExecutor, parts: list[memoryview]) -> None:
+        senders.submit(self._send_one, self._segments, parts)
+        self._segments += 1
+
+    def _send_one(self, number: int, parts: list[memoryview]) -> None:
+        with self._stop.guard():
+            self._stop.check()
+            self._send(number, parts)
+            self._meter.add(stored=sum(len(part) for part in parts))
+            for part in parts:
+                self._slabs.give(_whole(part))
+
+    def _note_waits(self) -> None:
+        self._meter.waited("store", self._slabs.waited)
+        self._meter.waited("deflate", max(0.0, self._blocks.waited - self._slabs.waited))
+
+
+def _whole(part: memoryview) -> memoryview:
+    """The full slab that a short last part was cut from."""
+    return memoryview(part.obj)
+
+
+class _Sealed:
+    """Packs members into slabs and seals each, in place, once it is full."""
+
+    def __init__(self, sealing: SealingStream, slabs: Pool) -> None:
+        self._sealing = sealing
+        self._slabs = slabs
+        self._done: list[memoryview] = []
+        self._slab: memoryview | None = None
+        self._index = 0
+        self._filled = 0
+
+    def write(self, member: bytes, slabs_per_segment: int) -> Iterator[list[memoryview]]:
+        """Add the bytes of a member; yield each segment that became whole by it."""
+        rest = memoryview(member)
+        while rest:
+            room = self._sealing.room(self._index)
+            if self._filled == room:
+                self._seal(last=False)
+                if len(self._done) == slabs_per_segment:
+                    whole, self._done = self._done, []
+                    yield whole
+                continue
+            if self._slab is None:
+                self._slab = self._slabs.take()
+            taken = min(len(rest), room - self._filled)
+            at = self._sealing.start(self._index) + self._filled
+            self._slab[at : at + taken] = rest[:taken]
+            self._filled += taken
+            rest = rest[taken:]
+
+    def finish(self) -> list[memoryview]:
+        """Seal the last slab; return the last segment."""
+        if self._slab is None:
+            self._slab = self._slabs.take()
+        self._seal(last=True)
+        return self._done
+
+    def _seal(self, *, last: bool) -> None:
+        assert self._slab is not None
+        used = self._sealing.seal(self._slab, self._index, self._filled, last)
+        self._done.append(self._slab[:used] if used < len(self._slab) else self._slab)
+        self._slab = None
+        self._index += 1
+        self._filled = 0

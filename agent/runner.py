@@ -1,0 +1,285 @@
+"""Claim, run, record, and recover one task at a time.
+
+This is the task boundary: whatever a task raises becomes its FAILED report here, and the
+thread goes on with the next task.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.broker import wire
+from agent.broker.link import ACK, Verdict, dead
+from agent.errors import (
+    AgentError,
+    Interrupted,
+    MessageUnreadable,
+    StoreError,
+    TargetRefused,
+    TaskUnsupported,
+)
+from agent.journal import Journal, ReportDraft
+from agent.model import (
+    BackupStatus,
+    CreateTask,
+    ErrorInfo,
+    PingTask,
+    Record,
+    RestoreTask,
+    Task,
+    TaskStatus,
+)
+from agent.operations.backup import BackupOperation, abandon_record
+from agent.operations.parts import BackupParts
+from agent.operations.restore import RestoreOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+
+log = logging.getLogger(__name__)
+
+# How long the worker sleeps when nobody wakes it: a bound, not a polling interval.
+_IDLE_SECONDS = 5.0
+
+
+class Runner:
+    """Owns the worker thread; `wake` is called whenever there is something to send."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        parts: BackupParts,
+        *,
+        restore_roots: Sequence[Path],
+        progress_seconds: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._parts = parts
+        self._restore_roots = restore_roots
+        self._progress_seconds = progress_seconds
+        self._wake = wake
+        self._work = threading.Event()
+        self._lock = threading.Lock()
+        self._ending = False
+        self._current: Stop | None = None
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+        self.failure: BaseException | None = None
+
+    # --- the broker's side ---------------------------------------------------------------
+
+    def on_message(self, body: bytes) -> Verdict:
+        """Journal a delivery; the verdict tells the broker's thread what to do with it.
+
+        A JournalError means that the broker has to keep it for now.
+        """
+        try:
+            task = wire.decode_task(body)
+        except MessageUnreadable as error:
+            return self._refuse(body, error)
+        draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
+        self._journal.accept(task, draft)
+        self._work.set()
+        self._wake()
+        return ACK
+
+    def _refuse(self, body: bytes, error: MessageUnreadable) -> Verdict:
+        task_id = wire.task_id_of(body)
+        if task_id is not None:
+            self._journal.refuse(
+                ReportDraft(
+                    task_id=task_id,
+                    type=wire.task_type_of(body) or "unknown",
+                    status=TaskStatus.FAILED,
+                    error=ErrorInfo.of(error),
+                )
+            )
+            self._wake()
+        return dead(error)
+
+    # --- the worker's life ---------------------------------------------------------------
+
+    def start(self) -> None:
+        """Report what a crash cut off, then begin to work."""
+        self._recover()
+        self._thread.start()
+
+    def stop(self, seconds: float) -> bool:
+        """Interrupt the running task and end the thread; whether it ended in that time."""
+        with self._lock:
+            self._ending = True
+            current = self._current
+        if current is not None:
+            current.request(Interrupted("the agent was told to stop"))
+        self._work.set()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while not self._ending:
+                self._work.clear()
+                task = self._journal.claim()
+                if task is None:
+                    self._work.wait(_IDLE_SECONDS)
+                else:
+                    self._perform(task)
+        except BaseException as error:  # noqa: BLE001 - the thread's top: the daemon looks here
+            log.critical("the worker thread ended: %s", error)
+            self.failure = error
+
+    def _recover(self) -> None:
+        """Fail every task that was running when the agent died."""
+        for task in self._journal.running():
+            error = Interrupted("the agent ended while the task ran")
+            record = None
+            if isinstance(task, CreateTask):
+                record = self._recover_record(task, error)
+            if record is not None and record.status is BackupStatus.COMPLETED:
+                self._report(task, TaskStatus.DONE, record=record)
+            else:
+                self._report(task, TaskStatus.FAILED, record=record, error=ErrorInfo.of(error))
+
+    def _recover_record(self, task: CreateTask, error: AgentError) -> Record | None:
+        try:
+            self._parts.store.open()
+            record = self._parts.catalogue.read(task.backup.id)
+            if record is None or record.instance_id != self._parts.instance_id:
+                return None
+            if record.status is BackupStatus.BUILDING:
+                return abandon_record(self._parts, record, ErrorInfo.of(error))
+        except AgentError as problem:
+            log.warning("backup %s could not be cleaned up: %s", task.backup.id, problem)
+            return None
+        return record
+
+    # --- one task ------------------------------------------------------------------------
+
+    def _perform(self, task: Task) -> None:
+        """Run one task to its final report; nothing it raises gets out of here."""
+        log.info("task %s (%s) begins", task.task_id, task.type)
+        with self._stoppable() as stop:
+            try:
+                record = self._dispatch(task, stop)
+            except BaseException as error:  # noqa: BLE001 - the task boundary
+                self._failed(task, error)
+            else:
+                self._report(task, TaskStatus.DONE, record=record)
+                log.info("task %s is done", task.task_id)
+
+    def _failed(self, task: Task, error: BaseException) -> None:
+        info = ErrorInfo.of(error)
+        if isinstance(error, AgentError):
+            log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
+        else:
+            log.exception("task %s failed by a defect of the agent", task.task_id)
+        self._report(task, TaskStatus.FAILED, record=self._abandoned, error=info)
+
+    def _dispatch(self, task: Task, stop: Stop) -> Record | None:
+        self._abandoned: Record | None = None
+        if isinstance(task, CreateTask):
+            return self._create(task, stop)
+        if isinstance(task, RestoreTask):
+            return self._restore(task, stop)
+        if isinstance(task, PingTask):
+            return None
+        raise TaskUnsupported(f"tasks of type {task.type} are not supported")
+
+    def _create(self, task: CreateTask, stop: Stop) -> Record:
+        meter = Meter()
+        operation = BackupOperation(
+            self._parts,
+            task,
+            meter=meter,
+            stop=stop,
+            observe_lsn=self._journal.observe_lsn,
+            on_begin=lambda record: self._report(task, TaskStatus.RUNNING, record=record),
+            on_finished=lambda record: self._journal.finish_record(
+                task.task_id, record.model_dump_json()
+            ),
+        )
+        try:
+            with self._reporting(task, meter, lambda: operation.record):
+                return operation.run()
+        except BaseException as error:
+            self._abandoned = self._abandon(operation, error)
+            if self._abandoned and self._abandoned.status is BackupStatus.COMPLETED:
+                return self._abandoned
+            raise
+
+    def _abandon(self, operation: BackupOperation, error: BaseException) -> Record | None:
+        try:
+            return operation.abandon(ErrorInfo.of(error))
+        except StoreError as problem:
+            log.warning("the failed backup could not be cleaned up: %s", problem)
+            return operation.record
+
+    def _restore(self, task: RestoreTask, stop: Stop) -> Record:
+        target = Path(task.target)
+        if not any(target.is_relative_to(root) for root in self._restore_roots):
+            raise TargetRefused(f"{target} is under none of the configured restore roots")
+        meter = Meter()
+        operation = RestoreOperation(self._parts, meter=meter, stop=stop)
+        self._report(task, TaskStatus.RUNNING)
+        with self._reporting(task, meter, lambda: None):
+            return operation.run(task.backup_id, target)[-1]
+
+    @contextmanager
+    def _stoppable(self) -> Iterator[Stop]:
+        """A stop for one task, which `stop` reaches; already stopped when the agent ends."""
+        stop = Stop()
+        with self._lock:
+            self._current = stop
+            ending = self._ending
+        if ending:
+            stop.request(Interrupted("the agent was told to stop"))
+        try:
+            yield stop
+        finally:
+            with self._lock:
+                self._current = None
+
+    @contextmanager
+    def _reporting(
+        self, task: Task, meter: Meter, record: Callable[[], Record | None]
+    ) -> Iterator[None]:
+        """Send a progress report every `progress_seconds` while the block runs."""
+        ended = threading.Event()
+
+        def tick() -> None:
+            while not ended.wait(self._progress_seconds):
+                self._report(task, TaskStatus.RUNNING, record=record(), meter=meter)
+
+        ticker = threading.Thread(target=tick, name="progress", daemon=True)
+        ticker.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            ticker.join()
+
+    def _report(
+        self,
+        task: Task,
+        status: TaskStatus,
+        *,
+        record: Record | None = None,
+        error: ErrorInfo | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self._journal.report(
+            ReportDraft(
+                task_id=task.task_id,
+                type=task.type,
+                status=status,
+                backup=record.view() if record else None,
+                sizes=record.sizes() if record else None,
+                progress=meter.progress() if meter else None,
+                error=error,
+            )
+        )
+        self._wake()

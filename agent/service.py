@@ -1,0 +1,84 @@
+"""The daemon: builds the parts, runs until a signal, and ends in the right order.
+
+Threads: the broker's (pika and nothing else), the worker (one task at a time, with the
+data path's own threads while it runs), and this one, which waits for a signal or for the
+failure of another.
+"""
+
+import logging
+import shutil
+import signal
+import threading
+from types import FrameType
+from uuid import uuid4
+
+from agent import assembly
+from agent.broker.link import BrokerLink
+from agent.config import Config
+from agent.errors import Internal
+from agent.host import lower_priority
+from agent.journal import Journal
+from agent.runner import Runner
+
+log = logging.getLogger(__name__)
+
+# After SIGTERM: the engine has 3 s to end, then the record is written and the segments of
+# the interrupted attempt are removed; systemd's default patience is 90 s.
+_WORKER_SECONDS = 45.0
+_OUTBOX_SECONDS = 15.0
+_LOOK_SECONDS = 1.0
+
+
+class Service:
+    """One run of the daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; raises Internal where a thread has died."""
+        lower_priority()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        config = self._config
+        parts = assembly.backup_parts(config)
+        # What an engine left there when the agent was killed is of no use to anyone.
+        shutil.rmtree(parts.scratch, ignore_errors=True)
+        journal = Journal(
+            assembly.journal_path(config), config.agent.instance_id, run_id=str(uuid4())
+        )
+        runner = Runner(
+            journal,
+            parts,
+            restore_roots=config.agent.restore_roots,
+            progress_seconds=config.agent.progress_seconds,
+            wake=lambda: link.wake(),
+        )
+        link = BrokerLink(
+            assembly.broker(config), config.agent.instance_id, runner.on_message, journal
+        )
+        try:
+            self._serve(runner, link)
+        finally:
+            parts.store.close()
+            journal.close()
+
+    def _serve(self, runner: Runner, link: BrokerLink) -> None:
+        link.start()
+        runner.start()
+        log.info("serving instance %s", self._config.agent.instance_id)
+        while not self._ended.wait(_LOOK_SECONDS):
+            if not (runner.alive() and link.alive()):
+                break
+        failed = not self._ended.is_set()
+        log.info("ending")
+        if not runner.stop(_WORKER_SECONDS):
+            log.error("the running task did not end in %s s", _WORKER_SECONDS)
+        link.stop(_OUTBOX_SECONDS)
+        if failed:
+            raise Internal(f"a thread of the agent died: {runner.failure or 'the broker link'}")
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        log.info("received %s", signal.Signals(number).name)
+        self._ended.set()
