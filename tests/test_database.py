@@ -145,6 +145,8 @@ def test_lineage_outlives_a_restart_and_not_a_copy(tmp_path: Path) -> None:
         moved.start()
         first = database.lineage()
         assert first.inode == (tmp_path / "home" / "s").stat().st_ino
+        os.utime(tmp_path / "home" / "s", (1, 1))
+        assert database.lineage() == first
         moved.kill()
         with pytest.raises(DatabaseUnreachable):
             database.lineage()

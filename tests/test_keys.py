@@ -81,6 +81,7 @@ class TestMasterKey:
             base64.b64encode(b"x" * 40).decode(),
             base64.b64encode(b"x" * 41).decode(),
             OTHER.wrap(DATA_KEY).wrapped,
+            KEY.wrap(DATA_KEY).wrapped + "\n",
             base64.b64encode(
                 aes_key_wrap(derived(b"backup-agent v1 wrap"), b"only sixteen byt")
             ).decode(),

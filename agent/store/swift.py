@@ -96,9 +96,7 @@ class SwiftStore:
         joined = "".join(entry.etag for entry in entries).encode()
         etag = hashlib.md5(joined, usedforsecurity=False).hexdigest()
         body = memoryview(json.dumps(rows).encode())
-        # the type of the joined object, not of this request's body
-        typed = {"Content-Type": "application/octet-stream", **headers}
-        return self._put(shelf, name, (body,), body.nbytes, etag, typed)
+        return self._put(shelf, name, (body,), body.nbytes, etag, headers)
 
     def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
         what = f"get {self._in(shelf)}/{name}"

@@ -4,6 +4,9 @@ import os
 
 import pytest
 import tink
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from agent.codec.aead import HEADER, SLAB, TAG, OpeningStream, SealingStream, room
 from agent.errors import AgentError, DataDamaged, Internal
@@ -60,7 +63,9 @@ def test_tink_refuses_ours_under_other_associated_data() -> None:
 
 
 def test_streams_of_one_key_share_nothing() -> None:
-    assert seal(b"same")[1:HEADER] != seal(b"same")[1:HEADER]
+    first, second = seal(b"same"), seal(b"same")
+    assert first[1:33] != second[1:33]
+    assert first[33:HEADER] != second[33:HEADER]
 
 
 @pytest.mark.parametrize("position", [0, 1, 33, 39, 40, 41, 43, 44, 59])
@@ -112,8 +117,17 @@ def test_damage_names_its_mebibyte() -> None:
 
 def test_a_slab_that_is_not_last_must_be_full() -> None:
     stream = OpeningStream(KEY, ID)
-    with pytest.raises(DataDamaged):
+    with pytest.raises(DataDamaged, match="it has 60 bytes"):
         stream.open(memoryview(bytearray(seal(b"rows"))), 0, False)
+
+
+def test_an_empty_last_slab_is_refused_although_its_tag_holds() -> None:
+    full = memoryview(bytearray(SLAB))
+    SealingStream(KEY, ID, salt=bytes(32), prefix=bytes(7)).seal(full, 0, room(0), False)
+    aes = AESGCM(HKDF(SHA256(), 32, bytes(32), ID).derive(KEY))
+    empty = aes.encrypt(bytes(7) + (1).to_bytes(4, "big") + b"\1", b"", None)
+    with pytest.raises(DataDamaged, match=r"MiB 1 .* cut short"):
+        unseal(bytes(full) + empty)
 
 
 @pytest.mark.parametrize(

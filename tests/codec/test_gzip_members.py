@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import subprocess
+import tracemalloc
 import zlib
 
 import pytest
@@ -122,8 +123,13 @@ def test_bytes_after_the_deflate_stream_are_refused() -> None:
 
 def test_lying_size_does_not_blow_memory() -> None:
     bomb = raw_deflate(bytes(40 << 20))
-    with pytest.raises(DataDamaged, match="trailer"):
-        inflate_member(forged(bomb, b"", size=100))
+    tracemalloc.start()
+    for size in (0, 100):
+        with pytest.raises(DataDamaged, match="trailer"):
+            inflate_member(forged(bomb, b"", size=size))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
     with pytest.raises(DataDamaged, match="limit"):
         inflate_member(forged(bomb, b"", size=40 << 20))
 

@@ -47,6 +47,9 @@ def test_tail_is_bounded_and_keeps_what_tells() -> None:
     assert len(tail.kept()) == KEPT_LINES
     assert tail.kept()[0] == "ERROR the cause"
     assert max(map(len, tail.lines())) == LINE_BYTES
+    for _ in range(100):
+        tail.feed(b"y" * 10_000)
+        assert len(tail._partial) == LINE_BYTES
 
 
 def test_tail_hides_password_hashes() -> None:

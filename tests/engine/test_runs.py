@@ -162,6 +162,26 @@ def test_a_password_with_a_nul(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_secret_is_never_on_the_command_line(tmp_path: Path) -> None:
+    # the real engine overwrites a password in its arguments, a moment too late
+    body = "print(sys.argv, dict(os.environ))\nprint(open(sys.argv[1].partition('=')[2]).read())"
+    with fake(tmp_path, f"{body}\n{SAYS_OK}").start_backup(tmp_path, 42) as run:
+        shown, _, option_file = run.stdout.read(1 << 16).decode().partition("\n")
+        run.finish()
+    assert "s#cret" not in shown
+    assert "s#cret" in option_file
+    assert "'--incremental-lsn=42'" in shown
+    assert shown.split("', '")[1].startswith("--defaults-extra-file=")
+
+
+def test_an_extractor_that_complains_and_exits_0(tmp_path: Path) -> None:
+    engine = fake(tmp_path, f"sys.stdin.read()\n{says('File exists')}")
+    with engine.extract(tmp_path) as run:
+        run.write(b"stream")
+        with pytest.raises(ExtractFailed, match="status 0: File exists"):
+            run.finish()
+
+
 def test_an_extractor_that_ends_early_says_why(tmp_path: Path) -> None:
     engine = fake(tmp_path, f"os.read(0, 10)\n{says('Errcode: 28 No space left')}sys.exit(1)")
     with engine.extract(tmp_path) as run, pytest.raises(ExtractFailed, match="No space left"):

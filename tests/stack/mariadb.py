@@ -17,7 +17,7 @@ from typing import Any
 import pymysql
 from pymysql.constants import CLIENT
 
-from tests.stack.process import ServerProcess, StackError, free_port, poll
+from tests.stack.process import ServerProcess, StackError, free_port
 
 AGENT_PASSWORD = "s#cret 'quoted\" \\and; more"
 # What `mariadb-backup` and agent/database.py need, and nothing beyond it.
@@ -173,12 +173,6 @@ class MariaDB:
     def checkpoint(self) -> None:
         """Make the server write a checkpoint, so that an incremental's `to_lsn` moves."""
         self.query("SET GLOBAL innodb_log_checkpoint_now = ON")
-
-    def wait_gone(self) -> None:
-        """Wait until the server process has ended by itself."""
-        process = self._process
-        if process is not None:
-            poll("the server has ended", lambda: not process.running(), 30)
 
     def _answers(self) -> bool:
         # PyMySQL leaves a socket open that could not be connected

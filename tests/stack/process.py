@@ -69,6 +69,11 @@ class ServerProcess:
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def returncode(self) -> int | None:
+        """The exit status of a process that has ended."""
+        return self._child.returncode
+
     def running(self) -> bool:
         return self._child.poll() is None
 

@@ -144,12 +144,13 @@ def test_a_connection_cut_while_sending_may_have_been_a_refused_token(
     assert logins(swift) == before + 1
 
 
-def test_a_silent_store_is_given_up(swift: SwiftServer, make_store: MakeStore) -> None:
-    store, name = make_store(swift, timeout_seconds=0.3, attempts=2), fresh()
-    store.open()
+def test_a_silent_store_is_given_up(
+    swift: SwiftServer, store: SwiftStore, make_store: MakeStore
+) -> None:
+    impatient, name = make_store(swift, timeout_seconds=0.3, attempts=2), fresh()
     swift.inject([{"match": name, "action": "stall", "seconds": 2, "times": 99}])
     with pytest.raises(StoreUnreachable, match="timed out"):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        impatient.put(Shelf.SEGMENTS, name, PARTS)
 
 
 def test_a_store_that_comes_back_is_used_again(

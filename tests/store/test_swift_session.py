@@ -4,6 +4,7 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import requests
@@ -12,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from swiftclient.exceptions import ClientException
 
-from agent.errors import AgentError, StoreBusy, StoreError, StoreRejected
+from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
-from agent.store.swift_session import Access, pause_seconds, translated
+from agent.store.swift_session import Access, Link, SwiftSession, pause_seconds, translated
 from tests.store.contract import md5, views
 
 
@@ -113,34 +114,76 @@ def test_secrets_have_no_repr() -> None:
     assert "the-token" not in repr(Access("http://h", "the-token"))
 
 
-def answer_one_put(listener: socket.socket, answer: bytes, seen: list[bytes]) -> None:
-    """Take one request whose body ends in `END`, and answer it."""
-    connection, _ = listener.accept()
-    with connection:
-        connection.settimeout(10)
-        request = b""
-        while not request.endswith(b"END"):
-            request += connection.recv(65536)
-        seen.append(request)
-        connection.sendall(answer)
+def test_a_token_is_replaced_once_however_many_found_it_expired() -> None:
+    tokens = iter(["first", "second", "third"])
+    session = SwiftSession(
+        lambda connect: Access("http://h/v1/a", next(tokens)),
+        timeout_seconds=1,
+        attempts=1,
+        backoff_seconds=0,
+        ca_file=None,
+    )
+
+    def work(link: Link) -> str:
+        if link.token == "first":
+            raise ClientException("expired", http_status=401)
+        return link.token
+
+    def slow_work(link: Link) -> str:
+        # meanwhile another request finds out, and authenticates
+        assert session.call("other work", work) == "second"
+        return work(link)
+
+    assert session.call("slow work", slow_work) == "second"
+    session.close()
 
 
-def test_a_body_has_one_framing() -> None:
-    content, seen = b"first part, END", list[bytes]()
-    answer = f"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: {md5(content)}\r\n\r\n"
+@contextmanager
+def store_answering(answer: str, request_end: bytes) -> Iterator[tuple[SwiftStore, list[bytes]]]:
+    """A store whose server takes one request up to `request_end`, and gives one answer."""
+    seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(10)
+                request = b""
+                while not request.endswith(request_end):
+                    request += connection.recv(65536)
+                seen.append(request)
+                connection.sendall(answer.encode())
+
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/a"
-        server = threading.Thread(
-            target=answer_one_put, args=(listener, answer.encode(), seen), daemon=True
-        )
+        server = threading.Thread(target=serve, daemon=True)
         server.start()
         store = SwiftStore(
             SwiftSettings(url, "", "", "c", attempts=1, timeout_seconds=10),
             authenticate=lambda connect: Access(url, "token"),
         )
-        store.put(Shelf.OBJECTS, "n", views(content[:11], content[11:]))
+        yield store, seen
         store.close()
         server.join(10)
+
+
+@pytest.mark.parametrize(("chunk", "buffer"), [("abcd", b"abc"), ("ab", b"ab\0")])
+def test_a_body_of_unannounced_length_must_fit(chunk: str, buffer: bytes) -> None:
+    answer = (
+        f"HTTP/1.1 200 OK\r\nETag: {md5(buffer)}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        f"{len(chunk)}\r\n{chunk}\r\n0\r\n\r\n"
+    )
+    with (
+        store_answering(answer, b"\r\n\r\n") as (store, _),
+        pytest.raises(StoreMismatch),
+    ):
+        store.get_into(Shelf.SEGMENTS, "n", memoryview(bytearray(3)))
+
+
+def test_a_body_has_one_framing() -> None:
+    content = b"first part, END"
+    answer = f"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: {md5(content)}\r\n\r\n"
+    with store_answering(answer, b"END") as (store, seen):
+        store.put(Shelf.OBJECTS, "n", views(content[:11], content[11:]))
     head, _, body = seen[0].partition(b"\r\n\r\n")
     assert body == content
     assert b"content-length: 15" in head.lower()

@@ -1,0 +1,166 @@
+"""One agent of the private servers: its configuration, its daemon, its command line."""
+
+import base64
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import Any, Final
+
+from tests.stack.mariadb import MariaDB
+from tests.stack.process import ServerProcess
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+KEY_ID: Final = "stack"
+Tables = dict[str, dict[str, object]]
+
+
+class Agent:
+    """An agent in `folder` with an instance, a tenant and a master key of its own.
+
+    `overrides` replace single keys of the configuration, section by section.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rabbitmq: RabbitMQ,
+        swift: SwiftServer,
+        mariadb: MariaDB,
+        overrides: Tables | None = None,
+    ) -> None:
+        self.folder = folder
+        self.instance_id = str(uuid.uuid4())
+        self.tenant_id = uuid.uuid4().hex
+        self.rabbitmq = rabbitmq
+        self.swift = swift
+        self.mariadb = mariadb
+        self.overrides = overrides or {}
+        self.log = folder / "agent.log"
+        self._daemon: ServerProcess | None = None
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "agent.toml"
+
+    def write(self) -> Path:
+        """Write the configuration, secrets and (once) the master key; return the file's path."""
+        for part in ("keys", "state", "restore"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
+        key_file = self.folder / "keys" / f"{KEY_ID}.key"
+        if not key_file.exists():
+            write_private(key_file, base64.b64encode(secrets.token_bytes(32)).decode())
+        write_private(self.folder / "broker-password", self.rabbitmq.password)
+        write_private(self.folder / "store-key", self.swift.key)
+        write_private(self.config, _toml(self._settings()))
+        return self.config
+
+    def start(self) -> None:
+        """Start the daemon and wait until it takes tasks."""
+        self.write()
+        self._daemon = ServerProcess(
+            [*_program(), "--config", str(self.config), "run"], self.log, dict(os.environ)
+        )
+        served = f"consuming backup.tasks.{self.instance_id}"
+        seen = self.log.read_text().count(served)
+        self._daemon.wait_ready(lambda: self.log.read_text().count(served) > seen, 30)
+
+    def running(self) -> bool:
+        return self._daemon is not None and self._daemon.running()
+
+    @property
+    def daemon(self) -> ServerProcess:
+        assert self._daemon is not None, "the daemon was not started"
+        return self._daemon
+
+    def stop(self) -> int | None:
+        """SIGTERM; the daemon's exit status, None where none ran."""
+        if self._daemon is None:
+            return None
+        self._daemon.stop(signal.SIGTERM, 60)
+        status, self._daemon = self._daemon.returncode, None
+        return status
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash would."""
+        if self._daemon is not None:
+            self._daemon.stop(signal.SIGKILL)
+            self._daemon = None
+
+    def cli(
+        self, *arguments: str | Path, seconds: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run one command of `backup-agent`."""
+        return subprocess.run(
+            [*_program(), "--config", str(self.config), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def create(self, name: str, *arguments: str) -> dict[str, Any]:
+        """Have a backup made through the broker; the final view of it. It must succeed."""
+        done = self.cli("backup-create", self.instance_id, name, "--wait", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        view: dict[str, Any] = json.loads(done.stdout)
+        return view
+
+    def _settings(self) -> Tables:
+        home = self.folder
+        tables: Tables = {
+            "agent": {
+                "instance_id": self.instance_id,
+                "tenant_id": self.tenant_id,
+                "state_folder": home / "state",
+                "restore_roots": [home / "restore"],
+                "progress_seconds": 1,
+            },
+            "broker": {
+                "url": self.rabbitmq.url,
+                "password_file": home / "broker-password",
+                # a quorum queue killed within 30 s of its declaration loses what it held
+                "queue_type": "classic",
+            },
+            "store": {
+                "url": f"swift:{self.swift.auth_url}",
+                "user": self.swift.user,
+                "key_file": home / "store-key",
+            },
+            "database": {
+                "socket": self.mariadb.socket,
+                "user": self.mariadb.agent_user,
+                "password_file": self.mariadb.password_file,
+            },
+            "keys": {"folder": home / "keys", "active": KEY_ID},
+        }
+        for section, keys in self.overrides.items():
+            tables.setdefault(section, {}).update(keys)
+        return tables
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text.rstrip("\n") + "\n")
+
+
+def _program() -> list[str]:
+    return [sys.executable, "-m", "agent"]
+
+
+def _toml(tables: Tables) -> str:
+    """TOML of plain tables; JSON writes strings, numbers and lists the way TOML reads them."""
+    lines: list[str] = []
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in table.items()]
+        lines.append("")
+    return "\n".join(lines)
