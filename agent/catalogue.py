@@ -161,9 +161,11 @@ class Catalogue:
             raise Fenced(f"backup {record.id} is {there.status} already")
         if record.parent_id is not None and record.status is BackupStatus.COMPLETED:
             try:
-                self.chain(record.parent_id)
+                parent = self.chain(record.parent_id)[-1]
             except (BackupUnknown, BackupUnusable) as error:
                 raise Fenced(f"an ancestor of backup {record.id} is gone: {error}") from error
+            if parent.to_lsn != record.from_lsn:
+                raise Fenced(f"the parent of backup {record.id} is another one now")
 
     def _open(self, backup_id: str) -> tuple[RecordState, bytes] | None:
         try:

@@ -220,7 +220,9 @@ class Runner:
 
     def _restore(self, task: RestoreTask, stop: Stop) -> Record:
         target = Path(task.target)
-        if not any(target.is_relative_to(root) for root in self._restore_roots):
+        # Resolved, so that a link below a root leads to no place outside of it.
+        roots = [root.resolve() for root in self._restore_roots]
+        if not any(target.resolve().is_relative_to(root) for root in roots):
             raise TargetRefused(f"{target} is under none of the configured restore roots")
         meter = Meter()
         operation = RestoreOperation(self._parts, meter=meter, stop=stop)

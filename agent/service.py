@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from agent import assembly
 from agent.broker.link import BrokerLink
+from agent.broker.wire import task_queue
 from agent.config import Config
 from agent.errors import Internal
 from agent.host import lower_priority
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 # the interrupted attempt are removed; systemd's default patience is 90 s.
 _WORKER_SECONDS = 45.0
 _OUTBOX_SECONDS = 15.0
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 
 
 class Service:
@@ -65,12 +66,14 @@ class Service:
             journal.close()
 
     def _serve(self, runner: Runner, link: BrokerLink) -> None:
+        queue = task_queue(self._config.agent.instance_id)
         link.start()
         runner.start()
-        log.info("serving instance %s", self._config.agent.instance_id)
-        while not self._ended.wait(_LOOK_SECONDS):
-            if not (runner.alive() and link.alive()):
-                break
+        consuming = False
+        while runner.alive() and link.alive() and not self._ended.wait(_LOOK_SECONDS):
+            if link.consuming.is_set() != consuming:
+                consuming = not consuming
+                log.info("%s %s", "consuming" if consuming else "not consuming", queue)
         failed = not self._ended.is_set()
         log.info("ending")
         if not runner.stop(_WORKER_SECONDS):

@@ -115,7 +115,8 @@ class Channel:
         future.add_done_callback(self._waiting.discard)
         return future
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise why the channel is of no further use, if it is."""
         if self._lost:
             raise self._lost
 

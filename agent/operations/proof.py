@@ -89,7 +89,7 @@ class ProvedStream:
     def _check_tablespaces(self) -> None:
         after = self._tablespaces()
         lasting = {path: size for path, size in self._before.items() if path in after}
-        missing = sorted(path for path in lasting if not self._contains(path))
+        missing = sorted(path for path in lasting if not self._holds(path))
         if missing:
             raise StreamIncomplete(
                 f"{len(missing)} tablespaces of the server are not in the stream, "
@@ -100,12 +100,6 @@ class ProvedStream:
                 f"the stream has {self._parser.raw_bytes} bytes, the server's tablespaces "
                 f"have {sum(lasting.values())}"
             )
-
-    def _contains(self, path: str) -> bool:
-        # what the server created after its last checkpoint is streamed under this name
-        created = path.removesuffix(".ibd") + ".new"
-        return self._parser.contains(path) or self._parser.contains(created)
-
 
     def _holds(self, path: str) -> bool:
         """Whether a tablespace is in the stream.

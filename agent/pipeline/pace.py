@@ -6,6 +6,8 @@ from agent.pipeline.stop import Stop
 
 # A pause shorter than this isn't worth the wake-up; the debt is carried on instead.
 _SHORTEST_PAUSE = 0.01
+# Time that the work itself took counts as paced, up to this much: idle time is no credit.
+_CREDIT = 0.25
 
 
 class Pace:
@@ -17,10 +19,10 @@ class Pace:
         self._due = time.monotonic()
 
     def spend(self, count: int) -> None:
-        """Account for `count` bytes; waits while ahead of the rate, without a burst later."""
+        """Account for `count` bytes; waits while ahead of the rate. Idle time allows no burst."""
         if self._rate is None:
             return
         now = time.monotonic()
-        self._due = max(self._due, now) + count / self._rate
+        self._due = max(self._due, now - _CREDIT) + count / self._rate
         if self._due - now > _SHORTEST_PAUSE:
             self._stop.wait(self._due - now)

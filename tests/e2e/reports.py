@@ -1,0 +1,53 @@
+"""All reports about one instance, collected in a queue of the test's own."""
+
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+
+from agent.broker import wire
+from tests.stack.agent import Agent
+from tests.stack.process import poll
+
+
+class Reports:
+    """Binds before anything is sent; `wait_for` reads until a report fits."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._connection = pika.BlockingConnection(agent.rabbitmq.parameters())
+        self._channel = self._connection.channel()
+        self._channel.exchange_declare(wire.REPORT_EXCHANGE, "topic", durable=True)
+        self._queue = self._channel.queue_declare("", exclusive=True).method.queue
+        self._channel.queue_bind(self._queue, wire.REPORT_EXCHANGE, f"{agent.instance_id}.#")
+        self.seen: list[dict[str, Any]] = []
+
+    def wait_for(self, task_id: str, status: str, seconds: float = 60) -> dict[str, Any]:
+        """The first report of that task with that status; earlier ones are in `seen`."""
+        found: list[dict[str, Any]] = []
+
+        def come() -> bool:
+            _, _, body = self._channel.basic_get(self._queue, auto_ack=True)
+            if body is not None:
+                report = json.loads(body)
+                self.seen.append(report)
+                if report["task_id"] == task_id and report["status"] == status:
+                    found.append(report)
+            return bool(found)
+
+        poll(f"task {task_id} is {status}", come, seconds)
+        return found[0]
+
+    def statuses(self, task_id: str) -> list[str]:
+        return [report["status"] for report in self.seen if report["task_id"] == task_id]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()

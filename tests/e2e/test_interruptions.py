@@ -1,0 +1,142 @@
+"""A backup that is cut off: by SIGTERM, by SIGKILL, by a broker that goes away."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent import assembly
+from agent.broker.client import ControlClient
+from agent.config import load
+from agent.model import BackupRequest, CreateTask, Limits, PingTask
+from tests.e2e.objects import Objects
+from tests.e2e.reports import Reports
+from tests.stack.agent import Agent
+from tests.stack.process import poll
+
+
+@pytest.fixture
+def slow(agent: Agent, tmp_path: Path) -> Iterator[Agent]:
+    """An agent of its own with small segments; a `slow_backup` takes seconds."""
+    overrides: dict[str, dict[str, object]] = {"pipeline": {"segment_bytes": 1 << 20}}
+    own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, agent.mariadb, overrides)
+    own.folder.mkdir()
+    own.start()
+    yield own
+    own.stop()
+
+
+def send(agent: Agent, task: CreateTask | PingTask) -> None:
+    with ControlClient(assembly.broker(load(agent.config))) as client:
+        client.send_task(agent.instance_id, task)
+
+
+def slow_backup(mebibytes_per_second: int = 4) -> CreateTask:
+    request = BackupRequest(id=str(uuid.uuid4()), name="slow")
+    limits = Limits(bytes_per_second=mebibytes_per_second << 20)
+    return CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
+
+
+def wait_for_segments(agent: Agent, backup_id: str) -> None:
+    objects = Objects(agent)
+    poll("segments are stored", lambda: len(objects.segment_names(backup_id)) > 1, 60)
+    objects.close()
+
+
+def engines_of(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children(recursive=True)
+    return [child for child in children if child.name().startswith("mariadb-backup")]
+
+
+def assert_failed_and_clean(agent: Agent, backup_id: str) -> None:
+    objects = Objects(agent)
+    record = objects.record(backup_id)
+    assert record["status"] == "FAILED"
+    assert record["error"]["code"] == "interrupted"
+    assert objects.names(objects.segments, f"{backup_id}/") == []
+    objects.close()
+
+
+def test_sigterm_ends_a_running_backup_cleanly(slow: Agent) -> None:
+    task = slow_backup()
+    with Reports(slow) as reports:
+        send(slow, task)
+        wait_for_segments(slow, task.backup.id)
+        engines = engines_of(slow.daemon.pid)
+        assert engines
+        assert slow.stop() == 0
+        final = reports.wait_for(task.task_id, "FAILED")
+        assert final["error"]["code"] == "interrupted"
+        assert reports.statuses(task.task_id)[:2] == ["ACCEPTED", "RUNNING"]
+    assert not any(engine.is_running() for engine in engines)
+    assert list((slow.folder / "state" / "scratch").iterdir()) == []
+    assert_failed_and_clean(slow, task.backup.id)
+
+
+def test_after_a_crash_the_task_is_reported_and_its_segments_are_gone(slow: Agent) -> None:
+    task = slow_backup()
+    with Reports(slow) as reports:
+        send(slow, task)
+        wait_for_segments(slow, task.backup.id)
+        engines = engines_of(slow.daemon.pid)
+        slow.kill()
+        slow.start()
+        final = reports.wait_for(task.task_id, "FAILED")
+        assert final["error"]["code"] == "interrupted"
+        assert final["backup"]["status"] == "FAILED"
+        assert reports.statuses(task.task_id).count("FAILED") == 1
+    psutil.wait_procs(engines, timeout=20)
+    assert not any(engine.is_running() for engine in engines)
+    assert_failed_and_clean(slow, task.backup.id)
+    assert slow.create("next")["status"] == "COMPLETED"
+
+
+def test_a_second_task_waits_while_one_runs(slow: Agent) -> None:
+    first, second = slow_backup(10), PingTask(task_id=str(uuid.uuid4()))
+    with Reports(slow) as reports:
+        send(slow, first)
+        send(slow, second)
+        reports.wait_for(second.task_id, "ACCEPTED")
+        reports.wait_for(first.task_id, "DONE", 120)
+        assert "DONE" not in reports.statuses(second.task_id)
+        reports.wait_for(second.task_id, "DONE")
+        running = [r for r in reports.seen if r["task_id"] == first.task_id and "progress" in r]
+        assert len(running) >= 2
+        assert running[-1]["progress"]["raw_bytes"] > running[0]["progress"]["raw_bytes"]
+        assert running[-1]["progress"]["seconds_left"] is not None
+        assert 0 < running[-1]["progress"]["percent"] < 100
+
+
+def test_the_same_task_twice_is_done_once_and_answered_twice(agent: Agent) -> None:
+    request = BackupRequest(id=str(uuid.uuid4()), name="once")
+    task = CreateTask(task_id=str(uuid.uuid4()), backup=request)
+    with Reports(agent) as reports:
+        send(agent, task)
+        first = reports.wait_for(task.task_id, "DONE")
+        send(agent, task)
+        again = reports.wait_for(task.task_id, "DONE")
+        assert again["seq"] > first["seq"]
+        assert again["backup"] == first["backup"]
+        assert reports.statuses(task.task_id).count("ACCEPTED") == 1
+
+
+def test_a_broker_that_dies_during_a_backup_only_delays_its_reports(slow: Agent) -> None:
+    task = slow_backup(8)
+    send(slow, task)
+    wait_for_segments(slow, task.backup.id)
+    slow.rabbitmq.kill()
+    objects = Objects(slow)
+    try:
+        poll(
+            "the backup completes without a broker",
+            lambda: objects.record(task.backup.id)["status"] == "COMPLETED",
+            60,
+        )
+    finally:
+        objects.close()
+        slow.rabbitmq.start()
+    with Reports(slow) as reports:
+        final = reports.wait_for(task.task_id, "DONE")
+        assert final["backup"]["status"] == "COMPLETED"
