@@ -390,6 +390,34 @@ def test_a_full_disk_is_told_and_loses_nothing(path: Path, journal: Journal) -> 
     assert accept(journal, kept) is Acceptance.KNOWN
 
 
+def test_a_failure_half_way_undoes_the_whole_call(journal: Journal) -> None:
+    kept, refused = ping(), ping()
+    accept(journal, kept)
+    assert journal.claim() == kept
+    drain(journal)
+    with journal._file.transaction() as db:
+        db.execute(
+            "CREATE TRIGGER broken BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'broken'); END"
+        )
+    with pytest.raises(JournalError, match="can't be used: broken"):
+        accept(journal, refused)
+    with pytest.raises(JournalError, match="can't be used: broken"):
+        journal.report(draft(kept, TaskStatus.DONE))
+    assert journal.status(refused.task_id) is None
+    assert journal.running() == [kept]
+    with journal._file.transaction() as db:
+        db.execute("DROP TRIGGER broken")
+    journal.report(draft(kept, TaskStatus.DONE))
+    assert [report.status for report in drain(journal)] == [TaskStatus.DONE]
+
+
+def test_a_readable_file_is_made_private(path: Path) -> None:
+    Journal(path, INSTANCE, RUN).close()
+    path.chmod(0o644)
+    Journal(path, INSTANCE, RUN).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_threads_share_it(journal: Journal) -> None:
     tasks = [ping() for _ in range(40)]
     claimed: list[Task] = []

@@ -70,6 +70,9 @@ class Probe:
         """Messages that are ready in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).method.message_count)
 
+    def consumers(self, queue: str) -> int:
+        return int(self.channel.queue_declare(queue, passive=True).method.consumer_count)
+
     def reports_queue(self, instance_id: str) -> str:
         """A durable queue that takes the instance's reports from now on."""
         name = f"test.reports.{instance_id}"

@@ -82,8 +82,13 @@ def broker(
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    journal = Journal(tmp_path / "journal.sqlite", str(uuid4()), str(uuid4()))
+def instance_id() -> str:
+    return str(uuid4())
+
+
+@pytest.fixture
+def journal(tmp_path: Path, instance_id: str) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "journal.sqlite", instance_id, str(uuid4()))
     yield journal
     journal.close()
 
@@ -122,10 +127,9 @@ def ping() -> PingTask:
 
 
 def test_tasks_and_reports_go_over_tls(
-    broker: RabbitMQ, certificate: tuple[Path, Path], journal: Journal
+    broker: RabbitMQ, certificate: tuple[Path, Path], journal: Journal, instance_id: str
 ) -> None:
     settings = settings_for(broker, url=broker.tls_url, ca_file=certificate[0])
-    instance_id = str(uuid4())
     task = ping()
     with (
         linked(settings, instance_id, Keeper(journal), journal),
@@ -156,9 +160,8 @@ def test_a_certificate_nobody_vouches_for_is_refused(broker: RabbitMQ) -> None:
 
 
 def test_a_task_held_too_long_comes_back(
-    broker: RabbitMQ, journal: Journal, caplog: pytest.LogCaptureFixture
+    broker: RabbitMQ, journal: Journal, instance_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    instance_id = str(uuid4())
     full = threading.Event()
     full.set()
     kept: list[bytes] = []
@@ -182,9 +185,10 @@ def test_a_task_held_too_long_comes_back(
         assert probe.waiting(wire.task_queue(instance_id)) == 0
 
 
-def test_a_frozen_broker_delays_nobody_for_ever(broker: RabbitMQ, journal: Journal) -> None:
+def test_a_frozen_broker_delays_nobody_for_ever(
+    broker: RabbitMQ, journal: Journal, instance_id: str
+) -> None:
     settings = settings_for(broker, answer_seconds=0.5, connect_seconds=0.5)
-    instance_id = str(uuid4())
     with (
         linked(settings, instance_id, Keeper(journal), journal) as link,
         ControlClient(settings) as client,
@@ -200,8 +204,10 @@ def test_a_frozen_broker_delays_nobody_for_ever(broker: RabbitMQ, journal: Journ
         assert link.consuming.wait(20)
 
 
-def test_a_frozen_broker_does_not_hold_up_the_stop(broker: RabbitMQ, journal: Journal) -> None:
-    with linked(settings_for(broker), str(uuid4()), Keeper(journal), journal) as link:
+def test_a_frozen_broker_does_not_hold_up_the_stop(
+    broker: RabbitMQ, journal: Journal, instance_id: str
+) -> None:
+    with linked(settings_for(broker), instance_id, Keeper(journal), journal) as link:
         task = ping()
         with frozen(broker):
             journal.accept(task, draft(task, TaskStatus.ACCEPTED))

@@ -195,6 +195,7 @@ def test_tasks_wait_on_the_broker_while_the_journal_is_full(
     poll("it stops consuming", lambda: not link.consuming.is_set(), 10)
     poll("it tries again", lambda: len(keeper.bodies) > 3, 10)
     assert probe.waiting(site.queue) == 1
+    assert probe.consumers(site.queue) == 0
     for expected in tasks:
         poll("the task comes", partial(_is_in, small, expected), 10)
         assert small.claim() == expected
@@ -343,7 +344,7 @@ def test_a_defect_ends_the_link_visibly(site: Site, probe: Probe) -> None:
     probe.send(site.instance_id, b"one")
     poll("the thread ends", lambda: not link.alive(), 10)
     assert not link.consuming.is_set()
-    assert probe.waiting(site.queue) == 1
+    poll("the task is back", lambda: probe.waiting(site.queue) == 1, 10)
 
 
 def test_pauses_double_up_to_the_longest_with_jitter() -> None:
