@@ -101,7 +101,7 @@ class TaskRefused(AgentError):
 
 class MessageUnreadable(TaskRefused):
     code = "message_unreadable"
-    default_hint = "compare the message with docs/messages.md"
+    default_hint = "compare the message with 'Tasks and reports' in the README"
 
 
 class TaskUnsupported(TaskRefused):

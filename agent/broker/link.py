@@ -295,7 +295,8 @@ class BrokerLink:
                 self._say(logging.WARNING, f"{error}; {error.hint}")
                 if self._stopping.is_set():
                     return
-                await self._pause(self._pauses.after(failures))
+                # A further report is a reason to try at once: its reader may have come.
+                await _wait(self._awake, self._pauses.after(failures))
                 failures += 1
 
     async def _send(self, channel: Channel, report: Outgoing) -> None:

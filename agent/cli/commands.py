@@ -1,6 +1,7 @@
 """What each verb does with its arguments: `(config, arguments) -> exit status`."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar, watch
 from agent.config import Config
-from agent.errors import BackupUnknown, TargetRefused
+from agent.errors import BackupUnknown, Interrupted, TargetRefused
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -108,9 +109,13 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
     parts = assembly.restore_parts(config)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.request(Interrupted("the restore was interrupted")))
     try:
-        with ProgressBar("restore") as bar, watch(meter, bar):
-            chain = RestoreOperation(parts, meter=meter, stop=stop).run(backup_id, target)
+        with ProgressBar("restore") as bar:
+            with watch(meter, bar):
+                chain = RestoreOperation(parts, meter=meter, stop=stop).run(backup_id, target)
+            bar.finish(meter.raw_bytes)
     finally:
         parts.store.close()
     if as_json:
@@ -142,6 +147,8 @@ def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: st
                 last = report
                 if report.progress:
                     bar.show(report.progress)
+                elif report.status is TaskStatus.DONE and report.sizes:
+                    bar.finish(report.sizes["raw_bytes"])
         return last
 
 

@@ -34,6 +34,11 @@ class ProgressBar:
             self._bar.total = int(progress.raw_bytes / progress.percent * 100)
         self._bar.update(progress.raw_bytes - self._bar.n)
 
+    def finish(self, raw_bytes: int) -> None:
+        """Everything is done, which was that many bytes."""
+        self._bar.total = raw_bytes
+        self._bar.update(raw_bytes - self._bar.n)
+
     def __enter__(self) -> Self:
         return self
 

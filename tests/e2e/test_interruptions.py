@@ -1,5 +1,6 @@
 """A backup that is cut off: by SIGTERM, by SIGKILL, by a broker that goes away."""
 
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,3 +141,13 @@ def test_a_broker_that_dies_during_a_backup_only_delays_its_reports(slow: Agent)
     with Reports(slow) as reports:
         final = reports.wait_for(task.task_id, "DONE")
         assert final["backup"]["status"] == "COMPLETED"
+
+
+def test_an_interrupted_restore_leaves_nothing(agent: Agent, base: str, tmp_path: Path) -> None:
+    target = tmp_path / "back"
+    restore = agent.spawn("restore", "--local", base, target)
+    poll("the restore writes", lambda: target.exists() and any(target.iterdir()), 30)
+    restore.stop(signal.SIGTERM, 10)
+    assert restore.returncode == 1
+    assert "interrupted: " in restore.log.read_text()
+    assert not target.exists()

@@ -104,6 +104,11 @@ class Agent:
             check=False,
         )
 
+    def spawn(self, *arguments: str | Path) -> ServerProcess:
+        """Start one command of `backup-agent` and leave it running; its output is in its log."""
+        argv = [*_program(), "--config", str(self.config), *map(str, arguments)]
+        return ServerProcess(argv, self.folder / "spawned.log", dict(os.environ))
+
     def create(self, name: str, *arguments: str) -> dict[str, Any]:
         """Have a backup made through the broker; the final view of it. It must succeed."""
         done = self.cli("backup-create", self.instance_id, name, "--wait", "--json", *arguments)
