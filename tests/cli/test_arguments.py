@@ -1,0 +1,115 @@
+"""Exit statuses, and errors that say what failed, why, and what to do."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import main
+
+INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+LEAST = f'[agent]\ninstance_id = "{INSTANCE}"\ntenant_id = "t"\n'
+
+
+@pytest.fixture(autouse=True)
+def logging_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.toml"
+    path.write_text(LEAST)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required: command"),
+        (["backup-destroy"], "invalid choice: 'backup-destroy'"),
+        (["backup-show"], "required: backup"),
+        (["backup-show", "42"], "'42' is not a UUID"),
+        (["backup-show", INSTANCE.upper()], "is not a UUID"),
+        (["backup-show", f"../{INSTANCE}"], "is not a UUID"),
+        (["backup-create", "db1", "base"], "'db1' is not a UUID"),
+        (["backup-create", INSTANCE], "required: name"),
+        (["backup-create", INSTANCE, "inc", "--parent", "base"], "'base' is not a UUID"),
+        (["restore", INSTANCE], "required: target"),
+        (["restore", INSTANCE, "/x", "--instance", "here"], "'here' is not a UUID"),
+        (["backup-list", "--jsonn"], "unrecognized arguments: --jsonn"),
+    ],
+)
+def test_usage_errors(
+    capsys: pytest.CaptureFixture[str], config: Path, arguments: list[str], says: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", str(config), *arguments])
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert says in shown.err
+    assert "usage: backup-agent" in shown.err
+    assert shown.out == ""
+
+
+def _failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Standard error of a command whose configuration is wrong: what, why, what to do."""
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    what, todo = shown.err.splitlines()
+    assert what.startswith(("backup-agent: config_invalid: ", "backup-agent: key_unusable: "))
+    assert todo.startswith("  what to do: ")
+    assert len(todo) > len("  what to do: ")
+    return shown.err
+
+
+@pytest.mark.parametrize("verb", [("backup-list",), ("run",), ("backup-show", INSTANCE)])
+def test_a_missing_configuration(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    path = tmp_path / "none.toml"
+    said = _failed(capsys, "--config", str(path), *verb)
+    assert f"{path} can't be read: No such file" in said
+    assert "--config" in said
+
+
+def test_a_wrong_configuration(
+    capsys: pytest.CaptureFixture[str], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_AGENT_PIPELINE__LEVEL", "11")
+    assert "[pipeline] level: " in _failed(capsys, "--config", str(config), "backup-list")
+
+
+@pytest.mark.parametrize(
+    ("verb", "section"),
+    [
+        (("backup-list",), "store"),
+        (("backup-show", INSTANCE), "store"),
+        (("backup-create", INSTANCE, "base"), "broker"),
+        (("restore", INSTANCE, "/srv/x"), "broker"),
+        (("restore", INSTANCE, "/srv/x", "--local"), "keys"),
+    ],
+)
+def test_a_section_that_the_verb_needs_is_missing(
+    capsys: pytest.CaptureFixture[str], config: Path, verb: tuple[str, ...], section: str
+) -> None:
+    assert f"no section [{section}]" in _failed(capsys, "--config", str(config), *verb)
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argument, says in (("--version", "."), ("--help", "backup-create")):
+        with pytest.raises(SystemExit) as ended:
+            main([argument])
+        assert ended.value.code == 0
+        assert says in capsys.readouterr().out
+
+
+def test_the_program_itself(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "agent", "--config", str(tmp_path / "none"), "backup-list"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert "what to do: " in ended.stderr
+    assert "Traceback" not in ended.stderr

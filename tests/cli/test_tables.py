@@ -1,0 +1,152 @@
+"""The operators' tables, character by character."""
+
+import json
+
+import pytest
+from wcwidth import wcswidth  # type: ignore[import-untyped,unused-ignore]
+
+from agent.catalogue import Listed
+from agent.cli import tables
+from agent.keys import RecordState
+from agent.model import BackupStatus, Datastore, Record
+from tests.records import completed, record
+
+BASE = completed(
+    id="11111111-7e62-450c-b462-3b55f4b353f0",
+    created="2026-12-28T02:20:00Z",
+    updated="2026-12-28T02:24:13Z",
+)
+INC = completed(
+    BASE,
+    id="22222222-e2a8-4e48-983b-ac104e93b304",
+    name="inc.001",
+    description="after the release",
+    datastore=Datastore(
+        type="mysql", version="5.5", version_id="35b4c566-935c-4606-b077-20b90f2bf5df"
+    ),
+    size=0.1,
+    locationRef="http://obs.example.com:9090/swift/v1/database_backups_0cbb/2222.xbstream.gz.enc",
+    created="2026-12-30T03:06:41Z",
+    updated="2026-12-30T03:07:02Z",
+)
+
+
+def _row(one: Record, state: RecordState = RecordState.OK) -> dict[str, object]:
+    return tables.row(Listed(one.id, state, one))
+
+
+LIST = """\
++--------------------------------------+--------------------------------------+---------+-----------+--------------------------------------+---------------------+
+| ID                                   | Instance ID                          | Name    | Status    | Parent ID                            | Updated             |
++--------------------------------------+--------------------------------------+---------+-----------+--------------------------------------+---------------------+
+| 11111111-7e62-450c-b462-3b55f4b353f0 | a17461ab-6c97-4abf-8890-9f8b10886ecc | base    | COMPLETED | None                                 | 2026-12-28T02:24:13 |
+| 22222222-e2a8-4e48-983b-ac104e93b304 | a17461ab-6c97-4abf-8890-9f8b10886ecc | inc.001 | COMPLETED | 11111111-7e62-450c-b462-3b55f4b353f0 | 2026-12-30T03:07:02 |
++--------------------------------------+--------------------------------------+---------+-----------+--------------------------------------+---------------------+"""  # noqa: E501 - as wide as the table is
+
+SHOWN = """\
++-------------+-------------------------------------------------------------------------------------------+
+| Property    | Value                                                                                     |
++-------------+-------------------------------------------------------------------------------------------+
+| created     | 2026-12-30T03:06:41                                                                       |
+| datastore   | {'version': '5.5', 'type': 'mysql', 'version_id': '35b4c566-935c-4606-b077-20b90f2bf5df'} |
+| description | after the release                                                                         |
+| id          | 22222222-e2a8-4e48-983b-ac104e93b304                                                      |
+| instance_id | a17461ab-6c97-4abf-8890-9f8b10886ecc                                                      |
+| locationRef | http://obs.example.com:9090/swift/v1/database_backups_0cbb/2222.xbstream.gz.enc           |
+| name        | inc.001                                                                                   |
+| parent_id   | 11111111-7e62-450c-b462-3b55f4b353f0                                                      |
+| size        | 0.1                                                                                       |
+| status      | COMPLETED                                                                                 |
+| updated     | 2026-12-30T03:07:02                                                                       |
++-------------+-------------------------------------------------------------------------------------------+"""  # noqa: E501 - as wide as the table is
+
+ASKED = """\
++-------------+--------------------------------------------------------+
+| Property    | Value                                                  |
++-------------+--------------------------------------------------------+
+| created     | 2026-02-03T04:05:06                                    |
+| datastore   | {'version': None, 'type': 'mysql', 'version_id': None} |
+| description |                                                        |
+| id          | 33333333-e2a8-4e48-983b-ac104e93b304                   |
+| instance_id | a17461ab-6c97-4abf-8890-9f8b10886ecc                   |
+| locationRef | None                                                   |
+| name        | base                                                   |
+| parent_id   | None                                                   |
+| size        | None                                                   |
+| status      | NEW                                                    |
+| updated     | 2026-02-03T04:05:06                                    |
++-------------+--------------------------------------------------------+"""
+
+
+def test_backup_list() -> None:
+    assert tables.list_table([_row(BASE), _row(INC)]) == LIST
+
+
+def test_backup_show() -> None:
+    assert tables.property_table(tables.view(INC.view())) == SHOWN
+
+
+def test_backup_create() -> None:
+    asked = record(
+        id="33333333-e2a8-4e48-983b-ac104e93b304",
+        status=BackupStatus.NEW,
+        datastore=Datastore(type="mysql"),
+    )
+    assert tables.property_table(tables.view(asked.view())) == ASKED
+
+
+def test_an_empty_list_is_a_table_with_its_head() -> None:
+    head = tables.list_table([]).splitlines()
+    assert len(head) == 4
+    assert head[1] == "| ID | Instance ID | Name | Status | Parent ID | Updated |"
+
+
+@pytest.mark.parametrize("name", ["größer", "備份.001", "e\u0301te\u0301", "тест", "👍", "עברית"])
+def test_columns_are_as_wide_as_their_text_is_shown(name: str) -> None:
+    lines = tables.list_table([_row(BASE), _row(record(name=name))]).splitlines()
+    assert len({wcswidth(line) for line in lines}) == 1
+    assert any(name in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "a\nb",
+        "a\r\nb",
+        "a\x1b[2Jb",
+        "a\x00b",
+        "a\u2028b",
+        "a\u202eb",
+        "a\x9b31mb",
+        "a\tb",
+        "a\u200bb",
+    ],
+)
+def test_nothing_breaks_out_of_its_cell(evil: str) -> None:
+    harmless = len(tables.list_table([_row(BASE)]).splitlines())
+    table = tables.list_table([_row(BASE.model_copy(update={"name": evil}))])
+    assert evil not in table
+    assert "a?" in table
+    assert len(table.splitlines()) == harmless
+    assert all(char.isprintable() for char in table.replace("\n", ""))
+    shown = tables.property_table(tables.view(BASE.model_copy(update={"name": evil}).view()))
+    assert all(char.isprintable() for char in shown.replace("\n", ""))
+
+
+def test_a_record_that_can_not_be_trusted_says_so() -> None:
+    unreadable = tables.row(Listed(BASE.id, RecordState.BAD, None))
+    table = tables.list_table([unreadable, _row(INC, RecordState.KEY_NOT_HERE)])
+    first, second = table.splitlines()[3:5]
+    assert f"| {BASE.id} | None" in first
+    assert "| UNREADABLE " in first
+    assert "| COMPLETED (key-not-here) |" in second
+
+
+def test_json_is_for_programs() -> None:
+    found = json.loads(tables.as_json([_row(INC)]))
+    assert found[0]["updated"] == "2026-12-30T03:07:02Z"
+    assert found[0]["size"] == 0.1
+    assert found[0]["parent_id"] == BASE.id
+    assert found[0]["datastore"]["version"] == "5.5"
+    assert found[0]["record_state"] == "ok"
+    assert json.loads(tables.as_json("größer")) == "größer"

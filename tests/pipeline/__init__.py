@@ -1,0 +1,1 @@
+"""The data path: both directions, its memory, and its failures."""

@@ -1,0 +1,60 @@
+"""Records and keyrings for tests that need no backup behind them."""
+
+import base64
+from typing import Any
+from uuid import uuid4
+
+from agent.keys import Keyring, MasterKey
+from agent.model import BackupStatus, Datastore, Lineage, Record, Stored, WrappedKey
+
+INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+
+
+def keyring(key_id: str = "k1", *, fill: int = 7) -> Keyring:
+    return Keyring({key_id: MasterKey(key_id, bytes([fill]) * 32)}, key_id)
+
+
+def record(**changes: Any) -> Record:
+    """A BUILDING record of a full backup, unless `changes` say otherwise."""
+    values: dict[str, Any] = {
+        "id": str(uuid4()),
+        "name": "base",
+        "instance_id": INSTANCE,
+        "datastore": Datastore(type="mariadb", version="10.11"),
+        "status": BackupStatus.BUILDING,
+        "created": "2026-02-03T04:05:06Z",
+        "updated": "2026-02-03T04:05:06Z",
+        "attempt": str(uuid4()),
+        "lineage": Lineage(inode=12, birth=1700000000),
+        "from_lsn": 0,
+        "server_version": "10.11.6-MariaDB",
+        "engine": "mariadb-backup",
+        "engine_version": "10.11.6",
+        "keys": (WrappedKey(id="k1", wrapped=base64.b64encode(bytes(40)).decode()),),
+    }
+    return Record(**values | changes)
+
+
+def completed(parent: Record | None = None, *, to_lsn: int = 100, **changes: Any) -> Record:
+    """A COMPLETED record that continues `parent`, where there is one."""
+    values: dict[str, Any] = {
+        "status": BackupStatus.COMPLETED,
+        "parent_id": parent.id if parent else None,
+        "from_lsn": (parent.to_lsn or 0) if parent else 0,
+        "to_lsn": to_lsn,
+        "stored": stored(),
+    }
+    return record(**values | changes)
+
+
+def stored(**changes: Any) -> Stored:
+    values: dict[str, Any] = {
+        "raw_bytes": 10,
+        "compressed_bytes": 5,
+        "stored_bytes": 6,
+        "segment_size": 1 << 20,
+        "segment_count": 1,
+        "lists": (),
+        "slo_etag": "0" * 32,
+    }
+    return Stored(**values | changes)

@@ -1,0 +1,330 @@
+"""agent.toml, its overrides and its secrets: what is taken, and what is said of mistakes."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.config import Config, KeysSection, load, load_keyring, need, read_secret
+from agent.errors import AgentError, ConfigInvalid, KeyUnusable
+from agent.keys import key_text
+
+INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+SECRET = "hunter2-hunter2"
+WHOLE = f"""\
+[agent]
+instance_id = "{INSTANCE}"
+tenant_id = "0cbb58a3a7fd4c1d89e4a5f3b8cc0c76"
+state_folder = "/var/lib/agent"
+restore_roots = ["/srv/restore", "more"]
+progress_seconds = 2.5
+[broker]
+url = "amqps://agent@rabbit.example.com/backups"
+password_file = "broker-password"
+queue_type = "classic"
+ca_file = "/etc/ssl/ca.pem"
+[store]
+url = "swift:https://swift.example.com/auth/v1.0"
+user = "tenant:agent"
+key_file = "store-key"
+container = "backups"
+ca_file = "ca.pem"
+timeout_seconds = 30
+attempts = 3
+[database]
+socket = "mysqld.sock"
+user = "agent"
+password_file = "database-password"
+[engine]
+program = "/usr/bin/mariadb-backup"
+[keys]
+folder = "keys"
+active = "2026"
+[pipeline]
+memory_bytes = 67108864
+segment_bytes = 8388608
+connections = 2
+cores = 1
+level = 2
+bytes_per_second = 52428800
+"""
+LEAST = f"""\
+[agent]
+instance_id = "{INSTANCE}"
+tenant_id = "t"
+"""
+
+
+def _load(folder: Path, text: str, **environment: str) -> Config:
+    path = folder / "agent.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environment)
+
+
+def test_a_whole_configuration(tmp_path: Path) -> None:
+    config = _load(tmp_path, WHOLE)
+    assert config.agent.instance_id == INSTANCE
+    assert config.agent.progress_seconds == 2.5
+    broker = need(config.broker, "broker")
+    assert (broker.queue_type, broker.ca_file) == ("classic", Path("/etc/ssl/ca.pem"))
+    store = need(config.store, "store")
+    assert (store.container, store.timeout_seconds, store.attempts) == ("backups", 30, 3)
+    assert config.engine.program == "/usr/bin/mariadb-backup"
+    assert config.pipeline.memory_bytes == 64 << 20
+    assert config.pipeline.bytes_per_second == 50 << 20
+
+
+def test_relative_paths_are_seen_from_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "agent.toml").write_text(WHOLE)
+    monkeypatch.chdir(tmp_path)
+    config = load(Path("agent.toml"), {})
+    assert config.agent.restore_roots == (Path("/srv/restore"), tmp_path / "more")
+    assert config.database.socket == tmp_path / "mysqld.sock"
+    assert need(config.keys, "keys").folder == tmp_path / "keys"
+    assert need(config.store, "store").key_file == tmp_path / "store-key"
+    assert need(config.store, "store").ca_file == tmp_path / "ca.pem"
+    assert need(config.broker, "broker").password_file == tmp_path / "broker-password"
+
+
+def test_the_least_configuration_has_the_documented_defaults(tmp_path: Path) -> None:
+    config = _load(tmp_path, LEAST)
+    assert config.pipeline.memory_bytes == 128 << 20
+    assert config.pipeline.segment_bytes == 16 << 20
+    assert config.database.socket == Path("/run/mysqld/mysqld.sock")
+    assert config.agent.restore_roots == ()
+    assert config.broker is None
+    with pytest.raises(ConfigInvalid, match=r"no section \[store\]"):
+        need(config.store, "store")
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path,
+        WHOLE,
+        BACKUP_AGENT_PIPELINE__CONNECTIONS="7",
+        BACKUP_AGENT_STORE__TIMEOUT_SECONDS="1.5",
+        BACKUP_AGENT_KEYS__FOLDER="other-keys",
+        BACKUP_AGENT_AGENT__RESTORE_ROOTS="/a:b:",
+        BACKUP_AGENT="ignored",
+        BACKUP_AGENT_VERSION="ignored",
+        OTHER_AGENT__TENANT_ID="ignored",
+    )
+    assert config.pipeline.connections == 7
+    assert config.pipeline.level == 2
+    assert need(config.store, "store").timeout_seconds == 1.5
+    assert need(config.keys, "keys").folder == tmp_path / "other-keys"
+    assert config.agent.restore_roots == (Path("/a"), tmp_path / "b")
+
+
+def test_the_environment_may_bring_a_whole_section(tmp_path: Path) -> None:
+    config = _load(tmp_path, LEAST, BACKUP_AGENT_KEYS__FOLDER="/k", BACKUP_AGENT_KEYS__ACTIVE="one")
+    assert config.keys == KeysSection(folder=Path("/k"), active="one")
+
+
+def test_an_empty_list_of_roots_allows_no_folder_at_all(tmp_path: Path) -> None:
+    config = _load(tmp_path, WHOLE, BACKUP_AGENT_AGENT__RESTORE_ROOTS="")
+    assert config.agent.restore_roots == ()
+
+
+MISTAKES = {
+    "[agent] instance_id:": ("AGENT__INSTANCE_ID", "not-a-uuid"),
+    "[agent] instance_id: ": ("AGENT__INSTANCE_ID", INSTANCE.upper()),
+    "[agent] tenant_id:": ("AGENT__TENANT_ID", "a/b"),
+    "[agent] state_folder:": ("AGENT__STATE_FOLDER", "/var/../etc"),
+    "[agent] restore_roots 1:": ("AGENT__RESTORE_ROOTS", "/a:../b"),
+    "[agent] progress_seconds:": ("AGENT__PROGRESS_SECONDS", "0"),
+    "[broker] queue_type:": ("BROKER__QUEUE_TYPE", "stream"),
+    "[store] url:": ("STORE__URL", "https://swift.example.com"),
+    "[store] attempts:": ("STORE__ATTEMPTS", "many"),
+    "[store] key:": ("STORE__KEY", SECRET),
+    "[database] password:": ("DATABASE__PASSWORD", SECRET),
+    "[keys] active:": ("KEYS__ACTIVE", "../../etc/shadow"),
+    "[pipeline] memory_bytes:": ("PIPELINE__MEMORY_BYTES", "1"),
+    "[pipeline] segment_bytes:": ("PIPELINE__SEGMENT_BYTES", "1048577"),
+    "[pipeline] level:": ("PIPELINE__LEVEL", "9"),
+    "[pipeline] bytes_per_second:": ("PIPELINE__BYTES_PER_SECOND", "1000"),
+    "[nonsense]:": ("NONSENSE__KEY", "1"),
+}
+
+
+@pytest.mark.parametrize("place", MISTAKES)
+def test_a_mistake_is_named_by_section_and_key(tmp_path: Path, place: str) -> None:
+    name, value = MISTAKES[place]
+    with pytest.raises(ConfigInvalid) as raised:
+        _load(tmp_path, WHOLE, **{f"BACKUP_AGENT_{name}": value})
+    assert place.strip() in str(raised.value)
+    assert str(tmp_path / "agent.toml") in str(raised.value)
+    assert SECRET not in str(raised.value)
+    assert raised.value.hint
+    assert raised.value.exit_status == 2
+
+
+def test_missing_keys_and_sections_are_named_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"\[agent\]: Field required"):
+        _load(tmp_path, "")
+    with pytest.raises(ConfigInvalid, match=r"\[agent\] tenant_id:.*\[store\] user:"):
+        _load(tmp_path, f'[agent]\ninstance_id = "{INSTANCE}"\n[store]\nurl = "swift:http://a"')
+
+
+@pytest.mark.parametrize(
+    "text", ["agent = 3", '[[agent]]\ninstance_id = "x"', LEAST + "[agent.more]\n"]
+)
+def test_a_section_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigInvalid, match=r"\[agent\]"):
+        _load(tmp_path, text)
+    with pytest.raises(ConfigInvalid, match=r"\[agent\]"):
+        _load(tmp_path, text, BACKUP_AGENT_AGENT__TENANT_ID="t")
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"is not TOML.*line 1"):
+        _load(tmp_path, "[agent\n")
+    (tmp_path / "agent.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigInvalid, match="is not TOML"):
+        load(tmp_path / "agent.toml", {})
+
+
+def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="No such file") as raised:
+        load(tmp_path / "agent.toml", {})
+    assert "--config" in raised.value.hint
+    with pytest.raises(ConfigInvalid, match="Is a directory"):
+        load(tmp_path, {})
+
+
+# --- secrets -----------------------------------------------------------------------------
+
+
+def _secret(path: Path, text: str = SECRET + "\n", mode: int = 0o600) -> Path:
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_private_secret_is_read_without_its_newline(tmp_path: Path, mode: int) -> None:
+    assert read_secret(_secret(tmp_path / "s", mode=mode), "[store] key_file") == SECRET
+    assert read_secret(_secret(tmp_path / "t", " two\nlines \n"), "x") == " two\nlines "
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o601])
+def test_a_secret_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    path = _secret(tmp_path / "s", mode=mode)
+    with pytest.raises(ConfigInvalid, match=rf"\[store\] key_file: {path} .*{mode:04o}") as raised:
+        read_secret(path, "[store] key_file")
+    assert raised.value.hint == f"chmod 0600 {path}"
+    assert SECRET not in str(raised.value)
+
+
+def test_a_credential_of_systemd_may_show_the_mode_of_its_acl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = tmp_path / "credentials"
+    (inside / "deeper").mkdir(parents=True)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(inside))
+    assert read_secret(_secret(inside / "s", mode=0o440), "x") == SECRET
+    for beside in (tmp_path / "s", tmp_path / "credentials-s"):
+        with pytest.raises(ConfigInvalid):
+            read_secret(_secret(beside, mode=0o440), "x")
+
+
+def test_a_secret_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"\[store\] key_file: .*No such file"):
+        read_secret(tmp_path / "none", "[store] key_file")
+    with pytest.raises(ConfigInvalid, match="Is a directory"):
+        read_secret(tmp_path, "x")
+    path = _secret(tmp_path / "s")
+    path.write_bytes(b"\xff" + SECRET.encode())
+    with pytest.raises(ConfigInvalid, match="not UTF-8") as raised:
+        read_secret(path, "x")
+    assert SECRET not in str(raised.value)
+
+
+# --- master keys -------------------------------------------------------------------------
+
+
+def _keys(folder: Path, *names: str) -> KeysSection:
+    folder.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        _secret(folder / f"{name}.key", key_text(bytes([number]) * 32) + "\n")
+    return KeysSection(folder=folder, active="k1")
+
+
+def test_all_keys_of_the_folder_are_loaded(tmp_path: Path) -> None:
+    section = _keys(tmp_path / "keys", "k1", "old.2024")
+    _secret(tmp_path / "keys" / "README", "not a key")
+    ring = load_keyring(section)
+    assert ring.active.id == "k1"
+    old = load_keyring(KeysSection(folder=section.folder, active="old.2024"))
+    data_key = bytes(range(32))
+    assert ring.unwrap([old.active.wrap(data_key)]) == data_key
+
+
+def _missing(folder: Path) -> None:
+    (folder / "k1.key").unlink()
+
+
+def _open_to_others(folder: Path) -> None:
+    (folder / "k1.key").chmod(0o644)
+
+
+def _short(folder: Path) -> None:
+    _secret(folder / "k1.key", key_text(b"x" * 31))
+
+
+def _not_base64(folder: Path) -> None:
+    _secret(folder / "k1.key", SECRET + "!")
+
+
+def _bad_id(folder: Path) -> None:
+    os.rename(folder / "k2.key", folder / "k 2.key")
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_missing, "active key 'k1'"),
+        (_open_to_others, r"k1\.key can be read by others"),
+        (_short, "k1 has 31 bytes"),
+        (_not_base64, "'k1' is not base64"),
+        (_bad_id, "'k 2' can't be the id"),
+    ],
+)
+def test_keys_that_can_not_be_used(
+    tmp_path: Path, damage: Callable[[Path], None], says: str
+) -> None:
+    section = _keys(tmp_path / "keys", "k1", "k2")
+    damage(section.folder)
+    with pytest.raises(ConfigInvalid, match=says) as raised:
+        load_keyring(section)
+    assert raised.value.hint
+    assert SECRET not in _whole_story(raised.value)
+
+
+def test_a_key_folder_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(KeyUnusable, match=r"\[keys\] folder: .*No such file"):
+        load_keyring(KeysSection(folder=tmp_path / "none", active="k1"))
+
+
+def _whole_story(error: BaseException) -> str:
+    """Everything that a traceback of it would show of its causes."""
+    story, cause = "", error
+    while cause is not None:
+        story += f"{cause!r} {cause}"
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    return story
+
+
+def test_no_secret_shows_in_what_is_printed(tmp_path: Path) -> None:
+    section = _keys(tmp_path / "keys", "k1")
+    ring = load_keyring(section)
+    for shown in (repr(ring), str(vars(ring)), repr(ring.active)):
+        assert key_text(bytes(32)) not in shown
+        assert repr(bytes(32)) not in shown
+    for text in (f'[store]\nkey = "{SECRET}"', f"[store]\n{SECRET}"):
+        with pytest.raises(AgentError) as raised:
+            _load(tmp_path, text)
+        assert SECRET not in str(raised.value)
