@@ -147,7 +147,8 @@ def test_an_address_of_something_else_is_rejected(
 def test_secrets_reach_no_log_and_no_repr(
     swift: SwiftServer, store: SwiftStore, container: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    for library in ("", "swiftclient", "urllib3", "requests"):
+        caplog.set_level(logging.DEBUG, library)
     _, token = client.get_auth(swift.auth_url, swift.user, swift.key)
     caplog.clear()
     name = fresh()
