@@ -36,10 +36,11 @@ _REQUIRED = {
     "mysql": ({"RELOAD"}, {"PROCESS"}, {"REPLICATION CLIENT"}, {"BACKUP_ADMIN"}, {"LOCK TABLES"}),
 }
 _TABLESPACES = {
-    "mariadb": "SELECT CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
+    "mariadb": "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
     "FROM information_schema.INNODB_SYS_TABLESPACES",
     # NAME is decoded there, PATH is not; as the manual of 8.0 has it, untried
-    "mysql": "SELECT PATH, ALLOCATED_SIZE FROM information_schema.INNODB_TABLESPACES_BRIEF b "
+    "mysql": "SELECT SPACE, PATH, ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_TABLESPACES_BRIEF b "
     "JOIN information_schema.INNODB_TABLESPACES t USING (SPACE) "
     "WHERE t.SPACE_TYPE = 'Single' AND t.STATE <> 'discarded'",
 }
@@ -64,6 +65,13 @@ class ServerInfo(NamedTuple):
     comment: str
     server_uuid: str | None
     datadir: Path
+
+
+class Tablespace(NamedTuple):
+    """One InnoDB table's or partition's own file; `allocated` in bytes."""
+
+    path: str
+    allocated: int
 
 
 class Database:
@@ -97,8 +105,11 @@ class Database:
             raise DatabaseQueryFailed("SHOW ENGINE INNODB STATUS states no log sequence number")
         return int(found[1])
 
-    def tablespaces(self) -> dict[str, int]:
-        """The files of file-per-table InnoDB tablespaces, and the bytes allocated to each.
+    def tablespaces(self) -> dict[int, Tablespace]:
+        """The file-per-table InnoDB tablespaces by their numbers.
+
+        A number goes with a table through renames; one that is dropped and made again, or
+        truncated, or rebuilt, has another.
 
         Their names, `schema/table.ibd`, are those of a full backup's stream (as in
         `a@002db/t#P#p0.ibd`), also for files outside the datadir; but in the stream one that
@@ -106,8 +117,12 @@ class Database:
         `.ibd`. The half-made tables of a running ALTER (`#sql...`) are left out. PROCESS.
         """
         query = _TABLESPACES[self.server().type]
-        named = ((_stream_name(_text(path)), int(size)) for path, size in self._rows(query))
-        return {name: size for name, size in named if name}
+        found = {}
+        for space, path, allocated in self._rows(query):
+            name = _stream_name(_text(path))
+            if name:
+                found[int(space)] = Tablespace(name, int(allocated))
+        return found
 
     def lineage(self, generation: str = "") -> Lineage:
         """Which history the datadir has: of its `ibdata1`, the inode and the birth time."""

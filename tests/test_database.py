@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.database import Database, DatabaseSettings
+from agent.database import Database, DatabaseSettings, Tablespace
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
 from tests.conftest import need
@@ -81,9 +81,11 @@ def test_tablespaces_are_named_as_in_the_stream(
         mariadb.checkpoint()
     with mariadb.connect() as holder:
         holder.cursor().execute("CREATE TEMPORARY TABLE shop.passing (id INT) ENGINE=InnoDB")
-        tablespaces = database_of(mariadb).tablespaces()
+        listed = database_of(mariadb).tablespaces()
         files = _stream_files(mariadb, tmp_path)
     spaces = {name.replace(".new", ".ibd") for name in files if name.endswith((".ibd", ".new"))}
+    tablespaces = {space.path: space.allocated for space in listed.values()}
+    assert len(tablespaces) == len(listed)
     assert tablespaces.keys() == spaces
     if checkpointed:
         assert tablespaces.keys() == {name for name in files if name.endswith(".ibd")}
@@ -112,11 +114,25 @@ def _stream_files(server: MariaDB, folder: Path) -> set[str]:
 def test_half_made_tables_of_an_alter_are_left_out(
     mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [("shop/#sql-alter-6d5-4.ibd", 1), ("shop/t.ibd", 2), ("innodb_undo001.ibd", 3)]
+    rows = [(4, "shop/#sql-alter-6d5-4.ibd", 1), (5, "shop/t.ibd", 2), (6, "undo001.ibd", 3)]
     database = database_of(mariadb)
     plain = database._rows
     monkeypatch.setattr(database, "_rows", lambda sql: rows if "SPACES" in sql else plain(sql))
-    assert database.tablespaces() == {"shop/t.ibd": 2}
+    assert database.tablespaces() == {5: Tablespace("shop/t.ibd", 2)}
+
+
+def test_a_tablespace_keeps_its_number_through_renames_only(mariadb: MariaDB) -> None:
+    def number() -> int:
+        spaces = database_of(mariadb).tablespaces()
+        return next(n for n, space in spaces.items() if space.path.startswith("numbers/"))
+
+    mariadb.query("CREATE OR REPLACE SCHEMA numbers; CREATE TABLE numbers.t (id INT)")
+    first = number()
+    mariadb.query("RENAME TABLE numbers.t TO numbers.u")
+    assert number() == first
+    mariadb.query("TRUNCATE numbers.u")
+    assert number() != first
+    mariadb.query("DROP SCHEMA numbers")
 
 
 def test_lineage_is_that_of_ibdata1(mariadb: MariaDB) -> None:

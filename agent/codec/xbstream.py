@@ -44,6 +44,12 @@ _MAX_ENTRIES: Final = 1 << 18
 _MAX_OFFSET: Final = 1 << 63
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
 
+# FIL_PAGE_SPACE_ID (storage/innobase/include/fil0types.h): four bytes, big-endian, never
+# compressed nor encrypted on the first page. `.new` is a table made during the backup.
+_SPACE_AT: Final = 34
+_SPACE_END: Final = 38
+_TABLESPACE_ENDS: Final = (b".ibd", b".new")
+
 _METADATA: Final = {
     prefix + name: name.decode()
     for prefix in (b"xtrabackup_", b"mariadb_backup_")
@@ -77,15 +83,18 @@ class XbstreamParser:
     """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
 
     It checks CRCs, the order of each file's bytes and that each file ends; it does not
-    check what files there are. Of a file it keeps 8 bytes, the digest of its name.
+    check what files there are. Of a file it keeps 8 bytes, the digest of its name, and of an
+    InnoDB tablespace its number, which stands on its first page and outlives every rename.
 
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
-    so far, `file_bytes` that of the payloads in it. `metadata` maps `checkpoints`, `info`,
+    so far, `file_bytes` that of the payloads in it. `spaces` maps the digests of tablespaces
+    to their numbers. `metadata` maps `checkpoints`, `info`,
     `binlog_info`, `slave_info` and `galera_info` to the content of the engine's own files.
     """
 
     def __init__(self) -> None:
         self.files: set[int] = set()
+        self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
         self.file_bytes = 0
         self.metadata: dict[str, bytes] = {}
@@ -97,6 +106,7 @@ class XbstreamParser:
         self._path = b""
         self._file = 0
         self._capture: bytearray | None = None
+        self._page: bytearray | None = None  # how the tablespace begins that is under way
         self._left = 0
         self._crc = 0
         self._expected_crc = 0
@@ -194,9 +204,13 @@ class XbstreamParser:
         target = _digest(self._checked_path(path))
         if target in self._open:
             raise self._invalid(f"the file {path!r} is replaced before its end")
+        space = self.spaces.get(self._file)
         # the engine also renames what it has not sent yet; mbstream lets that pass
         if self._remove():
             self.files.add(target)
+            self.spaces.pop(target, None)
+            if space is not None:
+                self.spaces[target] = space
         self._await(_HEAD.size, self._on_head)
 
     def _on_remove(self) -> None:
@@ -210,6 +224,7 @@ class XbstreamParser:
         if self._file not in self.files:
             return False
         self.files.remove(self._file)
+        self.spaces.pop(self._file, None)
         self.metadata.pop(_METADATA.get(self._path, ""), None)
         return True
 
@@ -267,6 +282,8 @@ class XbstreamParser:
         self._capture = self._captures.get(_METADATA.get(self._path, ""))
         if self._capture is not None and len(self._capture) + length > _MAX_METADATA:
             raise self._invalid(f"{self._path!r} is too large")
+        tablespace = offset == 0 and self._path.endswith(_TABLESPACE_ENDS)
+        self._page = bytearray() if tablespace else None
         self._left = length
         if not length:
             self._end_payload()
@@ -277,9 +294,19 @@ class XbstreamParser:
         self._crc = isal_zlib.crc32(piece, self._crc)
         if self._capture is not None:
             self._capture += piece
+        if self._page is not None:
+            self._note_space(piece)
         self._left -= len(piece)
         if not self._left:
             self._end_payload()
+
+    def _note_space(self, piece: memoryview) -> None:
+        """Take the number of a tablespace from the head of its first page."""
+        assert self._page is not None
+        self._page += piece[: _SPACE_END - len(self._page)]
+        if len(self._page) == _SPACE_END:
+            self.spaces[self._file] = int.from_bytes(self._page[_SPACE_AT:])
+            self._page = None
 
     def _end_payload(self) -> None:
         if self._crc != self._expected_crc:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from agent.codec.xbstream import Checkpoints, XbstreamParser, parse_binlog_info, parse_checkpoints
+from agent.database import Tablespace
 from agent.engine.runs import BackupRun
 from agent.errors import LsnMismatch, StreamIncomplete
 from agent.model import BinlogPosition
@@ -12,7 +13,7 @@ from agent.model import BinlogPosition
 # the server has allocated for them is not a copy of that server.
 _PLAUSIBLE_SHARE = 0.5
 
-Tablespaces = Callable[[], Mapping[str, int]]
+Tablespaces = Callable[[], Mapping[int, Tablespace]]
 
 
 class Proof(NamedTuple):
@@ -87,25 +88,34 @@ class ProvedStream:
             raise LsnMismatch(f"the stream ends at LSN {checkpoints.to_lsn}, before {asked}")
 
     def _check_tablespaces(self) -> None:
+        """By number: under the same name a table may be another one by now, dropped and made
+        again right after the engine let the DDL go on."""
         after = self._tablespaces()
-        lasting = {path: size for path, size in self._before.items() if path in after}
-        missing = sorted(path for path in lasting if not self._holds(path))
+        lasting = {number: after[number] for number in self._before if number in after}
+        held = set(self._parser.spaces.values())
+        missing = sorted(
+            space.path
+            for number, space in lasting.items()
+            if number not in held and not self._holds(space.path)
+        )
         if missing:
             raise StreamIncomplete(
                 f"{len(missing)} tablespaces of the server are not in the stream, "
                 f"{missing[0]} among them"
             )
-        if self._parser.raw_bytes < _PLAUSIBLE_SHARE * sum(lasting.values()):
+        allocated = sum(
+            min(space.allocated, self._before[number].allocated)
+            for number, space in lasting.items()
+        )
+        if self._parser.raw_bytes < _PLAUSIBLE_SHARE * allocated:
             raise StreamIncomplete(
                 f"the stream has {self._parser.raw_bytes} bytes, the server's tablespaces "
-                f"have {sum(lasting.values())}"
+                f"have {allocated}"
             )
 
     def _holds(self, path: str) -> bool:
-        """Whether a tablespace is in the stream.
-
-        One that was created or renamed since the server's last checkpoint is there as `.new`.
-        """
+        """Whether a file of that name is in the stream: one that the server has made but not
+        written yet has no number on its first page, and is there as `.new`."""
         return self._parser.contains(path) or self._parser.contains(
             path.removesuffix(".ibd") + ".new"
         )

@@ -88,6 +88,38 @@ def test_byte_by_byte() -> None:
     assert len(parser.files) == 6
 
 
+def page(number: int) -> bytes:
+    """How the file of an InnoDB tablespace begins."""
+    return os.urandom(34) + number.to_bytes(4, "big") + os.urandom(100)
+
+
+def numbers(parser: XbstreamParser) -> list[int]:
+    return sorted(parser.spaces.values())
+
+
+def test_tablespaces_are_known_by_the_number_on_their_first_page() -> None:
+    stream = (
+        payload(b"db/a.ibd", page(70_000))
+        + payload(b"db/a.ibd", page(3), 138)
+        + end(b"db/a.ibd")
+        + whole(b"db/b.new", page(8))
+        + whole(b"db/c.frm", page(9))
+        + whole(b"db/short.ibd", page(10)[:37])
+    )
+    assert numbers(parse(stream)) == [8, 70_000]
+    assert numbers(parse(stream, *range(len(stream)))) == [8, 70_000]
+
+
+def test_a_tablespace_keeps_its_number_until_it_is_replaced_or_removed() -> None:
+    stream = whole(b"db/a.ibd", page(5)) + rename(b"db/a.ibd", b"db/b.ibd")
+    assert numbers(parse(stream)) == [5]
+    assert numbers(parse(stream + whole(b"db/a.ibd", page(6)))) == [5, 6]
+    assert numbers(parse(stream + whole(b"db/b.ibd", page(7), 2))) == [7]
+    other = whole(b"db/c", b"no tablespace") + rename(b"db/c", b"db/b.ibd")
+    assert numbers(parse(stream + other)) == []
+    assert numbers(parse(stream + remove(b"db/b.ibd") + whole(b"db/c", b""))) == []
+
+
 def test_every_truncation_is_refused() -> None:
     # a cut is only invisible where every file so far has ended
     complete = {len(SAMPLE), len(SAMPLE) - len(whole(b"xtrabackup_checkpoints", CHECKPOINTS))}
