@@ -63,6 +63,12 @@ def joined_etag(entries: Sequence[ManifestEntry]) -> str:
     return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 
+def most_segments(limits: StoreLimits) -> int:
+    """How many segments one object may join, on two floors of manifests or on one."""
+    entries = limits.manifest_entries
+    return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
+
+
 class Finished(NamedTuple):
     """All that the record says of the stored segments."""
 
@@ -149,10 +155,9 @@ class Manifest:
     def _write_part(self, group: int, segments: list[Segment]) -> None:
         parts_allowed = self._limits.manifest_entries if self._limits.nesting else 0
         if group >= parts_allowed:
-            most = self._limits.manifest_entries * (self._per_part if parts_allowed else 1)
             raise StoreRejected(
-                f"the backup has more than the {most} segments that one object of this store "
-                "may join",
+                f"the backup has more than the {most_segments(self._limits)} segments that one "
+                "object of this store may join",
                 hint="raise [pipeline] segment_bytes",
             )
         name = submanifest_name(self._backup_id, self._attempt, group)

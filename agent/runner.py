@@ -17,8 +17,8 @@ from agent.errors import (
     AgentError,
     Interrupted,
     MessageUnreadable,
-    StoreError,
-    TargetRefused,
+    StoreBusy,
+    StoreUnreachable,
     TaskUnsupported,
 )
 from agent.journal import Journal, ReportDraft
@@ -32,9 +32,9 @@ from agent.model import (
     Task,
     TaskStatus,
 )
-from agent.operations.backup import BackupOperation, abandon_record
+from agent.operations.backup import BackupOperation, abandon_record, resume_commit
 from agent.operations.parts import BackupParts
-from agent.operations.restore import RestoreOperation
+from agent.operations.restore import RestoreOperation, target_below
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 
@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 
 # How long the worker sleeps when nobody wakes it: a bound, not a polling interval.
 _IDLE_SECONDS = 5.0
+# A store that gives these will tell later how a backup ended.
+_SILENT = (StoreUnreachable, StoreBusy)
+
+
+class _Undecided(Exception):
+    """Nobody knows how a backup ended until the store answers again."""
 
 
 class Runner:
@@ -65,6 +71,7 @@ class Runner:
         self._lock = threading.Lock()
         self._ending = False
         self._current: Stop | None = None
+        self._cut_off: list[tuple[Task, ErrorInfo]] = []
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self.failure: BaseException | None = None
 
@@ -102,19 +109,26 @@ class Runner:
     # --- the worker's life ---------------------------------------------------------------
 
     def start(self) -> None:
-        """Report what a crash cut off, then begin to work."""
-        self._recover()
+        """Begin to work, with what a crash cut off."""
+        crashed = ErrorInfo.of(Interrupted("the agent ended while the task ran"))
+        self._cut_off = [(task, crashed) for task in self._journal.running()]
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """Interrupt the running task and end the thread; whether it ended in that time."""
+        """Interrupt the running task and end the thread; whether it ended in that time.
+
+        After half of it no request to the store is repeated any more.
+        """
         with self._lock:
             self._ending = True
             current = self._current
         if current is not None:
             current.request(Interrupted("the agent was told to stop"))
         self._work.set()
-        self._thread.join(seconds)
+        self._thread.join(seconds / 2)
+        if self._thread.is_alive():
+            self._parts.store.abort()
+            self._thread.join(seconds / 2)
         return not self._thread.is_alive()
 
     def alive(self) -> bool:
@@ -124,6 +138,7 @@ class Runner:
         try:
             while not self._ending:
                 self._work.clear()
+                self._recover()
                 task = self._journal.claim()
                 if task is None:
                     self._work.wait(_IDLE_SECONDS)
@@ -137,29 +152,43 @@ class Runner:
             self.failure = error
 
     def _recover(self) -> None:
-        """Fail every task that was running when the agent died."""
-        for task in self._journal.running():
-            error = Interrupted("the agent ended while the task ran")
-            record = None
-            if isinstance(task, CreateTask):
-                record = self._recover_record(task, error)
-            if record is not None and record.status is BackupStatus.COMPLETED:
-                self._report(task, TaskStatus.DONE, record=record)
-            else:
-                self._report(task, TaskStatus.FAILED, record=record, error=ErrorInfo.of(error))
+        """Report how the tasks ended that were cut off; keep those that the store must tell of."""
+        self._cut_off = [one for one in self._cut_off if not self._recovered(*one)]
 
-    def _recover_record(self, task: CreateTask, error: AgentError) -> Record | None:
+    def _recovered(self, task: Task, info: ErrorInfo) -> bool:
+        record = None
         try:
-            self._parts.store.open()
-            record = self._parts.catalogue.read(task.backup.id)
-            if record is None or record.instance_id != self._parts.instance_id:
-                return None
-            if record.status is BackupStatus.BUILDING:
-                return abandon_record(self._parts, record, ErrorInfo.of(error))
+            if isinstance(task, CreateTask):
+                record = self._recover_record(task, info)
         except AgentError as problem:
-            log.warning("backup %s could not be cleaned up: %s", task.backup.id, problem)
+            log.warning("backup of task %s is not cleaned up: %s", task.task_id, problem)
+            if isinstance(problem, _SILENT):
+                return False
+        if record is not None and record.status is BackupStatus.COMPLETED:
+            self._report(task, TaskStatus.DONE, record=record)
+        else:
+            info = record.error if record and record.error else info
+            self._report(task, TaskStatus.FAILED, record=record, error=info)
+        return True
+
+    def _recover_record(self, task: CreateTask, info: ErrorInfo) -> Record | None:
+        """The record as it is to stay: a commit that had begun is brought to its end."""
+        self._parts.store.open()
+        record = self._parts.catalogue.read(task.backup.id)
+        if record is None or record.instance_id != self._parts.instance_id:
             return None
-        return record
+        if record.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
+            return record
+        journalled = self._journal.finished_record(task.task_id)
+        if journalled and record.status is BackupStatus.BUILDING:
+            try:
+                return resume_commit(self._parts, journalled)
+            except AgentError as problem:
+                if isinstance(problem, _SILENT):
+                    raise
+                log.warning("backup %s can't be completed: %s", record.id, problem)
+        info = record.error or info
+        return abandon_record(self._parts, record, info, remove=not journalled)
 
     # --- one task ------------------------------------------------------------------------
 
@@ -169,6 +198,10 @@ class Runner:
         with self._stoppable() as stop:
             try:
                 record = self._dispatch(task, stop)
+            except _Undecided as error:
+                info = ErrorInfo.of(error.__cause__ or error)
+                log.error("task %s waits for the store: %s", task.task_id, info.message)
+                self._cut_off.append((task, info))
             except BaseException as error:  # noqa: BLE001 - the task boundary
                 self._failed(task, error)
             else:
@@ -210,24 +243,28 @@ class Runner:
             with self._reporting(task, meter, lambda: operation.record):
                 return operation.run()
         except BaseException as error:
-            self._abandoned = self._abandon(operation, error)
+            self._abandoned = self._abandon(task, operation, error)
             if self._abandoned and self._abandoned.status is BackupStatus.COMPLETED:
                 return self._abandoned
             raise
 
-    def _abandon(self, operation: BackupOperation, error: BaseException) -> Record | None:
+    def _abandon(
+        self, task: Task, operation: BackupOperation, error: BaseException
+    ) -> Record | None:
         try:
             return operation.abandon(ErrorInfo.of(error))
-        except StoreError as problem:
+        except AgentError as problem:
             log.warning("the failed backup could not be cleaned up: %s", problem)
+            silent = isinstance(problem, _SILENT)
+            if silent and (operation.undecided or self._ending):
+                raise _Undecided from error
+            if silent:
+                # reported as FAILED now, and cleaned up when the store answers
+                self._cut_off.append((task, ErrorInfo.of(error)))
             return operation.record
 
     def _restore(self, task: RestoreTask, stop: Stop) -> Record:
-        target = Path(task.target)
-        # Resolved, so that a link below a root leads to no place outside of it.
-        roots = [root.resolve() for root in self._restore_roots]
-        if not any(target.resolve().is_relative_to(root) for root in roots):
-            raise TargetRefused(f"{target} is under none of the configured restore roots")
+        target = target_below(self._restore_roots, Path(task.target))
         meter = Meter()
         operation = RestoreOperation(self._parts, meter=meter, stop=stop)
         self._report(task, TaskStatus.RUNNING)

@@ -6,9 +6,10 @@ failure of another.
 """
 
 import logging
+import os
 import shutil
 import signal
-import threading
+from queue import Empty, SimpleQueue
 from types import FrameType
 from uuid import uuid4
 
@@ -19,6 +20,8 @@ from agent.config import Config
 from agent.errors import Internal
 from agent.host import lower_priority
 from agent.journal import Journal
+from agent.lock import only_agent
+from agent.operations.parts import BackupParts
 from agent.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,8 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._ended = threading.Event()
+        # Not an Event: a signal that comes while this thread holds its lock would wait for ever.
+        self._signals: SimpleQueue[int] = SimpleQueue()
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT; raises Internal where a thread has died."""
@@ -44,6 +48,10 @@ class Service:
             signal.signal(number, self._on_signal)
         config = self._config
         parts = assembly.backup_parts(config)
+        with only_agent(config.agent.state_folder / "lock"):
+            self._work(config, parts)
+
+    def _work(self, config: Config, parts: BackupParts) -> None:
         # What an engine left there when the agent was killed is of no use to anyone.
         shutil.rmtree(parts.scratch, ignore_errors=True)
         journal = Journal(
@@ -69,19 +77,31 @@ class Service:
         queue = task_queue(self._config.agent.instance_id)
         link.start()
         runner.start()
-        consuming = False
-        while runner.alive() and link.alive() and not self._ended.wait(_LOOK_SECONDS):
+        consuming = signalled = False
+        while runner.alive() and link.alive() and not (signalled := self._signalled()):
             if link.consuming.is_set() != consuming:
                 consuming = not consuming
                 log.info("%s %s", "consuming" if consuming else "not consuming", queue)
-        failed = not self._ended.is_set()
         log.info("ending")
-        if not runner.stop(_WORKER_SECONDS):
-            log.error("the running task did not end in %s s", _WORKER_SECONDS)
+        ended = runner.stop(_WORKER_SECONDS)
         link.stop(_OUTBOX_SECONDS)
-        if failed:
+        if not ended:
+            # Its threads wait for a store that says nothing, and the interpreter would wait
+            # for them. The next start does what it does after a crash.
+            log.error("the running task did not end in %s s", _WORKER_SECONDS)
+            logging.shutdown()
+            os._exit(1)
+        if not signalled:
             raise Internal(f"a thread of the agent died: {runner.failure or 'the broker link'}")
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+    def _signalled(self) -> bool:
+        """Wait a moment for a signal; whether there was one."""
+        try:
+            number = self._signals.get(timeout=_LOOK_SECONDS)
+        except Empty:
+            return False
         log.info("received %s", signal.Signals(number).name)
-        self._ended.set()
+        return True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.put(number)

@@ -9,12 +9,13 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import uuid4
 
+from pydantic import ValidationError
+
 from agent.codec.aead import SealingStream
-from agent.errors import (
-    Internal,
-)
+from agent.errors import BackupExists, DataDamaged, EngineFailed, Internal, RecordDamaged
 from agent.host import size_gib
 from agent.layout import Segment, attempt_prefix, object_name, segment_name
 from agent.manifest import Finished, Manifest
@@ -28,13 +29,21 @@ from agent.model import (
     utc_now,
 )
 from agent.operations.parts import BackupParts
-from agent.operations.preflight import Found, ObserveLsn, look, series, usable_parent
+from agent.operations.preflight import (
+    Found,
+    ObserveLsn,
+    laid_out,
+    look,
+    series,
+    usable_parent,
+)
 from agent.operations.proof import Proof, ProvedStream
+from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
 from agent.pipeline.stop import Stop
 from agent.pipeline.upload import Upload
-from agent.store.protocol import Shelf, StoreLimits
+from agent.store.protocol import Shelf
 
 RecordHook = Callable[[Record], None]
 
@@ -65,32 +74,39 @@ class BackupOperation:
         self._on_begin = on_begin
         self._on_finished = on_finished
         self._record: Record | None = None
+        self.undecided = False
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
         limits = self._parts.store.open()
         found = look(self._parts, self._observe_lsn)
         parent = usable_parent(self._parts, self._task, found)
+        plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32)
+        self._stop.check()
         record = self._begin(found, parent, data_key)
         manifest = Manifest(self._parts.store, limits, record.id, record.attempt)
-        proof = self._copy(record, manifest, data_key, limits)
-        return self._commit(record, parent, manifest, proof)
+        proof = self._copy(record, manifest, data_key, plan)
+        self._stop.check()
+        finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
+        self._on_finished(finished)
+        return self._commit(finished, parent, manifest)
 
     @property
     def record(self) -> Record | None:
-        """The record as it was begun; None before."""
+        """The record as it was begun, or may have been; None before."""
         return self._record
 
     def abandon(self, error: ErrorInfo) -> Record | None:
         """After a failure of `run`: record FAILED, segments removed; the record, if any.
 
-        Raises StoreError where the record can't be written; nothing is removed then.
+        Raises StoreError where the record can't be read or written; nothing is removed then.
+        `undecided` tells whether the backup may be COMPLETED in that case.
         """
         if self._record is None:
             return None
         measured = self._record.model_copy(update={"measured": self._meter.measured()})
-        return abandon_record(self._parts, measured, error)
+        return abandon_record(self._parts, measured, error, remove=not self.undecided)
 
     def _begin(self, found: Found, parent: Record | None, data_key: bytes) -> Record:
         wanted = self._task.backup
@@ -119,16 +135,18 @@ class BackupOperation:
             engine_version=self._parts.engine.version(),
             keys=(self._parts.keyring.active.wrap(data_key),),
         )
-        self._parts.catalogue.begin(record)
         self._record = record
+        try:
+            self._parts.catalogue.begin(record)
+        except BackupExists:
+            self._record = None
+            raise
         self._on_begin(record)
         if parent is None:
             self._meter.expected_raw_bytes = found.datadir_bytes
         return record
 
-    def _copy(
-        self, record: Record, manifest: Manifest, data_key: bytes, limits: StoreLimits
-    ) -> Proof:
+    def _copy(self, record: Record, manifest: Manifest, data_key: bytes, plan: Plan) -> Proof:
         """Run the engine through the data path until the last segment is confirmed."""
         store = self._parts.store
 
@@ -139,14 +157,14 @@ class BackupOperation:
 
         from_lsn = record.from_lsn if record.parent_id else None
         scratch = self._parts.scratch / record.attempt
-        scratch.mkdir(mode=0o700, parents=True)
+        _make_private(scratch)
         try:
             with (
                 self._parts.engine.start_backup(scratch, from_lsn) as engine_run,
                 self._stop.on_stop(engine_run.interrupt),
             ):
                 stream = ProvedStream(engine_run, from_lsn, self._parts.database.tablespaces)
-                self._upload(stream, SealingStream(data_key, record.id.encode()), send, limits)
+                self._upload(stream, SealingStream(data_key, record.id.encode()), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         if stream.proof is None:
@@ -158,34 +176,31 @@ class BackupOperation:
         stream: ProvedStream,
         sealing: SealingStream,
         send: Callable[[int, list[memoryview]], None],
-        limits: StoreLimits,
+        plan: Plan,
     ) -> None:
-        wanted = self._task.limits
         path = self._parts.path
         Upload(
             stream,
             sealing,
             send,
-            plan=path.plan(cores=wanted.cores),
+            plan=plan,
             level=path.level,
-            pace=Pace(wanted.bytes_per_second or path.bytes_per_second, self._stop),
+            pace=Pace(self._task.limits.bytes_per_second or path.bytes_per_second, self._stop),
             meter=self._meter,
             stop=self._stop,
         ).run()
 
-    def _commit(
-        self, record: Record, parent: Record | None, manifest: Manifest, proof: Proof
-    ) -> Record:
-        self._stop.check()
-        finished = self._finished(record, manifest.finish(), proof)
-        self._on_finished(finished)
+    def _commit(self, finished: Record, parent: Record | None, manifest: Manifest) -> Record:
         self._parts.catalogue.fence(finished)
         manifest.publish(_headers(finished, parent))
+        # From here on a request may reach the store whose answer never comes back.
+        self.undecided = True
         self._parts.catalogue.write(finished)
         return finished
 
-    def _finished(self, record: Record, stored: Finished, proof: Proof) -> Record:
-        path = self._parts.path
+    def _finished(
+        self, record: Record, stored: Finished, proof: Proof, segment_bytes: int
+    ) -> Record:
         return record.model_copy(
             update={
                 "status": BackupStatus.COMPLETED,
@@ -199,7 +214,7 @@ class BackupOperation:
                     raw_bytes=proof.raw_bytes,
                     compressed_bytes=self._meter.compressed_bytes,
                     stored_bytes=stored.stored_bytes,
-                    segment_size=path.plan().segment_bytes,
+                    segment_size=segment_bytes,
                     segment_count=stored.segments,
                     lists=stored.lists,
                     slo_etag=stored.etag,
@@ -209,15 +224,56 @@ class BackupOperation:
         )
 
 
-def abandon_record(parts: BackupParts, record: Record, error: ErrorInfo) -> Record:
-    """Write the record of a backup that will not be finished, then remove its segments.
+def _make_private(folder: Path) -> None:
+    """Make a folder and its parent for this user alone; EngineFailed where that can't be."""
+    try:
+        # `parents` of mkdir gives the parents the umask's mode
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise EngineFailed(
+            f"can't make the scratch folder {folder}: {error.strerror}",
+            hint="check the free space and permissions of [agent] state_folder",
+        ) from error
 
-    The segments go only after the store has confirmed that nobody takes the backup for a
-    good one. Where the record turns out COMPLETED already (the answer to its last write was
-    lost), the backup is good, and that record is returned as it is.
+
+def resume_commit(parts: BackupParts, journalled: str) -> Record:
+    """Repeat the end of a commit from the finished record as it was journalled.
+
+    Fenced where the backup can't be completed any more; DataDamaged or RecordDamaged where
+    what is stored or journalled doesn't make it whole.
+    """
+    try:
+        record = Record.model_validate_json(journalled)
+    except ValidationError as error:
+        raise RecordDamaged("the record in the journal can't be read") from error
+    parts.catalogue.fence(record)
+    parent = parts.catalogue.need(record.parent_id) if record.parent_id else None
+    manifest = Manifest(parts.store, parts.store.open(), record.id, record.attempt)
+    for number, segment in enumerate(parts.catalogue.segments(record)):
+        manifest.add(number, segment)
+    if record.stored is None or manifest.finish().etag != record.stored.slo_etag:
+        raise DataDamaged(f"the segments of backup {record.id} are not those of its record")
+    manifest.publish(_headers(record, parent))
+    parts.catalogue.write(record)
+    return record
+
+
+def abandon_record(
+    parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool = True
+) -> Record | None:
+    """Write the record of a backup that will not be finished, then remove its object and segments.
+
+    They go only after the store has confirmed that nobody takes the backup for a good one.
+    Without `remove` they stay: for where a write of the COMPLETED record may still be under
+    way to the store, and would make a good one of a backup without bytes. Where the record
+    turns out COMPLETED already, that one is returned; None where the store has no record of
+    this attempt.
     """
     there = parts.catalogue.read(record.id)
-    if there and there.attempt == record.attempt and there.status is BackupStatus.COMPLETED:
+    if there is None or there.attempt != record.attempt:
+        return None
+    if there.status is BackupStatus.COMPLETED:
         return there
     failed = record.model_copy(
         update={
@@ -227,11 +283,17 @@ def abandon_record(parts: BackupParts, record: Record, error: ErrorInfo) -> Reco
         }
     )
     parts.catalogue.write(failed)
+    if remove:
+        _remove(parts, record)
+    return failed
+
+
+def _remove(parts: BackupParts, record: Record) -> None:
+    parts.store.delete(Shelf.OBJECTS, object_name(record.id))
     prefix = attempt_prefix(record.id, record.attempt)
     names = [row.name for row in parts.store.list(Shelf.SEGMENTS, prefix)]
     with ThreadPoolExecutor(parts.path.connections, "remove") as workers:
         list(workers.map(lambda name: parts.store.delete(Shelf.SEGMENTS, name), names))
-    return failed
 
 
 def _headers(record: Record, parent: Record | None) -> dict[str, str]:

@@ -1,21 +1,32 @@
 """What a backup finds before it begins: the server, its lineage, and a usable parent."""
 
 import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from agent.codec.aead import SLAB
 from agent.database import ServerInfo
 from agent.errors import (
     BackupUnknown,
     BackupUnusable,
+    ConfigInvalid,
     LineageChanged,
     ParentUnknown,
     ParentUnusable,
+    StoreRejected,
     TaskRefused,
 )
 from agent.host import datadir_bytes
+from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
-from agent.operations.parts import BackupParts
+from agent.operations.parts import BackupParts, PathSettings
+from agent.pipeline.buffers import Plan
+from agent.store.protocol import StoreLimits
+
+# Nobody knows before how well a database compresses, and it grows while it is copied: room
+# is planned for this multiple of the datadir.
+_STORED_AT_MOST = 1.25
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +67,32 @@ def usable_parent(parts: BackupParts, task: CreateTask, found: Found) -> Record 
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
         return None
+
+
+def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:
+    """The data path's plan, with segments so large that one object may join them all.
+
+    StoreRejected where the store doesn't take such segments, or the memory doesn't hold them.
+    """
+    expected = found.datadir_bytes * _STORED_AT_MOST
+    least = math.ceil(expected / most_segments(limits) / SLAB) * SLAB
+    size = max(path.segment_bytes, least)
+    if size > limits.object_bytes:
+        raise StoreRejected(
+            f"the store takes objects of at most {limits.object_bytes} bytes, segments of this "
+            f"backup need {size}",
+            hint="lower [pipeline] segment_bytes" if size > least else None,
+        )
+    try:
+        return path.plan(cores=cores, segment_bytes=size)
+    except ConfigInvalid as error:
+        if size == path.segment_bytes:
+            raise
+        raise StoreRejected(
+            f"the store joins at most {most_segments(limits)} segments, so those of a database "
+            f"of {found.datadir_bytes} bytes must be larger than configured: {error}",
+            hint=f"raise [pipeline] memory_bytes to {3 * size} or more",
+        ) from error
 
 
 def series(version: str) -> str:

@@ -5,18 +5,27 @@ beside it, applied, and removed. On a failure everything that was put there is r
 again, so that nobody starts a server on half a database.
 """
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent.codec.aead import OpeningStream
 from agent.engine.checkpoints import read_checkpoints
-from agent.errors import DataDamaged, SpaceLacking, StoreMismatch, StoreNotFound, TargetRefused
+from agent.errors import (
+    ConfigInvalid,
+    DataDamaged,
+    SpaceLacking,
+    StoreMismatch,
+    StoreNotFound,
+    TargetRefused,
+)
 from agent.host import free_bytes
 from agent.layout import segment_name
 from agent.model import Record
 from agent.operations.parts import RestoreParts
+from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
@@ -41,15 +50,22 @@ class RestoreOperation:
         self._parts.store.open()
         chain = self._parts.catalogue.chain(backup_id)
         keys = [self._parts.keyring.unwrap(record.keys) for record in chain]
+        for record in chain:
+            self._plan(record)
         check_target(target)
         _check_space(chain, target)
         self._meter.expected_raw_bytes = sum(_raw_bytes(record) for record in chain)
-        beside = target.with_name(f".{target.name}.incremental")
+        beside = _beside(target)
         made = not target.exists()
         try:
             self._restore(chain, keys, target, beside)
         except BaseException:
-            _clear(target, remove=made)
+            try:
+                _clear(target, remove=made)
+            except OSError as error:
+                log.warning("what is left in %s can't be removed: %s", target, error.strerror)
+            # a program that was told to stop fails in its own words, which are not the cause
+            self._stop.check()
             raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -71,7 +87,8 @@ class RestoreOperation:
         segments = self._parts.catalogue.segments(record)
         if record.stored is None or len(segments) != record.stored.segment_count:
             raise DataDamaged(f"backup {record.id} has {len(segments)} segments, not as recorded")
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _usable(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = self._meter.raw_bytes
         with (
             self._parts.engine.extract(folder) as extract_run,
@@ -82,7 +99,7 @@ class RestoreOperation:
                 lambda number, buffer: self._fetch(record, number, buffer),
                 OpeningStream(data_key, record.id.encode()),
                 extract_run.write,
-                plan=self._parts.path.plan(segment_bytes=record.stored.segment_size),
+                plan=self._plan(record),
                 meter=self._meter,
                 stop=self._stop,
             ).run()
@@ -93,6 +110,17 @@ class RestoreOperation:
                 f"its record says {record.stored.raw_bytes}"
             )
         self._check_lsns(record, folder)
+
+    def _plan(self, record: Record) -> Plan:
+        """The data path's layout for the segments as this backup has them."""
+        size = record.stored.segment_size if record.stored else None
+        try:
+            return self._parts.path.plan(segment_bytes=size)
+        except ConfigInvalid as error:
+            raise ConfigInvalid(
+                f"the segments of backup {record.id} are too large for this machine: {error}",
+                hint="raise [pipeline] memory_bytes",
+            ) from error
 
     def _fetch(self, record: Record, number: int, buffer: memoryview) -> None:
         name = segment_name(record.id, record.attempt, number)
@@ -124,14 +152,51 @@ class RestoreOperation:
         self._stop.check()
 
 
+def target_below(roots: Sequence[Path], target: Path) -> Path:
+    """`target` with all links resolved, which must be below one of `roots`, or TargetRefused.
+
+    Not a root itself: incrementals are extracted beside the target.
+    """
+    with _usable(target):
+        real = target.resolve()
+        if not any(root.resolve() in real.parents for root in roots):
+            raise TargetRefused(f"{target} is below none of the configured restore roots")
+    check_target(target)
+    return real
+
+
 def check_target(target: Path) -> None:
     """TargetRefused unless it is an absolute path to an empty or a missing folder."""
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise TargetRefused(f"the target {target} is not a folder")
-    if target.exists() and any(target.iterdir()):
-        raise TargetRefused(f"the target {target} is not empty")
+    with _usable(target):
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise TargetRefused(f"the target {target} is not a folder")
+        if target.exists() and any(target.iterdir()):
+            raise TargetRefused(f"the target {target} is not empty")
+        with contextlib.suppress(FileNotFoundError):
+            _beside(target).lstat()
+            raise TargetRefused(
+                f"{_beside(target)}, where incrementals would be extracted, exists already",
+                hint="remove it, if no restore runs there, or name another target",
+            )
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.incremental")
+
+
+@contextlib.contextmanager
+def _usable(target: Path) -> Iterator[None]:
+    """What the system says of a path becomes TargetRefused.
+
+    ValueError and RuntimeError are pathlib's own words for a NUL and for a loop of links.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TargetRefused(f"the target {target} can't be used: {reason}") from error
 
 
 def _raw_bytes(record: Record) -> int:
@@ -141,8 +206,9 @@ def _raw_bytes(record: Record) -> int:
 def _check_space(chain: Sequence[Record], target: Path) -> None:
     """The full backup and the largest incremental lie there at the same time."""
     needed = _raw_bytes(chain[0]) + max((_raw_bytes(record) for record in chain[1:]), default=0)
-    parent = next(folder for folder in (target, *target.parents) if folder.exists())
-    free = free_bytes(parent)
+    with _usable(target):
+        parent = next(folder for folder in (target, *target.parents) if folder.exists())
+        free = free_bytes(parent)
     if free < needed:
         raise SpaceLacking(f"restoring needs {needed} bytes under {parent}, {free} are free")
 

@@ -71,14 +71,15 @@ class Plan(NamedTuple):
 def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) -> Plan:
     """Divide a budget: slots for (de)compression first, the rest for segments.
 
-    The slots take at most half of it, so a machine with many cores uses fewer of them. One
-    segment is filled or emptied while the others travel, so there are at most as
-    many connections as segments in memory less one. ConfigInvalid where the budget
-    doesn't hold two segments.
+    The slots take at most half of it, and leave room for two segments, so a machine with
+    many cores uses fewer of them. One segment is filled or emptied while the others travel,
+    so there are at most as many connections as segments in memory less one. ConfigInvalid
+    where the budget doesn't hold two segments.
     """
-    cores = max(1, min(cores, (memory_bytes // 2 // _SLOT_BYTES - 2) // 2))
-    slots = 2 * cores + 2
     slabs = max(1, segment_bytes // SLAB)
+    for_slots = min(memory_bytes // 2, memory_bytes - 2 * slabs * SLAB)
+    cores = max(1, min(cores, (for_slots // _SLOT_BYTES - 2) // 2))
+    slots = 2 * cores + 2
     segments = (memory_bytes - slots * _SLOT_BYTES) // (slabs * SLAB)
     if segments < 2:
         raise ConfigInvalid(

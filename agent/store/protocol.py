@@ -91,5 +91,8 @@ class Store(Protocol):
     def delete(self, shelf: Shelf, name: str) -> None:
         """Remove one object (of a manifest only itself); nothing happens where none is."""
 
+    def abort(self) -> None:
+        """Repeat nothing from now on, and wait for no repetition: the process is to end."""
+
     def close(self) -> None:
         """Close all connections."""

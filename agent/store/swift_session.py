@@ -34,6 +34,8 @@ from agent.errors import (
 T = TypeVar("T")
 _LONGEST_PAUSE = 30.0  # seconds between two attempts, whatever Retry-After says
 _LONGEST_TEXT = 200  # characters of a foreign message
+_NO_LOGIN_HERE = (404, 405, 412)  # 412 is what Swift's proxy says of a path it can't split
+_URL_HINT = "check that [store] url names the Swift authentication URL"
 _CA_HINT = "if the store's certificate is signed by a private CA, name its file in [store] ca_file"
 _MEANINGS: Mapping[int, type[StoreError]] = {
     401: StoreDenied,
@@ -104,12 +106,16 @@ class AuthV1:
             body = answer.read(_LONGEST_TEXT)
             url = answer.getheader("x-storage-url")
             token = answer.getheader("x-storage-token") or answer.getheader("x-auth-token")
+            if answer.status in _NO_LOGIN_HERE:
+                raise StoreRejected(
+                    f"{self.url} answers {answer.status}: nobody logs in there", hint=_URL_HINT
+                )
             if answer.status // 100 != 2:
                 raise ClientException.from_response(answer, "authenticate", body or b" ")
             if not url or not token:
                 raise StoreRejected(
                     f"{self.url} answers, but not with a storage URL and a token",
-                    hint="check that [store] url names the Swift authentication URL",
+                    hint=_URL_HINT,
                 )
             return Access(url.rstrip("/"), token)
 

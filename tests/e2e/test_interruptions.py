@@ -14,6 +14,7 @@ from agent.config import load
 from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
+from tests.engine.scripts import script
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 
@@ -143,6 +144,26 @@ def test_a_broker_that_dies_during_a_backup_only_delays_its_reports(slow: Agent)
         assert final["backup"]["status"] == "COMPLETED"
 
 
+def test_a_second_daemon_is_refused_and_the_first_goes_on(slow: Agent) -> None:
+    task = slow_backup()
+    with Reports(slow) as reports:
+        send(slow, task)
+        wait_for_segments(slow, task.backup.id)
+        done = slow.cli("run")
+        assert done.returncode == 2
+        assert "another agent runs already" in done.stderr
+        assert reports.wait_for(task.task_id, "DONE", 120)["backup"]["status"] == "COMPLETED"
+
+
+def test_a_task_that_nobody_takes_at_the_moment(slow: Agent) -> None:
+    slow.stop()
+    asked = slow.cli("backup-create", slow.instance_id, "later")
+    assert asked.returncode == 0
+    assert "no agent takes tasks" in asked.stderr
+    slow.start()
+    assert slow.create("now")["status"] == "COMPLETED"
+
+
 def test_an_interrupted_restore_leaves_nothing(agent: Agent, base: str, tmp_path: Path) -> None:
     target = tmp_path / "back"
     restore = agent.spawn("restore", "--local", base, target)
@@ -151,3 +172,48 @@ def test_an_interrupted_restore_leaves_nothing(agent: Agent, base: str, tmp_path
     assert restore.returncode == 1
     assert "interrupted: " in restore.log.read_text()
     assert not target.exists()
+
+
+def test_a_restore_interrupted_while_it_prepares_says_so(
+    agent: Agent, base: str, tmp_path: Path
+) -> None:
+    """Not in the words of the program that was killed for it."""
+    patient = script(
+        tmp_path / "patient",
+        "if '--prepare' in sys.argv:\n    print('preparing', file=sys.stderr)\n"
+        f"    open({str(tmp_path / 'begun')!r}, 'w')\n    time.sleep(60)\n"
+        "os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])",
+    )
+    own = Agent(
+        agent.folder, agent.rabbitmq, agent.swift, agent.mariadb, {"engine": {"program": patient}}
+    )
+    own.tenant_id, own.instance_id = agent.tenant_id, agent.instance_id
+    config = agent.config.read_text()
+    own.write()
+    try:
+        restore = own.spawn("restore", "--local", base, tmp_path / "back")
+        poll("it prepares", lambda: (tmp_path / "begun").exists(), 30)
+        restore.stop(signal.SIGTERM, 10)
+    finally:
+        agent.config.write_text(config)
+    assert restore.returncode == 1
+    assert "backup-agent: interrupted: the restore was interrupted" in restore.log.read_text()
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_restore_that_memory_does_not_hold_is_refused_before_it_begins(
+    agent: Agent, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKUP_AGENT_PIPELINE__MEMORY_BYTES", str(24 << 20))
+    monkeypatch.setenv("BACKUP_AGENT_PIPELINE__SEGMENT_BYTES", str(1 << 20))
+    earlier = len(agent.swift.requests())
+    done = agent.cli("restore", "--local", base, tmp_path / "back")
+    assert done.returncode == 2
+    assert "too large for this machine" in done.stderr
+    assert "raise [pipeline] memory_bytes" in done.stderr
+    segments = f"_segments/{base}/"
+    assert not any(segments in line for line in agent.swift.requests()[earlier:])
+    assert not (tmp_path / "back").exists()
+    monkeypatch.setenv("BACKUP_AGENT_PIPELINE__MEMORY_BYTES", str(48 << 20))
+    done = agent.cli("restore", "--local", base, tmp_path / "back")
+    assert done.returncode == 0, done.stderr

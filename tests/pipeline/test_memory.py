@@ -113,6 +113,13 @@ def test_a_plan_keeps_its_budget_on_any_machine(
     assert found.slots >= found.cores
 
 
+def test_many_cores_leave_room_for_two_segments() -> None:
+    found = plan(128 * MIB, 57 * MIB, connections=64, cores=64)
+    assert found.segments_in_memory == 2
+    assert found.cores >= 1
+    assert found.memory_bytes <= 128 * MIB
+
+
 def test_a_plan_rounds_segments_down_to_whole_slabs() -> None:
     assert plan(64 * MIB, 3 * SLAB + 5, 2, 1).slabs_per_segment == 3
     assert plan(64 * MIB, 5, 2, 1).slabs_per_segment == 1

@@ -1,0 +1,41 @@
+"""One agent at a time for a state folder: a second one would end the first one's tasks.
+
+The kernel gives the lock back when the process ends, whatever ended it (flock(2)).
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.errors import ConfigInvalid, JournalError
+
+
+@contextmanager
+def only_agent(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, which is made where there is none, inside the block.
+
+    ConfigInvalid at once where another process holds it, JournalError where the file or its
+    folder (made with mode 0700) can't be used.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise JournalError(f"the lock file {path} can't be made: {error.strerror}") from error
+    try:
+        _take(descriptor, path.parent)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigInvalid(
+            f"another agent runs already with the state folder {folder}",
+            hint="end the other agent, or give this instance a state_folder of its own",
+        ) from error

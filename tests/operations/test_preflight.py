@@ -1,0 +1,66 @@
+"""How a run is laid out: segments so large that one object of the store joins them all."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.database import ServerInfo
+from agent.errors import ConfigInvalid, StoreRejected
+from agent.model import Lineage
+from agent.operations.parts import PathSettings
+from agent.operations.preflight import Found, laid_out
+from agent.pipeline.buffers import Plan
+from agent.store.protocol import StoreLimits
+
+MIB, GIB = 1 << 20, 1 << 30
+NESTED = StoreLimits(1000, 5 * GIB, nesting=True)
+FLAT = StoreLimits(1000, 5 * GIB, nesting=False)
+
+
+def planned(
+    limits: StoreLimits, datadir: int, *, memory: int = 128 * MIB, segment: int = 16 * MIB
+) -> Plan:
+    path = PathSettings(
+        memory_bytes=memory, segment_bytes=segment, connections=4, cores=64, level=1
+    )
+    server = ServerInfo("mariadb", "10.11.6-MariaDB", "", None, Path("/data"))
+    return laid_out(path, limits, Found(server, 1, Lineage(inode=1, birth=1), datadir), None)
+
+
+@pytest.mark.parametrize("limits", [NESTED, FLAT])
+def test_a_small_database_has_segments_as_configured(limits: StoreLimits) -> None:
+    assert planned(limits, 12 * GIB).segment_bytes == 16 * MIB
+
+
+def test_without_nesting_segments_grow_with_the_datadir() -> None:
+    plan = planned(FLAT, 40 * GIB)
+    assert plan.segment_bytes > 16 * MIB
+    # a quarter more than the datadir fits
+    assert 1000 * plan.segment_bytes >= 50 * GIB > 1000 * (plan.segment_bytes - MIB)
+    assert plan.memory_bytes <= 128 * MIB
+    assert planned(NESTED, 40 * GIB).segment_bytes == 16 * MIB
+
+
+def test_even_nested_manifests_have_an_end() -> None:
+    assert planned(NESTED, 10**6 * MIB, segment=MIB).segment_bytes == 2 * MIB
+
+
+def test_segments_that_memory_does_not_hold_are_refused() -> None:
+    with pytest.raises(StoreRejected, match="joins at most 1000 segments") as raised:
+        planned(FLAT, 100 * GIB)
+    assert "memory_bytes" in raised.value.hint
+    wanted = int(raised.value.hint.split()[-3])
+    assert planned(FLAT, 100 * GIB, memory=wanted).segment_bytes >= 125 * MIB
+
+
+def test_segments_that_the_store_does_not_take_are_refused() -> None:
+    with pytest.raises(StoreRejected, match=rf"at most {8 * MIB} bytes") as raised:
+        planned(NESTED._replace(object_bytes=8 * MIB), GIB)
+    assert raised.value.hint == "lower [pipeline] segment_bytes"
+    with pytest.raises(StoreRejected, match=rf"at most {5 * GIB} bytes"):
+        planned(FLAT, 5 * 10**12, memory=1 << 40)
+
+
+def test_a_configuration_that_can_not_work_is_said_to_be_one() -> None:
+    with pytest.raises(ConfigInvalid, match="memory_bytes"):
+        planned(NESTED, GIB, memory=16 * MIB)
