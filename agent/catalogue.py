@@ -31,6 +31,9 @@ from agent.store.protocol import Shelf, Store
 # bytes): 4 MiB is enough for half a petabyte, and a bound against a hostile container.
 RECORD_LIMIT = 4 << 20
 LIST_LIMIT = 1 << 20
+# Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
+# parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
+_UNTRUSTED_LIMIT = 256 << 10
 # A chain longer than this is a loop or a mistake; nothing restores from it in useful time.
 CHAIN_LIMIT = 10_000
 _COMPLETABLE = (BackupStatus.BUILDING,)
@@ -58,6 +61,8 @@ class Catalogue:
         if opened is None:
             return None
         state, line = opened
+        if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
+            return Listed(backup_id, state, None)
         try:
             return Listed(backup_id, state, _parse(backup_id, line))
         except (RecordDamaged, RecordUnsupported):
@@ -94,7 +99,11 @@ class Catalogue:
             if row.size > RECORD_LIMIT:
                 yield Listed(backup_id, RecordState.BAD, None)
                 continue
-            listed = self.look(backup_id)
+            try:
+                listed = self.look(backup_id)
+            except StoreMismatch:
+                # one object that can't be read as stored must not hide the others
+                listed = Listed(backup_id, RecordState.BAD, None)
             if listed is not None:
                 yield listed
 

@@ -130,10 +130,17 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         return Config.model_validate(tables)
     except ValidationError as error:
         problems = "; ".join(
-            f"{_place(problem['loc'])} {problem['msg']}"
+            f"{_place(problem['loc'])} {_SAYINGS.get(problem['type'], problem['msg'])}"
             for problem in error.errors(include_input=False)[:5]
         )
         raise ConfigInvalid(f"the configuration {path} is wrong: {problems}") from error
+
+
+_SAYINGS = {
+    "extra_forbidden": "there is no such section or key",
+    "missing": "is missing",
+    "path_type": "must be a path in quotes",
+}
 
 
 def _place(location: tuple[int | str, ...]) -> str:

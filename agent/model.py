@@ -121,7 +121,7 @@ class CreateTask(TaskBase):
 class RestoreTask(TaskBase):
     type: Literal["backup.restore"] = "backup.restore"
     backup_id: Id
-    target: Annotated[str, Field(min_length=1, max_length=4096)]
+    target: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 class VerifyTask(TaskBase):
@@ -218,7 +218,7 @@ class BackupView(Frozen):
     parent_id: Id | None = None
     datastore: Datastore
     status: BackupStatus
-    size: float | None = None
+    size: Annotated[float, Field(allow_inf_nan=False)] | None = None
     locationRef: str | None = None  # noqa: N815 - the field's name on the wire
     created: str
     updated: str

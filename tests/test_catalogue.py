@@ -22,7 +22,7 @@ from agent.errors import (
 from agent.keys import RecordState
 from agent.layout import Segment, encode_list, list_name, list_ref, record_name
 from agent.model import BackupStatus, Record
-from agent.store.protocol import Shelf
+from agent.store.protocol import ManifestEntry, Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
@@ -357,6 +357,49 @@ def test_listing_survives_whatever_lies_in_the_container(
     doubted = {row.backup_id: row.record for row in listed if row.state is RecordState.BAD}
     assert doubted[huge.id] is None
     assert set(doubted) == {huge.id, bad.id}
+
+
+def test_what_nobody_vouches_for_is_not_parsed_at_any_size(
+    empty: SwiftStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[int] = []
+    parse = catalogue_module._parse
+
+    def counting(backup_id: str, line: bytes) -> Record:
+        parsed.append(len(line))
+        return parse(backup_id, line)
+
+    monkeypatch.setattr(catalogue_module, "_parse", counting)
+    lists = b'{"format":1,"lists":[' + b"0," * 1_000_000 + b"0]}"
+    unsigned, foreign = str(uuid4()), str(uuid4())
+    _put(empty, record_name(unsigned), lists)
+    _put(empty, record_name(foreign), keyring("k9", fill=9).sign(lists))
+    states = {row.backup_id: (row.state, row.record) for row in Catalogue(empty, KEYS).records()}
+    assert states == {
+        unsigned: (RecordState.BAD, None),
+        foreign: (RecordState.KEY_NOT_HERE, None),
+    }
+    assert parsed == []
+
+
+def test_an_object_that_is_no_record_does_not_hide_the_others(empty: SwiftStore) -> None:
+    good, joined = completed(), str(uuid4())
+    _place(empty, good)
+    etag = empty.put(Shelf.SEGMENTS, "part", [memoryview(b"{}")])
+    # the ETag of a manifest is not the MD5 of what a reader gets
+    empty.put_manifest(
+        Shelf.OBJECTS, record_name(joined), [ManifestEntry("part", 2, etag)], headers={}
+    )
+    listed = {row.backup_id: row.state for row in Catalogue(empty, KEYS).records()}
+    assert listed == {good.id: RecordState.OK, joined: RecordState.BAD}
+
+
+@pytest.mark.parametrize("size", ["1e400", "NaN", "Infinity"])
+def test_a_size_that_is_no_number_makes_no_record(catalogue: Catalogue, size: str) -> None:
+    one = completed(size=0.5)
+    line = one.model_dump_json().replace('"size":0.5', f'"size":{size}').encode()
+    with pytest.raises(RecordDamaged):
+        catalogue_module._parse(one.id, line)
 
 
 def test_listing_an_empty_container(empty: SwiftStore) -> None:

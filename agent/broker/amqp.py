@@ -69,6 +69,8 @@ class BrokerSettings:
         address = self.address
         if self.ca_file and not address.tls:
             raise ConfigInvalid("[broker] ca_file needs a url that begins with amqps:")
+        if self.ca_file:
+            _tls(self)  # so that a file that can't be used is said at once
 
     @property
     def address(self) -> Address:

@@ -64,12 +64,13 @@ class ControlClient:
         """
         self._run(self._subscribe(instance_id))
 
-    def send_task(self, instance_id: str, task: Task) -> None:
+    def send_task(self, instance_id: str, task: Task) -> int:
         """Put a task into the instance's queue; returns when the broker has it on disk.
 
+        How many agents took tasks from that queue just before: 0 means that it will wait.
         InstanceNotServed where there is no such queue.
         """
-        self._run(self._send_task(instance_id, task))
+        return self._run(self._send_task(instance_id, task))
 
     def reports(self, task_id: str, idle_seconds: float) -> Iterator[Report]:
         """What the agent says about a task, until its final report.
@@ -96,10 +97,12 @@ class ControlClient:
             raise Internal("the control client is used outside its with")
         return self._session
 
-    async def _check_served(self, instance_id: str) -> None:
+    async def _check_served(self, instance_id: str) -> int:
         queue = wire.task_queue(instance_id)
-        if not await self._opened().exists("queue_declare", queue=queue):
+        found = await self._opened().find("queue_declare", queue=queue)
+        if found is None:
             raise InstanceNotServed(f"no agent takes tasks for the instance {instance_id}")
+        return int(found.method.consumer_count)
 
     async def _subscribe(self, instance_id: str) -> None:
         await self._check_served(instance_id)
@@ -115,8 +118,8 @@ class ControlClient:
         await channel.consume(queue, _PREFETCH)
         self._reports = channel
 
-    async def _send_task(self, instance_id: str, task: Task) -> None:
-        await self._check_served(instance_id)
+    async def _send_task(self, instance_id: str, task: Task) -> int:
+        consumers = await self._check_served(instance_id)
         channel = await self._opened().channel()
         await channel.confirm()
         properties = pika.BasicProperties(
@@ -131,6 +134,7 @@ class ControlClient:
                 f"the queue of the instance {instance_id} isn't bound to {wire.TASK_EXCHANGE}"
             ) from error
         channel.close()
+        return consumers
 
     async def _next_report(self, seconds: float) -> Report | None:
         """The next readable report of any task; None after `seconds`."""

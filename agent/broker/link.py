@@ -267,8 +267,10 @@ class BrokerLink:
         if verdict.action == "dead":
             _LOG.error("a message is no task (%s): %s", verdict.code, verdict.message)
             headers = {"x-reason": verdict.code, "x-message": verdict.message}
+            # cut, or one huge message would push all others out of the bounded queue
+            body = delivery.body[: wire.MAX_TASK_BYTES]
             await channel.publish(
-                wire.DEAD, "", delivery.body, _properties(headers=headers), mandatory=False
+                wire.DEAD, "", body, _properties(headers=headers), mandatory=False
             )
         channel.ack(delivery)
         self._awake.set()

@@ -191,15 +191,19 @@ class Session:
 
     async def exists(self, method: str, **arguments: Any) -> bool:
         """Whether a passive declaration finds its exchange or queue."""
+        return await self.find(method, **arguments) is not None
+
+    async def find(self, method: str, **arguments: Any) -> Any | None:
+        """The broker's answer to a passive declaration; None where there is no such thing."""
         channel = await self.channel()
         try:
-            await channel.call(method, passive=True, **arguments)
+            answer = await channel.call(method, passive=True, **arguments)
         except ChannelClosedByBroker as error:
             if error.reply_code != _NOT_FOUND:
                 raise
-            return False
+            return None
         channel.close()
-        return True
+        return answer
 
     async def close(self) -> None:
         """Close the connection: in good order if the broker answers within two seconds."""

@@ -3,16 +3,20 @@
 import argparse
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
+
+from pydantic import ValidationError
 
 from agent import assembly
 from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar, watch
 from agent.config import Config
-from agent.errors import BackupUnknown, Interrupted, TargetRefused
+from agent.errors import BackupUnknown, Interrupted, TargetRefused, UsageWrong
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -30,6 +34,7 @@ from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.service import Service
 
+Asked = TypeVar("Asked", BackupRequest, RestoreTask)
 Command = Callable[[Config, argparse.Namespace], int]
 
 # An agent reports at least this often while a task runs; behind other tasks it may wait
@@ -64,7 +69,8 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def backup_create(config: Config, arguments: argparse.Namespace) -> int:
-    request = BackupRequest(
+    request = _asked(
+        BackupRequest,
         id=str(uuid4()),
         name=arguments.name,
         description=arguments.description,
@@ -85,6 +91,8 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
     )
     last = _send(config, arguments.instance, task, wait=arguments.wait, label=request.name)
     backup = last.backup if last and last.backup else asked
+    if last and last.status is TaskStatus.FAILED and not last.backup:
+        backup = asked.model_copy(update={"status": BackupStatus.FAILED})
     shown = tables.view(backup)
     print(tables.as_json(shown) if arguments.json else tables.property_table(shown))
     return _status(last)
@@ -97,7 +105,7 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
     if not target.is_absolute():
         raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")
     instance = arguments.instance or config.agent.instance_id
-    task = RestoreTask(task_id=str(uuid4()), backup_id=arguments.backup, target=str(target))
+    task = _asked(RestoreTask, task_id=str(uuid4()), backup_id=arguments.backup, target=str(target))
     last = _send(config, instance, task, wait=arguments.wait, label="restore")
     if arguments.json:
         print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
@@ -109,8 +117,14 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
     parts = assembly.restore_parts(config)
+
+    def end() -> None:
+        stop.request(Interrupted("the restore was interrupted"))
+        parts.store.abort()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.request(Interrupted("the restore was interrupted")))
+        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
     try:
         with ProgressBar("restore") as bar:
             with watch(meter, bar):
@@ -122,11 +136,27 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
         restored = [record.id for record in chain]
         print(tables.as_json({"target": str(target), "chain": restored, **_speed(meter)}))
     else:
-        print(f"restored {' + '.join(record.name for record in chain)} into {target}")
+        names = tables.printable(" + ".join(record.name for record in chain))
+        print(f"restored {names} into {tables.printable(str(target))}")
         print(
             f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; start a server on it as its owner"
         )
     return 0
+
+
+def _asked(kind: type[Asked], **values: Any) -> Asked:
+    """A request with what was typed; UsageWrong where it can't be asked for."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        says = first["msg"]
+        if first["type"] == "string_pattern_mismatch":
+            says = "it is empty or holds a control character"
+        raise UsageWrong(
+            f"the {first['loc'][0]} can't be used: {says}",
+            hint="names have 1 to 255 characters, descriptions at most 1024, all on one line",
+        ) from None
 
 
 def _speed(meter: Meter) -> dict[str, float]:
@@ -136,20 +166,33 @@ def _speed(meter: Meter) -> dict[str, float]:
 def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     """Send a task; with `wait` follow it to its final report, and return that."""
     with ControlClient(assembly.broker(config)) as client:
-        if not wait:
-            client.send_task(instance_id, task)
-            return None
-        client.subscribe(instance_id)
-        client.send_task(instance_id, task)
-        last: Report | None = None
-        with ProgressBar(label) as bar:
+        if wait:
+            client.subscribe(instance_id)
+        if not client.send_task(instance_id, task):
+            print(
+                f"backup-agent: note: no agent takes tasks for {instance_id} at the moment; "
+                "the task waits in its queue",
+                file=sys.stderr,
+            )
+        return _follow(client, task, label) if wait else None
+
+
+def _follow(client: ControlClient, task: Task, label: str) -> Report | None:
+    last: Report | None = None
+    try:
+        with ProgressBar(tables.printable(label)) as bar:
             for report in client.reports(task.task_id, idle_seconds=_SILENCE_SECONDS):
                 last = report
                 if report.progress:
                     bar.show(report.progress)
                 elif report.status is TaskStatus.DONE and report.sizes:
                     bar.finish(report.sizes["raw_bytes"])
-        return last
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"no longer waiting for the task {task.task_id}; the agent goes on with it",
+            hint="see what becomes of it with: backup-agent backup-list",
+        ) from None
+    return last
 
 
 def _status(last: Report | None) -> int:
@@ -157,9 +200,5 @@ def _status(last: Report | None) -> int:
     if last is None or last.status is TaskStatus.DONE:
         return 0
     if last.error is not None:
-        error = last.error
-        print(
-            f"backup-agent: {error.code}: {error.message}\n  what to do: {error.hint}",
-            file=sys.stderr,
-        )
+        tables.complain(last.error.code, last.error.message, last.error.hint)
     return 1

@@ -4,38 +4,60 @@ Exit status: 0 done, 1 the operation failed, 2 usage or configuration.
 """
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent import __version__
-from agent.cli import commands
+from agent.cli import commands, tables
 from agent.config import DEFAULT_PATH, load
 from agent.errors import AgentError
 from agent.model import canonical_uuid
+
+_EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO if arguments.command == "run" else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    # Other libraries' own INFO is about their requests, not about backups.
-    for library in ("swiftclient", "urllib3", "requests"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
     try:
         status: int = arguments.do(load(arguments.config), arguments)
+        sys.stdout.flush()
     except AgentError as error:
-        print(f"backup-agent: {error.code}: {error}\n  what to do: {error.hint}", file=sys.stderr)
+        tables.complain(error.code, str(error), error.hint)
         return error.exit_status
     except KeyboardInterrupt:
         print("backup-agent: interrupted", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # whoever read the output has seen enough; the interpreter must not flush into it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return status
+
+
+class _OneLine(logging.Formatter):
+    """Nothing that a name or a foreign program says can begin a line or steer a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return tables.printable(super().formatMessage(record))
+
+
+def _set_up_output(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    # Other libraries' own INFO is about their requests, not about backups.
+    for library in ("swiftclient", "urllib3", "requests"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a terminal that can't show a character gets its number, not a traceback
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,6 +96,8 @@ def _add(
 ) -> argparse.ArgumentParser:
     verb = verbs.add_parser(name, help=summary, description=summary)
     verb.set_defaults(do=do)
+    # behind the verb as well as before it
+    verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="agent.toml")
     return verb
 
 
@@ -81,4 +105,6 @@ def _uuid(text: str) -> str:
     try:
         return canonical_uuid(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a UUID") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a UUID in lower case, such as {_EXAMPLE}"
+        ) from None

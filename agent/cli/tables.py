@@ -1,6 +1,7 @@
 """The operators' tables: the columns, order and wording they know from Trove."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from agent.catalogue import Listed
 from agent.keys import RecordState
 from agent.model import BackupView
 
+# Longer than anything the agent writes: a record that isn't its own makes no table wider.
+_WIDEST = 2048
 _LIST_COLUMNS = {
     "ID": "id",
     "Instance ID": "instance_id",
@@ -68,6 +71,19 @@ def _render(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _cell(name: str, value: Any) -> str:
     """Times lose their `Z`; what could break out of its cell is replaced."""
     text = str(value)
+    if len(text) > _WIDEST:
+        text = text[:_WIDEST] + "..."
     if name in ("created", "updated"):
         text = text.removesuffix("Z")
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without anything that could steer a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def complain(code: str, message: str, hint: str) -> None:
+    """Say on standard error what failed and why, and what to do."""
+    text = f"backup-agent: {code}: {printable(message)}\n  what to do: {printable(hint)}"
+    print(text, file=sys.stderr)

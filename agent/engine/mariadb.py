@@ -19,6 +19,7 @@ from agent.errors import (
 )
 
 _SETTING = "[engine] program"
+_EXTRACTOR = "[engine] extractor"
 _VERSION_SECONDS = 10.0
 _COMPLETED = re.compile(r"\[00\] \d{4}-\d\d-\d\d \d\d:\d\d:\d\d completed OK!")
 _TELLING = re.compile(
@@ -112,7 +113,7 @@ class MariadbBackup:
     def extract(self, folder: Path) -> ExtractRun:
         """Start `mbstream -x` into `folder`."""
         argv = [self._settings.extractor, "-x", "-C", str(folder)]
-        return ExtractRun(self._child(argv, stdin=True))
+        return ExtractRun(self._child(argv, setting=_EXTRACTOR, stdin=True))
 
     def prepare(self, target: Path, incremental: Path | None, memory_bytes: int) -> PrepareRun:
         """Start `--prepare`; mariadb-backup needs no --apply-log-only between the links."""
@@ -140,13 +141,14 @@ class MariadbBackup:
         self,
         argv: list[str],
         *,
+        setting: str = _SETTING,
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
     ) -> Child:
         return Child(
             argv,
-            setting=_SETTING,
+            setting=setting,
             stdin=stdin,
             stdout=stdout,
             keep=keep,

@@ -134,6 +134,17 @@ def test_what_is_no_task_goes_to_the_dead_with_its_reason(
     assert probe.waiting(wire.DEAD) == 0
 
 
+def test_one_huge_message_does_not_push_the_other_dead_out(site: Site, probe: Probe) -> None:
+    site.running()
+    probe.channel.queue_purge(wire.DEAD)
+    probe.send(site.instance_id, b"small")
+    probe.send(site.instance_id, b"x" * (65 << 20))  # more than the queue may hold
+    _method, _properties, small = probe.take(wire.DEAD)
+    _method, properties, cut = probe.take(wire.DEAD)
+    assert (small, cut) == (b"small", b"x" * wire.MAX_TASK_BYTES)
+    assert str(65 << 20) in properties.headers["x-message"]
+
+
 def test_reports_that_nobody_reads_wait_in_order(
     site: Site, probe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:

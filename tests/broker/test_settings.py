@@ -65,12 +65,11 @@ def test_the_password_is_in_no_text() -> None:
 def test_a_certificate_authority_needs_tls_and_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="begins with amqps"):
         BrokerSettings("amqp://u@h/v", SECRET, ca_file=tmp_path / "ca.pem")
-    settings = BrokerSettings("amqps://u@h/v", SECRET, ca_file=tmp_path / "ca.pem")
     with pytest.raises(ConfigInvalid, match=r"ca_file .*ca\.pem"):
-        parameters(settings, "x")
+        BrokerSettings("amqps://u@h/v", SECRET, ca_file=tmp_path / "ca.pem")
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(ConfigInvalid, match=r"ca_file .*ca\.pem"):
-        parameters(settings, "x")
+        BrokerSettings("amqps://u@h/v", SECRET, ca_file=tmp_path / "ca.pem")
 
 
 def test_pika_does_not_log_what_we_say() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import main as program
 from agent.cli.main import main
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
@@ -97,6 +98,44 @@ def test_a_section_that_the_verb_needs_is_missing(
     capsys: pytest.CaptureFixture[str], config: Path, verb: tuple[str, ...], section: str
 ) -> None:
     assert f"no section [{section}]" in _failed(capsys, "--config", str(config), *verb)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("",), "the name"),
+        (("new\nline",), "control character"),
+        (("\x1b[2J",), "control character"),
+        (("n" * 256,), "at most 255"),
+        (("bad\udcff",), "the name"),
+        (("x", "--description", "d" * 1025), "the description"),
+    ],
+)
+def test_a_backup_that_cannot_be_asked_for(
+    capsys: pytest.CaptureFixture[str], config: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    assert main(["--config", str(config), "backup-create", INSTANCE, *arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("backup-agent: usage_wrong: ")
+    assert says in shown.err
+    assert "\x1b" not in shown.err
+    assert len(shown.err.splitlines()) == 2
+
+
+def test_the_configuration_may_be_named_behind_the_verb(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "behind.toml"
+    assert str(path) in _failed(capsys, "backup-list", "--config", str(path))
+
+
+def test_what_a_stranger_wrote_steers_no_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _failed(capsys, "--config", f"{tmp_path}/\x1b[2J\x9b1m\n\u202e", "backup-list")
+    formatter = program._OneLine("%(message)s")
+    wrote = logging.LogRecord("x", 40, "", 1, "a\n2026 INFO b\x1b[2J\x9b1m", None, None)
+    assert formatter.format(wrote) == "a?2026 INFO b?[2J?1m"
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

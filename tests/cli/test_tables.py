@@ -150,3 +150,8 @@ def test_json_is_for_programs() -> None:
     assert found[0]["datastore"]["version"] == "5.5"
     assert found[0]["record_state"] == "ok"
     assert json.loads(tables.as_json("größer")) == "größer"
+
+
+def test_a_record_that_is_not_ours_makes_no_table_wide() -> None:
+    table = tables.list_table([_row(record(name="n" * 1_000_000), RecordState.BAD)])
+    assert max(len(line) for line in table.splitlines()) < 3000
