@@ -1,4 +1,4 @@
-"""Claim, run, record, and recover one task at a time.
+"""Claim, run and record one task at a time.
 
 This is the task boundary: whatever a task raises becomes its FAILED report here, and the
 thread goes on with the next task.
@@ -6,7 +6,9 @@ thread goes on with the next task.
 
 import gc
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +17,9 @@ from agent.broker import wire
 from agent.broker.link import ACK, Verdict, dead
 from agent.errors import (
     AgentError,
+    DatabaseError,
     Interrupted,
     MessageUnreadable,
-    StoreBusy,
-    StoreUnreachable,
     TaskUnsupported,
 )
 from agent.journal import Journal, ReportDraft
@@ -32,18 +33,20 @@ from agent.model import (
     Task,
     TaskStatus,
 )
-from agent.operations.backup import BackupOperation, abandon_record, resume_commit
+from agent.operations.backup import BackupOperation
 from agent.operations.parts import BackupParts
+from agent.operations.preflight import look_at_lineage
 from agent.operations.restore import RestoreOperation, target_below
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
+from agent.recovery import Recovery, silent
 
 log = logging.getLogger(__name__)
 
 # How long the worker sleeps when nobody wakes it: a bound, not a polling interval.
 _IDLE_SECONDS = 5.0
-# A store that gives these will tell later how a backup ended.
-_SILENT = (StoreUnreachable, StoreBusy)
+# How often an idle agent looks at the LSN, to notice a volume that was rolled back.
+_LOOK_SECONDS = 60.0
 
 
 class _Undecided(Exception):
@@ -71,7 +74,8 @@ class Runner:
         self._lock = threading.Lock()
         self._ending = False
         self._current: Stop | None = None
-        self._cut_off: list[tuple[Task, ErrorInfo]] = []
+        self._recovery = Recovery(journal, parts, self._report)
+        self._looked = -math.inf
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self.failure: BaseException | None = None
 
@@ -110,8 +114,6 @@ class Runner:
 
     def start(self) -> None:
         """Begin to work, with what a crash cut off."""
-        crashed = ErrorInfo.of(Interrupted("the agent ended while the task ran"))
-        self._cut_off = [(task, crashed) for task in self._journal.running()]
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
@@ -138,9 +140,10 @@ class Runner:
         try:
             while not self._ending:
                 self._work.clear()
-                self._recover()
+                self._recovery.run()
                 task = self._journal.claim()
                 if task is None:
+                    self._look()
                     self._work.wait(_IDLE_SECONDS)
                 else:
                     self._perform(task)
@@ -151,44 +154,15 @@ class Runner:
             log.critical("the worker thread ended: %s", error)
             self.failure = error
 
-    def _recover(self) -> None:
-        """Report how the tasks ended that were cut off; keep those that the store must tell of."""
-        self._cut_off = [one for one in self._cut_off if not self._recovered(*one)]
-
-    def _recovered(self, task: Task, info: ErrorInfo) -> bool:
-        record = None
+    def _look(self) -> None:
+        """Note the server's LSN now and then, so that one that goes back is noticed."""
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
         try:
-            if isinstance(task, CreateTask):
-                record = self._recover_record(task, info)
-        except AgentError as problem:
-            log.warning("backup of task %s is not cleaned up: %s", task.task_id, problem)
-            if isinstance(problem, _SILENT):
-                return False
-        if record is not None and record.status is BackupStatus.COMPLETED:
-            self._report(task, TaskStatus.DONE, record=record)
-        else:
-            info = record.error if record and record.error else info
-            self._report(task, TaskStatus.FAILED, record=record, error=info)
-        return True
-
-    def _recover_record(self, task: CreateTask, info: ErrorInfo) -> Record | None:
-        """The record as it is to stay: a commit that had begun is brought to its end."""
-        self._parts.store.open()
-        record = self._parts.catalogue.read(task.backup.id)
-        if record is None or record.instance_id != self._parts.instance_id:
-            return None
-        if record.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
-            return record
-        journalled = self._journal.finished_record(task.task_id)
-        if journalled and record.status is BackupStatus.BUILDING:
-            try:
-                return resume_commit(self._parts, journalled)
-            except AgentError as problem:
-                if isinstance(problem, _SILENT):
-                    raise
-                log.warning("backup %s can't be completed: %s", record.id, problem)
-        info = record.error or info
-        return abandon_record(self._parts, record, info, remove=not journalled)
+            look_at_lineage(self._parts, self._journal.observe_lsn)
+        except DatabaseError as error:
+            log.info("the LSN can't be looked at: %s", error)
 
     # --- one task ------------------------------------------------------------------------
 
@@ -201,7 +175,7 @@ class Runner:
             except _Undecided as error:
                 info = ErrorInfo.of(error.__cause__ or error)
                 log.error("task %s waits for the store: %s", task.task_id, info.message)
-                self._cut_off.append((task, info))
+                self._recovery.add(task, info)
             except BaseException as error:  # noqa: BLE001 - the task boundary
                 self._failed(task, error)
             else:
@@ -255,12 +229,11 @@ class Runner:
             return operation.abandon(ErrorInfo.of(error))
         except AgentError as problem:
             log.warning("the failed backup could not be cleaned up: %s", problem)
-            silent = isinstance(problem, _SILENT)
-            if silent and (operation.undecided or self._ending):
+            if silent(problem) and (operation.undecided or self._ending):
                 raise _Undecided from error
-            if silent:
+            if silent(problem):
                 # reported as FAILED now, and cleaned up when the store answers
-                self._cut_off.append((task, ErrorInfo.of(error)))
+                self._recovery.add(task, ErrorInfo.of(error))
             return operation.record
 
     def _restore(self, task: RestoreTask, stop: Stop) -> Record:

@@ -45,11 +45,20 @@ class Found(NamedTuple):
 def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
     """Ask the server and the host; `observe_lsn` tells the generation of a lineage."""
     server = parts.database.server()
+    lsn, lineage = look_at_lineage(parts, observe_lsn)
+    return Found(server, lsn, lineage, datadir_bytes(server.datadir))
+
+
+def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
+    """The server's present LSN, and the lineage that it belongs to.
+
+    A volume that was rolled back keeps its inodes: only the LSN shows it, and only until it
+    has grown past the one seen last. So this is done now and then between backups, too.
+    """
     lsn = parts.database.lsn()
     bare = parts.database.lineage()
-    key = f"{server.datadir}:{bare.server_uuid}:{bare.inode}:{bare.birth}"
-    lineage = bare.model_copy(update={"generation": observe_lsn(key, lsn)})
-    return Found(server, lsn, lineage, datadir_bytes(server.datadir))
+    key = f"{bare.server_uuid}:{bare.inode}:{bare.birth}"
+    return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
 def usable_parent(parts: BackupParts, task: CreateTask, found: Found) -> Record | None:

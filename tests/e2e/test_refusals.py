@@ -192,10 +192,6 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
         server.query("CREATE TABLE shop.more AS SELECT * FROM shop.orders LIMIT 1000")
         server.checkpoint()
         lost = own.create("lost", "--parent", older)["id"]
-        objects = Objects(own)
-        to_lsn = objects.record(lost)["to_lsn"]
-        objects.close()
-
         server.stop()
         shutil.rmtree(server.datadir)
         done = own.cli("restore", "--local", older, server.datadir)
@@ -203,13 +199,7 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
         server.start()
         server.create_agent_user()
 
-        def passed() -> bool:
-            server.query("CREATE OR REPLACE TABLE shop.again AS SELECT * FROM shop.orders")
-            server.checkpoint()
-            status = server.query("SHOW ENGINE INNODB STATUS")[0][2]
-            return int(status.split("Log sequence number")[1].split()[0]) > int(to_lsn)
-
-        poll("the LSN has passed the lost backup's", passed, 60)
+        grow_past(server, lsn_of(own, lost))
         view = refused(own, "lineage_changed", "--parent", lost)
         assert_unusable(own, view["id"])
         view = refused(own, "lineage_changed", "--parent", older)
@@ -217,3 +207,64 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
     finally:
         own.stop()
         server.stop()
+
+
+def test_a_volume_that_was_rolled_back(agent: Agent, tmp_path: Path) -> None:
+    """The same inodes with older content: the LSN went back once, and that is remembered."""
+    server = MariaDB(tmp_path / "server")
+    server.install()
+    server.start()
+    server.create_agent_user()
+    server.load_rows(2)
+    server.stop()
+    snapshot = tmp_path / "snapshot"
+    shutil.copytree(server.datadir, snapshot)
+    server.start()
+    own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, server)
+    own.folder.mkdir()
+    own.start()
+    try:
+        server.query("CREATE TABLE shop.lost AS SELECT * FROM shop.orders")
+        server.checkpoint()
+        lost = own.create("lost")["id"]
+        server.stop()
+        roll_back(server.datadir, snapshot)
+        server.start()
+        refused(own, "lineage_changed", "--parent", lost)
+        grow_past(server, lsn_of(own, lost))
+        view = refused(own, "lineage_changed", "--parent", lost)
+        assert_unusable(own, view["id"])
+        assert own.create("anew")["status"] == "COMPLETED"
+    finally:
+        own.stop()
+        server.stop()
+
+
+def roll_back(datadir: Path, snapshot: Path) -> None:
+    """Write the snapshot's content into the files that are there, as a volume's rollback does."""
+    for path in datadir.rglob("*"):
+        if path.is_file() and not (snapshot / path.relative_to(datadir)).exists():
+            path.unlink()
+    for path in snapshot.rglob("*"):
+        if path.is_file():
+            (datadir / path.relative_to(snapshot)).write_bytes(path.read_bytes())
+
+
+def lsn_of(agent: Agent, backup_id: str) -> int:
+    objects = Objects(agent)
+    try:
+        return int(objects.record(backup_id)["to_lsn"])
+    finally:
+        objects.close()
+
+
+def grow_past(server: MariaDB, lsn: int) -> None:
+    """Write until the server's LSN is higher than that."""
+
+    def passed() -> bool:
+        server.query("CREATE OR REPLACE TABLE shop.again AS SELECT * FROM shop.orders")
+        server.checkpoint()
+        status = server.query("SHOW ENGINE INNODB STATUS")[0][2]
+        return int(status.split("Log sequence number")[1].split()[0]) > lsn
+
+    poll(f"the LSN has passed {lsn}", passed, 60)

@@ -1,0 +1,86 @@
+"""Tasks whose end only the store can tell: a crash cut them off, or it fell silent on them.
+
+They stay here until the store has answered, and then get their one final report.
+"""
+
+import logging
+from typing import Protocol
+
+from agent.errors import AgentError, Interrupted, StoreBusy, StoreUnreachable
+from agent.journal import Journal
+from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, Task, TaskStatus
+from agent.operations.backup import abandon_record, resume_commit
+from agent.operations.parts import BackupParts
+
+log = logging.getLogger(__name__)
+
+
+class Tell(Protocol):
+    """Puts a report about a task into the journal."""
+
+    def __call__(
+        self,
+        task: Task,
+        status: TaskStatus,
+        *,
+        record: Record | None = None,
+        error: ErrorInfo | None = None,
+    ) -> None: ...
+
+
+def silent(problem: AgentError) -> bool:
+    """Whether it only says that the store doesn't answer for now."""
+    return isinstance(problem, StoreUnreachable | StoreBusy)
+
+
+class Recovery:
+    """The tasks that wait for the store, at first those that were RUNNING at the start."""
+
+    def __init__(self, journal: Journal, parts: BackupParts, tell: Tell) -> None:
+        self._journal = journal
+        self._parts = parts
+        self._tell = tell
+        crashed = ErrorInfo.of(Interrupted("the agent ended while the task ran"))
+        self._waiting = [(task, crashed) for task in journal.running()]
+
+    def add(self, task: Task, info: ErrorInfo) -> None:
+        """Keep a task that failed with `info` as far as is known."""
+        self._waiting.append((task, info))
+
+    def run(self) -> None:
+        """Report how the tasks ended; keep those of which the store still says nothing."""
+        self._waiting = [one for one in self._waiting if not self._told(*one)]
+
+    def _told(self, task: Task, info: ErrorInfo) -> bool:
+        record = None
+        try:
+            if isinstance(task, CreateTask):
+                record = self._settled(task, info)
+        except AgentError as problem:
+            log.warning("backup of task %s is not cleaned up: %s", task.task_id, problem)
+            if silent(problem):
+                return False
+        if record is not None and record.status is BackupStatus.COMPLETED:
+            self._tell(task, TaskStatus.DONE, record=record)
+        else:
+            info = record.error if record and record.error else info
+            self._tell(task, TaskStatus.FAILED, record=record, error=info)
+        return True
+
+    def _settled(self, task: CreateTask, info: ErrorInfo) -> Record | None:
+        """The record as it is to stay: a commit that had begun is brought to its end."""
+        self._parts.store.open()
+        record = self._parts.catalogue.read(task.backup.id)
+        if record is None or record.instance_id != self._parts.instance_id:
+            return None
+        if record.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
+            return record
+        journalled = self._journal.finished_record(task.task_id)
+        if journalled and record.status is BackupStatus.BUILDING:
+            try:
+                return resume_commit(self._parts, journalled)
+            except AgentError as problem:
+                if silent(problem):
+                    raise
+                log.warning("backup %s can't be completed: %s", record.id, problem)
+        return abandon_record(self._parts, record, record.error or info, remove=not journalled)
