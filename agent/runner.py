@@ -36,7 +36,8 @@ from agent.model import (
 from agent.operations.backup import BackupOperation
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import look_at_lineage
-from agent.operations.restore import RestoreOperation, target_below
+from agent.operations.restore import RestoreOperation
+from agent.operations.target import target_below
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent

@@ -5,26 +5,18 @@ beside it, applied, and removed. On a failure everything that was put there is r
 again, so that nobody starts a server on half a database.
 """
 
-import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.codec.aead import OpeningStream
 from agent.engine.checkpoints import read_checkpoints
-from agent.errors import (
-    ConfigInvalid,
-    DataDamaged,
-    SpaceLacking,
-    StoreMismatch,
-    StoreNotFound,
-    TargetRefused,
-)
-from agent.host import free_bytes
+from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound
 from agent.layout import segment_name
 from agent.model import Record
 from agent.operations.parts import RestoreParts
+from agent.operations.target import check_space, check_target, clear, folder_beside, usable
 from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download
 from agent.pipeline.meter import Meter
@@ -53,15 +45,16 @@ class RestoreOperation:
         for record in chain:
             self._plan(record)
         check_target(target)
-        _check_space(chain, target)
-        self._meter.expected_raw_bytes = sum(_raw_bytes(record) for record in chain)
-        beside = _beside(target)
+        sizes = [_raw_bytes(record) for record in chain]
+        check_space(target, sizes[0], max(sizes[1:], default=0))
+        self._meter.expected_raw_bytes = sum(sizes)
+        beside = folder_beside(target)
         made = not target.exists()
         try:
             self._restore(chain, keys, target, beside)
         except BaseException:
             try:
-                _clear(target, remove=made)
+                clear(target, remove=made)
             except OSError as error:
                 log.warning("what is left in %s can't be removed: %s", target, error.strerror)
             # a program that was told to stop fails in its own words, which are not the cause
@@ -87,7 +80,7 @@ class RestoreOperation:
         segments = self._parts.catalogue.segments(record)
         if record.stored is None or len(segments) != record.stored.segment_count:
             raise DataDamaged(f"backup {record.id} has {len(segments)} segments, not as recorded")
-        with _usable(folder):
+        with usable(folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = self._meter.raw_bytes
         with (
@@ -152,75 +145,5 @@ class RestoreOperation:
         self._stop.check()
 
 
-def target_below(roots: Sequence[Path], target: Path) -> Path:
-    """`target` with all links resolved, which must be below one of `roots`, or TargetRefused.
-
-    Not a root itself: incrementals are extracted beside the target.
-    """
-    with _usable(target):
-        real = target.resolve()
-        if not any(root.resolve() in real.parents for root in roots):
-            raise TargetRefused(f"{target} is below none of the configured restore roots")
-    check_target(target)
-    return real
-
-
-def check_target(target: Path) -> None:
-    """TargetRefused unless it is an absolute path to an empty or a missing folder."""
-    if not target.is_absolute() or ".." in target.parts:
-        raise TargetRefused(f"the target {target} is not an absolute path without '..'")
-    with _usable(target):
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise TargetRefused(f"the target {target} is not a folder")
-        if target.exists() and any(target.iterdir()):
-            raise TargetRefused(f"the target {target} is not empty")
-        with contextlib.suppress(FileNotFoundError):
-            _beside(target).lstat()
-            raise TargetRefused(
-                f"{_beside(target)}, where incrementals would be extracted, exists already",
-                hint="remove it, if no restore runs there, or name another target",
-            )
-
-
-def _beside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.incremental")
-
-
-@contextlib.contextmanager
-def _usable(target: Path) -> Iterator[None]:
-    """What the system says of a path becomes TargetRefused.
-
-    ValueError and RuntimeError are pathlib's own words for a NUL and for a loop of links.
-    """
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise TargetRefused(f"the target {target} can't be used: {reason}") from error
-
-
 def _raw_bytes(record: Record) -> int:
     return record.stored.raw_bytes if record.stored else 0
-
-
-def _check_space(chain: Sequence[Record], target: Path) -> None:
-    """The full backup and the largest incremental lie there at the same time."""
-    needed = _raw_bytes(chain[0]) + max((_raw_bytes(record) for record in chain[1:]), default=0)
-    with _usable(target):
-        parent = next(folder for folder in (target, *target.parents) if folder.exists())
-        free = free_bytes(parent)
-    if free < needed:
-        raise SpaceLacking(f"restoring needs {needed} bytes under {parent}, {free} are free")
-
-
-def _clear(target: Path, *, remove: bool) -> None:
-    """Remove what a failed restore left: it is half a database."""
-    if not target.exists():
-        return
-    for entry in target.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-    if remove:
-        target.rmdir()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import TargetRefused
-from agent.operations.restore import check_target, target_below
+from agent.errors import SpaceLacking, TargetRefused
+from agent.host import free_bytes
+from agent.operations.target import check_space, check_target, target_below
 
 
 @pytest.fixture
@@ -63,3 +64,10 @@ def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
     (root / ".stale.incremental").symlink_to(root / "full")
     with pytest.raises(TargetRefused, match=says):
         check_target(Path(f"{root}/{name}"))
+
+
+def test_full_and_incremental_have_to_fit_together(root: Path) -> None:
+    free = free_bytes(root)
+    check_space(root / "x", free // 2, 0)
+    with pytest.raises(SpaceLacking, match="are free"):
+        check_space(root / "x", free // 4 * 3, free // 4 * 3)
