@@ -1,15 +1,30 @@
 """agent.toml, its overrides and its secrets: what is taken, and what is said of mistakes."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.config import Config, KeysSection, load, load_keyring, need, read_secret
+from agent.config import (
+    AgentSection,
+    Config,
+    EngineSection,
+    KeysSection,
+    PipelineSection,
+    StoreSection,
+    load,
+    load_keyring,
+    need,
+    read_secret,
+)
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
 from agent.keys import key_text
+from agent.layout import container_name
+from tests.house.source import CHECKOUT
 
+README = CHECKOUT / "README.md"
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 SECRET = "hunter2-hunter2"
 WHOLE = f"""\
@@ -98,6 +113,31 @@ def test_the_least_configuration_has_the_documented_defaults(tmp_path: Path) -> 
     assert config.broker is None
     with pytest.raises(ConfigInvalid, match=r"no section \[store\]"):
         need(config.store, "store")
+
+
+def _readme_example() -> str:
+    (example,) = re.findall(r"^```toml\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return str(example)
+
+
+def test_the_example_in_the_readme_is_a_whole_configuration(tmp_path: Path) -> None:
+    config = _load(tmp_path, _readme_example())
+    assert need(config.keys, "keys").folder == tmp_path / "keys"
+    assert need(config.broker, "broker").queue_type == "quorum"
+    assert need(config.store, "store").container is None
+    assert config.pipeline == PipelineSection()
+    assert config.agent.progress_seconds == AgentSection.model_fields["progress_seconds"].default
+
+
+def test_what_the_readme_comments_out_can_be_set_and_names_the_defaults(tmp_path: Path) -> None:
+    config = _load(tmp_path, re.sub(r"^# ", "", _readme_example(), flags=re.MULTILINE))
+    store = need(config.store, "store")
+    assert config.engine == EngineSection()
+    assert store.container == container_name(config.agent.tenant_id)
+    for name in ("timeout_seconds", "attempts"):
+        assert getattr(store, name) == StoreSection.model_fields[name].default
+    assert store.ca_file == need(config.broker, "broker").ca_file == tmp_path / "ca.pem"
+    assert config.pipeline.bytes_per_second == 50 << 20
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:

@@ -9,11 +9,21 @@ import pytest
 
 from agent import errors
 from agent.errors import AgentError
+from agent.model import (
+    BinlogPosition,
+    Datastore,
+    ErrorInfo,
+    Lineage,
+    Measured,
+    Record,
+    Stored,
+    WrappedKey,
+)
 from tests.house.source import CHECKOUT, modules, tree_of
 
 DOCUMENTS = [
     name
-    for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md")
+    for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/format.md")
     if (CHECKOUT / name).exists()
 ]
 _FOLDERS = "agent|benchmarks|docs|script|systemd|tests"
@@ -36,6 +46,13 @@ def test_paths_in_documents_exist(name: str) -> None:
 def test_a_missing_path_is_noticed() -> None:
     text = "See `agent/errors.py`, agent/attic.py, (script/none). Not /etc/agent/x or tests/."
     assert missing_paths(text) == ["agent/attic.py", "script/none"]
+
+
+def test_every_field_of_a_record_is_documented() -> None:
+    text = (CHECKOUT / "docs/format.md").read_text()
+    models = (Record, Stored, Lineage, BinlogPosition, Datastore, WrappedKey, Measured, ErrorInfo)
+    names = {name for model in models for name in model.model_fields}
+    assert sorted(name for name in names if not re.search(rf"[`\"]{name}[`\"]", text)) == []
 
 
 def tree(kind: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:
