@@ -4,7 +4,9 @@ Servers are started from the main thread, so that the kernel's parent-death sign
 them even when the test run itself is killed.
 """
 
+import contextlib
 import ctypes
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_RANDOM = random.SystemRandom()  # hypothesis seeds the shared one
 
 
 class StackError(Exception):
@@ -21,11 +24,17 @@ class StackError(Exception):
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on 127.0.0.1 that nothing listens on at the moment.
+
+    Below those that Linux gives to outgoing connections (32768 and up): one of them could take
+    the port of a server while that is down, and then it can't be started again.
+    """
+    for _ in range(100):
+        port = _RANDOM.randrange(15_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StackError("no free port was found")
 
 
 def poll(what: str, ready: Callable[[], bool], seconds: float) -> None:
