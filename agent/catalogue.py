@@ -2,7 +2,7 @@
 
 Swift has no compare-and-set. Before each write the record is read again, so two agents
 that work on one backup notice each other, except in the moment between that read and the
-write; docs/format.md says so, too.
+write.
 """
 
 from collections.abc import Iterator

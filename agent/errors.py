@@ -284,7 +284,7 @@ class StoreFull(StoreError):
 
 class StoreRejected(StoreError):
     code = "store_rejected"
-    default_hint = "the store does not accept the request; compare its /info with the README"
+    default_hint = "the store does not accept the request; see Limits in the README"
 
 
 class Fenced(StoreError):
@@ -335,7 +335,7 @@ class JournalFull(JournalError):
 
 class Interrupted(AgentError):
     code = "interrupted"
-    default_hint = "the agent stopped before the task ended; send the task again"
+    default_hint = "the agent stopped before the task ended; send it again with a fresh task id"
 
 
 class Cancelled(AgentError):

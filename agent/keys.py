@@ -110,7 +110,7 @@ class Keyring:
         if active not in keys:
             raise KeyUnusable(
                 f"the active master key {active!r} is not among the key files",
-                hint="put its file into [keys] folder, correct [keys] active, or run keygen",
+                hint="put its file into [keys] folder, or correct [keys] active",
             )
         self._keys = dict(keys)
         self.active = self._keys[active]

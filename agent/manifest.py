@@ -4,9 +4,8 @@ So the end of a backup costs the same at any size, and no more is kept in memory
 segments of the groups that are still open.
 """
 
-import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from agent.errors import Internal, StoreRejected
@@ -21,7 +20,7 @@ from agent.layout import (
     submanifest_name,
 )
 from agent.model import ListRef
-from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
+from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits, manifest_etag
 
 Flush = Callable[[int, list[Segment]], None]
 
@@ -55,12 +54,6 @@ class _Groups:
 
 def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
     return [rows[number] for number in sorted(rows)]
-
-
-def joined_etag(entries: Sequence[ManifestEntry]) -> str:
-    """The ETag Swift gives a manifest: the MD5 (hex) of its entries' ETags, joined."""
-    joined = "".join(entry.etag for entry in entries)
-    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 
 def most_segments(limits: StoreLimits) -> int:
@@ -123,7 +116,7 @@ class Manifest:
             self._write_list(*rest)
         self._top = self._top_entries()
         lists = tuple(self._lists[number] for number in sorted(self._lists))
-        return Finished(self._count, self._bytes, lists, joined_etag(self._top))
+        return Finished(self._count, self._bytes, lists, manifest_etag(self._top))
 
     def publish(self, headers: Mapping[str, str]) -> str:
         """Write the object that joins all segments, after `finish`; return its ETag."""

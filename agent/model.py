@@ -4,10 +4,11 @@ Sizes are bytes unless a name says otherwise; LSNs are InnoDB log sequence
 numbers; times are RFC 3339 strings in UTC with `Z`.
 """
 
+import time
 import uuid
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -27,9 +28,19 @@ def canonical_uuid(text: str) -> str:
     return text
 
 
+def utc(seconds: float) -> str:
+    """A moment in Unix seconds as RFC 3339, in whole seconds."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def utc_now() -> str:
-    """The present moment as RFC 3339 in whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """The present moment as RFC 3339, in whole seconds."""
+    return utc(time.time())
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without anything that could steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 Id = Annotated[str, Field(max_length=36), AfterValidator(canonical_uuid)]
@@ -269,17 +280,23 @@ class Progress(Frozen):
     seconds_left: float | None = None
 
 
-class Report(Frozen):
-    version: Literal[1] = MESSAGE_VERSION
-    agent_run_id: Id
-    seq: int
-    at: str
+class ReportDraft(Frozen):
+    """What a report says; the journal adds who says it, when, and its number."""
+
     task_id: Id
     type: str
-    instance_id: Id
     status: TaskStatus
     backup: BackupView | None = None
     sizes: dict[str, int] | None = None
     progress: Progress | None = None
     error: ErrorInfo | None = None
-    detail: dict[str, Any] | None = None
+
+
+class Report(ReportDraft):
+    """One message about a task; `seq` grows with each of an agent's."""
+
+    version: Literal[1] = MESSAGE_VERSION
+    agent_run_id: Id
+    seq: int
+    at: str
+    instance_id: Id

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from agent.broker import wire
@@ -22,13 +22,14 @@ from agent.errors import (
     MessageUnreadable,
     TaskUnsupported,
 )
-from agent.journal import Journal, ReportDraft
+from agent.journal import Journal
 from agent.model import (
     BackupStatus,
     CreateTask,
     ErrorInfo,
     PingTask,
     Record,
+    ReportDraft,
     RestoreTask,
     Task,
     TaskStatus,
@@ -38,7 +39,7 @@ from agent.operations.parts import BackupParts
 from agent.operations.preflight import look_at_lineage
 from agent.operations.restore import RestoreOperation
 from agent.operations.target import target_below
-from agent.pipeline.meter import Meter
+from agent.pipeline.meter import Meter, every
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent
 
@@ -260,24 +261,14 @@ class Runner:
             with self._lock:
                 self._current = None
 
-    @contextmanager
     def _reporting(
         self, task: Task, meter: Meter, record: Callable[[], Record | None]
-    ) -> Iterator[None]:
+    ) -> AbstractContextManager[None]:
         """Send a progress report every `progress_seconds` while the block runs."""
-        ended = threading.Event()
-
-        def tick() -> None:
-            while not ended.wait(self._progress_seconds):
-                self._report(task, TaskStatus.RUNNING, record=record(), meter=meter)
-
-        ticker = threading.Thread(target=tick, name="progress", daemon=True)
-        ticker.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            ticker.join()
+        return every(
+            self._progress_seconds,
+            lambda: self._report(task, TaskStatus.RUNNING, record=record(), meter=meter),
+        )
 
     def _report(
         self,

@@ -1,6 +1,6 @@
 """The daemon: builds the parts, runs until a signal, and ends in the right order.
 
-Threads: the broker's (pika and nothing else), the worker (one task at a time, with the
+Threads: the broker's (messages and nothing else), the worker (one task at a time, with the
 data path's own threads while it runs), and this one, which waits for a signal or for the
 failure of another.
 """

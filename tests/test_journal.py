@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
-from agent.journal import Acceptance, Journal, OutboxItem, ReportDraft
-from agent.model import ErrorInfo, PingTask, Progress, Report, Task, TaskStatus
+from agent.journal import Acceptance, Journal, OutboxItem
+from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
 
 INSTANCE = str(uuid4())
 RUN = str(uuid4())
@@ -127,7 +127,9 @@ def test_a_repeated_task_is_answered_with_its_latest_report(journal: Journal) ->
     accept(journal, task)
     journal.claim()
     error = ErrorInfo(code="interrupted", message="m", hint="h")
-    failed = ReportDraft(task.task_id, task.type, TaskStatus.FAILED, error=error)
+    failed = ReportDraft(
+        task_id=task.task_id, type=task.type, status=TaskStatus.FAILED, error=error
+    )
     journal.report(failed)
     last = drain(journal)[-1]
     assert accept(journal, task) is Acceptance.KNOWN
@@ -445,17 +447,20 @@ _CHILD = """
 import sys
 from pathlib import Path
 from uuid import uuid4
-from agent.journal import Journal, ReportDraft
-from agent.model import PingTask, TaskStatus
+from agent.journal import Journal
+from agent.model import PingTask, ReportDraft, TaskStatus
+
+def draft(task, status):
+    return ReportDraft(task_id=task.task_id, type=task.type, status=status)
 
 journal = Journal(Path(sys.argv[1]), sys.argv[2], str(uuid4()), max_tasks=100000)
 while True:
     task = PingTask(task_id=str(uuid4()))
-    journal.accept(task, ReportDraft(task.task_id, task.type, TaskStatus.ACCEPTED))
+    journal.accept(task, draft(task, TaskStatus.ACCEPTED))
     print("ACCEPTED", task.task_id, flush=True)
     mine = journal.claim()
     print("RUNNING", mine.task_id, flush=True)
-    journal.report(ReportDraft(mine.task_id, mine.type, TaskStatus.DONE))
+    journal.report(draft(mine, TaskStatus.DONE))
     print("DONE", mine.task_id, flush=True)
 """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import pika
@@ -30,9 +30,11 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from agent.broker.wire import CONTENT_TYPE
 from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInvalid
 
 QueueType = Literal["quorum", "classic"]
+_PERSISTENT: Final = 2
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 # AMQP 0-9-1 reply codes: access-refused, precondition-failed, not-allowed
 _DENIALS: Final = (403, 406, 530)
@@ -123,6 +125,11 @@ def parameters(settings: BrokerSettings, client: str) -> pika.ConnectionParamete
         ssl_options=_tls(settings) if address.tls else None,
         client_properties={"connection_name": client, "product": "backup-agent"},
     )
+
+
+def properties(**more: Any) -> pika.BasicProperties:
+    """Those of every message: JSON that outlives a restart of the broker."""
+    return pika.BasicProperties(content_type=CONTENT_TYPE, delivery_mode=_PERSISTENT, **more)
 
 
 def _tls(settings: BrokerSettings) -> pika.SSLOptions:

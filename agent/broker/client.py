@@ -9,20 +9,16 @@ with ControlClient(settings) as client:
 
 import asyncio
 from collections.abc import Coroutine, Iterator
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import pika
-
 from agent.broker import wire
-from agent.broker.amqp import BrokerSettings, translated
+from agent.broker.amqp import BrokerSettings, properties, translated
 from agent.broker.session import Channel, Session
 from agent.errors import InstanceNotServed, Internal, MessageUnreadable, ReplyTimeout, Unroutable
 from agent.model import Report, Task
 
 T = TypeVar("T")
 _PREFETCH: Final = 100
-_PERSISTENT: Final = 2
 
 
 class ControlClient:
@@ -46,12 +42,7 @@ class ControlClient:
                 self._runner.close()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         try:
             self._run(self._opened().close())
         finally:
@@ -122,13 +113,9 @@ class ControlClient:
         consumers = await self._check_served(instance_id)
         channel = await self._opened().channel()
         await channel.confirm()
-        properties = pika.BasicProperties(
-            content_type=wire.CONTENT_TYPE, delivery_mode=_PERSISTENT, message_id=task.task_id
-        )
+        body, persistent = wire.encode_task(task), properties(message_id=task.task_id)
         try:
-            await channel.publish(
-                wire.TASK_EXCHANGE, instance_id, wire.encode_task(task), properties
-            )
+            await channel.publish(wire.TASK_EXCHANGE, instance_id, body, persistent)
         except Unroutable as error:
             raise InstanceNotServed(
                 f"the queue of the instance {instance_id} isn't bound to {wire.TASK_EXCHANGE}"

@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-import pika
-
 from agent.broker import wire
-from agent.broker.amqp import BrokerSettings, translated
+from agent.broker.amqp import BrokerSettings, properties, translated
 from agent.broker.session import Channel, Delivery, Session
 from agent.errors import AgentError, Unroutable
 
@@ -29,7 +27,6 @@ _DEAD_BYTES: Final = 64 * 1024 * 1024
 _HOLD_LIMIT_SECONDS: Final = 600.0
 _IDLE_SECONDS: Final = 30.0
 _CLOSING_SECONDS: Final = 10.0
-_PERSISTENT: Final = 2
 
 
 class Verdict(NamedTuple):
@@ -269,9 +266,7 @@ class BrokerLink:
             headers = {"x-reason": verdict.code, "x-message": verdict.message}
             # cut, or one huge message would push all others out of the bounded queue
             body = delivery.body[: wire.MAX_TASK_BYTES]
-            await channel.publish(
-                wire.DEAD, "", body, _properties(headers=headers), mandatory=False
-            )
+            await channel.publish(wire.DEAD, "", body, properties(headers=headers), mandatory=False)
         channel.ack(delivery)
         self._awake.set()
 
@@ -306,7 +301,7 @@ class BrokerLink:
             wire.REPORT_EXCHANGE,
             report.routing_key,
             report.body,
-            _properties(message_id=str(report.seq), app_id="backup-agent"),
+            properties(message_id=str(report.seq), app_id="backup-agent"),
         )
         self._outbox.sent(report.seq)
 
@@ -320,10 +315,6 @@ class BrokerLink:
         if text != self._said:
             _LOG.log(level, "%s", text)
         self._said = text
-
-
-def _properties(**more: Any) -> pika.BasicProperties:
-    return pika.BasicProperties(content_type=wire.CONTENT_TYPE, delivery_mode=_PERSISTENT, **more)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """Messages on the wire: bytes to models and back, and the names of exchanges and queues.
 
-The contract is docs/messages.md: JSON in UTF-8, one task or report a message.
+JSON in UTF-8, one task or report a message; "Tasks and reports" in the README shows both.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, Task, canonical_uuid
+from agent.model import TASK, Report, Task, canonical_uuid, printable
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
@@ -125,9 +125,5 @@ def _reason(what: str, error: ValidationError) -> str:
     if first["type"] == "union_tag_invalid":
         return "not a task: field type: this agent knows no such kind of task"
     where = ".".join(str(part)[:40] for part in first["loc"][:6]) or "(whole)"
-    text = f"not a {what}: field {_printable(where)[:80]}: {_printable(first['msg'])}"
+    text = f"not a {what}: field {printable(where)[:80]}: {printable(first['msg'])}"
     return text[:_MAX_REASON]
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)

@@ -27,6 +27,7 @@ from agent.model import (
     RestoreTask,
     Task,
     TaskStatus,
+    printable,
     utc_now,
 )
 from agent.operations.restore import RestoreOperation
@@ -37,8 +38,8 @@ from agent.service import Service
 Asked = TypeVar("Asked", BackupRequest, RestoreTask)
 Command = Callable[[Config, argparse.Namespace], int]
 
-# An agent reports at least this often while a task runs; behind other tasks it may wait
-# longer, so silence is only an error after this many seconds.
+# The longest `progress_seconds` that an agent may have: while it lives and has work, some
+# report of this task or of another comes in that time.
 _SILENCE_SECONDS = 3600.0
 
 
@@ -119,7 +120,7 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
     parts = assembly.restore_parts(config)
 
     def end() -> None:
-        stop.request(Interrupted("the restore was interrupted"))
+        stop.request(Interrupted("the restore was interrupted", hint="run it again"))
         parts.store.abort()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -136,8 +137,8 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
         restored = [record.id for record in chain]
         print(tables.as_json({"target": str(target), "chain": restored, **_speed(meter)}))
     else:
-        names = tables.printable(" + ".join(record.name for record in chain))
-        print(f"restored {names} into {tables.printable(str(target))}")
+        names = printable(" + ".join(record.name for record in chain))
+        print(f"restored {names} into {printable(str(target))}")
         print(
             f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; start a server on it as its owner"
         )
@@ -180,7 +181,7 @@ def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: st
 def _follow(client: ControlClient, task: Task, label: str) -> Report | None:
     last: Report | None = None
     try:
-        with ProgressBar(tables.printable(label)) as bar:
+        with ProgressBar(printable(label)) as bar:
             for report in client.reports(task.task_id, idle_seconds=_SILENCE_SECONDS):
                 last = report
                 if report.progress:

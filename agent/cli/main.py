@@ -15,7 +15,7 @@ from agent import __version__
 from agent.cli import commands, tables
 from agent.config import DEFAULT_PATH, load
 from agent.errors import AgentError
-from agent.model import canonical_uuid
+from agent.model import canonical_uuid, printable
 
 _EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
@@ -44,7 +44,7 @@ class _OneLine(logging.Formatter):
     """Nothing that a name or a foreign program says can begin a line or steer a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return tables.printable(super().formatMessage(record))
+        return printable(super().formatMessage(record))
 
 
 def _set_up_output(level: int) -> None:

@@ -1,16 +1,14 @@
 """A progress bar on standard error: bytes, rate and time left."""
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
 from agent.model import Progress
-from agent.pipeline.meter import Meter
+from agent.pipeline.meter import Meter, every
 
 _REFRESH_SECONDS = 0.2
 
@@ -42,29 +40,15 @@ class ProgressBar:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._bar.close()
 
 
 @contextmanager
 def watch(meter: Meter, bar: ProgressBar) -> Iterator[None]:
     """Show a meter of this process while the block runs."""
-    ended = threading.Event()
-
-    def tick() -> None:
-        while not ended.wait(_REFRESH_SECONDS):
-            bar.show(meter.progress())
-
-    ticker = threading.Thread(target=tick, name="progress", daemon=True)
-    ticker.start()
     try:
-        yield
+        with every(_REFRESH_SECONDS, lambda: bar.show(meter.progress())):
+            yield
     finally:
-        ended.set()
-        ticker.join()
         bar.show(meter.progress())

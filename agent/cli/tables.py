@@ -9,7 +9,7 @@ from prettytable import PrettyTable
 
 from agent.catalogue import Listed
 from agent.keys import RecordState
-from agent.model import BackupView
+from agent.model import BackupView, printable
 
 # Longer than anything the agent writes: a record that isn't its own makes no table wider.
 _WIDEST = 2048
@@ -76,11 +76,6 @@ def _cell(name: str, value: Any) -> str:
     if name in ("created", "updated"):
         text = text.removesuffix("Z")
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without anything that could steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def complain(code: str, message: str, hint: str) -> None:

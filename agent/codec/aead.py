@@ -72,14 +72,6 @@ class SealingStream:
             raise Internal("a stream's salt or nonce prefix has a wrong length")
         self._cipher = _cipher(key, salt, associated)
 
-    def start(self, index: int) -> int:
-        """Where the caller puts the plaintext of slab `index`."""
-        return start(index)
-
-    def room(self, index: int) -> int:
-        """How many bytes of plaintext slab `index` takes."""
-        return room(index)
-
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
         """Seal the `length` bytes at slab[start(index):] in place.
 

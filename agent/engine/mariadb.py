@@ -64,7 +64,6 @@ class MariadbBackupSettings:
     socket: Path
     user: str
     password: str = field(repr=False)
-    datadir: Path | None = None
     program: str = "mariadb-backup"
     extractor: str = "mbstream"
     parallel: int = 2
@@ -133,7 +132,6 @@ class MariadbBackup:
         argv += [f"--startup-wait-timeout={settings.lock_wait_seconds}"]
         # both are ignored, with a line in the log, where the server has no such position
         argv += ["--slave-info", "--galera-info"]
-        argv += [f"--datadir={settings.datadir}"] if settings.datadir is not None else []
         argv += [f"--incremental-lsn={from_lsn}"] if from_lsn is not None else []
         return argv
 

@@ -1,5 +1,5 @@
 """The agent's only local truth about tasks, in SQLite."""
 
-from agent.journal.journal import Acceptance, Journal, OutboxItem, ReportDraft
+from agent.journal.journal import Acceptance, Journal, OutboxItem
 
-__all__ = ["Acceptance", "Journal", "OutboxItem", "ReportDraft"]
+__all__ = ["Acceptance", "Journal", "OutboxItem"]

@@ -3,23 +3,22 @@
 A task is stored here before the broker may forget it, and a report is stored together with
 the status it tells, so that a crash at any moment loses neither. Every public method is one
 transaction, which is on the disk when the method returns. Methods may be called from any
-thread. What a task does to backups is not known here.
+thread. What a task does to backups is not known here. The last LSN of each lineage is kept
+here too, because a volume that was rolled back can only be told from outside of it.
 """
 
 import secrets
 import sqlite3
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from agent.broker import wire
-from agent.errors import Internal, JournalFull
+from agent.errors import Internal, JournalFull, Unroutable
 from agent.journal.file import JournalFile
-from agent.model import TASK, BackupView, ErrorInfo, Progress, Report, Task, TaskStatus
+from agent.model import TASK, Report, ReportDraft, Task, TaskStatus, utc
 
 _MAX_LINEAGES: Final = 64
 
@@ -37,20 +36,6 @@ class _Weight(Enum):
     PROGRESS = 0
     STEP = 1
     FINAL = 2
-
-
-@dataclass(frozen=True)
-class ReportDraft:
-    """What a report says; the journal adds who says it, when, and its number."""
-
-    task_id: str
-    type: str
-    status: TaskStatus
-    backup: BackupView | None = None
-    sizes: dict[str, int] | None = None
-    progress: Progress | None = None
-    error: ErrorInfo | None = None
-    detail: dict[str, Any] | None = None
 
 
 class OutboxItem(NamedTuple):
@@ -102,8 +87,7 @@ class Journal:
         once more. JournalFull where `max_tasks` are unfinished or the outbox is full.
         """
         with self._file.transaction() as db:
-            if self._outbox_size(db) >= self._max_outbox:
-                raise JournalFull(f"{self._max_outbox} reports wait for the broker")
+            self._check_outbox(db)
             row = db.execute(
                 "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task.task_id,)
             ).fetchone()
@@ -175,8 +159,7 @@ class Journal:
         JournalFull where the outbox is full.
         """
         with self._file.transaction() as db:
-            if self._outbox_size(db) >= self._max_outbox:
-                raise JournalFull(f"{self._max_outbox} reports wait for the broker")
+            self._check_outbox(db)
             self._send(db, self._build(db, draft))
 
     def finish_record(self, task_id: str, record_json: str) -> None:
@@ -255,7 +238,7 @@ class Journal:
     def _build(self, db: sqlite3.Connection, draft: ReportDraft) -> Report:
         seq, at = self._number(db)
         return Report(
-            agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **vars(draft)
+            agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **dict(draft)
         )
 
     def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
@@ -265,7 +248,7 @@ class Journal:
         # Unix time keeps it growing even where the journal was lost.
         seq = max(last + 1, int(now * 1000))
         db.execute("UPDATE sequence SET last = ?", (seq,))
-        return seq, datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return seq, utc(now)
 
     def _send(self, db: sqlite3.Connection, report: Report) -> None:
         weight = _Weight.STEP if report.progress is None else _Weight.PROGRESS
@@ -310,6 +293,12 @@ class Journal:
     def _status(self, db: sqlite3.Connection, task_id: str) -> TaskStatus | None:
         row = db.execute("SELECT status FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return TaskStatus(row[0]) if row else None
+
+    def _check_outbox(self, db: sqlite3.Connection) -> None:
+        if self._outbox_size(db) >= self._max_outbox:
+            raise JournalFull(
+                f"{self._max_outbox} reports wait for the broker", hint=Unroutable.default_hint
+            )
 
     def _unfinished(self, db: sqlite3.Connection) -> int:
         (count,) = db.execute("SELECT count(*) FROM tasks WHERE ended IS NULL").fetchone()

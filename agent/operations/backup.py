@@ -15,7 +15,14 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from agent.codec.aead import SealingStream
-from agent.errors import BackupExists, DataDamaged, EngineFailed, Internal, RecordDamaged
+from agent.errors import (
+    BackupExists,
+    Cancelled,
+    DataDamaged,
+    EngineFailed,
+    Internal,
+    RecordDamaged,
+)
 from agent.host import size_gib
 from agent.layout import Segment, attempt_prefix, object_name, segment_name
 from agent.manifest import Finished, Manifest
@@ -275,13 +282,9 @@ def abandon_record(
         return None
     if there.status is BackupStatus.COMPLETED:
         return there
-    failed = record.model_copy(
-        update={
-            "status": BackupStatus.CANCELLED if error.code == "cancelled" else BackupStatus.FAILED,
-            "updated": utc_now(),
-            "error": error,
-        }
-    )
+    cancelled = error.code == Cancelled.code
+    status = BackupStatus.CANCELLED if cancelled else BackupStatus.FAILED
+    failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
     parts.catalogue.write(failed)
     if remove:
         _remove(parts, record)

@@ -1,4 +1,4 @@
-"""What a backup finds before it begins: the server, its lineage, and a usable parent."""
+"""What a backup finds before it begins: the server, its lineage, a usable parent, a plan."""
 
 import logging
 import math

@@ -1,9 +1,29 @@
-"""What a run has done so far, and which stage the others wait for."""
+"""What a run has done so far, which stage the others wait for, and who looks at it when."""
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from agent.model import Measured, Progress
+
+
+@contextmanager
+def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
+    """Have `look` called on a thread of its own, every so often, while the block runs."""
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(seconds):
+            look()
+
+    ticker = threading.Thread(target=tick, name="progress", daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        ticker.join()
 
 
 class Meter:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from agent.codec.aead import SLAB, SealingStream
+from agent.codec.aead import SLAB, SealingStream, room, start
 from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
@@ -150,17 +150,17 @@ class _Sealed:
         """Add the bytes of a member; yield each segment that became whole by it."""
         rest = memoryview(member)
         while rest:
-            room = self._sealing.room(self._index)
-            if self._filled == room:
+            whole = room(self._index)
+            if self._filled == whole:
                 self._seal(last=False)
                 if len(self._done) == slabs_per_segment:
-                    whole, self._done = self._done, []
-                    yield whole
+                    segment, self._done = self._done, []
+                    yield segment
                 continue
             if self._slab is None:
                 self._slab = self._slabs.take()
-            taken = min(len(rest), room - self._filled)
-            at = self._sealing.start(self._index) + self._filled
+            taken = min(len(rest), whole - self._filled)
+            at = start(self._index) + self._filled
             self._slab[at : at + taken] = rest[:taken]
             self._filled += taken
             rest = rest[taken:]

@@ -5,6 +5,7 @@ Every method may be called from several threads at once, and raises nothing but 
 StoreError family. A method returns only when the store has confirmed what it says.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -33,6 +34,12 @@ class ManifestEntry(NamedTuple):
     size: int
     etag: str
     nested: bool = False
+
+
+def manifest_etag(entries: Sequence[ManifestEntry]) -> str:
+    """The ETag Swift gives a manifest: the MD5 (hex) of its entries' ETags, joined."""
+    joined = "".join(entry.etag for entry in entries)
+    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 
 class StoreLimits(NamedTuple):
@@ -69,8 +76,8 @@ class Store(Protocol):
     ) -> str:
         """Join segments (all on the segment shelf) as object `name`; return its ETag in hex.
 
-        The ETag is the MD5 of the joined ETags of the entries; StoreMismatch if the
-        store computes another, or if an entry is missing or differs.
+        The ETag is `manifest_etag`; StoreMismatch if the store computes another, or if an
+        entry is missing or differs.
         """
 
     def get(self, shelf: Shelf, name: str, limit: int) -> bytes:

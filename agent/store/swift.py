@@ -16,7 +16,13 @@ from urllib.parse import quote
 from swiftclient import client
 
 from agent.errors import StoreMismatch, StoreRejected
-from agent.store.protocol import ManifestEntry, Shelf, StoredObject, StoreLimits
+from agent.store.protocol import (
+    ManifestEntry,
+    Shelf,
+    StoredObject,
+    StoreLimits,
+    manifest_etag,
+)
 from agent.store.swift_session import Authenticate, AuthV1, Link, SwiftSession
 
 _CHUNK = 1 << 20
@@ -93,10 +99,8 @@ class SwiftStore:
             {"path": f"/{container}/{entry.name}", "size_bytes": entry.size, "etag": entry.etag}
             for entry in entries
         ]
-        joined = "".join(entry.etag for entry in entries).encode()
-        etag = hashlib.md5(joined, usedforsecurity=False).hexdigest()
         body = memoryview(json.dumps(rows).encode())
-        return self._put(shelf, name, (body,), body.nbytes, etag, headers)
+        return self._put(shelf, name, (body,), body.nbytes, manifest_etag(entries), headers)
 
     def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
         what = f"get {self._in(shelf)}/{name}"

@@ -11,8 +11,8 @@ from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
 from agent.broker.link import ACK, HOLD, Pauses, Verdict, dead
 from agent.errors import JournalFull, MessageUnreadable
-from agent.journal import Journal, ReportDraft
-from agent.model import Report, Task, TaskStatus
+from agent.journal import Journal
+from agent.model import Report, ReportDraft, Task, TaskStatus
 from tests.stack.process import StackError
 from tests.stack.rabbitmq import RabbitMQ
 

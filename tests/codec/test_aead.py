@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from agent.codec.aead import HEADER, SLAB, TAG, OpeningStream, SealingStream, room
+from agent.codec.aead import HEADER, SLAB, TAG, OpeningStream, SealingStream, room, start
 from agent.errors import AgentError, DataDamaged, Internal
 from tests.codec.tink_reader import tink_open, tink_seal
 
@@ -26,8 +26,8 @@ def seal(plain: bytes, key: bytes = KEY, associated: bytes = ID) -> bytes:
     index = position = 0
     while True:
         slab = memoryview(bytearray(SLAB))
-        begin = stream.start(index)
-        piece = plain[position : position + stream.room(index)]
+        begin = start(index)
+        piece = plain[position : position + room(index)]
         position += len(piece)
         slab[begin : begin + len(piece)] = piece
         last = position == len(plain)

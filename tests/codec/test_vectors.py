@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.codec.aead import SLAB, OpeningStream, SealingStream
+from agent.codec.aead import SLAB, OpeningStream, SealingStream, room, start
 from agent.codec.gzip_members import deflate_member, inflate_member
 from agent.keys import Keyring, MasterKey, RecordState, key_text
 from agent.layout import Segment, encode_list, list_ref
@@ -34,8 +34,8 @@ def seal(plain: bytes) -> bytes:
     index = 0
     while plain or not index:
         slab = memoryview(bytearray(SLAB))
-        piece, plain = plain[: stream.room(index)], plain[stream.room(index) :]
-        slab[stream.start(index) : stream.start(index) + len(piece)] = piece
+        piece, plain = plain[: room(index)], plain[room(index) :]
+        slab[start(index) : start(index) + len(piece)] = piece
         sealed += slab[: stream.seal(slab, index, len(piece), not plain)]
         index += 1
     return sealed

@@ -1,7 +1,6 @@
 """All reports about one instance, collected in a queue of the test's own."""
 
 import json
-from types import TracebackType
 from typing import Any, Self
 
 import pika
@@ -44,10 +43,5 @@ class Reports:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._connection.close()
