@@ -55,6 +55,14 @@ class _Undecided(Exception):
     """Nobody knows how a backup ended until the store answers again."""
 
 
+class _Abandoned(Exception):
+    """A backup failed, for the cause that this is raised from; `record` is what is left of it."""
+
+    def __init__(self, record: Record | None) -> None:
+        super().__init__()
+        self.record = record
+
+
 class Runner:
     """Owns the worker thread; `wake` is called whenever there is something to send."""
 
@@ -178,22 +186,23 @@ class Runner:
                 info = ErrorInfo.of(error.__cause__ or error)
                 log.error("task %s waits for the store: %s", task.task_id, info.message)
                 self._recovery.add(task, info)
+            except _Abandoned as failed:
+                self._failed(task, failed.__cause__ or failed, failed.record)
             except BaseException as error:  # noqa: BLE001 - the task boundary
-                self._failed(task, error)
+                self._failed(task, error, None)
             else:
                 self._report(task, TaskStatus.DONE, record=record)
                 log.info("task %s is done", task.task_id)
 
-    def _failed(self, task: Task, error: BaseException) -> None:
+    def _failed(self, task: Task, error: BaseException, record: Record | None) -> None:
         info = ErrorInfo.of(error)
         if isinstance(error, AgentError):
             log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
         else:
             log.exception("task %s failed by a defect of the agent", task.task_id)
-        self._report(task, TaskStatus.FAILED, record=self._abandoned, error=info)
+        self._report(task, TaskStatus.FAILED, record=record, error=info)
 
     def _dispatch(self, task: Task, stop: Stop) -> Record | None:
-        self._abandoned: Record | None = None
         if isinstance(task, CreateTask):
             return self._create(task, stop)
         if isinstance(task, RestoreTask):
@@ -219,10 +228,10 @@ class Runner:
             with self._reporting(task, meter, lambda: operation.record):
                 return operation.run()
         except BaseException as error:
-            self._abandoned = self._abandon(task, operation, error)
-            if self._abandoned and self._abandoned.status is BackupStatus.COMPLETED:
-                return self._abandoned
-            raise
+            left = self._abandon(task, operation, error)
+            if left and left.status is BackupStatus.COMPLETED:
+                return left
+            raise _Abandoned(left) from error
 
     def _abandon(
         self, task: Task, operation: BackupOperation, error: BaseException
