@@ -198,8 +198,7 @@ class BackupOperation:
         ).run()
 
     def _commit(self, finished: Record, parent: Record | None, manifest: Manifest) -> Record:
-        self._parts.catalogue.fence(finished)
-        manifest.publish(_headers(finished, parent))
+        _publish(self._parts, finished, parent, manifest)
         # From here on a request may reach the store whose answer never comes back.
         self.undecided = True
         self._parts.catalogue.write(finished)
@@ -261,9 +260,17 @@ def resume_commit(parts: BackupParts, journalled: str) -> Record:
         manifest.add(number, segment)
     if record.stored is None or manifest.finish().etag != record.stored.slo_etag:
         raise DataDamaged(f"the segments of backup {record.id} are not those of its record")
-    manifest.publish(_headers(record, parent))
+    _publish(parts, record, parent, manifest)
     parts.catalogue.write(record)
     return record
+
+
+def _publish(
+    parts: BackupParts, finished: Record, parent: Record | None, manifest: Manifest
+) -> None:
+    """Write the object of a backup that still is this attempt's to complete; else Fenced."""
+    parts.catalogue.fence(finished)
+    manifest.publish(_headers(finished, parent))
 
 
 def abandon_record(

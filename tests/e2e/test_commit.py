@@ -56,6 +56,14 @@ def wait_for_stall(swift: SwiftServer, name: str) -> None:
     poll(f"a request of {name} hangs", hit, 60)
 
 
+def kill_at_put(agent: Agent, swift: SwiftServer, name: str) -> None:
+    """Kill the agent while its PUT of that object is under way and unanswered."""
+    swift.inject([{"method": "PUT", "match": name, "times": 99, "action": "stall", "seconds": 60}])
+    wait_for_stall(swift, name)
+    agent.kill()
+    swift.clear_faults()
+
+
 def assert_whole(agent: Agent, backup_id: str, target: Path) -> None:
     objects = Objects(agent)
     record = objects.record(backup_id)
@@ -102,12 +110,7 @@ def test_a_crash_during_the_commit_is_made_good_at_the_next_start(
     with Reports(hasty) as reports:
         task = begin(hasty)
         name = f"{task.backup.id}.{at}"
-        swift.inject(
-            [{"method": "PUT", "match": name, "times": 99, "action": "stall", "seconds": 60}]
-        )
-        wait_for_stall(swift, name)
-        hasty.kill()
-        swift.clear_faults()
+        kill_at_put(hasty, swift, name)
         hasty.start()
         reports.wait_for(task.task_id, "DONE")
         assert "FAILED" not in reports.statuses(task.task_id)
@@ -157,12 +160,7 @@ def test_a_write_that_may_still_reach_the_store_keeps_the_bytes(
     with Reports(hasty) as reports:
         task = begin(hasty)
         name = f"{task.backup.id}.json"
-        swift.inject(
-            [{"method": "PUT", "match": name, "times": 99, "action": "stall", "seconds": 60}]
-        )
-        wait_for_stall(swift, name)
-        hasty.kill()
-        swift.clear_faults()
+        kill_at_put(hasty, swift, name)
         objects = Objects(hasty)
         names = objects.segment_names(task.backup.id)
         objects.put(objects.segments, names[0], b"damaged")
