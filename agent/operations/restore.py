@@ -8,6 +8,7 @@ again, so that nobody starts a server on half a database.
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.codec.aead import OpeningStream
@@ -51,18 +52,22 @@ class RestoreOperation:
         beside = folder_beside(target)
         made = not target.exists()
         try:
-            self._restore(chain, keys, target, beside)
-        except BaseException:
-            try:
-                clear(target, remove=made)
-            except OSError as error:
-                log.warning("what is left in %s can't be removed: %s", target, error.strerror)
-            # a program that was told to stop fails in its own words, which are not the cause
-            self._stop.check()
-            raise
+            with ExitStack() as undo:
+                undo.callback(self._undo, target, remove=made)
+                self._restore(chain, keys, target, beside)
+                undo.pop_all()
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         return chain
+
+    def _undo(self, target: Path, *, remove: bool) -> None:
+        """Empty the target after a failure; raises the stop's cause where there is one."""
+        try:
+            clear(target, remove=remove)
+        except OSError as error:
+            log.warning("what is left in %s can't be removed: %s", target, error.strerror)
+        # a program that was told to stop fails in its own words, which are not the cause
+        self._stop.check()
 
     def _restore(
         self, chain: Sequence[Record], keys: Sequence[bytes], target: Path, beside: Path
