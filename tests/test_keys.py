@@ -10,8 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
 from agent.keys import Keyring, MasterKey, RecordState, key_text, parse_key_text

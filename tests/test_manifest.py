@@ -8,8 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from swiftclient.client import Connection
 
 from agent import manifest as manifest_module

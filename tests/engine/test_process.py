@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from agent.engine.process import KEPT_LINES, LINE_BYTES, PIPE_BYTES, TAIL_LINES, Child, LogTail
 from agent.errors import EngineFailed, EngineMissing

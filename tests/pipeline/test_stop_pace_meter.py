@@ -6,8 +6,7 @@ import time
 import pytest
 
 from agent.errors import Cancelled, Interrupted, StoreFull
-from agent.pipeline import meter as meter_module
-from agent.pipeline import pace as pace_module
+from agent.pipeline import meter as meter_module, pace as pace_module
 from agent.pipeline.buffers import Pool
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace

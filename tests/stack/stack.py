@@ -6,8 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from tests.stack.agent import KEY_ID as KEY_ID
-from tests.stack.agent import Agent
+from tests.stack.agent import KEY_ID as KEY_ID, Agent
 from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer

@@ -9,8 +9,7 @@ from contextlib import contextmanager
 import pytest
 import requests
 import urllib3
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from swiftclient.exceptions import ClientException
 
 from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected

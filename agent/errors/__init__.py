@@ -1,0 +1,131 @@
+"""Every error of the agent, in one tree.
+
+    AgentError
+    ├── ConfigInvalid            config_invalid        what the operator wrote is wrong
+    │   ├── UsageWrong           usage_wrong
+    │   └── KeyUnusable          key_unusable          a master key file
+    ├── TaskRefused                                    the request can't be done as asked
+    │   ├── MessageUnreadable    message_unreadable
+    │   ├── TaskUnsupported      task_unsupported
+    │   ├── TaskUnknown          task_unknown
+    │   ├── BackupUnknown        backup_unknown
+    │   ├── BackupExists         backup_exists
+    │   ├── BackupUnusable       backup_unusable       it exists but isn't COMPLETED
+    │   ├── BackupBusy           backup_busy           a task that can't be ended is at work on it
+    │   ├── ParentUnknown        parent_unknown
+    │   ├── ParentUnusable       parent_unusable
+    │   ├── LineageChanged       lineage_changed
+    │   ├── TargetRefused        target_refused
+    │   └── SpaceLacking         space_lacking
+    ├── DatabaseError
+    │   ├── DatabaseUnreachable  database_unreachable
+    │   ├── DatabaseDenied       database_denied
+    │   └── DatabaseQueryFailed  database_query_failed
+    ├── EngineError
+    │   ├── EngineMissing        engine_missing
+    │   ├── EngineUnsupported    engine_unsupported    not the one for this server
+    │   ├── EngineFailed         engine_failed
+    │   ├── EngineUnproved       engine_unproved       exit 0, yet no proof of success
+    │   ├── ExtractFailed        extract_failed
+    │   └── PrepareFailed        prepare_failed
+    ├── StreamError
+    │   ├── StreamInvalid        stream_invalid        not a whole xbstream
+    │   ├── StreamIncomplete     stream_incomplete     something is missing in it
+    │   └── LsnMismatch          lsn_mismatch
+    ├── DataError
+    │   ├── DataDamaged          data_damaged          stored bytes fail a check
+    │   ├── RecordDamaged        record_damaged
+    │   ├── RecordUnsupported    record_unsupported
+    │   ├── KeyNotHere           key_not_here
+    │   └── PlaintextRefused     plaintext_refused     not encrypted, and that isn't allowed
+    ├── StoreError
+    │   ├── StoreUnreachable     store_unreachable     retryable
+    │   ├── StoreBusy            store_busy            retryable
+    │   ├── StoreMismatch        store_mismatch        retryable: stored bytes differ from sent
+    │   ├── StoreDenied          store_denied
+    │   ├── StoreNotFound        store_not_found
+    │   ├── StoreFull            store_full
+    │   ├── StoreRejected        store_rejected
+    │   └── Fenced               fenced                another attempt owns the record
+    ├── BrokerError
+    │   ├── BrokerUnreachable    broker_unreachable    retryable
+    │   ├── BrokerDenied         broker_denied
+    │   ├── InstanceNotServed    instance_not_served   no queue for that instance
+    │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
+    │   └── ReplyTimeout         reply_timeout
+    ├── JournalError             journal_failed
+    │   └── JournalFull          journal_full
+    ├── Interrupted              interrupted           the agent was stopped or died
+    ├── Cancelled                cancelled
+    └── Internal                 internal              a defect of the agent itself
+
+A leaf's `code` is part of the wire contract: reports and records carry it, so
+codes are never reused for another meaning. `hint` says what to do about it.
+"""
+
+from agent.errors.base import (
+    AgentError as AgentError,
+    Cancelled as Cancelled,
+    Internal as Internal,
+    Interrupted as Interrupted,
+)
+from agent.errors.content import (
+    DataDamaged as DataDamaged,
+    DataError as DataError,
+    KeyNotHere as KeyNotHere,
+    LsnMismatch as LsnMismatch,
+    PlaintextRefused as PlaintextRefused,
+    RecordDamaged as RecordDamaged,
+    RecordUnsupported as RecordUnsupported,
+    StreamError as StreamError,
+    StreamIncomplete as StreamIncomplete,
+    StreamInvalid as StreamInvalid,
+)
+from agent.errors.edges import (
+    BrokerDenied as BrokerDenied,
+    BrokerError as BrokerError,
+    BrokerUnreachable as BrokerUnreachable,
+    DatabaseDenied as DatabaseDenied,
+    DatabaseError as DatabaseError,
+    DatabaseQueryFailed as DatabaseQueryFailed,
+    DatabaseUnreachable as DatabaseUnreachable,
+    EngineError as EngineError,
+    EngineFailed as EngineFailed,
+    EngineMissing as EngineMissing,
+    EngineUnproved as EngineUnproved,
+    EngineUnsupported as EngineUnsupported,
+    ExtractFailed as ExtractFailed,
+    Fenced as Fenced,
+    InstanceNotServed as InstanceNotServed,
+    JournalError as JournalError,
+    JournalFull as JournalFull,
+    PrepareFailed as PrepareFailed,
+    ReplyTimeout as ReplyTimeout,
+    StoreBusy as StoreBusy,
+    StoreDenied as StoreDenied,
+    StoreError as StoreError,
+    StoreFull as StoreFull,
+    StoreMismatch as StoreMismatch,
+    StoreNotFound as StoreNotFound,
+    StoreRejected as StoreRejected,
+    StoreUnreachable as StoreUnreachable,
+    Unroutable as Unroutable,
+)
+from agent.errors.requests import (
+    BackupBusy as BackupBusy,
+    BackupExists as BackupExists,
+    BackupUnknown as BackupUnknown,
+    BackupUnusable as BackupUnusable,
+    ConfigInvalid as ConfigInvalid,
+    KeyUnusable as KeyUnusable,
+    LineageChanged as LineageChanged,
+    MessageUnreadable as MessageUnreadable,
+    ParentUnknown as ParentUnknown,
+    ParentUnusable as ParentUnusable,
+    SpaceLacking as SpaceLacking,
+    TargetRefused as TargetRefused,
+    TaskRefused as TaskRefused,
+    TaskUnknown as TaskUnknown,
+    TaskUnsupported as TaskUnsupported,
+    UsageWrong as UsageWrong,
+)

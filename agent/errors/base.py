@@ -1,0 +1,32 @@
+"""The root of the tree, and what may end any task."""
+
+from typing import ClassVar
+
+
+class AgentError(Exception):
+    """Base of all errors; `str(error)` says what failed and why, `hint` what to do."""
+
+    code: ClassVar[str] = ""
+    exit_status: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+
+class Internal(AgentError):
+    code = "internal"
+    default_hint = "this is a defect of backup-agent: report it with the agent's log"
+
+
+class Interrupted(AgentError):
+    code = "interrupted"
+    default_hint = "the agent stopped before the task ended; send it again with a fresh task id"
+
+
+class Cancelled(AgentError):
+    code = "cancelled"
+    default_hint = "someone cancelled the task"

@@ -1,0 +1,51 @@
+"""Bytes that aren't what they should be: the engine's, or the stored ones."""
+
+from agent.errors.base import AgentError
+
+
+class StreamError(AgentError):
+    """The engine's stream is not the backup that was asked for."""
+
+
+class StreamInvalid(StreamError):
+    code = "stream_invalid"
+    default_hint = "the engine's output is not a whole xbstream; check the engine's version"
+
+
+class StreamIncomplete(StreamError):
+    code = "stream_incomplete"
+    default_hint = "the stream lacks a part of the database; run a full backup again"
+
+
+class LsnMismatch(StreamError):
+    code = "lsn_mismatch"
+    default_hint = "the stream does not continue its parent; make a full backup"
+
+
+class DataError(AgentError):
+    """Stored bytes can't be trusted or can't be opened."""
+
+
+class DataDamaged(DataError):
+    code = "data_damaged"
+    default_hint = "the stored bytes were changed or lost; restore another backup of the chain"
+
+
+class RecordDamaged(DataError):
+    code = "record_damaged"
+    default_hint = "the record was changed after it was written; treat the backup as lost"
+
+
+class RecordUnsupported(DataError):
+    code = "record_unsupported"
+    default_hint = "upgrade this agent to the version that made the backup, or a later one"
+
+
+class KeyNotHere(DataError):
+    code = "key_not_here"
+    default_hint = "put the key file with that id into the folder named by [keys] folder"
+
+
+class PlaintextRefused(DataError):
+    code = "plaintext_refused"
+    default_hint = "set [keys] allow_plaintext = true to read backups that were never encrypted"

@@ -1,0 +1,85 @@
+"""What was asked for or configured can't be done as it stands."""
+
+from agent.errors.base import AgentError
+
+
+class ConfigInvalid(AgentError):
+    code = "config_invalid"
+    exit_status = 2
+    default_hint = "correct the configuration file or the BACKUP_AGENT_ variable named above"
+
+
+class UsageWrong(ConfigInvalid):
+    code = "usage_wrong"
+    default_hint = "run the command with --help to see what it takes"
+
+
+class KeyUnusable(ConfigInvalid):
+    code = "key_unusable"
+    default_hint = (
+        "a master key is a file named <id>.key, mode 0600, holding 32 random bytes in base64"
+    )
+
+
+class TaskRefused(AgentError):
+    """The request itself can't be done; repeating it unchanged won't help."""
+
+
+class MessageUnreadable(TaskRefused):
+    code = "message_unreadable"
+    default_hint = "compare the message with 'Tasks and reports' in the README"
+
+
+class TaskUnsupported(TaskRefused):
+    code = "task_unsupported"
+    default_hint = "this version of the agent does not do that kind of task"
+
+
+class TaskUnknown(TaskRefused):
+    code = "task_unknown"
+    default_hint = "check the task id; the agent forgets tasks that ended long ago"
+
+
+class BackupUnknown(TaskRefused):
+    code = "backup_unknown"
+    default_hint = "see what there is with: backup-agent backup-list"
+
+
+class BackupExists(TaskRefused):
+    code = "backup_exists"
+    default_hint = "use a fresh id for each backup"
+
+
+class BackupUnusable(TaskRefused):
+    code = "backup_unusable"
+    default_hint = "only a COMPLETED backup whose ancestors are all COMPLETED can be restored"
+
+
+class BackupBusy(TaskRefused):
+    code = "backup_busy"
+    default_hint = "wait until the running task on that backup has ended, then try again"
+
+
+class ParentUnknown(TaskRefused):
+    code = "parent_unknown"
+    default_hint = "name an existing COMPLETED backup as parent, or make a full backup"
+
+
+class ParentUnusable(TaskRefused):
+    code = "parent_unusable"
+    default_hint = "name a COMPLETED backup of this instance as parent, or make a full backup"
+
+
+class LineageChanged(TaskRefused):
+    code = "lineage_changed"
+    default_hint = "the datadir's history changed since the parent was made: make a full backup"
+
+
+class TargetRefused(TaskRefused):
+    code = "target_refused"
+    default_hint = "restore into an empty folder under one of the configured restore roots"
+
+
+class SpaceLacking(TaskRefused):
+    code = "space_lacking"
+    default_hint = "free some space on that filesystem or name another target"
