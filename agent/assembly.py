@@ -7,6 +7,7 @@ from agent.catalogue import Catalogue
 from agent.config import Config, load_keyring, need, read_secret
 from agent.database import Database, DatabaseSettings
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.errors import ConfigInvalid
 from agent.host import cores
 from agent.keys import Keyring
 from agent.layout import container_name
@@ -21,6 +22,8 @@ def keyring(config: Config) -> Keyring:
 def store(config: Config) -> SwiftStore:
     """The store, not opened yet."""
     section = need(config.store, "store")
+    if section.key_file is None:
+        raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
     settings = SwiftSettings(
         auth_url=section.url.removeprefix("swift:"),
         user=section.user,
@@ -95,8 +98,8 @@ def _engine(config: Config, password: str) -> MariadbBackup:
             socket=config.database.socket,
             user=config.database.user,
             password=password,
-            program=config.engine.program,
-            extractor=config.engine.extractor,
+            program=config.engine.program or "mariadb-backup",
+            extractor=config.engine.extractor or "mbstream",
         )
     )
 

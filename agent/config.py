@@ -10,9 +10,9 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agent.errors import ConfigInvalid, KeyUnusable
 from agent.keys import Keyring, MasterKey, parse_key_text
@@ -52,15 +52,21 @@ class BrokerSection(Frozen):
 
 
 class StoreSection(Frozen):
-    """`swift:` and the authentication URL of Swift's auth v1."""
+    """`swift:` and the authentication URL of Swift's auth v1, or `file:///` and a folder."""
 
-    url: Annotated[str, Field(pattern=r"^swift:https?://")]
-    user: str
-    key_file: Absolute
+    url: Annotated[str, Field(pattern=r"^(swift:https?://|file:///)")]
+    user: str = ""
+    key_file: Absolute | None = None
     container: Name | None = None
     ca_file: Absolute | None = None
     timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
+
+    @model_validator(mode="after")
+    def _can_log_in(self) -> Self:
+        if self.url.startswith("swift:") and not (self.user and self.key_file):
+            raise ValueError("a swift: store needs user and key_file")
+        return self
 
 
 class DatabaseSection(Frozen):
@@ -70,14 +76,30 @@ class DatabaseSection(Frozen):
 
 
 class EngineSection(Frozen):
-    program: str = "mariadb-backup"
-    extractor: str = "mbstream"
+    """Which program copies the database; `auto` goes by the server's own version.
+
+    `program` and `extractor` are the engine's usual names where they are None.
+    """
+
+    kind: Literal["auto", "mariadb-backup", "xtrabackup"] = "auto"
+    program: str | None = None
+    extractor: str | None = None
+    safe_slave_backup: bool = False
+    register_redo_log_consumer: bool = False
     prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
 
 
 class KeysSection(Frozen):
+    """Master keys `<id>.key`, of which one is for new backups, and recovery keys `<id>.pub`.
+
+    `allow_plaintext` lets backups be read that were made with `encrypt = false`.
+    """
+
     folder: Absolute
     active: Name
+    recovery: tuple[Name, ...] = ()
+    encrypt: bool = True
+    allow_plaintext: bool = False
 
 
 class PipelineSection(Frozen):
@@ -130,7 +152,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         return Config.model_validate(tables)
     except ValidationError as error:
         problems = "; ".join(
-            f"{_place(problem['loc'])} {_SAYINGS.get(problem['type'], problem['msg'])}"
+            f"{_place(problem['loc'])} {_said(problem['type'], problem['msg'])}"
             for problem in error.errors(include_input=False)[:5]
         )
         raise ConfigInvalid(f"the configuration {path} is wrong: {problems}") from error
@@ -141,6 +163,10 @@ _SAYINGS = {
     "missing": "is missing",
     "path_type": "must be a path in quotes",
 }
+
+
+def _said(kind: str, message: str) -> str:
+    return _SAYINGS.get(kind, message.removeprefix("Value error, "))
 
 
 def _place(location: tuple[int | str, ...]) -> str:

@@ -24,8 +24,9 @@ def container_name(tenant_id: str) -> str:
     return f"database_backups_{tenant_id}"
 
 
-def object_name(backup_id: str) -> str:
-    return f"{backup_id}.xbstream.gz.enc"
+def object_name(backup_id: str, *, sealed: bool = True) -> str:
+    """The object that joins a backup's segments; one that isn't encrypted lacks `.enc`."""
+    return f"{backup_id}.xbstream.gz.enc" if sealed else f"{backup_id}.xbstream.gz"
 
 
 def record_name(backup_id: str) -> str:

@@ -186,10 +186,14 @@ class BinlogPosition(Frozen):
 
 
 class WrappedKey(Frozen):
-    """A data key wrapped by a master key: `wrapped` is base64 of RFC 3394 output."""
+    """A data key that the key `id` opens: `wrapped` is base64 of what `alg` made of it.
+
+    The names of RFC 7518: `A256KW` is AES key wrap by a master key, `RSA-OAEP-256` is for a
+    recovery key, whose public half alone is on the database's machine.
+    """
 
     id: str
-    alg: Literal["A256KW"] = "A256KW"
+    alg: Literal["A256KW", "RSA-OAEP-256"] = "A256KW"
     wrapped: str
 
 
@@ -249,11 +253,16 @@ class Record(BackupView):
     binlog: BinlogPosition | None = None
     replica: str | None = None
     galera: str | None = None
-    cipher: Literal["AES256_GCM_HKDF_1MB"] = "AES256_GCM_HKDF_1MB"
+    cipher: Literal["AES256_GCM_HKDF_1MB", "none"] = "AES256_GCM_HKDF_1MB"
     keys: tuple[WrappedKey, ...]
     stored: Stored | None = None
     measured: Measured | None = None
     error: ErrorInfo | None = None
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the stored bytes are encrypted."""
+        return self.cipher != "none"
 
     def sizes(self) -> dict[str, int] | None:
         """The bytes of a COMPLETED backup, as reports carry them."""

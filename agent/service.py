@@ -22,6 +22,7 @@ from agent.host import lower_priority
 from agent.journal import Journal
 from agent.lock import only_agent
 from agent.operations.parts import BackupParts
+from agent.performer import Performer
 from agent.runner import Runner
 
 log = logging.getLogger(__name__)
@@ -57,13 +58,14 @@ class Service:
         journal = Journal(
             assembly.journal_path(config), config.agent.instance_id, run_id=str(uuid4())
         )
-        runner = Runner(
+        performer = Performer(
             journal,
             parts,
             restore_roots=config.agent.restore_roots,
             progress_seconds=config.agent.progress_seconds,
             wake=lambda: link.wake(),
         )
+        runner = Runner(journal, parts, performer, wake=lambda: link.wake())
         link = BrokerLink(
             assembly.broker(config), config.agent.instance_id, runner.on_message, journal
         )

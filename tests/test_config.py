@@ -205,7 +205,9 @@ def test_a_mistake_is_named_by_section_and_key(tmp_path: Path, place: str) -> No
 def test_missing_keys_and_sections_are_named_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"\[agent\]: is missing"):
         _load(tmp_path, "")
-    with pytest.raises(ConfigInvalid, match=r"\[agent\] tenant_id:.*\[store\] user:"):
+    with pytest.raises(
+        ConfigInvalid, match=r"\[agent\] tenant_id:.*\[store\]: .*user and key_file"
+    ):
         _load(tmp_path, f'[agent]\ninstance_id = "{INSTANCE}"\n[store]\nurl = "swift:http://a"')
 
 

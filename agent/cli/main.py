@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent import __version__
-from agent.cli import commands, tables
-from agent.config import DEFAULT_PATH, load
+from agent.cli import create, listing, restore, tables
+from agent.cli.verb import add_verb
+from agent.config import DEFAULT_PATH, Config, load
 from agent.errors import AgentError
-from agent.model import canonical_uuid, printable
-
-_EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+from agent.model import printable
+from agent.service import Service
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,44 +67,12 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=DEFAULT_PATH, help=f"agent.toml ({DEFAULT_PATH})"
     )
     verbs = parser.add_subparsers(dest="command", required=True)
-    _add(verbs, "run", commands.run, "run the daemon")
-    listing = _add(verbs, "backup-list", commands.backup_list, "list all backups")
-    show = _add(verbs, "backup-show", commands.backup_show, "show one backup")
-    show.add_argument("backup", type=_uuid)
-    create = _add(verbs, "backup-create", commands.backup_create, "ask an agent for a backup")
-    create.add_argument("instance", type=_uuid)
-    create.add_argument("name")
-    create.add_argument("--description", default="")
-    create.add_argument("--parent", type=_uuid, help="make an incremental on this backup")
-    restore = _add(verbs, "restore", commands.restore, "restore a backup and its chain")
-    restore.add_argument("backup", type=_uuid)
-    restore.add_argument("target", type=Path, help="an empty or missing folder")
-    restore.add_argument("--local", action="store_true", help="do it here, without a broker")
-    restore.add_argument("--instance", type=_uuid, help="which agent (this one's by default)")
-    for verb in (listing, show, create, restore):
-        verb.add_argument("--json", action="store_true", help="for programs")
-    for verb in (create, restore):
-        verb.add_argument("--wait", action="store_true", help="follow it to its end")
+    add_verb(verbs, "run", _run, "run the daemon")
+    for module in (listing, create, restore):
+        module.add(verbs)
     return parser
 
 
-def _add(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    do: commands.Command,
-    summary: str,
-) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=summary, description=summary)
-    verb.set_defaults(do=do)
-    # behind the verb as well as before it
-    verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="agent.toml")
-    return verb
-
-
-def _uuid(text: str) -> str:
-    try:
-        return canonical_uuid(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a UUID in lower case, such as {_EXAMPLE}"
-        ) from None
+def _run(config: Config, _arguments: argparse.Namespace) -> int:
+    Service(config).run()
+    return 0

@@ -30,6 +30,7 @@ FLOORS = {
     "agent.manifest": 3,
     "agent.pipeline": 3,
     "agent.operations": 4,
+    "agent.performer": 5,
     "agent.recovery": 5,
     "agent.runner": 5,
     "agent.__main__": 6,

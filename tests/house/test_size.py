@@ -14,8 +14,8 @@ BROAD = {"Exception", "BaseException"}
 # Functions that may catch everything, as `module:function`, and why.
 BROAD_ALLOWED = {
     "agent.pipeline.stop:guard": "the top of a thread: whatever ended it stops the whole run",
-    "agent.runner:_create": "a backup past its commit is done, whatever failed after it",
-    "agent.runner:_perform": "the task boundary: every failure becomes the task's report",
+    "agent.performer:_create": "a backup past its commit is done, whatever failed after it",
+    "agent.performer:perform": "the task boundary: every failure becomes the task's report",
     "agent.runner:_run": "the top of the worker thread: the daemon looks at what ended it",
 }
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")

@@ -1,0 +1,56 @@
+"""A verb's work done by an agent: its task goes through the broker, its reports come back."""
+
+import sys
+
+from agent import assembly
+from agent.broker.client import ControlClient
+from agent.cli import tables
+from agent.cli.progress import ProgressBar
+from agent.config import Config
+from agent.errors import Interrupted
+from agent.model import Report, Task, TaskStatus, printable
+
+# The longest `progress_seconds` that an agent may have: while it lives and has work, some
+# report of this task or of another comes in that time.
+_SILENCE_SECONDS = 3600.0
+
+
+def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
+    """Send a task; with `wait` follow it to its final report, and return that."""
+    with ControlClient(assembly.broker(config)) as client:
+        if wait:
+            client.subscribe(instance_id)
+        if not client.send_task(instance_id, task):
+            print(
+                f"backup-agent: note: no agent takes tasks for {instance_id} at the moment; "
+                "the task waits in its queue",
+                file=sys.stderr,
+            )
+        return _follow(client, task, label) if wait else None
+
+
+def _follow(client: ControlClient, task: Task, label: str) -> Report | None:
+    last: Report | None = None
+    try:
+        with ProgressBar(printable(label)) as bar:
+            for report in client.reports(task.task_id, idle_seconds=_SILENCE_SECONDS):
+                last = report
+                if report.progress:
+                    bar.show(report.progress)
+                elif report.status is TaskStatus.DONE and report.sizes:
+                    bar.finish(report.sizes["raw_bytes"])
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"no longer waiting for the task {task.task_id}; the agent goes on with it",
+            hint="see what becomes of it with: backup-agent backup-list",
+        ) from None
+    return last
+
+
+def status(last: Report | None) -> int:
+    """Say a final report's error; the exit status it stands for."""
+    if last is None or last.status is TaskStatus.DONE:
+        return 0
+    if last.error is not None:
+        tables.complain(last.error.code, last.error.message, last.error.hint)
+    return 1

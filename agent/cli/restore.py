@@ -1,0 +1,78 @@
+"""`restore`: bring a backup and its chain back, by an agent or in this process."""
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+from uuid import uuid4
+
+from agent import assembly
+from agent.cli import remote, tables
+from agent.cli.progress import ProgressBar, watch
+from agent.cli.verb import Verbs, add_json, add_verb, asked, uuid_argument
+from agent.config import Config
+from agent.errors import Interrupted, TargetRefused
+from agent.model import RestoreTask, printable
+from agent.operations.restore import RestoreOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+
+
+def add(verbs: Verbs) -> None:
+    verb = add_verb(verbs, "restore", restore, "restore a backup and its chain")
+    verb.add_argument("backup", type=uuid_argument)
+    verb.add_argument("target", type=Path, help="an empty or missing folder")
+    verb.add_argument("--local", action="store_true", help="do it here, without a broker")
+    verb.add_argument("--instance", type=uuid_argument, help="which agent (this one's by default)")
+    verb.add_argument("--wait", action="store_true", help="follow it to its end")
+    add_json(verb)
+
+
+def restore(config: Config, arguments: argparse.Namespace) -> int:
+    target = arguments.target
+    if arguments.local:
+        return _restore_here(config, arguments.backup, target.absolute(), arguments.json)
+    if not target.is_absolute():
+        raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")
+    instance = arguments.instance or config.agent.instance_id
+    task = asked(RestoreTask, task_id=str(uuid4()), backup_id=arguments.backup, target=str(target))
+    last = remote.send(config, instance, task, wait=arguments.wait, label="restore")
+    if arguments.json:
+        print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
+    else:
+        print(f"task {task.task_id}: {last.status if last else 'sent'}")
+    return remote.status(last)
+
+
+def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
+    meter, stop = Meter(), Stop()
+    parts = assembly.restore_parts(config)
+
+    def end() -> None:
+        stop.request(Interrupted("the restore was interrupted", hint="run it again"))
+        parts.store.abort()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    try:
+        with ProgressBar("restore") as bar:
+            with watch(meter, bar):
+                chain = RestoreOperation(parts, meter=meter, stop=stop).run(backup_id, target)
+            bar.finish(meter.raw_bytes)
+    finally:
+        parts.store.close()
+    if as_json:
+        restored = [record.id for record in chain]
+        print(tables.as_json({"target": str(target), "chain": restored, **_speed(meter)}))
+    else:
+        names = printable(" + ".join(record.name for record in chain))
+        print(f"restored {names} into {printable(str(target))}")
+        print(
+            f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; start a server on it as its owner"
+        )
+    return 0
+
+
+def _speed(meter: Meter) -> dict[str, float]:
+    return {"raw_bytes": meter.raw_bytes, "seconds": round(meter.seconds, 3)}

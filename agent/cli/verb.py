@@ -1,0 +1,55 @@
+"""What all verbs share: how they are registered, and how typed values are checked."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from agent.config import Config
+from agent.errors import UsageWrong
+from agent.model import Frozen, canonical_uuid
+
+Command = Callable[[Config, argparse.Namespace], int]
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Asked = TypeVar("Asked", bound=Frozen)
+_EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+
+
+def add_verb(verbs: Verbs, name: str, do: Command, summary: str) -> argparse.ArgumentParser:
+    """A parser for one verb; `do` is called with the configuration and what was typed."""
+    verb = verbs.add_parser(name, help=summary, description=summary)
+    verb.set_defaults(do=do)
+    # behind the verb as well as before it
+    verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="agent.toml")
+    return verb
+
+
+def add_json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def uuid_argument(text: str) -> str:
+    """The type of an argument that is an id."""
+    try:
+        return canonical_uuid(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a UUID in lower case, such as {_EXAMPLE}"
+        ) from None
+
+
+def asked(kind: type[Asked], **values: Any) -> Asked:
+    """A request with what was typed; UsageWrong where it can't be asked for."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        says = first["msg"]
+        if first["type"] == "string_pattern_mismatch":
+            says = "it is empty or holds a control character"
+        raise UsageWrong(
+            f"the {first['loc'][0]} can't be used: {says}",
+            hint="names have 1 to 255 characters, descriptions at most 1024, all on one line",
+        ) from None

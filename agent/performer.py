@@ -1,0 +1,178 @@
+"""Do one task, from its first report to its final one.
+
+This is the task boundary: whatever a task raises becomes its FAILED report here.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from agent.errors import AgentError, TaskUnsupported
+from agent.journal import Journal
+from agent.model import (
+    BackupStatus,
+    CreateTask,
+    ErrorInfo,
+    PingTask,
+    Record,
+    ReportDraft,
+    RestoreTask,
+    Task,
+    TaskStatus,
+)
+from agent.operations.backup import BackupOperation
+from agent.operations.parts import BackupParts
+from agent.operations.restore import RestoreOperation
+from agent.operations.target import target_below
+from agent.pipeline.meter import Meter, every
+from agent.pipeline.stop import Stop
+from agent.recovery import Recovery, silent
+
+log = logging.getLogger(__name__)
+
+
+class _Undecided(Exception):
+    """Nobody knows how a backup ended until the store answers again."""
+
+
+class _Abandoned(Exception):
+    """A backup failed, for the cause that this is raised from; `record` is what is left of it."""
+
+    def __init__(self, record: Record | None) -> None:
+        super().__init__()
+        self.record = record
+
+
+class Performer:
+    """Does tasks that the journal holds; `wake` is called whenever there is something to send."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        parts: BackupParts,
+        *,
+        restore_roots: Sequence[Path],
+        progress_seconds: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._parts = parts
+        self._restore_roots = restore_roots
+        self._progress_seconds = progress_seconds
+        self._wake = wake
+        self._ending = False
+        self.recovery = Recovery(journal, parts, self._report)
+
+    def end(self) -> None:
+        """The agent is ending: what the store doesn't answer now waits for the next start."""
+        self._ending = True
+
+    def perform(self, task: Task, stop: Stop) -> None:
+        """Run one task to its final report; nothing it raises gets out of here."""
+        log.info("task %s (%s) begins", task.task_id, task.type)
+        try:
+            record = self._dispatch(task, stop)
+        except _Undecided as error:
+            info = ErrorInfo.of(error.__cause__ or error)
+            log.error("task %s waits for the store: %s", task.task_id, info.message)
+            self.recovery.add(task, info)
+        except _Abandoned as failed:
+            self._failed(task, failed.__cause__ or failed, failed.record)
+        except BaseException as error:  # noqa: BLE001 - the task boundary
+            self._failed(task, error, None)
+        else:
+            self._report(task, TaskStatus.DONE, record=record)
+            log.info("task %s is done", task.task_id)
+
+    def _failed(self, task: Task, error: BaseException, record: Record | None) -> None:
+        info = ErrorInfo.of(error)
+        if isinstance(error, AgentError):
+            log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
+        else:
+            log.exception("task %s failed by a defect of the agent", task.task_id)
+        self._report(task, TaskStatus.FAILED, record=record, error=info)
+
+    def _dispatch(self, task: Task, stop: Stop) -> Record | None:
+        if isinstance(task, CreateTask):
+            return self._create(task, stop)
+        if isinstance(task, RestoreTask):
+            return self._restore(task, stop)
+        if isinstance(task, PingTask):
+            return None
+        raise TaskUnsupported(f"tasks of type {task.type} are not supported")
+
+    def _create(self, task: CreateTask, stop: Stop) -> Record:
+        meter = Meter()
+        operation = BackupOperation(
+            self._parts,
+            task,
+            meter=meter,
+            stop=stop,
+            observe_lsn=self._journal.observe_lsn,
+            on_begin=lambda record: self._report(task, TaskStatus.RUNNING, record=record),
+            on_finished=lambda record: self._journal.finish_record(
+                task.task_id, record.model_dump_json()
+            ),
+        )
+        try:
+            with self._reporting(task, meter, lambda: operation.record):
+                return operation.run()
+        except BaseException as error:
+            left = self._abandon(task, operation, error)
+            if left and left.status is BackupStatus.COMPLETED:
+                return left
+            raise _Abandoned(left) from error
+
+    def _abandon(
+        self, task: Task, operation: BackupOperation, error: BaseException
+    ) -> Record | None:
+        try:
+            return operation.abandon(ErrorInfo.of(error))
+        except AgentError as problem:
+            log.warning("the failed backup could not be cleaned up: %s", problem)
+            if silent(problem) and (operation.undecided or self._ending):
+                raise _Undecided from error
+            if silent(problem):
+                # reported as FAILED now, and cleaned up when the store answers
+                self.recovery.add(task, ErrorInfo.of(error))
+            return operation.record
+
+    def _restore(self, task: RestoreTask, stop: Stop) -> Record:
+        target = target_below(self._restore_roots, Path(task.target))
+        meter = Meter()
+        operation = RestoreOperation(self._parts, meter=meter, stop=stop)
+        self._report(task, TaskStatus.RUNNING)
+        with self._reporting(task, meter, lambda: None):
+            return operation.run(task.backup_id, target)[-1]
+
+    def _reporting(
+        self, task: Task, meter: Meter, record: Callable[[], Record | None]
+    ) -> AbstractContextManager[None]:
+        """Send a progress report every `progress_seconds` while the block runs."""
+        return every(
+            self._progress_seconds,
+            lambda: self._report(task, TaskStatus.RUNNING, record=record(), meter=meter),
+        )
+
+    def _report(
+        self,
+        task: Task,
+        status: TaskStatus,
+        *,
+        record: Record | None = None,
+        error: ErrorInfo | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        self._journal.report(
+            ReportDraft(
+                task_id=task.task_id,
+                type=task.type,
+                status=status,
+                backup=record.view() if record else None,
+                sizes=record.sizes() if record else None,
+                progress=meter.progress() if meter else None,
+                error=error,
+            )
+        )
+        self._wake()
