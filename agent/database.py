@@ -9,13 +9,15 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pymysql
+from pymysql.cursors import Cursor, DictCursor
 
+from agent import dialect
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
 from agent.model import Lineage
 
@@ -26,25 +28,13 @@ _STAT_SECONDS = 10
 _DENIED = frozenset({1044, 1045, 1698, 3118, 4151})
 # ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
 _UNREACHABLE = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
-_REQUIRED = {
-    "mariadb": (
-        {"RELOAD"},
-        {"PROCESS"},
-        {"BINLOG MONITOR", "REPLICATION CLIENT"},
-        {"SLAVE MONITOR"},
-    ),
-    "mysql": ({"RELOAD"}, {"PROCESS"}, {"REPLICATION CLIENT"}, {"BACKUP_ADMIN"}, {"LOCK TABLES"}),
-}
-_TABLESPACES = {
-    "mariadb": "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_SYS_TABLESPACES",
-    # NAME is decoded there, PATH is not; as the manual of 8.0 has it, untried
-    "mysql": "SELECT SPACE, PATH, ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_TABLESPACES_BRIEF b "
-    "JOIN information_schema.INNODB_TABLESPACES t USING (SPACE) "
-    "WHERE t.SPACE_TYPE = 'Single' AND t.STATE <> 'discarded'",
-}
-_GLOBAL_GRANT = re.compile(r"GRANT (.+?) ON \*\.\* TO ")
+# The tables that CHECK TABLE makes sense for, and how many one statement takes.
+_TABLES = (
+    "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES "
+    "WHERE TABLE_TYPE = 'BASE TABLE' "
+    "AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
+)
+_CHECKED_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -65,6 +55,11 @@ class ServerInfo(NamedTuple):
     comment: str
     server_uuid: str | None
     datadir: Path
+
+    @property
+    def number(self) -> tuple[int, ...]:
+        """`(8, 0, 35)` of `8.0.35-27`."""
+        return dialect.number_of(self.version)
 
 
 class Tablespace(NamedTuple):
@@ -114,12 +109,13 @@ class Database:
         Their names, `schema/table.ibd`, are those of a full backup's stream (as in
         `a@002db/t#P#p0.ibd`), also for files outside the datadir; but in the stream one that
         was created or renamed since the server's last checkpoint ends in `.new` instead of
-        `.ibd`. The half-made tables of a running ALTER (`#sql...`) are left out. PROCESS.
+        `.ibd`. The half-made tables of a running ALTER (`#sql...`) are left out. MySQL's
+        general tablespaces, and its data dictionary `mysql.ibd`, are there too. PROCESS.
         """
-        query = _TABLESPACES[self.server().type]
+        info = self.server()
         found = {}
-        for space, path, allocated in self._rows(query):
-            name = _stream_name(_text(path))
+        for space, path, allocated in self._rows(dialect.tablespaces_query(info.type, info.number)):
+            name = _stream_name(_text(path), general=info.type == "mysql")
             if name:
                 found[int(space)] = Tablespace(name, int(allocated))
         return found
@@ -135,16 +131,81 @@ class Database:
             server_uuid=info.server_uuid, inode=inode, birth=birth, generation=generation
         )
 
-    def missing_privileges(self) -> list[str]:
-        """The global privileges that a backup needs and the agent's user lacks."""
-        grants = [_GLOBAL_GRANT.match(grant) for (grant,) in self._rows("SHOW GRANTS")]
-        held = {name.strip() for found in grants if found for name in found[1].split(",")}
-        if "ALL PRIVILEGES" in held:
-            return []
-        required = _REQUIRED[self.server().type]
-        return sorted(min(names) for names in required if not names & held)
+    def missing_privileges(self, *, safe_slave_backup: bool = False) -> list[str]:
+        """The privileges that a backup needs and the agent's user lacks, as GRANT names them.
+
+        Those that come by a role don't count as held.
+        """
+        info = self.server()
+        return dialect.missing_privileges(
+            self._privileges(), info.type, info.number, safe_slave_backup=safe_slave_backup
+        )
+
+    def surplus_privileges(self) -> list[str]:
+        """The global privileges that the agent's user holds and no backup needs."""
+        info = self.server()
+        return dialect.surplus_privileges(self._privileges(), info.type, info.number)
+
+    def variables(self, *names: str) -> dict[str, str]:
+        """Those of the server's global variables that it has, by their names."""
+        return dict(self._rows(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {_quoted(names)}"))
+
+    def counters(self, *names: str) -> dict[str, int]:
+        """Those of the server's status counters that it has, by their names."""
+        rows = self._rows(f"SHOW GLOBAL STATUS WHERE Variable_name IN {_quoted(names)}")
+        return {name: int(value) for name, value in rows}
+
+    def check_tables(self) -> dict[str, str]:
+        """CHECK TABLE of every table: what it says of each, `OK` where all is well."""
+        names = [
+            ".".join(f"`{part.replace('`', '``')}`" for part in map(_text, row))
+            for row in self._rows(_TABLES)
+        ]
+        said: dict[str, str] = {}
+        for at in range(0, len(names), _CHECKED_AT_ONCE):
+            batch = ", ".join(names[at : at + _CHECKED_AT_ONCE])
+            for table, _, kind, text in self._rows(f"CHECK TABLE {batch}"):
+                # a note is about a table that has nothing to be checked
+                bad = _text(kind) not in ("status", "note")
+                if bad or said.setdefault(_text(table), "OK") == "OK":
+                    said[_text(table)] = _text(text) if _text(kind) != "note" else "OK"
+        return said
+
+    def _privileges(self) -> frozenset[str]:
+        """The privileges of the agent's user, as SHOW GRANTS names them."""
+        return dialect.held_privileges(str(grant) for (grant,) in self._rows("SHOW GRANTS"))
+
+    def replica_sql_running(self) -> frozenset[str]:
+        """The replication channels whose SQL thread runs; the usual one's name is empty.
+
+        None on a server that isn't a replica. A group's own channels are left out.
+        """
+        info = self.server()
+        words = dialect.replica_words(info.type, info.number)
+        with self._cursor(DictCursor) as cursor:
+            cursor.execute(words.status)
+            rows = cursor.fetchall()
+        running = {row.get(words.channel, "") for row in rows if row[words.running] == "Yes"}
+        return frozenset(name for name in running if not name.startswith("group_replication_"))
+
+    def start_replica_sql(self, channels: Iterable[str]) -> None:
+        """Start the SQL thread of each channel; one that runs stays as it is."""
+        info = self.server()
+        words = dialect.replica_words(info.type, info.number)
+        with self._cursor() as cursor:
+            for name in channels:
+                if name:
+                    cursor.execute(words.start, (name,))
+                else:
+                    cursor.execute(words.start_only)
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with self._cursor() as cursor:
+            cursor.execute(sql)
+            return list(cursor.fetchall())
+
+    @contextlib.contextmanager
+    def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
         settings = self._settings
         with (
             _translated(f"the database server at {settings.socket}"),
@@ -160,9 +221,8 @@ class Database:
             ) as connection,
         ):
             connection.connect(plain)
-            with connection.cursor() as cursor:
-                cursor.execute(sql)
-                return list(cursor.fetchall())
+            with connection.cursor(kind) as cursor:
+                yield cursor
 
 
 @contextlib.contextmanager
@@ -191,14 +251,24 @@ def _translated(what: str) -> Iterator[None]:
         raise DatabaseQueryFailed(f"{what} refuses a query: {reason}") from error
 
 
+def _quoted(names: Sequence[str]) -> str:
+    """Names of our own as a list in SQL."""
+    return f"({', '.join(map(repr, names))})"
+
+
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _stream_name(path: str) -> str | None:
-    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file."""
+def _stream_name(path: str, *, general: bool = False) -> str | None:
+    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file.
+
+    With `general`, also `name.ibd`.
+    """
     parts = PurePosixPath(path).parts[-2:]
-    if len(parts) < 2 or not path.endswith(".ibd") or parts[1].startswith("#sql"):
+    if len(parts) < 2 and not general:
+        return None
+    if not path.endswith(".ibd") or parts[-1].startswith("#sql"):
         return None
     return "/".join(parts)
 

@@ -336,9 +336,9 @@ def parse_checkpoints(content: bytes) -> Checkpoints:
 def parse_binlog_info(content: bytes) -> BinlogPosition | None:
     """Read `xtrabackup_binlog_info`: file, position and GTID set, separated by tabs.
 
-    None where it is empty, as without a binary log; StreamInvalid where it is garbage.
+    None without a binary log: it is empty, or names no file; StreamInvalid for garbage.
     """
-    if not content.strip():
+    if not content.strip() or content.startswith(b"\t0"):
         return None
     match = _BINLOG_INFO.fullmatch(content.decode("utf-8", "replace"))
     if not match:

@@ -129,6 +129,10 @@ class Child:
         """The exit status, negative for a signal; None while it runs or wasn't waited for."""
         return self._popen.returncode
 
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._popen.poll() is None
+
     @property
     def interrupted(self) -> bool:
         return self._killer is not None

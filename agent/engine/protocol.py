@@ -25,9 +25,12 @@ class Engine(Protocol):
     def extract(self, folder: Path) -> ExtractRun:
         """Start unpacking a stream into `folder`, which exists and is empty."""
 
-    def prepare(self, target: Path, incremental: Path | None, memory_bytes: int) -> PrepareRun:
+    def prepare(
+        self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
+    ) -> PrepareRun:
         """Start making an extracted full backup in `target` consistent.
 
         With `incremental`, the folder of an extracted incremental, apply that to it: once
-        for each of the chain, in order, after the full one has been prepared.
+        for each of the chain, in order, after the full one has been prepared. `last` tells
+        that no further one follows: what is prepared so is a datadir, and takes no more.
         """

@@ -16,7 +16,12 @@ from agent.errors import AgentError, EngineFailed, EngineUnproved, ExtractFailed
 FINISH_SECONDS = 60.0
 PREPARE_SECONDS = 24 * 3600.0
 _SHOWN_LINES = 4
-_LINE_HEAD = re.compile(r"^(\[\d\d\] )?(FATAL ERROR: )?(\d{4}-\d\d-\d\d[ T][\d:.]+ (\d+ )?)?")
+# mariadb-backup's, that of xtrabackup 2.4 and early 8.0, and that of the servers' own logs
+_LINE_HEAD = re.compile(
+    r"^(\[\d\d\] )?(FATAL ERROR: )?(\d{6} [\d:]{8} )?"
+    r"(\d{4}-\d\d-\d\d[ T][\d:.]+(Z|[+-]\d\d:\d\d)? (\d+ )?)?"
+    r"(\[\w+\] \[MY-\d+\] \[\w+\] )?"
+)
 
 
 class Cause(NamedTuple):

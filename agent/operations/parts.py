@@ -4,10 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.catalogue import Catalogue
+from agent.codec.aead import OpeningStream
+from agent.codec.plain import PlainOpening
 from agent.database import Database
-from agent.engine.protocol import Engine
+from agent.engine.choice import Engines
+from agent.errors import PlaintextRefused
 from agent.keys import Keyring
+from agent.model import Record
 from agent.pipeline.buffers import Plan, plan
+from agent.pipeline.download import Opening
 from agent.store.protocol import Store
 
 
@@ -34,20 +39,42 @@ class PathSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreParts:
-    """What a restore needs: no database, no broker."""
+    """What a restore needs: no database, no broker.
+
+    Backups that aren't encrypted are opened only where `allow_plaintext` says so.
+    """
 
     store: Store
     catalogue: Catalogue
     keyring: Keyring
-    engine: Engine
+    engines: Engines
     path: PathSettings
     prepare_memory_bytes: int
+    allow_plaintext: bool = False
+
+    def opening(self, record: Record) -> Opening:
+        """What makes the stored slabs of one backup plaintext again, once.
+
+        KeyNotHere or DataDamaged where its data key can't be had, PlaintextRefused where it
+        isn't encrypted and that isn't allowed.
+        """
+        if record.sealed:
+            return OpeningStream(self.keyring.unwrap(record.keys), record.id.encode())
+        if not self.allow_plaintext:
+            raise PlaintextRefused(f"backup {record.id} is not encrypted")
+        return PlainOpening()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackupParts(RestoreParts):
-    """What a backup needs on top: the instance, its database, a folder for scratch files."""
+    """What a backup needs on top: the instance, its database, a folder for scratch files.
+
+    `encrypt` says whether the backups that are made get encrypted, `safe_slave_backup`
+    whether the engine stops a replica's SQL thread meanwhile.
+    """
 
     instance_id: str
     database: Database
     scratch: Path
+    encrypt: bool = True
+    safe_slave_backup: bool = False

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from agent.codec.aead import SLAB
 from agent.database import ServerInfo
+from agent.engine.choice import Chosen
 from agent.errors import (
     BackupUnknown,
     BackupUnusable,
@@ -40,13 +41,18 @@ class Found(NamedTuple):
     lsn: int
     lineage: Lineage
     datadir_bytes: int
+    chosen: Chosen
 
 
 def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
-    """Ask the server and the host; `observe_lsn` tells the generation of a lineage."""
+    """Ask the server and the host; `observe_lsn` tells the generation of a lineage.
+
+    EngineMissing or EngineUnsupported where no engine here can copy that server.
+    """
     server = parts.database.server()
+    chosen = parts.engines.for_server(server.type, server.version)
     lsn, lineage = look_at_lineage(parts, observe_lsn)
-    return Found(server, lsn, lineage, datadir_bytes(server.datadir))
+    return Found(server, lsn, lineage, datadir_bytes(server.datadir), chosen)
 
 
 def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
@@ -61,21 +67,23 @@ def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, L
     return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
-def usable_parent(parts: BackupParts, task: CreateTask, found: Found) -> Record | None:
-    """The parent's record; None for a full backup, asked for or instead of a broken chain.
+def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Record]:
+    """The parent and its chain, the full backup first; empty for a full backup.
+
+    That is where one was asked for, or is made instead of an incremental on a broken chain.
 
     ParentUnknown, ParentUnusable or LineageChanged where the task doesn't allow a full one.
     """
     parent_id = task.backup.parent_id
     if parent_id is None:
-        return None
+        return []
     try:
         return _checked(parts, parent_id, found)
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
-        return None
+        return []
 
 
 def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:
@@ -109,13 +117,19 @@ def series(version: str) -> str:
     return ".".join(version.split("-")[0].split(".")[:2])
 
 
-def _checked(parts: BackupParts, parent_id: str, found: Found) -> Record:
+def whole_chain(parts: BackupParts, parent_id: str) -> list[Record]:
+    """The parent and its chain, the full backup first; ParentUnknown or ParentUnusable."""
     try:
-        parent = parts.catalogue.chain(parent_id)[-1]
+        return parts.catalogue.chain(parent_id)
     except BackupUnknown as error:
         raise ParentUnknown(f"the parent can't be used: {error}") from error
     except BackupUnusable as error:
         raise ParentUnusable(f"the parent can't be used: {error}") from error
+
+
+def _checked(parts: BackupParts, parent_id: str, found: Found) -> list[Record]:
+    chain = whole_chain(parts, parent_id)
+    parent = chain[-1]
     if parent.instance_id != parts.instance_id:
         raise ParentUnusable(f"parent {parent_id} is of instance {parent.instance_id}")
     if parent.lineage != found.lineage:
@@ -132,4 +146,9 @@ def _checked(parts: BackupParts, parent_id: str, found: Found) -> Record:
             f"parent {parent_id} is of server {parent.server_version}, "
             f"this server is {found.server.version}"
         )
-    return parent
+    if parent.engine != found.chosen.engine.name:
+        raise ParentUnusable(
+            f"parent {parent_id} was made by {parent.engine}, "
+            f"this server is copied by {found.chosen.engine.name}"
+        )
+    return chain

@@ -14,7 +14,8 @@ from hypothesis import given, settings, strategies as st
 
 from agent.codec.xbstream import Checkpoints
 from agent.engine.checkpoints import read_checkpoints
-from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings, quote_option
+from agent.engine.common import quote_option
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import (
     DatabaseDenied,
     DatabaseUnreachable,
@@ -56,7 +57,7 @@ def extract(engine: MariadbBackup, stream: Path, folder: Path) -> Checkpoints:
 
 
 def prepare(engine: MariadbBackup, target: Path, incremental: Path | None = None) -> None:
-    with engine.prepare(target, incremental, MEMORY) as run:
+    with engine.prepare(target, incremental, MEMORY, last=True) as run:
         run.finish()
 
 

@@ -198,14 +198,14 @@ def test_an_extractor_that_hangs_is_interrupted(tmp_path: Path) -> None:
 
 def test_prepare_needs_its_own_proof(tmp_path: Path) -> None:
     engine = fake(tmp_path, says("recovered"))
-    with engine.prepare(tmp_path, None, 1 << 26) as run, pytest.raises(PrepareFailed):
+    with engine.prepare(tmp_path, None, 1 << 26, last=True) as run, pytest.raises(PrepareFailed):
         run.finish()
-    with fake(tmp_path, SAYS_OK).prepare(tmp_path, None, 1 << 26) as run:
+    with fake(tmp_path, SAYS_OK).prepare(tmp_path, None, 1 << 26, last=True) as run:
         run.finish()
 
 
 def test_prepare_can_be_interrupted(tmp_path: Path) -> None:
-    with fake(tmp_path, "time.sleep(60)").prepare(tmp_path, None, 1 << 26) as run:
+    with fake(tmp_path, "time.sleep(60)").prepare(tmp_path, None, 1 << 26, last=True) as run:
         run.interrupt()
         with pytest.raises(PrepareFailed, match="interrupted"):
             run.finish()

@@ -1,10 +1,13 @@
 """How a run is laid out: segments so large that one object of the store joins them all."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent.database import ServerInfo
+from agent.engine.choice import Chosen
+from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, StoreRejected
 from agent.model import Lineage
 from agent.operations.parts import PathSettings
@@ -24,7 +27,9 @@ def planned(
         memory_bytes=memory, segment_bytes=segment, connections=4, cores=64, level=1
     )
     server = ServerInfo("mariadb", "10.11.6-MariaDB", "", None, Path("/data"))
-    return laid_out(path, limits, Found(server, 1, Lineage(inode=1, birth=1), datadir), None)
+    chosen = Chosen(cast(Engine, None), "10.11.6-MariaDB")
+    found = Found(server, 1, Lineage(inode=1, birth=1), datadir, chosen)
+    return laid_out(path, limits, found, None)
 
 
 @pytest.mark.parametrize("limits", [NESTED, FLAT])

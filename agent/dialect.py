@@ -1,0 +1,161 @@
+"""What differs from one database server to the next: queries, words and privileges.
+
+Of MariaDB everything here is tried; of MySQL and Percona Server it is as their manuals have it.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+Number = tuple[int, ...]
+
+# What the engines' manuals ask for (docs/engines.md); the first of each row's names is the
+# present one, the others are those of older servers.
+_REQUIRED: Final = {
+    "mariadb": (
+        ("RELOAD",),
+        ("PROCESS",),
+        ("BINLOG MONITOR", "REPLICATION CLIENT"),
+        ("SLAVE MONITOR", "REPLICATION CLIENT"),
+    ),
+    "mysql": (("RELOAD",), ("PROCESS",), ("LOCK TABLES",), ("REPLICATION CLIENT",)),
+}
+_BACKUP_ADMIN_SINCE: Final = (8, 0)
+# Tables of performance_schema that xtrabackup reads, and since when the server has them.
+_READ: Final = {
+    "log_status": (8, 0),
+    "replication_group_members": (8, 0),
+    "keyring_component_status": (8, 0, 24),
+}
+# What stopping and starting a replica's SQL thread takes.
+_REPLICA_ADMIN: Final = {
+    "mariadb": ("REPLICATION SLAVE ADMIN", "SUPER"),
+    "mysql": ("REPLICATION_SLAVE_ADMIN", "SUPER"),
+}
+# Held without harm: no right at all, what older manuals asked for, what a replica may need.
+_USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:1]})
+_USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
+
+_TABLESPACES: Final = {
+    "mariadb": "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_SYS_TABLESPACES",
+    # NAME is decoded there, PATH is not and is missing for `mysql`, the data dictionary. What
+    # has no bytes was discarded and has no file. Undo tablespaces are left out: a truncation
+    # gives them other numbers and files meanwhile.
+    "mysql": "SELECT t.SPACE, COALESCE(b.PATH, CONCAT(t.NAME, '.ibd')), t.ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_TABLESPACES t "
+    "LEFT JOIN information_schema.INNODB_TABLESPACES_BRIEF b ON b.SPACE = t.SPACE "
+    "WHERE t.SPACE_TYPE IN ('Single', 'General') AND t.FILE_SIZE > 0",
+    "mysql 5.7": "SELECT t.SPACE, d.PATH, t.ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_SYS_TABLESPACES t "
+    "JOIN information_schema.INNODB_SYS_DATAFILES d ON d.SPACE = t.SPACE "
+    "WHERE t.FILE_SIZE > 0",
+    # which doesn't tell sizes
+    "mysql 5.6": "SELECT SPACE, PATH, 0 FROM information_schema.INNODB_SYS_DATAFILES",
+}
+_GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
+
+
+class ReplicaWords(NamedTuple):
+    """How a server is asked about its replication, and how it answers.
+
+    `start` takes the channel's name, `start_only` starts the only one of a server that knows
+    no names.
+    """
+
+    status: str
+    channel: str
+    running: str
+    start: str
+    start_only: str
+
+
+_MARIADB_REPLICA: Final = ReplicaWords(
+    status="SHOW ALL SLAVES STATUS",
+    channel="Connection_name",
+    running="Slave_SQL_Running",
+    start="START SLAVE %s SQL_THREAD",
+    start_only="START SLAVE '' SQL_THREAD",
+)
+_MYSQL_REPLICA: Final = ReplicaWords(
+    status="SHOW REPLICA STATUS",
+    channel="Channel_Name",
+    running="Replica_SQL_Running",
+    start="START REPLICA SQL_THREAD FOR CHANNEL %s",
+    start_only="START REPLICA SQL_THREAD FOR CHANNEL ''",
+)
+_MYSQL_REPLICA_SINCE: Final = (8, 0, 22)
+_OLD_MYSQL_REPLICA: Final = ReplicaWords(
+    status="SHOW SLAVE STATUS",
+    channel="Channel_Name",
+    running="Slave_SQL_Running",
+    start="START SLAVE SQL_THREAD FOR CHANNEL %s",
+    # 5.6 knows no channels; later it starts all of them
+    start_only="START SLAVE SQL_THREAD",
+)
+
+
+def number_of(version: str) -> Number:
+    """`(8, 0, 35)` of `8.0.35-27`."""
+    return tuple(map(int, re.findall(r"\d+", version.split("-")[0])))
+
+
+def tablespaces_query(server_type: str, number: Number) -> str:
+    """Number, path and allocated bytes of the tablespaces that are in each full backup."""
+    if server_type == "mariadb" or number >= (8, 0):
+        return _TABLESPACES[server_type]
+    return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
+
+
+def replica_words(server_type: str, number: Number) -> ReplicaWords:
+    if server_type == "mariadb":
+        return _MARIADB_REPLICA
+    return _MYSQL_REPLICA if number >= _MYSQL_REPLICA_SINCE else _OLD_MYSQL_REPLICA
+
+
+def held_privileges(grants: Iterable[str]) -> frozenset[str]:
+    """What the lines of SHOW GRANTS give: `RELOAD`, `SELECT ON performance_schema.*`.
+
+    MySQL has static and dynamic privileges on lines of their own. Those that come by a role
+    aren't there.
+    """
+    held: set[str] = set()
+    for grant in grants:
+        if found := _GRANT.match(grant):
+            scope = found[2].replace("`", "")
+            suffix = "" if scope == "*.*" else f" ON {scope}"
+            held |= {name.strip() + suffix for name in found[1].split(",")}
+            held |= {"GRANT OPTION" + suffix} if grant.endswith("WITH GRANT OPTION") else set()
+    return frozenset(held)
+
+
+def missing_privileges(
+    held: frozenset[str], server_type: str, number: Number, *, safe_slave_backup: bool
+) -> list[str]:
+    """What a backup needs beyond what is held."""
+    if "ALL PRIVILEGES" in held:
+        return []
+    required = _required(server_type, number)
+    if safe_slave_backup:
+        required.append(_REPLICA_ADMIN[server_type])
+    return sorted(names[0] for names in required if not held.intersection(names))
+
+
+def surplus_privileges(held: frozenset[str], server_type: str, number: Number) -> list[str]:
+    """What is held on all databases, and no backup needs."""
+    needed = {name for names in _required(server_type, number) for name in names}
+    useful = _USEFUL if server_type == "mariadb" else _USEFUL_MYSQL
+    return sorted(name for name in held - needed - useful if " ON " not in name)
+
+
+def _required(server_type: str, number: Number) -> list[tuple[str, ...]]:
+    """What a user needs, each with the names that do as well."""
+    required = list(_REQUIRED[server_type])
+    if server_type == "mysql" and number >= _BACKUP_ADMIN_SINCE:
+        required.append(("BACKUP_ADMIN",))
+        required += [
+            (f"SELECT ON performance_schema.{table}", "SELECT ON performance_schema.*", "SELECT")
+            for table, since in _READ.items()
+            if number >= since
+        ]
+    return required

@@ -1,0 +1,46 @@
+"""The engines of this machine, chosen by the server of the moment or by a backup's record."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agent.engine.compatibility import check_record, check_server, engine_for
+from agent.engine.protocol import Engine
+from agent.errors import EngineUnsupported
+
+
+class Chosen(NamedTuple):
+    """An engine, and the version that it has just stated."""
+
+    engine: Engine
+    version: str
+
+
+class Engines:
+    """All engines by their names; with `kind`, backups are made by that one only."""
+
+    def __init__(self, engines: Mapping[str, Engine], kind: str | None = None) -> None:
+        self._engines = engines
+        self._kind = kind
+
+    def for_server(self, server_type: str, server_version: str) -> Chosen:
+        """The engine for backups of that server, started once to learn its version.
+
+        EngineUnsupported where it can't copy that server; EngineMissing, EngineFailed.
+        """
+        engine = self._engines[self._kind or engine_for(server_type, server_version)]
+        version = engine.version()
+        check_server(server_type, server_version, engine.name, version)
+        return Chosen(engine, version)
+
+    def for_record(self, name: str, version: str) -> Engine:
+        """The engine that restores what the engine `name` copied in that version.
+
+        EngineUnsupported where it is unknown or of another series; EngineMissing, EngineFailed.
+        """
+        if name not in self._engines:
+            raise EngineUnsupported(
+                f"the backup was made by {name}, which this agent does not know"
+            )
+        engine = self._engines[name]
+        check_record(name, version, engine.version())
+        return engine

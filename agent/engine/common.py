@@ -1,0 +1,173 @@
+"""What both engines share: option file, common arguments, versions, how a child is started."""
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from agent.engine.process import Child
+from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
+from agent.errors import ConfigInvalid, EngineError, EngineFailed
+
+_SETTING = "[engine] program"
+_EXTRACTOR = "[engine] extractor"
+_VERSION_SECONDS = 10.0
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How to run the programs and reach the server; times in the unit that the name says.
+
+    `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
+    engines' default of 1000 holds the commit lock for up to a second at the end of a run.
+    `safe_slave_backup` stops a replica's SQL thread for the run.
+    """
+
+    socket: Path
+    user: str
+    password: str = field(repr=False)
+    program: str
+    extractor: str
+    parallel: int = 2
+    log_copy_interval_ms: int = 20
+    open_files_limit: int = 65_535
+    lock_wait_seconds: int = 300
+    safe_slave_backup: bool = False
+    safe_slave_backup_seconds: int = 300
+    niceness: int = 10
+    grace_seconds: float = 3.0
+
+
+class CopyingEngine(ABC):
+    """An engine of the family: what its members say for themselves, and what they all do."""
+
+    name: ClassVar[str]
+    group: ClassVar[str]
+    """The option file's group that the program reads."""
+    completed: ClassVar[re.Pattern[str]]
+    """The program's closing line, whole."""
+    telling: ClassVar[re.Pattern[str]]
+    """Lines of its log that are kept because they may tell why it failed."""
+    causes: ClassVar[tuple[Cause, ...]]
+    stated: ClassVar[re.Pattern[str]]
+    """Where the output of `--version` states the version."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+
+    @abstractmethod
+    def _backup_options(self) -> Sequence[str]:
+        """The options of a backup that only this engine has."""
+
+    @abstractmethod
+    def _prepare_options(self, *, last: bool) -> Sequence[str]:
+        """The options of a prepare that only this engine has."""
+
+    def version(self) -> str:
+        """The version that the program states, such as `10.11.6-MariaDB` or `8.0.35-30`."""
+        with Child([self._settings.program, "--version"], setting=_SETTING) as child:
+            child.wait(_VERSION_SECONDS)
+        # it goes to standard error
+        found = self.stated.search("\n".join(child.log.lines()))
+        if found is None:
+            raise EngineFailed(
+                f"{self._settings.program} --version doesn't state a version of {self.name}",
+                hint="set [engine] program to the engine that [engine] kind names",
+            )
+        return found[1]
+
+    def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:
+        """Start streaming; the password goes by a 0600 file in `workdir`, removed at the end.
+
+        The parent's `from_lsn` has to be checked against the server's own LSN before: the
+        engines take one from the future, exit with 0 and say `completed OK!`.
+        """
+        secret_file = workdir / "engine.cnf"
+        # the option file is only honoured as the first argument
+        argv = [self._settings.program, f"--defaults-extra-file={secret_file}", "--backup"]
+        # nothing is written there while it streams, but it is looked for
+        argv += [f"--target-dir={workdir}", *self._common_options()]
+        argv += self._backup_options()
+        argv += [f"--incremental-lsn={from_lsn}"] if from_lsn is not None else []
+        _write_options(secret_file, self.group, self._settings)
+        try:
+            child = self._child(argv, stdout=True, keep=self.telling)
+        except EngineError:
+            secret_file.unlink()
+            raise
+        return BackupRun(child, secret_file, self.completed, self.causes)
+
+    def extract(self, folder: Path) -> ExtractRun:
+        """Start the extractor with `-x` into `folder`."""
+        argv = [self._settings.extractor, "-x", "-C", str(folder)]
+        return ExtractRun(self._child(argv, setting=_EXTRACTOR, stdin=True))
+
+    def prepare(
+        self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
+    ) -> PrepareRun:
+        """Start `--prepare` of one link of a chain."""
+        argv = [self._settings.program, "--prepare", f"--target-dir={target}"]
+        argv += [f"--use-memory={memory_bytes}", *self._prepare_options(last=last)]
+        argv += [f"--incremental-dir={incremental}"] if incremental is not None else []
+        return PrepareRun(self._child(argv, keep=self.telling), self.completed)
+
+    def _common_options(self) -> list[str]:
+        settings = self._settings
+        argv = ["--stream=xbstream", f"--parallel={settings.parallel}"]
+        argv += [f"--log-copy-interval={settings.log_copy_interval_ms}"]
+        argv += [f"--open-files-limit={settings.open_files_limit}"]
+        # both are ignored, with a line in the log, where the server has no such position
+        argv += ["--slave-info", "--galera-info"]
+        if settings.safe_slave_backup:
+            argv += ["--safe-slave-backup"]
+            argv += [f"--safe-slave-backup-timeout={settings.safe_slave_backup_seconds}"]
+        return argv
+
+    def _child(
+        self,
+        argv: list[str],
+        *,
+        setting: str = _SETTING,
+        stdin: bool = False,
+        stdout: bool = False,
+        keep: re.Pattern[str] | None = None,
+    ) -> Child:
+        return Child(
+            argv,
+            setting=setting,
+            stdin=stdin,
+            stdout=stdout,
+            keep=keep,
+            niceness=self._settings.niceness,
+            grace=self._settings.grace_seconds,
+        )
+
+
+def quote_option(value: str) -> str:
+    """`value` as an option file wants it, whatever it holds; ConfigInvalid for a NUL."""
+    if "\0" in value:
+        raise ConfigInvalid("the database user's name or password holds a NUL byte")
+    return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
+
+
+def _write_options(path: Path, group: str, settings: EngineSettings) -> None:
+    options = {
+        "user": settings.user,
+        "password": settings.password,
+        "socket": str(settings.socket),
+    }
+    lines = [f"{name}={quote_option(value)}\n" for name, value in options.items()]
+    try:
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"[{group}]\n" + "".join(lines))
+    except OSError as error:
+        raise EngineFailed(
+            f"can't write the engine's option file {path}: {error.strerror}",
+            hint="check the free space and permissions of [agent] state_folder",
+        ) from error

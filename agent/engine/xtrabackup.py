@@ -1,0 +1,122 @@
+"""Percona XtraBackup 2.4, 8.0 and 8.4, and xbstream: what is theirs alone.
+
+Options, log lines and failures as in Percona's option references and source of these three
+series (docs/engines.md names the pages); none of it was tried on the program itself.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+
+from agent.engine.common import CopyingEngine, EngineSettings
+from agent.engine.compatibility import numbers
+from agent.engine.runs import Cause
+from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineFailed, EngineUnsupported
+
+log = logging.getLogger(__name__)
+
+# The first release with --register-redo-log-consumer.
+_CONSUMER_SINCE = (8, 0, 30)
+_REDO_LOST = (
+    "the server overwrote its redo log before it was copied: raise innodb_redo_log_capacity "
+    "(innodb_log_file_size before 8.0.30), set [engine] register_redo_log_consumer = true, or "
+    "back up at a quieter time or with a higher byte rate"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class XtraBackupSettings(EngineSettings):
+    """The programs by their usual names.
+
+    As a redo log consumer the engine makes the server keep redo log that isn't copied yet; a
+    server whose redo log is full then waits with its writes.
+    """
+
+    program: str = "xtrabackup"
+    extractor: str = "xbstream"
+    register_redo_log_consumer: bool = False
+
+
+class XtraBackup(CopyingEngine):
+    """The engine of MySQL and Percona Server."""
+
+    name = "xtrabackup"
+    group = "xtrabackup"
+    stated = re.compile(r"xtrabackup version (\S+) based on MySQL server")
+    # 2.4, and 8.0 before 8.0.28; then the form of the server's own log
+    completed = re.compile(
+        r"(\d{6} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) \d+ "
+        r"\[Note\] \[MY-\d{6}\] \[Xtrabackup\]) completed OK!"
+    )
+    telling = re.compile(
+        r"\[ERROR\]|[Ee]rror:|denied|Failed to connect|missing required|[Uu]nsupported|"
+        r"wrapped around|log block no|No space left|Errcode|[Oo][Ss] errno|Too many open files|"
+        r"Unable to obtain lock|did not become zero"
+    )
+    causes = (
+        Cause(
+            re.compile(
+                r"log block numbers mismatch|log has wrapped around|could not find redo log file|"
+                r"redo log files have been removed"
+            ),
+            EngineFailed,
+            _REDO_LOST,
+        ),
+        Cause(
+            re.compile(r"[Uu]nsupported server version|[Uu]nsupported redo log format"),
+            EngineUnsupported,
+        ),
+        Cause(
+            re.compile(
+                r"missing required privilege|Access denied; you need|command denied to user"
+            ),
+            DatabaseDenied,
+            "grant the agent's database user the privileges that docs/engines.md lists",
+        ),
+        Cause(re.compile(r"Failed to connect.*Access denied"), DatabaseDenied),
+        Cause(re.compile(r"Failed to connect to MySQL server"), DatabaseUnreachable),
+        Cause(
+            re.compile(r"requires GTID enabled or --safe-slave-backup"),
+            EngineFailed,
+            "set [engine] safe_slave_backup = true, or gtid_mode = ON on the server",
+        ),
+        Cause(
+            re.compile(r"open_temp_tables did not become zero"),
+            EngineFailed,
+            "the replica held temporary tables all the time: replicate row-based, or try later",
+        ),
+        Cause(
+            re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"),
+            EngineFailed,
+            "a long query or DDL holds a lock: find it with SHOW PROCESSLIST and end it",
+        ),
+        Cause(
+            re.compile(r"Too many open files"),
+            EngineFailed,
+            "raise LimitNOFILE of the agent's systemd unit",
+        ),
+    )
+
+    def __init__(self, settings: XtraBackupSettings) -> None:
+        super().__init__(settings)
+        self._register_consumer = settings.register_redo_log_consumer
+
+    def _backup_options(self) -> list[str]:
+        seconds = self._settings.lock_wait_seconds
+        # the version check asks a host of Percona's about newer releases
+        argv = [f"--ftwrl-wait-timeout={seconds}", f"--lock-ddl-timeout={seconds}"]
+        argv += ["--no-version-check"]
+        if self._register_consumer and self._has_consumer():
+            argv += ["--register-redo-log-consumer"]
+        return argv
+
+    def _has_consumer(self) -> bool:
+        version = self.version()
+        if numbers(version) >= _CONSUMER_SINCE:
+            return True
+        log.warning("xtrabackup %s has no --register-redo-log-consumer: done without", version)
+        return False
+
+    def _prepare_options(self, *, last: bool) -> list[str]:
+        # what was rolled back is lost to an incremental that continues it
+        return [] if last else ["--apply-log-only"]

@@ -1,0 +1,96 @@
+"""XtraBackup on its stand-in: an engine for tests, its streams, and what it was called with."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
+from tests.codec.streams import end, sparse, whole
+from tests.engine.scripts import script
+from tests.stack.mariadb import AGENT_PASSWORD
+
+VERSIONS = ("2.4.28", "8.0.27-19", "8.0.35-30", "8.4.0-1")
+_STANDIN = Path(__file__).with_name("standin.py")
+_PAGE = 16 << 10
+
+
+def xtrabackup(
+    folder: Path, version: str = "8.0.35-30", says: Sequence[str] = (), **changes: Any
+) -> XtraBackup:
+    """An engine whose programs are the stand-in; its backups are what `stream` holds."""
+    paths = {
+        role: script(folder / role, _body(role, folder, version, says))
+        for role in ("xtrabackup", "xbstream")
+    }
+    plain: dict[str, Any] = {
+        "socket": folder / "server.sock",
+        "user": "agent",
+        "password": AGENT_PASSWORD,
+        "program": paths["xtrabackup"],
+        "extractor": paths["xbstream"],
+    }
+    return XtraBackup(XtraBackupSettings(**(plain | changes)))
+
+
+def _body(role: str, folder: Path, version: str, says: Sequence[str]) -> str:
+    given = {
+        "ROLE": role,
+        "VERSION": version,
+        "STREAM": str(folder / "stream"),
+        "CALLS": str(folder / "calls"),
+        "SAYS": list(says),
+    }
+    return f"import runpy\nrunpy.run_path({str(_STANDIN)!r}, {given!r}, '__main__')"
+
+
+def calls(folder: Path) -> list[list[str]]:
+    """What the programs were called with so far, the program's name first."""
+    return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
+
+
+def page(space: int) -> bytes:
+    """A first page of a tablespace with that number."""
+    return bytes(34) + space.to_bytes(4, "big") + bytes(_PAGE - 38)
+
+
+def full_stream(to_lsn: int, binlog: bytes = b"binlog.000007\t157\n") -> bytes:
+    """The files of a full backup of a small 8.0 server, one of them page-compressed."""
+    note = (
+        b"backup_type = full-backuped\nfrom_lsn = 0\nto_lsn = %d\nlast_lsn = %d\nflushed_lsn = 1\n"
+    )
+    packed = page(9)[:4096]
+    holes = [(0, 4096), (_PAGE - 4096, 4096), (_PAGE - 4096, 0)]
+    return b"".join(
+        (
+            whole(b"ibdata1", bytes(_PAGE)),
+            whole(b"mysql.ibd", page(0xFFFFFFFE)),
+            whole(b"undo_001", page(0xFFFFFFEF)),
+            whole(b"sys/sys_config.ibd", page(1)),
+            whole(b"shop/orders.ibd", page(7)),
+            whole(b"shop/part#p#p0.ibd", page(8)),
+            sparse(b"shop/packed.ibd", holes, packed + packed),
+            end(b"shop/packed.ibd"),
+            whole(b"ts1.ibd", page(11)),
+            whole(b"xtrabackup_tablespaces", b"{}"),
+            whole(b"xtrabackup_binlog_info", binlog),
+            whole(b"xtrabackup_slave_info", b""),
+            whole(b"xtrabackup_logfile", bytes(2560)),
+            whole(b"xtrabackup_checkpoints", note % (to_lsn, to_lsn)),
+            whole(b"xtrabackup_info", b"uuid = 1\ntool_name = xtrabackup\n"),
+            whole(b"backup-my.cnf", b"[mysqld]\ninnodb_page_size=16384\n"),
+            whole(b"ib_buffer_pool", b"1,2\n"),
+        )
+    )
+
+
+def incremental_stream(from_lsn: int, to_lsn: int) -> bytes:
+    note = b"backup_type = incremental\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = %d\n"
+    return b"".join(
+        (
+            whole(b"shop/orders.ibd.meta", b"page_size = 16384\nzip_size = 0\nspace_id = 7\n"),
+            whole(b"shop/orders.ibd.delta", b"xtra" + bytes(_PAGE - 4)),
+            whole(b"xtrabackup_logfile", bytes(2560)),
+            whole(b"xtrabackup_checkpoints", note % (from_lsn, to_lsn, to_lsn)),
+        )
+    )

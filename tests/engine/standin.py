@@ -1,0 +1,192 @@
+"""A stand-in for `xtrabackup` and `xbstream`, which can't be installed here; run by a script.
+
+It is as strict as the programs are said to be: an unknown option, a missing value, an option
+file that isn't first, a backup without a stream, a prepare out of order all fail. What it says
+and does is taken from Percona's documentation and source. A test gives it, as globals:
+`ROLE` (xtrabackup or xbstream), `VERSION` (as `8.0.35-30`), `STREAM` (the file with the stream
+that a backup writes), `CALLS` (the file to which it appends its arguments), and `SAYS`, lines
+of an error that a backup fails with.
+"""
+
+import json
+import re
+import stat
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+ROLE: str = globals()["ROLE"]
+VERSION: str = globals()["VERSION"]
+STREAM: str = globals()["STREAM"]
+CALLS: str = globals()["CALLS"]
+SAYS: list[str] = globals()["SAYS"]
+
+NUMBER = tuple(map(int, re.findall(r"\d+", VERSION.split("-")[0])))
+# Options that these series document: True where a value is needed.
+OPTIONS = {
+    "backup": False,
+    "prepare": False,
+    "stream": True,
+    "target-dir": True,
+    "parallel": True,
+    "incremental-lsn": True,
+    "incremental-dir": True,
+    "open-files-limit": True,
+    "log-copy-interval": True,
+    "ftwrl-wait-timeout": True,
+    "lock-ddl-timeout": True,
+    "slave-info": False,
+    "galera-info": False,
+    "safe-slave-backup": False,
+    "safe-slave-backup-timeout": True,
+    "no-version-check": False,
+    "use-memory": True,
+    "apply-log-only": False,
+}
+if NUMBER >= (8, 0, 30):
+    OPTIONS["register-redo-log-consumer"] = False
+BASED_ON = "5.7.40" if NUMBER < (8, 0) else VERSION.split("-")[0]
+
+
+def say(text: str, level: str = "Note") -> None:
+    """A line of the log in the version's form."""
+    if NUMBER >= (8, 0, 28):
+        head = f"2024-01-01T12:00:00.000000-00:00 0 [{level}] [MY-011825] [Xtrabackup] "
+    else:
+        head = "170101 12:00:00 " if text == "completed OK!" else "xtrabackup: "
+    print(head + text, file=sys.stderr, flush=True)
+
+
+def die(text: str, status: int = 1) -> None:
+    say(text, "ERROR")
+    sys.exit(status)
+
+
+def main(arguments: list[str]) -> None:
+    with open(CALLS, "a") as calls:
+        calls.write(json.dumps([ROLE, *arguments]) + "\n")
+    if ROLE == "xbstream":
+        extract(arguments)
+    elif arguments == ["--version"]:
+        say("recognized server arguments: --datadir=/var/lib/mysql")
+        print(
+            f"xtrabackup version {VERSION} based on MySQL server {BASED_ON} Linux (x86_64) "
+            "(revision id: 6beb4b49)",
+            file=sys.stderr,
+        )
+    else:
+        run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    file = None
+    if arguments[0].startswith("--defaults-extra-file="):
+        file = arguments.pop(0).partition("=")[2]
+    options = parsed(arguments)
+    if "backup" in options and file is not None:
+        check_option_file(Path(file))
+        backup(options)
+    elif "prepare" in options:
+        prepare(options)
+    else:
+        die("neither --backup with an option file nor --prepare")
+    say("completed OK!")
+
+
+def parsed(arguments: list[str]) -> dict[str, str]:
+    options = {}
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or name not in OPTIONS:
+            die(f"unknown option '{argument}'", 255)
+        if OPTIONS[name] != bool(equals and value):
+            die(f"option '--{name}' requires an argument, or takes none", 255)
+        options[name] = value
+    return options
+
+
+def check_option_file(path: Path) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != 0o600:
+        die(f"{path} is open to others")
+    group, *lines = path.read_text().splitlines()
+    names = [line.partition("=")[0] for line in lines]
+    if group != "[xtrabackup]" or names != ["user", "password", "socket"]:
+        die(f"unknown variable in {path}: {group} {names}", 255)
+
+
+def backup(options: dict[str, str]) -> None:
+    if options["stream"] != "xbstream" or not int(options["parallel"]):
+        die(f"Invalid --stream argument: {options['stream']}")
+    say("Connecting to MySQL server host: localhost, user: agent, password: set")
+    for line in SAYS:
+        say(line, "ERROR")
+    if SAYS:
+        sys.exit(1)
+    say("Using server version 8.0.35")
+    sys.stdout.buffer.write(Path(STREAM).read_bytes())
+    sys.stdout.buffer.flush()
+    say("Transaction log of lsn (50) to (50) was copied.")
+
+
+def note(folder: str) -> dict[str, str]:
+    text = (Path(folder) / "xtrabackup_checkpoints").read_text()
+    return dict(re.findall(r"(\w+) = (\S+)", text))
+
+
+def prepare(options: dict[str, str]) -> None:
+    """What is prepared without --apply-log-only takes no incremental any more."""
+    if not int(options["use-memory"]):
+        die("no --use-memory")
+    target = note(options["target-dir"])
+    if "incremental-dir" in options:
+        added = note(options["incremental-dir"])
+        if target["backup_type"] != "log-applied":
+            die("applying incremental backup needs target prepared with --apply-log-only.")
+        if added["from_lsn"] != target["to_lsn"]:
+            die("This incremental backup seems not to be proper for the target.")
+        target |= {name: added[name] for name in ("to_lsn", "last_lsn")}
+    elif target["backup_type"] != "full-backuped":
+        die("This target seems to be already prepared.")
+    target["backup_type"] = "log-applied" if "apply-log-only" in options else "full-prepared"
+    lines = [f"{name} = {value}\n" for name, value in target.items()]
+    (Path(options["target-dir"]) / "xtrabackup_checkpoints").write_text("".join(lines))
+
+
+def extract(arguments: list[str]) -> None:
+    if arguments[:2] != ["-x", "-C"] or len(arguments) != 3:
+        sys.exit(f"xbstream: {arguments}")
+    folder, stream = Path(arguments[2]), sys.stdin.buffer
+    files = {}
+    while magic := stream.read(8):
+        kind = stream.read(2)[1:]
+        name = stream.read(struct.unpack("<I", stream.read(4))[0]).decode()
+        path = folder / name
+        if magic != b"XBSTCK01" or kind not in (b"P", b"S", b"E"):
+            sys.exit("xb_stream_read_chunk(): wrong chunk magic")
+        if name not in files:
+            path.parent.mkdir(exist_ok=True)
+            files[name] = path.open("xb")
+        if kind == b"E":
+            files[name].truncate(files[name].tell())
+            files[name].close()
+        else:
+            write_chunk(files[name], stream, kind)
+
+
+def write_chunk(file, stream, kind: bytes) -> None:  # type: ignore[no-untyped-def]
+    entries = struct.unpack("<I", stream.read(4))[0] if kind == b"S" else 0
+    length, offset, expected = struct.unpack("<QQI", stream.read(20))
+    table = stream.read(8 * entries)
+    content = stream.read(length)
+    if zlib.crc32(content, zlib.crc32(table)) != expected or file.tell() != offset:
+        sys.exit("xb_stream_read_chunk(): invalid checksum or offset")
+    pairs = list(struct.iter_unpack("<II", table)) if entries else [(0, length)]
+    for skip, count in pairs:
+        file.seek(skip, 1)
+        file.write(content[:count])
+        content = content[count:]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

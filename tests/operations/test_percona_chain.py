@@ -1,0 +1,167 @@
+"""A chain on MySQL 8.0 through the operations: XtraBackup's stand-in, a server of our own words."""
+
+from pathlib import Path
+from typing import cast
+from uuid import uuid4
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.database import Database, ServerInfo, Tablespace
+from agent.engine.checkpoints import read_checkpoints
+from agent.engine.choice import Engines
+from agent.errors import EngineUnsupported, ParentUnusable
+from agent.model import BackupRequest, BackupStatus, CreateTask, Lineage, Record
+from agent.operations.backup import BackupOperation
+from agent.operations.parts import BackupParts, PathSettings
+from agent.operations.restore import RestoreOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+from agent.store.directory import DirectoryStore
+from tests.engine.percona import calls, full_stream, incremental_stream, xtrabackup
+from tests.records import INSTANCE, keyring
+
+MIB = 1 << 20
+# What a MySQL 8.0 with those files would list.
+SPACES = {
+    0xFFFFFFFE: "mysql.ibd",
+    1: "sys/sys_config.ibd",
+    7: "shop/orders.ibd",
+    8: "shop/part#p#p0.ibd",
+    9: "shop/packed.ibd",
+    11: "ts1.ibd",
+}
+
+
+class Server:
+    """What a MySQL server would answer; none can be had here."""
+
+    def __init__(self, datadir: Path) -> None:
+        self.info = ServerInfo("mysql", "8.0.42-33", "Percona Server", str(uuid4()), datadir)
+        self.present_lsn = 50
+
+    def server(self) -> ServerInfo:
+        return self.info
+
+    def lsn(self) -> int:
+        return self.present_lsn
+
+    def lineage(self) -> Lineage:
+        return Lineage(server_uuid=self.info.server_uuid, inode=1, birth=2)
+
+    def tablespaces(self) -> dict[int, Tablespace]:
+        return {number: Tablespace(path, 16 << 10) for number, path in SPACES.items()}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    datadir = tmp_path / "data"
+    datadir.mkdir()
+    (datadir / "ibdata1").write_bytes(bytes(MIB))
+    return Server(datadir)
+
+
+@pytest.fixture
+def parts(tmp_path: Path, folder: DirectoryStore, server: Server) -> BackupParts:
+    keys = keyring()
+    return BackupParts(
+        store=folder,
+        catalogue=Catalogue(folder, keys),
+        keyring=keys,
+        engines=Engines({"xtrabackup": xtrabackup(tmp_path)}),
+        path=PathSettings(
+            memory_bytes=64 * MIB, segment_bytes=MIB, connections=1, cores=1, level=1
+        ),
+        prepare_memory_bytes=16 * MIB,
+        instance_id=INSTANCE,
+        database=cast(Database, server),
+        scratch=tmp_path / "scratch",
+    )
+
+
+def backup(parts: BackupParts, tmp_path: Path, stream: bytes, parent: Record | None) -> Record:
+    """One backup that the engine answers with that stream."""
+    (tmp_path / "stream").write_bytes(stream)
+    request = BackupRequest(id=str(uuid4()), name="b", parent_id=parent.id if parent else None)
+    operation = BackupOperation(
+        parts,
+        CreateTask(task_id=str(uuid4()), backup=request),
+        meter=Meter(),
+        stop=Stop(),
+        observe_lsn=lambda _key, _lsn: "",
+        on_begin=lambda _record: None,
+        on_finished=lambda _record: None,
+    )
+    return operation.run()
+
+
+def chain_of_three(parts: BackupParts, server: Server, tmp_path: Path) -> list[Record]:
+    full = backup(parts, tmp_path, full_stream(50, b"binlog.000007\t157\tu-1:1-5,\nu-2:1\n"), None)
+    server.present_lsn = 70
+    first = backup(parts, tmp_path, incremental_stream(50, 60), full)
+    return [full, first, backup(parts, tmp_path, incremental_stream(60, 70), first)]
+
+
+def restore(parts: BackupParts, backup_id: str, target: Path) -> list[list[str]]:
+    """Restore; the prepares, in order."""
+    before = len(calls(target.parent))
+    RestoreOperation(parts, meter=Meter(), stop=Stop()).run(backup_id, target)
+    return [call for call in calls(target.parent)[before:] if "--prepare" in call]
+
+
+def test_a_chain_is_made_and_prepared_in_order(
+    parts: BackupParts, server: Server, tmp_path: Path
+) -> None:
+    chain = chain_of_three(parts, server, tmp_path)
+    full = chain[0]
+    assert full.status is BackupStatus.COMPLETED
+    assert (full.engine, full.engine_version) == ("xtrabackup", "8.0.35-30")
+    assert full.binlog is not None
+    assert full.binlog.gtid == "u-1:1-5,u-2:1"
+    asked = [call[-1] for call in calls(tmp_path) if "--backup" in call]
+    assert asked[1:] == ["--incremental-lsn=50", "--incremental-lsn=60"]
+    target = tmp_path / "restored"
+    prepares = restore(parts, chain[-1].id, target)
+    assert ["--apply-log-only" in call for call in prepares] == [True, True, False]
+    assert [call[-1].startswith("--incremental-dir=") for call in prepares] == [False, True, True]
+    assert read_checkpoints(target).backup_type == "full-prepared"
+    assert read_checkpoints(target).to_lsn == 70
+
+
+def test_a_full_backup_alone_is_prepared_whole(parts: BackupParts, tmp_path: Path) -> None:
+    full = backup(parts, tmp_path, full_stream(50), None)
+    (prepare,) = restore(parts, full.id, tmp_path / "restored")
+    assert "--apply-log-only" not in prepare
+
+
+def test_a_server_that_no_engine_here_copies_leaves_no_record(
+    parts: BackupParts, server: Server, tmp_path: Path
+) -> None:
+    server.info = server.info._replace(version="8.4.2")
+    with pytest.raises(EngineUnsupported, match=r"takes xtrabackup 8\.4") as caught:
+        backup(parts, tmp_path, full_stream(50), None)
+    assert "percona-xtrabackup-84" in caught.value.hint
+    assert [call[1:] for call in calls(tmp_path)] == [["--version"]]
+    assert list((tmp_path / "store").rglob("*.json")) == []
+
+
+def test_an_incremental_does_not_continue_another_engines_backup(
+    parts: BackupParts, server: Server, tmp_path: Path
+) -> None:
+    full = backup(parts, tmp_path, full_stream(50), None)
+    foreign = full.model_copy(update={"engine": "mariadb-backup", "id": str(uuid4())})
+    parts.catalogue.begin(foreign.model_copy(update={"status": BackupStatus.BUILDING}))
+    parts.catalogue.write(foreign)
+    server.present_lsn = 70
+    with pytest.raises(ParentUnusable, match="was made by mariadb-backup"):
+        backup(parts, tmp_path, incremental_stream(50, 60), foreign)
+
+
+def test_a_restore_by_an_engine_of_another_series_is_refused_first(
+    parts: BackupParts, tmp_path: Path
+) -> None:
+    full = backup(parts, tmp_path, full_stream(50), None)
+    xtrabackup(tmp_path, "8.4.0-1")  # installed in its place
+    with pytest.raises(EngineUnsupported, match="only the same series"):
+        restore(parts, full.id, tmp_path / "restored")
+    assert not (tmp_path / "restored").exists()

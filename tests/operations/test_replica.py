@@ -1,0 +1,188 @@
+"""A replica's SQL thread runs again after each end of an engine that stopped it: a real pair."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent.database import Database, DatabaseSettings
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.engine.runs import BackupRun
+from agent.errors import DatabaseError, EngineFailed
+from agent.operations.parts import BackupParts
+from agent.operations.replica import put_back, sql_thread_kept
+from tests.conftest import need
+from tests.stack.agent import Agent, Tables
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
+from tests.stack.process import poll
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+BOTH = {"", "second"}
+
+
+@pytest.fixture(scope="module")
+def replica(mariadb: MariaDB, scratch: Path) -> Iterator[MariaDB]:
+    """A replica of the session's server, by its usual channel and one more that has no source."""
+    need("mariadbd", "mariadb-install-db", "mariadb-backup")
+    server = MariaDB(scratch / "replica", options={"server-id": "2"})
+    server.install()
+    try:
+        server.start()
+        server.create_agent_user()
+        server.load_rows(4)
+        mariadb.query("CREATE OR REPLACE USER repl@'127.0.0.1' IDENTIFIED BY 'p'")
+        mariadb.query("GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'")
+        ((file, position, *_),) = mariadb.query("SHOW MASTER STATUS")
+        server.query(
+            f"CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={mariadb.port}, "
+            f"MASTER_USER='repl', MASTER_PASSWORD='p', MASTER_LOG_FILE='{file}', "
+            f"MASTER_LOG_POS={position}; START SLAVE;"
+            "CHANGE MASTER 'second' TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='x'"
+        )
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def parts(replica: MariaDB, tmp_path: Path) -> BackupParts:
+    """What these operations take of a backup's parts, with the right to start a replica."""
+    replica.query(f"GRANT REPLICATION SLAVE ADMIN ON *.* TO {replica.agent_user}@localhost")
+    replica.query("START SLAVE SQL_THREAD; START SLAVE 'second' SQL_THREAD")
+    database = database_of(replica)
+    assert database.replica_sql_running() == BOTH
+    scratch = tmp_path / "state" / "scratch"
+    scratch.mkdir(parents=True)
+    return cast(
+        BackupParts,
+        SimpleNamespace(database=database, scratch=scratch, safe_slave_backup=True),
+    )
+
+
+def database_of(server: MariaDB) -> Database:
+    return Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
+
+
+def engine_of(server: MariaDB, **changes: Any) -> MariadbBackup:
+    return MariadbBackup(
+        MariadbBackupSettings(
+            socket=server.socket,
+            user=server.agent_user,
+            password=AGENT_PASSWORD,
+            safe_slave_backup=True,
+            **changes,
+        )
+    )
+
+
+def note_of(parts: BackupParts) -> Path:
+    return parts.scratch.parent / "replica-sql-thread.json"
+
+
+def test_the_server_tells_and_starts_its_threads(mariadb: MariaDB, parts: BackupParts) -> None:
+    assert database_of(mariadb).replica_sql_running() == frozenset()
+    database = parts.database
+    database.start_replica_sql(BOTH)  # they run already
+    assert database.replica_sql_running() == BOTH
+
+
+def killed_mid_way(replica: MariaDB, parts: BackupParts, workdir: Path) -> None:
+    """A backup whose engine is killed when it has stopped the thread, and waits for a lock."""
+    with replica.connect() as holder, sql_thread_kept(parts):
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        kill_when_stopped(parts, engine_of(replica).start_backup(workdir, None))
+
+
+def kill_when_stopped(parts: BackupParts, run: BackupRun) -> None:
+    with run:
+        assert note_of(parts).exists()
+        reader = threading.Thread(target=run.stdout.readall)
+        reader.start()
+        # with several channels it stops the usual one only
+        poll("it stopped", lambda: parts.database.replica_sql_running() == {"second"}, 20)
+        os.killpg(run.pid, signal.SIGKILL)
+        reader.join()
+        run.finish(20)
+
+
+def test_it_runs_again_after_an_engine_that_was_killed(
+    replica: MariaDB, parts: BackupParts, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineFailed, match="signal 9"):
+        killed_mid_way(replica, parts, tmp_path)
+    assert parts.database.replica_sql_running() == BOTH
+    assert not note_of(parts).exists()
+
+
+def test_it_runs_again_after_an_agent_that_was_killed(replica: MariaDB, parts: BackupParts) -> None:
+    cut_off = sql_thread_kept(parts)
+    cut_off.__enter__()
+    replica.query("STOP ALL SLAVES SQL_THREAD")
+    put_back(parts)
+    assert parts.database.replica_sql_running() == BOTH
+    assert not note_of(parts).exists()
+    put_back(parts)
+
+
+def test_one_that_did_not_run_stays_as_it_was(replica: MariaDB, parts: BackupParts) -> None:
+    replica.query("STOP SLAVE 'second' SQL_THREAD")
+    with sql_thread_kept(parts):
+        replica.query("STOP ALL SLAVES SQL_THREAD")
+    assert parts.database.replica_sql_running() == {""}
+
+
+def test_without_the_privilege_it_is_a_warning_and_is_tried_again(
+    replica: MariaDB, parts: BackupParts, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.query(f"REVOKE REPLICATION SLAVE ADMIN ON *.* FROM {replica.agent_user}@localhost")
+    assert parts.database.missing_privileges() == []
+    missing = parts.database.missing_privileges(safe_slave_backup=True)
+    assert missing == ["REPLICATION SLAVE ADMIN"]
+    with caplog.at_level(logging.WARNING), sql_thread_kept(parts):
+        replica.query("STOP ALL SLAVES SQL_THREAD")
+    assert "could not be started" in caplog.text
+    assert "REPLICATION SLAVE ADMIN" in caplog.text
+    replica.query(f"GRANT REPLICATION SLAVE ADMIN ON *.* TO {replica.agent_user}@localhost")
+    put_back(parts)
+    assert parts.database.replica_sql_running() == BOTH
+
+
+def test_a_replica_that_can_not_be_asked_is_not_stopped(
+    replica: MariaDB, parts: BackupParts
+) -> None:
+    nobody = Database(DatabaseSettings(replica.socket, "nobody", "wrong"))
+    blind = SimpleNamespace(**vars(parts) | {"database": nobody})
+    with pytest.raises(DatabaseError), sql_thread_kept(cast(BackupParts, blind)):
+        pytest.fail("the engine was started")
+    assert not note_of(parts).exists()
+
+
+def test_it_runs_again_after_the_start_of_an_agent_that_was_killed(
+    replica: MariaDB,
+    parts: BackupParts,
+    rabbitmq: RabbitMQ,
+    swift_session: SwiftServer,
+    tmp_path: Path,
+) -> None:
+    overrides: Tables = {"engine": {"safe_slave_backup": True}}
+    agent = Agent(tmp_path / "agent", rabbitmq, swift_session, replica, overrides)
+    agent.folder.mkdir()
+    agent.start()
+    try:
+        with replica.connect() as holder:
+            holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+            asked = agent.cli("backup-create", agent.instance_id, "cut-off")
+            assert asked.returncode == 0, asked.stderr
+            poll("it stopped", lambda: parts.database.replica_sql_running() == {"second"}, 30)
+            agent.kill()
+        agent.start()
+        poll("it runs", lambda: parts.database.replica_sql_running() == BOTH, 30)
+    finally:
+        agent.stop()

@@ -1,0 +1,120 @@
+"""Queries, words and privileges by kind of server; MySQL's as its manual shows them."""
+
+from pathlib import Path
+
+import pytest
+
+from agent import dialect
+from agent.database import Database, DatabaseSettings, ServerInfo, Tablespace
+
+MYSQL_8_GRANTS = (
+    "GRANT RELOAD, PROCESS, LOCK TABLES, REPLICATION CLIENT ON *.* TO `agent`@`localhost`",
+    "GRANT BACKUP_ADMIN ON *.* TO `agent`@`localhost`",
+    "GRANT SELECT ON `performance_schema`.`keyring_component_status` TO `agent`@`localhost`",
+    "GRANT SELECT ON `performance_schema`.`log_status` TO `agent`@`localhost`",
+    "GRANT SELECT ON `performance_schema`.`replication_group_members` TO `agent`@`localhost`",
+)
+OLD_GRANT = "GRANT RELOAD, PROCESS, LOCK TABLES, REPLICATION CLIENT ON *.* TO 'a'@'localhost'"
+
+
+def missing(
+    grants: tuple[str, ...], number: tuple[int, ...], *, safe: bool = False, kind: str = "mysql"
+) -> list[str]:
+    held = dialect.held_privileges(grants)
+    return dialect.missing_privileges(held, kind, number, safe_slave_backup=safe)
+
+
+def test_the_grants_of_the_document_are_enough() -> None:
+    assert missing(MYSQL_8_GRANTS, (8, 0, 35)) == []
+    assert missing(MYSQL_8_GRANTS, (8, 4, 0)) == []
+    assert missing((OLD_GRANT,), (5, 7, 44)) == []
+
+
+@pytest.mark.parametrize("number", range(len(MYSQL_8_GRANTS)))
+def test_each_line_of_grants_is_needed(number: int) -> None:
+    fewer = MYSQL_8_GRANTS[:number] + MYSQL_8_GRANTS[number + 1 :]
+    lacking = missing(fewer, (8, 0, 35))
+    assert lacking
+    assert len(lacking) == (4 if number == 0 else 1)
+
+
+def test_a_table_that_the_server_does_not_have_yet_needs_no_grant() -> None:
+    fewer = tuple(grant for grant in MYSQL_8_GRANTS if "keyring" not in grant)
+    assert missing(fewer, (8, 0, 23)) == []
+    lacking = missing(fewer, (8, 0, 24))
+    assert lacking == ["SELECT ON performance_schema.keyring_component_status"]
+
+
+def test_wider_grants_do() -> None:
+    for wide in ("SELECT ON `performance_schema`.*", "SELECT ON *.*"):
+        assert missing((*MYSQL_8_GRANTS[:2], f"GRANT {wide} TO `a`@`b`"), (8, 4, 0)) == []
+    assert missing(("GRANT ALL PRIVILEGES ON *.* TO 'root'@'localhost'",), (5, 7, 1)) == []
+    elsewhere = ("GRANT ALL PRIVILEGES ON `shop`.* TO 'a'@'localhost'",)
+    assert "RELOAD" in missing(elsewhere, (5, 7, 1))
+
+
+def test_a_replica_takes_one_more() -> None:
+    assert missing(MYSQL_8_GRANTS, (8, 4, 0), safe=True) == ["REPLICATION_SLAVE_ADMIN"]
+    more = "GRANT BACKUP_ADMIN,REPLICATION_SLAVE_ADMIN ON *.* TO `a`@`b`"
+    assert missing((*MYSQL_8_GRANTS, more), (8, 4, 0), safe=True) == []
+    assert missing((OLD_GRANT.replace("RELOAD", "RELOAD, SUPER"),), (5, 7, 1), safe=True) == []
+
+
+def test_mariadb_before_10_5_has_one_privilege_for_both_monitors() -> None:
+    old = ("GRANT RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO `a`@`b`",)
+    assert missing(old, (10, 4, 30), kind="mariadb") == []
+
+
+def test_surplus_is_what_no_backup_needs() -> None:
+    held = dialect.held_privileges((*MYSQL_8_GRANTS, "GRANT DROP ON *.* TO `a`@`b`"))
+    assert dialect.surplus_privileges(held, "mysql", (8, 4, 0)) == ["DROP"]
+    held = dialect.held_privileges(("GRANT USAGE ON *.* TO `a`@`b` WITH GRANT OPTION",))
+    assert dialect.surplus_privileges(held, "mariadb", (10, 11)) == ["GRANT OPTION"]
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "start"),
+    [
+        ((5, 7, 44), "SHOW SLAVE STATUS", "START SLAVE SQL_THREAD FOR CHANNEL %s"),
+        ((8, 0, 21), "SHOW SLAVE STATUS", "START SLAVE SQL_THREAD FOR CHANNEL %s"),
+        ((8, 0, 22), "SHOW REPLICA STATUS", "START REPLICA SQL_THREAD FOR CHANNEL %s"),
+        ((8, 4, 0), "SHOW REPLICA STATUS", "START REPLICA SQL_THREAD FOR CHANNEL %s"),
+    ],
+)
+def test_words_about_replicas(number: tuple[int, ...], status: str, start: str) -> None:
+    words = dialect.replica_words("mysql", number)
+    assert (words.status, words.start) == (status, start)
+
+
+@pytest.mark.parametrize(
+    ("number", "table"),
+    [
+        ((5, 6, 51), "INNODB_SYS_DATAFILES"),
+        ((5, 7, 44), "INNODB_SYS_TABLESPACES"),
+        ((8, 0, 35), "INNODB_TABLESPACES_BRIEF"),
+        ((8, 4, 0), "INNODB_TABLESPACES_BRIEF"),
+    ],
+)
+def test_tablespaces_are_asked_for_where_they_are(number: tuple[int, ...], table: str) -> None:
+    assert table in dialect.tablespaces_query("mysql", number)
+
+
+def test_mysqls_tablespaces_are_named_as_in_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        (4294967294, "mysql.ibd", 1),
+        (2, "./shop/part#p#p0.ibd", 2),
+        (3, "./ts1.ibd", 3),
+        (4, "/elsewhere/shop/t.ibd", 4),
+        (5, "./shop/#sql-ib77-1.ibd", 5),
+        (6, "./#sql-ib78.ibd", 6),
+    ]
+    database = Database(DatabaseSettings(Path("s"), "u", "p"))
+    info = ServerInfo("mysql", "8.0.35-27", "Percona Server", None, Path("/data"))
+    monkeypatch.setattr(database, "server", lambda: info)
+    monkeypatch.setattr(database, "_rows", lambda sql: rows if "SPACES" in sql else [])
+    assert database.tablespaces() == {
+        4294967294: Tablespace("mysql.ibd", 1),
+        2: Tablespace("shop/part#p#p0.ibd", 2),
+        3: Tablespace("ts1.ibd", 3),
+        4: Tablespace("shop/t.ibd", 4),
+    }
