@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agent.errors import ConfigInvalid, KeyUnusable
-from agent.keys import Keyring, MasterKey, parse_key_text
+from agent.keys import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
 from agent.model import Frozen, Id
 
 DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
@@ -23,6 +23,7 @@ ENV_PREFIX = "BACKUP_AGENT_"
 _SECRET_LIMIT = 64 << 10
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 def _absolute(path: Path) -> Path:
@@ -92,12 +93,13 @@ class EngineSection(Frozen):
 class KeysSection(Frozen):
     """Master keys `<id>.key`, of which one is for new backups, and recovery keys `<id>.pub`.
 
-    `allow_plaintext` lets backups be read that were made with `encrypt = false`.
+    `allow_plaintext` lets backups be read that were made with `encrypt = false`, and so does
+    `encrypt = false` itself.
     """
 
     folder: Absolute
-    active: Name
-    recovery: tuple[Name, ...] = ()
+    active: KeyId
+    recovery: Annotated[tuple[KeyId, ...], Field(max_length=16)] = ()
     encrypt: bool = True
     allow_plaintext: bool = False
 
@@ -137,6 +139,40 @@ def need(section: Section | None, name: str) -> Section:
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
+    return _checked(_tables(path, environment), f"the configuration {path}")
+
+
+def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+    """A configuration without a file: `tables`, and the environment over them."""
+    _override(tables, environment)
+    _anchor(tables, Path.cwd())
+    return _checked(tables, "the configuration without an agent.toml")
+
+
+def _checked(tables: dict[str, Any], what: str) -> Config:
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{_place(problem['loc'])} {_said(problem['type'], problem['msg'])}"
+            for problem in error.errors(include_input=False)[:5]
+        )
+        raise ConfigInvalid(f"{what} is wrong: {problems}") from error
+
+
+def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """[keys] folder alone, for a moment when the rest may be missing yet; else ConfigInvalid."""
+    keys = _tables(path, environment).get("keys")
+    folder = keys.get("folder") if isinstance(keys, dict) else None
+    if not isinstance(folder, str):
+        raise ConfigInvalid(
+            f"the configuration {path} names no [keys] folder", hint="name one with --folder"
+        )
+    return Path(folder)
+
+
+def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The file with the environment applied, all paths absolute."""
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -148,14 +184,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
         raise ConfigInvalid(f"the configuration {path} is not TOML: {error}") from error
     _override(tables, environment)
     _anchor(tables, path.absolute().parent)
-    try:
-        return Config.model_validate(tables)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{_place(problem['loc'])} {_said(problem['type'], problem['msg'])}"
-            for problem in error.errors(include_input=False)[:5]
-        )
-        raise ConfigInvalid(f"the configuration {path} is wrong: {problems}") from error
+    return tables
 
 
 _SAYINGS = {
@@ -183,8 +212,9 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
             raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
-        roots = [part for part in value.split(":") if part]
-        section[match[2].lower()] = roots if name.endswith("_ROOTS") else value
+        several = [part for part in value.split(":") if part]
+        is_list = name.endswith(("_ROOTS", "KEYS__RECOVERY"))
+        section[match[2].lower()] = several if is_list else value
 
 
 def _anchor(tables: dict[str, Any], folder: Path) -> None:
@@ -204,21 +234,41 @@ def _joined(folder: Path, value: Any) -> Any:
 
 
 def read_secret(path: Path, what: str) -> str:
-    """A secret's file without its last newline; ConfigInvalid unless it is private to us."""
+    """A secret's file without its last newline.
+
+    ConfigInvalid where it is empty, or can be reached by others than us.
+    """
+    raw = _read(path, what, forbidden=0o077)
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(_SECRET_LIMIT).decode()
-    except OSError as error:
-        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
+        text = raw.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise ConfigInvalid(f"{what}: {path} is not UTF-8 text") from error
-    if stat.S_IMODE(mode) & 0o077 and not _is_credential(path):
+    if not text.strip():
+        raise ConfigInvalid(f"{what}: {path} is empty", hint=f"write the secret into {path}")
+    return text
+
+
+def _read(path: Path, what: str, *, forbidden: int) -> bytes:
+    """A small file whose mode has none of the `forbidden` bits; ConfigInvalid otherwise."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            raw = file.read(_SECRET_LIMIT)
+    except OSError as error:
+        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
+    if mode & forbidden and not _is_credential(path):
+        done = "read" if forbidden & 0o044 else "written"
         raise ConfigInvalid(
-            f"{what}: {path} can be read by others (mode {stat.S_IMODE(mode):04o})",
-            hint=f"chmod 0600 {path}",
+            f"{what}: {path} can be {done} by others (mode {mode:04o})",
+            hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
         )
-    return text.removesuffix("\n")
+    return raw
+
+
+def _credentials() -> Path | None:
+    """Where systemd put this service's credentials, if it did (systemd.exec(5))."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
 
 
 def _is_credential(path: Path) -> bool:
@@ -226,25 +276,60 @@ def _is_credential(path: Path) -> bool:
 
     It grants access by an ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
     """
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return folder is not None and path.parent == Path(folder)
+    return path.parent == _credentials()
 
 
 def load_keyring(section: KeysSection) -> Keyring:
-    """All `<id>.key` files of the folder; KeyUnusable where one is wrong or open to others."""
+    """All `<id>.key` files of the folder, and the `<id>.pub` files of the recovery keys in use.
+
+    KeyUnusable or ConfigInvalid where one is wrong, missing or open to others; `.pub` files
+    may be read by anybody.
+
+    Under systemd `LoadCredential=keys:/etc/backup-agent/keys` hands the files of a folder over
+    as `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in there:
+    `Environment=BACKUP_AGENT_KEYS__FOLDER=%d/keys`.
+    """
+    files = _key_files(section.folder)
     keys: dict[str, MasterKey] = {}
-    try:
-        # not glob(), which takes a folder it may not read for an empty one
-        paths = sorted(path for path in section.folder.iterdir() if path.suffix == ".key")
-    except OSError as error:
-        raise KeyUnusable(
-            f"[keys] folder: {section.folder} can't be read: {error.strerror}"
-        ) from error
-    for path in paths:
-        keys[path.stem] = parse_key_text(path.stem, read_secret(path, "master key"))
+    for name in sorted(files):
+        if name.endswith(".key") and (key_id := name.removesuffix(".key")):
+            keys[key_id] = parse_key_text(key_id, read_secret(files[name], "master key"))
     if section.active not in keys:
         raise KeyUnusable(
             f"the active key {section.active!r} is not in {section.folder}",
             hint=f"put it there as {section.active}.key, mode 0600",
         )
-    return Keyring(keys, section.active)
+    recovery = [_recovery_key(key_id, files, section.folder) for key_id in section.recovery]
+    for twice in sorted(keys.keys() & set(section.recovery)):
+        raise KeyUnusable(
+            f"{twice!r} names both a master key and a recovery key",
+            hint=f"rename {twice}.pub, and correct [keys] recovery",
+        )
+    return Keyring(keys, section.active, recovery)
+
+
+def _key_files(folder: Path) -> dict[str, Path]:
+    """The files of [keys] folder by name; KeyUnusable where it can't be read."""
+    credentials, prefix = _credentials(), f"{folder.name}_"
+    handed_over = folder.parent == credentials and not folder.exists()
+    try:
+        # not glob(), which takes a folder it may not read for an empty one
+        if not handed_over:
+            return {path.name: path for path in folder.iterdir()}
+        return {
+            path.name.removeprefix(prefix): path
+            for path in folder.parent.iterdir()
+            if path.name.startswith(prefix)
+        }
+    except OSError as error:
+        raise KeyUnusable(f"[keys] folder: {folder} can't be read: {error.strerror}") from error
+
+
+def _recovery_key(key_id: str, files: Mapping[str, Path], folder: Path) -> RecoveryKey:
+    path = files.get(f"{key_id}.pub")
+    if path is None:
+        raise KeyUnusable(
+            f"the recovery key {key_id!r} is not in {folder}",
+            hint=f"put its public half there as {key_id}.pub, or correct [keys] recovery",
+        )
+    return parse_recovery_key(key_id, _read(path, "recovery key", forbidden=0o022))

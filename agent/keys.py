@@ -1,8 +1,11 @@
-"""Master keys: wrapping the data keys of backups, and vouching for their records.
+"""Master and recovery keys: wrapping the data keys of backups, vouching for their records.
 
 A master key never touches data. HKDF-SHA256 (RFC 5869, no salt) derives two keys of 32
 bytes from it, under the info strings below: one wraps data keys (AES key wrap, RFC 3394),
 the other is the HMAC-SHA256 key of records. Byte by byte: docs/format.md.
+
+A recovery key is the public half of an RSA pair (RSAES-OAEP, RFC 8017, with SHA-256). The
+private half stays off the database's machine and opens data keys there; it signs nothing.
 """
 
 import base64
@@ -13,16 +16,40 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+from cryptography.hazmat.primitives.asymmetric.rsa import (
+    RSAPrivateKey,
+    RSAPublicKey,
+    generate_private_key,
+)
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
 from agent.model import WrappedKey
 
 KEY_BYTES: Final = 32
+RSA_BITS: Final = 3072
+# The largest that is taken: each doubling makes the private operation some seven times slower.
+_RSA_MOST_BITS: Final = 8192
+_MASTER: Final = "A256KW"
+_RECOVERY: Final = "RSA-OAEP-256"
+_MAKE_RECOVERY: Final = "make one with: backup-agent keygen --recovery ID --private FILE"
 _INFO_WRAP: Final = b"backup-agent v1 wrap"
 _INFO_MAC: Final = b"backup-agent v1 mac"
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,6 +64,21 @@ class RecordState(StrEnum):
     KEY_NOT_HERE = "key-not-here"
 
 
+def check_key_id(key_id: str) -> None:
+    """KeyUnusable where `key_id` can't name a key: ids are file names, and stand in records."""
+    if not _ID.fullmatch(key_id):
+        raise KeyUnusable(
+            f"{key_id[:80]!r} can't be the id of a key",
+            hint="use 1 to 64 letters, digits, dots, dashes and underscores",
+        )
+
+
+def _data_key(data_key: bytes) -> bytes:
+    if len(data_key) != KEY_BYTES:
+        raise Internal(f"a data key has {len(data_key)} bytes instead of {KEY_BYTES}")
+    return data_key
+
+
 @dataclass(frozen=True)
 class MasterKey:
     """One master key: a name and 32 secret bytes. KeyUnusable where either can't be one."""
@@ -45,31 +87,30 @@ class MasterKey:
     secret: bytes = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise KeyUnusable(
-                f"{self.id[:80]!r} can't be the id of a master key",
-                hint="use 1 to 64 letters, digits, dots, dashes and underscores",
-            )
+        check_key_id(self.id)
         if len(self.secret) != KEY_BYTES:
             raise KeyUnusable(
                 f"the master key {self.id} has {len(self.secret)} bytes instead of {KEY_BYTES}"
             )
 
-    def _derive(self, info: bytes) -> bytes:
-        return HKDF(SHA256(), KEY_BYTES, None, info).derive(self.secret)
+    @cached_property
+    def _wrapping_key(self) -> bytes:
+        return HKDF(SHA256(), KEY_BYTES, None, _INFO_WRAP).derive(self.secret)
+
+    @cached_property
+    def _mac_key(self) -> bytes:
+        return HKDF(SHA256(), KEY_BYTES, None, _INFO_MAC).derive(self.secret)
 
     def wrap(self, data_key: bytes) -> WrappedKey:
         """`data_key` (32 bytes) as a record may carry it."""
-        if len(data_key) != KEY_BYTES:
-            raise Internal(f"a data key has {len(data_key)} bytes instead of {KEY_BYTES}")
-        wrapped = aes_key_wrap(self._derive(_INFO_WRAP), data_key)
+        wrapped = aes_key_wrap(self._wrapping_key, _data_key(data_key))
         return WrappedKey(id=self.id, wrapped=base64.b64encode(wrapped).decode())
 
     def unwrap(self, wrapped: WrappedKey) -> bytes:
         """The data key inside; DataDamaged where it was changed or another key wrapped it."""
         try:
             sealed = base64.b64decode(wrapped.wrapped, validate=True)
-            data_key = aes_key_unwrap(self._derive(_INFO_WRAP), sealed)
+            data_key = aes_key_unwrap(self._wrapping_key, sealed)
         except (ValueError, InvalidUnwrap) as error:
             raise self._unusable() from error
         if len(data_key) != KEY_BYTES:
@@ -84,7 +125,7 @@ class MasterKey:
 
     def mac(self, line: bytes) -> str:
         """HMAC-SHA256 of `line` in lower-case hex."""
-        return hmac.new(self._derive(_INFO_MAC), line, hashlib.sha256).hexdigest()
+        return hmac.new(self._mac_key, line, hashlib.sha256).hexdigest()
 
 
 def parse_key_text(key_id: str, text: str) -> MasterKey:
@@ -102,38 +143,176 @@ def key_text(secret: bytes) -> str:
     return base64.b64encode(secret).decode()
 
 
-class Keyring:
-    """The master keys at hand; `active` is the one that new backups use."""
+def fingerprint(text: bytes) -> str:
+    """SHA-256 in hex of a key's text, to compare a copy with; it gives no random key away."""
+    return hashlib.sha256(text).hexdigest()
 
-    def __init__(self, keys: Mapping[str, MasterKey], active: str) -> None:
+
+def _oaep() -> OAEP:
+    return OAEP(mgf=MGF1(SHA256()), algorithm=SHA256(), label=None)
+
+
+@dataclass(frozen=True)
+class RecoveryKey:
+    """The public half of a recovery key: it closes data keys and can't open them."""
+
+    id: str
+    public: RSAPublicKey = field(repr=False)
+
+    def __post_init__(self) -> None:
+        check_key_id(self.id)
+        if not RSA_BITS <= self.public.key_size <= _RSA_MOST_BITS:
+            raise KeyUnusable(
+                f"the recovery key {self.id} has {self.public.key_size} bits; "
+                f"{RSA_BITS} to {_RSA_MOST_BITS} are taken",
+                hint=_MAKE_RECOVERY,
+            )
+
+    def wrap(self, data_key: bytes) -> WrappedKey:
+        """`data_key` (32 bytes) as a record may carry it; other bytes each time."""
+        wrapped = self.public.encrypt(_data_key(data_key), _oaep())
+        text = base64.b64encode(wrapped).decode()
+        return WrappedKey(id=self.id, alg=_RECOVERY, wrapped=text)
+
+    def pem(self) -> bytes:
+        """The file `<id>.pub`: a SubjectPublicKeyInfo in PEM."""
+        return self.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+@dataclass(frozen=True)
+class RecoverySecret:
+    """The private half of a recovery key, for a machine that holds no database."""
+
+    id: str
+    private: RSAPrivateKey = field(repr=False)
+
+    @classmethod
+    def make(cls, key_id: str) -> "RecoverySecret":
+        """A fresh pair; takes some tenths of a second."""
+        check_key_id(key_id)
+        return cls(key_id, generate_private_key(65537, RSA_BITS))
+
+    @property
+    def public(self) -> RecoveryKey:
+        return RecoveryKey(self.id, self.private.public_key())
+
+    def unwrap(self, wrapped: WrappedKey) -> bytes:
+        """The data key inside; DataDamaged where it was changed or is another key's."""
+        try:
+            sealed = base64.b64decode(wrapped.wrapped, validate=True)
+            return _data_key(self.private.decrypt(sealed, _oaep()))
+        except (ValueError, Internal) as error:
+            raise DataDamaged(
+                f"the backup's data key can't be unwrapped with the recovery key {self.id}: "
+                "the record was changed, or this is the private half of another key"
+            ) from error
+
+    def pem(self, passphrase: bytes = b"") -> bytes:
+        """PKCS #8 in PEM, encrypted where there is a passphrase."""
+        sealing: KeySerializationEncryption = NoEncryption()
+        if passphrase:
+            sealing = BestAvailableEncryption(passphrase)
+        return self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing)
+
+
+def parse_recovery_key(key_id: str, text: bytes) -> RecoveryKey:
+    """The recovery key in a file `<id>.pub`; KeyUnusable where it is none."""
+    if b"PRIVATE KEY" in text:
+        raise KeyUnusable(
+            f"the file of recovery key {key_id[:80]!r} holds the private half",
+            hint="move it off this machine, and put the public half here: openssl pkey -pubout",
+        )
+    try:
+        public = load_pem_public_key(text)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise KeyUnusable(
+            f"the file of recovery key {key_id[:80]!r} is no public key in PEM",
+            hint=_MAKE_RECOVERY,
+        ) from error
+    if not isinstance(public, RSAPublicKey):
+        raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not of RSA", hint=_MAKE_RECOVERY)
+    return RecoveryKey(key_id, public)
+
+
+def parse_recovery_secret(key_id: str, text: bytes, passphrase: bytes = b"") -> RecoverySecret:
+    """The private half in a PEM file; KeyUnusable where it is none or the passphrase is wrong."""
+    try:
+        private = load_pem_private_key(text, passphrase or None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # the cause could quote a part of the secret
+        raise KeyUnusable(
+            f"the private half of recovery key {key_id[:80]!r} can't be opened: "
+            "it is no private key in PEM, or the passphrase is wrong",
+            hint="look at the file's first line, and type the passphrase again",
+        ) from None
+    if not isinstance(private, RSAPrivateKey):
+        raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not of RSA", hint=_MAKE_RECOVERY)
+    return RecoverySecret(key_id, private)
+
+
+class Keyring:
+    """The keys at hand; `active` is the master key that new backups use.
+
+    `recovery` are the recovery keys that each data key is wrapped by besides.
+    """
+
+    def __init__(
+        self,
+        keys: Mapping[str, MasterKey],
+        active: str,
+        recovery: Sequence[RecoveryKey] = (),
+    ) -> None:
         """KeyUnusable where no key has the id `active`."""
+        self._keys = dict(keys)
+        self.recovery = tuple(recovery)
         if active not in keys:
             raise KeyUnusable(
                 f"the active master key {active!r} is not among the key files",
                 hint="put its file into [keys] folder, or correct [keys] active",
             )
-        self._keys = dict(keys)
         self.active = self._keys[active]
+
+    def key(self, key_id: str) -> MasterKey:
+        """The master key `key_id`; KeyNotHere where it is not at hand."""
+        if key_id not in self._keys:
+            raise KeyNotHere(f"the master key {key_id[:64]!r} is not here")
+        return self._keys[key_id]
+
+    def _key(self, key_id: str | None) -> MasterKey:
+        return self.active if key_id is None else self.key(key_id)
+
+    def wrap_all(self, data_key: bytes, key_id: str | None = None) -> tuple[WrappedKey, ...]:
+        """All entries of a record's `keys`: by a master key (the active one) and each recovery key.
+
+        KeyNotHere where the master key `key_id` is not here.
+        """
+        master = self._key(key_id).wrap(data_key)
+        return (master, *(recovery.wrap(data_key) for recovery in self.recovery))
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> bytes:
         """The data key, by the first of `wrapped` whose master key is here.
 
         KeyNotHere, with the ids that would do, where none is; DataDamaged as in MasterKey.
         """
-        for candidate in wrapped:
+        masters = [entry for entry in wrapped if entry.alg == _MASTER]
+        for candidate in masters:
             if candidate.id in self._keys:
                 return self._keys[candidate.id].unwrap(candidate)
-        missing = ", ".join(repr(candidate.id[:64]) for candidate in wrapped[:10]) or "none named"
+        missing = ", ".join(repr(candidate.id[:64]) for candidate in masters[:10]) or "none named"
         raise KeyNotHere(f"no master key here opens this backup; it needs one of: {missing}")
 
-    def sign(self, line: bytes) -> bytes:
-        """The two lines of a record object: `line`, and the MAC over its exact bytes."""
+    def sign(self, line: bytes, key_id: str | None = None) -> bytes:
+        """The two lines of a record object: `line`, and the MAC over its exact bytes.
+
+        Signed by the master key `key_id`, the active one by default; KeyNotHere without it.
+        """
         if b"\n" in line:
             raise Internal("a record's JSON must be one line")
+        key = self._key(key_id)
         return b'%s\n{"key_id": "%s", "mac": "%s"}\n' % (
             line,
-            self.active.id.encode(),
-            self.active.mac(line).encode(),
+            key.id.encode(),
+            key.mac(line).encode(),
         )
 
     def check(self, raw: bytes) -> tuple[RecordState, bytes]:
@@ -147,3 +326,9 @@ class Keyring:
             return RecordState.KEY_NOT_HERE, line
         same = hmac.compare_digest(key.mac(line).encode(), match[2])
         return (RecordState.OK if same else RecordState.BAD), line
+
+
+def signer(raw: bytes) -> str | None:
+    """The id of the master key that a record object says it was signed by; None without one."""
+    match = _SEAL.fullmatch(raw.partition(b"\n")[2])
+    return match[1].decode() if match else None

@@ -33,8 +33,18 @@ def record_name(backup_id: str) -> str:
     return backup_id + RECORD_SUFFIX
 
 
+def checks_name(backup_id: str) -> str:
+    """The results of the verify runs of a backup."""
+    return f"{backup_id}.checks.json"
+
+
+def backup_prefix(backup_id: str) -> str:
+    """What all of a backup's attempts have in common on the segment shelf."""
+    return f"{backup_id}/"
+
+
 def attempt_prefix(backup_id: str, attempt: str) -> str:
-    return f"{backup_id}/{attempt}/"
+    return f"{backup_prefix(backup_id)}{attempt}/"
 
 
 def segment_name(backup_id: str, attempt: str, number: int) -> str:

@@ -77,8 +77,17 @@ class Manifest:
     `add` may be called from several threads; whoever completes a group writes its list.
     """
 
-    def __init__(self, store: Store, limits: StoreLimits, backup_id: str, attempt: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: StoreLimits,
+        backup_id: str,
+        attempt: str,
+        *,
+        sealed: bool = True,
+    ) -> None:
         self._store = store
+        self._object_name = object_name(backup_id, sealed=sealed)
         self._limits = limits
         self._backup_id = backup_id
         self._attempt = attempt
@@ -120,8 +129,7 @@ class Manifest:
 
     def publish(self, headers: Mapping[str, str]) -> str:
         """Write the object that joins all segments, after `finish`; return its ETag."""
-        name = object_name(self._backup_id)
-        return self._store.put_manifest(Shelf.OBJECTS, name, self._top, headers)
+        return self._store.put_manifest(Shelf.OBJECTS, self._object_name, self._top, headers)
 
     def _top_entries(self) -> list[ManifestEntry]:
         rest = self._for_parts.take_rest()

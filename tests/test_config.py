@@ -8,20 +8,16 @@ from pathlib import Path
 import pytest
 
 from agent.config import (
-    AgentSection,
     Config,
-    EngineSection,
     KeysSection,
-    PipelineSection,
-    StoreSection,
+    keys_folder,
     load,
     load_keyring,
     need,
     read_secret,
 )
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
-from agent.keys import key_text
-from agent.layout import container_name
+from agent.keys import RecoverySecret, key_text
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"
@@ -125,19 +121,6 @@ def test_the_example_in_the_readme_is_a_whole_configuration(tmp_path: Path) -> N
     assert need(config.keys, "keys").folder == tmp_path / "keys"
     assert need(config.broker, "broker").queue_type == "quorum"
     assert need(config.store, "store").container is None
-    assert config.pipeline == PipelineSection()
-    assert config.agent.progress_seconds == AgentSection.model_fields["progress_seconds"].default
-
-
-def test_what_the_readme_comments_out_can_be_set_and_names_the_defaults(tmp_path: Path) -> None:
-    config = _load(tmp_path, re.sub(r"^# ", "", _readme_example(), flags=re.MULTILINE))
-    store = need(config.store, "store")
-    assert config.engine == EngineSection()
-    assert store.container == container_name(config.agent.tenant_id)
-    for name in ("timeout_seconds", "attempts"):
-        assert getattr(store, name) == StoreSection.model_fields[name].default
-    assert store.ca_file == need(config.broker, "broker").ca_file == tmp_path / "ca.pem"
-    assert config.pipeline.bytes_per_second == 50 << 20
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
@@ -164,6 +147,24 @@ def test_the_environment_may_bring_a_whole_section(tmp_path: Path) -> None:
     assert config.keys == KeysSection(folder=Path("/k"), active="one")
 
 
+def test_the_environment_may_list_recovery_keys(tmp_path: Path) -> None:
+    config = _load(
+        tmp_path, WHOLE, BACKUP_AGENT_KEYS__RECOVERY="one:two", BACKUP_AGENT_KEYS__ENCRYPT="false"
+    )
+    keys = need(config.keys, "keys")
+    assert (keys.recovery, keys.encrypt, keys.allow_plaintext) == (("one", "two"), False, False)
+
+
+def test_the_folder_of_keys_is_known_without_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text('[keys]\nfolder = "here"\n[agent]\nnonsense = 1\n')
+    assert keys_folder(path, {}) == tmp_path / "here"
+    assert keys_folder(path, {"BACKUP_AGENT_KEYS__FOLDER": "/there"}) == Path("/there")
+    path.write_text(LEAST)
+    with pytest.raises(ConfigInvalid, match=r"no \[keys\] folder"):
+        keys_folder(path, {})
+
+
 def test_an_empty_list_of_roots_allows_no_folder_at_all(tmp_path: Path) -> None:
     config = _load(tmp_path, WHOLE, BACKUP_AGENT_AGENT__RESTORE_ROOTS="")
     assert config.agent.restore_roots == ()
@@ -182,6 +183,9 @@ MISTAKES = {
     "[store] key:": ("STORE__KEY", SECRET),
     "[database] password:": ("DATABASE__PASSWORD", SECRET),
     "[keys] active:": ("KEYS__ACTIVE", "../../etc/shadow"),
+    "[keys] active: ": ("KEYS__ACTIVE", "x" * 65),
+    "[keys] recovery 1:": ("KEYS__RECOVERY", "fine:not/fine"),
+    "[keys] encrypt:": ("KEYS__ENCRYPT", "perhaps"),
     "[pipeline] memory_bytes:": ("PIPELINE__MEMORY_BYTES", "1"),
     "[pipeline] segment_bytes:": ("PIPELINE__SEGMENT_BYTES", "1048577"),
     "[pipeline] level:": ("PIPELINE__LEVEL", "9"),
@@ -273,6 +277,14 @@ def test_a_credential_of_systemd_may_show_the_mode_of_its_acl(
             read_secret(_secret(beside, mode=0o440), "x")
 
 
+@pytest.mark.parametrize("text", ["", "\n", " \n\n"])
+def test_an_empty_secret_is_refused(tmp_path: Path, text: str) -> None:
+    path = _secret(tmp_path / "s", text)
+    with pytest.raises(ConfigInvalid, match=rf"\[store\] key_file: {path} is empty") as raised:
+        read_secret(path, "[store] key_file")
+    assert str(path) in raised.value.hint
+
+
 def test_a_secret_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"\[store\] key_file: .*No such file"):
         read_secret(tmp_path / "none", "[store] key_file")
@@ -317,6 +329,10 @@ def _short(folder: Path) -> None:
     _secret(folder / "k1.key", key_text(b"x" * 31))
 
 
+def _empty(folder: Path) -> None:
+    _secret(folder / "k1.key", "")
+
+
 def _not_base64(folder: Path) -> None:
     _secret(folder / "k1.key", SECRET + "!")
 
@@ -331,6 +347,7 @@ def _bad_id(folder: Path) -> None:
         (_missing, "active key 'k1'"),
         (_open_to_others, r"k1\.key can be read by others"),
         (_short, "k1 has 31 bytes"),
+        (_empty, r"k1\.key is empty"),
         (_not_base64, "'k1' is not base64"),
         (_bad_id, "'k 2' can't be the id"),
     ],
@@ -344,6 +361,75 @@ def test_keys_that_can_not_be_used(
         load_keyring(section)
     assert raised.value.hint
     assert SECRET not in _whole_story(raised.value)
+
+
+@pytest.fixture(scope="module")
+def recovery() -> RecoverySecret:
+    return RecoverySecret.make("off.1")
+
+
+def _with_recovery(folder: Path, recovery: RecoverySecret, *ids: str) -> KeysSection:
+    section = _keys(folder, "k1")
+    (folder / "off.1.pub").write_bytes(recovery.public.pem())
+    (folder / "unused.pub").write_text("no key at all")
+    return KeysSection(folder=section.folder, active="k1", recovery=ids)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o444])
+def test_recovery_keys_in_use_may_be_read_by_anybody(
+    tmp_path: Path, recovery: RecoverySecret, mode: int
+) -> None:
+    section = _with_recovery(tmp_path / "keys", recovery, "off.1")
+    (tmp_path / "keys" / "off.1.pub").chmod(mode)
+    data_key = bytes(range(32))
+    _, entry = load_keyring(section).wrap_all(data_key)
+    assert recovery.unwrap(entry) == data_key
+    assert load_keyring(_with_recovery(tmp_path / "more", recovery)).recovery == ()
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_a_recovery_key_that_others_could_replace_is_refused(
+    tmp_path: Path, recovery: RecoverySecret, mode: int
+) -> None:
+    section = _with_recovery(tmp_path / "keys", recovery, "off.1")
+    (tmp_path / "keys" / "off.1.pub").chmod(mode)
+    with pytest.raises(ConfigInvalid, match=r"off\.1\.pub can be written by others") as raised:
+        load_keyring(section)
+    assert raised.value.hint.startswith("chmod 0644")
+
+
+def test_recovery_keys_that_can_not_be_used(tmp_path: Path, recovery: RecoverySecret) -> None:
+    folder = tmp_path / "keys"
+    with pytest.raises(KeyUnusable, match="'gone' is not in"):
+        load_keyring(_with_recovery(folder, recovery, "off.1", "gone"))
+    with pytest.raises(KeyUnusable, match="'unused' is no public key"):
+        load_keyring(_with_recovery(folder, recovery, "unused"))
+    (folder / "unused.pub").write_bytes(recovery.pem())
+    with pytest.raises(KeyUnusable, match="'unused' holds the private half") as raised:
+        load_keyring(KeysSection(folder=folder, active="k1", recovery=("unused",)))
+    assert "off this machine" in raised.value.hint
+    (folder / "k1.pub").write_bytes(recovery.public.pem())
+    with pytest.raises(KeyUnusable, match="'k1' names both"):
+        load_keyring(KeysSection(folder=folder, active="k1", recovery=("k1",)))
+
+
+def test_keys_that_systemd_hands_over(
+    tmp_path: Path, recovery: RecoverySecret, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LoadCredential=keys:/etc/backup-agent/keys makes files keys_<file> of those in there."""
+    section = _with_recovery(tmp_path / "etc", recovery, "off.1")
+    given = tmp_path / "credentials"
+    given.mkdir()
+    for path in section.folder.iterdir():
+        _secret(given / f"keys_{path.name}", path.read_text(), mode=0o440)
+    _secret(given / "other_k2.key", "not ours", mode=0o440)
+    _secret(given / "broker-password", "not ours", mode=0o440)
+    handed = section.model_copy(update={"folder": given / "keys"})
+    with pytest.raises(KeyUnusable, match="No such file"):
+        load_keyring(handed)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
+    ring = load_keyring(handed)
+    assert (ring.active, ring.recovery) == (load_keyring(section).active, (recovery.public,))
 
 
 def test_a_key_folder_that_is_missing(tmp_path: Path) -> None:

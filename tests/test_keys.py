@@ -5,15 +5,36 @@ import hashlib
 import hmac
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 from hypothesis import given, settings, strategies as st
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
-from agent.keys import Keyring, MasterKey, RecordState, key_text, parse_key_text
+from agent.keys import (
+    Keyring,
+    MasterKey,
+    RecordState,
+    RecoveryKey,
+    RecoverySecret,
+    key_text,
+    parse_key_text,
+    parse_recovery_key,
+    parse_recovery_secret,
+    signer,
+)
 from agent.model import WrappedKey
 
 SECRET = bytes(range(32))
@@ -57,7 +78,10 @@ class TestMasterKey:
             MasterKey(key_id, SECRET)
 
     def test_repr_hides_the_secret(self) -> None:
-        assert repr(KEY) == "MasterKey(id='2026-01')"
+        key = MasterKey("2026-01", SECRET)
+        assert key.mac(LINE)
+        assert key.wrap(DATA_KEY)
+        assert repr(key) == "MasterKey(id='2026-01')"
 
     def test_wrapping_is_rfc_3394_under_its_own_key(self) -> None:
         wrapped = KEY.wrap(DATA_KEY)
@@ -118,8 +142,120 @@ class TestKeyring:
         with pytest.raises(KeyNotHere, match="none named"):
             ring.unwrap([])
 
+    def test_keys_by_name(self) -> None:
+        assert RING.key("recovery") is OTHER
+        with pytest.raises(KeyNotHere, match="'gone'"):
+            RING.key("gone")
+
+    def test_every_key_in_use_wraps_a_data_key(self, pair: RecoverySecret) -> None:
+        ring = Keyring({KEY.id: KEY, OTHER.id: OTHER}, KEY.id, [pair.public])
+        master, recovery = ring.wrap_all(DATA_KEY)
+        assert KEY.unwrap(master) == pair.unwrap(recovery) == DATA_KEY
+        assert (recovery.id, recovery.alg) == ("offline", "RSA-OAEP-256")
+        assert OTHER.unwrap(ring.wrap_all(DATA_KEY, OTHER.id)[0]) == DATA_KEY
+        with pytest.raises(KeyNotHere, match="'gone'"):
+            ring.wrap_all(DATA_KEY, "gone")
+
+    def test_entries_of_recovery_keys_are_none_of_its_business(self, pair: RecoverySecret) -> None:
+        namesake = RecoveryKey(KEY.id, pair.public.public).wrap(DATA_KEY)
+        assert RING.unwrap([namesake, KEY.wrap(DATA_KEY)]) == DATA_KEY
+        with pytest.raises(KeyNotHere, match="none named"):
+            RING.unwrap([namesake])
+
+
+@pytest.fixture(scope="module")
+def pair() -> RecoverySecret:
+    return RecoverySecret.make("offline")
+
+
+class TestRecoveryKey:
+    @pytest.mark.parametrize("passphrase", [b"", b"correct horse battery"])
+    def test_openssl_opens_what_was_wrapped(
+        self, pair: RecoverySecret, tmp_path: Path, passphrase: bytes
+    ) -> None:
+        (tmp_path / "private.pem").write_bytes(pair.pem(passphrase))
+        (tmp_path / "passphrase").write_bytes(passphrase + b"\n")
+        (tmp_path / "wrapped").write_bytes(base64.b64decode(pair.public.wrap(DATA_KEY).wrapped))
+        options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"]
+        command = ["openssl", "pkeyutl", "-decrypt", "-inkey", "private.pem", "-in", "wrapped"]
+        command += [word for option in options for word in ("-pkeyopt", option)]
+        command += ["-passin", "file:passphrase"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+        assert done.stdout == DATA_KEY, done.stderr
+
+    def test_a_pair_of_openssl_is_taken(self, tmp_path: Path) -> None:
+        make = "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072 -out private.pem"
+        for command in (make, "openssl pkey -in private.pem -pubout -out public.pem"):
+            subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=True)
+        wrapped = parse_recovery_key("o", (tmp_path / "public.pem").read_bytes()).wrap(DATA_KEY)
+        secret = parse_recovery_secret("o", (tmp_path / "private.pem").read_bytes())
+        assert secret.unwrap(wrapped) == DATA_KEY
+
+    def test_round_trip_of_the_private_half(self, pair: RecoverySecret) -> None:
+        wrapped = pair.public.wrap(DATA_KEY)
+        closed = pair.pem(b"a long passphrase")
+        assert b"ENCRYPTED" in closed
+        assert parse_recovery_secret("o", closed, b"a long passphrase").unwrap(wrapped) == DATA_KEY
+        for passphrase in (b"", b"another"):
+            with pytest.raises(KeyUnusable, match=r"'o'.*passphrase") as caught:
+                parse_recovery_secret("o", closed, passphrase)
+            assert caught.value.__cause__ is None
+
+    def test_the_same_key_is_never_wrapped_to_the_same_bytes(self, pair: RecoverySecret) -> None:
+        assert pair.public.wrap(DATA_KEY) != pair.public.wrap(DATA_KEY)
+        with pytest.raises(Internal):
+            pair.public.wrap(b"x" * 31)
+
+    def test_another_pair_or_a_changed_entry_is_refused(self, pair: RecoverySecret) -> None:
+        wrapped = pair.public.wrap(DATA_KEY)
+        sealed = bytearray(base64.b64decode(wrapped.wrapped))
+        sealed[100] ^= 1
+        changed = wrapped.model_copy(update={"wrapped": base64.b64encode(sealed).decode()})
+        short = wrapped.model_copy(update={"wrapped": "AAAA"})
+        other = RecoverySecret.make("offline").public.wrap(DATA_KEY)
+        small = pair.public.public.encrypt(b"16 bytes, no key", oaep())
+        no_key = wrapped.model_copy(update={"wrapped": base64.b64encode(small).decode()})
+        for bad in (changed, short, other, no_key):
+            with pytest.raises(DataDamaged, match="offline"):
+                pair.unwrap(bad)
+
+    def test_what_is_no_recovery_key(self, pair: RecoverySecret) -> None:
+        small = rsa.generate_private_key(65537, 2048).public_key()
+        curve = ec.generate_private_key(ec.SECP256R1())
+        spki = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        bad = {
+            "no public key in PEM": b"hunter2",
+            "holds the private half": pair.pem(),
+            "2048 bits": small.public_bytes(*spki),
+            "not of RSA": curve.public_key().public_bytes(*spki),
+        }
+        for says, text in bad.items():
+            with pytest.raises(KeyUnusable, match=f"offline.*{says}"):
+                parse_recovery_key("offline", text)
+        with pytest.raises(KeyUnusable, match="can't be the id"):
+            parse_recovery_key("a/b", pair.public.pem())
+        pem = curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        with pytest.raises(KeyUnusable, match="not of RSA"):
+            parse_recovery_secret("offline", pem)
+
+    def test_repr_hides_the_secret(self, pair: RecoverySecret) -> None:
+        assert repr(pair) == "RecoverySecret(id='offline')"
+
+
+def oaep() -> OAEP:
+    return OAEP(mgf=MGF1(SHA256()), algorithm=SHA256(), label=None)
+
 
 class TestEnvelope:
+    def test_any_key_at_hand_may_sign(self) -> None:
+        raw = RING.sign(LINE, OTHER.id)
+        assert (signer(raw), signer(RING.sign(LINE))) == ("recovery", "2026-01")
+        assert RING.check(raw) == (RecordState.OK, LINE)
+        assert Keyring({KEY.id: KEY}, KEY.id).check(raw)[0] is RecordState.KEY_NOT_HERE
+        assert (signer(b""), signer(LINE + b"\n{}\n")) == (None, None)
+        with pytest.raises(KeyNotHere, match="'gone'"):
+            RING.sign(LINE, "gone")
+
     def test_form(self) -> None:
         line, seal, rest = RING.sign(LINE).split(b"\n")
         assert (line, rest) == (LINE, b"")

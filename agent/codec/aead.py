@@ -72,6 +72,14 @@ class SealingStream:
             raise Internal("a stream's salt or nonce prefix has a wrong length")
         self._cipher = _cipher(key, salt, associated)
 
+    def start(self, index: int) -> int:
+        """Where the plaintext begins in slab `index`."""
+        return start(index)
+
+    def room(self, index: int) -> int:
+        """How many bytes of plaintext a full slab `index` holds."""
+        return room(index)
+
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
         """Seal the `length` bytes at slab[start(index):] in place.
 

@@ -4,7 +4,8 @@
                           (caller)                     (1 thread)
 
 Every MiB is authenticated before a byte of it is inflated, so the sink never sees bytes
-that were changed, cut off or put in another place.
+that were changed, cut off or put in another place. (Of a backup that isn't encrypted,
+`fetch` must see to that: there is nothing to authenticate.)
 """
 
 import threading
@@ -13,9 +14,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from agent.codec.aead import SLAB, OpeningStream
+from agent.codec.aead import SLAB
 from agent.codec.gzip_members import MemberSplitter, inflate_member
 from agent.errors import DataDamaged
 from agent.pipeline.buffers import Plan
@@ -24,6 +25,13 @@ from agent.pipeline.stop import Stop
 
 Fetch = Callable[[int, memoryview], None]
 Write = Callable[[bytes], None]
+
+
+class Opening(Protocol):
+    """Makes stored slabs plaintext again, in place: codec/aead.py or codec/plain.py."""
+
+    def open(self, slab: memoryview, index: int, last: bool) -> memoryview:
+        """The plaintext of one whole slab; DataDamaged where it isn't as it was stored."""
 
 
 class _Fetched(NamedTuple):
@@ -38,7 +46,7 @@ class Download:
         self,
         sizes: Sequence[int],
         fetch: Fetch,
-        opening: OpeningStream,
+        opening: Opening,
         write: Write,
         *,
         plan: Plan,

@@ -9,7 +9,7 @@ from agent.model import Measured, Progress
 
 
 @contextmanager
-def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
+def every(seconds: float, look: Callable[[], None], name: str = "progress") -> Iterator[None]:
     """Have `look` called on a thread of its own, every so often, while the block runs."""
     ended = threading.Event()
 
@@ -17,7 +17,7 @@ def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
         while not ended.wait(seconds):
             look()
 
-    ticker = threading.Thread(target=tick, name="progress", daemon=True)
+    ticker = threading.Thread(target=tick, name=name, daemon=True)
     ticker.start()
     try:
         yield

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
-from agent.codec.aead import SLAB, SealingStream, room, start
+from agent.codec.aead import SLAB
 from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
@@ -28,6 +28,19 @@ class Source(Protocol):
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill the buffer as far as there are bytes; 0 only at an end that is proved good."""
+
+
+class Sealing(Protocol):
+    """Makes slabs of plaintext what is stored, in place: codec/aead.py or codec/plain.py."""
+
+    def start(self, index: int) -> int:
+        """Where the plaintext begins in slab `index`."""
+
+    def room(self, index: int) -> int:
+        """How many bytes of plaintext a full slab `index` holds."""
+
+    def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
+        """Seal the `length` bytes at slab[start(index):]; how much of the slab is stored."""
 
 
 class _Deflated(NamedTuple):
@@ -44,7 +57,7 @@ class Upload:
     def __init__(
         self,
         source: Source,
-        sealing: SealingStream,
+        sealing: Sealing,
         send: Send,
         *,
         plan: Plan,
@@ -138,7 +151,7 @@ def _whole(part: memoryview) -> memoryview:
 class _Sealed:
     """Packs members into slabs and seals each, in place, once it is full."""
 
-    def __init__(self, sealing: SealingStream, slabs: Pool) -> None:
+    def __init__(self, sealing: Sealing, slabs: Pool) -> None:
         self._sealing = sealing
         self._slabs = slabs
         self._done: list[memoryview] = []
@@ -150,7 +163,7 @@ class _Sealed:
         """Add the bytes of a member; yield each segment that became whole by it."""
         rest = memoryview(member)
         while rest:
-            whole = room(self._index)
+            whole = self._sealing.room(self._index)
             if self._filled == whole:
                 self._seal(last=False)
                 if len(self._done) == slabs_per_segment:
@@ -160,7 +173,7 @@ class _Sealed:
             if self._slab is None:
                 self._slab = self._slabs.take()
             taken = min(len(rest), whole - self._filled)
-            at = start(self._index) + self._filled
+            at = self._sealing.start(self._index) + self._filled
             self._slab[at : at + taken] = rest[:taken]
             self._filled += taken
             rest = rest[taken:]

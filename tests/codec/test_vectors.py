@@ -1,4 +1,4 @@
-"""docs/format.md holds: the golden vectors open, and so does its recipe for others."""
+"""docs/format.md holds: the golden vectors open, and so does the recipe with Tink for others."""
 
 import hashlib
 import json
@@ -10,7 +10,14 @@ from typing import Any
 
 from agent.codec.aead import SLAB, OpeningStream, SealingStream, room, start
 from agent.codec.gzip_members import deflate_member, inflate_member
-from agent.keys import Keyring, MasterKey, RecordState, key_text
+from agent.keys import (
+    Keyring,
+    MasterKey,
+    RecordState,
+    key_text,
+    parse_recovery_key,
+    parse_recovery_secret,
+)
 from agent.layout import Segment, encode_list, list_ref
 from agent.model import WrappedKey
 from tests.codec.tink_reader import tink_open
@@ -73,6 +80,18 @@ def test_wrapped_key() -> None:
     assert MASTER.unwrap(WrappedKey(id=MASTER.id, wrapped=given["wrapped"])) == data_key
 
 
+def test_recovery_entry() -> None:
+    given = VECTORS["recovery"]
+    secret = parse_recovery_secret(given["id"], given["private"].encode())
+    entry = WrappedKey(id=given["id"], alg="RSA-OAEP-256", wrapped=given["wrapped"])
+    assert secret.unwrap(entry).hex() == given["data_key"]
+    public = parse_recovery_key(given["id"], given["public"].encode())
+    assert secret.public.pem() == public.pem() == given["public"].encode()
+    again = public.wrap(bytes.fromhex(given["data_key"]))
+    assert (again.id, again.alg, len(again.wrapped)) == ("offline-1", "RSA-OAEP-256", 512)
+    assert secret.unwrap(again).hex() == given["data_key"]
+
+
 def test_record_envelope() -> None:
     given = VECTORS["record"]
     ring = Keyring({MASTER.id: MASTER}, MASTER.id)
@@ -88,7 +107,7 @@ def test_segment_list() -> None:
 
 
 def test_the_documented_recipe_opens_a_backup(tmp_path: Path) -> None:
-    text = (HERE.parents[1] / "docs" / "format.md").read_text()
+    text = (HERE.parents[1] / "docs" / "restore-without-the-agent.md").read_text()
     (recipe,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "open_backup.py").write_text(recipe)
     given = VECTORS["sealed"]

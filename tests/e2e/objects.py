@@ -38,6 +38,9 @@ class Objects:
         body: bytes = self._swift.get_object(container, name)[1]
         return body
 
+    def etag(self, container: str, name: str) -> str:
+        return str(self._swift.head_object(container, name)["etag"])
+
     def put(self, container: str, name: str, body: bytes) -> None:
         self._swift.put_object(container, name, body)
 

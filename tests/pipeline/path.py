@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from agent.codec.aead import OpeningStream, SealingStream
 from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan
-from agent.pipeline.download import Download, Fetch
+from agent.pipeline.download import Download, Fetch, Opening
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
 from agent.pipeline.stop import Stop
-from agent.pipeline.upload import Send, Source, Upload
+from agent.pipeline.upload import Sealing, Send, Source, Upload
 
 KEY = bytes(range(32))
 BACKUP_ID = b"0b8a6b5e-3f0b-4a55-9f6c-1f6f3f6f0d11"
@@ -64,7 +64,7 @@ def upload(
     stop: Stop | None = None,
     meter: Meter | None = None,
     bytes_per_second: int | None = None,
-    sealing: SealingStream | None = None,
+    sealing: Sealing | None = None,
 ) -> int:
     stop = stop or Stop()
     return Upload(
@@ -101,11 +101,12 @@ def download(
     plan: Plan = PLAN,
     stop: Stop | None = None,
     meter: Meter | None = None,
+    opening: Opening | None = None,
 ) -> None:
     Download(
         [len(segment) for segment in segments],
         fetch or fetch_from(segments),
-        OpeningStream(KEY, BACKUP_ID),
+        opening or OpeningStream(KEY, BACKUP_ID),
         write,
         plan=plan,
         meter=meter or Meter(),

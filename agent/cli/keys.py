@@ -1,0 +1,192 @@
+"""`keygen` and `rekey`: make master and recovery keys, and bring all records under one."""
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prettytable import PrettyTable
+from tqdm import tqdm
+
+from agent import assembly
+from agent.cli import embedded, escrow, tables
+from agent.cli.keyfile import check_free, make_folder, write_once
+from agent.cli.verb import Verbs, add_json, add_store, add_verb
+from agent.config import Config, keys_folder, need, read_secret
+from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
+from agent.keys import KEY_BYTES, MasterKey, RecoverySecret, check_key_id, key_text
+from agent.model import printable, utc_now
+from agent.operations.rekey import Outcome, Rekey, Rekeyed
+
+# PKCS #8 as OpenSSL writes it stretches a passphrase by 2048 rounds only.
+_LEAST_PASSPHRASE = 16
+# A record takes two requests to look at and one to write: waiting for answers, not work.
+_CONNECTIONS = 8
+
+
+def add(verbs: Verbs) -> None:
+    keygen_verb = add_verb(
+        verbs, "keygen", keygen, "make a master key, or a recovery key", configuration=Path
+    )
+    keygen_verb.add_argument("id", help="1 to 64 letters, digits, dots, dashes and underscores")
+    keygen_verb.add_argument("--folder", type=Path, help="instead of [keys] folder")
+    keygen_verb.add_argument("--recovery", action="store_true", help="make a recovery key")
+    keygen_verb.add_argument("--private", type=Path, help="where its private half is to go")
+    secrets = keygen_verb.add_mutually_exclusive_group()
+    secrets.add_argument("--passphrase-file", type=Path, help="closes the private half")
+    secrets.add_argument("--passphrase", action="store_true", help="ask for one on the terminal")
+    rekey_verb = add_verb(verbs, "rekey", rekey, "bring all records under another master key")
+    rekey_verb.add_argument("--to", required=True, metavar="ID", help="a key in [keys] folder")
+    rekey_verb.add_argument("--dry-run", action="store_true", help="say what it would do")
+    add_store(rekey_verb)
+    add_json(rekey_verb)
+
+
+def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
+    """Works where there is no configuration yet but a folder."""
+    check_key_id(arguments.id)
+    folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
+    if arguments.recovery != (arguments.private is not None):
+        raise UsageWrong(
+            "--recovery and --private FILE go together",
+            hint="backup-agent keygen --recovery ID --private FILE",
+        )
+    if not arguments.recovery and (arguments.passphrase or arguments.passphrase_file):
+        raise UsageWrong("a passphrase is for the private half of a recovery key")
+    passphrase = _passphrase(arguments) if arguments.recovery else b""
+    make_folder(folder)
+    for suffix in (".key", ".pub"):
+        check_free(folder / f"{arguments.id}{suffix}")
+    if arguments.recovery:
+        _make_recovery(arguments.id, folder, arguments.private.absolute(), passphrase)
+    else:
+        _make_master(arguments.id, folder)
+    return 0
+
+
+def _folder(config_path: Path) -> Path:
+    try:
+        return keys_folder(config_path)
+    except ConfigInvalid as error:
+        raise ConfigInvalid(
+            str(error), hint="name the folder for the key with --folder, or correct the file"
+        ) from error
+
+
+def _passphrase(arguments: argparse.Namespace) -> bytes:
+    if arguments.passphrase_file:
+        given = read_secret(arguments.passphrase_file, "--passphrase-file")
+    elif arguments.passphrase:
+        given = getpass.getpass("passphrase of the private half: ")
+        if getpass.getpass("the same again: ") != given:
+            raise UsageWrong("the two passphrases differ", hint="run the command again")
+    else:
+        return b""
+    if len(given) < _LEAST_PASSPHRASE:
+        raise UsageWrong(
+            f"the passphrase has fewer than {_LEAST_PASSPHRASE} characters",
+            hint="take several random words: whoever finds the file can guess for years",
+        )
+    return given.encode()
+
+
+def _make_master(key_id: str, folder: Path) -> None:
+    key = MasterKey(key_id, os.urandom(KEY_BYTES))
+    path = folder / f"{key_id}.key"
+    write_once(path, key_text(key.secret).encode() + b"\n", 0o600, give=True)
+    print(escrow.master_page(key, utc_now()))
+    _note(escrow.after_master(key_id, path, _belongs_to_root(folder)))
+
+
+def _belongs_to_root(folder: Path) -> bool:
+    return folder.stat().st_uid == 0
+
+
+def _make_recovery(key_id: str, folder: Path, private: Path, passphrase: bytes) -> None:
+    check_free(private)
+    secret = RecoverySecret.make(key_id)
+    probe = os.urandom(KEY_BYTES)
+    if secret.unwrap(secret.public.wrap(probe)) != probe:
+        raise KeyUnusable(f"the recovery key {key_id} does not open what it closes")
+    write_once(private, secret.pem(passphrase), 0o600)
+    write_once(folder / f"{key_id}.pub", secret.public.pem(), 0o644, give=True)
+    print(escrow.recovery_page(secret.public, private, utc_now(), bool(passphrase)))
+    _note(escrow.after_recovery(key_id, private))
+
+
+def _note(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"backup-agent: note: {line}", file=sys.stderr)
+
+
+def rekey(config: Config, arguments: argparse.Namespace) -> int:
+    embedded.need_key(config, arguments)
+    keyring = assembly.keyring(config)
+    operation = Rekey(assembly.catalogue(config), keyring, arguments.to, dry_run=arguments.dry_run)
+    active = need(config.keys, "keys").active
+    if active != arguments.to:
+        _note(
+            [
+                f"[keys] active is {active!r}: backups are still made with that key",
+                f"an agent that was started before {arguments.to}.key was there has to be "
+                "restarted to read what is re-wrapped",
+            ]
+        )
+    counts = dict.fromkeys(Outcome, 0)
+    remaining: list[Rekeyed] = []
+    for one in _with_progress(operation.run(_CONNECTIONS)):
+        counts[one.outcome] += 1
+        if one.outcome in (Outcome.LEFT, Outcome.FAILED):
+            remaining.append(one)
+    if arguments.json:
+        print(tables.as_json(_as_json(arguments, counts, remaining)))
+    else:
+        _show(arguments, counts, remaining)
+    if not remaining:
+        return 0
+    codes = [one.code for one in remaining if one.outcome is Outcome.FAILED]
+    tables.complain(
+        codes[0] if codes else BackupBusy.code,
+        f"{len(remaining)} of the records are not under the key {arguments.to}",
+        "keep the old key, see to what is in the way of each of them, and run rekey again",
+    )
+    return 1
+
+
+def _with_progress(rekeyed: Iterator[Rekeyed]) -> Iterator[Rekeyed]:
+    bar = tqdm(rekeyed, desc="rekey", unit=" records", disable=not sys.stderr.isatty())
+    with bar:
+        yield from bar
+
+
+def _as_json(
+    arguments: argparse.Namespace, counts: dict[Outcome, int], remaining: list[Rekeyed]
+) -> dict[str, Any]:
+    return {
+        "to": arguments.to,
+        "dry_run": arguments.dry_run,
+        "done": counts[Outcome.DONE],
+        "already": counts[Outcome.ALREADY],
+        "left": counts[Outcome.LEFT],
+        "failed": counts[Outcome.FAILED],
+        "remaining": [one._asdict() for one in remaining],
+    }
+
+
+def _show(
+    arguments: argparse.Namespace, counts: dict[Outcome, int], remaining: list[Rekeyed]
+) -> None:
+    if remaining:
+        table = PrettyTable(["ID", "Outcome", "Error", "Why"], align="l")
+        for one in remaining:
+            table.add_row([one.backup_id, one.outcome, one.code, printable(one.why)])
+        print(table.get_string())
+    did = "would be re-wrapped" if arguments.dry_run else "re-wrapped"
+    print(
+        f"{sum(counts.values())} records: {counts[Outcome.DONE]} {did} for {arguments.to}, "
+        f"{counts[Outcome.ALREADY]} were already, {counts[Outcome.LEFT]} left, "
+        f"{counts[Outcome.FAILED]} failed"
+    )
