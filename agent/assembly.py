@@ -1,34 +1,46 @@
 """Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
 
 from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
 
 from agent.broker.amqp import BrokerSettings
 from agent.catalogue import Catalogue
 from agent.config import Config, load_keyring, need, read_secret
 from agent.database import Database, DatabaseSettings
+from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.engine.protocol import Engine
+from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
 from agent.errors import ConfigInvalid
 from agent.host import cores
 from agent.keys import Keyring
 from agent.layout import container_name
 from agent.operations.parts import BackupParts, PathSettings, RestoreParts
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Store
 from agent.store.swift import SwiftSettings, SwiftStore
+
+_FOLDER: Final = "file:///"
 
 
 def keyring(config: Config) -> Keyring:
     return load_keyring(need(config.keys, "keys"))
 
 
-def store(config: Config) -> SwiftStore:
-    """The store, not opened yet."""
+def store(config: Config) -> Store:
+    """The store that [store] url names, not opened yet."""
     section = need(config.store, "store")
+    container = section.container or container_name(config.agent.tenant_id)
+    if section.url.startswith(_FOLDER):
+        return DirectoryStore(_folder(section.url), container)
     if section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
     settings = SwiftSettings(
         auth_url=section.url.removeprefix("swift:"),
         user=section.user,
         key=read_secret(section.key_file, "[store] key_file"),
-        container=section.container or container_name(config.agent.tenant_id),
+        container=container,
         timeout_seconds=section.timeout_seconds,
         attempts=section.attempts,
         ca_file=str(section.ca_file) if section.ca_file else None,
@@ -36,10 +48,21 @@ def store(config: Config) -> SwiftStore:
     return SwiftStore(settings)
 
 
+def _folder(url: str) -> Path:
+    """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space."""
+    path = unquote(url.removeprefix(_FOLDER.removesuffix("/")))
+    if "\0" in path or ".." in path.split("/") or not path.strip("/"):
+        raise ConfigInvalid(
+            f"[store] url: {url} names no folder that backups may go to",
+            hint="name it as file:///var/backups/db",
+        )
+    return Path(path)
+
+
 def catalogue(config: Config) -> Catalogue:
-    """The records of the store, which is opened."""
+    """The records of the store, which is opened and must be there."""
     opened = store(config)
-    opened.open()
+    opened.open(create=False)
     return Catalogue(opened, keyring(config))
 
 
@@ -58,15 +81,17 @@ def broker(config: Config) -> BrokerSettings:
 
 def restore_parts(config: Config) -> RestoreParts:
     """What `restore --local` needs: a store, keys and an engine."""
+    section = need(config.keys, "keys")
     keys = keyring(config)
     objects = store(config)
     return RestoreParts(
         store=objects,
         catalogue=Catalogue(objects, keys),
         keyring=keys,
-        engine=_engine(config, ""),
-        path=_path(config),
+        engines=engines(config, ""),
+        path=path_settings(config),
         prepare_memory_bytes=config.engine.prepare_memory_bytes,
+        allow_plaintext=section.allow_plaintext or not section.encrypt,
     )
 
 
@@ -75,7 +100,7 @@ def backup_parts(config: Config) -> BackupParts:
     password = ""
     if config.database.password_file is not None:
         password = read_secret(config.database.password_file, "[database] password_file")
-    parts = vars(restore_parts(config)) | {"engine": _engine(config, password)}
+    parts = vars(restore_parts(config)) | {"engines": engines(config, password)}
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,
@@ -85,6 +110,8 @@ def backup_parts(config: Config) -> BackupParts:
             )
         ),
         scratch=config.agent.state_folder / "scratch",
+        encrypt=need(config.keys, "keys").encrypt,
+        safe_slave_backup=config.engine.safe_slave_backup,
     )
 
 
@@ -92,19 +119,36 @@ def journal_path(config: Config) -> Path:
     return config.agent.state_folder / "journal.sqlite"
 
 
-def _engine(config: Config, password: str) -> MariadbBackup:
-    return MariadbBackup(
-        MariadbBackupSettings(
-            socket=config.database.socket,
-            user=config.database.user,
-            password=password,
-            program=config.engine.program or "mariadb-backup",
-            extractor=config.engine.extractor or "mbstream",
-        )
+def engines(config: Config, password: str) -> Engines:
+    """All engines; [engine] program and extractor are those of the one that is used here."""
+    section = config.engine
+    given = {"program": section.program, "extractor": section.extractor}
+
+    def common(name: str) -> dict[str, Any]:
+        programs = given if section.kind in ("auto", name) else {}
+        return {key: value for key, value in programs.items() if value} | {
+            "socket": config.database.socket,
+            "user": config.database.user,
+            "password": password,
+            "safe_slave_backup": section.safe_slave_backup,
+        }
+
+    xtrabackup = XtraBackupSettings(
+        **common(XtraBackup.name),
+        register_redo_log_consumer=section.register_redo_log_consumer,
+    )
+    known: tuple[Engine, ...] = (
+        MariadbBackup(MariadbBackupSettings(**common(MariadbBackup.name))),
+        XtraBackup(xtrabackup),
+    )
+    return Engines(
+        {engine.name: engine for engine in known},
+        kind=None if section.kind == "auto" else section.kind,
     )
 
 
-def _path(config: Config) -> PathSettings:
+def path_settings(config: Config) -> PathSettings:
+    """The data path's budget on this machine."""
     section = config.pipeline
     return PathSettings(
         memory_bytes=section.memory_bytes,

@@ -197,6 +197,26 @@ def test_unsent_progress_is_replaced_and_steps_are_not(journal: Journal) -> None
     ]
 
 
+def test_whoever_shows_a_tasks_reports_takes_them_alone(journal: Journal) -> None:
+    shown, other = ping(), ping()
+    for task in (shown, other):
+        accept(journal, task)
+        journal.report(draft(task, TaskStatus.RUNNING))
+    journal.report(draft(shown, TaskStatus.RUNNING, raw_bytes=7))
+    taken = journal.take_reports(shown.task_id)
+    assert [report.status for report in taken] == [
+        TaskStatus.ACCEPTED,
+        TaskStatus.RUNNING,
+        TaskStatus.RUNNING,
+    ]
+    assert taken[-1].progress is not None
+    assert taken[-1].progress.raw_bytes == 7
+    assert journal.take_reports(shown.task_id) == []
+    assert [report.task_id for report in journal.take_reports()] == [other.task_id] * 2
+    assert journal.outbox_size() == 0
+    assert journal.status(shown.task_id) is TaskStatus.RUNNING
+
+
 def test_nothing_is_said_about_a_task_after_its_end(journal: Journal) -> None:
     task = ping()
     accept(journal, task)

@@ -1,57 +1,100 @@
-"""`backup-create`: ask an agent for a backup."""
+"""`backup-create`: ask an agent for a backup, or make it in this process."""
 
 import argparse
 from uuid import uuid4
 
-from agent.cli import remote, tables
-from agent.cli.verb import Verbs, add_json, add_verb, asked, uuid_argument
+from agent.cli import embedded, local, remote, tables
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
 from agent.config import Config
+from agent.errors import UsageWrong
 from agent.model import (
     BackupRequest,
     BackupStatus,
     BackupView,
     CreateTask,
     Datastore,
+    Report,
     TaskStatus,
     utc_now,
 )
 
 
 def add(verbs: Verbs) -> None:
-    create = add_verb(verbs, "backup-create", backup_create, "ask an agent for a backup")
-    create.add_argument("instance", type=uuid_argument)
-    create.add_argument("name")
+    create = add_verb(verbs, "backup-create", backup_create, "make a backup")
+    create.add_argument("instance", help="the instance's id; with --local it may be left away")
+    name = create.add_argument("name")
+    # `instance` is the name where it stands alone: argparse itself would take the first of two
+    # words for it, or none, as soon as an option stands between them
+    name.required = False
+    create.set_defaults(refuse=create.error)
     create.add_argument("--description", default="")
     create.add_argument("--parent", type=uuid_argument, help="make an incremental on this backup")
     create.add_argument("--wait", action="store_true", help="follow it to its end")
+    create.add_argument(
+        "--local", action="store_true", help="make it here and wait for its end, without a broker"
+    )
+    add_store(create)
     add_json(create)
 
 
 def backup_create(config: Config, arguments: argparse.Namespace) -> int:
+    instance, name = _words(config, arguments)
     request = asked(
         BackupRequest,
         id=str(uuid4()),
-        name=arguments.name,
+        name=name,
         description=arguments.description,
         parent_id=arguments.parent,
     )
     task = CreateTask(task_id=str(uuid4()), backup=request)
-    now = utc_now()
-    view = BackupView(
-        id=request.id,
-        name=request.name,
-        description=request.description,
-        instance_id=arguments.instance,
-        parent_id=request.parent_id,
-        datastore=Datastore(type="mysql"),
-        status=BackupStatus.NEW,
-        created=now,
-        updated=now,
-    )
-    last = remote.send(config, arguments.instance, task, wait=arguments.wait, label=request.name)
+    view = _asked_for(instance, request)
+    last = _last_report(config, arguments, instance, task)
     backup = last.backup if last and last.backup else view
     if last and last.status is TaskStatus.FAILED and not last.backup:
         backup = view.model_copy(update={"status": BackupStatus.FAILED})
     shown = tables.view(backup)
     print(tables.as_json(shown) if arguments.json else tables.property_table(shown))
     return remote.status(last)
+
+
+def _words(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
+    """Instance and name: two words, or the name alone for the instance of this machine."""
+    own = config.agent.instance_id
+    if arguments.name is None:
+        if not arguments.local:
+            arguments.refuse("the following arguments are required: name")
+        return own, arguments.instance
+    try:
+        instance = uuid_argument(arguments.instance)
+    except argparse.ArgumentTypeError as error:
+        arguments.refuse(f"argument instance: {error}")
+    if arguments.local and instance != own:
+        raise UsageWrong(
+            f"--local backs up the instance {own} of this machine, not {instance}",
+            hint="leave the instance away, or --local, so that the other one's agent does it",
+        )
+    return instance, arguments.name
+
+
+def _last_report(
+    config: Config, arguments: argparse.Namespace, instance: str, task: CreateTask
+) -> Report | None:
+    if not arguments.local:
+        return remote.send(config, instance, task, wait=arguments.wait, label=task.backup.name)
+    return local.create_here(embedded.with_key(config, arguments), task)
+
+
+def _asked_for(instance: str, request: BackupRequest) -> BackupView:
+    """The backup before any agent has said anything about it."""
+    now = utc_now()
+    return BackupView(
+        id=request.id,
+        name=request.name,
+        description=request.description,
+        instance_id=instance,
+        parent_id=request.parent_id,
+        datastore=Datastore(type="mysql"),
+        status=BackupStatus.NEW,
+        created=now,
+        updated=now,
+    )

@@ -10,12 +10,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from agent import __version__
-from agent.cli import create, listing, restore, tables
+from agent.cli import create, delete, embedded, keys, listing, restore, selftest, tables
 from agent.cli.verb import add_verb
-from agent.config import DEFAULT_PATH, Config, load
-from agent.errors import AgentError
+from agent.config import DEFAULT_PATH, Config
+from agent.errors import AgentError, UsageWrong
 from agent.model import printable
 from agent.service import Service
 
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
     try:
-        status: int = arguments.do(load(arguments.config), arguments)
+        status: int = arguments.do(_configuration(arguments), arguments)
         sys.stdout.flush()
     except AgentError as error:
         tables.complain(error.code, str(error), error.hint)
@@ -68,9 +69,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="command", required=True)
     add_verb(verbs, "run", _run, "run the daemon")
-    for module in (listing, create, restore):
+    for module in (listing, create, delete, restore, keys, selftest):
         module.add(verbs)
     return parser
+
+
+def _configuration(arguments: argparse.Namespace) -> Any:
+    """What the verb works with: agent.toml as a rule, or a store that was named without one."""
+    url = getattr(arguments, "store", None)
+    if url is None:
+        return arguments.configuration(arguments.config)
+    if not (getattr(arguments, "local", True) or getattr(arguments, "dry_run", False)):
+        raise UsageWrong(
+            "--store names a store for this process, but an agent is asked to do it",
+            hint="add --local, or leave --store away",
+        )
+    return embedded.configuration(arguments.config, url)
 
 
 def _run(config: Config, _arguments: argparse.Namespace) -> int:

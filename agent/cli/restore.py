@@ -7,9 +7,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent import assembly
-from agent.cli import remote, tables
+from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
-from agent.cli.verb import Verbs, add_json, add_verb, asked, uuid_argument
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
 from agent.config import Config
 from agent.errors import Interrupted, TargetRefused
 from agent.model import RestoreTask, printable
@@ -25,12 +25,14 @@ def add(verbs: Verbs) -> None:
     verb.add_argument("--local", action="store_true", help="do it here, without a broker")
     verb.add_argument("--instance", type=uuid_argument, help="which agent (this one's by default)")
     verb.add_argument("--wait", action="store_true", help="follow it to its end")
+    add_store(verb)
     add_json(verb)
 
 
 def restore(config: Config, arguments: argparse.Namespace) -> int:
     target = arguments.target
     if arguments.local:
+        embedded.need_key(config, arguments)
         return _restore_here(config, arguments.backup, target.absolute(), arguments.json)
     if not target.is_absolute():
         raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")

@@ -7,20 +7,32 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from agent.config import Config
+from agent.config import load
 from agent.errors import UsageWrong
 from agent.model import Frozen, canonical_uuid
 
-Command = Callable[[Config, argparse.Namespace], int]
+# What the first argument is follows from the verb's `configuration`.
+Command = Callable[[Any, argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Asked = TypeVar("Asked", bound=Frozen)
 _EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
 
-def add_verb(verbs: Verbs, name: str, do: Command, summary: str) -> argparse.ArgumentParser:
-    """A parser for one verb; `do` is called with the configuration and what was typed."""
+def add_verb(
+    verbs: Verbs,
+    name: str,
+    do: Command,
+    summary: str,
+    *,
+    configuration: Callable[[Path], Any] = load,
+) -> argparse.ArgumentParser:
+    """A parser for one verb; `do` is called with the configuration and what was typed.
+
+    `configuration` makes the former of the path of agent.toml: a whole Config, unless the verb
+    has to work where there is none.
+    """
     verb = verbs.add_parser(name, help=summary, description=summary)
-    verb.set_defaults(do=do)
+    verb.set_defaults(do=do, configuration=configuration)
     # behind the verb as well as before it
     verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="agent.toml")
     return verb
@@ -28,6 +40,15 @@ def add_verb(verbs: Verbs, name: str, do: Command, summary: str) -> argparse.Arg
 
 def add_json(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--json", action="store_true", help="for programs")
+
+
+def add_store(verb: argparse.ArgumentParser) -> None:
+    """`--store URL`, for what is done in this process; see embedded.py."""
+    verb.add_argument(
+        "--store",
+        metavar="URL",
+        help="the store instead of [store] url, as file:///path; needs no agent.toml",
+    )
 
 
 def uuid_argument(text: str) -> str:

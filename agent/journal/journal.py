@@ -186,6 +186,18 @@ class Journal:
         with self._file.transaction() as db:
             db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
 
+    def take_reports(self, task_id: str | None = None) -> list[Report]:
+        """Take a task's unsent reports out of the outbox, or those of all tasks; in order.
+
+        For whoever does a task without a broker, and shows what would have been sent.
+        """
+        with self._file.transaction() as db:
+            rows = db.execute(
+                "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
+                (task_id, task_id),
+            ).fetchall()
+            return [Report.model_validate_json(body) for _, body in sorted(rows)]
+
     def outbox_size(self) -> int:
         with self._file.transaction() as db:
             return self._outbox_size(db)

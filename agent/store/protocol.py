@@ -57,8 +57,11 @@ class Store(Protocol):
     def location(self) -> str:
         """The public URL of the object container, for `locationRef`; no trailing slash."""
 
-    def open(self) -> StoreLimits:
-        """Authenticate, create both containers where missing, and read the limits."""
+    def open(self, *, create: bool = True) -> StoreLimits:
+        """Authenticate and read the limits; make both containers where missing, if to `create`.
+
+        Who only reads makes nothing, and needs no right to.
+        """
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
@@ -97,6 +100,9 @@ class Store(Protocol):
 
     def delete(self, shelf: Shelf, name: str) -> None:
         """Remove one object (of a manifest only itself); nothing happens where none is."""
+
+    def clock(self) -> float:
+        """The store's own time in Unix seconds, perhaps cut to whole ones; after `open`."""
 
     def abort(self) -> None:
         """Repeat nothing from now on, and wait for no repetition: the process is to end."""

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -30,6 +31,8 @@ _PAGE = 1000  # rows of a listing held in memory at a time
 _DEFAULT_OBJECT_BYTES = 5 << 30  # Swift's own default of max_file_size
 # what Swift says of a manifest whose entries are missing (400) or differ (400, 409)
 _MANIFEST_MEANINGS = {400: StoreMismatch, 409: StoreMismatch}
+# and what it says of one that is read when its entries are gone
+_READ_MEANINGS = {409: StoreMismatch}
 _INFO_MEANINGS = {403: StoreRejected, 404: StoreRejected}
 
 
@@ -71,8 +74,8 @@ class SwiftStore:
         url = self._session.call("authenticate", lambda link: link.url)
         return f"{url}/{quote(self._container)}"
 
-    def open(self) -> StoreLimits:
-        for shelf in Shelf:
+    def open(self, *, create: bool = True) -> StoreLimits:
+        for shelf in Shelf if create else ():
             name = self._in(shelf)
             self._session.call(f"create container {name}", partial(_create_container, name))
         info = self._session.call("read the limits from /info", _read_info, _INFO_MEANINGS)
@@ -115,7 +118,7 @@ class SwiftStore:
             _check_md5(what, content, headers)
             return bytes(content)
 
-        return self._session.call(what, action)
+        return self._session.call(what, action, _READ_MEANINGS)
 
     def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
         what = f"get {self._in(shelf)}/{name}"
@@ -151,6 +154,24 @@ class SwiftStore:
                     raise
 
         self._session.call(f"delete {container}/{name}", action)
+
+    def clock(self) -> float:
+        """The Date of an answer (RFC 9110, section 6.6.1), in whole seconds.
+
+        StoreRejected where there is none: a store need not have a clock.
+        """
+        container = self._in(Shelf.OBJECTS)
+        what = "read the store's clock"
+
+        def action(link: Link) -> float:
+            headers = client.head_container(link.url, link.token, container, http_conn=link.http)
+            date = headers.get("date", "")
+            try:
+                return parsedate_to_datetime(date).timestamp()
+            except ValueError:
+                raise StoreRejected(f"{what}: its answer is dated {date[:40]!r}") from None
+
+        return self._session.call(what, action)
 
     def abort(self) -> None:
         """End all waits between attempts, and repeat nothing from now on."""

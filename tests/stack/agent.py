@@ -23,7 +23,9 @@ Tables = dict[str, dict[str, object]]
 class Agent:
     """An agent in `folder` with an instance, a tenant and a master key of its own.
 
-    `overrides` replace single keys of the configuration, section by section.
+    `overrides` replace single keys of the configuration, section by section; a key that is
+    None is left out. So `{"store": {"url": "file:///...", "user": None, "key_file": None}}` is
+    an agent that stores its backups in a folder.
     """
 
     def __init__(
@@ -166,6 +168,10 @@ def _toml(tables: Tables) -> str:
     lines: list[str] = []
     for name, table in tables.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {json.dumps(value, default=str)}" for key, value in table.items()]
+        lines += [
+            f"{key} = {json.dumps(value, default=str)}"
+            for key, value in table.items()
+            if value is not None
+        ]
         lines.append("")
     return "\n".join(lines)

@@ -6,9 +6,11 @@ test, so that one pair of containers serves all of them.
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 
@@ -125,6 +127,35 @@ class StoreContract:
         assert found == [stem, stem + ".json", stem + "/inside"]
         assert set(found) < set(names(list(store.list(Shelf.OBJECTS))))
 
+    def test_names_come_back_in_the_order_of_their_bytes(self, store: Store) -> None:
+        stem = fresh()
+        parts = ["/1/a", "/1.json", "/1/b c", "/10", "/1-", "/é/ß", "/z", "/😀.x", "/100%", "/%41"]
+        for part in parts:
+            store.put(Shelf.SEGMENTS, stem + part, views(part.encode()))
+        rows = list(store.list(Shelf.SEGMENTS, stem))
+        assert names(rows) == sorted((stem + part for part in parts), key=str.encode)
+        for part in parts:
+            assert store.get(Shelf.SEGMENTS, stem + part, 20) == part.encode()
+            store.delete(Shelf.SEGMENTS, stem + part)
+        assert list(store.list(Shelf.SEGMENTS, stem)) == []
+
+    def test_a_listing_says_when_an_object_was_put(self, store: Store) -> None:
+        name, before = fresh(), time.time()
+        store.put(Shelf.OBJECTS, name, views(b"x"))
+        [row] = store.list(Shelf.OBJECTS, name)
+        modified = datetime.fromisoformat(row.modified).replace(tzinfo=UTC).timestamp()
+        assert before - 2 < modified < time.time() + 2
+
+    def test_what_is_listed_may_be_deleted_meanwhile(self, store: Store) -> None:
+        folder = fresh()
+        put_segments(store, folder, [b"x"] * 12)
+        gone = []
+        for row in store.list(Shelf.SEGMENTS, folder):
+            store.delete(Shelf.SEGMENTS, row.name)
+            gone.append(row.name)
+        assert gone == [f"{folder}/{number:08d}" for number in range(12)]
+        assert list(store.list(Shelf.SEGMENTS, folder)) == []
+
     def test_delete_removes_and_repeats(self, store: Store) -> None:
         name = fresh()
         store.put(Shelf.OBJECTS, name, views(b"x"))
@@ -139,7 +170,18 @@ class StoreContract:
         entries = put_segments(store, folder, [b"one", b"two", b"three"])
         etag = store.put_manifest(Shelf.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
         assert etag == md5("".join(entry.etag for entry in entries).encode())
-        assert [row.etag for row in store.list(Shelf.OBJECTS, folder)] == [etag]
+        rows = list(store.list(Shelf.OBJECTS, folder))
+        assert [(row.size, row.etag) for row in rows] == [(11, etag)]
+
+    def test_a_manifest_takes_the_place_of_what_was_there(self, store: Store) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two"])
+        store.put(Shelf.OBJECTS, folder, views(b"an object"))
+        for joined in (entries, entries[::-1]):
+            etag = store.put_manifest(Shelf.OBJECTS, folder, joined, {})
+            assert [row.etag for row in store.list(Shelf.OBJECTS, folder)] == [etag]
+        store.put(Shelf.OBJECTS, folder, views(b"an object"))
+        assert store.get(Shelf.OBJECTS, folder, 10) == b"an object"
 
     def test_deleting_a_manifest_leaves_its_segments(self, store: Store) -> None:
         folder = fresh()
@@ -194,6 +236,13 @@ class StoreContract:
         store.put(Shelf.OBJECTS, name, views(b"kept"))
         assert store.open() == store.open()
         assert store.get(Shelf.OBJECTS, name, 10) == b"kept"
+
+    def test_opening_to_read_makes_nothing(self, store: Store) -> None:
+        assert store.open(create=False) == store.open()
+
+    def test_the_clock_is_about_right(self, store: Store) -> None:
+        before = time.time()
+        assert before - 2 < store.clock() < time.time() + 2
 
     def test_the_location_is_a_url_without_an_end_slash(self, store: Store) -> None:
         assert "://" in store.location

@@ -28,6 +28,13 @@ class TestContract(StoreContract):
         return store
 
 
+def test_who_only_reads_makes_no_container(make_store: MakeStore, swift: SwiftServer) -> None:
+    store = make_store(swift)
+    assert store.open(create=False).nesting
+    with pytest.raises(StoreNotFound):
+        list(store.list(Shelf.OBJECTS))
+
+
 def test_limits_are_those_of_the_store(small_swift: SwiftServer, make_store: MakeStore) -> None:
     limits = make_store(small_swift).open()
     assert limits == StoreLimits(manifest_entries=4, object_bytes=8 * MIB, nesting=True)

@@ -1,0 +1,181 @@
+"""A backup without an agent.toml: what it would say follows from this user and one URL.
+
+State is in `$XDG_STATE_HOME/backup-agent`, `~/.local/state/backup-agent` by default (XDG Base
+Directory Specification): the instance's id, made once, the journal, and the folder of master
+keys. The database's user has the OS user's name and no password (unix_socket authentication).
+The environment overrides each of these, as it does an agent.toml.
+"""
+
+import argparse
+import os
+import pwd
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from agent.cli.keyfile import make_folder, write_once
+from agent.config import (
+    DEFAULT_PATH,
+    ENV_PREFIX,
+    Config,
+    KeysSection,
+    StoreSection,
+    embedded,
+    load,
+    read_secret,
+)
+from agent.errors import ConfigInvalid, KeyUnusable, UsageWrong
+from agent.keys import KEY_BYTES, key_text
+
+TENANT: Final = "local"
+_STORE_URL: Final = f"{ENV_PREFIX}STORE__URL"
+_STATE_FOLDER: Final = f"{ENV_PREFIX}AGENT__STATE_FOLDER"
+
+
+def configuration(
+    path: Path, store_url: str, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """agent.toml with another store, or the embedded default where `applies(path)`.
+
+    ConfigInvalid where it is wrong. The embedded default has no section [keys] as long as there
+    is no master key.
+    """
+    if not store_url.startswith(("file:///", "swift:")):
+        raise _no_store(store_url)
+    if not applies(path):
+        config = load(path, environment)
+        return config.model_copy(update={"store": _store(config.store, store_url)})
+    state = _state_folder(environment)
+    instance_id = _instance_id(state)
+    tables: dict[str, Any] = {
+        "agent": {
+            "instance_id": instance_id,
+            "tenant_id": TENANT,
+            "state_folder": str(state),
+        },
+        "store": {},
+        "database": {"user": _user()},
+    }
+    active = _active_key(state / "keys", _own_key(instance_id))
+    if active is not None:
+        tables["keys"] = {"folder": str(state / "keys"), "active": active}
+    # what was typed wins
+    return embedded(tables, {**environment, _STORE_URL: store_url})
+
+
+def applies(path: Path) -> bool:
+    """Whether there is no agent.toml: none was named, and none is where it usually is."""
+    return path == DEFAULT_PATH and not _exists(path)
+
+
+def with_key(config: Config, arguments: argparse.Namespace) -> Config:
+    """The configuration with a master key, which is made where the embedded default has none."""
+    if not _lacks_key(config, arguments):
+        return config
+    folder = _keys_folder(config)
+    key_id = _own_key(config.agent.instance_id)
+    path = folder / f"{key_id}.key"
+    make_folder(folder)
+    write_once(path, key_text(os.urandom(KEY_BYTES)).encode() + b"\n", 0o600)
+    print(
+        f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
+        "machine, for without it no backup can be opened",
+        file=sys.stderr,
+    )
+    return config.model_copy(update={"keys": KeysSection(folder=folder, active=key_id)})
+
+
+def need_key(config: Config, arguments: argparse.Namespace) -> None:
+    """KeyUnusable where the embedded default has no master key to open anything with."""
+    if _lacks_key(config, arguments):
+        raise KeyUnusable(
+            f"there is no master key in {_keys_folder(config)}",
+            hint="put a copy of the key that the backup was made with there, as <id>.key with "
+            "mode 0600; `backup-agent backup-show --json` names its id",
+        )
+
+
+def _lacks_key(config: Config, arguments: argparse.Namespace) -> bool:
+    return config.keys is None and arguments.store is not None and applies(arguments.config)
+
+
+def _keys_folder(config: Config) -> Path:
+    return config.agent.state_folder / "keys"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # to be told why it can't be read
+    return True
+
+
+def _store(section: StoreSection | None, url: str) -> StoreSection:
+    told = section.model_dump() if section else {}
+    try:
+        return StoreSection(**{**told, "url": url})
+    except ValidationError as error:
+        raise _no_store(url) from error
+
+
+def _no_store(url: str) -> UsageWrong:
+    return UsageWrong(
+        f"--store {url!r} is not a store that can be used here",
+        hint="name a folder, as file:///var/backups/db",
+    )
+
+
+def _state_folder(environment: Mapping[str, str]) -> Path:
+    if told := environment.get(_STATE_FOLDER):
+        return Path.cwd() / told
+    home = Path(environment.get("XDG_STATE_HOME", ""))
+    try:
+        # a relative one is to be ignored, says the specification
+        return (home if home.is_absolute() else Path.home() / ".local/state") / "backup-agent"
+    except RuntimeError as error:
+        raise ConfigInvalid(
+            "nobody knows this user's home folder", hint=f"set {_STATE_FOLDER} to a folder"
+        ) from error
+
+
+def _instance_id(state: Path) -> str:
+    """The id that this user's database has had from the first backup on."""
+    path = state / "instance-id"
+    if not _exists(path):
+        make_folder(state)
+        try:
+            write_once(path, f"{uuid4()}\n".encode(), 0o600)
+        except KeyUnusable:
+            if not _exists(path):  # else another process was quicker
+                raise
+    return read_secret(path, "the instance's id")
+
+
+def _own_key(instance_id: str) -> str:
+    """Not the same id on every machine: a record names the key that opens it."""
+    return f"{TENANT}-{instance_id[:8]}"
+
+
+def _active_key(folder: Path, own: str) -> str | None:
+    """The key for new backups: the one made here, or else the last in order of their ids."""
+    try:
+        found = sorted(path.stem for path in folder.iterdir() if path.suffix == ".key")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise KeyUnusable(f"the keys in {folder} can't be read: {error.strerror}") from error
+    return own if own in found else next(reversed(found), None)
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -1,0 +1,141 @@
+"""`backup-create --local`: a whole backup in this process, as the daemon would make it.
+
+It is a task of the journal like any other, so whatever kills this process, the next run or
+the daemon's next start brings the backup to its end, or clears it away.
+"""
+
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from agent import assembly
+from agent.cli.progress import ProgressBar
+from agent.config import Config
+from agent.errors import ConfigInvalid, Interrupted, StoreUnreachable
+from agent.host import lower_priority
+from agent.journal import Journal
+from agent.lock import only_agent
+from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable
+from agent.operations.parts import BackupParts
+from agent.performer import Performer
+from agent.pipeline.stop import Stop
+
+_PROGRESS_SECONDS: Final = 1.0
+# After a signal: time to write the record and remove the segments before the store's
+# requests are no longer repeated.
+_PATIENCE_SECONDS: Final = 20.0
+
+
+def create_here(config: Config, task: CreateTask) -> Report:
+    """Make the backup; its final report.
+
+    ConfigInvalid where the agent runs, StoreUnreachable where the store fell silent and nobody
+    knows yet how the backup ended.
+    """
+    lower_priority()
+    # how the task ended is said by who asked for it; a defect's traceback is said here
+    logging.getLogger("agent.performer").addFilter(
+        lambda record: record.levelno < logging.ERROR or record.exc_info is not None
+    )
+    parts = assembly.backup_parts(config)
+    with _alone(config.agent.state_folder), ExitStack() as at_end:
+        at_end.callback(parts.store.close)
+        # What an engine left there when an agent was killed is of no use to anyone.
+        shutil.rmtree(parts.scratch, ignore_errors=True)
+        journal = Journal(
+            assembly.journal_path(config), config.agent.instance_id, run_id=str(uuid4())
+        )
+        at_end.callback(journal.close)
+        return _perform(config, parts, journal, task)
+
+
+@contextmanager
+def _alone(state_folder: Path) -> Iterator[None]:
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(only_agent(state_folder / "lock"))
+        except ConfigInvalid as error:
+            raise ConfigInvalid(
+                str(error),
+                hint="leave --local away, so that the running agent makes the backup; if another "
+                "backup-create --local runs, wait for its end",
+            ) from error
+        yield
+
+
+def _perform(config: Config, parts: BackupParts, journal: Journal, task: CreateTask) -> Report:
+    with ProgressBar(printable(task.backup.name)) as bar:
+        screen = _Screen(journal, task.task_id, bar)
+        performer = Performer(
+            journal,
+            parts,
+            restore_roots=config.agent.restore_roots,
+            progress_seconds=min(config.agent.progress_seconds, _PROGRESS_SECONDS),
+            wake=screen.show,
+        )
+        performer.recovery.run()
+        if config.broker is None:
+            journal.take_reports()  # of tasks that a crash cut off: nobody will send them
+        begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
+        journal.accept(task, begun)
+        with _stoppable(performer, parts) as stop:
+            performer.perform(task, stop)
+        if screen.last is None:
+            performer.recovery.run()
+    if screen.last is None:
+        raise StoreUnreachable(
+            f"the store fell silent, and nobody knows yet whether backup {task.backup.id} is whole",
+            hint="see to the store; the next backup-create --local, or the agent's next start, "
+            "brings it to its end or clears it away",
+        )
+    return screen.last
+
+
+class _Screen:
+    """Shows the task's reports as they are made, and takes them out of the outbox.
+
+    Nobody else would ever send them. Reports of the daemon's tasks stay for the daemon.
+    """
+
+    def __init__(self, journal: Journal, task_id: str, bar: ProgressBar) -> None:
+        self._journal = journal
+        self._task_id = task_id
+        self._bar = bar
+        self._lock = threading.Lock()
+        self.last: Report | None = None
+
+    def show(self) -> None:
+        with self._lock:
+            for report in self._journal.take_reports(self._task_id):
+                if report.progress:
+                    self._bar.show(report.progress)
+                if report.status is TaskStatus.DONE and report.sizes:
+                    self._bar.finish(report.sizes["raw_bytes"])
+                if report.status.final:
+                    self.last = report
+
+
+@contextmanager
+def _stoppable(performer: Performer, parts: BackupParts) -> Iterator[Stop]:
+    """A stop that SIGINT and SIGTERM request while the block runs."""
+    stop, done = Stop(), threading.Event()
+
+    def end() -> None:
+        performer.end()
+        stop.request(Interrupted("the backup was interrupted", hint="make another one"))
+        if not done.wait(_PATIENCE_SECONDS):
+            parts.store.abort()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    try:
+        yield stop
+    finally:
+        done.set()

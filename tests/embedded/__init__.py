@@ -1,0 +1,1 @@
+"""The agent without broker, Swift and agent.toml, on a real MariaDB."""

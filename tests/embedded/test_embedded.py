@@ -1,0 +1,206 @@
+"""`backup-create --local --store file:///...`: one command, a database and a folder."""
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+
+from agent.config import DEFAULT_PATH
+from agent.journal import Journal
+from agent.lock import only_agent
+from agent.model import PingTask, ReportDraft, TaskStatus
+from tests.embedded.user import User
+from tests.stack.mariadb import MariaDB
+from tests.stack.process import ServerProcess, poll
+
+# slow enough to be caught in the middle, with a segment each MiB
+SLOW = {
+    "BACKUP_AGENT_PIPELINE__BYTES_PER_SECOND": str(8 << 20),
+    "BACKUP_AGENT_PIPELINE__SEGMENT_BYTES": str(1 << 20),
+}
+
+pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
+
+
+@pytest.fixture
+def user(tmp_path: Path, mariadb: MariaDB) -> User:
+    return User(tmp_path / "home", mariadb)
+
+
+@pytest.fixture
+def running(user: User) -> Iterator[ServerProcess]:
+    """A backup of which some segments are stored already."""
+    process = user.spawn("backup-create", "--local", "slow", **SLOW)
+    segments = user.backups / "database_backups_local_segments"
+    poll("segments are stored", lambda: len(list(segments.glob("*/*/0*"))) > 1, 60)
+    yield process
+    process.stop(signal.SIGKILL)
+
+
+def only_backup(user: User) -> dict[str, object]:
+    [row] = user.asked("backup-list")
+    shown: dict[str, object] = user.asked("backup-show", row["id"])
+    return shown
+
+
+def restored_checksums(user: User, tmp_path: Path, backup_id: str) -> dict[str, int]:
+    datadir = tmp_path / "restored"
+    done = user.run("restore", "--local", backup_id, datadir)
+    assert done.returncode == 0, done.stderr
+    server = MariaDB(tmp_path / "second", datadir)
+    server.start()
+    try:
+        return server.checksums()
+    finally:
+        server.stop()
+
+
+def test_backups_and_restore_with_nothing_but_a_database(
+    user: User, mariadb: MariaDB, tmp_path: Path
+) -> None:
+    full = user.run("backup-create", "--local", "base", "--wait")
+    assert full.returncode == 0, full.stderr
+    base = property_table(full.stdout)
+    assert (base["name"], base["status"]) == ("base", "COMPLETED")
+    [key] = (user.state / "keys").iterdir()
+    assert f"made the master key {key}: keep a copy of this file" in full.stderr
+    mariadb.execute_many(
+        "CREATE SCHEMA embedded",
+        "CREATE TABLE embedded.t (id INT PRIMARY KEY, word VARCHAR(20)) ENGINE=InnoDB",
+        "INSERT INTO embedded.t SELECT seq, CONCAT('word ', seq) FROM shop.seq_1_to_5000",
+    )
+    try:
+        mariadb.checkpoint()
+        wanted = mariadb.checksums()
+        instance = base["instance_id"]
+        inc = user.asked("backup-create", instance, "--local", "--parent", base["id"], "inc")
+        assert (inc["instance_id"], inc["parent_id"]) == (instance, base["id"])
+    finally:
+        mariadb.query("DROP SCHEMA embedded")
+    assert [key] == list((user.state / "keys").iterdir())
+    assert [row["name"] for row in user.asked("backup-list")] == ["base", "inc"]
+    shown = user.asked("backup-show", inc["id"])
+    assert shown["locationRef"].startswith(f"{user.store}/database_backups_local/{inc['id']}")
+    assert restored_checksums(user, tmp_path, inc["id"]) == wanted
+    for path in (user.state, *user.state.rglob("*"), user.backups, *user.backups.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def property_table(text: str) -> dict[str, str]:
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")]
+    return {name.strip(): value.strip() for name, value in rows}
+
+
+def test_a_signal_ends_it_cleanly(user: User, running: ServerProcess) -> None:
+    engines = psutil.Process(running.pid).children(recursive=True)
+    running.stop(signal.SIGINT, 60)
+    assert running.returncode == 1
+    assert "interrupted: the backup was interrupted" in running.log.read_text()
+    shown = only_backup(user)
+    assert shown["status"] == "FAILED"
+    assert user.segments(str(shown["id"])) == []
+    assert outbox(user) == 0
+    assert not any(engine.is_running() for engine in engines)
+
+
+_KILLED_AT_THE_END = """
+import os, sys
+from agent.store.directory import DirectoryStore
+from agent.cli.main import main
+DirectoryStore.put_manifest = lambda *_: os._exit(9)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProcess) -> None:
+    """What was killed midway is cleared away; a commit that had begun is brought to its end."""
+    running.stop(signal.SIGKILL)
+    midway = only_backup(user)
+    assert midway["status"] == "BUILDING"
+    assert user.segments(str(midway["id"]))
+    killed = user.script(_KILLED_AT_THE_END, "backup-create", "--local", "commit")
+    assert killed.returncode == 9, killed.stderr
+    statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
+    assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
+    assert user.segments(str(midway["id"])) == []
+    user.create("next")
+    statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
+    assert statuses == {"slow": "FAILED", "commit": "COMPLETED", "next": "COMPLETED"}
+    assert outbox(user) == 0
+    assert not any(os.listdir(folder) for folder in user.backups.glob("*/%tmp"))
+
+
+def test_another_instance_is_refused(user: User) -> None:
+    other = user.run("backup-create", "--local", str(uuid4()), "base")
+    assert other.returncode == 2
+    assert "usage_wrong: --local backs up the instance" in other.stderr
+    assert user.asked("backup-list") == []
+
+
+def test_the_daemons_tasks_and_reports_are_left_to_the_daemon(user: User) -> None:
+    config = user.agent_toml()
+    journal = Journal(user.state / "journal.sqlite", str(uuid4()), str(uuid4()))
+    waiting, cut_off = (PingTask(task_id=str(uuid4())) for _ in range(2))
+    for task, status in ((waiting, TaskStatus.ACCEPTED), (cut_off, TaskStatus.RUNNING)):
+        journal.accept(task, ReportDraft(task_id=task.task_id, type=task.type, status=status))
+    journal.close()
+    view = user.create("base", "--config", str(config))
+    assert view["locationRef"].startswith(f"{user.store}/database_backups_toml/")
+    journal = Journal(user.state / "journal.sqlite", str(uuid4()), str(uuid4()))
+    assert journal.status(waiting.task_id) is TaskStatus.ACCEPTED
+    reports = [(report.task_id, report.status) for report in journal.take_reports()]
+    journal.close()
+    assert reports == [
+        (waiting.task_id, TaskStatus.ACCEPTED),
+        (cut_off.task_id, TaskStatus.RUNNING),
+        (cut_off.task_id, TaskStatus.FAILED),
+    ]
+
+
+def outbox(user: User) -> int:
+    journal = Journal(user.state / "journal.sqlite", str(uuid4()), str(uuid4()))
+    try:
+        return journal.outbox_size()
+    finally:
+        journal.close()
+
+
+def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
+    with only_agent(user.state / "lock"):
+        done = user.run("backup-create", "--local", "base")
+    assert done.returncode == 2
+    assert "another agent runs already" in done.stderr
+    assert "leave --local away" in done.stderr
+    assert user.asked("backup-list") == []
+
+
+def test_a_backup_that_fails_says_why(user: User, tmp_path: Path) -> None:
+    done = user.run(
+        "backup-create", "--local", "base", BACKUP_AGENT_DATABASE__SOCKET=str(tmp_path / "none")
+    )
+    assert done.returncode == 1
+    assert "backup-agent: database_unreachable: " in done.stderr
+    assert done.stderr.count("database_unreachable") == 1
+    assert "| FAILED" in done.stdout
+    assert user.asked("backup-list") == []
+
+
+def test_without_a_key_a_restore_says_where_to_put_it(user: User, tmp_path: Path) -> None:
+    base = user.create("base")
+    [key] = (user.state / "keys").iterdir()
+    key.rename(tmp_path / key.name)
+    [row] = user.asked("backup-list")
+    assert row["record_state"] == "key-not-here"
+    done = user.run("restore", "--local", base["id"], tmp_path / "restored")
+    assert done.returncode == 2
+    assert f"key_unusable: there is no master key in {key.parent}" in done.stderr
+    # another machine: its own state, and the copy of the key
+    (tmp_path / "other" / "backup-agent" / "keys").mkdir(parents=True, mode=0o700)
+    (tmp_path / key.name).rename(tmp_path / "other" / "backup-agent" / "keys" / key.name)
+    [row] = user.asked("backup-list", XDG_STATE_HOME=str(tmp_path / "other"))
+    assert row["record_state"] == "ok"
