@@ -22,30 +22,32 @@ from agent.errors import (
     StoreMismatch,
     StoreNotFound,
 )
-from agent.keys import Keyring, RecordState
-from agent.layout import RECORD_SUFFIX, Segment, decode_list, list_name, record_name
-from agent.model import FORMAT_VERSION, BackupStatus, Record, canonical_uuid
+from agent.keys import Keyring, RecordState, signer
+from agent.layout import Segment, decode_list, list_name, record_name
+from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
+from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
+from agent.record_cache import RecordCache
 from agent.store.protocol import Shelf, Store
 
-# A record is about 2 KiB, and 100 bytes for each list of 1000 segments (16 GiB of stored
-# bytes): 4 MiB is enough for half a petabyte, and a bound against a hostile container.
-RECORD_LIMIT = 4 << 20
 LIST_LIMIT = 1 << 20
 # Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
 # parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
 _UNTRUSTED_LIMIT = 256 << 10
+# Far more than the fields in which a record of a later format can differ.
+_TOLD_ERRORS = 1000
 # A chain longer than this is a loop or a mistake; nothing restores from it in useful time.
 CHAIN_LIMIT = 10_000
 _COMPLETABLE = (BackupStatus.BUILDING,)
 _CHANGEABLE = (BackupStatus.BUILDING, BackupStatus.FAILED, BackupStatus.CANCELLED)
+# Whoever makes a backup that is to be deleted says so that it has stopped.
+_CANCELLABLE = (*_CHANGEABLE, BackupStatus.DELETING)
 
 
-class Listed(NamedTuple):
-    """One row of the catalogue; `record` is None where the bytes make no record."""
+class Signed(NamedTuple):
+    """A record that can be trusted, and the id of the master key that vouches for it."""
 
-    backup_id: str
-    state: RecordState
-    record: Record | None
+    record: Record
+    key_id: str
 
 
 class Catalogue:
@@ -57,10 +59,12 @@ class Catalogue:
 
     def look(self, backup_id: str) -> Listed | None:
         """One record as it is, trusted or not; None where there is none."""
-        opened = self._open(backup_id)
-        if opened is None:
-            return None
-        state, line = opened
+        raw = self._get(backup_id)
+        return None if raw is None else self.judge(backup_id, raw)
+
+    def judge(self, backup_id: str, raw: bytes) -> Listed:
+        """What the bytes of a record object are worth, and the record in them if any."""
+        state, line = self._keyring.check(raw)
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
             return Listed(backup_id, state, None)
         try:
@@ -73,15 +77,24 @@ class Catalogue:
 
         RecordDamaged, RecordUnsupported or KeyNotHere where it can't be trusted.
         """
-        opened = self._open(backup_id)
-        if opened is None:
+        signed = self.signed(backup_id)
+        return signed.record if signed else None
+
+    def signed(self, backup_id: str) -> Signed | None:
+        """As `read`, with the id of the master key that the record is signed by."""
+        raw = self._get(backup_id)
+        if raw is None:
             return None
-        state, line = opened
+        state, line = self._keyring.check(raw)
+        key_id = signer(raw) or ""
         if state is RecordState.KEY_NOT_HERE:
-            raise KeyNotHere(f"no key on this machine can check the record of backup {backup_id}")
+            raise KeyNotHere(
+                f"the record of backup {backup_id} can't be checked: it is signed by the "
+                f"master key {key_id!r}, which is not here"
+            )
         if state is not RecordState.OK:
             raise RecordDamaged(f"the record of backup {backup_id} fails its MAC")
-        return _parse(backup_id, line)
+        return Signed(_parse(backup_id, line), key_id)
 
     def need(self, backup_id: str) -> Record:
         """A record that can be trusted; BackupUnknown where there is none."""
@@ -90,22 +103,13 @@ class Catalogue:
             raise BackupUnknown(f"there is no backup {backup_id} in {self._store.location}")
         return record
 
-    def records(self) -> Iterator[Listed]:
-        """Every record of the container, readable or not, in order of ids."""
-        for row in self._store.list(Shelf.OBJECTS):
-            backup_id = row.name.removesuffix(RECORD_SUFFIX)
-            if row.name == backup_id or not _is_id(backup_id):
-                continue
-            if row.size > RECORD_LIMIT:
-                yield Listed(backup_id, RecordState.BAD, None)
-                continue
-            try:
-                listed = self.look(backup_id)
-            except StoreMismatch:
-                # one object that can't be read as stored must not hide the others
-                listed = Listed(backup_id, RecordState.BAD, None)
-            if listed is not None:
-                yield listed
+    def ids(self) -> Iterator[str]:
+        """The ids of all backups that have a record, in their order."""
+        return (backup_id for backup_id, _ in record_objects(self._store))
+
+    def records(self, cache: RecordCache | None = None) -> Iterator[Listed]:
+        """Every record of the container, readable or not, in order of ids: see listing.py."""
+        return list_records(self._store, self.judge, cache)
 
     def chain(self, backup_id: str) -> list[Record]:
         """The records from the full backup to this one, all COMPLETED and fitting together.
@@ -157,6 +161,32 @@ class Catalogue:
         self.fence(record)
         self._put(record)
 
+    def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
+        """Give a record other wrapped keys and the signature of `key_id`, and change nothing else.
+
+        Fenced where the store's record is not `old` any more; KeyNotHere without that key.
+        """
+        if self.read(old.id) != old:
+            raise Fenced(f"the record of backup {old.id} was changed in the meantime")
+        self._put(old.model_copy(update={"keys": keys}), key_id)
+
+    def condemn(self, backup_id: str) -> Record | None:
+        """Mark a backup DELETING, whoever's and whatever it is; None where it is gone.
+
+        Nothing is made on top of it or completed from now on. Errors as in `read`.
+        """
+        signed = self.signed(backup_id)
+        if signed is None or signed.record.status is BackupStatus.DELETING:
+            return signed.record if signed else None
+        condemned = signed.record.model_copy(update={"status": BackupStatus.DELETING})
+        # by the same key: whoever makes it has that one, and may have no other
+        self._put(condemned, signed.key_id)
+        return condemned
+
+    def forget(self, backup_id: str) -> None:
+        """Remove the record of a backup of which nothing else is left."""
+        self._store.delete(Shelf.OBJECTS, record_name(backup_id))
+
     def fence(self, record: Record) -> None:
         """Fenced unless the backup still is this attempt's to change, and its chain whole."""
         there = self.read(record.id)
@@ -165,8 +195,11 @@ class Catalogue:
         if there.attempt != record.attempt:
             raise Fenced(f"backup {record.id} belongs to attempt {there.attempt}")
         # One that was given up has lost its segments, so it can't be completed any more.
-        open_to = _COMPLETABLE if record.status is BackupStatus.COMPLETED else _CHANGEABLE
-        if there.status not in open_to:
+        open_to = {
+            BackupStatus.COMPLETED: _COMPLETABLE,
+            BackupStatus.CANCELLED: _CANCELLABLE,
+        }
+        if there.status not in open_to.get(record.status, _CHANGEABLE):
             raise Fenced(f"backup {record.id} is {there.status} already")
         if record.parent_id is not None and record.status is BackupStatus.COMPLETED:
             try:
@@ -176,31 +209,24 @@ class Catalogue:
             if parent.to_lsn != record.from_lsn:
                 raise Fenced(f"the parent of backup {record.id} is another one now")
 
-    def _open(self, backup_id: str) -> tuple[RecordState, bytes] | None:
+    def _get(self, backup_id: str) -> bytes | None:
         try:
-            raw = self._store.get(Shelf.OBJECTS, record_name(backup_id), RECORD_LIMIT)
+            return self._store.get(Shelf.OBJECTS, record_name(backup_id), RECORD_LIMIT)
         except StoreNotFound:
             return None
-        return self._keyring.check(raw)
 
-    def _put(self, record: Record) -> None:
-        raw = self._keyring.sign(record.model_dump_json().encode())
+    def _put(self, record: Record, key_id: str | None = None) -> None:
+        raw = self._keyring.sign(record.model_dump_json().encode(), key_id)
         self._store.put(Shelf.OBJECTS, record_name(record.id), [memoryview(raw)])
-
-
-def _is_id(text: str) -> bool:
-    try:
-        canonical_uuid(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _parse(backup_id: str, line: bytes) -> Record:
     try:
         record = Record.model_validate_json(line)
     except ValidationError as error:
-        if any(problem["loc"] == ("format",) for problem in error.errors()):
+        # hostile bytes can be wrong in 100,000 places, which take seconds to list
+        few = error.errors(include_url=False) if error.error_count() <= _TOLD_ERRORS else []
+        if any(problem["loc"] == ("format",) for problem in few):
             raise RecordUnsupported(
                 f"the record of backup {backup_id} is not of format version {FORMAT_VERSION}"
             ) from error

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import LIST_LIMIT, RECORD_LIMIT, Catalogue
+from agent.catalogue import LIST_LIMIT, Catalogue
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -19,10 +19,10 @@ from agent.errors import (
     RecordDamaged,
     RecordUnsupported,
 )
-from agent.keys import RecordState
+from agent.keys import Keyring, MasterKey, RecordState
 from agent.layout import Segment, encode_list, list_name, list_ref, record_name
 from agent.model import BackupStatus, Record
-from agent.store.protocol import ManifestEntry, Shelf
+from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
@@ -41,14 +41,6 @@ def _open(swift: SwiftServer, container: str) -> SwiftStore:
 @pytest.fixture(scope="module")
 def store(swift_session: SwiftServer) -> Iterator[SwiftStore]:
     store = _open(swift_session, "catalogue")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def empty(swift: SwiftServer) -> Iterator[SwiftStore]:
-    """A container of its own, to be listed."""
-    store = _open(swift, f"catalogue-{uuid4()}")
     yield store
     store.close()
 
@@ -125,6 +117,8 @@ DELETING = BackupStatus.DELETING
         (BUILDING, CANCELLED),
         (FAILED, FAILED),
         (CANCELLED, FAILED),
+        # the word that whoever deletes it waits for
+        (DELETING, CANCELLED),
     ],
 )
 def test_the_attempt_that_owns_a_backup_may_write(
@@ -158,15 +152,39 @@ def test_what_is_settled_stays(
     assert catalogue.read(one.id) == one
 
 
-@pytest.mark.parametrize("wanted", [COMPLETED, FAILED])
+@pytest.mark.parametrize("there", [BUILDING, DELETING])
+@pytest.mark.parametrize("wanted", [COMPLETED, FAILED, CANCELLED])
 def test_another_attempt_owns_the_backup(
-    store: SwiftStore, catalogue: Catalogue, wanted: BackupStatus
+    store: SwiftStore, catalogue: Catalogue, there: BackupStatus, wanted: BackupStatus
 ) -> None:
-    theirs = record()
+    theirs = record(status=there)
     _place(store, theirs)
     with pytest.raises(Fenced, match=theirs.attempt):
         catalogue.write(_changed(theirs, attempt=str(uuid4()), status=wanted))
     assert catalogue.read(theirs.id) == theirs
+
+
+@pytest.mark.parametrize("there", [BUILDING, COMPLETED, FAILED, CANCELLED, DELETING])
+def test_a_backup_is_marked_whoevers_and_whatever_it_is(
+    store: SwiftStore, catalogue: Catalogue, there: BackupStatus
+) -> None:
+    one = completed(status=there)
+    _place(store, one)
+    assert catalogue.condemn(one.id) == _changed(one, status=DELETING)
+    assert catalogue.read(one.id) == _changed(one, status=DELETING)
+    catalogue.forget(one.id)
+    assert catalogue.condemn(one.id) is None
+    assert catalogue.read(one.id) is None
+
+
+def test_a_mark_leaves_a_record_readable_for_whoever_made_it(store: SwiftStore) -> None:
+    one = record()
+    theirs = MasterKey("theirs", bytes(32))
+    maker = Catalogue(store, Keyring({"theirs": theirs}, "theirs"))
+    maker.begin(one)
+    both = Keyring({"theirs": theirs, "k1": KEYS.active}, "k1")
+    Catalogue(store, both).condemn(one.id)
+    assert maker.need(one.id).status is DELETING
 
 
 def test_a_deleted_record_is_not_brought_back(catalogue: Catalogue) -> None:
@@ -319,81 +337,6 @@ def test_a_record_that_can_not_be_trusted(
     assert listed.state is state
 
 
-def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(
-    store: SwiftStore, catalogue: Catalogue
-) -> None:
-    one = completed()
-    _put(store, record_name(one.id), keyring("k2").sign(one.model_dump_json().encode()))
-    listed = catalogue.look(one.id)
-    assert listed is not None
-    assert listed.record == one
-
-
-# --- listing -----------------------------------------------------------------------------
-
-
-def test_listing_survives_whatever_lies_in_the_container(
-    empty: SwiftStore,
-) -> None:
-    good = sorted([completed(), record(), completed()], key=lambda one: one.id)
-    _place(empty, *good)
-    huge, bad = completed(), completed()
-    _put(empty, record_name(huge.id), bytes(RECORD_LIMIT + 1))
-    _put(empty, record_name(bad.id), _tampered(bad))
-    for name in (
-        f"{good[0].id}.xbstream.gz.enc",
-        f"{good[0].id}.checks.json",
-        good[0].id,
-        ".json",
-        "notes.json",
-        f"{good[0].id.upper()}.json",
-        f"{{{good[0].id}}}.json",
-        "größe/備份.json",
-    ):
-        _put(empty, name, b"junk")
-    listed = list(Catalogue(empty, KEYS).records())
-    assert [row.backup_id for row in listed] == sorted(one.id for one in [*good, huge, bad])
-    assert [row.record for row in listed if row.state is RecordState.OK] == good
-    doubted = {row.backup_id: row.record for row in listed if row.state is RecordState.BAD}
-    assert doubted[huge.id] is None
-    assert set(doubted) == {huge.id, bad.id}
-
-
-def test_what_nobody_vouches_for_is_not_parsed_at_any_size(
-    empty: SwiftStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parsed: list[int] = []
-    parse = catalogue_module._parse
-
-    def counting(backup_id: str, line: bytes) -> Record:
-        parsed.append(len(line))
-        return parse(backup_id, line)
-
-    monkeypatch.setattr(catalogue_module, "_parse", counting)
-    lists = b'{"format":1,"lists":[' + b"0," * 1_000_000 + b"0]}"
-    unsigned, foreign = str(uuid4()), str(uuid4())
-    _put(empty, record_name(unsigned), lists)
-    _put(empty, record_name(foreign), keyring("k9", fill=9).sign(lists))
-    states = {row.backup_id: (row.state, row.record) for row in Catalogue(empty, KEYS).records()}
-    assert states == {
-        unsigned: (RecordState.BAD, None),
-        foreign: (RecordState.KEY_NOT_HERE, None),
-    }
-    assert parsed == []
-
-
-def test_an_object_that_is_no_record_does_not_hide_the_others(empty: SwiftStore) -> None:
-    good, joined = completed(), str(uuid4())
-    _place(empty, good)
-    etag = empty.put(Shelf.SEGMENTS, "part", [memoryview(b"{}")])
-    # the ETag of a manifest is not the MD5 of what a reader gets
-    empty.put_manifest(
-        Shelf.OBJECTS, record_name(joined), [ManifestEntry("part", 2, etag)], headers={}
-    )
-    listed = {row.backup_id: row.state for row in Catalogue(empty, KEYS).records()}
-    assert listed == {good.id: RecordState.OK, joined: RecordState.BAD}
-
-
 @pytest.mark.parametrize("size", ["1e400", "NaN", "Infinity"])
 def test_a_size_that_is_no_number_makes_no_record(catalogue: Catalogue, size: str) -> None:
     one = completed(size=0.5)
@@ -402,19 +345,14 @@ def test_a_size_that_is_no_number_makes_no_record(catalogue: Catalogue, size: st
         catalogue_module._parse(one.id, line)
 
 
-def test_listing_an_empty_container(empty: SwiftStore) -> None:
-    assert list(Catalogue(empty, KEYS).records()) == []
-
-
-def test_a_record_that_vanishes_while_it_is_listed_is_left_out(
-    empty: SwiftStore,
+def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(
+    store: SwiftStore, catalogue: Catalogue
 ) -> None:
-    first, second = sorted([completed(), completed()], key=lambda one: one.id)
-    _place(empty, first, second)
-    rows = Catalogue(empty, KEYS).records()
-    assert next(rows).backup_id == first.id
-    empty.delete(Shelf.OBJECTS, record_name(second.id))
-    assert list(rows) == []
+    one = completed()
+    _put(store, record_name(one.id), keyring("k2").sign(one.model_dump_json().encode()))
+    listed = catalogue.look(one.id)
+    assert listed is not None
+    assert listed.record == one
 
 
 # --- segment lists -----------------------------------------------------------------------

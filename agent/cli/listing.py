@@ -1,33 +1,90 @@
-"""`backup-list` and `backup-show`: what the store has."""
+"""`backup-list`, `backup-list-instance` and `backup-show`: what the store has."""
 
 import argparse
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from agent import assembly
+from agent.catalogue import Catalogue, Listed
 from agent.cli import tables
-from agent.cli.verb import Verbs, add_json, add_verb, uuid_argument
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
 from agent.config import Config
 from agent.errors import BackupUnknown
+from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState
+from agent.record_cache import RecordCache, open_cache
+
+_STATES = (
+    "A status with (bad) behind it is that of a record which is not as it was signed. "
+    "(key-not-here): no key on this machine can check it. "
+    "UNREADABLE: it can't be read, or makes no record."
+)
 
 
 def add(verbs: Verbs) -> None:
-    listing = add_verb(verbs, "backup-list", backup_list, "list all backups")
+    every = add_verb(verbs, "backup-list", backup_list, "list all backups, the newest last")
+    of_one = add_verb(
+        verbs,
+        "backup-list-instance",
+        backup_list_instance,
+        "list the backups of one instance, the newest last",
+    )
+    of_one.add_argument("instance", type=uuid_argument, help="the instance's id")
+    of_one.add_argument(
+        "--limit", type=_count, metavar="N", help="only the newest N (default: all)"
+    )
     show = add_verb(verbs, "backup-show", backup_show, "show one backup")
-    show.add_argument("backup", type=uuid_argument)
-    for verb in (listing, show):
+    show.add_argument("backup", type=uuid_argument, help="the backup's id")
+    for verb in (every, of_one, show):
+        verb.epilog = _STATES
+        add_store(verb)
         add_json(verb)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:10])):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text[:10])
+
+
 def backup_list(config: Config, arguments: argparse.Namespace) -> int:
-    rows = [tables.row(listed) for listed in assembly.catalogue(config).records()]
-    rows.sort(key=lambda row: (row.get("updated") or "", row["id"]))
+    with _opened(config) as opened:
+        rows = _rows(opened.records(), whole=arguments.json)
     print(tables.as_json(rows) if arguments.json else tables.list_table(rows))
     return 0
 
 
+def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
+    unreadable = 0
+
+    def of_instance(records: Iterable[Listed]) -> Iterator[Listed]:
+        nonlocal unreadable
+        for listed in records:
+            unreadable += listed.record is None
+            if listed.record is not None and listed.record.instance_id == arguments.instance:
+                yield listed
+
+    with _opened(config) as opened:
+        rows = _rows(of_instance(opened.records()), whole=arguments.json)
+    rows = rows[-arguments.limit :] if arguments.limit else rows
+    print(tables.as_json(rows) if arguments.json else tables.instance_table(rows))
+    if unreadable:
+        print(
+            f"backup-agent: note: {unreadable} of the container's records can't be read, so "
+            "nobody knows of which instance; backup-list shows them",
+            file=sys.stderr,
+        )
+    return 0
+
+
 def backup_show(config: Config, arguments: argparse.Namespace) -> int:
-    listed = assembly.catalogue(config).look(arguments.backup)
-    if listed is None:
-        raise BackupUnknown(f"there is no backup {arguments.backup}")
+    with _opened(config) as opened:
+        listed = opened.catalogue.look(arguments.backup)
+        if listed is None:
+            raise BackupUnknown(f"there is no backup {arguments.backup} in {opened.location}")
     row = tables.row(listed)
     if arguments.json:
         record = listed.record.model_dump(mode="json") if listed.record else {}
@@ -35,3 +92,48 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
     else:
         print(tables.property_table({key: row[key] for key in row if key != "record_state"}))
     return 0
+
+
+class _Opened(NamedTuple):
+    location: str
+    catalogue: Catalogue
+    cache: RecordCache | None
+
+    def records(self) -> Iterator[Listed]:
+        return self.catalogue.records(self.cache)
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[_Opened]:
+    store, keys = assembly.store(config), _keyring(config)
+    try:
+        store.open(create=False)
+        location = store.location
+        cache = open_cache(location, config.agent.state_folder, os.environ)
+        yield _Opened(location, Catalogue(store, keys), cache)
+    finally:
+        # whoever interrupts a listing waits for no repetition
+        store.abort()
+        store.close()
+
+
+def _keyring(config: Config) -> Keyring:
+    """The keys; without a section [keys] one that no record knows, so that each says so."""
+    if config.keys is not None:
+        return assembly.keyring(config)
+    stranger = MasterKey(secrets.token_hex(16), secrets.token_bytes(KEY_BYTES))
+    return Keyring({stranger.id: stranger}, stranger.id)
+
+
+def _rows(records: Iterable[Listed], *, whole: bool) -> list[dict[str, Any]]:
+    """Rows for display, the newest last; with all of a backup's properties if `whole`.
+
+    What fails its check comes first: it may claim any time, and must not push others out.
+    """
+    rows = []
+    for listed in records:
+        row = tables.row(listed)
+        order = (listed.state is not RecordState.BAD, row.get("updated") or "", row["id"])
+        rows.append((order, row if whole else tables.listed_cells(row)))
+    rows.sort(key=lambda pair: pair[0])
+    return [row for _, row in rows]

@@ -1,6 +1,7 @@
 """The operators' tables: the columns, order and wording they know from Trove."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,16 @@ from agent.model import BackupView, printable
 
 # Longer than anything the agent writes: a record that isn't its own makes no table wider.
 _WIDEST = 2048
+# Without its joiners (U+200D) a picture of a family falls into its members, and a Persian or
+# Indian name is misspelt (U+200C, too); Japanese has a space of its own. Where a joiner joins
+# nothing it is as invisible as any control character, and goes the way of those.
+_PICTURES = "\u2190-\u2bff\U0001f000-\U0001faff"
+_WORDS = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"
+_KEPT = re.compile(
+    f"((?<=[{_PICTURES}\ufe0f])\u200d(?=[{_PICTURES}])"
+    f"|(?<=[{_WORDS}])[\u200c\u200d](?=[{_WORDS}])"
+    "|[\u00a0\u2000-\u200a\u202f\u205f\u3000])"
+)
 _LIST_COLUMNS = {
     "ID": "id",
     "Instance ID": "instance_id",
@@ -41,12 +52,25 @@ def view(backup: BackupView) -> dict[str, Any]:
     return {name: plain[name] for name in sorted(plain, key=str.lower)}
 
 
+def listed_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of a row as the tables of lists show."""
+    return {name: row.get(name) for name in _LIST_COLUMNS.values()}
+
+
 def list_table(rows: Iterable[Mapping[str, Any]]) -> str:
     """The table of `backup-list`."""
-    return _render(
-        list(_LIST_COLUMNS),
-        [[_cell(name, row.get(name)) for name in _LIST_COLUMNS.values()] for row in rows],
-    )
+    return _columns(_LIST_COLUMNS, rows)
+
+
+def instance_table(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The table of `backup-list-instance`: whose they are need not be said."""
+    columns = {head: name for head, name in _LIST_COLUMNS.items() if name != "instance_id"}
+    return _columns(columns, rows)
+
+
+def _columns(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
+    cells = ([_cell(name, row.get(name)) for name in columns.values()] for row in rows)
+    return _render(list(columns), cells)
 
 
 def property_table(properties: Mapping[str, Any]) -> str:
@@ -57,10 +81,19 @@ def property_table(properties: Mapping[str, Any]) -> str:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    """JSON for programs; what could steer a terminal is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # no pieces of one character: a long list is mostly printable lines
+    return "\n".join(
+        line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n")
+    )
 
 
-def _render(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]
+
+
+def _render(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     table = PrettyTable(columns)
     table.align = "l"
     for cells in rows:
@@ -75,7 +108,13 @@ def _cell(name: str, value: Any) -> str:
         text = text[:_WIDEST] + "..."
     if name in ("created", "updated"):
         text = text.removesuffix("Z")
-    return printable(text)
+    return _shown(text)
+
+
+def _shown(text: str) -> str:
+    """`printable`, but spaces and joiners stay where a script needs them."""
+    pieces = _KEPT.split(text)
+    return "".join(piece if odd % 2 else printable(piece) for odd, piece in enumerate(pieces))
 
 
 def complain(code: str, message: str, hint: str) -> None:

@@ -101,11 +101,58 @@ def test_an_empty_list_is_a_table_with_its_head() -> None:
     assert head[1] == "| ID | Instance ID | Name | Status | Parent ID | Updated |"
 
 
-@pytest.mark.parametrize("name", ["größer", "備份.001", "e\u0301te\u0301", "тест", "👍", "עברית"])
+WIDTHS = {
+    "größer": 6,
+    "備份.001": 8,
+    "山田\u3000太郎": 10,
+    "e\u0301te\u0301": 3,
+    "тест": 4,
+    "עברית": 5,
+    "ﷺ": 1,
+    "ก็": 1,
+    "क्षि": 2,
+    "می\u200cخواهم": 7,  # noqa: RUF001
+    "\u1112\u1161\u11ab": 2,
+    "👍": 2,
+    "👍🏽": 2,
+    "❤️": 2,
+    "1️⃣": 2,
+    "👨\u200d👩\u200d👧": 2,
+    "🤷🏽\u200d♂️": 2,
+    "🏴\u200d☠️": 2,
+    "🇩🇪🇫🇷": 4,
+    "no\u00a0break": 8,
+}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
 def test_columns_are_as_wide_as_their_text_is_shown(name: str) -> None:
+    rows = [_row(BASE), _row(record(name=name))]
+    for table in (tables.list_table(rows), tables.instance_table(rows)):
+        lines = table.splitlines()
+        assert len({wcswidth(line) for line in lines}) == 1
+        [line] = [line for line in lines if f"| {name} " in line]
+        # the longest cell of the column is its head, or this one
+        assert f"| {name}{' ' * (max(4, WIDTHS[name]) - WIDTHS[name])} | " in line
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\u200db", "a?b"),
+        ("\u200d👨", "?👨"),
+        ("👨\u200d", "👨?"),
+        ("👨\u200d\u200d👩", "👨??👩"),
+        ("a\u200cb", "a?b"),
+        ("می\u200c", "می?"),
+        ("👍\u202e\u2066", "👍??"),
+        ("🏴\U000e0067\U000e007f", "🏴??"),
+    ],
+)
+def test_a_joiner_that_joins_nothing_is_not_kept(name: str, shown: str) -> None:
     lines = tables.list_table([_row(BASE), _row(record(name=name))]).splitlines()
     assert len({wcswidth(line) for line in lines}) == 1
-    assert any(name in line for line in lines)
+    assert f"| {shown} " in lines[4]
 
 
 @pytest.mark.parametrize(
@@ -155,3 +202,18 @@ def test_json_is_for_programs() -> None:
 def test_a_record_that_is_not_ours_makes_no_table_wide() -> None:
     table = tables.list_table([_row(record(name="n" * 1_000_000), RecordState.BAD)])
     assert max(len(line) for line in table.splitlines()) < 3000
+
+
+@pytest.mark.parametrize("evil", ["\x9b31m", "\u202e", "\x7f", "\u2028", "\U000e0041", "\u200b"])
+def test_json_steers_no_terminal(evil: str) -> None:
+    text = tables.as_json([{"name": f"größer 👍{evil}\n"}])
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert "größer 👍" in text
+    assert json.loads(text) == [{"name": f"größer 👍{evil}\n"}]
+
+
+def test_an_instances_own_list_leaves_it_out() -> None:
+    rows = [_row(BASE), _row(INC)]
+    without = [line[:39] + line[78:] for line in LIST.splitlines()]
+    assert tables.instance_table(rows).splitlines() == without
+    assert tables.instance_table(map(tables.listed_cells, rows)).splitlines() == without

@@ -1,0 +1,163 @@
+"""`backup-list` of many records, against the same GETs and nothing else, in one run.
+
+    python -m benchmarks.listing --records 5000 --runs 3
+
+Cold is without a cache, warm with the one that the cold run left; both are the whole command,
+from its start to its end. The raw loop asks for the same objects by swiftclient alone, on as
+many threads and connections. Everything, Swift included, shares this machine's cores; only
+the ratio of two figures of one run means anything elsewhere.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from swiftclient import client
+
+from agent.keys import Keyring, MasterKey, key_text
+from agent.layout import container_name, record_name
+from agent.listing import CONNECTIONS
+from agent.model import Record
+from agent.store.protocol import Shelf
+from agent.store.swift import SwiftSettings, SwiftStore
+from tests.records import completed
+from tests.stack.agent import write_private
+from tests.stack.swift import SwiftServer
+
+_TENANT = "bench"
+_CHUNK = 1 << 20
+
+
+class Ran(NamedTuple):
+    """Seconds on the clock and of CPU (Swift's own not counted), and peak resident MiB."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=5000)
+    parser.add_argument("--runs", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="backup-agent-bench-") as folder:
+        swift = SwiftServer(Path(folder) / "swift")
+        swift.start()
+        try:
+            print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}", flush=True)
+            _measure(swift, Path(folder), arguments.records, arguments.runs)
+        finally:
+            swift.stop()
+
+
+def _measure(swift: SwiftServer, folder: Path, count: int, runs: int) -> None:
+    secret = bytes(range(32))
+    names = _fill(swift, Keyring({"k1": MasterKey("k1", secret)}, "k1"), count)
+    config = _configuration(swift, folder, secret)
+    ratios = []
+    for number in range(1, runs + 1):
+        raw = _raw_gets(swift, names)
+        for cached in (folder / "state" / "cache").glob("*"):
+            cached.unlink()
+        cold, warm = _backup_list(config, count), _backup_list(config, count)
+        ratios.append(cold.seconds / raw.seconds)
+        print(
+            f"run {number}: raw GETs {raw.seconds:.2f} s ({raw.cpu_seconds:.2f} s CPU); "
+            f"cold {cold.seconds:.2f} s ({cold.cpu_seconds:.2f} s CPU), {ratios[-1]:.2f} times "
+            f"that, peak {cold.peak_mib:.0f} MiB; "
+            f"warm {warm.seconds:.2f} s, peak {warm.peak_mib:.0f} MiB",
+            flush=True,
+        )
+    print(f"cold / raw: median {statistics.median(ratios):.2f} of {runs}")
+
+
+def _fill(swift: SwiftServer, keys: Keyring, count: int) -> list[str]:
+    """Store `count` signed records, as a chain's would be; their names in order."""
+    settings = SwiftSettings(swift.auth_url, swift.user, swift.key, container_name(_TENANT))
+    store = SwiftStore(settings)
+    store.open()
+
+    def put(record: Record) -> str:
+        raw = keys.sign(record.model_dump_json().encode())
+        store.put(Shelf.OBJECTS, record_name(record.id), [memoryview(raw)])
+        return record_name(record.id)
+
+    records = (completed(id=str(uuid.uuid4()), name=f"daily.{n:05}") for n in range(count))
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        names = sorted(pool.map(put, records))
+    store.close()
+    return names
+
+
+def _raw_gets(swift: SwiftServer, names: Sequence[str]) -> Ran:
+    """The same GETs: each thread on a connection of its own, nothing parsed."""
+    url, token = client.get_auth(swift.auth_url, swift.user, swift.key)
+    local = threading.local()
+
+    def get(name: str) -> int:
+        if not hasattr(local, "http"):
+            local.http = client.http_connection(url)
+        _, body = client.get_object(
+            url,
+            token,
+            container_name(_TENANT),
+            name,
+            http_conn=local.http,
+            resp_chunk_size=_CHUNK,
+            headers={"X-Newest": "true"},
+        )
+        return sum(map(len, body))
+
+    started, cpu = time.monotonic(), time.process_time()
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        read = sum(1 for size in pool.map(get, names) if size)
+    if read != len(names):
+        raise RuntimeError(f"{read} records instead of {len(names)}")
+    return Ran(time.monotonic() - started, time.process_time() - cpu)
+
+
+def _configuration(swift: SwiftServer, folder: Path, secret: bytes) -> Path:
+    (folder / "state").mkdir(mode=0o700)
+    (folder / "keys").mkdir(mode=0o700)
+    write_private(folder / "keys" / "k1.key", key_text(secret))
+    write_private(folder / "store-key", swift.key)
+    config = folder / "agent.toml"
+    config.write_text(
+        f'[agent]\ninstance_id = "{uuid.uuid4()}"\ntenant_id = "{_TENANT}"\n'
+        'state_folder = "state"\n'
+        f'[store]\nurl = "swift:{swift.auth_url}"\nuser = "{swift.user}"\nkey_file = "store-key"\n'
+        '[keys]\nfolder = "keys"\nactive = "k1"\n'
+    )
+    return config
+
+
+def _backup_list(config: Path, count: int) -> Ran:
+    argv = [sys.executable, "-m", "agent", "--config", str(config), "backup-list"]
+    started = time.monotonic()
+    with (
+        tempfile.TemporaryFile() as output,
+        subprocess.Popen(argv, stdout=output) as command,
+    ):
+        _, status, usage = os.wait4(command.pid, 0)
+        command.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - started
+        output.seek(0)
+        lines = sum(1 for _ in output)
+    if command.returncode or lines != count + 4:
+        raise RuntimeError(f"backup-list: exit {command.returncode}, {lines} lines")
+    return Ran(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
+if __name__ == "__main__":
+    main()
