@@ -8,11 +8,19 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from agent.errors import AgentError, TaskUnsupported
+from agent.errors import (
+    AgentError,
+    BackupUnknown,
+    Cancelled,
+    Interrupted,
+    StoreError,
+    TaskUnsupported,
+)
 from agent.journal import Journal
 from agent.model import (
     BackupStatus,
     CreateTask,
+    DeleteTask,
     ErrorInfo,
     PingTask,
     Record,
@@ -22,6 +30,7 @@ from agent.model import (
     TaskStatus,
 )
 from agent.operations.backup import BackupOperation
+from agent.operations.delete import DeleteOperation
 from agent.operations.parts import BackupParts
 from agent.operations.restore import RestoreOperation
 from agent.operations.target import target_below
@@ -33,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class _Undecided(Exception):
-    """Nobody knows how a backup ended until the store answers again."""
+    """Nobody knows how a task ended until the store answers again, or it is done again."""
 
 
 class _Abandoned(Exception):
@@ -62,11 +71,18 @@ class Performer:
         self._progress_seconds = progress_seconds
         self._wake = wake
         self._ending = False
+        self._making: BackupOperation | None = None
         self.recovery = Recovery(journal, parts, self._report)
 
     def end(self) -> None:
         """The agent is ending: what the store doesn't answer now waits for the next start."""
         self._ending = True
+
+    def make_way(self, deleted: str) -> None:
+        """Cancel the running backup where it is the one to be deleted or descends from it."""
+        making = self._making
+        if making is not None:
+            making.make_way(deleted)
 
     def perform(self, task: Task, stop: Stop) -> None:
         """Run one task to its final report; nothing it raises gets out of here."""
@@ -75,7 +91,10 @@ class Performer:
             record = self._dispatch(task, stop)
         except _Undecided as error:
             info = ErrorInfo.of(error.__cause__ or error)
-            log.error("task %s waits for the store: %s", task.task_id, info.message)
+            if isinstance(error.__cause__, Interrupted):
+                log.info("task %s goes on at the next start: %s", task.task_id, info.message)
+            else:
+                log.error("task %s waits for the store: %s", task.task_id, info.message)
             self.recovery.add(task, info)
         except _Abandoned as failed:
             self._failed(task, failed.__cause__ or failed, failed.record)
@@ -87,17 +106,23 @@ class Performer:
 
     def _failed(self, task: Task, error: BaseException, record: Record | None) -> None:
         info = ErrorInfo.of(error)
-        if isinstance(error, AgentError):
+        status = TaskStatus.FAILED
+        if isinstance(error, Cancelled):
+            status = TaskStatus.CANCELLED
+            log.warning("task %s is cancelled: %s", task.task_id, info.message)
+        elif isinstance(error, AgentError):
             log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
         else:
             log.exception("task %s failed by a defect of the agent", task.task_id)
-        self._report(task, TaskStatus.FAILED, record=record, error=info)
+        self._report(task, status, record=record, error=info)
 
     def _dispatch(self, task: Task, stop: Stop) -> Record | None:
         if isinstance(task, CreateTask):
             return self._create(task, stop)
         if isinstance(task, RestoreTask):
             return self._restore(task, stop)
+        if isinstance(task, DeleteTask):
+            return self._delete(task, stop)
         if isinstance(task, PingTask):
             return None
         raise TaskUnsupported(f"tasks of type {task.type} are not supported")
@@ -115,6 +140,7 @@ class Performer:
                 task.task_id, record.model_dump_json()
             ),
         )
+        self._making = operation
         try:
             with self._reporting(task, meter, lambda: operation.record):
                 return operation.run()
@@ -123,6 +149,8 @@ class Performer:
             if left and left.status is BackupStatus.COMPLETED:
                 return left
             raise _Abandoned(left) from error
+        finally:
+            self._making = None
 
     def _abandon(
         self, task: Task, operation: BackupOperation, error: BaseException
@@ -145,6 +173,42 @@ class Performer:
         self._report(task, TaskStatus.RUNNING)
         with self._reporting(task, meter, lambda: None):
             return operation.run(task.backup_id, target)[-1]
+
+    def _delete(self, task: DeleteTask, stop: Stop) -> Record:
+        """Delete, or go on with a delete that was cut off: once begun it is brought to its end."""
+        meter = Meter()
+        root = self._begun(task)
+
+        def begin(record: Record) -> None:
+            nonlocal root
+            root = record
+            self._journal.finish_record(task.task_id, record.model_dump_json())
+            self._report(task, TaskStatus.RUNNING, record=record)
+
+        operation = DeleteOperation(
+            self._parts.store,
+            self._parts.catalogue,
+            connections=self._parts.path.connections,
+            meter=meter,
+            stop=stop,
+            on_begin=begin,
+        )
+        try:
+            with self._reporting(task, meter, lambda: root):
+                return operation.run(task.backup_id)
+        except BackupUnknown:
+            if root is None:
+                raise
+            return root
+        except (StoreError, Interrupted) as error:
+            if root is not None and (silent(error) or isinstance(error, Interrupted)):
+                raise _Undecided from error
+            raise
+
+    def _begun(self, task: DeleteTask) -> Record | None:
+        """The root of a delete that had begun before this process did."""
+        kept = self._journal.finished_record(task.task_id)
+        return Record.model_validate_json(kept) if kept else None
 
     def _reporting(
         self, task: Task, meter: Meter, record: Callable[[], Record | None]

@@ -1,15 +1,17 @@
 """Tasks whose end only the store can tell: a crash cut them off, or it fell silent on them.
 
-They stay here until the store has answered, and then get their one final report.
+They stay here until the store has answered, and then get their one final report. A delete
+that was cut off is done again instead, which continues it.
 """
 
 import logging
 from typing import Protocol
 
-from agent.errors import AgentError, Interrupted, StoreBusy, StoreUnreachable
+from agent.errors import AgentError, Cancelled, Interrupted, StoreBusy, StoreUnreachable
 from agent.journal import Journal
-from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, Task, TaskStatus
-from agent.operations.backup import abandon_record, resume_commit
+from agent.model import BackupStatus, CreateTask, DeleteTask, ErrorInfo, Record, Task, TaskStatus
+from agent.operations.abandon import abandon_record
+from agent.operations.commit import resume_commit
 from agent.operations.parts import BackupParts
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,15 @@ class Recovery:
         """Report how the tasks ended; keep those of which the store still says nothing."""
         self._waiting = [one for one in self._waiting if not self._told(*one)]
 
+    def take_deletes(self) -> list[DeleteTask]:
+        """The deletes to be done again now; one that the store is silent about is added back."""
+        deletes = [task for task, _ in self._waiting if isinstance(task, DeleteTask)]
+        self._waiting = [one for one in self._waiting if not isinstance(one[0], DeleteTask)]
+        return deletes
+
     def _told(self, task: Task, info: ErrorInfo) -> bool:
+        if isinstance(task, DeleteTask):
+            return False
         record = None
         try:
             if isinstance(task, CreateTask):
@@ -64,12 +74,14 @@ class Recovery:
             self._tell(task, TaskStatus.DONE, record=record)
         else:
             info = record.error if record and record.error else info
-            self._tell(task, TaskStatus.FAILED, record=record, error=info)
+            cancelled = info.code == Cancelled.code
+            status = TaskStatus.CANCELLED if cancelled else TaskStatus.FAILED
+            self._tell(task, status, record=record, error=info)
         return True
 
     def _settled(self, task: CreateTask, info: ErrorInfo) -> Record | None:
         """The record as it is to stay: a commit that had begun is brought to its end."""
-        self._parts.store.open()
+        self._parts.store.open(create=False)
         record = self._parts.catalogue.read(task.backup.id)
         if record is None or record.instance_id != self._parts.instance_id:
             return None

@@ -15,14 +15,17 @@ from agent.errors import (
     Interrupted,
     MessageUnreadable,
 )
-from agent.journal import Journal
+from agent.journal import Acceptance, Journal
 from agent.model import (
+    DeleteTask,
     ErrorInfo,
     ReportDraft,
+    Task,
     TaskStatus,
 )
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import look_at_lineage
+from agent.operations.replica import put_back
 from agent.performer import Performer
 from agent.pipeline.stop import Stop
 
@@ -69,7 +72,10 @@ class Runner:
         except MessageUnreadable as error:
             return self._refuse(body, error)
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
-        self._journal.accept(task, draft)
+        accepted = self._journal.accept(task, draft)
+        if accepted is Acceptance.NEW and isinstance(task, DeleteTask):
+            # the worker is busy with what stands in the way, and would take it only then
+            self._performer.make_way(task.backup_id)
         self._work.set()
         self._wake()
         return ACK
@@ -120,25 +126,33 @@ class Runner:
             while not self._ending:
                 self._work.clear()
                 self._performer.recovery.run()
+                # each once, so that one that can't be ended holds no other task up
+                for delete in self._performer.recovery.take_deletes():
+                    self._do(delete)
                 task = self._journal.claim()
                 if task is None:
                     self._look()
                     self._work.wait(_IDLE_SECONDS)
                 else:
-                    with self._stoppable() as stop:
-                        self._performer.perform(task, stop)
-                    # A failed task's traceback and its stop refer to each other, and to
-                    # the buffers of the data path: a cycle that would keep 100 MiB.
-                    gc.collect()
+                    self._do(task)
         except BaseException as error:  # noqa: BLE001 - the thread's top: the daemon looks here
             log.critical("the worker thread ended: %s", error)
             self.failure = error
+
+    def _do(self, task: Task) -> None:
+        with self._stoppable() as stop:
+            self._performer.perform(task, stop)
+        # A failed task's traceback and its stop refer to each other, and to the buffers of
+        # the data path: a cycle that would keep 100 MiB.
+        gc.collect()
 
     def _look(self) -> None:
         """Note the server's LSN now and then, so that one that goes back is noticed."""
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
+        # an agent that was killed during a backup may have left it stopped
+        put_back(self._parts)
         try:
             look_at_lineage(self._parts, self._journal.observe_lsn)
         except DatabaseError as error:

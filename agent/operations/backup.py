@@ -5,26 +5,25 @@ commit: stream proved, segments confirmed, lists, finished record journalled, SL
 COMPLETED. Any of these may be the last instruction of this process.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from agent.codec.aead import SealingStream
+from agent.codec.plain import PlainSealing
+from agent.engine.protocol import Engine
 from agent.errors import (
     BackupExists,
     Cancelled,
-    DataDamaged,
     EngineFailed,
+    Fenced,
     Internal,
-    RecordDamaged,
 )
 from agent.host import size_gib
-from agent.layout import Segment, attempt_prefix, object_name, segment_name
+from agent.layout import Segment, object_name, segment_name
 from agent.manifest import Finished, Manifest
 from agent.model import (
     BackupStatus,
@@ -35,6 +34,8 @@ from agent.model import (
     Stored,
     utc_now,
 )
+from agent.operations.abandon import abandon_record
+from agent.operations.commit import publish
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import (
     Found,
@@ -42,15 +43,20 @@ from agent.operations.preflight import (
     laid_out,
     look,
     series,
-    usable_parent,
+    usable_chain,
+    whole_chain,
 )
 from agent.operations.proof import Proof, ProvedStream
+from agent.operations.replica import sql_thread_kept
+from agent.operations.watch import WATCH_SECONDS, Watch
 from agent.pipeline.buffers import Plan
-from agent.pipeline.meter import Meter
+from agent.pipeline.meter import Meter, every
 from agent.pipeline.pace import Pace
 from agent.pipeline.stop import Stop
-from agent.pipeline.upload import Upload
+from agent.pipeline.upload import Sealing, Upload
 from agent.store.protocol import Shelf
+
+log = logging.getLogger(__name__)
 
 RecordHook = Callable[[Record], None]
 
@@ -81,23 +87,46 @@ class BackupOperation:
         self._on_begin = on_begin
         self._on_finished = on_finished
         self._record: Record | None = None
+        wanted = task.backup
+        self._line = {wanted.id, wanted.parent_id or wanted.id}
+        self._doomed: set[str] = set()
         self.undecided = False
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
         limits = self._parts.store.open()
         found = look(self._parts, self._observe_lsn)
-        parent = usable_parent(self._parts, self._task, found)
+        chain = usable_chain(self._parts, self._task, found)
+        self._line = {self._task.backup.id, *(record.id for record in chain)}
+        self._make_way()
+        parent = chain[-1] if chain else None
         plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
-        data_key = os.urandom(32)
+        data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
         record = self._begin(found, parent, data_key)
-        manifest = Manifest(self._parts.store, limits, record.id, record.attempt)
-        proof = self._copy(record, manifest, data_key, plan)
+        manifest = Manifest(
+            self._parts.store, limits, record.id, record.attempt, sealed=record.sealed
+        )
+        proof = self._copy(found.chosen.engine, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
         self._on_finished(finished)
         return self._commit(finished, parent, manifest)
+
+    def make_way(self, deleted: str) -> None:
+        """Stop with Cancelled where the backup to be deleted is this one or an ancestor.
+
+        May be called from any thread; after the commit has begun it changes nothing.
+        """
+        self._doomed.add(deleted)
+        self._make_way()
+
+    def _make_way(self) -> None:
+        # One thread adds to the doomed, another sets the line; whoever is second sees both.
+        for deleted in self._doomed & self._line:
+            self._stop.request(
+                Cancelled(f"backup {deleted}, which this one is or descends from, is to be deleted")
+            )
 
     @property
     def record(self) -> Record | None:
@@ -115,7 +144,7 @@ class BackupOperation:
         measured = self._record.model_copy(update={"measured": self._meter.measured()})
         return abandon_record(self._parts, measured, error, remove=not self.undecided)
 
-    def _begin(self, found: Found, parent: Record | None, data_key: bytes) -> Record:
+    def _begin(self, found: Found, parent: Record | None, data_key: bytes | None) -> Record:
         wanted = self._task.backup
         now = utc_now()
         asked = wanted.datastore
@@ -138,9 +167,10 @@ class BackupOperation:
             lineage=found.lineage,
             from_lsn=parent.to_lsn or 0 if parent else 0,
             server_version=found.server.version,
-            engine=self._parts.engine.name,
-            engine_version=self._parts.engine.version(),
-            keys=(self._parts.keyring.active.wrap(data_key),),
+            engine=found.chosen.engine.name,
+            engine_version=found.chosen.version,
+            cipher="AES256_GCM_HKDF_1MB" if data_key else "none",
+            keys=self._parts.keyring.wrap_all(data_key) if data_key else (),
         )
         self._record = record
         try:
@@ -149,11 +179,22 @@ class BackupOperation:
             self._record = None
             raise
         self._on_begin(record)
-        if parent is None:
+        if parent is not None:
+            # A delete marks the chain first and then looks what descends from it, a backup
+            # writes its record first and then looks at the chain: one sees the other.
+            whole_chain(self._parts, parent.id)
+        else:
             self._meter.expected_raw_bytes = found.datadir_bytes
         return record
 
-    def _copy(self, record: Record, manifest: Manifest, data_key: bytes, plan: Plan) -> Proof:
+    def _copy(
+        self,
+        engine: Engine,
+        record: Record,
+        manifest: Manifest,
+        data_key: bytes | None,
+        plan: Plan,
+    ) -> Proof:
         """Run the engine through the data path until the last segment is confirmed."""
         store = self._parts.store
 
@@ -163,17 +204,21 @@ class BackupOperation:
             manifest.add(number, Segment(sum(len(part) for part in parts), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
+        watch = Watch(self._parts.catalogue, record, self._stop)
         scratch = self._parts.scratch / record.attempt
         _make_private(scratch)
         try:
             with (
-                self._parts.engine.start_backup(scratch, from_lsn) as engine_run,
+                sql_thread_kept(self._parts),
+                engine.start_backup(scratch, from_lsn) as engine_run,
                 self._stop.on_stop(engine_run.interrupt),
+                every(WATCH_SECONDS, watch.look, name="watch"),
             ):
                 stream = ProvedStream(engine_run, from_lsn, self._parts.database.tablespaces)
-                self._upload(stream, SealingStream(data_key, record.id.encode()), send, plan)
+                self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        watch.look()
         if stream.proof is None:
             raise Internal("the data path ended before the stream was proved")
         return stream.proof
@@ -181,7 +226,7 @@ class BackupOperation:
     def _upload(
         self,
         stream: ProvedStream,
-        sealing: SealingStream,
+        sealing: Sealing,
         send: Callable[[int, list[memoryview]], None],
         plan: Plan,
     ) -> None:
@@ -198,10 +243,15 @@ class BackupOperation:
         ).run()
 
     def _commit(self, finished: Record, parent: Record | None, manifest: Manifest) -> Record:
-        _publish(self._parts, finished, parent, manifest)
+        publish(self._parts, finished, parent, manifest)
         # From here on a request may reach the store whose answer never comes back.
         self.undecided = True
-        self._parts.catalogue.write(finished)
+        try:
+            self._parts.catalogue.write(finished)
+        except Fenced:
+            # refused before it was sent
+            self.undecided = False
+            raise
         return finished
 
     def _finished(
@@ -210,7 +260,7 @@ class BackupOperation:
         return record.model_copy(
             update={
                 "status": BackupStatus.COMPLETED,
-                "locationRef": f"{self._parts.store.location}/{object_name(record.id)}",
+                "locationRef": f"{self._parts.store.location}/{_object_name(record)}",
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
                 "binlog": proof.binlog,
@@ -230,6 +280,17 @@ class BackupOperation:
         )
 
 
+def _sealing(record: Record, data_key: bytes | None) -> Sealing:
+    if data_key is None:
+        log.warning("backup %s is stored without encryption: [keys] encrypt is off", record.id)
+        return PlainSealing()
+    return SealingStream(data_key, record.id.encode())
+
+
+def _object_name(record: Record) -> str:
+    return object_name(record.id, sealed=record.sealed)
+
+
 def _make_private(folder: Path) -> None:
     """Make a folder and its parent for this user alone; EngineFailed where that can't be."""
     try:
@@ -241,79 +302,3 @@ def _make_private(folder: Path) -> None:
             f"can't make the scratch folder {folder}: {error.strerror}",
             hint="check the free space and permissions of [agent] state_folder",
         ) from error
-
-
-def resume_commit(parts: BackupParts, journalled: str) -> Record:
-    """Repeat the end of a commit from the finished record as it was journalled.
-
-    Fenced where the backup can't be completed any more; DataDamaged or RecordDamaged where
-    what is stored or journalled doesn't make it whole.
-    """
-    try:
-        record = Record.model_validate_json(journalled)
-    except ValidationError as error:
-        raise RecordDamaged("the record in the journal can't be read") from error
-    parts.catalogue.fence(record)
-    parent = parts.catalogue.need(record.parent_id) if record.parent_id else None
-    manifest = Manifest(parts.store, parts.store.open(), record.id, record.attempt)
-    for number, segment in enumerate(parts.catalogue.segments(record)):
-        manifest.add(number, segment)
-    if record.stored is None or manifest.finish().etag != record.stored.slo_etag:
-        raise DataDamaged(f"the segments of backup {record.id} are not those of its record")
-    _publish(parts, record, parent, manifest)
-    parts.catalogue.write(record)
-    return record
-
-
-def _publish(
-    parts: BackupParts, finished: Record, parent: Record | None, manifest: Manifest
-) -> None:
-    """Write the object of a backup that still is this attempt's to complete; else Fenced."""
-    parts.catalogue.fence(finished)
-    manifest.publish(_headers(finished, parent))
-
-
-def abandon_record(
-    parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool = True
-) -> Record | None:
-    """Write the record of a backup that will not be finished, then remove its object and segments.
-
-    They go only after the store has confirmed that nobody takes the backup for a good one.
-    Without `remove` they stay: for where a write of the COMPLETED record may still be under
-    way to the store, and would make a good one of a backup without bytes. Where the record
-    turns out COMPLETED already, that one is returned; None where the store has no record of
-    this attempt.
-    """
-    there = parts.catalogue.read(record.id)
-    if there is None or there.attempt != record.attempt:
-        return None
-    if there.status is BackupStatus.COMPLETED:
-        return there
-    cancelled = error.code == Cancelled.code
-    status = BackupStatus.CANCELLED if cancelled else BackupStatus.FAILED
-    failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
-    parts.catalogue.write(failed)
-    if remove:
-        _remove(parts, record)
-    return failed
-
-
-def _remove(parts: BackupParts, record: Record) -> None:
-    parts.store.delete(Shelf.OBJECTS, object_name(record.id))
-    prefix = attempt_prefix(record.id, record.attempt)
-    names = [row.name for row in parts.store.list(Shelf.SEGMENTS, prefix)]
-    with ThreadPoolExecutor(parts.path.connections, "remove") as workers:
-        list(workers.map(lambda name: parts.store.delete(Shelf.SEGMENTS, name), names))
-
-
-def _headers(record: Record, parent: Record | None) -> dict[str, str]:
-    """The object headers that Trove's own readers look for."""
-    headers = {
-        "X-Object-Meta-Lsn": str(record.to_lsn),
-        "X-Object-Meta-Datastore": record.datastore.type,
-        "X-Object-Meta-Datastore-Version": record.datastore.version or "",
-    }
-    if parent is not None and parent.stored is not None:
-        headers["X-Object-Meta-Parent-Location"] = parent.locationRef or ""
-        headers["X-Object-Meta-Parent-Checksum"] = parent.stored.slo_etag
-    return headers

@@ -1,0 +1,122 @@
+"""`backup-delete`: remove a backup and all that descend from it, by an agent or in this process."""
+
+import argparse
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from agent import assembly
+from agent.catalogue import Catalogue
+from agent.cli import embedded, remote, tables
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
+from agent.config import Config
+from agent.errors import Interrupted
+from agent.family import Kin
+from agent.model import DeleteTask, Record
+from agent.operations.delete import DeleteOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+
+_MORE = """\
+Prints nothing where it succeeds. Any agent of the tenant can delete any backup, also one of a
+VM that is gone: without --instance the task goes to the agent of this configuration. A backup
+that is still being made is cancelled first. A delete that was cut off is continued by the same
+command.
+"""
+
+
+def add(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs, "backup-delete", backup_delete, "delete a backup and all that descend from it"
+    )
+    verb.epilog = _MORE
+    verb.add_argument("backup", type=uuid_argument)
+    verb.add_argument("--local", action="store_true", help="do it here, without a broker")
+    verb.add_argument("--wait", action="store_true", help="follow it to its end")
+    verb.add_argument(
+        "--dry-run", action="store_true", help="show what would go as a tree, and delete nothing"
+    )
+    verb.add_argument(
+        "--instance", type=uuid_argument, help="which agent does it (this one's by default)"
+    )
+    add_store(verb)
+    add_json(verb)
+
+
+def backup_delete(config: Config, arguments: argparse.Namespace) -> int:
+    embedded.need_key(config, arguments)
+    if arguments.dry_run:
+        return _show(config, arguments.backup, arguments.json)
+    if arguments.local:
+        return _delete_here(config, arguments.backup, arguments.json)
+    instance = arguments.instance or config.agent.instance_id
+    task = asked(DeleteTask, task_id=str(uuid4()), backup_id=arguments.backup)
+    last = remote.send(config, instance, task, wait=arguments.wait, label="delete")
+    if arguments.json:
+        print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
+    return remote.status(last)
+
+
+def _show(config: Config, backup_id: str, as_json: bool) -> int:
+    with _operation(config) as operation:
+        family = operation.family(backup_id)
+    if as_json:
+        print(tables.as_json({"would_delete": [_plain(kin) for kin in family.plan()]}))
+    else:
+        for line in family.draw():
+            print(line)
+    return 0
+
+
+def _delete_here(config: Config, backup_id: str, as_json: bool) -> int:
+    with _operation(config) as operation:
+        operation.run(backup_id)
+    if as_json:
+        print(tables.as_json({"deleted": [_plain(kin) for kin in operation.deleted]}))
+    return 0
+
+
+@contextmanager
+def _operation(config: Config) -> Iterator[DeleteOperation]:
+    """A delete with store and keys alone, which SIGINT and SIGTERM stop between two objects."""
+    store, stop = assembly.store(config), Stop()
+
+    def end() -> None:
+        stop.request(
+            Interrupted(
+                "the delete was interrupted", hint="give the same command again: it continues"
+            )
+        )
+        store.abort()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    try:
+        yield DeleteOperation(
+            store,
+            Catalogue(store, assembly.keyring(config)),
+            connections=config.pipeline.connections,
+            meter=Meter(),
+            stop=stop,
+            on_begin=_nothing,
+        )
+    finally:
+        store.close()
+
+
+def _nothing(_record: Record) -> None:
+    """Nobody is to be told that it begins."""
+
+
+def _plain(kin: Kin) -> dict[str, Any]:
+    return {
+        "id": kin.id,
+        "name": kin.name,
+        "parent_id": kin.parent_id,
+        "status": kin.status.value,
+        "created": kin.created,
+    }

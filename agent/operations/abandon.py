@@ -1,0 +1,68 @@
+"""What becomes of a backup that will not be finished: its record says so, its bytes go."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.errors import Cancelled, Fenced
+from agent.layout import attempt_prefix, object_name
+from agent.model import BackupStatus, ErrorInfo, Record, utc_now
+from agent.operations.parts import BackupParts
+from agent.store.protocol import Shelf
+
+log = logging.getLogger(__name__)
+
+
+def abandon_record(
+    parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool = True
+) -> Record | None:
+    """Write the record of a backup that will not be finished, then remove its object and segments.
+
+    They go only after the store has confirmed that nobody takes the backup for a good one.
+    Without `remove` they stay: for where a write of the COMPLETED record may still be under
+    way to the store, and would make a good one of a backup without bytes. Where the record
+    turns out COMPLETED already, that one is returned; None where the store has no record of
+    this attempt.
+    """
+    there = parts.catalogue.read(record.id)
+    if there is None or there.attempt != record.attempt:
+        if remove:
+            # it was never committed and can't be any more, whoever has the id now
+            _remove(parts, record, keep_object=there is not None)
+        return None
+    if there.status is BackupStatus.COMPLETED:
+        return there
+    if there.status is BackupStatus.DELETING:
+        return _give_way(parts, record, error, remove=remove)
+    cancelled = error.code == Cancelled.code
+    status = BackupStatus.CANCELLED if cancelled else BackupStatus.FAILED
+    failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
+    parts.catalogue.write(failed)
+    if remove:
+        _remove(parts, record)
+    return failed
+
+
+def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool) -> Record:
+    """Tell whoever waits to delete this backup that its making has ended.
+
+    The record is the signal, so it comes last; nobody takes a DELETING backup for a good one.
+    """
+    if remove:
+        _remove(parts, record)
+    cancelled = record.model_copy(
+        update={"status": BackupStatus.CANCELLED, "updated": utc_now(), "error": error}
+    )
+    try:
+        parts.catalogue.write(cancelled)
+    except Fenced as fenced:
+        log.info("nobody waited for it: %s", fenced)
+    return cancelled
+
+
+def _remove(parts: BackupParts, record: Record, *, keep_object: bool = False) -> None:
+    if not keep_object:
+        parts.store.delete(Shelf.OBJECTS, object_name(record.id, sealed=record.sealed))
+    prefix = attempt_prefix(record.id, record.attempt)
+    names = [row.name for row in parts.store.list(Shelf.SEGMENTS, prefix)]
+    with ThreadPoolExecutor(parts.path.connections, "remove") as workers:
+        list(workers.map(lambda name: parts.store.delete(Shelf.SEGMENTS, name), names))

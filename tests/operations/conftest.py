@@ -1,0 +1,31 @@
+"""A container of its own for each test of this folder that asks for one."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.store.directory import DirectoryStore
+from agent.store.swift import SwiftSettings, SwiftStore
+from tests.stack.swift import SwiftServer
+
+
+@pytest.fixture
+def store(swift: SwiftServer) -> Iterator[SwiftStore]:
+    """An open store on the shared Swift with nothing in it."""
+    settings = SwiftSettings(
+        swift.auth_url, swift.user, swift.key, f"database_backups_{uuid.uuid4().hex}", attempts=1
+    )
+    store = SwiftStore(settings)
+    store.open()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> DirectoryStore:
+    """An open store in a folder with nothing in it: no server's time in tests with many calls."""
+    store = DirectoryStore(tmp_path / "store", "database_backups_x")
+    store.open()
+    return store

@@ -1,0 +1,65 @@
+"""Whole backups as the store holds them, without a database behind them."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from agent.keys import Keyring
+from agent.layout import (
+    checks_name,
+    list_name,
+    object_name,
+    record_name,
+    segment_name,
+    submanifest_name,
+)
+from agent.model import Record
+from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
+
+
+class Held(NamedTuple):
+    """All objects of a container and of its segments, by name."""
+
+    objects: Mapping[str, StoredObject]
+    segments: Mapping[str, StoredObject]
+
+    def without(self, *backup_ids: str) -> "Held":
+        """What is left when those backups are left out."""
+        return Held(
+            *(
+                {name: row for name, row in shelf.items() if not name.startswith(backup_ids)}
+                for shelf in self
+            )
+        )
+
+    def of(self, backup_id: str) -> list[str]:
+        """The names of all that belongs to one backup."""
+        return [name for shelf in self for name in shelf if name.startswith(backup_id)]
+
+
+def held(store: Store) -> Held:
+    return Held(*({row.name: row for row in store.list(shelf)} for shelf in Shelf))
+
+
+def put(store: Store, shelf: Shelf, name: str, body: bytes) -> ManifestEntry:
+    return ManifestEntry(name, len(body), store.put(shelf, name, [memoryview(body)]))
+
+
+def place_record(store: Store, keys: Keyring, record: Record) -> None:
+    """Write a record without asking whether that is allowed."""
+    put(store, Shelf.OBJECTS, record_name(record.id), keys.sign(record.model_dump_json().encode()))
+
+
+def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> None:
+    """Store those backups with all the kinds of objects that one may have."""
+    for record in records:
+        attempt = record.attempt
+        entries = [
+            put(store, Shelf.SEGMENTS, segment_name(record.id, attempt, number), b"bytes")
+            for number in range(segments)
+        ]
+        put(store, Shelf.SEGMENTS, list_name(record.id, attempt, 0), b"a list")
+        put(store, Shelf.SEGMENTS, submanifest_name(record.id, attempt, 0), b"a manifest")
+        name = object_name(record.id, sealed=record.sealed)
+        store.put_manifest(Shelf.OBJECTS, name, entries, {})
+        put(store, Shelf.OBJECTS, checks_name(record.id), b"{}")
+        place_record(store, keys, record)

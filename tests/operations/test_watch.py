@@ -1,0 +1,233 @@
+"""A backup in the making that somebody deletes: how it notices, and what it leaves behind."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.errors import Cancelled, Fenced, Interrupted, ParentUnusable, StoreBusy
+from agent.layout import attempt_prefix, object_name, record_name
+from agent.model import BackupRequest, BackupStatus, CreateTask, ErrorInfo, Record
+from agent.operations import backup as backup_module
+from agent.operations.abandon import abandon_record
+from agent.operations.backup import BackupOperation
+from agent.operations.parts import BackupParts
+from agent.operations.watch import Watch
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf, Store
+from tests.operations.stored import held, place, place_record
+from tests.records import INSTANCE, completed, keyring, record
+
+KEYS = keyring()
+CANCELLED = ErrorInfo.of(Cancelled("it is to be deleted"))
+
+
+def parts(store: Store, **more: Any) -> BackupParts:
+    """As much of them as is looked at."""
+    known = {
+        "store": store,
+        "catalogue": Catalogue(store, KEYS),
+        "path": SimpleNamespace(connections=2),
+    }
+    return cast(BackupParts, SimpleNamespace(**(known | more)))
+
+
+def other_attempt(one: Record) -> Record:
+    return one.model_copy(update={"attempt": str(uuid4())})
+
+
+# --- noticing ----------------------------------------------------------------------------
+
+
+def test_a_backup_that_still_is_to_be_made_is_not_disturbed(folder: DirectoryStore) -> None:
+    making, stop = record(), Stop()
+    place_record(folder, KEYS, making)
+    watch = Watch(Catalogue(folder, KEYS), making, stop)
+    for _ in range(3):
+        watch.look()
+    assert stop.cause is None
+
+
+@pytest.mark.parametrize("whose", ["its own", "another attempt's"])
+def test_a_record_that_is_not_its_own_building_one_stops_it(
+    folder: DirectoryStore, whose: str
+) -> None:
+    making, stop = record(), Stop()
+    place_record(folder, KEYS, making if whose == "its own" else other_attempt(making))
+    if whose == "its own":
+        Catalogue(folder, KEYS).condemn(making.id)
+    Watch(Catalogue(folder, KEYS), making, stop).look()
+    assert isinstance(stop.cause, Cancelled if whose == "its own" else Fenced)
+
+
+def test_a_store_that_denies_the_record_once_is_not_believed(folder: DirectoryStore) -> None:
+    making, stop = record(), Stop()
+    watch = Watch(Catalogue(folder, KEYS), making, stop)
+    watch.look()
+    place_record(folder, KEYS, making)
+    watch.look()
+    Catalogue(folder, KEYS).forget(making.id)
+    watch.look()
+    assert stop.cause is None
+    watch.look()
+    assert isinstance(stop.cause, Cancelled)
+
+
+def test_a_store_that_does_not_answer_stops_nothing(folder: DirectoryStore) -> None:
+    class Silent(Catalogue):
+        def read(self, backup_id: str) -> Record | None:
+            raise StoreBusy(f"get {backup_id}: 503")
+
+    stop = Stop()
+    watch = Watch(Silent(folder, KEYS), record(), stop)
+    for _ in range(5):
+        watch.look()
+    assert stop.cause is None
+
+
+# --- being told by the same agent --------------------------------------------------------
+
+
+def operation(store: Store, request: BackupRequest, stop: Stop) -> BackupOperation:
+    return BackupOperation(
+        parts(store, encrypt=True, keyring=KEYS, instance_id=INSTANCE),
+        CreateTask(task_id=str(uuid4()), backup=request),
+        meter=Meter(),
+        stop=stop,
+        observe_lsn=lambda _key, _lsn: "",
+        on_begin=lambda _record: None,
+        on_finished=lambda _record: None,
+    )
+
+
+def test_it_makes_way_for_its_own_delete_and_its_parents(folder: DirectoryStore) -> None:
+    request = BackupRequest(id=str(uuid4()), name="inc", parent_id=str(uuid4()))
+    for deleted, stops in (
+        (request.id, True),
+        (request.parent_id or "", True),
+        (str(uuid4()), False),
+    ):
+        stop = Stop()
+        operation(folder, request, stop).make_way(deleted)
+        assert isinstance(stop.cause, Cancelled) is stops
+
+
+def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
+    folder: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = completed()
+    parent = completed(base, to_lsn=200)
+    stop = Stop()
+    request = BackupRequest(id=str(uuid4()), name="inc", parent_id=parent.id)
+    making = operation(folder, request, stop)
+    for name, found in (("look", None), ("usable_chain", [base, parent]), ("laid_out", None)):
+        monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
+    making.make_way(base.id)
+    assert stop.cause is None
+    with pytest.raises(Cancelled, match=base.id):
+        making.run()
+    assert making.record is None
+    assert held(folder) == ({}, {})
+
+
+def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
+    folder: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delete has listed the container already: nobody would come to cancel this one."""
+    base = completed()
+    place(folder, KEYS, base)
+    engine = SimpleNamespace(name="mariadb-backup")
+    found = SimpleNamespace(
+        server=SimpleNamespace(type="mariadb", version="10.11.6-MariaDB"),
+        lineage=base.lineage,
+        datadir_bytes=1 << 30,
+        chosen=SimpleNamespace(engine=engine, version="10.11.6"),
+    )
+    request = BackupRequest(id=str(uuid4()), name="inc", parent_id=base.id)
+    making = operation(folder, request, Stop())
+    monkeypatch.setattr(backup_module, "look", lambda *_: found)
+    monkeypatch.setattr(backup_module, "usable_chain", lambda *_: [base])
+    monkeypatch.setattr(backup_module, "laid_out", lambda *_: None)
+    Catalogue(folder, KEYS).condemn(base.id)
+    with pytest.raises(ParentUnusable, match="DELETING") as raised:
+        making.run()
+    making.abandon(ErrorInfo.of(raised.value))
+    left = Catalogue(folder, KEYS).need(request.id)
+    assert left.status is BackupStatus.FAILED
+    assert left.error is not None
+    assert left.error.code == "parent_unusable"
+
+
+# --- what is left ------------------------------------------------------------------------
+
+
+def test_a_backup_that_gives_way_is_gone_before_it_says_so(folder: DirectoryStore) -> None:
+    making = record()
+    place(folder, KEYS, making)
+    catalogue = Catalogue(folder, KEYS)
+    catalogue.condemn(making.id)
+    left: list[list[str]] = []
+
+    class Writing(Catalogue):
+        def write(self, record: Record) -> None:
+            left.append([row.name for row in folder.list(Shelf.SEGMENTS)])
+            super().write(record)
+
+    ended = abandon_record(
+        parts(folder, catalogue=Writing(folder, KEYS)), making, CANCELLED, remove=True
+    )
+    assert left == [[]]
+    assert ended is not None
+    assert catalogue.need(making.id) == ended
+    assert (ended.status, ended.error) == (BackupStatus.CANCELLED, CANCELLED)
+
+
+def test_a_backup_whose_delete_did_not_wait_brings_no_record_back(folder: DirectoryStore) -> None:
+    making = record()
+    place(folder, KEYS, making)
+
+    class Late(Catalogue):
+        """The deleter is done right after this one has looked."""
+
+        def read(self, backup_id: str) -> Record | None:
+            there = super().read(backup_id)
+            self.forget(backup_id)
+            return there
+
+    Catalogue(folder, KEYS).condemn(making.id)
+    ended = abandon_record(parts(folder, catalogue=Late(folder, KEYS)), making, CANCELLED)
+    assert ended is not None
+    assert ended.status is BackupStatus.CANCELLED
+    assert Catalogue(folder, KEYS).read(making.id) is None
+
+
+@pytest.mark.parametrize("begun_again", [True, False])
+def test_an_attempt_that_lost_its_record_removes_its_own_bytes(
+    folder: DirectoryStore, begun_again: bool
+) -> None:
+    making = record()
+    again = other_attempt(making)
+    place(folder, KEYS, making)
+    Catalogue(folder, KEYS).forget(making.id)
+    if begun_again:
+        place(folder, KEYS, again)
+    assert abandon_record(parts(folder), making, CANCELLED) is None
+    left = held(folder)
+    own = attempt_prefix(making.id, making.attempt)
+    assert [name for name in left.segments if name.startswith(own)] == []
+    assert (object_name(making.id) in left.objects) is begun_again
+    assert (record_name(making.id) in left.objects) is begun_again
+
+
+def test_a_write_that_may_be_under_way_keeps_the_bytes(folder: DirectoryStore) -> None:
+    making = record()
+    place(folder, KEYS, making)
+    Catalogue(folder, KEYS).condemn(making.id)
+    before = held(folder)
+    error = ErrorInfo.of(Interrupted("the agent was told to stop"))
+    abandon_record(parts(folder), making, error, remove=False)
+    assert held(folder).segments == before.segments

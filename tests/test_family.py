@@ -1,0 +1,131 @@
+"""Who descends from whom, in which order they go, and how that is drawn."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given, strategies as st
+
+from agent.catalogue import Listed
+from agent.errors import KeyNotHere
+from agent.family import Family
+from agent.keys import RecordState
+from agent.model import Record, WrappedKey
+from tests.records import completed
+
+
+def named(number: int, parent: int | None = None, **changes: Any) -> Record:
+    """A record whose id is a number; `parent` need not be there."""
+    parent_id = None if parent is None else str(UUID(int=parent))
+    fields: dict[str, Any] = {"id": str(UUID(int=number)), "name": f"b{number}"}
+    return completed(parent_id=parent_id, **(fields | changes))
+
+
+def rows(records: Sequence[Record], state: RecordState = RecordState.OK) -> list[Listed]:
+    return [Listed(record.id, state, record) for record in records]
+
+
+def numbers(family: Family) -> list[int]:
+    return [UUID(kin.id).int for kin in family.plan()]
+
+
+def test_the_deepest_go_first_and_the_root_last() -> None:
+    records = [named(1), named(2, 1), named(3, 2), named(4, 1), named(5, 4), named(6, 3)]
+    family = Family(records[0], rows([*records, named(7), named(8, 7)]))
+    assert numbers(family)[0] == 6
+    assert numbers(family)[-1] == 1
+    assert sorted(numbers(family)) == [1, 2, 3, 4, 5, 6]
+    assert [(UUID(kin.id).int, depth) for kin, depth in family.members()] == [
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (6, 3),
+        (4, 1),
+        (5, 2),
+    ]
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(1, 12))
+def test_any_records_whatever_their_parents(parents: list[int], root: int) -> None:
+    """Loops, missing parents and backups that are their own parent among them."""
+    there = {number + 1: parent or None for number, parent in enumerate(parents)}
+    family = Family(
+        named(root, there.get(root)),
+        rows([named(number, parent) for number, parent in there.items()]),
+    )
+    order = numbers(family)
+    assert sorted(order) == sorted(_below(root, there))
+    assert order[-1] == root
+    for place, number in enumerate(order[:-1]):
+        assert there[number] in order[place + 1 :]
+    assert sorted(UUID(kin.id).int for kin, _ in family.members()) == sorted(order)
+    assert len(list(family.draw())) == len(order)
+
+
+def _below(root: int, parents: dict[int, int | None]) -> set[int]:
+    """The root and all from which one comes to it by parents."""
+    found = {root}
+    while more := {n for n, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def test_a_chain_of_thousands() -> None:
+    chain = [named(1), *(named(number, number - 1) for number in range(2, 5001))]
+    family = Family(chain[0], rows(list(reversed(chain))))
+    assert numbers(family) == list(range(5000, 0, -1))
+    lines = list(family.draw())
+    assert len(lines) == 5000
+    assert max(map(len, lines)) < 250
+    assert "4999 levels down: 00000000-0000-0000-0000-000000001388" in lines[-1]
+
+
+def test_a_loop_of_parents() -> None:
+    loop = [named(1, 3), named(2, 1), named(3, 2), named(4, 4), named(5, 1)]
+    assert numbers(Family(loop[0], rows(loop)))[0] == 3
+    assert numbers(Family(loop[0], rows(loop)))[-1] == 1
+    assert sorted(numbers(Family(loop[0], rows(loop)))) == [1, 2, 3, 5]
+    assert numbers(Family(loop[3], rows(loop))) == [4]
+
+
+def test_a_record_that_fails_its_mac_is_no_member_and_hides_what_is_below_it() -> None:
+    forged = named(2, 1)
+    others = [named(1), named(3, 2), named(4, 1)]
+    unreadable = Listed(str(UUID(int=9)), RecordState.BAD, None)
+    listed = [*rows(others), *rows([forged, named(8, 7)], RecordState.BAD), unreadable]
+    family = Family(others[0], listed)
+    assert numbers(family) == [4, 1]
+    assert [kin.id for kin in family.bad] == [forged.id]
+    family.check()
+
+
+def test_a_descendant_that_no_key_can_check_is_named_with_its_keys() -> None:
+    locked = named(3, 2, keys=(WrappedKey(id="winter", wrapped=""),))
+    records = [named(1), named(2, 1)]
+    elsewhere = named(9, 8)
+    family = Family(
+        records[0], [*rows(records), *rows([locked, elsewhere], RecordState.KEY_NOT_HERE)]
+    )
+    assert numbers(family) == [2, 1]
+    with pytest.raises(KeyNotHere, match=rf"{locked.id} descends.*'winter'"):
+        family.check()
+
+
+def test_the_tree_as_it_is_drawn() -> None:
+    times = [f"2026-02-0{day}T00:00:00Z" for day in range(1, 10)]
+    records = [
+        named(1, created=times[0], name="base"),
+        named(2, 1, created=times[1], name="mon\x1b[2Jday"),
+        named(3, 1, created=times[3]),
+        named(4, 2, created=times[2], name="größer 備份"),
+        named(5, 4, created=times[4]),
+    ]
+    ids = [record.id for record in records]
+    assert list(Family(records[0], rows(records)).draw()) == [
+        f"{ids[0]}  base  COMPLETED",
+        f"├── {ids[1]}  mon?[2Jday  COMPLETED",
+        f"│   └── {ids[3]}  größer 備份  COMPLETED",
+        f"│       └── {ids[4]}  b5  COMPLETED",
+        f"└── {ids[2]}  b3  COMPLETED",
+    ]
