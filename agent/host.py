@@ -1,8 +1,11 @@
 """What the agent asks of its machine: space, cores, and a low priority for itself."""
 
 import contextlib
+import ctypes
 import math
 import os
+import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,9 @@ _BLOCK = 512  # the unit of st_blocks, whatever the filesystem's own block size 
 _CGROUPS = Path("/sys/fs/cgroup")
 _NICENESS = 10
 _IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
+_CPUINFO = Path("/proc/cpuinfo")
+_TIMESYNC = Path("/run/systemd/timesync/synchronized")
+_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 
 
 def size_gib(size: int) -> float:
@@ -103,3 +109,46 @@ def _quotas(cgroup: str, root: Path) -> list[int]:
             if quota != "max":
                 quotas.append(math.ceil(int(quota) / int(period)))
     return quotas
+
+
+def available_bytes() -> int:
+    """The memory that can be had without swapping, and within this process's cgroups (v2)."""
+    return min([int(psutil.virtual_memory().available), *_memory_left(_own_cgroup(), _CGROUPS)])
+
+
+def open_files() -> tuple[int, int]:
+    """How many files this process may have open: now, and at most without more rights."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in the kernel's words (`flags` on x86, `Features` on ARM)."""
+    with contextlib.suppress(OSError):
+        for line in _CPUINFO.read_text().splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return frozenset(flags.split())
+    return frozenset()
+
+
+def clock_synchronised() -> bool:
+    """Whether something keeps the clock right: the kernel knows (adjtimex(2)), or systemd."""
+    # asks only, as the first field, `modes`, is 0; larger than struct timex of any Linux
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
+    return state in range(_TIME_ERROR) or _TIMESYNC.exists()
+
+
+def _memory_left(cgroup: str, root: Path) -> list[int]:
+    """Bytes until the memory limits of a cgroup and of those around it."""
+    left = []
+    folder = root / cgroup.lstrip("/")
+    for level in (folder, *folder.parents):
+        if not level.is_relative_to(root):
+            break
+        with contextlib.suppress(OSError, ValueError):
+            limit = int((level / "memory.max").read_text())  # "max": no limit
+            used = int((level / "memory.current").read_text())
+            found = re.search(r"^inactive_file (\d+)$", (level / "memory.stat").read_text(), re.M)
+            # the page cache counts as used, and gives way
+            left.append(max(0, limit - used + int(found[1] if found else 0)))
+    return left

@@ -154,10 +154,16 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
     cause = _cause(error)
     address = settings.address
     if isinstance(cause, AuthenticationError | ProbableAuthenticationError):
-        return BrokerDenied(f"{settings.where} refuses the user {address.user}: wrong password?")
+        return BrokerDenied(
+            f"{settings.where} refuses the user {address.user}: wrong password?",
+            hint=f"put the password of {address.user} into [broker] password_file, or set it: "
+            f"rabbitmqctl change_password {address.user}",
+        )
     if isinstance(cause, ProbableAccessDeniedError):
         return BrokerDenied(
-            f"{settings.where} refuses the virtual host {address.vhost} to {address.user}"
+            f"{settings.where} refuses the virtual host {address.vhost} to {address.user}",
+            hint=f"correct it in [broker] url, or: rabbitmqctl add_vhost {address.vhost}; "
+            f"rabbitmqctl set_permissions -p {address.vhost} {address.user} '.*' '.*' '.*'",
         )
     if isinstance(cause, ConnectionClosed | ChannelClosed):
         text = f"{settings.where} refuses: {cause.reply_text}"

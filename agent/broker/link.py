@@ -17,16 +17,16 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings, properties, translated
 from agent.broker.session import Channel, Delivery, Session
+from agent.broker.topology import declare
 from agent.errors import AgentError, Unroutable
 
 _LOG = logging.getLogger(__name__)
 _PREFETCH: Final = 1
-_DEAD_MESSAGES: Final = 10_000
-_DEAD_BYTES: Final = 64 * 1024 * 1024
 # RabbitMQ closes the channel of a consumer that holds a delivery for 30 minutes.
 _HOLD_LIMIT_SECONDS: Final = 600.0
 _IDLE_SECONDS: Final = 30.0
 _CLOSING_SECONDS: Final = 10.0
+_BEAT_SECONDS: Final = 1.0
 
 
 class Verdict(NamedTuple):
@@ -88,7 +88,8 @@ class BrokerLink:
     writes the journal). HOLD, or an AgentError from it, means that no task can be kept now:
     the link stops consuming and offers the message again after a while. `consuming` is set
     while the consumer is registered; of several links of one instance the broker lets only
-    one have messages.
+    one have messages. `beats` grows every second for as long as the loop gets round: one that
+    stands still means that something blocks it.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class BrokerLink:
         pauses: Pauses = DEFAULT_PAUSES,
     ):
         self.consuming = threading.Event()
+        self.beats = 0
         self._settings = settings
         self._instance_id = instance_id
         self._on_message = on_message
@@ -149,10 +151,17 @@ class BrokerLink:
             runner.run(self._until_stopped())
 
     async def _until_stopped(self) -> None:
+        beating = asyncio.create_task(self._beat())
         self._main = asyncio.create_task(self._reconnecting())
         await asyncio.wait({self._main})
+        beating.cancel()
         if not self._main.cancelled():
             self._main.result()
+
+    async def _beat(self) -> None:
+        while True:
+            self.beats += 1
+            await asyncio.sleep(_BEAT_SECONDS)
 
     async def _reconnecting(self) -> None:
         failures = 0
@@ -170,7 +179,7 @@ class BrokerLink:
     async def _connection(self) -> None:
         session = await Session.open(self._settings, f"backup-agent {self._instance_id}")
         try:
-            await self._declare(session)
+            await declare(session, self._settings, self._instance_id)
             incoming, outgoing = await session.channel(), await session.channel()
             await incoming.confirm()
             await outgoing.confirm()
@@ -179,40 +188,6 @@ class BrokerLink:
             await _race(self._consume(session, incoming), self._publish(outgoing), session.lost())
         finally:
             await session.close()
-
-    # --- what the broker must have -------------------------------------------------------
-
-    async def _declare(self, session: Session) -> None:
-        for exchange, kind in (
-            (wire.TASK_EXCHANGE, "direct"),
-            (wire.REPORT_EXCHANGE, "topic"),
-            (wire.DEAD, "fanout"),
-        ):
-            if not await session.exists("exchange_declare", exchange=exchange):
-                await self._create(
-                    session, "exchange_declare", exchange=exchange, exchange_type=kind
-                )
-        limits = {"x-max-length": _DEAD_MESSAGES, "x-max-length-bytes": _DEAD_BYTES}
-        await self._queue(session, wire.DEAD, wire.DEAD, "", limits)
-        once = {"x-single-active-consumer": True, "x-dead-letter-exchange": wire.DEAD}
-        queue = wire.task_queue(self._instance_id)
-        await self._queue(session, queue, wire.TASK_EXCHANGE, self._instance_id, once)
-
-    async def _queue(
-        self, session: Session, name: str, exchange: str, key: str, arguments: dict[str, Any]
-    ) -> None:
-        # One that exists is taken as it is: its owner may have chosen other arguments.
-        if not await session.exists("queue_declare", queue=name):
-            arguments = arguments | {"x-queue-type": self._settings.queue_type}
-            await self._create(session, "queue_declare", queue=name, arguments=arguments)
-        channel = await session.channel()
-        await channel.call("queue_bind", queue=name, exchange=exchange, routing_key=key)
-        channel.close()
-
-    async def _create(self, session: Session, method: str, **arguments: Any) -> None:
-        channel = await session.channel()
-        await channel.call(method, durable=True, **arguments)
-        channel.close()
 
     # --- tasks in ------------------------------------------------------------------------
 

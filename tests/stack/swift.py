@@ -26,6 +26,8 @@ class SwiftServer:
     """
 
     user: Final = "test:tester"
+    # has no right but what a container's ACL gives it
+    reader: Final = "test:reader"
     key: Final = "testing-key-of-swift"
 
     def __init__(
@@ -95,7 +97,8 @@ class SwiftServer:
         A rule has `match` (a regular expression searched in the path and query), and may have
         `method`, `times` (1) and `action`: `status` (the default: answers `status`, `headers`,
         `body`), `cut` (ends the connection `after` bytes of body), `stall` (`seconds`),
-        `wrong_etag`, or `lose` (says 201 and stores nothing).
+        `wrong_etag`, `date` (answers as if it were `seconds` later), or `lose` (says 201 and
+        stores nothing).
         """
         draft = self.folder / "faults.draft"
         draft.write_text(json.dumps(rules))

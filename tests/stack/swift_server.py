@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import eventlet.wsgi  # type: ignore[import-not-found,unused-ignore]
 import swift.common.utils  # type: ignore[import-not-found,unused-ignore]
 
 FOLDER = Path(sys.argv[1])
-OPTIONS = json.loads((FOLDER / "options.json").read_text())
+# `bind` is the proxy's address; the other servers are for it alone.
+OPTIONS = {"bind": "127.0.0.1"} | json.loads((FOLDER / "options.json").read_text())
 SWIFT_CONF = """\
 [swift-hash]
 swift_hash_path_prefix = backup-agent
@@ -45,13 +47,13 @@ StartResponse = Callable[..., Any]
 # One error in a row must not put the only storage node aside, hence error_suppression_limit.
 PROXY_CONF = """\
 [DEFAULT]
-bind_ip = 127.0.0.1
+bind_ip = {bind}
 bind_port = {proxy}
 swift_dir = {folder}
 workers = 0
 {tls}
 [pipeline:main]
-pipeline = catch_errors bulk tempauth copy slo dlo listing_formats proxy-server
+pipeline = catch_errors bulk tempauth copy container_quotas slo dlo listing_formats proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -67,8 +69,11 @@ use = egg:swift#bulk
 use = egg:swift#tempauth
 token_life = {token_life}
 user_test_tester = {key} .admin
+user_test_reader = {key}
 [filter:copy]
 use = egg:swift#copy
+[filter:container_quotas]
+use = egg:swift#container_quotas
 [filter:slo]
 use = egg:swift#slo
 max_manifest_segments = {manifest_segments}
@@ -203,6 +208,15 @@ class Faults:
             return start(status, [*kept, ("Etag", "0" * 32)], *rest)
 
         return self._app(environ, falsified)
+
+    def _date(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        """Do as asked, and date the answer `seconds` from now."""
+
+        def dated(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            kept = [(name, value) for name, value in headers if name.lower() != "date"]
+            return start(status, [*kept, ("Date", formatdate(now() + rule["seconds"]))], *rest)
+
+        return self._app(environ, dated)
 
     def _lose(self, rule: Environ, environ: Environ, start: StartResponse) -> list[bytes]:
         """Say that a PUT is stored, and forget it."""

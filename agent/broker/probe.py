@@ -1,0 +1,138 @@
+"""Whether the broker does what the agent needs of it; leaves nothing there.
+
+with Probe(settings) as probe:
+    probe.declare(instance_id)
+    probe.round_trip()
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from typing import Final
+from uuid import uuid4
+
+from pika.exceptions import ChannelClosedByBroker
+
+from agent.broker import wire
+from agent.broker.amqp import BrokerSettings, properties, translated
+from agent.broker.client import ControlClient
+from agent.broker.session import Session
+from agent.broker.topology import Made, declare
+from agent.errors import BrokerUnreachable, Unroutable
+from agent.model import PingTask, Report, TaskStatus, utc_now
+
+_BODY_BYTES: Final = 4096
+# Of a message that only an attentive consumer sees: it is in no queue a moment later
+# (https://www.rabbitmq.com/docs/ttl, "setting the TTL to 0").
+_AT_ONCE: Final = "0"
+
+
+def reach(settings: BrokerSettings) -> None:
+    """Connect to the broker's port and hang up; BrokerUnreachable."""
+    address = settings.address
+    with translated(settings):
+        socket.create_connection((address.host, address.port), settings.connect_seconds).close()
+
+
+class Probe(ControlClient):
+    """A short-lived connection, logged in inside its `with`, whose end removes what it made.
+
+    Every method may raise BrokerUnreachable or BrokerDenied.
+    """
+
+    def __init__(self, settings: BrokerSettings) -> None:
+        super().__init__(settings)
+        self._made: list[Made] = []
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._run(self._remove())
+        finally:
+            super().__exit__(*error)
+
+    def declare(self, instance_id: str) -> list[str]:
+        """Declare what an agent of that instance would; what was not there before.
+
+        That is removed again at the end, unless somebody uses it by then.
+        """
+        made = self._run(declare(self._opened(), self._settings, instance_id))
+        self._made += made
+        return [f"{one.kind} {one.name}" for one in made]
+
+    def round_trip(self) -> float:
+        """Publish to a private queue, confirmed, and consume it back; the seconds it took.
+
+        BrokerUnreachable where it does not come back as it was sent.
+        """
+        return self._run(self._round_trip())
+
+    def returns_unroutable(self) -> bool:
+        """Whether a mandatory message that no queue takes is returned."""
+        return not self._run(self._routable("", f"backup.self-test.{uuid4()}", b"{}"))
+
+    def has_readers(self, instance_id: str) -> bool:
+        """Whether a queue takes this instance's reports.
+
+        Asked with a report: that a ping, which nobody sent, is done. It expires at once.
+        """
+        report = Report(
+            task_id=str(uuid4()),
+            type=PingTask.model_fields["type"].default,
+            status=TaskStatus.DONE,
+            agent_run_id=str(uuid4()),
+            seq=int(time.time() * 1000),
+            at=utc_now(),
+            instance_id=instance_id,
+        )
+        key, body = wire.routing_key(report), wire.encode_report(report)
+        return self._run(self._routable(wire.REPORT_EXCHANGE, key, body))
+
+    async def _round_trip(self) -> float:
+        channel = await self._opened().channel()
+        await channel.confirm()
+        made = await channel.call("queue_declare", queue="", exclusive=True, auto_delete=True)
+        queue, sent = made.method.queue, os.urandom(_BODY_BYTES)
+        started = time.monotonic()
+        await channel.publish("", queue, sent, properties())
+        await channel.consume(queue, 1)
+        try:
+            async with asyncio.timeout(self._settings.answer_seconds):
+                delivery = await channel.delivery()
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"{self._settings.where} confirmed a message and did not deliver it"
+            ) from None
+        seconds = time.monotonic() - started
+        channel.ack(delivery)
+        channel.close()
+        if delivery.body != sent:
+            raise BrokerUnreachable(f"{self._settings.where} delivered another message than sent")
+        return seconds
+
+    async def _routable(self, exchange: str, key: str, body: bytes) -> bool:
+        channel = await self._opened().channel()
+        await channel.confirm()
+        try:
+            await channel.publish(exchange, key, body, properties(expiration=_AT_ONCE))
+        except Unroutable:
+            return False
+        finally:
+            channel.close()
+        return True
+
+    async def _remove(self) -> None:
+        while self._made:
+            await _delete(self._opened(), self._made.pop())
+
+
+async def _delete(session: Session, made: Made) -> None:
+    """Delete it if nobody uses it: the broker refuses by closing the channel."""
+    channel = await session.channel()
+    with contextlib.suppress(ChannelClosedByBroker):
+        if made.kind == "queue":
+            await channel.call("queue_delete", queue=made.name, if_unused=True, if_empty=True)
+        else:
+            await channel.call("exchange_delete", exchange=made.name, if_unused=True)
+        channel.close()

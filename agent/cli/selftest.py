@@ -1,0 +1,87 @@
+"""`self-test`: one line a check, what to do about each that does not pass, and the count."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from agent.cli import tables
+from agent.cli.verb import Verbs, add_json, add_verb
+from agent.selftest.check import Result, Verdict
+from agent.selftest.context import Context
+from agent.selftest.plan import PLAN, TRIAL, chosen
+from agent.selftest.run import Run, summary
+
+_COLOURS = {
+    Verdict.PASS: "\x1b[32m",
+    Verdict.WARN: "\x1b[33m",
+    Verdict.FAIL: "\x1b[31m",
+    Verdict.SKIP: "\x1b[2m",
+}
+_PLAIN = "\x1b[0m"
+
+
+def add(verbs: Verbs) -> None:
+    # it has to work where there is no configuration yet, and says so itself
+    verb = add_verb(
+        verbs,
+        "self-test",
+        self_test,
+        "look whether this installation can be trusted with backups",
+        configuration=lambda path: path,
+    )
+    groups = [*PLAN, *TRIAL]
+    verb.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="GROUP",
+        type=lambda text: text.replace("-", " "),
+        choices=groups,
+        help=f"look at this group only; may be repeated: {', '.join(groups)}",
+    )
+    verb.add_argument("--full", action="store_true", help="with a real backup and a trial restore")
+    add_json(verb)
+
+
+def self_test(path: Path, arguments: argparse.Namespace) -> int:
+    """Run the checks; 0 where none failed, else 1."""
+    only = tuple(arguments.only)
+    if only and arguments.full:
+        only += tuple(TRIAL)
+    started = time.monotonic()
+    run = Run(Context(path), _no_line if arguments.json else _line)
+    run.all(chosen(only, full=arguments.full))
+    counts = summary(run.results)
+    seconds = round(time.monotonic() - started, 1)
+    if arguments.json:
+        rows = [found.plain() for found in run.results]
+        print(tables.as_json({"results": rows, **counts, "seconds": seconds}))
+    else:
+        print(
+            f"{counts['checks']} checks: {counts['passed']} passed, {counts['warnings']} "
+            f"warnings, {counts['failed']} failed, {counts['skipped']} skipped; {seconds} s"
+        )
+    return 1 if counts["failed"] else 0
+
+
+def _line(found: Result) -> None:
+    print(f"{_coloured(found.verdict)}  {_ascii(found.label)}  - {_ascii(found.found)}")
+    if found.cure:
+        print(f"      what to do: {_ascii(found.cure)}")
+    sys.stdout.flush()
+
+
+def _no_line(_found: Result) -> None:
+    """For programs everything is told at the end."""
+
+
+def _coloured(verdict: Verdict) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return verdict.value
+    return f"{_COLOURS[verdict]}{verdict.value}{_PLAIN}"
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()

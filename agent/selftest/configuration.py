@@ -1,0 +1,123 @@
+"""Group `configuration`: what the operator wrote, before anything is asked of it."""
+
+import difflib
+import errno
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from agent.config import ENV_PREFIX, Config, read_secret
+from agent.errors import ConfigInvalid
+from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
+from agent.selftest.context import Context
+
+_APPLIED = re.compile(ENV_PREFIX + r"[A-Z]+__[A-Z_]+")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def checks(context: Context) -> Sequence[Check]:
+    def secret(section: str, key: str) -> Outcome:
+        return _secret(context.config, section, key)
+
+    file = ("file",)
+    return [
+        Check("file", lambda: _file(context)),
+        Check("sections", lambda: _sections(context.config), file),
+        Check("environment", lambda: _environment(context.environment)),
+        Check("broker password", lambda: secret("broker", "password_file"), file),
+        Check("store key", lambda: secret("store", "key_file"), file),
+        Check("database password", lambda: secret("database", "password_file"), file),
+        Check("state folder", lambda: _state_folder(context.config.agent.state_folder), file),
+    ]
+
+
+def _file(context: Context) -> Outcome:
+    agent = context.config.agent
+    return passed(f"{context.path}: instance {agent.instance_id}, tenant {agent.tenant_id}")
+
+
+def _sections(config: Config) -> Outcome:
+    missing = [name for name in ("store", "keys") if getattr(config, name) is None]
+    if missing:
+        named = " and ".join(f"[{name}]" for name in missing)
+        return failed(f"there is no section {named}", f"add {named}: see the example agent.toml")
+    if config.broker is None and config.store and not config.store.url.startswith("file:"):
+        return warned(
+            "there is no section [broker]: `backup-agent run` can't take tasks",
+            "add [broker] with url and password_file; or leave it, and use --local commands only",
+        )
+    return passed("all that are needed")
+
+
+def _environment(environment: Iterable[str]) -> Outcome:
+    """Variables that look like ours and that nothing reads."""
+    ignored = sorted(
+        name for name in environment if name.startswith(ENV_PREFIX) and not _APPLIED.fullmatch(name)
+    )
+    if ignored:
+        meant = "; ".join(f"{name} ({_meant(name)})" for name in ignored)
+        return warned(
+            f"ignored, because of no such form: {', '.join(ignored)}",
+            f"the form is {ENV_PREFIX}<SECTION>__<KEY>, two underscores between them: {meant}",
+        )
+    count = sum(1 for name in environment if _APPLIED.fullmatch(name))
+    return passed(f"{count} {ENV_PREFIX} variables, applied" if count else "nothing is overridden")
+
+
+def _meant(name: str) -> str:
+    known = [
+        f"{ENV_PREFIX}{section}__{key}".upper()
+        for section, field in Config.model_fields.items()
+        for key in _keys(field.annotation)
+    ]
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{near[0]}?" if near else "unset it"
+
+
+def _keys(annotation: object) -> list[str]:
+    """The keys of a section's model, which may be one of `Section | None`."""
+    for kind in (annotation, *getattr(annotation, "__args__", ())):
+        if hasattr(kind, "model_fields"):
+            return list(kind.model_fields)
+    return []
+
+
+def _secret(config: Config, section: str, key: str) -> Outcome:
+    path: Path | None = getattr(getattr(config, section), key, None)
+    if path is None:
+        return passed(f"[{section}] {key} is not set: none is sent")
+    try:
+        read_secret(path, f"[{section}] {key}")
+    except ConfigInvalid as error:
+        cure = error.hint if error.hint != error.default_hint else _make(path)
+        return failed(str(error), cure)
+    return passed(f"{path}: present, private")
+
+
+def _make(path: Path) -> str:
+    return f"make {path} with the secret alone in it, mode 0600, owned by the agent's OS user"
+
+
+def _state_folder(folder: Path) -> Outcome:
+    """Whether the agent may make files there; how much space there is, host says."""
+    cure = f"install -d -m 0700 -o mysql -g mysql {folder} (the agent's OS user and group)"
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if there != folder:
+        if os.access(there, os.W_OK | os.X_OK):
+            return passed(f"{folder} is not there yet; the agent can make it")
+        return failed(f"{folder} is not there, and {there} can't be written to", cure)
+    if not folder.is_dir():
+        return failed(f"{folder} is not a folder", cure)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError as error:
+        if error.errno in _FULL:
+            return skipped(f"{folder} is full: see host")
+        return failed(f"{folder} can't be written to: {error.strerror}", cure)
+    if mode & 0o077:
+        return warned(f"{folder} is open to others (mode {mode:04o})", f"chmod 0700 {folder}")
+    return passed(f"{folder}: writable, private")

@@ -1,0 +1,146 @@
+"""What the groups share: the configuration, what is built of it, and what has to be undone."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Self
+
+from agent import assembly
+from agent.broker.amqp import BrokerSettings
+from agent.config import Config, load, read_secret
+from agent.database import Database, DatabaseSettings, ServerInfo
+from agent.errors import AgentError
+from agent.host import datadir_bytes
+from agent.selftest.remains import Remains
+from agent.store.protocol import Store, StoreLimits
+
+log = logging.getLogger(__name__)
+
+# The daemon is patient; whoever waits for a self-test wants to know that it doesn't answer.
+_STORE_ATTEMPTS = 2
+_STORE_SECONDS = 10.0
+_BROKER_SECONDS = 5.0
+_QUERY_SECONDS = 10.0
+
+
+class Context:
+    """One run's configuration and what is built of it, each when it is first asked for.
+
+    Used in a `with`: its end removes what was put into the store, and closes everything.
+    Properties raise what building them raises.
+    """
+
+    def __init__(self, path: Path, environment: Mapping[str, str] = os.environ) -> None:
+        self.path = path
+        self.environment = environment
+        self.undo = ExitStack()
+        self.after_group = ExitStack()
+        self.limits: StoreLimits | None = None
+        self.store_rate: float | None = None
+        self.backup_rate: float | None = None
+
+    def __enter__(self) -> Self:
+        previous = signal.signal(signal.SIGTERM, _interrupt)
+        self.undo.callback(signal.signal, signal.SIGTERM, previous)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.undo.close()
+
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Inside, `after_group` is what is undone at the end of this group of checks."""
+        with ExitStack() as self.after_group:
+            yield
+
+    @cached_property
+    def config(self) -> Config:
+        return load(self.path, self.environment)
+
+    @cached_property
+    def impatient(self) -> Config:
+        """The configuration, with a store that is given up soon."""
+        section = self.config.store
+        if section is None:
+            return self.config
+        patience = {
+            "attempts": min(section.attempts, _STORE_ATTEMPTS),
+            "timeout_seconds": min(section.timeout_seconds, _STORE_SECONDS),
+        }
+        return self.config.model_copy(update={"store": section.model_copy(update=patience)})
+
+    @cached_property
+    def store(self) -> Store:
+        """The store, not opened."""
+        store = assembly.store(self.impatient)
+        self.undo.callback(store.close)
+        return store
+
+    @cached_property
+    def remains(self) -> Remains:
+        """What this run puts into the store; gone at the end, whatever ends it."""
+        remains = Remains(self.store)
+        self.undo.callback(self._remove, remains)
+        return remains
+
+    @cached_property
+    def broker(self) -> BrokerSettings:
+        settings = assembly.broker(self.config)
+        return replace(settings, connect_seconds=_BROKER_SECONDS, answer_seconds=_BROKER_SECONDS)
+
+    @cached_property
+    def database_password(self) -> str:
+        path = self.config.database.password_file
+        return read_secret(path, "[database] password_file") if path else ""
+
+    @cached_property
+    def database(self) -> Database:
+        section = self.config.database
+        return Database(
+            DatabaseSettings(
+                socket=section.socket,
+                user=section.user,
+                password=self.database_password,
+                timeout_seconds=_QUERY_SECONDS,
+            )
+        )
+
+    @cached_property
+    def server(self) -> ServerInfo | None:
+        """Who the database server is; None where it can't be asked."""
+        try:
+            return self.database.server()
+        except AgentError:
+            return None
+
+    @cached_property
+    def datadir_bytes(self) -> int | None:
+        """The size of the datadir; None where nobody says where it is, or it can't be read."""
+        try:
+            return datadir_bytes(self.server.datadir) if self.server else None
+        except AgentError:
+            return None
+
+    @cached_property
+    def tablespaces(self) -> int | None:
+        """How many files of tables the engine opens; None where the server doesn't say."""
+        try:
+            return len(self.database.tablespaces()) if self.server else None
+        except AgentError:
+            return None
+
+    def _remove(self, remains: Remains) -> None:
+        try:
+            remains.end()
+        except AgentError as error:
+            log.warning("what the self-test put into the store can't be removed: %s", error)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,235 @@
+"""Group `database`: whether the server lets itself be backed up, by the engine that is here."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from agent import assembly
+from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
+from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
+from agent.selftest.context import Context
+
+_BASE = ("configuration: file", "configuration: database password")
+# The files that the engine copies (mariadb-backup's own list of extensions, and InnoDB's).
+_COPIED = {".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV", ".CSM", ".opt", ".par"}
+_INNODB = ("ibdata", "ib_logfile", "undo", "aria_log", "#ib_redo")
+# MariaDB's own default is 96 MiB, and MySQL's from 8.0.30 on 100 MiB.
+_SMALL_REDO = 48 << 20
+# A shorter uptime says nothing about how fast the server writes.
+_TELLING_UPTIME = 600
+# Granted where they are missing, in the words that a GRANT takes.
+_GRANTED_AS = {"SLAVE MONITOR": "REPLICA MONITOR"}
+
+
+def checks(context: Context) -> Sequence[Check]:
+    login, datadir = ("login",), ("datadir",)
+    return [
+        Check("reach", lambda: _reach(context), _BASE),
+        Check("login", lambda: _login(context), ("reach",)),
+        Check("version", lambda: _version(context), login),
+        Check("privileges", lambda: _privileges(context), login),
+        Check("surplus privileges", lambda: _surplus(context), login),
+        Check("engine", lambda: _engine(context), login),
+        Check("engine version", lambda: _engine_version(context), ("engine",)),
+        Check("extractor", lambda: _extractor(context), ("engine version",)),
+        Check("datadir", lambda: _datadir(context), login),
+        Check("lsn", lambda: _lsn(context), ("privileges",)),
+        Check("lineage", lambda: _lineage(context), datadir),
+        Check("redo headroom", lambda: _redo(context), login),
+        Check("open files limit", lambda: _open_files(context), ("privileges",)),
+        Check("binlog", lambda: _binlog(context), login),
+    ]
+
+
+def _reach(context: Context) -> Outcome:
+    path = context.config.database.socket
+    try:
+        context.database.server()
+    except DatabaseUnreachable as error:
+        cure = f"start the server (systemctl start mariadb), or correct [database] socket = {path}"
+        return failed(str(error), cure)
+    except DatabaseDenied:
+        return passed(f"{path} answers")
+    return passed(f"{path} answers")
+
+
+def _login(context: Context) -> Outcome:
+    user = context.config.database.user
+    try:
+        context.database.server()
+    except DatabaseDenied as error:
+        return failed(
+            str(error),
+            f"CREATE USER '{user}'@'localhost' IDENTIFIED BY ... with the password that "
+            "[database] password_file holds, or correct [database] user",
+        )
+    return passed(f"as {user}")
+
+
+def _version(context: Context) -> Outcome:
+    server = context.database.server()
+    return passed(f"{server.type} {server.version}")
+
+
+def _privileges(context: Context) -> Outcome:
+    engine = context.config.engine
+    missing = context.database.missing_privileges(safe_slave_backup=engine.safe_slave_backup)
+    user = context.config.database.user
+    if missing:
+        return failed(f"{user} lacks {', '.join(missing)}", _grants(missing, user))
+    return passed(f"{user} has what a backup needs")
+
+
+def _grants(privileges: Sequence[str], user: str) -> str:
+    """Statements that grant them, some on all databases, some on one table."""
+    account = f"'{user}'@'localhost'"
+    on_all = [_GRANTED_AS.get(name, name) for name in privileges if " ON " not in name]
+    on_some = [name for name in privileges if " ON " in name]
+    whole = [f"GRANT {', '.join(on_all)} ON *.* TO {account};"] if on_all else []
+    return " ".join([*whole, *(f"GRANT {name} TO {account};" for name in on_some)])
+
+
+def _surplus(context: Context) -> Outcome:
+    surplus = context.database.surplus_privileges()
+    user = context.config.database.user
+    if surplus:
+        names = ", ".join(surplus)
+        return warned(
+            f"{user} holds more than a backup needs: {names}",
+            f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
+            "check then names",
+        )
+    return passed("none")
+
+
+def _engine(context: Context) -> Outcome:
+    """Whether the engine for this server can be started."""
+    server = context.database.server()
+    try:
+        chosen = assembly.engines(context.config, "").for_server(server.type, server.version)
+    except EngineUnsupported:
+        return passed("one is here; whether it fits, the next check says")
+    return passed(f"{chosen.engine.name} {chosen.version}")
+
+
+def _engine_version(context: Context) -> Outcome:
+    server = context.database.server()
+    chosen = assembly.engines(context.config, "").for_server(server.type, server.version)
+    return passed(f"{chosen.engine.name} {chosen.version} copies {server.type} {server.version}")
+
+
+def _extractor(context: Context) -> Outcome:
+    maria = context.database.server().type == "mariadb"
+    program = context.config.engine.extractor or ("mbstream" if maria else "xbstream")
+    found = shutil.which(program)
+    if found is None:
+        return failed(
+            f"{program}, which restores take, is not here",
+            "install the engine's whole package, or set [engine] extractor to the program's path",
+        )
+    return passed(found)
+
+
+def _datadir(context: Context) -> Outcome:
+    """Whether this OS user can read what the engine will copy."""
+    datadir = context.database.server().datadir
+    cure = (
+        f"run the agent, and this self-test, as the owner of {datadir}: "
+        "User=mysql in the unit, sudo -u mysql here"
+    )
+    count = 0
+    try:
+        for path in _copied(datadir):
+            count += 1
+            if not os.access(path, os.R_OK):
+                return failed(f"{path} can't be read", cure)
+    except OSError as error:
+        return failed(f"{error.filename or datadir} can't be read: {error.strerror}", cure)
+    if not count:
+        return failed(f"{datadir} holds no database", "run the agent on the server's own machine")
+    size = context.datadir_bytes
+    return passed(f"{datadir}: {count} files readable, {amount(size or 0)}")
+
+
+def _copied(datadir: Path) -> Iterator[str]:
+    """The files in the datadir and one folder below that are copied; OSError."""
+    with os.scandir(datadir) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=True) and not entry.name.startswith("lost+found"):
+                with os.scandir(entry.path) as tables:
+                    yield from (one.path for one in tables if Path(one.name).suffix in _COPIED)
+            elif entry.name.startswith(_INNODB) or Path(entry.name).suffix in _COPIED:
+                yield entry.path
+
+
+def _lsn(context: Context) -> Outcome:
+    return passed(f"{context.database.lsn()}")
+
+
+def _lineage(context: Context) -> Outcome:
+    lineage = context.database.lineage()
+    if not lineage.birth:
+        return warned(
+            f"inode {lineage.inode}; the filesystem keeps no birth times, so that a replaced "
+            "datadir may look like the old one",
+            "keep the datadir on ext4 or xfs; make a full backup after every restore",
+        )
+    return passed(f"inode {lineage.inode}, born {lineage.birth}")
+
+
+def _redo(context: Context) -> Outcome:
+    """Whether the redo log lasts while the store is silent.
+
+    The engine copies the redo log through the same stream as the data. While the store does
+    not answer, that stream stands still, for as long as the store is tried again; what the
+    server overwrites meanwhile is lost, and the backup with it.
+    """
+    size, files = _redo_size(context.database.variables(*_REDO))
+    found = context.database.counters("Innodb_os_log_written", "Uptime")
+    uptime = found.get("Uptime", 0)
+    cure = "raise innodb_log_file_size (innodb_redo_log_capacity on MySQL 8.0.30 and later)"
+    stated = f"{amount(size)} of redo log in {files}"
+    if size < _SMALL_REDO:
+        return warned(f"{stated}: a busy server overwrites it before it is copied", cure)
+    if uptime < _TELLING_UPTIME:
+        return passed(f"{stated}; the server runs too briefly to say how fast it fills")
+    lasts = size / max(found.get("Innodb_os_log_written", 0) / uptime, 1.0)
+    store = context.config.store
+    silence = store.timeout_seconds * store.attempts if store else 0.0
+    stated += f", full after {span(lasts)} at the mean rate since the server's start"
+    if lasts < silence:
+        return warned(f"{stated}; the store may be silent for {span(silence)}", cure)
+    return passed(stated)
+
+
+_REDO = ("innodb_log_file_size", "innodb_log_files_in_group", "innodb_redo_log_capacity")
+
+
+def _redo_size(variables: dict[str, str]) -> tuple[int, str]:
+    """Bytes of redo log, and in what: MySQL has one capacity from 8.0.30 on."""
+    if "innodb_redo_log_capacity" in variables:
+        return int(variables["innodb_redo_log_capacity"]), "one capacity"
+    files = int(variables.get("innodb_log_files_in_group", 1))
+    return int(variables["innodb_log_file_size"]) * files, f"{files} file{'s' * (files > 1)}"
+
+
+def _open_files(context: Context) -> Outcome:
+    limit = int(context.database.variables("open_files_limit").get("open_files_limit", 0))
+    tables = len(context.database.tablespaces())
+    found = f"the server may open {limit} files, and has {tables} tablespaces"
+    if limit < tables:
+        return warned(
+            f"{found}: opening and closing them slows a backup's start down",
+            f"set open_files_limit = {2 * tables} in the server's configuration",
+        )
+    return passed(found)
+
+
+def _binlog(context: Context) -> Outcome:
+    if context.database.variables("log_bin").get("log_bin") == "ON":
+        return passed("on: a restore can go on to a point in time")
+    return warned(
+        "off: a restore ends where the backup ended, later changes are lost",
+        "set log_bin and server_id in the server's configuration",
+    )

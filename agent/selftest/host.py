@@ -1,0 +1,183 @@
+"""Group `host`: whether this machine has what a backup takes."""
+
+import os
+import pwd
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import assembly, host
+from agent.codec.gzip_members import deflate_member, inflate_member
+from agent.config import Config
+from agent.lock import held
+from agent.selftest.check import Check, Outcome, amount, failed, passed, warned
+from agent.selftest.context import Context
+
+_FILE = ("configuration: file",)
+# What the journal may come to hold: 1,000 unfinished tasks of 64 KiB (ARCHITECTURE.md).
+_LEAST_SPACE = 64 << 20
+_EASY_SPACE = 256 << 20
+# Beside one a tablespace: the engine's logs, pipes and libraries.
+_OTHER_FILES = 200
+# `aes` and the carry-less multiplication that AES-GCM needs, on x86 and on ARM
+_AES = ({"aes", "pclmulqdq"}, {"aes", "pmull"})
+_SIMD = ("avx512f", "avx2", "asimd", "sse4_2")
+
+
+def checks(context: Context) -> Sequence[Check]:
+    return [
+        Check("cores", lambda: _cores(context.config), _FILE),
+        Check("memory", lambda: _memory(context.config), _FILE),
+        Check("state space", lambda: _state_space(context.config), _FILE),
+        Check("restore space", lambda: _restore_space(context), _FILE),
+        Check("clock", _clock),
+        Check("aes", _aes),
+        Check("simd", _simd),
+        Check("compression", _compression),
+        Check("open files", lambda: _open_files(context)),
+        Check("user", lambda: _user(context), _FILE),
+        Check("agent", lambda: _agent(context.config), _FILE),
+    ]
+
+
+def _cores(config: Config) -> Outcome:
+    here, asked = host.cores(), config.pipeline.cores
+    if asked > here:
+        return warned(
+            f"[pipeline] cores = {asked}, but this process may use {here}",
+            f"set [pipeline] cores to {here} or to 0, which means all",
+        )
+    return passed(f"{asked or here} of {here} for the data path")
+
+
+def _memory(config: Config) -> Outcome:
+    """The data path's buffers while it runs, the engine's memory while it prepares."""
+    assembly.path_settings(config).plan()
+    free, budget = host.available_bytes(), config.pipeline.memory_bytes
+    found = f"{amount(free)} available, the data path's buffers take {amount(budget)}"
+    cure = "lower [pipeline] memory_bytes, or give the machine (the unit's MemoryMax) more"
+    if free < budget:
+        return failed(found, cure)
+    if free < budget + config.engine.prepare_memory_bytes:
+        prepare = amount(config.engine.prepare_memory_bytes)
+        return warned(f"{found}, preparing a restore {prepare}", cure)
+    return passed(found)
+
+
+def _state_space(config: Config) -> Outcome:
+    folder = config.agent.state_folder
+    free = host.free_bytes(folder)
+    found = f"{amount(free)} free in {folder}"
+    cure = f"free some space on the filesystem of {folder}, or move [agent] state_folder"
+    if free < _LEAST_SPACE:
+        return failed(f"{found}; the journal needs up to {amount(_LEAST_SPACE)}", cure)
+    return warned(found, cure) if free < _EASY_SPACE else passed(found)
+
+
+def _restore_space(context: Context) -> Outcome:
+    """Whether a restore of this instance would fit; it may also be done elsewhere."""
+    roots, needed = context.config.agent.restore_roots, context.datadir_bytes
+    if not roots:
+        return passed("no [agent] restore_roots: restores are done with --local only")
+    lacking = [f"{root} ({why})" for root in roots if (why := _lacks(root, needed)) is not None]
+    if lacking:
+        return warned(
+            f"a restore can't go to {', '.join(lacking)}",
+            "make the folder writable for the agent's OS user, free space there, or correct "
+            "[agent] restore_roots",
+        )
+    size = f"the datadir has {amount(needed)}" if needed is not None else "datadir not measured"
+    free = ", ".join(f"{amount(host.free_bytes(root))} free in {root}" for root in roots)
+    return passed(f"{free}; {size}")
+
+
+def _lacks(root: Path, needed: int | None) -> str | None:
+    if not root.is_dir():
+        return "there is no such folder"
+    if not os.access(root, os.W_OK | os.X_OK):
+        return "it can't be written to"
+    free = host.free_bytes(root)
+    return f"{amount(free)} free, {amount(needed)} needed" if needed and free < needed else None
+
+
+def _clock() -> Outcome:
+    if host.clock_synchronised():
+        return passed("the kernel's clock is synchronised")
+    return warned(
+        "nothing keeps this machine's clock right, or it can't be told from here",
+        "run an NTP client: systemctl enable --now systemd-timesyncd (or chrony)",
+    )
+
+
+def _aes() -> Outcome:
+    flags = host.cpu_flags()
+    if any(needed <= flags for needed in _AES):
+        return passed("AES and carry-less multiply" + (", vectorised" if "vaes" in flags else ""))
+    return warned(
+        "the processor shows no AES instructions: encryption will be slow",
+        "give the virtual machine the host's CPU model (libvirt: <cpu mode='host-passthrough'/>)",
+    )
+
+
+def _simd() -> Outcome:
+    there = [flag for flag in _SIMD if flag in host.cpu_flags()]
+    if there:
+        return passed(f"{there[0]} for compression and checksums")
+    return warned(
+        "the processor shows no SIMD instructions: compression will be slow",
+        "give the virtual machine the host's CPU model (libvirt: <cpu mode='host-passthrough'/>)",
+    )
+
+
+def _compression() -> Outcome:
+    block = b"".join(b"row %d of a table; " % number for number in range(4000))
+    member = deflate_member(block)
+    if inflate_member(member) != block:
+        return failed("ISA-L does not give back what it was given", "install isal anew: pip")
+    return passed(f"ISA-L works: {len(block)} bytes became {len(member)}, and came back")
+
+
+def _open_files(context: Context) -> Outcome:
+    """The engine raises the soft limit itself, and keeps each tablespace open."""
+    soft, hard = host.open_files()
+    tables = context.tablespaces
+    found = f"at most {hard} (now {soft})"
+    if tables is None:
+        return passed(f"{found}; how many tables there are is not known")
+    found = f"{found} for {tables} tablespaces"
+    if hard >= tables + _OTHER_FILES:
+        return passed(found)
+    return failed(found, f"set LimitNOFILE={2 * tables + 1000} in the agent's systemd unit")
+
+
+def _user(context: Context) -> Outcome:
+    """The agent runs as the server's own OS user: what root may do says nothing about it."""
+    user = _name(os.geteuid())
+    if context.server is None:
+        return passed(f"running as {user}; the database's own user is not known")
+    owner = _owner(context.server.datadir)
+    if owner is None or owner == user:
+        return passed(f"running as {user}, who owns the datadir" if owner else f"as {user}")
+    return warned(
+        f"running as {user}, but the datadir is {owner}'s: files that are restored would be "
+        f"{user}'s, and what {user} may read says nothing about what {owner} may",
+        f"run the agent and this self-test as {owner}: sudo -u {owner} backup-agent self-test",
+    )
+
+
+def _owner(folder: Path) -> str | None:
+    try:
+        return _name(folder.stat().st_uid)
+    except OSError:
+        return None
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _agent(config: Config) -> Outcome:
+    path = config.agent.state_folder / "lock"
+    return passed(f"one runs with {path.parent}" if held(path) else f"none runs with {path.parent}")

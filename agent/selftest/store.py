@@ -1,0 +1,199 @@
+"""Group `store`: whether objects go there and come back, and how fast."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.config import need
+from agent.errors import StoreDenied, StoreFull
+from agent.manifest import most_segments
+from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
+from agent.selftest.context import Context
+from agent.store.protocol import ManifestEntry, Shelf, StoreLimits, manifest_etag
+
+MIB = 1 << 20
+_SMALL = 4096
+_PART = 64 << 10
+_PIECE = 4 * MIB
+_PIECES = 8
+_SLOW = 5 * MIB
+# Times in records are this machine's, and backups of several machines are put in order by
+# them. A minute apart, certificates and tokens begin to fail; the store's answers tell whole
+# seconds, so a few say nothing.
+_SKEW_WARNED = 5.0
+_SKEW_FAILED = 60.0
+
+
+class _Group:
+    """The checks, on objects of one made-up backup."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._content = os.urandom(_SMALL)
+        self._entries: list[ManifestEntry] = []
+
+    def login(self) -> Outcome:
+        section = need(self._context.config.store, "store")
+        user = f" as {section.user}" if section.user else ""
+        return passed(f"{self._context.store.location}{user}")
+
+    def container(self) -> Outcome:
+        self._context.limits = self._context.store.open()
+        return passed("both containers are there")
+
+    def limits(self) -> Outcome:
+        """Whether one object can join the segments of this database."""
+        limits, segment = self._limits, self._context.config.pipeline.segment_bytes
+        found = (
+            f"objects of {amount(limits.object_bytes)}, {limits.manifest_entries} segments in a "
+            f"manifest, {'nested' if limits.nesting else 'not nested'}"
+        )
+        if segment > limits.object_bytes:
+            return failed(
+                f"{found}; segments of {amount(segment)} are configured",
+                f"lower [pipeline] segment_bytes to {limits.object_bytes // MIB * MIB} or less",
+            )
+        most = segment * most_segments(limits)
+        if most < (self._context.datadir_bytes or 0):
+            return warned(
+                f"{found}: backups of up to {amount(most)}, larger ones need larger segments",
+                "raise [pipeline] segment_bytes",
+            )
+        return passed(f"{found}: backups of up to {amount(most)}")
+
+    def clock(self) -> Outcome:
+        before = time.time()
+        theirs = self._context.store.clock()
+        after = time.time()
+        skew = max(0.0, theirs - after, before - theirs - 1.0)
+        ahead = "ahead of" if theirs > after else "behind"
+        found = f"the store's clock is {span(skew)} {ahead} this machine's"
+        cure = (
+            "run an NTP client on both (systemctl enable --now systemd-timesyncd); compare "
+            "`date -u` on this machine with another's"
+        )
+        if skew > _SKEW_FAILED:
+            return failed(found, cure)
+        return warned(found, cure) if skew > _SKEW_WARNED else passed("the same as this machine's")
+
+    def put(self) -> Outcome:
+        """Small objects on both shelves; a quota or a missing right shows here."""
+        remains = self._context.remains
+        try:
+            remains.put(Shelf.OBJECTS, self._name, [memoryview(self._content)])
+            for number in range(2):
+                part = os.urandom(_PART)
+                name = remains.segment(number)
+                md5 = remains.put(Shelf.SEGMENTS, name, [memoryview(part)])
+                self._entries.append(ManifestEntry(name, _PART, md5))
+        except StoreDenied as error:
+            return failed(
+                str(error),
+                "give [store] user the right to write: an operator's role of the account, or "
+                "X-Container-Write on both containers",
+            )
+        except StoreFull as error:
+            return failed(
+                str(error),
+                "raise the quota (X-Container-Meta-Quota-Bytes of both containers, or the "
+                "account's), or delete old backups",
+            )
+        return passed(f"{amount(_SMALL)} and two segments, confirmed by their MD5")
+
+    def get(self) -> Outcome:
+        got = self._context.store.get(Shelf.OBJECTS, self._name, _SMALL)
+        if got != self._content:
+            return failed("an object came back changed", "check the store and what is before it")
+        buffer = memoryview(bytearray(_PART))
+        self._context.store.get_into(Shelf.SEGMENTS, self._entries[0].name, buffer)
+        return passed("came back as they were sent")
+
+    def list(self) -> Outcome:
+        """Listings of Swift may lag behind: reading never goes by them, deleting does."""
+        found = [row.name for row in self._context.store.list(Shelf.SEGMENTS, self._prefix)]
+        missing = [entry.name for entry in self._entries if entry.name not in found]
+        if missing:
+            return warned(
+                "what was just stored is not in the listing yet",
+                "the store's container updates lag: see its container servers' logs",
+            )
+        return passed("shows what was just stored")
+
+    def manifest(self) -> Outcome:
+        """The object that joins segments: the store itself compares them with the manifest."""
+        name = self._context.remains.object("self-test-manifest")
+        self._context.remains.expect(Shelf.OBJECTS, name)
+        etag = self._context.store.put_manifest(Shelf.OBJECTS, name, self._entries, {})
+        rows = [row for row in self._context.store.list(Shelf.OBJECTS, name) if row.name == name]
+        if etag != manifest_etag(self._entries) or (rows and rows[0].etag != etag):
+            return failed("a manifest came back changed", "check the store and what is before it")
+        return passed("two segments joined, its ETag as computed here")
+
+    def delete(self) -> Outcome:
+        self._context.remains.remove()
+        left = [row.name for row in self._context.store.list(Shelf.SEGMENTS, self._prefix)]
+        if left:
+            return warned(
+                f"{left[0]} is still listed after it was deleted",
+                "the store's container updates lag: see its container servers' logs",
+            )
+        return passed("gone")
+
+    def throughput(self) -> Outcome:
+        """Random bytes up and down, over as many connections as a backup takes."""
+        remains, store = self._context.remains, self._context.store
+        lanes = self._context.config.pipeline.connections
+        piece = memoryview(os.urandom(_PIECE))
+        names = [remains.segment(number) for number in range(_PIECES)]
+        try:
+            up = _rate(lanes, names, lambda name: remains.put(Shelf.SEGMENTS, name, [piece]))
+            down = _rate(
+                lanes,
+                names,
+                lambda name: store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(_PIECE))),
+            )
+        finally:
+            remains.remove()
+        self._context.store_rate = up
+        found = f"{up / MIB:.0f} MiB/s up, {down / MIB:.0f} MiB/s down, {lanes} connections"
+        if min(up, down) < _SLOW:
+            return warned(found, "raise [pipeline] connections; look at the network to the store")
+        return passed(found)
+
+    @property
+    def _limits(self) -> StoreLimits:
+        return self._context.limits or self._context.store.open()
+
+    @property
+    def _name(self) -> str:
+        return self._context.remains.object("self-test")
+
+    @property
+    def _prefix(self) -> str:
+        return self._context.remains.prefix
+
+
+def _rate(lanes: int, names: Sequence[str], move: Callable[[str], object]) -> float:
+    """Bytes a second that `move` makes of pieces."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(lanes, "move") as workers:
+        list(workers.map(move, names))
+    return len(names) * _PIECE / max(time.monotonic() - started, 1e-6)
+
+
+def checks(context: Context) -> Sequence[Check]:
+    group = _Group(context)
+    put = ("put",)
+    return [
+        Check("login", group.login, ("configuration: sections", "configuration: store key")),
+        Check("container", group.container, ("login",)),
+        Check("limits", group.limits, ("container",)),
+        Check("clock", group.clock, ("container",)),
+        Check("put", group.put, ("container",)),
+        Check("get", group.get, put),
+        Check("list", group.list, put),
+        Check("manifest", group.manifest, put),
+        Check("delete", group.delete, put),
+        Check("throughput", group.throughput, ("put", "get", "delete")),
+    ]

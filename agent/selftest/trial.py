@@ -1,0 +1,217 @@
+"""Group `trial`, of `--full`: a real backup, restored, started and looked into.
+
+The server that is started on it listens on a socket in a private folder and nowhere else.
+"""
+
+import getpass
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+from agent import assembly
+from agent.database import Database, DatabaseSettings
+from agent.engine.process import Child
+from agent.errors import AgentError, BackupUnknown, DatabaseError, EngineFailed
+from agent.model import BackupRequest, CreateTask, ErrorInfo, Record
+from agent.operations.backup import BackupOperation
+from agent.operations.delete import DeleteOperation
+from agent.operations.parts import BackupParts
+from agent.operations.restore import RestoreOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+from agent.selftest.check import Check, Outcome, amount, failed, passed, span
+from agent.selftest.context import Context, log
+from agent.store.protocol import Shelf
+
+_BASE = (
+    "database: privileges",
+    "database: engine version",
+    "database: extractor",
+    "database: datadir",
+    "keys: active",
+    "store: put",
+    "store: manifest",
+    "configuration: state folder",
+    "host: state space",
+)
+_START_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 3600.0
+_SERVERS = {"mariadb": "mariadbd", "mysql": "mysqld"}
+
+
+class _Group:
+    """The checks, on one backup; what each leaves is undone at the end of the group."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._id = str(uuid4())
+        self._record: Record | None = None
+        self._socket: Path | None = None
+
+    @cached_property
+    def _parts(self) -> BackupParts:
+        parts = assembly.backup_parts(self._context.config)
+        self._context.after_group.callback(parts.store.close)
+        if not parts.scratch.exists():
+            # an agent that has begun to use it meanwhile keeps it
+            self._context.after_group.callback(_remove_empty, parts.scratch)
+        return parts
+
+    @cached_property
+    def _folder(self) -> Path:
+        """Where it is restored to: below the first restore root, else in the state folder."""
+        agent = self._context.config.agent
+        root = agent.restore_roots[0] if agent.restore_roots else agent.state_folder
+        return root / f"self-test-{self._id}"
+
+    def backup(self) -> Outcome:
+        """A full backup, as a task makes it; a failed one leaves no bytes, and then no record."""
+        meter = Meter()
+        request = BackupRequest(id=self._id, name="self-test", description="a trial: deleted soon")
+        operation = BackupOperation(
+            self._parts,
+            CreateTask(task_id=str(uuid4()), backup=request),
+            meter=meter,
+            stop=Stop(),
+            observe_lsn=lambda _key, _lsn: "",
+            on_begin=lambda _record: None,
+            on_finished=lambda _record: None,
+        )
+        self._context.after_group.callback(_told, self._delete)
+        with _abandoned(operation):
+            self._record = operation.run()
+        stored = self._record.stored
+        size = amount(stored.stored_bytes) if stored else "nothing"
+        return passed(f"{amount(meter.raw_bytes)} in {span(meter.seconds)}, {size} stored")
+
+    def restore(self) -> Outcome:
+        meter = Meter()
+        self._context.after_group.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        RestoreOperation(self._parts, meter=meter, stop=Stop()).run(self._id, self._folder)
+        return passed(f"{amount(meter.raw_bytes)} in {span(meter.seconds)}, into {self._folder}")
+
+    def server(self) -> Outcome:
+        """A private server on the restored datadir answers."""
+        # the path of a socket has room for 107 bytes: not below the restored datadir
+        scratch = Path(tempfile.mkdtemp(prefix="backup-agent-"))
+        self._context.after_group.callback(shutil.rmtree, scratch, ignore_errors=True)
+        self._socket = scratch / "s"
+        program = _SERVERS[self._context.database.server().type]
+        child = Child(
+            _argv(program, self._folder, scratch, self._socket), setting="PATH of this self-test"
+        )
+        self._context.after_group.callback(child.close)
+        started = time.monotonic()
+        server = _answer(self._database, child, started + _START_SECONDS)
+        return passed(f"{program} {server} answers after {span(time.monotonic() - started)}")
+
+    def tables(self) -> Outcome:
+        said = self._database.check_tables()
+        bad = [f"{table}: {text}" for table, text in said.items() if text != "OK"]
+        if bad:
+            return failed(
+                f"{len(bad)} of {len(said)} tables are not well: {'; '.join(bad[:3])}",
+                "CHECK TABLE on the live server, repair what it says there, and run this again",
+            )
+        return passed(f"{len(said)} tables pass CHECK TABLE")
+
+    def removal(self) -> Outcome:
+        self._context.after_group.close()
+        store = self._context.store
+        left = [row.name for row in store.list(Shelf.SEGMENTS, f"{self._id}/")]
+        left += [row.name for row in store.list(Shelf.OBJECTS, self._id)]
+        if left or self._folder.exists():
+            return failed(
+                f"something is left of the trial: {', '.join(left[:3]) or self._folder}",
+                f"backup-agent backup-delete {self._id} --local; rm -r {self._folder}",
+            )
+        return passed("the trial's backup, folder and server are gone")
+
+    @property
+    def _database(self) -> Database:
+        settings = DatabaseSettings(self._socket or Path("-"), "root", "", _CHECK_SECONDS)
+        return Database(settings)
+
+    def _delete(self) -> None:
+        with suppress(BackupUnknown):
+            DeleteOperation(
+                self._parts.store,
+                self._parts.catalogue,
+                connections=self._parts.path.connections,
+                meter=Meter(),
+                stop=Stop(),
+                on_begin=lambda _record: None,
+            ).run(self._id)
+
+
+def checks(context: Context) -> Sequence[Check]:
+    group = _Group(context)
+    return [
+        Check("backup", group.backup, _BASE),
+        Check("restore", group.restore, ("backup",)),
+        Check("server", group.server, ("restore",)),
+        Check("tables", group.tables, ("server",)),
+        Check("removal", group.removal, ("backup",)),
+    ]
+
+
+@contextmanager
+def _abandoned(operation: BackupOperation) -> Iterator[None]:
+    """What fails inside, or is interrupted, leaves a FAILED record and no bytes."""
+    try:
+        yield
+    except BaseException as error:
+        operation.abandon(ErrorInfo.of(error))
+        raise
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _told(undo: Callable[[], None]) -> None:
+    try:
+        undo()
+    except AgentError as error:
+        log.warning("the self-test's backup can't be deleted: %s", error)
+
+
+def _argv(program: str, datadir: Path, scratch: Path, socket: Path) -> list[str]:
+    """A server for this user alone; its layout of InnoDB is what the engine noted."""
+    noted = datadir / "backup-my.cnf"
+    return [
+        program,
+        f"--defaults-file={noted}" if noted.exists() else "--no-defaults",
+        f"--datadir={datadir}",
+        f"--user={getpass.getuser()}",
+        f"--socket={socket}",
+        f"--pid-file={scratch / 'pid'}",
+        f"--tmpdir={scratch}",
+        "--skip-networking",
+        "--skip-grant-tables",
+        "--skip-log-bin",
+        "--skip-slave-start",
+    ]
+
+
+def _answer(database: Database, child: Child, deadline: float) -> str:
+    """The version of a server that is starting; EngineFailed where it ends or is too slow."""
+    while True:
+        try:
+            return database.server().version
+        except DatabaseError as error:
+            if not child.running() or time.monotonic() > deadline:
+                last = "; ".join(child.log.lines()[-3:])
+                raise EngineFailed(
+                    f"no server answers on the restored datadir: {last or error}",
+                    hint="look whether the server's version is the engine's, and at the lines "
+                    "above; the backup may not be restorable",
+                ) from error
+            time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,1 @@
+"""The self-test on the real servers, with faults planted one at a time."""

@@ -1,0 +1,45 @@
+"""One installation for the folder's tests; each leaves it as it was."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.keys import RecoverySecret
+from agent.selftest import datapath, store
+from tests.selftest.site import RECOVERY, Site, read_reports
+from tests.stack.agent import Agent
+from tests.stack.mariadb import MariaDB
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+
+@pytest.fixture(scope="session")
+def site_session(
+    scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB
+) -> Site:
+    folder = scratch / "self-test"
+    folder.mkdir()
+    agent = Agent(folder, rabbitmq, swift_session, mariadb)
+    read_reports(agent)
+    return Site(agent, RecoverySecret.make(RECOVERY))
+
+
+@pytest.fixture
+def whole_site(site_session: Site, swift: SwiftServer) -> Iterator[Site]:
+    """The installation, whose streams are as long as those of a real run."""
+    yield site_session
+    swift.clear_faults()
+    site_session.write({})
+
+
+@pytest.fixture
+def site(whole_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """The installation; what goes to the store and back is short, so that a run is."""
+    monkeypatch.setattr(store, "_PIECE", 64 << 10)
+    monkeypatch.setattr(store, "_SLOW", 0)
+    monkeypatch.setattr(datapath, "_SIZE", 3 << 20)
+    monkeypatch.setattr(datapath, "_SMALL_SIZE", 3 << 20)
+    monkeypatch.setattr(datapath, "_SEGMENT", 1 << 20)
+    monkeypatch.setattr(datapath, "_SLOW", 0)
+    return whole_site
