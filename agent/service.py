@@ -2,13 +2,14 @@
 
 Threads: the broker's (messages and nothing else), the worker (one task at a time, with the
 data path's own threads while it runs), and this one, which waits for a signal or for the
-failure of another.
+failure of another, and tells the service manager how the others do.
 """
 
 import logging
 import os
 import shutil
 import signal
+import time
 from queue import Empty, SimpleQueue
 from types import FrameType
 from uuid import uuid4
@@ -21,6 +22,7 @@ from agent.errors import Internal
 from agent.host import lower_priority
 from agent.journal import Journal
 from agent.lock import only_agent
+from agent.notify import Notifier
 from agent.operations.parts import BackupParts
 from agent.performer import Performer
 from agent.runner import Runner
@@ -32,6 +34,52 @@ log = logging.getLogger(__name__)
 _WORKER_SECONDS = 45.0
 _OUTBOX_SECONDS = 15.0
 _LOOK_SECONDS = 0.25
+# A broker that is away can't be waited for any other way: each sign of life before the first
+# consumer asks for that much more time to start. Sent every `_SIGN_SECONDS`, as are those for a
+# watchdog, unless its time is so short that it needs them oftener.
+_START_SECONDS = 60.0
+_SIGN_SECONDS = 10.0
+_SIGNS_PER_WATCHDOG = 4
+
+
+class Supervision:
+    """Tells systemd when the daemon is ready, what it does, and that nothing is stuck.
+
+    Ready is when it consumes, for the first time. A sign of life goes out only when the
+    broker's loop has got round since the last one: a loop that something blocks (a callback, a
+    journal that never answers, a process that is stopped) ends the signs, and the watchdog ends
+    the process. The worker has to be alive, no more: nobody can tell one that is stuck from one
+    that reads for hours what an engine writes or waits for its prepare, and what it shares with
+    the loop, the journal, stops the loop as well. `look` is called while both threads live.
+    """
+
+    def __init__(self, notifier: Notifier, link: BrokerLink, queue: str) -> None:
+        self._notifier = notifier
+        self._link = link
+        self._queue = queue
+        self._ready = self._consuming = False
+        self._beats = -1
+        self._next_sign = 0.0
+        watchdog = notifier.watchdog_seconds or _SIGN_SECONDS * _SIGNS_PER_WATCHDOG
+        self._period = min(_SIGN_SECONDS, watchdog / _SIGNS_PER_WATCHDOG)
+
+    def look(self) -> None:
+        """Tell what has changed; to be called several times a second."""
+        if self._link.consuming.is_set() != self._consuming:
+            self._consuming = not self._consuming
+            text = f"{'consuming' if self._consuming else 'not consuming'} {self._queue}"
+            log.info("%s", text)
+            self._notifier.status(text)
+        if self._consuming and not self._ready:
+            self._ready = self._notifier.ready()
+        beats, now = self._link.beats, time.monotonic()
+        if beats != self._beats and now >= self._next_sign and self._sign():
+            self._beats, self._next_sign = beats, now + self._period
+
+    def _sign(self) -> bool:
+        if self._ready:
+            return self._notifier.alive()
+        return self._notifier.extend(_START_SECONDS)
 
 
 class Service:
@@ -39,6 +87,7 @@ class Service:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._notifier = Notifier()
         # Not an Event: a signal that comes while this thread holds its lock would wait for ever.
         self._signals: SimpleQueue[int] = SimpleQueue()
 
@@ -49,6 +98,8 @@ class Service:
             signal.signal(number, self._on_signal)
         config = self._config
         parts = assembly.backup_parts(config)
+        if not parts.encrypt:
+            log.warning("backups are made without encryption: [keys] encrypt is off")
         with only_agent(config.agent.state_folder / "lock"):
             self._work(config, parts)
 
@@ -66,9 +117,9 @@ class Service:
             wake=lambda: link.wake(),
         )
         runner = Runner(journal, parts, performer, wake=lambda: link.wake())
-        link = BrokerLink(
-            assembly.broker(config), config.agent.instance_id, runner.on_message, journal
-        )
+        broker = assembly.broker(config)
+        link = BrokerLink(broker, config.agent.instance_id, runner.on_message, journal)
+        self._notifier.status(f"connecting to {broker.where}")
         try:
             self._serve(runner, link)
         finally:
@@ -76,15 +127,15 @@ class Service:
             journal.close()
 
     def _serve(self, runner: Runner, link: BrokerLink) -> None:
-        queue = task_queue(self._config.agent.instance_id)
+        supervision = Supervision(self._notifier, link, task_queue(self._config.agent.instance_id))
         link.start()
         runner.start()
-        consuming = signalled = False
+        signalled = False
         while runner.alive() and link.alive() and not (signalled := self._signalled()):
-            if link.consuming.is_set() != consuming:
-                consuming = not consuming
-                log.info("%s %s", "consuming" if consuming else "not consuming", queue)
+            supervision.look()
         log.info("ending")
+        self._notifier.status("ending: the running task is interrupted and cleaned up")
+        self._notifier.stopping()
         ended = runner.stop(_WORKER_SECONDS)
         link.stop(_OUTBOX_SECONDS)
         if not ended:

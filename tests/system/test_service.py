@@ -1,0 +1,159 @@
+"""The unit under a real systemd: ready, sandboxed, watched, stopped, and provisioned again."""
+
+import re
+import time
+
+import pytest
+
+from tests.stack.process import poll
+from tests.system.agent import SLOW, UNIT, SystemAgent, seconds_of
+from tests.system.machine import CHECKOUT_INSIDE, Machine
+
+# the first test boots and provisions the machine
+pytestmark = pytest.mark.timeout(400)
+
+UNITS = (UNIT, "backup-agent-self-test.service")
+# With the watchdog of the unit a test would take minutes.
+QUICK = ("WatchdogSec=5", "RestartSec=1")
+RESTORED = "/var/lib/mysql-restore/one"
+CHECKSUM = ("--batch", "--skip-column-names", "--execute=CHECKSUM TABLE shop.orders")
+
+
+def test_exposure(machine: Machine) -> None:
+    for unit in UNITS:
+        said = machine.output("systemd-analyze", "security", "--no-pager", unit)
+        match = re.search(r"Overall exposure level for \S+: ([\d.]+) ", said)
+        assert match, said
+        assert float(match[1]) <= 2.0, said
+
+
+def test_systemd_has_nothing_to_complain_about(machine: Machine) -> None:
+    units = (*UNITS, "backup-agent-self-test.timer", "demo-swift.service")
+    done = machine.run("systemd-analyze", "verify", *units)
+    assert done.stdout + done.stderr == ""
+
+
+def test_active_only_while_it_could_consume(machine: Machine, agent: SystemAgent) -> None:
+    """A broker that is away is waited for, for longer than the unit may take to start."""
+    machine.run("systemctl", "stop", "rabbitmq-server")
+    queue = f"backup.tasks.{agent.instance_id}"
+    agent.wait_for("StatusText", f"not consuming {queue}")
+    assert agent.show("ActiveState") == "active"
+
+    agent.drop_in("TimeoutStartSec=5", block=False)
+    began = time.monotonic()
+    agent.wait_for("StatusText", "connecting to RabbitMQ at 127.0.0.1:5672")
+    pid = agent.show("MainPID")
+
+    poll("the time for a start is over", lambda: time.monotonic() - began > 7, 20)
+    assert agent.show("ActiveState") == "activating"
+    machine.run("systemctl", "start", "rabbitmq-server")
+    agent.wait_for("ActiveState", "active")
+    assert agent.show("MainPID") == pid
+    assert agent.show("StatusText") == f"consuming {queue}"
+
+
+def test_backup_and_restore_in_the_sandbox(machine: Machine, agent: SystemAgent) -> None:
+    status = machine.output("cat", f"/proc/{agent.show('MainPID')}/status")
+    for line in ("CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+        assert line in status
+    mariadbd = machine.output("systemctl", "show", "--value", "--property", "MainPID", "mariadb")
+    look = ("setpriv", "--reuid=mysql", "--regid=mysql", "--clear-groups", "ls")
+    credentials = f"/run/credentials/{UNIT}"
+    assert "keys_main.key" in machine.output(*look, credentials)
+    # the server is the same user in a unit with a sandbox of its own
+    refused = machine.run(
+        "nsenter", f"--target={mariadbd}", "--mount", *look, credentials, check=False
+    )
+    assert re.search("cannot (access|open)", refused.stderr), refused
+
+    backup = agent.create("base")
+    assert backup["status"] == "COMPLETED"
+    machine.run("mariadb", text="UPDATE shop.orders SET total = 0 WHERE id % 100 = 0;")
+    machine.run("mariadb", text="SET GLOBAL innodb_log_checkpoint_now = ON;")
+    increment = agent.create("increment", "--parent", backup["id"])
+    agent.cli("restore", "--wait", increment["id"], RESTORED)
+
+    server = ["mariadbd", f"--datadir={RESTORED}", "--skip-networking", "--skip-log-bin"]
+    server += ["--socket=/run/mysqld/restored.sock", "--pid-file=/run/mysqld/restored.pid"]
+    machine.run("systemd-run", "--quiet", "--unit=restored", "--uid=mysql", *server)
+    client = ("mariadb", "--socket=/run/mysqld/restored.sock")
+    poll("it answers", lambda: not machine.run(*client, check=False).returncode, 30)
+    restored = machine.output(*client, *CHECKSUM)
+    machine.run("systemctl", "stop", "restored")
+    assert restored == machine.output("mariadb", *CHECKSUM)
+
+
+def test_a_stuck_agent_is_ended_and_its_task_reported_once(
+    machine: Machine, agent: SystemAgent
+) -> None:
+    agent.drop_in(*QUICK, SLOW)
+    before = agent.objects()
+    reports = agent.collect()
+    waiting = agent.begin_slow_backup()
+    pid = agent.show("MainPID")
+    machine.run("kill", "-STOP", pid)
+
+    agent.wait_for("NRestarts", "1")
+    agent.wait_for("ActiveState", "active")
+    assert agent.show("MainPID") != pid
+    assert "Watchdog timeout" in agent.journal()
+    poll("the waiting command ends", lambda: not waiting.running(), 60)
+    assert waiting.returncode == 1
+    [final] = agent.final_reports(reports)
+    assert (final["status"], final["error"]["code"]) == ("FAILED", "interrupted")
+    assert not agent.engine_runs()
+    assert_only_a_record_was_added(before, agent.objects(), final["backup"]["id"])
+
+
+def test_a_stop_during_a_backup(machine: Machine, agent: SystemAgent) -> None:
+    agent.drop_in(SLOW)
+    before = agent.objects()
+    reports = agent.collect()
+    waiting = agent.begin_slow_backup()
+
+    assert seconds_of(machine, "systemctl", "stop", UNIT) < 30
+    assert (agent.show("ActiveState"), agent.show("Result")) == ("inactive", "success")
+    assert not agent.engine_runs()
+    poll("the waiting command ends", lambda: not waiting.running(), 60)
+    assert "interrupted" in waiting.tail()
+    [final] = agent.final_reports(reports)
+    assert (final["status"], final["error"]["code"]) == ("FAILED", "interrupted")
+    assert_only_a_record_was_added(before, agent.objects(), final["backup"]["id"])
+
+    agent.undo_drop_in()
+    agent.restart()
+    assert agent.create("after the stop")["status"] == "COMPLETED"
+
+
+def assert_only_a_record_was_added(before: list[str], after: list[str], backup_id: str) -> None:
+    added = [name.partition("/")[2] for name in after if name not in before]
+    assert added == [f"{backup_id}.json"]
+
+
+def test_the_self_test_and_its_timer(machine: Machine, agent: SystemAgent) -> None:
+    unit = "backup-agent-self-test"
+    machine.run("systemctl", "start", f"{unit}.service")
+    said = machine.output("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
+    assert "PASS" in said
+    assert "FAIL" not in said
+    timer = ("systemctl", "show", "--value", "--property", "NextElapseUSecRealtime")
+    assert machine.output(*timer, f"{unit}.timer")
+
+
+def test_provisioning_again_changes_nothing(machine: Machine, agent: SystemAgent) -> None:
+    kept = ("sh", "-c", "cd /etc/backup-agent && sha256sum agent.toml keys/* secrets/*")
+    before = machine.output(*kept)
+    machine.run(f"{CHECKOUT_INSIDE}/script/provision", "control", "db", "agent", seconds=300)
+    assert machine.output(*kept) == before
+    assert agent.show("ActiveState") == "active"
+
+
+def test_no_secret_is_in_a_log_or_an_argument(machine: Machine, agent: SystemAgent) -> None:
+    said = machine.output("journalctl", "--no-pager", "--output=cat")
+    said += machine.output("ps", "-e", "-o", "args", "--width", "10000")
+    names = ("secrets/broker-password", "secrets/store-key", "secrets/database-password")
+    for name in (*names, "keys/main.key"):
+        secret = machine.output("cat", f"/etc/backup-agent/{name}")
+        assert len(secret) > 20
+        assert secret not in said
