@@ -18,15 +18,21 @@ class AgentError(Exception):
 
 
 class Internal(AgentError):
+    """The agent itself failed in a way that nobody foresaw."""
+
     code = "internal"
     default_hint = "this is a defect of backup-agent: report it with the agent's log"
 
 
 class Interrupted(AgentError):
+    """The agent was stopped, or died, before the task ended."""
+
     code = "interrupted"
     default_hint = "the agent stopped before the task ended; send it again with a fresh task id"
 
 
 class Cancelled(AgentError):
+    """The task was cancelled on request."""
+
     code = "cancelled"
     default_hint = "someone cancelled the task"

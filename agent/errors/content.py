@@ -8,16 +8,22 @@ class StreamError(AgentError):
 
 
 class StreamInvalid(StreamError):
+    """What the engine wrote is not a whole xbstream: cut, damaged, or of an unknown form."""
+
     code = "stream_invalid"
     default_hint = "the engine's output is not a whole xbstream; check the engine's version"
 
 
 class StreamIncomplete(StreamError):
+    """The xbstream is whole, but a part of the database is missing in it."""
+
     code = "stream_incomplete"
     default_hint = "the stream lacks a part of the database; run a full backup again"
 
 
 class LsnMismatch(StreamError):
+    """The stream covers other log sequence numbers than those asked for."""
+
     code = "lsn_mismatch"
     default_hint = "the stream does not continue its parent; make a full backup"
 
@@ -27,25 +33,35 @@ class DataError(AgentError):
 
 
 class DataDamaged(DataError):
+    """Stored bytes are not those that were written: changed, cut, swapped or missing."""
+
     code = "data_damaged"
     default_hint = "the stored bytes were changed or lost; restore another backup of the chain"
 
 
 class RecordDamaged(DataError):
+    """A record fails its MAC, or does not have the form of a record."""
+
     code = "record_damaged"
     default_hint = "the record was changed after it was written; treat the backup as lost"
 
 
 class RecordUnsupported(DataError):
+    """A record has a format version that this agent does not know."""
+
     code = "record_unsupported"
     default_hint = "upgrade this agent to the version that made the backup, or a later one"
 
 
 class KeyNotHere(DataError):
+    """No key on this machine opens the backup or can check its record."""
+
     code = "key_not_here"
     default_hint = "put the key file with that id into the folder named by [keys] folder"
 
 
 class PlaintextRefused(DataError):
+    """The backup was never encrypted, and reading such backups is not allowed here."""
+
     code = "plaintext_refused"
     default_hint = "set [keys] allow_plaintext = true to read backups that were never encrypted"

@@ -8,16 +8,22 @@ class DatabaseError(AgentError):
 
 
 class DatabaseUnreachable(DatabaseError):
+    """The database server does not answer on its socket."""
+
     code = "database_unreachable"
     default_hint = "check that the server runs and that [database] socket names its socket"
 
 
 class DatabaseDenied(DatabaseError):
+    """The database server refuses the agent's user or password, or lacks a grant."""
+
     code = "database_denied"
     default_hint = "check [database] user and password_file, and the user's grants"
 
 
 class DatabaseQueryFailed(DatabaseError):
+    """The database server answered a query with an error."""
+
     code = "database_query_failed"
     default_hint = "check the grants of the agent's database user against the README"
 
@@ -27,31 +33,43 @@ class EngineError(AgentError):
 
 
 class EngineMissing(EngineError):
+    """The engine's program is not installed or can't be started."""
+
     code = "engine_missing"
     default_hint = "install the package mariadb-backup, or set [engine] program to its path"
 
 
 class EngineUnsupported(EngineError):
+    """The engine is not one for this server's version."""
+
     code = "engine_unsupported"
     default_hint = "install the engine of the server's own version; see docs/engines.md"
 
 
 class EngineFailed(EngineError):
+    """The engine ended with an error."""
+
     code = "engine_failed"
     default_hint = "the engine's last lines above tell why; the server's error log may tell more"
 
 
 class EngineUnproved(EngineError):
+    """The engine ended with exit status 0, but without its own words of success."""
+
     code = "engine_unproved"
     default_hint = "the engine ended without proof of success; look at the server's error log"
 
 
 class ExtractFailed(EngineError):
+    """The files of a backup could not be written to the target."""
+
     code = "extract_failed"
     default_hint = "check the target's free space and permissions, empty it and restore again"
 
 
 class PrepareFailed(EngineError):
+    """The engine could not make the extracted files consistent."""
+
     code = "prepare_failed"
     default_hint = "empty the target and restore again with an engine of the server's own version"
 
@@ -61,44 +79,60 @@ class StoreError(AgentError):
 
 
 class StoreUnreachable(StoreError):
+    """The store does not answer."""
+
     code = "store_unreachable"
     retryable = True
     default_hint = "check the network and that [store] url names the Swift authentication URL"
 
 
 class StoreBusy(StoreError):
+    """The store answers that it can't serve the request at the moment."""
+
     code = "store_busy"
     retryable = True
     default_hint = "the store is overloaded or failing; try again later"
 
 
 class StoreMismatch(StoreError):
+    """What the store holds or returned is not what was sent or announced."""
+
     code = "store_mismatch"
     retryable = True
     default_hint = "what the store holds differs from what was sent; check it and the network"
 
 
 class StoreDenied(StoreError):
+    """The store refuses the user, the key or the right to do this."""
+
     code = "store_denied"
     default_hint = "check [store] user and key_file, and the account's rights on the container"
 
 
 class StoreNotFound(StoreError):
+    """The store has no such object or container."""
+
     code = "store_not_found"
     default_hint = "the object or container does not exist; check the id and [store] container"
 
 
 class StoreFull(StoreError):
+    """The store has no room left: a quota, or a full disk."""
+
     code = "store_full"
     default_hint = "raise the account's quota or delete old backups"
 
 
 class StoreRejected(StoreError):
+    """The store does not accept a request of this kind or size."""
+
     code = "store_rejected"
     default_hint = "the store does not accept the request; see Limits in the README"
 
 
 class Fenced(StoreError):
+    """Another attempt owns the backup, or its chain is no longer whole: nothing was written."""
+
     code = "fenced"
     default_hint = "another agent or a later attempt owns this backup; look at its record"
 
@@ -108,37 +142,51 @@ class BrokerError(AgentError):
 
 
 class BrokerUnreachable(BrokerError):
+    """RabbitMQ does not answer, or the connection was lost."""
+
     code = "broker_unreachable"
     retryable = True
     default_hint = "check that RabbitMQ runs and that [broker] url names it"
 
 
 class BrokerDenied(BrokerError):
+    """RabbitMQ refuses the user, the password, the virtual host or a right."""
+
     code = "broker_denied"
     default_hint = "check the user and virtual host in [broker] url, password_file, and its rights"
 
 
 class InstanceNotServed(BrokerError):
+    """There is no queue for that instance, so no agent would get the task."""
+
     code = "instance_not_served"
     default_hint = "check the instance id, and that an agent has run for it at least once"
 
 
 class Unroutable(BrokerError):
+    """No queue is bound that would take the message."""
+
     code = "unroutable"
     retryable = True
     default_hint = "bind a queue to the exchange backup.reports so that reports are read"
 
 
 class ReplyTimeout(BrokerError):
+    """The agent has reported nothing for too long; the task may still go on."""
+
     code = "reply_timeout"
     default_hint = "the agent did not answer in time; see its log on the database VM"
 
 
 class JournalError(AgentError):
+    """The agent's own journal can't be read or written."""
+
     code = "journal_failed"
     default_hint = "check the free space and permissions of [agent] state_folder"
 
 
 class JournalFull(JournalError):
+    """The journal holds as many unfinished tasks or unsent reports as it may."""
+
     code = "journal_full"
     default_hint = "wait until running tasks end; new tasks stay on the broker"

@@ -4,17 +4,23 @@ from agent.errors.base import AgentError
 
 
 class ConfigInvalid(AgentError):
+    """The configuration can't be read, or a value in it is wrong."""
+
     code = "config_invalid"
     exit_status = 2
     default_hint = "correct the configuration file or the BACKUP_AGENT_ variable named above"
 
 
 class UsageWrong(ConfigInvalid):
+    """The command can't be done with what was typed."""
+
     code = "usage_wrong"
     default_hint = "run the command with --help to see what it takes"
 
 
 class KeyUnusable(ConfigInvalid):
+    """A key file is missing, has not the form of a key, or is open to others."""
+
     code = "key_unusable"
     default_hint = (
         "a master key is a file named <id>.key, mode 0600, holding 32 random bytes in base64"
@@ -26,60 +32,84 @@ class TaskRefused(AgentError):
 
 
 class MessageUnreadable(TaskRefused):
+    """The message is no task: not JSON, too long, or a field is wrong."""
+
     code = "message_unreadable"
     default_hint = "compare the message with 'Tasks and reports' in the README"
 
 
 class TaskUnsupported(TaskRefused):
+    """The task is of a type that this agent does not do."""
+
     code = "task_unsupported"
     default_hint = "this version of the agent does not do that kind of task"
 
 
 class TaskUnknown(TaskRefused):
+    """The journal knows no task of that id."""
+
     code = "task_unknown"
     default_hint = "check the task id; the agent forgets tasks that ended long ago"
 
 
 class BackupUnknown(TaskRefused):
+    """The store has no record of that backup."""
+
     code = "backup_unknown"
     default_hint = "see what there is with: backup-agent backup-list"
 
 
 class BackupExists(TaskRefused):
+    """The id of the backup to be made is taken."""
+
     code = "backup_exists"
     default_hint = "use a fresh id for each backup"
 
 
 class BackupUnusable(TaskRefused):
+    """The backup or one of its ancestors is not COMPLETED, or they do not fit together."""
+
     code = "backup_unusable"
     default_hint = "only a COMPLETED backup whose ancestors are all COMPLETED can be restored"
 
 
 class BackupBusy(TaskRefused):
+    """A task that can't be ended is at work on the backup."""
+
     code = "backup_busy"
     default_hint = "wait until the running task on that backup has ended, then try again"
 
 
 class ParentUnknown(TaskRefused):
+    """The store has no record of the parent that was named."""
+
     code = "parent_unknown"
     default_hint = "name an existing COMPLETED backup as parent, or make a full backup"
 
 
 class ParentUnusable(TaskRefused):
+    """The parent that was named can't be continued."""
+
     code = "parent_unusable"
     default_hint = "name a COMPLETED backup of this instance as parent, or make a full backup"
 
 
 class LineageChanged(TaskRefused):
+    """The datadir is not the one that the parent was made of: restored, replaced, rolled back."""
+
     code = "lineage_changed"
     default_hint = "the datadir's history changed since the parent was made: make a full backup"
 
 
 class TargetRefused(TaskRefused):
+    """The folder to restore into is not empty, not allowed, or can't be used."""
+
     code = "target_refused"
     default_hint = "restore into an empty folder under one of the configured restore roots"
 
 
 class SpaceLacking(TaskRefused):
+    """The filesystem has not enough free space for what was asked."""
+
     code = "space_lacking"
     default_hint = "free some space on that filesystem or name another target"

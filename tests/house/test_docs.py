@@ -1,5 +1,6 @@
 """What the documents and the error tree's drawing name exists."""
 
+import argparse
 import ast
 import re
 from collections import Counter
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent import errors
+from agent.cli import main as cli
 from agent.errors import AgentError
 from agent.model import (
     BinlogPosition,
@@ -22,9 +24,12 @@ from agent.model import (
 from tests.house.source import CHECKOUT, modules, tree_of
 
 DOCUMENTS = [
-    name
-    for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md", "docs/format.md")
-    if (CHECKOUT / name).exists()
+    *(
+        name
+        for name in ("ARCHITECTURE.md", "README.md", "CONTRIBUTING.md")
+        if (CHECKOUT / name).exists()
+    ),
+    *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md"))),
 ]
 _FOLDERS = "agent|benchmarks|docs|script|systemd|tests"
 _PATH = re.compile(rf"(?<![\w./~-])(?:{_FOLDERS})/[\w./-]*")
@@ -46,6 +51,71 @@ def test_paths_in_documents_exist(name: str) -> None:
 def test_a_missing_path_is_noticed() -> None:
     text = "See `agent/errors/`, agent/attic.py, (script/none). Not /etc/agent/x or tests/."
     assert missing_paths(text) == ["agent/attic.py", "script/none"]
+
+
+# a piece of code in a document: a fenced block, an indented line, a span in backticks
+_CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4}(.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
+_COMMAND = re.compile(r"(?<![\w.-])backup-agent +(?!v1 )([a-z-][^\n|;>&#()]+)")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words after `backup-agent` of each command that a document shows."""
+    for match in _CODE.finditer(text):
+        code = next(group for group in match.groups() if group is not None)
+        for command in _COMMAND.finditer(code.replace("\\\n", " ")):
+            yield command.group(1).split()
+
+
+def unknown_words(words: list[str]) -> Iterator[str]:
+    """The verb, or the options, that no parser takes."""
+    parser = cli._parser()
+    [verbs] = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    rest = [word.strip("[],.") for word in words]
+    while rest and rest[0].startswith("--"):
+        option = rest.pop(0)
+        rest = rest[1:] if option == "--config" else rest
+        if option not in parser._option_string_actions:
+            yield option
+    if not rest:
+        return
+    verb = verbs.choices.get(rest[0])
+    if verb is None:
+        yield rest[0]
+        return
+    known = verb._option_string_actions
+    yield from (word for word in rest if word.startswith("--") and word not in known)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_in_documents_exist(name: str) -> None:
+    shown = list(commands((CHECKOUT / name).read_text()))
+    assert [" ".join(words) for words in shown if list(unknown_words(words))] == []
+
+
+def test_an_unknown_command_is_noticed() -> None:
+    text = (
+        "Use `backup-agent backup-lst`, or\n\n    $ backup-agent backup-list --jsn\n\n"
+        "```\n/opt/backup-agent --config x run\nbackup-agent --confg y run\n```\n"
+        "but backup-agent itself and `backup-agent: failed` are no commands."
+    )
+    assert [list(unknown_words(words)) for words in commands(text)] == [
+        *(["backup-lst"], ["--jsn"], [], ["--confg", "y"])
+    ]
+
+
+def test_the_reader_says_what_the_page_explains() -> None:
+    page = (CHECKOUT / "docs/restore-without-the-agent.md").read_text()
+    table = page.partition("| it says |")[2].partition("\n\n")[0]
+    said = [
+        span
+        for row in table.splitlines()[2:]
+        for span in re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    ]
+    assert len(said) > 10
+    reader = (CHECKOUT / "docs/open_backup.py").read_text()
+    of_the_system = ("No ", "Permission", "Broken", "Error -3")
+    ours = [span for span in said if not span.startswith(of_the_system)]
+    assert [span for span in ours if span not in reader] == []
 
 
 def test_every_field_of_a_record_is_documented() -> None:

@@ -1,0 +1,148 @@
+"""Opens one stored backup of backup-agent WITHOUT backup-agent: segments in, xbstream out.
+
+    python3 open_backup.py RECORD KEY STORED | mbstream -x -C EMPTY_FOLDER
+
+RECORD  the file <id>.json
+KEY     a master key <id>.key, or a recovery private key in PEM (asks for its passphrase);
+        the word "none" for a backup that was never encrypted
+STORED  the folder with the downloaded segments 00000000, 00000001, ...; or the one joined
+        object <id>.xbstream.gz.enc; or "-" for that object on standard input
+
+Needs Python 3.9 and the package `cryptography` (Debian: python3-cryptography), nothing else.
+Exit status 0: every byte came out and was checked. All else: docs/restore-without-the-agent.md
+"""
+
+import base64
+import getpass
+import hashlib
+import hmac
+import json
+import sys
+import zlib
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, keywrap, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+MIB = 1 << 20
+
+
+def failed(text):
+    """`raise` it: says what is wrong and ends with exit status 1."""
+    return SystemExit(f"open_backup: FAILED: {text}\nNOT ALL CAME OUT: throw away what did")
+
+
+def derive(master, purpose):
+    """One of the two keys that a master key stands for: to "wrap", or to "mac"."""
+    return HKDF(hashes.SHA256(), 32, None, b"backup-agent v1 " + purpose).derive(master)
+
+
+def read_key(path):
+    """A master key's bytes, or a recovery key (an object), or b"" where there is none."""
+    data = b"" if path == "none" else Path(path).read_bytes()
+    try:
+        if b"-----BEGIN" not in data:
+            return base64.b64decode(data.strip(), validate=True)
+        phrase = getpass.getpass(f"passphrase of {path}: ") if b"ENCRYPTED" in data else ""
+        return serialization.load_pem_private_key(data, phrase.encode() or None)
+    except (ValueError, TypeError):
+        raise failed(f"{path} is no key (base64 or PEM), or the passphrase is wrong") from None
+
+
+def read_record(path, key):
+    """Line 1 is the record, line 2 its MAC, which only a master key can check."""
+    line, _, seal = Path(path).read_bytes().partition(b"\n")
+    try:
+        record, signer, mac = json.loads(line), json.loads(seal)["key_id"], json.loads(seal)["mac"]
+    except (ValueError, KeyError, TypeError):
+        raise failed(f"{path} is not a whole record: download <id>.json again") from None
+    if not key or not isinstance(key, bytes):
+        print(f"WARNING: RECORD NOT CHECKED: it takes the master key {signer!r}", file=sys.stderr)
+    elif mac != hmac.new(derive(key, b"mac"), line, "sha256").hexdigest():
+        raise failed(f"{path} was changed (download it again), or master key {signer!r} is needed")
+    if record["format"] != 1 or record["status"] != "COMPLETED":
+        raise failed(f"the backup is {record['status']}, of format {record['format']}: not usable")
+    return record
+
+
+def unwrap(record, key):
+    """The backup's own data key: the record holds it, wrapped by each key that opens it."""
+    kind = "A256KW" if isinstance(key, bytes) else "RSA-OAEP-256"
+    for entry in (one for one in record["keys"] if key and one["alg"] == kind):
+        wrapped, sha256 = base64.b64decode(entry["wrapped"]), hashes.SHA256()
+        try:
+            if kind == "A256KW":
+                return keywrap.aes_key_unwrap(derive(key, b"wrap"), wrapped)
+            return key.decrypt(wrapped, padding.OAEP(padding.MGF1(sha256), sha256, None))
+        except (ValueError, keywrap.InvalidUnwrap):
+            continue  # wrapped by another key
+    raise failed(f"this key does not open it; these do: {[one['id'] for one in record['keys']]}")
+
+
+def pieces(path, stored):
+    """The stored bytes, 1 MiB at a time; in the end they must be those that the record lists."""
+    size, whole, total, files = stored["segment_size"], stored["stored_bytes"], 0, [Path(path)]
+    if files[0].is_dir():
+        files = [files[0] / f"{number:08d}" for number in range(stored["segment_count"])]
+        if gone := [file.name for file in files if not file.exists()]:
+            raise failed(f"{path} lacks {len(gone)} segments: download {', '.join(gone[:9])}")
+    lines, md5 = [], hashlib.md5()  # noqa: S324 - Swift's own hash
+    for file in files:
+        with open(0 if path == "-" else file, "rb") as opened:
+            while piece := opened.read(MIB):
+                total += len(piece)
+                md5.update(piece)
+                if total % size == 0 or total == whole:  # a segment ends here
+                    lines.append(f"{(total - 1) % size + 1} {md5.hexdigest()}\n")
+                    md5 = hashlib.md5()  # noqa: S324
+                yield piece
+    lists = ["".join(lines[at : at + 1000]).encode() for at in range(0, len(lines), 1000)]
+    hashes_found = [hashlib.sha256(one).hexdigest() for one in lists]  # docs/format.md
+    if total != whole or hashes_found != [one["sha256"] for one in stored["lists"]]:
+        raise failed(f"{path} ({total} bytes) is not what the record lists ({whole}): download it")
+
+
+def decrypted(sealed, key, record):
+    """Each MiB has a tag, which fails where it was changed, moved or is of another backup."""
+    last, prefix, aes = (record["stored"]["stored_bytes"] - 1) // MIB, b"", None
+    for number, piece in enumerate(sealed):
+        if number == 0:
+            salt, prefix, piece = piece[1:33], piece[33:40], piece[40:]
+            aes = AESGCM(HKDF(hashes.SHA256(), 32, salt, record["id"].encode()).derive(key))
+        nonce = prefix + number.to_bytes(4, "big") + (b"\1" if number == last else b"\0")
+        try:
+            yield aes.decrypt(nonce, piece, None)
+        except (InvalidTag, ValueError):
+            segment = f"{number * MIB // record['stored']['segment_size']:08d}"
+            raise failed(f"segment {segment} is damaged, cut, or of another backup") from None
+
+
+def main(record_path, key_path, stored_path):
+    key = read_key(key_path)
+    record = read_record(record_path, key)
+    stream, total, member = pieces(stored_path, record["stored"]), 0, zlib.decompressobj(31)
+    if record["cipher"] != "none":
+        stream = decrypted(stream, unwrap(record, key), record)
+    elif not isinstance(key, bytes):  # an unchecked record that says so may be a forged one
+        raise failed('the record says "not encrypted": give "none" as key if you believe it')
+    for data in stream:  # gzip members, one behind the other; zlib checks the CRC of each
+        while data:
+            member = zlib.decompressobj(31) if member.eof else member
+            total += sys.stdout.buffer.write(member.decompress(data, MIB))
+            data = member.unused_data or member.unconsumed_tail
+    sys.stdout.buffer.flush()
+    if total != record["stored"]["raw_bytes"] or not member.eof:
+        raise failed(f"{total} bytes came out, the record says {record['stored']['raw_bytes']}")
+    print(f"OK: all {total} bytes came out; parent: {record['parent_id']}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4 or sys.stdout.isatty():
+        sys.exit(__doc__ + "\nIts output must go into a pipe or a file, not to a terminal.")
+    try:
+        main(*sys.argv[1:])
+    except (OSError, zlib.error, KeyError, ValueError) as error:
+        raise failed(error) from None

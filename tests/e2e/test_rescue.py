@@ -1,0 +1,60 @@
+"""The commands of docs/restore-without-the-agent.md on a fresh chain in a real Swift."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.test_chain import checksums_of
+from tests.golden import rescue
+from tests.stack.agent import KEY_ID, Agent
+from tests.stack.mariadb import MariaDB
+
+
+@pytest.fixture(scope="module")
+def chain(agent_session: Agent, base: str) -> tuple[str, str]:
+    """The ids of a full backup and of an incremental on it."""
+    agent_session.mariadb.query("CREATE SCHEMA rescue; CREATE TABLE rescue.t AS SELECT 1 AS a")
+    agent_session.mariadb.checkpoint()
+    return base, str(agent_session.create("to be rescued", "--parent", base)["id"])
+
+
+@pytest.fixture
+def settings(agent: Agent, chain: tuple[str, str]) -> dict[str, str | Path]:
+    """What the page asks the operator to set."""
+    return {
+        "ST_AUTH": agent.swift.auth_url,
+        "ST_USER": agent.swift.user,
+        "ST_KEY": agent.swift.key,
+        "CONTAINER": f"database_backups_{agent.tenant_id}",
+        "ID": chain[1],
+        "KEY": agent.folder / "keys" / f"{KEY_ID}.key",
+    }
+
+
+def test_with_the_swift_client(
+    settings: dict[str, str | Path], chain: tuple[str, str], mariadb: MariaDB, tmp_path: Path
+) -> None:
+    before = mariadb.checksums()
+    steps = ["begin", "swift", "chain", "verify", "extract", "prepare"]
+    done = rescue.follow(steps, tmp_path, settings)
+    assert done.returncode == 0, done.stderr
+    datadir = tmp_path / "rescue" / f"data-{chain[0]}"
+    restored = checksums_of(datadir, tmp_path / "server")
+    # other tests may have added schemas since the backup was made
+    assert restored == {name: before[name] for name in restored}
+    assert {"rescue.t", "shop.orders", "shop.customers", "shop.events"} <= restored.keys()
+
+
+def test_with_curl(settings: dict[str, str | Path], chain: tuple[str, str], tmp_path: Path) -> None:
+    done = rescue.follow(["begin", "curl", "chain", "verify"], tmp_path, settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(chain)
+    assert done.stderr.count("OK: all ") == 2
+
+
+def test_a_failure_ends_the_commands(settings: dict[str, str | Path], tmp_path: Path) -> None:
+    wrong = settings | {"KEY": "/dev/null"}
+    done = rescue.follow(["begin", "curl", "chain", "verify", "extract"], tmp_path, wrong)
+    assert done.returncode != 0
+    assert "FAILED" in done.stderr
+    assert not list((tmp_path / "rescue").glob("data-*"))

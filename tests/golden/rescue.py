@@ -1,0 +1,47 @@
+"""Runs the commands of docs/restore-without-the-agent.md, and the reader in docs/."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from tests.house.source import CHECKOUT
+
+DOCS: Final = CHECKOUT / "docs"
+READER: Final = DOCS / "open_backup.py"
+PAGE: Final = DOCS / "restore-without-the-agent.md"
+_BLOCK: Final = re.compile(r"<!-- run: (\w+) -->\n```sh\n(.*?)```", re.DOTALL)
+
+
+def blocks() -> dict[str, str]:
+    """The commands of the page by the names that stand before them."""
+    return dict(_BLOCK.findall(PAGE.read_text()))
+
+
+def follow(
+    names: list[str], folder: Path, settings: dict[str, str | Path]
+) -> "subprocess.CompletedProcess[str]":
+    """Type the named blocks one after the other, in `folder`, with these shell variables."""
+    script = "\n".join(blocks()[name] for name in names)
+    bin_folder = Path(sys.executable).parent  # python3 with `cryptography`, and swift
+    variables = {"DOCS": DOCS, **settings, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env={name: str(value) for name, value in variables.items()},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def read(
+    record: Path, key: Path | str, stored: Path | str, given: bytes = b""
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run the reader; `given` is its standard input."""
+    argv = [sys.executable, "-I", str(READER), str(record), str(key), str(stored)]
+    return subprocess.run(argv, input=given, capture_output=True, timeout=60, check=False)

@@ -1,0 +1,114 @@
+"""What was stored once restores for ever: through the agent, and through the docs' commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.config import KeysSection, load_keyring
+from agent.keys import RecordState
+from agent.store.directory import DirectoryStore
+from tests.conftest import need
+from tests.golden import make, places, rescue
+from tests.stack.mariadb import MariaDB
+
+_MOST_BYTES = 3 << 19  # 1.5 MiB in the repository
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A copy of the store, which notes in it who is at work."""
+    copied = tmp_path / "store"
+    subprocess.run(["cp", "-r", make.STORE, copied], check=True)
+    return copied
+
+
+def checksums_of(datadir: Path, folder: Path) -> dict[str, int]:
+    """Start a server on a restored datadir and ask it; whoever we are, it lets us in."""
+    server = MariaDB(folder, datadir, {"skip-grant-tables": "ON"})
+    try:
+        server.start()
+        return server.checksums()
+    finally:
+        server.stop()
+
+
+def configure(folder: Path, store: Path) -> Path:
+    places.private_keys(folder / "keys")
+    config = folder / "agent.toml"
+    config.write_text(
+        f"""
+        [agent]
+        instance_id = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+        tenant_id = "{make.TENANT}"
+        state_folder = "{folder}/state"
+        [store]
+        url = "file://{store}"
+        [keys]
+        folder = "{folder}/keys"
+        active = "{make.KEY_ID}"
+        """
+    )
+    return config
+
+
+def test_it_is_the_one_that_was_made() -> None:
+    assert make.SUMS.read_text() == make.sums(), "the golden files have changed"
+    sizes = [file.stat().st_size for file in make.STORE.rglob("*") if file.is_file()]
+    assert sum(sizes) < _MOST_BYTES
+
+
+def test_its_records_and_lists_are_whole(store: Path, tmp_path: Path) -> None:
+    keys = places.private_keys(tmp_path / "keys")
+    keyring = load_keyring(KeysSection(folder=keys, active=make.KEY_ID))
+    catalogue = Catalogue(DirectoryStore(store, make.CONTAINER), keyring)
+    expected = places.expected()
+    assert {row.backup_id: row.state for row in catalogue.records()} == {
+        expected.full: RecordState.OK,
+        expected.incremental: RecordState.OK,
+    }
+    chain = catalogue.chain(expected.incremental)
+    assert [record.id for record in chain] == [expected.full, expected.incremental]
+    assert [len(catalogue.segments(record)) for record in chain] == [2, 1]
+    for record in chain:
+        assert {entry.alg for entry in record.keys} == {"A256KW", "RSA-OAEP-256"}
+
+
+@pytest.mark.parametrize("which", ["full", "incremental"])
+def test_the_agent_restores_it(store: Path, tmp_path: Path, which: str) -> None:
+    need("mariadbd", "mariadb-backup", "mbstream")
+    expected = places.expected()
+    argv = [sys.executable, "-m", "agent", "--config", str(configure(tmp_path, store))]
+    argv += ["restore", "--local", getattr(expected, which), str(tmp_path / "back")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert checksums_of(tmp_path / "back", tmp_path / "server") == expected.checksums[which]
+
+
+@pytest.mark.parametrize("key", [places.MASTER, places.RECOVERY], ids=["master", "recovery"])
+def test_the_commands_of_the_page_restore_it(tmp_path: Path, key: Path) -> None:
+    need("mariadbd", "mariadb-backup", "mbstream")
+    expected = places.expected()
+    settings: dict[str, str | Path] = {
+        "FOLDER": make.STORE,
+        "CONTAINER": make.CONTAINER,
+        "ID": expected.incremental,
+        "KEY": key,
+    }
+    steps = ["begin", "folder", "chain", "verify", "extract", "prepare"]
+    done = rescue.follow(steps, tmp_path, settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("OK: all ") == 4
+    assert ("RECORD NOT CHECKED" in done.stderr) is (key == places.RECOVERY)
+    assert done.stdout.splitlines()[:2] == [expected.full, expected.incremental]
+    datadir = tmp_path / "rescue" / f"data-{expected.full}"
+    assert checksums_of(datadir, tmp_path / "server") == expected.checksums["incremental"]
+
+
+def test_every_command_of_the_page_is_run_by_a_test() -> None:
+    """Here, or on a real Swift in tests/e2e/test_rescue.py."""
+    ran_here = {"begin", "folder", "chain", "verify", "extract", "prepare"}
+    assert set(rescue.blocks()) == ran_here | {"swift", "curl"}
+    assert rescue.PAGE.read_text().count("```sh") == len(rescue.blocks())

@@ -1,0 +1,125 @@
+"""docs/configuration.md: keys, types, defaults and bounds from the models of agent/config.py,
+their meaning from here.
+"""
+
+from typing import Any, Final, get_args
+
+from agent.config import ENV_PREFIX, Config
+from agent.model import Frozen
+from tests.house.generate.meanings import MEANINGS, SECTIONS
+from tests.house.generate.tables import table
+
+_HEAD: Final = """\
+# Configuration
+
+`backup-agent` reads `/etc/backup-agent/agent.toml` (TOML), or the file named by `--config`.
+A whole example is [systemd/agent.toml](../systemd/agent.toml).
+
+- **Environment.** Every key can be set or replaced by the variable that stands beside it. Lists
+  are written with `:` between their items.
+- **Paths** are relative to the folder of the configuration file where they don't begin with `/`.
+- **Secrets** are never in the file nor in the environment: a key that ends in `_file` names a file
+  with the secret, mode 0600 or a credential of systemd (`LoadCredential=`); anything that others
+  may read is refused. A newline at its end does not count.
+- **Mistakes** are refused at the start, exit status 2, naming section and key: unknown sections
+  and keys, values out of bounds, missing keys.
+- A section may be missing where no command that is used needs it: `--local` commands need no
+  `[broker]`, for instance.
+
+Whole numbers take no unit: bytes are bytes. `67108864` is 64 MiB.
+
+This page is made from `agent/config.py` by `script/docs`; don't edit it.
+"""
+_REQUIRED: Final = "**required**"
+
+
+def text() -> str:
+    """The whole document; LookupError where a key has no meaning, or a meaning no key."""
+    parts = [_HEAD]
+    unused = set(MEANINGS)
+    for name, model in sections().items():
+        parts.append(f"## [{name}]\n\n{SECTIONS[name]}\n\n{_keys(name, model)}")
+        unused -= {f"{name}.{key}" for key in model.model_fields}
+    if unused:
+        raise LookupError(f"meanings of keys that don't exist: {sorted(unused)}")
+    return "\n".join(parts)
+
+
+def sections() -> dict[str, type[Frozen]]:
+    """The sections of agent.toml by name."""
+    found = {}
+    for name, field in Config.model_fields.items():
+        kinds = [field.annotation, *get_args(field.annotation)]
+        found[name] = next(
+            kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Frozen)
+        )
+    return found
+
+
+def _keys(section: str, model: type[Frozen]) -> str:
+    rows = []
+    for key, schema in model.model_json_schema()["properties"].items():
+        field = model.model_fields[key]
+        options = [schema, *schema.get("anyOf", [])]
+        merged: dict[str, Any] = {}
+        for option in options:
+            if option.get("type") != "null":
+                merged |= option
+        rows.append(
+            (
+                f"`{key}`",
+                _type(merged),
+                _REQUIRED if field.is_required() else _value(merged.get("default")),
+                _bounds(merged),
+                MEANINGS[f"{section}.{key}"],
+                f"`{ENV_PREFIX}{section.upper()}__{key.upper()}`",
+            )
+        )
+    return table(("key", "type", "default", "bounds", "meaning", "variable"), rows)
+
+
+def _type(schema: dict[str, Any]) -> str:
+    kind = str(schema.get("type", "string"))
+    if kind == "array":
+        return f"list of {_type(schema['items'])}s"
+    if schema.get("format") == "path":
+        return "path"
+    return {"integer": "whole number", "boolean": "true or false"}.get(kind, kind)
+
+
+def _value(value: object) -> str:
+    if value is None or value == []:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int) and value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"`{value}` ({_size(value)})"
+    return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
+
+
+def _size(value: int) -> str:
+    return f"{value >> 30} GiB" if value % (1 << 30) == 0 else f"{value >> 20} MiB"
+
+
+def _bounds(schema: dict[str, Any]) -> str:
+    words = {
+        "minimum": "at least {}",
+        "maximum": "at most {}",
+        "multipleOf": "a multiple of {}",
+        "maxItems": "at most {} items",
+        "enum": "one of {}",
+        "pattern": "matches {}",
+    }
+    said = []
+    for name, form in words.items():
+        if name in schema:
+            value = schema[name]
+            shown = ", ".join(map(_value, value)) if isinstance(value, list) else _shown(value)
+            said.append(form.format(shown))
+    return ", ".join(said)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return f"`{value}`"
+    return f"`{value:g}`" if isinstance(value, float) else _value(value)

@@ -1,0 +1,79 @@
+"""docs/errors.md, from the classes of agent/errors and the drawing in its docstring."""
+
+import re
+from collections.abc import Iterator
+
+from agent import errors
+from agent.errors import AgentError
+from tests.house.generate.tables import one_line, table
+
+_HEAD = """\
+# Errors
+
+Every failure of `backup-agent` has one of these codes. It is the first word of what a command
+prints, and the field `error.code` of a FAILED report and of a FAILED backup's record; `message`
+there says what failed and why, `hint` what to do. A code keeps its meaning for ever.
+
+    backup-agent: parent_unusable: the parent can't be used: ... is FAILED, not COMPLETED
+      what to do: name a COMPLETED backup of this instance as parent, or make a full backup
+
+*Exit* is the exit status of a command that ends with it. *Passing* marks what may go away by
+itself: a request to the store is repeated a few times before it fails so, and sending the task
+again later (under a fresh id) may help.
+The hint stands here in its general form; a message often has one that fits better.
+
+This page is made from `agent/errors/` by `script/docs`; don't edit it.
+"""
+_FAMILIES = {
+    "ConfigInvalid": "Configuration and usage",
+    "TaskRefused": "Requests that can't be done",
+    "DatabaseError": "Database server",
+    "EngineError": "Engine",
+    "StreamError": "The engine's stream",
+    "DataError": "Stored bytes and records",
+    "StoreError": "Object store",
+    "BrokerError": "RabbitMQ",
+    "JournalError": "The agent's journal",
+}
+_REST = "Any task"
+
+
+def text() -> str:
+    """The whole document."""
+    parts = [_HEAD]
+    families: dict[str, list[type[AgentError]]] = {}
+    for kind in _drawn():
+        if kind.__dict__.get("code"):
+            families.setdefault(_family(kind), []).append(kind)
+    for title in (*_FAMILIES.values(), _REST):
+        parts.append(f"## {title}\n\n" + _rows(families.pop(title)))
+    if families:
+        raise LookupError(f"families without a title in {__name__}: {sorted(families)}")
+    return "\n".join(parts)
+
+
+def _drawn() -> Iterator[type[AgentError]]:
+    """The classes in the order of the drawing."""
+    for name in re.findall(r"[├└]── (\w+)", errors.__doc__ or ""):
+        yield getattr(errors, name)
+
+
+def _family(kind: type[AgentError]) -> str:
+    """The title of the branch that a class is on."""
+    branch = kind.__mro__[kind.__mro__.index(AgentError) - 1]
+    alone = branch is kind and not kind.__subclasses__()
+    return _REST if alone else _FAMILIES.get(branch.__name__, branch.__name__)
+
+
+def _rows(kinds: list[type[AgentError]]) -> str:
+    rows = [
+        (
+            f"`{kind.code}`",
+            one_line(kind.__doc__),
+            str(kind.exit_status),
+            "yes" if kind.retryable else "",
+            kind.default_hint.replace("<", "\\<"),
+        )
+        for kind in kinds
+    ]
+    return table(("code", "what it means", "exit", "passing", "what to do"), rows)

@@ -1,0 +1,16 @@
+"""Markdown tables, and docstrings as their cells."""
+
+from collections.abc import Sequence
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with its newline; `|` inside a cell is escaped."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|" + " --- |" * len(heads))
+    return "\n".join(lines) + "\n"
+
+
+def one_line(text: str | None) -> str:
+    """A docstring's paragraphs on one line."""
+    return " ".join((text or "").split())
