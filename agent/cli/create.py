@@ -50,8 +50,8 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
     view = _asked_for(instance, request)
     last = _last_report(config, arguments, instance, task)
     backup = last.backup if last and last.backup else view
-    if last and last.status is TaskStatus.FAILED and not last.backup:
-        backup = view.model_copy(update={"status": BackupStatus.FAILED})
+    if last and not last.backup and last.status in (TaskStatus.FAILED, TaskStatus.CANCELLED):
+        backup = view.model_copy(update={"status": BackupStatus(last.status)})
     shown = tables.view(backup)
     print(tables.as_json(shown) if arguments.json else tables.property_table(shown))
     return remote.status(last)

@@ -1,8 +1,6 @@
 """`backup-delete`: remove a backup and all that descend from it, by an agent or in this process."""
 
 import argparse
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +9,7 @@ from uuid import uuid4
 from agent import assembly
 from agent.catalogue import Catalogue
 from agent.cli import embedded, remote, tables
-from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
 from agent.config import Config
 from agent.errors import Interrupted
 from agent.family import Kin
@@ -92,9 +90,7 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
         )
         store.abort()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
-        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    on_signals(end)
     try:
         yield DeleteOperation(
             store,

@@ -6,7 +6,6 @@ the daemon's next start brings the backup to its end, or clears it away.
 
 import logging
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from uuid import uuid4
 
 from agent import assembly
 from agent.cli.progress import ProgressBar
+from agent.cli.verb import on_signals
 from agent.config import Config
 from agent.errors import ConfigInvalid, Interrupted, StoreUnreachable
 from agent.host import lower_priority
@@ -132,9 +132,7 @@ def _stoppable(performer: Performer, parts: BackupParts) -> Iterator[Stop]:
         if not done.wait(_PATIENCE_SECONDS):
             parts.store.abort()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
-        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    on_signals(end)
     try:
         yield stop
     finally:

@@ -1,15 +1,13 @@
 """`restore`: bring a backup and its chain back, by an agent or in this process."""
 
 import argparse
-import signal
-import threading
 from pathlib import Path
 from uuid import uuid4
 
 from agent import assembly
 from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
-from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
 from agent.config import Config
 from agent.errors import Interrupted, TargetRefused
 from agent.model import RestoreTask, printable
@@ -54,9 +52,7 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
         stop.request(Interrupted("the restore was interrupted", hint="run it again"))
         parts.store.abort()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # on a thread of its own: the one that the signal interrupts may hold the stop's lock
-        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
+    on_signals(end)
     try:
         with ProgressBar("restore") as bar:
             with watch(meter, bar):

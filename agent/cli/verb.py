@@ -1,6 +1,8 @@
-"""What all verbs share: how they are registered, and how typed values are checked."""
+"""What all verbs share: how they are registered, how typed values are checked, how they end."""
 
 import argparse
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -49,6 +51,15 @@ def add_store(verb: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="the store instead of [store] url, as file:///path; needs no agent.toml",
     )
+
+
+def on_signals(end: Callable[[], None]) -> None:
+    """Have `end` called on SIGINT and SIGTERM from now on, as often as they come.
+
+    On a thread of its own: the one that the signal interrupts may hold a lock that `end` takes.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
 
 
 def uuid_argument(text: str) -> str:

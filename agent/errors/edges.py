@@ -113,7 +113,9 @@ class StoreNotFound(StoreError):
     """The store has no such object or container."""
 
     code = "store_not_found"
-    default_hint = "the object or container does not exist; check the id and [store] container"
+    default_hint = (
+        "check the id and [store] container; before the first backup there is no container"
+    )
 
 
 class StoreFull(StoreError):

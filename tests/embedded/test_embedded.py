@@ -139,7 +139,7 @@ def test_another_instance_is_refused(user: User) -> None:
     other = user.run("backup-create", "--local", str(uuid4()), "base")
     assert other.returncode == 2
     assert "usage_wrong: --local backs up the instance" in other.stderr
-    assert user.asked("backup-list") == []
+    assert not user.backups.exists()
 
 
 def test_the_daemons_tasks_and_reports_are_left_to_the_daemon(user: User) -> None:
@@ -176,7 +176,7 @@ def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
     assert done.returncode == 2
     assert "another agent runs already" in done.stderr
     assert "leave --local away" in done.stderr
-    assert user.asked("backup-list") == []
+    assert not user.backups.exists()
 
 
 def test_a_backup_that_fails_says_why(user: User, tmp_path: Path) -> None:
