@@ -16,7 +16,7 @@ from tests.demo.story import DemoFailed, Story, megabytes, rate
 from tests.stack.mariadb import MariaDB
 from tests.stack.stack import Stack
 
-STEPS = 10
+STEPS = 12
 _PROGRAM = Path(sys.executable).with_name("backup-agent")
 
 
@@ -36,12 +36,14 @@ class Demo:
         self._start_servers()
         self._load()
         self._start_agent()
+        self._test_itself()
         base = self._full_backup()
         self._change()
         incremental = self._incremental_backup(base)
         self._look(base, incremental)
         self._restore(incremental)
         self._restore_without_us(incremental)
+        self._delete(base, incremental)
         self._stop_agent()
 
     def _start_servers(self) -> None:
@@ -73,6 +75,14 @@ class Demo:
         if kind is not None and issubclass(kind, Exception):
             self._story.note("the end of the agent's log:")
             self._story.text(last_lines(self._stack.agent.log.read_text(errors="replace")))
+
+    def _test_itself(self) -> None:
+        with self._story.step("Let the installation test itself"):
+            counts = json.loads(self._agent("self-test", "--json"))
+            self._story.proved(
+                f"{counts['checks']} checks: {counts['passed']} passed, "
+                f"{counts['warnings']} warnings, {counts['failed']} failed"
+            )
 
     def _full_backup(self) -> dict[str, Any]:
         with self._story.step("Ask for a full backup, through RabbitMQ"):
@@ -161,6 +171,16 @@ class Demo:
             for line in told.splitlines():
                 self._story.note(line)
             self._compare(target)
+
+    def _delete(self, base: Mapping[str, Any], incremental: Mapping[str, Any]) -> None:
+        with self._story.step("Delete the full backup: what builds on it goes, too"):
+            tree = self._agent("backup-delete", "--dry-run", base["id"])
+            self._story.text(tree)
+            self._agent("backup-delete", "--wait", base["id"])
+            left = self._agent("backup-list", "--json", quiet=True)
+            if incremental["id"] not in tree or json.loads(left):
+                raise DemoFailed(f"the delete left: {left}")
+            self._story.proved("both are gone from the catalogue")
 
     def _compare(self, datadir: Path) -> None:
         """Start a server on a restored datadir: all its tables are as the source's."""
