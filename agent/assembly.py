@@ -1,8 +1,11 @@
 """Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
+from uuid import uuid4
 
 from agent.broker.amqp import BrokerSettings
 from agent.catalogue import Catalogue
@@ -14,6 +17,7 @@ from agent.engine.protocol import Engine
 from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
 from agent.errors import ConfigInvalid
 from agent.host import cores
+from agent.journal import Journal
 from agent.keys import Keyring
 from agent.layout import container_name
 from agent.operations.parts import BackupParts, PathSettings, RestoreParts
@@ -25,13 +29,14 @@ _FOLDER: Final = "file:///"
 
 
 def keyring(config: Config) -> Keyring:
+    """The keys of [keys]; ConfigInvalid or KeyUnusable."""
     return load_keyring(need(config.keys, "keys"))
 
 
 def store(config: Config) -> Store:
     """The store that [store] url names, not opened yet."""
     section = need(config.store, "store")
-    container = section.container or container_name(config.agent.tenant_id)
+    container = _container(config)
     if section.url.startswith(_FOLDER):
         return DirectoryStore(_folder(section.url), container)
     if section.key_file is None:
@@ -48,6 +53,11 @@ def store(config: Config) -> Store:
     return SwiftStore(settings)
 
 
+def _container(config: Config) -> str:
+    section = need(config.store, "store")
+    return section.container or container_name(config.agent.tenant_id)
+
+
 def _folder(url: str) -> Path:
     """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space."""
     path = unquote(url.removeprefix(_FOLDER.removesuffix("/")))
@@ -59,14 +69,21 @@ def _folder(url: str) -> Path:
     return Path(path)
 
 
-def catalogue(config: Config) -> Catalogue:
-    """The records of the store, which is opened and must be there."""
+@contextmanager
+def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
+    """The records of the store, which must be there; it is closed at the end of the block."""
     opened = store(config)
-    opened.open(create=False)
-    return Catalogue(opened, keyring(config))
+    try:
+        opened.open(create=False)
+        yield Catalogue(opened, keys)
+    finally:
+        # whoever interrupts the block waits for no repetition
+        opened.abort()
+        opened.close()
 
 
 def broker(config: Config) -> BrokerSettings:
+    """How to reach the broker of [broker]; ConfigInvalid."""
     section = need(config.broker, "broker")
     password = ""
     if section.password_file is not None:
@@ -97,26 +114,37 @@ def restore_parts(config: Config) -> RestoreParts:
 
 def backup_parts(config: Config) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files."""
-    password = ""
-    if config.database.password_file is not None:
-        password = read_secret(config.database.password_file, "[database] password_file")
-    parts = vars(restore_parts(config)) | {"engines": engines(config, password)}
+    server = database_settings(config)
+    parts = vars(restore_parts(config)) | {"engines": engines(config, server.password)}
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,
-        database=Database(
-            DatabaseSettings(
-                socket=config.database.socket, user=config.database.user, password=password
-            )
-        ),
+        database=Database(server),
         scratch=config.agent.state_folder / "scratch",
         encrypt=need(config.keys, "keys").encrypt,
         safe_slave_backup=config.engine.safe_slave_backup,
     )
 
 
-def journal_path(config: Config) -> Path:
-    return config.agent.state_folder / "journal.sqlite"
+def database_settings(config: Config) -> DatabaseSettings:
+    """How to reach the server, with the password that [database] password_file holds."""
+    section = config.database
+    password = ""
+    if section.password_file is not None:
+        password = read_secret(section.password_file, "[database] password_file")
+    return DatabaseSettings(socket=section.socket, user=section.user, password=password)
+
+
+def journal(config: Config, *, typed: bool = False) -> Journal:
+    """The journal of the state folder, opened for a run of its own; JournalError.
+
+    `typed` says that the store is not that of agent.toml, but was named for this run alone.
+    """
+    path = config.agent.state_folder / "journal.sqlite"
+    section = need(config.store, "store")
+    where = f"{section.url.rstrip('/')} {_container(config)}"
+    run_id = str(uuid4())
+    return Journal(path, config.agent.instance_id, run_id, store=where, typed=typed)
 
 
 def engines(config: Config, password: str) -> Engines:

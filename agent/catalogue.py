@@ -14,6 +14,7 @@ from agent.errors import (
     BackupExists,
     BackupUnknown,
     BackupUnusable,
+    Cancelled,
     DataDamaged,
     Fenced,
     KeyNotHere,
@@ -23,7 +24,14 @@ from agent.errors import (
     StoreNotFound,
 )
 from agent.keys import Keyring, RecordState, signer
-from agent.layout import Segment, decode_list, list_name, record_name
+from agent.layout import (
+    Segment,
+    attempt_prefix,
+    decode_list,
+    list_name,
+    record_name,
+    segment_name,
+)
 from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
 from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
 from agent.record_cache import RecordCache
@@ -33,6 +41,9 @@ LIST_LIMIT = 1 << 20
 # Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
 # parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
 _UNTRUSTED_LIMIT = 256 << 10
+# And all that is kept of it: lists and families hold thousands. What the agent writes has names
+# of 255 and descriptions of 1024 characters.
+_UNTRUSTED_KEPT = 8 << 10
 # Far more than the fields in which a record of a later format can differ.
 _TOLD_ERRORS = 1000
 # A chain longer than this is a loop or a mistake; nothing restores from it in useful time.
@@ -57,6 +68,11 @@ class Catalogue:
         self._store = store
         self._keyring = keyring
 
+    @property
+    def location(self) -> str:
+        """The URL of the container that holds the records."""
+        return self._store.location
+
     def look(self, backup_id: str) -> Listed | None:
         """One record as it is, trusted or not; None where there is none."""
         raw = self._get(backup_id)
@@ -68,9 +84,12 @@ class Catalogue:
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
             return Listed(backup_id, state, None)
         try:
-            return Listed(backup_id, state, _parse(backup_id, line))
+            record = _parse(backup_id, line)
         except (RecordDamaged, RecordUnsupported):
             return Listed(backup_id, RecordState.BAD, None)
+        if state is not RecordState.OK and _kept_bytes(record) > _UNTRUSTED_KEPT:
+            return Listed(backup_id, state, None)
+        return Listed(backup_id, state, record)
 
     def read(self, backup_id: str) -> Record | None:
         """A record that can be trusted, or None where there is none.
@@ -157,9 +176,46 @@ class Catalogue:
         self._put(record)
 
     def write(self, record: Record) -> None:
-        """Write a record of the attempt that owns the backup; Fenced where it doesn't."""
+        """Write a record of the attempt that owns the backup; Fenced where it doesn't.
+
+        Cancelled where a delete was quicker than the store, which took a COMPLETED one too late.
+        """
         self.fence(record)
         self._put(record)
+        if record.status is BackupStatus.COMPLETED and not self.keeps(record):
+            raise Cancelled(f"backup {record.id} was deleted while it was completed")
+
+    def keeps(self, record: Record) -> bool:
+        """Whether the bytes of a COMPLETED backup are there; else it is DELETING from now on.
+
+        For whoever has written its record: a delete removes the bytes and then looks at the
+        record, this looks the other way round. One sees the other, however late the store was.
+        """
+        if record.stored is None or not record.stored.lists:
+            return True
+        # Both, and the container's listing, which other servers of a Swift answer: objects that
+        # were lost, or are out of reach for a while, condemn nothing.
+        first = (
+            list_name(record.id, record.attempt, 0),
+            segment_name(record.id, record.attempt, 0),
+        )
+        prefix = attempt_prefix(record.id, record.attempt)
+        if any(self._holds(name) for name in first) or any(
+            self._store.list(Shelf.SEGMENTS, prefix)
+        ):
+            return True
+        self.condemn(record.id)
+        return False
+
+    def _holds(self, name: str) -> bool:
+        """Whether there is such an object beside the segments, whatever is in it."""
+        try:
+            self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
+        except StoreNotFound:
+            return False
+        except StoreMismatch:
+            return True  # larger than a list, or damaged
+        return True
 
     def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
         """Give a record other wrapped keys and the signature of `key_id`, and change nothing else.
@@ -169,6 +225,8 @@ class Catalogue:
         if self.read(old.id) != old:
             raise Fenced(f"the record of backup {old.id} was changed in the meantime")
         self._put(old.model_copy(update={"keys": keys}), key_id)
+        if old.status is BackupStatus.COMPLETED and not self.keeps(old):
+            raise Fenced(f"backup {old.id} was deleted in the meantime")
 
     def condemn(self, backup_id: str) -> Record | None:
         """Mark a backup DELETING, whoever's and whatever it is; None where it is gone.
@@ -218,6 +276,11 @@ class Catalogue:
     def _put(self, record: Record, key_id: str | None = None) -> None:
         raw = self._keyring.sign(record.model_dump_json().encode(), key_id)
         self._store.put(Shelf.OBJECTS, record_name(record.id), [memoryview(raw)])
+
+
+def _kept_bytes(record: Record) -> int:
+    """About how much of a record lists and families keep."""
+    return len(record.view().model_dump_json()) + sum(64 + len(key.id) for key in record.keys)
 
 
 def _parse(backup_id: str, line: bytes) -> Record:

@@ -136,7 +136,7 @@ class Performer:
             stop=stop,
             observe_lsn=self._journal.observe_lsn,
             on_begin=lambda record: self._report(task, TaskStatus.RUNNING, record=record),
-            on_finished=lambda record: self._journal.finish_record(
+            on_finished=lambda record: self._journal.keep_record(
                 task.task_id, record.model_dump_json()
             ),
         )
@@ -182,7 +182,7 @@ class Performer:
         def begin(record: Record) -> None:
             nonlocal root
             root = record
-            self._journal.finish_record(task.task_id, record.model_dump_json())
+            self._journal.keep_record(task.task_id, record.model_dump_json())
             self._report(task, TaskStatus.RUNNING, record=record)
 
         operation = DeleteOperation(
@@ -207,7 +207,7 @@ class Performer:
 
     def _begun(self, task: DeleteTask) -> Record | None:
         """The root of a delete that had begun before this process did."""
-        kept = self._journal.finished_record(task.task_id)
+        kept = self._journal.kept_record(task.task_id)
         return Record.model_validate_json(kept) if kept else None
 
     def _reporting(

@@ -85,9 +85,11 @@ class Recovery:
         record = self._parts.catalogue.read(task.backup.id)
         if record is None or record.instance_id != self._parts.instance_id:
             return None
-        if record.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
+        if record.status is BackupStatus.DELETING:
             return record
-        journalled = self._journal.finished_record(task.task_id)
+        if record.status is BackupStatus.COMPLETED and self._parts.catalogue.keeps(record):
+            return record
+        journalled = self._journal.kept_record(task.task_id)
         if journalled and record.status is BackupStatus.BUILDING:
             try:
                 return resume_commit(self._parts, journalled)

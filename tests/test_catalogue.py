@@ -21,7 +21,7 @@ from agent.errors import (
 )
 from agent.keys import Keyring, MasterKey, RecordState
 from agent.layout import Segment, encode_list, list_name, list_ref, record_name
-from agent.model import BackupStatus, Record
+from agent.model import BackupStatus, Record, WrappedKey
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored
@@ -353,6 +353,19 @@ def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(
     listed = catalogue.look(one.id)
     assert listed is not None
     assert listed.record == one
+
+
+@pytest.mark.parametrize("what", ["name", "keys"])
+def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: str) -> None:
+    """A list holds thousands, each of which may be as long as a container takes."""
+    many = tuple(WrappedKey(id="", wrapped="") for _ in range(4000))
+    one = completed(**{"name": "n" * 100_000} if what == "name" else {"keys": many})
+    ours, strange = (ring.sign(one.model_dump_json().encode()) for ring in (KEYS, keyring("k2")))
+    assert catalogue.judge(one.id, ours).record == one
+    assert catalogue.judge(one.id, strange) == (one.id, RecordState.KEY_NOT_HERE, None)
+    longest = completed(name="é" * 255, description='"' * 1024, keys=many[:17])
+    strange = keyring("k2").sign(longest.model_dump_json().encode())
+    assert catalogue.judge(longest.id, strange).record == longest
 
 
 # --- segment lists -----------------------------------------------------------------------

@@ -306,14 +306,14 @@ def test_the_finished_record_is_kept_to_the_byte_until_the_end(
     task = ping()
     accept(journal, task)
     journal.claim()
-    assert journal.finished_record(task.task_id) is None
-    journal.finish_record(task.task_id, '{"a":  "é"}')
+    assert journal.kept_record(task.task_id) is None
+    journal.keep_record(task.task_id, '{"a":  "é"}')
     journal.report(draft(task, TaskStatus.RUNNING))
     journal.close()
     again = Journal(path, INSTANCE, RUN)
-    assert again.finished_record(task.task_id) == '{"a":  "é"}'
+    assert again.kept_record(task.task_id) == '{"a":  "é"}'
     again.report(draft(task, TaskStatus.DONE))
-    assert again.finished_record(task.task_id) is None
+    assert again.kept_record(task.task_id) is None
     again.close()
 
 
@@ -366,6 +366,40 @@ def _later(path: Path) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
+
+
+def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: Path) -> None:
+    path, daemons, typed = tmp_path / "journal", ping(), ping()
+
+    def running(store: str, task: Task | None = None, *, named: bool) -> list[Task]:
+        journal = Journal(path, INSTANCE, RUN, store=store, typed=named)
+        if task:
+            journal.accept(task, draft(task, TaskStatus.RUNNING))
+        found = journal.running()
+        journal.close()
+        return found
+
+    assert running("a", daemons, named=False) == [daemons]
+    assert running("b", typed, named=True) == [typed]
+    assert running("c", named=True) == []
+    assert running("a", named=True) == []
+    assert running("c", named=False) == [daemons]
+    assert running("b", named=False) == [daemons, typed]
+
+
+def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
+    path, task = tmp_path / "journal", ping()
+    journal = Journal(path, INSTANCE, RUN)
+    journal.accept(task, draft(task, TaskStatus.RUNNING))
+    journal.close()
+    db = sqlite3.connect(path)
+    db.execute("ALTER TABLE tasks DROP COLUMN store")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        journal = Journal(path, INSTANCE, RUN, store="a")
+        assert journal.running() == [task]
+        journal.close()
 
 
 def _a_folder(path: Path) -> None:
@@ -430,6 +464,18 @@ def test_a_failure_half_way_undoes_the_whole_call(journal: Journal) -> None:
         db.execute("DROP TRIGGER broken")
     journal.report(draft(kept, TaskStatus.DONE))
     assert [report.status for report in drain(journal)] == [TaskStatus.DONE]
+
+
+def test_a_link_in_its_place_is_not_followed(path: Path, tmp_path: Path) -> None:
+    """Who owns the folder may not have root write or close a file elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("x")
+    elsewhere.chmod(0o644)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(elsewhere)
+    with pytest.raises(JournalError):
+        Journal(path, INSTANCE, RUN)
+    assert elsewhere.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_readable_file_is_made_private(path: Path) -> None:

@@ -1,7 +1,7 @@
 """`backup-create --local`: a whole backup in this process, as the daemon would make it.
 
-It is a task of the journal like any other, so whatever kills this process, the next run or
-the daemon's next start brings the backup to its end, or clears it away.
+It is a task of the journal like any other, so whatever kills this process, the next run with
+that store, or the daemon's next start with it, brings the backup to its end or clears it away.
 """
 
 import logging
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from agent import assembly
 from agent.cli.progress import ProgressBar
@@ -32,8 +31,8 @@ _PROGRESS_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 20.0
 
 
-def create_here(config: Config, task: CreateTask) -> Report:
-    """Make the backup; its final report.
+def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
+    """Make the backup; its final report. `typed` says that --store named the store.
 
     ConfigInvalid where the agent runs, StoreUnreachable where the store fell silent and nobody
     knows yet how the backup ended.
@@ -48,9 +47,7 @@ def create_here(config: Config, task: CreateTask) -> Report:
         at_end.callback(parts.store.close)
         # What an engine left there when an agent was killed is of no use to anyone.
         shutil.rmtree(parts.scratch, ignore_errors=True)
-        journal = Journal(
-            assembly.journal_path(config), config.agent.instance_id, run_id=str(uuid4())
-        )
+        journal = assembly.journal(config, typed=typed)
         at_end.callback(journal.close)
         return _perform(config, parts, journal, task)
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE tasks (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -25,7 +25,8 @@ CREATE TABLE tasks (
     last_seq INTEGER NOT NULL,
     last_report BLOB NOT NULL,
     record TEXT,
-    ended INTEGER
+    ended INTEGER,
+    store TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX tasks_by_status ON tasks (status, position);
 CREATE INDEX tasks_by_end ON tasks (ended) WHERE ended IS NOT NULL;
@@ -47,6 +48,8 @@ CREATE TABLE lineages (
     generation TEXT NOT NULL
 );
 """
+# What a journal of version 1 lacks.
+_UPGRADE: Final = "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''"
 _LOCK_SECONDS: Final = 10.0
 _UNREADABLE_HINT: Final = (
     "move the journal file away; unfinished tasks are lost then and must be sent again"
@@ -97,6 +100,9 @@ class JournalFile:
                 )
             if version == 0:
                 _create(db)
+            if version == 1:
+                db.execute(_UPGRADE)
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise JournalError(
@@ -120,7 +126,7 @@ class JournalFile:
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Made here, because SQLite would make it with the umask's mode.
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchmod(handle, 0o600)
     finally:

@@ -52,6 +52,8 @@ class Journal:
     At most `max_tasks` unfinished tasks are held, and the last `keep_ended` ended ones, so
     that a repeated task id is answered; `max_outbox` unsent reports are held before steps
     and progress are given up for the sake of final ones. `clock` gives Unix seconds.
+    `store` names the store that this run works with, `typed` says that it was named for this
+    run alone: the tasks of such a run are those of that store.
     Every method raises JournalError where the file can't be used.
     """
 
@@ -61,6 +63,8 @@ class Journal:
         instance_id: str,
         run_id: str,
         *,
+        store: str = "",
+        typed: bool = False,
         clock: Callable[[], float] = time.time,
         max_tasks: int = 1000,
         max_outbox: int = 10_000,
@@ -68,6 +72,8 @@ class Journal:
     ):
         self._instance_id = instance_id
         self._run_id = run_id
+        self._store = store
+        self._typed = typed
         self._clock = clock
         self._max_tasks = max_tasks
         self._max_outbox = max_outbox
@@ -97,9 +103,14 @@ class Journal:
             if not report.status.final and self._unfinished(db) >= self._max_tasks:
                 raise JournalFull(f"{self._max_tasks} tasks are unfinished")
             db.execute(
-                "INSERT INTO tasks (task_id, status, body, last_seq, last_report)"
-                " VALUES (?, ?, ?, 0, '')",
-                (task.task_id, report.status, wire.encode_task(task)),
+                "INSERT INTO tasks (task_id, status, body, last_seq, last_report, store)"
+                " VALUES (?, ?, ?, 0, '', ?)",
+                (
+                    task.task_id,
+                    report.status,
+                    wire.encode_task(task),
+                    self._store if self._typed else "",
+                ),
             )
             self._tell(db, report)
             return Acceptance.NEW
@@ -119,10 +130,14 @@ class Journal:
             return TASK.validate_json(row[1])
 
     def running(self) -> list[Task]:
-        """The tasks that are RUNNING: at the start of an agent, those a crash cut off."""
+        """The tasks that are RUNNING: at the start of an agent, those a crash cut off.
+
+        Only those of this run's store: no other one can tell how they ended.
+        """
         with self._file.transaction() as db:
             rows = db.execute(
-                "SELECT body FROM tasks WHERE status = ? ORDER BY position", (TaskStatus.RUNNING,)
+                "SELECT body FROM tasks WHERE status = ? AND store IN (?, ?) ORDER BY position",
+                (TaskStatus.RUNNING, self._store, self._store if self._typed else ""),
             )
             return [TASK.validate_json(body) for (body,) in rows]
 
@@ -162,13 +177,16 @@ class Journal:
             self._check_outbox(db)
             self._send(db, self._build(db, draft))
 
-    def finish_record(self, task_id: str, record_json: str) -> None:
-        """Keep the finished record of a running create task until the task has ended."""
+    def keep_record(self, task_id: str, record_json: str) -> None:
+        """Keep a record for a running task until that has ended.
+
+        Of a create the finished one, which is about to be committed; of a delete the root's.
+        """
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
 
-    def finished_record(self, task_id: str) -> str | None:
-        """The record kept by `finish_record`, exactly as it was given."""
+    def kept_record(self, task_id: str) -> str | None:
+        """The record kept by `keep_record`, exactly as it was given."""
         with self._file.transaction() as db:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None

@@ -1,15 +1,19 @@
 """What becomes of a backup that will not be finished: its record says so, its bytes go."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
-from agent.errors import Cancelled, Fenced
+from agent.errors import Cancelled, Fenced, StoreFull
 from agent.layout import attempt_prefix, object_name
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
 from agent.operations.parts import BackupParts
-from agent.store.protocol import Shelf
+from agent.store.protocol import Shelf, Store, StoredObject
 
 log = logging.getLogger(__name__)
+
+_BATCH = 1000  # rows of a listing held in memory at a time
 
 
 def abandon_record(
@@ -29,14 +33,21 @@ def abandon_record(
             # it was never committed and can't be any more, whoever has the id now
             _remove(parts, record, keep_object=there is not None)
         return None
-    if there.status is BackupStatus.COMPLETED:
+    if there.status is BackupStatus.COMPLETED and parts.catalogue.keeps(there):
         return there
-    if there.status is BackupStatus.DELETING:
+    if there.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
         return _give_way(parts, record, error, remove=remove)
     cancelled = error.code == Cancelled.code
     status = BackupStatus.CANCELLED if cancelled else BackupStatus.FAILED
     failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
-    parts.catalogue.write(failed)
+    try:
+        parts.catalogue.write(failed)
+    except StoreFull:
+        if not remove:
+            raise
+        # nothing is committing it, and what fills the store may be its own bytes
+        _remove(parts, record)
+        parts.catalogue.write(failed)
     if remove:
         _remove(parts, record)
     return failed
@@ -63,6 +74,21 @@ def _remove(parts: BackupParts, record: Record, *, keep_object: bool = False) ->
     if not keep_object:
         parts.store.delete(Shelf.OBJECTS, object_name(record.id, sealed=record.sealed))
     prefix = attempt_prefix(record.id, record.attempt)
-    names = [row.name for row in parts.store.list(Shelf.SEGMENTS, prefix)]
-    with ThreadPoolExecutor(parts.path.connections, "remove") as workers:
-        list(workers.map(lambda name: parts.store.delete(Shelf.SEGMENTS, name), names))
+
+    def remove(row: StoredObject) -> None:
+        parts.store.delete(Shelf.SEGMENTS, row.name)
+
+    each_segment(parts.store, prefix, parts.path.connections, remove)
+
+
+def each_segment(
+    store: Store, prefix: str, connections: int, remove: Callable[[StoredObject], None]
+) -> None:
+    """Have everything on the segment shelf removed whose name begins with `prefix`, in parallel.
+
+    Raises what `remove` raises, after those that are under way.
+    """
+    rows = store.list(Shelf.SEGMENTS, prefix)
+    with ThreadPoolExecutor(connections, "remove") as workers:
+        while batch := list(islice(rows, _BATCH)):
+            list(workers.map(remove, batch))

@@ -248,8 +248,8 @@ class BackupOperation:
         self.undecided = True
         try:
             self._parts.catalogue.write(finished)
-        except Fenced:
-            # refused before it was sent
+        except (Fenced, Cancelled):
+            # refused before it was sent, or marked DELETING after it came too late
             self.undecided = False
             raise
         return finished

@@ -9,16 +9,22 @@ has no record is gone altogether, and a delete that was cut off anywhere is repe
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 
 from agent.catalogue import Catalogue, Listed
-from agent.errors import BackupBusy, RecordDamaged, StoreError, StoreMismatch, StoreRejected
+from agent.errors import (
+    BackupBusy,
+    RecordDamaged,
+    StoreError,
+    StoreFull,
+    StoreMismatch,
+    StoreRejected,
+)
 from agent.family import Family, Kin
 from agent.keys import RecordState
 from agent.layout import backup_prefix, checks_name, object_name, record_name
 from agent.model import BackupStatus, Record
+from agent.operations.abandon import each_segment
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.store.protocol import Shelf, Store, StoredObject
@@ -32,7 +38,6 @@ _LOOK_SECONDS = 0.5
 # How often something may turn up anew below a root that is DELETING, or in a backup that is
 # being removed, before the delete gives up: once is a race, five times is a defect.
 _ROUNDS = 5
-_BATCH = 1000  # rows of a listing held in memory at a time
 
 
 class DeleteOperation:
@@ -85,7 +90,7 @@ class DeleteOperation:
             self._look(root)
             root = root.model_copy(update={"status": BackupStatus.DELETING})
             self._on_begin(root)
-            root = self._catalogue.condemn(backup_id) or root
+            root = self._condemn(backup_id) or root
             self._delete_descendants(root)
             self._delete(root.id)
             self.deleted.append(Kin.of(RecordState.OK, root))
@@ -151,7 +156,7 @@ class DeleteOperation:
         waiting: dict[str, str] = {}
         for kin in plan:
             if kin.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
-                record = self._catalogue.condemn(kin.id)
+                record = self._condemn(kin.id)
                 if record and _may_run(record) and record.attempt not in self._waited:
                     waiting[record.id] = record.attempt
         self._waited.update(waiting.values())
@@ -172,7 +177,7 @@ class DeleteOperation:
         """Remove one backup that has no descendants; nothing happens where it is gone."""
         for _ in range(_ROUNDS):
             self._stop.check()
-            if self._catalogue.condemn(backup_id) is None:
+            if self._condemn(backup_id) is None:
                 return
             self._remove_bytes(backup_id)
             self._stop.check()
@@ -184,13 +189,25 @@ class DeleteOperation:
                 return
         raise BackupBusy(f"the record of backup {backup_id} keeps being written by someone else")
 
-    def _remove_bytes(self, backup_id: str) -> None:
+    def _condemn(self, backup_id: str) -> Record | None:
+        """Mark a backup DELETING; where the store lacks room even for that, its object makes some.
+
+        Our own readers don't need the object, so a backup whose delete ends there is whole.
+        """
+        try:
+            return self._catalogue.condemn(backup_id)
+        except StoreFull:
+            self._remove_object(backup_id)
+            return self._catalogue.condemn(backup_id)
+
+    def _remove_object(self, backup_id: str) -> None:
         for sealed in (True, False):
             self._store.delete(Shelf.OBJECTS, object_name(backup_id, sealed=sealed))
-        rows = self._store.list(Shelf.SEGMENTS, backup_prefix(backup_id))
-        with ThreadPoolExecutor(self._connections, "remove") as workers:
-            while batch := list(islice(rows, _BATCH)):
-                list(workers.map(self._remove_segment, batch))
+
+    def _remove_bytes(self, backup_id: str) -> None:
+        self._remove_object(backup_id)
+        prefix = backup_prefix(backup_id)
+        each_segment(self._store, prefix, self._connections, self._remove_segment)
         self._store.delete(Shelf.OBJECTS, checks_name(backup_id))
 
     def _remove_segment(self, row: StoredObject) -> None:

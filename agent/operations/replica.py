@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import DatabaseError, EngineFailed
+from agent.host import sync_folder
 from agent.operations.parts import BackupParts
 
 log = logging.getLogger(__name__)
@@ -71,11 +72,7 @@ def _note(path: Path, channels: frozenset[str]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         raise EngineFailed(
             f"can't note in {path} that the replica's SQL thread runs: {error.strerror}",

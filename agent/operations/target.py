@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent.errors import SpaceLacking, TargetRefused
-from agent.host import free_bytes
+from agent.host import free_bytes, nearest
 
 
 def target_below(roots: Sequence[Path], target: Path) -> Path:
@@ -68,7 +68,7 @@ def check_space(target: Path, full: int, incremental: int) -> None:
     wanted: dict[int, int] = {}
     with usable(target):
         for folder, size in needs.items():
-            there = next(one for one in (folder, *folder.parents) if one.exists())
+            there = nearest(folder)
             if not os.access(there, os.W_OK | os.X_OK):
                 raise TargetRefused(f"restoring has to write in {there}, which is not allowed")
             device = there.stat().st_dev

@@ -8,10 +8,20 @@ from pathlib import Path
 import pytest
 
 from agent import assembly
-from agent.broker.client import ControlClient
 from agent.catalogue import Catalogue
 from agent.config import load
-from agent.model import BackupRequest, CreateTask, DeleteTask, Limits, PingTask, Record
+from agent.model import (
+    BackupRequest,
+    BackupStatus,
+    CreateTask,
+    DeleteTask,
+    Limits,
+    PingTask,
+    Record,
+)
+from agent.operations.delete import DeleteOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
 from agent.store.protocol import Store
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
@@ -38,7 +48,6 @@ def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) 
     }
     servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
     own = Agent(folder / "agent", *servers, overrides)
-    own.folder.mkdir()
     yield own
     own.stop()
 
@@ -64,11 +73,6 @@ def store(own: Agent) -> Iterator[Store]:
     store.open()
     yield store
     store.close()
-
-
-def send(agent: Agent, task: CreateTask | DeleteTask | PingTask) -> None:
-    with ControlClient(assembly.broker(load(agent.config))) as client:
-        client.send_task(agent.instance_id, task)
 
 
 def left_of(objects: Objects, *ids: str) -> list[str]:
@@ -112,7 +116,7 @@ def test_a_running_incremental_is_cancelled_when_it_or_its_parent_is_deleted(
     request = BackupRequest(id=str(uuid.uuid4()), name="inc", parent_id=base)
     create = CreateTask(task_id=str(uuid.uuid4()), backup=request)
     with Reports(own) as reports:
-        send(own, create)
+        own.send(create)
         wait_for_record(objects, request.id, "BUILDING")
         delete(own, base if whole_chain else request.id)
         ended = reports.wait_for(create.task_id, "CANCELLED")
@@ -131,10 +135,10 @@ def test_a_crash_while_a_cancelled_backup_is_cleaned_up(
     create = CreateTask(task_id=str(uuid.uuid4()), backup=request)
     delete = DeleteTask(task_id=str(uuid.uuid4()), backup_id=base)
     with Reports(own) as reports:
-        send(own, create)
+        own.send(create)
         wait_for_record(objects, request.id, "BUILDING")
         reached = stalled(swift, "DELETE", request.id)
-        send(own, delete)
+        own.send(delete)
         poll("the cleaning hangs", reached, 30)
         own.kill()
         swift.clear_faults()
@@ -149,20 +153,50 @@ def test_a_delete_past_the_point_of_no_return_leaves_the_backup_completed_and_de
     own: Agent, objects: Objects, swift: SwiftServer
 ) -> None:
     request = BackupRequest(id=str(uuid.uuid4()), name="late")
-    limits = Limits(bytes_per_second=16 << 20)
+    limits = Limits(bytes_per_second=32 << 20)
     create = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
     delete = DeleteTask(task_id=str(uuid.uuid4()), backup_id=request.id)
     with Reports(own) as reports:
-        send(own, create)
+        own.send(create)
         wait_for_record(objects, request.id, "BUILDING")
         reached = stalled(swift, "PUT", f"{request.id}.json", seconds=2)
         poll("the last write is under way", reached, 30)
-        send(own, delete)
+        own.send(delete)
         reports.wait_for(delete.task_id, "ACCEPTED")
         assert "DONE" not in reports.statuses(create.task_id)
         assert reports.wait_for(create.task_id, "DONE")["backup"]["status"] == "COMPLETED"
         reports.wait_for(delete.task_id, "DONE")
     assert left_of(objects, request.id) == []
+
+
+def test_a_last_write_that_the_store_takes_after_a_delete_completes_nothing(
+    own: Agent, objects: Objects, store: Store, swift: SwiftServer
+) -> None:
+    request = BackupRequest(id=str(uuid.uuid4()), name="too late")
+    limits = Limits(bytes_per_second=32 << 20)
+    create = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
+    catalogue = Catalogue(store, assembly.keyring(load(own.config)))
+    impatient = DeleteOperation(
+        store,
+        catalogue,
+        connections=2,
+        meter=Meter(),
+        stop=Stop(),
+        on_begin=lambda _record: None,
+        patience_seconds=0.0,
+    )
+    with Reports(own) as reports:
+        own.send(create)
+        wait_for_record(objects, request.id, "BUILDING")
+        reached = stalled(swift, "PUT", f"{request.id}.json", seconds=3)
+        poll("the last write is under way", reached, 30)
+        impatient.run(request.id)
+        assert left_of(objects, request.id) == []
+        ended = reports.wait_for(create.task_id, "CANCELLED")
+        assert "deleted while it was completed" in ended["error"]["message"]
+        assert "DONE" not in reports.statuses(create.task_id)
+    assert left_of(objects, request.id) == [f"{request.id}.json"]
+    assert catalogue.need(request.id).status is BackupStatus.CANCELLED
 
 
 def test_nothing_is_made_or_restored_on_a_chain_that_is_being_deleted(
@@ -206,7 +240,7 @@ def test_a_delete_that_a_crash_cut_off_is_completed_and_reported_once(
     task = DeleteTask(task_id=str(uuid.uuid4()), backup_id=base.id)
     with Reports(own) as reports:
         reached = stalled(swift, "DELETE", match)
-        send(own, task)
+        own.send(task)
         poll("the delete hangs", reached, 30)
         own.kill()
         swift.clear_faults()
@@ -217,7 +251,7 @@ def test_a_delete_that_a_crash_cut_off_is_completed_and_reported_once(
         final = reports.wait_for(task.task_id, "DONE")
         assert (final["backup"]["id"], final["backup"]["status"]) == (base.id, "DELETING")
         ping = PingTask(task_id=str(uuid.uuid4()))
-        send(own, ping)
+        own.send(ping)
         reports.wait_for(ping.task_id, "DONE")
         assert reports.statuses(task.task_id).count("DONE") == 1
         assert "FAILED" not in reports.statuses(task.task_id)
@@ -232,7 +266,7 @@ def test_a_delete_that_sigterm_cut_off_is_continued_at_the_next_start(
     with Reports(own) as reports:
         slow = {"method": "DELETE", "match": "_segments/", "times": 99, "action": "stall"}
         swift.inject([slow | {"seconds": 3}])
-        send(own, task)
+        own.send(task)
         wait_for_record(objects, base.id, "DELETING")
         assert own.stop() == 0
         assert f"{base.id}.json" in objects.names(objects.container)
@@ -251,9 +285,9 @@ def test_a_store_that_fails_during_a_delete_is_waited_for_and_holds_nothing_up(
     ping = PingTask(task_id=str(uuid.uuid4()))
     with Reports(own) as reports:
         swift.inject([{"method": "DELETE", "match": child.id, "times": 9999, "status": 503}])
-        send(own, task)
+        own.send(task)
         reports.wait_for(task.task_id, "RUNNING")
-        send(own, ping)
+        own.send(ping)
         reports.wait_for(ping.task_id, "DONE")
         assert not {"DONE", "FAILED"} & set(reports.statuses(task.task_id))
         swift.clear_faults()

@@ -85,7 +85,7 @@ def test_an_incremental_goes_with_what_is_above_it_and_its_parent_stays(store: S
 def test_more_segments_than_one_page_of_a_listing(
     store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.operations.delete._BATCH", 7)
+    monkeypatch.setattr("agent.operations.abandon._BATCH", 7)
     monkeypatch.setattr(store, "_page_rows", 5)
     base = completed()
     place(store, KEYS, base, segments=23)

@@ -19,6 +19,7 @@ from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.store.directory import DirectoryStore
 from tests.engine.percona import calls, full_stream, incremental_stream, xtrabackup
+from tests.operations.stored import place_record
 from tests.records import INSTANCE, keyring
 
 MIB = 1 << 20
@@ -150,8 +151,7 @@ def test_an_incremental_does_not_continue_another_engines_backup(
 ) -> None:
     full = backup(parts, tmp_path, full_stream(50), None)
     foreign = full.model_copy(update={"engine": "mariadb-backup", "id": str(uuid4())})
-    parts.catalogue.begin(foreign.model_copy(update={"status": BackupStatus.BUILDING}))
-    parts.catalogue.write(foreign)
+    place_record(parts.store, parts.keyring, foreign)
     server.present_lsn = 70
     with pytest.raises(ParentUnusable, match="was made by mariadb-backup"):
         backup(parts, tmp_path, incremental_stream(50, 60), foreign)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -15,23 +15,13 @@ from agent.layout import record_name
 from agent.model import BackupStatus, Record
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift import SwiftStore
 from tests.records import completed, record
-from tests.stack.swift import SwiftServer
 
 OLD = MasterKey("old", bytes(32))
 NEW = MasterKey("new", bytes(range(32)))
 STRANGE = MasterKey("strange", bytes([9]) * 32)
 BOTH = Keyring({OLD.id: OLD, NEW.id: NEW}, OLD.id)
-
-
-@pytest.fixture
-def store(swift: SwiftServer) -> Iterator[SwiftStore]:
-    settings = SwiftSettings(swift.auth_url, swift.user, swift.key, f"rekey-{uuid4()}", attempts=1)
-    store = SwiftStore(settings)
-    store.open()
-    yield store
-    store.close()
 
 
 def _ring(*keys: MasterKey) -> Keyring:

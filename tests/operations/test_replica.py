@@ -173,7 +173,6 @@ def test_it_runs_again_after_the_start_of_an_agent_that_was_killed(
 ) -> None:
     overrides: Tables = {"engine": {"safe_slave_backup": True}}
     agent = Agent(tmp_path / "agent", rabbitmq, swift_session, replica, overrides)
-    agent.folder.mkdir()
     agent.start()
     try:
         with replica.connect() as holder:

@@ -1,0 +1,102 @@
+"""A delete beside whoever writes the same record a moment too late, and on a full disk."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.errors import StoreFull
+from agent.host import free_bytes
+from agent.layout import list_name, record_name, segment_name
+from agent.model import BackupStatus, ErrorInfo, ListRef, Record
+from agent.operations.abandon import abandon_record
+from agent.operations.parts import BackupParts
+from agent.operations.rekey import Outcome, Rekey
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf
+from tests.operations.stored import held, place
+from tests.operations.test_delete import AtCall, deletion
+from tests.records import completed, keyring, record, stored
+
+KEYS = keyring()
+
+
+def test_a_record_that_rekey_writes_after_a_delete_is_no_good_one(folder: DirectoryStore) -> None:
+    base = completed(stored=stored(lists=(ListRef(count=2, sha256="0" * 64),)), cipher="none")
+    place(folder, KEYS, base)
+
+    def delete() -> None:
+        deletion(folder).run(base.id)
+
+    # a listing, the record read twice, and then the write
+    late = AtCall(folder, 4, delete)
+    catalogue = Catalogue(late, KEYS)
+    [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
+    assert rekeyed.outcome is Outcome.LEFT
+    assert held(folder).of(base.id) == [record_name(base.id)]
+    assert Catalogue(folder, KEYS).need(base.id).status is BackupStatus.DELETING
+    deletion(folder).run(base.id)
+    assert held(folder) == ({}, {})
+
+
+def test_a_segment_list_that_was_lost_condemns_nothing(folder: DirectoryStore) -> None:
+    base = completed(stored=stored(lists=(ListRef(count=2, sha256="0" * 64),)), cipher="none")
+    place(folder, KEYS, base)
+    folder.delete(Shelf.SEGMENTS, list_name(base.id, base.attempt, 0))
+    catalogue = Catalogue(folder, KEYS)
+    [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
+    assert rekeyed.outcome is Outcome.DONE
+    assert catalogue.need(base.id).status is BackupStatus.COMPLETED
+
+
+def test_objects_out_of_reach_condemn_nothing_while_they_are_listed(folder: DirectoryStore) -> None:
+    base = completed(stored=stored(lists=(ListRef(count=2, sha256="0" * 64),)), cipher="none")
+    place(folder, KEYS, base)
+    for name in (list_name, segment_name):
+        folder.delete(Shelf.SEGMENTS, name(base.id, base.attempt, 0))
+    assert Catalogue(folder, KEYS).keeps(base)
+    assert Catalogue(folder, KEYS).need(base.id).status is BackupStatus.COMPLETED
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 1 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def filled(folder: Path, *records: Record) -> DirectoryStore:
+    """A store with these backups and no room for another file."""
+    store = DirectoryStore(folder / "store", "database_backups_x")
+    store.open()
+    place(store, KEYS, *records)
+    (folder / "other").write_bytes(bytes(free_bytes(folder)))
+    with pytest.raises(StoreFull):
+        store.put(Shelf.OBJECTS, "one", [memoryview(b"more")])
+    return store
+
+
+def test_a_delete_on_a_disk_without_room_for_its_mark(small: Path) -> None:
+    base = completed()
+    store = filled(small, base, completed(base))
+    deletion(store).run(base.id)
+    assert held(store) == ({}, {})
+
+
+def test_a_failed_backup_on_a_disk_without_room_for_saying_so(small: Path) -> None:
+    making = record()
+    store = filled(small, making)
+    catalogue = Catalogue(store, KEYS)
+    parts = SimpleNamespace(store=store, catalogue=catalogue, path=SimpleNamespace(connections=2))
+    full = ErrorInfo(code="store_full", message="it is", hint="")
+    abandon_record(cast(BackupParts, parts), making, full)
+    assert catalogue.need(making.id).status is BackupStatus.FAILED
+    assert held(store).segments == {}
