@@ -20,6 +20,8 @@ from agent.model import Frozen, Id
 
 DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
 ENV_PREFIX = "BACKUP_AGENT_"
+# BACKUP_AGENT_<SECTION>__<KEY>
+ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z_]+)")
 _SECRET_LIMIT = 64 << 10
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
@@ -67,6 +69,8 @@ class StoreSection(Frozen):
     def _can_log_in(self) -> Self:
         if self.url.startswith("swift:") and not (self.user and self.key_file):
             raise ValueError("a swift: store needs user and key_file")
+        if "@" in self.url.split("/")[2]:
+            raise ValueError("url holds a user or a password; put them into user and key_file")
         return self
 
 
@@ -133,7 +137,11 @@ Section = TypeVar("Section")
 def need(section: Section | None, name: str) -> Section:
     """A section that the command can't do without; ConfigInvalid where it is missing."""
     if section is None:
-        raise ConfigInvalid(f"the configuration has no section [{name}]")
+        local = ", or add --local, which needs none" if name == "broker" else ""
+        raise ConfigInvalid(
+            f"the configuration has no section [{name}]",
+            hint=f"add [{name}], see docs/configuration.md{local}",
+        )
     return section
 
 
@@ -178,7 +186,7 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigInvalid(
             f"the configuration {path} can't be read: {error.strerror}",
-            hint="name the file with --config, or copy the example from the README",
+            hint="name a file that this user may read with --config; the README has an example",
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(f"the configuration {path} is not TOML: {error}") from error
@@ -206,7 +214,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
-        match = re.fullmatch(ENV_PREFIX + r"([A-Z]+)__([A-Z_]+)", name)
+        match = ENV_NAME.fullmatch(name)
         if match is None:
             continue
         section = tables.setdefault(match[1].lower(), {})
@@ -271,6 +279,11 @@ def _credentials() -> Path | None:
     return Path(folder) if folder else None
 
 
+def handed_over(folder: Path) -> bool:
+    """Whether systemd hands the files of [keys] folder over one by one: see `load_keyring`."""
+    return folder.parent == _credentials() and not folder.exists()
+
+
 def _is_credential(path: Path) -> bool:
     """Whether systemd handed this file over, in a folder that only this service can enter.
 
@@ -310,11 +323,10 @@ def load_keyring(section: KeysSection) -> Keyring:
 
 def _key_files(folder: Path) -> dict[str, Path]:
     """The files of [keys] folder by name; KeyUnusable where it can't be read."""
-    credentials, prefix = _credentials(), f"{folder.name}_"
-    handed_over = folder.parent == credentials and not folder.exists()
+    prefix = f"{folder.name}_"
     try:
         # not glob(), which takes a folder it may not read for an empty one
-        if not handed_over:
+        if not handed_over(folder):
             return {path.name: path for path in folder.iterdir()}
         return {
             path.name.removeprefix(prefix): path

@@ -59,7 +59,7 @@ class ServerInfo(NamedTuple):
     @property
     def number(self) -> tuple[int, ...]:
         """`(8, 0, 35)` of `8.0.35-27`."""
-        return dialect.number_of(self.version)
+        return dialect.numbers(self.version)
 
 
 class Tablespace(NamedTuple):
@@ -213,7 +213,8 @@ class Database:
             pymysql.Connection(
                 unix_socket=str(settings.socket),
                 user=settings.user,
-                password=settings.password,
+                # a str would be sent in Latin-1; the engine and the account have UTF-8
+                password=settings.password.encode(),
                 charset="utf8mb4",
                 read_timeout=settings.timeout_seconds,
                 write_timeout=settings.timeout_seconds,

@@ -18,11 +18,12 @@ _LOCKS = Path("/proc/locks")
 def only_agent(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which is made where there is none, inside the block.
 
-    ConfigInvalid at once where another process holds it, JournalError where the file or its
-    folder (made with mode 0700) can't be used.
+    ConfigInvalid at once where another process holds it or the folder is another user's,
+    JournalError where the file or its folder (made with mode 0700) can't be used.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise JournalError(f"the lock file {path} can't be made: {error.strerror}") from error
@@ -31,6 +32,16 @@ def only_agent(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_owner(folder: Path) -> None:
+    """What root made in the state folder of `mysql`, the agent could not use any more."""
+    owner = folder.stat().st_uid
+    if owner != os.geteuid():
+        raise ConfigInvalid(
+            f"the state folder {folder} is that of the user with number {owner}",
+            hint=f"run it as that user (sudo -u '#{owner}'), or have the running agent do it",
+        )
 
 
 def held(path: Path) -> bool:

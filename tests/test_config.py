@@ -215,6 +215,16 @@ def test_missing_keys_and_sections_are_named_together(tmp_path: Path) -> None:
         _load(tmp_path, f'[agent]\ninstance_id = "{INSTANCE}"\n[store]\nurl = "swift:http://a"')
 
 
+def test_a_store_url_holds_no_password(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="user or a password; put them") as raised:
+        _load(
+            tmp_path,
+            f'[agent]\ninstance_id = "{INSTANCE}"\ntenant_id = "t"\n'
+            '[store]\nurl = "swift:https://u:hunter2@a/"\nuser = "u"\nkey_file = "k"',
+        )
+    assert "hunter2" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "text", ["agent = 3", '[[agent]]\ninstance_id = "x"', LEAST + "[agent.more]\n"]
 )

@@ -199,6 +199,12 @@ def test_without_process_the_query_fails(mariadb: MariaDB) -> None:
             ask()
 
 
+@pytest.mark.parametrize("password", ["größer", "€ 備份 😀"])
+def test_a_password_of_any_letters(mariadb: MariaDB, password: str) -> None:
+    mariadb.query(f"CREATE OR REPLACE USER lettered@localhost IDENTIFIED BY '{password}'")
+    assert database_of(mariadb, user="lettered", password=password).server().type == "mariadb"
+
+
 def test_a_wrong_password(mariadb: MariaDB) -> None:
     with pytest.raises(DatabaseDenied, match="Access denied") as caught:
         database_of(mariadb, password="hush-hush").server()

@@ -1,5 +1,6 @@
 """Two agents never share a state folder."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,12 @@ def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="can't be made"), only_agent(tmp_path / "file" / "lock"):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_users_folder_is_left_to_that_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(ConfigInvalid, match="number 65534") as refused:
+        only_agent(tmp_path / "lock").__enter__()
+    assert "sudo -u '#65534'" in refused.value.hint
+    assert list(tmp_path.iterdir()) == []

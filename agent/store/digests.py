@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from agent.store.folder import read_into, reading, write_all
+from agent.store.folder import give, read_into, reading, write_all
 from agent.store.paths import digest_name
 from agent.store.protocol import ManifestEntry, manifest_etag
 
@@ -71,6 +71,7 @@ def keep_beside(folder: int, file: str, etag: Etag) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=folder)
     try:
+        give(folder, descriptor)
         write_all(descriptor, memoryview(etag.text() + b"\n"))
         os.fsync(descriptor)
     finally:

@@ -39,6 +39,7 @@ from agent.store.protocol import (
 
 _LIMITS: Final = StoreLimits(manifest_entries=1000, object_bytes=5 << 30, nesting=True)  # as Swift
 _PAGE: Final = 20_000  # rows of one folder that a listing holds in memory
+_LATEST: Final = 253_402_300_799.0  # the last second of the year 9999
 
 
 class DirectoryStore:
@@ -241,14 +242,14 @@ class DirectoryStore:
     def _row(self, folders: tuple[str, ...], file: str, name: str) -> StoredObject | None:
         """A file's row; None where it was deleted a moment ago, or has become another thing."""
         with (
+            translated(f"list {folders[0]}/{name}"),
             suppress(FileNotFoundError),
             self._folder.enter(folders) as folder,
             reading(folder, file) as (descriptor, info),
         ):
             etag = etag_of(folder, file, descriptor, info.st_size)
             size = info.st_size if etag.joined is None else etag.joined
-            changed = datetime.fromtimestamp(info.st_mtime, UTC)
-            return StoredObject(name, size, etag.md5, changed.strftime("%Y-%m-%dT%H:%M:%S.%f"))
+            return StoredObject(name, size, etag.md5, _moment(info.st_mtime))
         return None
 
 
@@ -291,6 +292,12 @@ def _key(entry: "os.DirEntry[str]") -> bytes:
         return b""
     name = component(entry.name, folder=folder)
     return f"{name}/".encode() if name and folder else (name or "").encode()
+
+
+def _moment(seconds: float) -> str:
+    """A time as Swift's listings have it; some filesystems hold years that no calendar has."""
+    near = datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST), UTC)
+    return near.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
 def _not_again(shelf: Shelf, descriptor: int) -> None:

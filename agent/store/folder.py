@@ -117,6 +117,8 @@ class Folder:
             except FileExistsError:
                 if names in self._lasting:
                     return
+            else:
+                _give_folder(parent, names[-1])
             os.fsync(parent)
         self._lasting[names] = None
         if len(self._lasting) > _KNOWN_FOLDERS:
@@ -212,6 +214,17 @@ def reading(folder: int, file: str) -> Iterator[tuple[int, os.stat_result]]:
         os.close(descriptor)
 
 
+def give(folder: int, descriptor: int) -> None:
+    """Let what root makes belong to the owner of the folder that it is made in.
+
+    The agent runs as another user, and has to read what an administrator's command wrote.
+    """
+    if os.geteuid() == 0:
+        owner = os.fstat(folder)
+        with suppress(PermissionError):  # as of a mount that knows one owner
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
 def write_all(descriptor: int, part: memoryview) -> None:
     """Write every byte of `part`."""
     rest = part.cast("B")
@@ -231,6 +244,15 @@ def _stranger(file: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, f"{file!r} is no regular file")
 
 
+def _give_folder(parent: int, name: str) -> None:
+    with suppress(FileNotFoundError):  # removed again already, being empty
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        try:
+            give(parent, descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _begin(folder: int) -> tuple[int, str]:
     """A fresh locked file in `folder`: its descriptor and its name."""
     while True:
@@ -239,6 +261,7 @@ def _begin(folder: int) -> tuple[int, str]:
         descriptor = os.open(name, flags, 0o600, dir_fd=folder)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
+            give(folder, descriptor)
             return descriptor, name
         os.close(descriptor)  # a sweep has taken it for a dead one's
 

@@ -11,7 +11,7 @@ import os
 from typing import Final, NamedTuple
 
 from agent.errors import StoreRejected
-from agent.model import canonical_uuid
+from agent.model import is_uuid
 
 TEMPORARY: Final = "%tmp"
 _DIGEST_OF: Final = "%md5."
@@ -29,7 +29,7 @@ class Place(NamedTuple):
 def place(name: str) -> Place:
     """The place of an object; StoreRejected where a folder can't hold such a name."""
     *folders, last = _components(name)
-    there = Place(tuple(_marked(part, not _is_uuid(part)) for part in folders), file_name(last))
+    there = Place(tuple(_marked(part, not is_uuid(part)) for part in folders), file_name(last))
     if len(os.fsencode(name)) > _LONGEST_NAME or any(
         len(os.fsencode(part)) > _LONGEST_FILE for part in (*there.folders, there.file)
     ):
@@ -39,7 +39,7 @@ def place(name: str) -> Place:
 
 def file_name(component: str) -> str:
     """The file's name for the last component of an object's name."""
-    return _marked(component, _is_uuid(component))
+    return _marked(component, is_uuid(component))
 
 
 def digest_name(file: str) -> str:
@@ -59,7 +59,7 @@ def component(found: str, *, folder: bool) -> str | None:
     plain = found.removesuffix("%").replace("%25", "%")
     try:
         plain.encode()
-        same = _marked(plain, _is_uuid(plain) is not folder) == found
+        same = _marked(plain, is_uuid(plain) is not folder) == found
     except UnicodeEncodeError:
         return None
     return plain if same else None
@@ -78,11 +78,3 @@ def _components(name: str) -> list[str]:
 
 def _marked(plain: str, mark: bool) -> str:
     return plain.replace("%", "%25") + ("%" if mark else "")
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        canonical_uuid(text)
-    except ValueError:
-        return False
-    return True

@@ -79,9 +79,9 @@ class SwiftStore:
             name = self._in(shelf)
             self._session.call(f"create container {name}", partial(_create_container, name))
         info = self._session.call("read the limits from /info", _read_info, _INFO_MEANINGS)
-        swift = info.get("swift", {})
-        self._page_rows = min(_PAGE, swift.get("container_listing_limit", _PAGE))
-        return _limits(info.get("slo"), swift)
+        swift = _section(info, "swift") or {}
+        self._page_rows = min(_PAGE, _count(swift, "container_listing_limit", _PAGE))
+        return _limits(_section(info, "slo"), swift)
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
         digest = hashlib.md5(usedforsecurity=False)
@@ -252,6 +252,8 @@ def _row(row: Mapping[str, Any]) -> StoredObject:
     try:
         # the hash of a manifest is that of its JSON; its ETag is beside it, in quotes
         etag = row.get("slo_etag", row["hash"]).strip('"')
+        if not (isinstance(row["name"], str) and isinstance(row["bytes"], int)):
+            raise TypeError
         return StoredObject(row["name"], row["bytes"], etag, row["last_modified"])
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreRejected("the store's listing has a row that names no object") from error
@@ -265,12 +267,26 @@ def _read_info(link: Link) -> dict[str, Any]:
     return info
 
 
+def _section(info: Any, name: str) -> Mapping[str, Any] | None:
+    found = info.get(name) if isinstance(info, dict) else name
+    if found is not None and not isinstance(found, dict):
+        raise StoreRejected(f"what the store's /info says of {name} can't be read")
+    return found
+
+
+def _count(section: Mapping[str, Any], key: str, default: int) -> int:
+    value = section.get(key, default)
+    if not isinstance(value, int) or value < 1:
+        raise StoreRejected(f"the store's /info has no number for {key}: {str(value)[:40]!r}")
+    return value
+
+
 def _limits(slo: Mapping[str, Any] | None, swift: Mapping[str, Any]) -> StoreLimits:
     if slo is None:
         raise StoreRejected("the store does not offer static large objects (slo in /info)")
     return StoreLimits(
-        manifest_entries=slo.get("max_manifest_segments", 1000),
-        object_bytes=swift.get("max_file_size", _DEFAULT_OBJECT_BYTES),
+        manifest_entries=_count(slo, "max_manifest_segments", 1000),
+        object_bytes=_count(swift, "max_file_size", _DEFAULT_OBJECT_BYTES),
         # Ceph's gateway, which can't read nested manifests, announces only the limit above
         nesting="max_manifest_size" in slo,
     )

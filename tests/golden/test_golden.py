@@ -1,5 +1,6 @@
 """What was stored once restores for ever: through the agent, and through the docs' commands."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,35 @@ def test_the_commands_of_the_page_restore_it(tmp_path: Path, key: Path) -> None:
     assert done.stdout.splitlines()[:2] == [expected.full, expected.incremental]
     datadir = tmp_path / "rescue" / f"data-{expected.full}"
     assert checksums_of(datadir, tmp_path / "server") == expected.checksums["incremental"]
+
+
+@pytest.mark.parametrize("what", ["parent", "substitute"])
+def test_the_commands_of_the_page_do_not_go_where_a_forged_record_says(
+    store: Path, tmp_path: Path, what: str
+) -> None:
+    full, incremental = places.expected().full, places.expected().incremental
+    file = store / make.CONTAINER / f"{incremental}.json"
+    segments = store / f"{make.CONTAINER}_segments"
+    if what == "substitute":
+        forged = places.record(full)
+        (segments / full).rename(segments / "moved")
+        (segments / incremental).rename(segments / full)
+        (segments / "moved").rename(segments / incremental)
+    else:
+        forged = places.record(incremental) | {"parent_id": "../away/../$(touch ran)"}
+    file.write_text(json.dumps(forged) + "\n")
+    settings: dict[str, str | Path] = {
+        "FOLDER": store,
+        "CONTAINER": make.CONTAINER,
+        "ID": incremental,
+    }
+    done = rescue.follow(["begin", "folder", "chain"], tmp_path, settings)
+    assert done.returncode == 1
+    told = {"parent": "no id of a backup: '../away", "substitute": "is of another one"}
+    assert told[what] in done.stderr
+    assert {path.name for path in (tmp_path / "rescue").iterdir()} <= {
+        *(incremental, f"{incremental}.json", "chain", "open_backup.py")
+    }
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:

@@ -220,6 +220,31 @@ def test_what_is_no_record_is_refused(tmp_path: Path, lines: bytes) -> None:
     refused(done, "is not a whole record")
 
 
+HOSTILE: dict[str, dict[str, object]] = {
+    "an endless count": {"stored": places.record(FULL)["stored"] | {"segment_count": 10**15}},
+    "segments of nothing": {"stored": places.record(FULL)["stored"] | {"segment_size": 0}},
+    "keys that are none": {"keys": [1]},
+    "what steers a terminal": {"status": "\x1b[2J"},
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_record_is_refused(tmp_path: Path, what: str) -> None:
+    """Where nothing checks it: with a recovery key."""
+    (tmp_path / "record").write_text(
+        json.dumps(places.record(FULL) | HOSTILE[what]) + '\n{"key_id": "golden", "mac": ""}\n'
+    )
+    done = rescue.read(tmp_path / "record", places.RECOVERY, places.segments(FULL))
+    refused(done)
+    assert b"\x1b" not in done.stderr
+
+
+def test_an_empty_key_file_is_not_the_word_none(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    record = unsealed(tmp_path, noise(2))
+    refused(rescue.read(record, tmp_path / "key", tmp_path), "is no key")
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     refused(rescue.read(tmp_path / "none", places.MASTER, tmp_path), "No such file or directory")
     refused(rescue.read(RECORD, places.MASTER, tmp_path / "x"), "No such file or directory")

@@ -439,6 +439,29 @@ def test_strangers_are_left_out(store: DirectoryStore, tmp_path: Path) -> None:
             store.get(Shelf.OBJECTS, name, 10)
 
 
+@root_only
+@pytest.mark.parametrize("mounted", [("tmpfs", "size=1m")], indirect=True)
+@pytest.mark.parametrize("when", [10**12, -(10**12)])
+def test_a_year_that_no_calendar_has_hides_no_file(mounted: Path, when: int) -> None:
+    store = opened(mounted)
+    store.put(Shelf.OBJECTS, "there", views(b"x"))
+    os.utime(mounted / CONTAINER / "there", (when, when))
+    assert names(list(store.list(Shelf.OBJECTS))) == ["there"]
+
+
+@root_only
+@pytest.mark.parametrize("mounted", [("tmpfs", "size=1m"), ("ramfs", "mode=700")], indirect=True)
+def test_what_root_writes_is_the_owners_of_the_folder(mounted: Path) -> None:
+    """An administrator's rekey or delete, where the agent is another user."""
+    os.chown(mounted, 4321, 4322)
+    store = opened(mounted)
+    store.put(Shelf.OBJECTS, "there", views(b"x"))
+    store.put(Shelf.SEGMENTS, f"{fresh()}/{fresh()}/00000000", views(b"x"))
+    made = [path.lstat() for path in mounted.rglob("*")]
+    assert len(made) >= 8
+    assert {(one.st_uid, one.st_gid) for one in made} == {(4321, 4322)}
+
+
 # --- the system's errors -------------------------------------------------------------------
 
 

@@ -11,9 +11,9 @@ from swiftclient import client
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
 from agent.store.swift import SwiftStore
+from tests.stack.certificate import self_signed
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
-from tests.store.certificate import self_signed
 from tests.store.conftest import MIB, MakeStore, settings_for
 from tests.store.contract import StoreContract, fresh, md5, put_segments, views
 

@@ -259,6 +259,24 @@ def test_a_store_without_manifests_is_rejected(
         store.open()
 
 
+@pytest.mark.parametrize(
+    "info",
+    [
+        "[]",
+        '{"swift": 1, "slo": {}}',
+        '{"slo": {"max_manifest_segments": "1000"}}',
+        '{"slo": {}, "swift": {"max_file_size": null}}',
+        '{"slo": {}, "swift": {"container_listing_limit": 0}}',
+    ],
+)
+def test_limits_that_are_none_are_rejected(
+    swift: SwiftServer, store: SwiftStore, info: str
+) -> None:
+    announce(swift, info)
+    with pytest.raises(StoreRejected, match="/info"):
+        store.open()
+
+
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_store_that_hides_its_limits_is_rejected(
     swift: SwiftServer, store: SwiftStore, status: int
@@ -268,7 +286,16 @@ def test_a_store_that_hides_its_limits_is_rejected(
         store.open()
 
 
-@pytest.mark.parametrize("rows", ['[{"name": "x"}]', '["x"]', "{"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        '[{"name": "x"}]',
+        '[{"name": 1, "bytes": 1, "hash": "", "last_modified": ""}]',
+        '[{"name": "x", "bytes": "1", "hash": "", "last_modified": ""}]',
+        '["x"]',
+        "{",
+    ],
+)
 def test_a_listing_that_names_nothing_is_rejected(
     swift: SwiftServer, store: SwiftStore, rows: str
 ) -> None:
