@@ -1,4 +1,4 @@
-"""What differs from one database server to the next: queries, words and privileges.
+"""What differs from one database server to the next: queries, words, privileges, versions.
 
 Of MariaDB everything here is tried; of MySQL and Percona Server it is as their manuals have it.
 """
@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-Number = tuple[int, ...]
+Version = tuple[int, ...]
 
 # What the engines' manuals ask for (docs/engines.md); the first of each row's names is the
 # present one, the others are those of older servers.
@@ -95,19 +95,20 @@ _OLD_MYSQL_REPLICA: Final = ReplicaWords(
 )
 
 
-def number_of(version: str) -> Number:
-    """`(8, 0, 35)` of `8.0.35-27`."""
-    return tuple(map(int, re.findall(r"\d+", version.split("-")[0])))
+def numbers(version: str) -> Version:
+    """`(8, 0, 35)` of `8.0.35-27`; empty where it begins with no number."""
+    found = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def tablespaces_query(server_type: str, number: Number) -> str:
+def tablespaces_query(server_type: str, number: Version) -> str:
     """Number, path and allocated bytes of the tablespaces that are in each full backup."""
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
 
 
-def replica_words(server_type: str, number: Number) -> ReplicaWords:
+def replica_words(server_type: str, number: Version) -> ReplicaWords:
     if server_type == "mariadb":
         return _MARIADB_REPLICA
     return _MYSQL_REPLICA if number >= _MYSQL_REPLICA_SINCE else _OLD_MYSQL_REPLICA
@@ -130,7 +131,7 @@ def held_privileges(grants: Iterable[str]) -> frozenset[str]:
 
 
 def missing_privileges(
-    held: frozenset[str], server_type: str, number: Number, *, safe_slave_backup: bool
+    held: frozenset[str], server_type: str, number: Version, *, safe_slave_backup: bool
 ) -> list[str]:
     """What a backup needs beyond what is held."""
     if "ALL PRIVILEGES" in held:
@@ -141,14 +142,14 @@ def missing_privileges(
     return sorted(names[0] for names in required if not held.intersection(names))
 
 
-def surplus_privileges(held: frozenset[str], server_type: str, number: Number) -> list[str]:
+def surplus_privileges(held: frozenset[str], server_type: str, number: Version) -> list[str]:
     """What is held on all databases, and no backup needs."""
     needed = {name for names in _required(server_type, number) for name in names}
     useful = _USEFUL if server_type == "mariadb" else _USEFUL_MYSQL
     return sorted(name for name in held - needed - useful if " ON " not in name)
 
 
-def _required(server_type: str, number: Number) -> list[tuple[str, ...]]:
+def _required(server_type: str, number: Version) -> list[tuple[str, ...]]:
     """What a user needs, each with the names that do as well."""
     required = list(_REQUIRED[server_type])
     if server_type == "mysql" and number >= _BACKUP_ADMIN_SINCE:

@@ -41,13 +41,6 @@ class Kin(NamedTuple):
         )
 
 
-class Member(NamedTuple):
-    """One backup of a family; `depth` 0 is the root."""
-
-    kin: Kin
-    depth: int
-
-
 class Family:
     """A backup and all that descend from it, by the records of its container.
 
@@ -99,13 +92,8 @@ class Family:
             hint="put that key into the folder named by [keys] folder, or delete where it is",
         )
 
-    def members(self) -> Iterator[Member]:
-        """The family as a tree is read: each backup before its children, older ones first."""
-        for kin, depth, _ in self._walk():
-            yield Member(kin, depth)
-
     def draw(self) -> Iterator[str]:
-        """The tree, a line each: id, name, status."""
+        """The tree, a line each (id, name, status): a backup before its children, older first."""
         for kin, depth, lines in self._walk():
             yield f"{_indent(depth, lines)}{kin.id}  {printable(kin.name)}  {kin.status}"
 

@@ -1,4 +1,4 @@
-"""What the agent asks of its machine: space, cores, and a low priority for itself."""
+"""What the agent asks of its machine: space, cores, time, and a low priority for itself."""
 
 import contextlib
 import ctypes
@@ -43,10 +43,21 @@ def datadir_bytes(datadir: Path) -> int:
 def free_bytes(path: Path) -> int:
     """The bytes this user may still write at `path`, or where it would be created."""
     with _readable(path):
-        existing = path.absolute()
-        while not existing.exists():
-            existing = existing.parent
-        return int(psutil.disk_usage(str(existing)).free)
+        return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
+
+
+def nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make what was made or renamed in a folder outlast a power cut; OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def cores() -> int:
@@ -97,13 +108,16 @@ def _own_cgroup() -> str:
     return "/"
 
 
+def _levels(cgroup: str, root: Path) -> Iterator[Path]:
+    """The folder of a cgroup, and those of the cgroups around it."""
+    folder = root / cgroup.lstrip("/")
+    return (level for level in (folder, *folder.parents) if level.is_relative_to(root))
+
+
 def _quotas(cgroup: str, root: Path) -> list[int]:
     """CPU quotas in whole cores, rounded up, of a cgroup and those around it."""
     quotas = []
-    folder = root / cgroup.lstrip("/")
-    for level in (folder, *folder.parents):
-        if not level.is_relative_to(root):
-            break
+    for level in _levels(cgroup, root):
         with contextlib.suppress(OSError):
             quota, period = (level / "cpu.max").read_text().split()
             if quota != "max":
@@ -141,10 +155,7 @@ def clock_synchronised() -> bool:
 def _memory_left(cgroup: str, root: Path) -> list[int]:
     """Bytes until the memory limits of a cgroup and of those around it."""
     left = []
-    folder = root / cgroup.lstrip("/")
-    for level in (folder, *folder.parents):
-        if not level.is_relative_to(root):
-            break
+    for level in _levels(cgroup, root):
         with contextlib.suppress(OSError, ValueError):
             limit = int((level / "memory.max").read_text())  # "max": no limit
             used = int((level / "memory.current").read_text())

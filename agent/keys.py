@@ -36,7 +36,6 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
     load_pem_public_key,
 )
 
@@ -232,22 +231,6 @@ def parse_recovery_key(key_id: str, text: bytes) -> RecoveryKey:
     if not isinstance(public, RSAPublicKey):
         raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not of RSA", hint=_MAKE_RECOVERY)
     return RecoveryKey(key_id, public)
-
-
-def parse_recovery_secret(key_id: str, text: bytes, passphrase: bytes = b"") -> RecoverySecret:
-    """The private half in a PEM file; KeyUnusable where it is none or the passphrase is wrong."""
-    try:
-        private = load_pem_private_key(text, passphrase or None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        # the cause could quote a part of the secret
-        raise KeyUnusable(
-            f"the private half of recovery key {key_id[:80]!r} can't be opened: "
-            "it is no private key in PEM, or the passphrase is wrong",
-            hint="look at the file's first line, and type the passphrase again",
-        ) from None
-    if not isinstance(private, RSAPrivateKey):
-        raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not of RSA", hint=_MAKE_RECOVERY)
-    return RecoverySecret(key_id, private)
 
 
 class Keyring:

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeAlias
 from agent.errors import StoreBusy, StoreMismatch, StoreNotFound, StoreRejected
 from agent.keys import RecordState
 from agent.layout import RECORD_SUFFIX
-from agent.model import BackupStatus, Record, canonical_uuid
+from agent.model import BackupStatus, Record, is_uuid
 from agent.record_cache import CachePass, RecordCache
 from agent.store.protocol import Shelf, Store, StoredObject
 
@@ -84,7 +84,7 @@ def record_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
     """The id of each backup that has a record, and the record's row of the container's listing."""
     for row in store.list(Shelf.OBJECTS):
         backup_id = row.name.removesuffix(RECORD_SUFFIX)
-        if row.name != backup_id and _is_id(backup_id):
+        if row.name != backup_id and is_uuid(backup_id):
             yield backup_id, row
 
 
@@ -126,11 +126,3 @@ def _read(store: Store, row: StoredObject) -> _Got:
 def _may_keep(listed: Listed) -> bool:
     """Whether it can be shown from the cache: not what may be at work just now."""
     return listed.record is None or listed.record.status in _ENDED
-
-
-def _is_id(text: str) -> bool:
-    try:
-        canonical_uuid(text)
-    except ValueError:
-        return False
-    return True

@@ -28,6 +28,15 @@ def canonical_uuid(text: str) -> str:
     return text
 
 
+def is_uuid(text: str) -> bool:
+    """Whether it is a UUID in its one canonical spelling."""
+    try:
+        canonical_uuid(text)
+    except ValueError:
+        return False
+    return True
+
+
 def utc(seconds: float) -> str:
     """A moment in Unix seconds as RFC 3339, in whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -12,7 +12,6 @@ import signal
 import time
 from queue import Empty, SimpleQueue
 from types import FrameType
-from uuid import uuid4
 
 from agent import assembly
 from agent.broker.link import BrokerLink
@@ -20,7 +19,6 @@ from agent.broker.wire import task_queue
 from agent.config import Config
 from agent.errors import Internal
 from agent.host import lower_priority
-from agent.journal import Journal
 from agent.lock import only_agent
 from agent.notify import Notifier
 from agent.operations.parts import BackupParts
@@ -106,9 +104,7 @@ class Service:
     def _work(self, config: Config, parts: BackupParts) -> None:
         # What an engine left there when the agent was killed is of no use to anyone.
         shutil.rmtree(parts.scratch, ignore_errors=True)
-        journal = Journal(
-            assembly.journal_path(config), config.agent.instance_id, run_id=str(uuid4())
-        )
+        journal = assembly.journal(config)
         performer = Performer(
             journal,
             parts,

@@ -1,10 +1,13 @@
-"""Records and keyrings for tests that need no backup behind them."""
+"""Records, keyrings and keys for tests that need no backup behind them."""
 
 import base64
 from typing import Any
 from uuid import uuid4
 
-from agent.keys import Keyring, MasterKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from agent.keys import Keyring, MasterKey, RecoverySecret
 from agent.model import BackupStatus, Datastore, Lineage, Record, Stored, WrappedKey
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
@@ -12,6 +15,13 @@ INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
 def keyring(key_id: str = "k1", *, fill: int = 7) -> Keyring:
     return Keyring({key_id: MasterKey(key_id, bytes([fill]) * 32)}, key_id)
+
+
+def recovery_secret(key_id: str, pem: bytes, passphrase: bytes = b"") -> RecoverySecret:
+    """The private half of a recovery key; ValueError or TypeError where that opens nothing."""
+    private = load_pem_private_key(pem, passphrase or None)
+    assert isinstance(private, RSAPrivateKey)
+    return RecoverySecret(key_id, private)
 
 
 def record(**changes: Any) -> Record:

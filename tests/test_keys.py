@@ -16,8 +16,6 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
-    NoEncryption,
-    PrivateFormat,
     PublicFormat,
 )
 from hypothesis import given, settings, strategies as st
@@ -32,10 +30,10 @@ from agent.keys import (
     key_text,
     parse_key_text,
     parse_recovery_key,
-    parse_recovery_secret,
     signer,
 )
 from agent.model import WrappedKey
+from tests.records import recovery_secret
 
 SECRET = bytes(range(32))
 KEY = MasterKey("2026-01", SECRET)
@@ -188,18 +186,17 @@ class TestRecoveryKey:
         for command in (make, "openssl pkey -in private.pem -pubout -out public.pem"):
             subprocess.run(command.split(), cwd=tmp_path, capture_output=True, check=True)
         wrapped = parse_recovery_key("o", (tmp_path / "public.pem").read_bytes()).wrap(DATA_KEY)
-        secret = parse_recovery_secret("o", (tmp_path / "private.pem").read_bytes())
+        secret = recovery_secret("o", (tmp_path / "private.pem").read_bytes())
         assert secret.unwrap(wrapped) == DATA_KEY
 
     def test_round_trip_of_the_private_half(self, pair: RecoverySecret) -> None:
         wrapped = pair.public.wrap(DATA_KEY)
         closed = pair.pem(b"a long passphrase")
         assert b"ENCRYPTED" in closed
-        assert parse_recovery_secret("o", closed, b"a long passphrase").unwrap(wrapped) == DATA_KEY
+        assert recovery_secret("o", closed, b"a long passphrase").unwrap(wrapped) == DATA_KEY
         for passphrase in (b"", b"another"):
-            with pytest.raises(KeyUnusable, match=r"'o'.*passphrase") as caught:
-                parse_recovery_secret("o", closed, passphrase)
-            assert caught.value.__cause__ is None
+            with pytest.raises((ValueError, TypeError)):
+                recovery_secret("o", closed, passphrase)
 
     def test_the_same_key_is_never_wrapped_to_the_same_bytes(self, pair: RecoverySecret) -> None:
         assert pair.public.wrap(DATA_KEY) != pair.public.wrap(DATA_KEY)
@@ -234,9 +231,6 @@ class TestRecoveryKey:
                 parse_recovery_key("offline", text)
         with pytest.raises(KeyUnusable, match="can't be the id"):
             parse_recovery_key("a/b", pair.public.pem())
-        pem = curve.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        with pytest.raises(KeyUnusable, match="not of RSA"):
-            parse_recovery_secret("offline", pem)
 
     def test_repr_hides_the_secret(self, pair: RecoverySecret) -> None:
         assert repr(pair) == "RecoverySecret(id='offline')"

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, Task, canonical_uuid, printable
+from agent.model import TASK, Report, Task, is_uuid, printable
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
@@ -65,10 +65,7 @@ def decode_report(body: bytes) -> Report:
 def task_id_of(body: bytes) -> str | None:
     """The task id that an unreadable task names, if it is a canonical UUID."""
     value = _peek(body, "task_id")
-    try:
-        return canonical_uuid(value) if value else None
-    except ValueError:
-        return None
+    return value if value and is_uuid(value) else None
 
 
 def task_type_of(body: bytes) -> str | None:

@@ -9,6 +9,7 @@ The environment overrides each of these, as it does an agent.toml.
 import argparse
 import os
 import pwd
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,8 +127,10 @@ def _store(section: StoreSection | None, url: str) -> StoreSection:
 
 
 def _no_store(url: str) -> UsageWrong:
+    # a password in it is in the shell's history already, and need not get into a log
+    shown = re.sub(r"//[^/]*@", "//...@", url)
     return UsageWrong(
-        f"--store {url!r} is not a store that can be used here",
+        f"--store {shown!r} is not a store that can be used here",
         hint="name a folder, as file:///var/backups/db",
     )
 
@@ -149,12 +152,14 @@ def _instance_id(state: Path) -> str:
     """The id that this user's database has had from the first backup on."""
     path = state / "instance-id"
     if not _exists(path):
-        make_folder(state)
         try:
+            make_folder(state)
             write_once(path, f"{uuid4()}\n".encode(), 0o600)
-        except KeyUnusable:
+        except KeyUnusable as error:
             if not _exists(path):  # else another process was quicker
-                raise
+                raise ConfigInvalid(
+                    str(error), hint=f"set {_STATE_FOLDER} to a folder that this user may write to"
+                ) from error
     return read_secret(path, "the instance's id")
 
 

@@ -71,5 +71,5 @@ def after_recovery(key_id: str, private: Path) -> Sequence[str]:
     return (
         f"move {printable(str(private))} off this machine now, and keep two copies of it",
         f'add "{key_id}" to [keys] recovery, then restart the agent',
-        "for the backups that are there: backup-agent rekey --to the master key in use",
+        "for the backups that are there: backup-agent rekey --to ID, of the master key in use",
     )

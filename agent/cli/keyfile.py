@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent.errors import KeyUnusable
+from agent.host import sync_folder
 
 
 def make_folder(folder: Path) -> None:
@@ -14,7 +15,7 @@ def make_folder(folder: Path) -> None:
         missing = [part for part in (folder, *folder.parents) if not part.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for part in missing:
-            _sync(part.parent)
+            sync_folder(part.parent)
     except OSError as error:
         raise KeyUnusable(
             f"the folder {folder} can't be made: {error.strerror}",
@@ -43,7 +44,7 @@ def write_once(path: Path, content: bytes, mode: int, *, give: bool = False) -> 
         finally:
             with suppress(FileNotFoundError):
                 temporary.unlink()
-        _sync(path.parent)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise _taken(path) from error
     except OSError as error:
@@ -63,14 +64,6 @@ def _write(path: Path, content: bytes, mode: int, *, give: bool) -> None:
         file.flush()
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _taken(path: Path) -> KeyUnusable:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from prettytable import PrettyTable
 from tqdm import tqdm
 
 from agent import assembly
@@ -23,7 +22,7 @@ from agent.operations.rekey import Outcome, Rekey, Rekeyed
 
 # PKCS #8 as OpenSSL writes it stretches a passphrase by 2048 rounds only.
 _LEAST_PASSPHRASE = 16
-# A record takes two requests to look at and one to write: waiting for answers, not work.
+# A record takes three requests to look at and one to write: waiting for answers, not work.
 _CONNECTIONS = 8
 
 
@@ -80,9 +79,7 @@ def _passphrase(arguments: argparse.Namespace) -> bytes:
     if arguments.passphrase_file:
         given = read_secret(arguments.passphrase_file, "--passphrase-file")
     elif arguments.passphrase:
-        given = getpass.getpass("passphrase of the private half: ")
-        if getpass.getpass("the same again: ") != given:
-            raise UsageWrong("the two passphrases differ", hint="run the command again")
+        given = _typed()
     else:
         return b""
     if len(given) < _LEAST_PASSPHRASE:
@@ -91,6 +88,19 @@ def _passphrase(arguments: argparse.Namespace) -> bytes:
             hint="take several random words: whoever finds the file can guess for years",
         )
     return given.encode()
+
+
+def _typed() -> str:
+    try:
+        given = getpass.getpass("passphrase of the private half: ")
+        again = getpass.getpass("the same again: ")
+    except EOFError:
+        raise UsageWrong(
+            "no passphrase was typed", hint="use a terminal, or --passphrase-file FILE"
+        ) from None
+    if again != given:
+        raise UsageWrong("the two passphrases differ", hint="run the command again")
+    return given
 
 
 def _make_master(key_id: str, folder: Path) -> None:
@@ -123,24 +133,18 @@ def _note(lines: Iterable[str]) -> None:
 
 
 def rekey(config: Config, arguments: argparse.Namespace) -> int:
+    """Bring all records under the key `--to`; 1 where some are left."""
     embedded.need_key(config, arguments)
     keyring = assembly.keyring(config)
-    operation = Rekey(assembly.catalogue(config), keyring, arguments.to, dry_run=arguments.dry_run)
-    active = need(config.keys, "keys").active
-    if active != arguments.to:
-        _note(
-            [
-                f"[keys] active is {active!r}: backups are still made with that key",
-                f"an agent that was started before {arguments.to}.key was there has to be "
-                "restarted to read what is re-wrapped",
-            ]
-        )
     counts = dict.fromkeys(Outcome, 0)
     remaining: list[Rekeyed] = []
-    for one in _with_progress(operation.run(_CONNECTIONS)):
-        counts[one.outcome] += 1
-        if one.outcome in (Outcome.LEFT, Outcome.FAILED):
-            remaining.append(one)
+    with assembly.catalogue(config, keyring) as catalogue:
+        operation = Rekey(catalogue, keyring, arguments.to, dry_run=arguments.dry_run)
+        _note_of_active(need(config.keys, "keys").active, arguments.to)
+        for one in _with_progress(operation.run(_CONNECTIONS)):
+            counts[one.outcome] += 1
+            if one.outcome in (Outcome.LEFT, Outcome.FAILED):
+                remaining.append(one)
     if arguments.json:
         print(tables.as_json(_as_json(arguments, counts, remaining)))
     else:
@@ -154,6 +158,17 @@ def rekey(config: Config, arguments: argparse.Namespace) -> int:
         "keep the old key, see to what is in the way of each of them, and run rekey again",
     )
     return 1
+
+
+def _note_of_active(active: str, to: str) -> None:
+    if active != to:
+        _note(
+            [
+                f"[keys] active is {active!r}: backups are still made with that key",
+                f"an agent that was started before {to}.key was there has to be "
+                "restarted to read what is re-wrapped",
+            ]
+        )
 
 
 def _with_progress(rekeyed: Iterator[Rekeyed]) -> Iterator[Rekeyed]:
@@ -180,10 +195,8 @@ def _show(
     arguments: argparse.Namespace, counts: dict[Outcome, int], remaining: list[Rekeyed]
 ) -> None:
     if remaining:
-        table = PrettyTable(["ID", "Outcome", "Error", "Why"], align="l")
-        for one in remaining:
-            table.add_row([one.backup_id, one.outcome, one.code, printable(one.why)])
-        print(table.get_string())
+        rows = ((one.backup_id, one.outcome, one.code, printable(one.why)) for one in remaining)
+        print(tables.table(["ID", "Outcome", "Error", "Why"], rows))
     did = "would be re-wrapped" if arguments.dry_run else "re-wrapped"
     print(
         f"{sum(counts.values())} records: {counts[Outcome.DONE]} {did} for {arguments.to}, "

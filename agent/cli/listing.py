@@ -5,17 +5,17 @@ import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from agent import assembly
-from agent.catalogue import Catalogue, Listed
+from agent.catalogue import Listed
 from agent.cli import tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
 from agent.config import Config
-from agent.errors import BackupUnknown
+from agent.errors import BackupUnknown, StoreNotFound
 from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState
-from agent.record_cache import RecordCache, open_cache
+from agent.model import printable
+from agent.record_cache import open_cache
 
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
@@ -51,8 +51,7 @@ def _count(text: str) -> int:
 
 
 def backup_list(config: Config, arguments: argparse.Namespace) -> int:
-    with _opened(config) as opened:
-        rows = _rows(opened.records(), whole=arguments.json)
+    rows = _rows(_records(config), whole=arguments.json)
     print(tables.as_json(rows) if arguments.json else tables.list_table(rows))
     return 0
 
@@ -67,8 +66,7 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
             if listed.record is not None and listed.record.instance_id == arguments.instance:
                 yield listed
 
-    with _opened(config) as opened:
-        rows = _rows(of_instance(opened.records()), whole=arguments.json)
+    rows = _rows(of_instance(_records(config)), whole=arguments.json)
     rows = rows[-arguments.limit :] if arguments.limit else rows
     print(tables.as_json(rows) if arguments.json else tables.instance_table(rows))
     if unreadable:
@@ -81,10 +79,10 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def backup_show(config: Config, arguments: argparse.Namespace) -> int:
-    with _opened(config) as opened:
-        listed = opened.catalogue.look(arguments.backup)
+    with assembly.catalogue(config, _keyring(config)) as catalogue:
+        listed = catalogue.look(arguments.backup)
         if listed is None:
-            raise BackupUnknown(f"there is no backup {arguments.backup} in {opened.location}")
+            raise BackupUnknown(f"there is no backup {arguments.backup} in {catalogue.location}")
     row = tables.row(listed)
     if arguments.json:
         record = listed.record.model_dump(mode="json") if listed.record else {}
@@ -94,27 +92,17 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Opened(NamedTuple):
-    location: str
-    catalogue: Catalogue
-    cache: RecordCache | None
+def _records(config: Config) -> Iterator[Listed]:
+    """All records, those that have ended from the cache where there is one.
 
-    def records(self) -> Iterator[Listed]:
-        return self.catalogue.records(self.cache)
-
-
-@contextmanager
-def _opened(config: Config) -> Iterator[_Opened]:
-    store, keys = assembly.store(config), _keyring(config)
+    None, and a note that says so, where there is no container: the first backup makes it.
+    """
     try:
-        store.open(create=False)
-        location = store.location
-        cache = open_cache(location, config.agent.state_folder, os.environ)
-        yield _Opened(location, Catalogue(store, keys), cache)
-    finally:
-        # whoever interrupts a listing waits for no repetition
-        store.abort()
-        store.close()
+        with assembly.catalogue(config, _keyring(config)) as catalogue:
+            cache = open_cache(catalogue.location, config.agent.state_folder, os.environ)
+            yield from catalogue.records(cache)
+    except StoreNotFound as error:
+        print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
 
 
 def _keyring(config: Config) -> Keyring:

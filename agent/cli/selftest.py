@@ -29,7 +29,7 @@ def add(verbs: Verbs) -> None:
         "self-test",
         self_test,
         "look whether this installation can be trusted with backups",
-        configuration=lambda path: path,
+        configuration=Path,
     )
     groups = [*PLAN, *TRIAL]
     verb.add_argument(

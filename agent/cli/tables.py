@@ -70,12 +70,12 @@ def instance_table(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def _columns(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
     cells = ([_cell(name, row.get(name)) for name in columns.values()] for row in rows)
-    return _render(list(columns), cells)
+    return table(list(columns), cells)
 
 
 def property_table(properties: Mapping[str, Any]) -> str:
     """The table of `backup-show` and `backup-create`."""
-    return _render(
+    return table(
         ["Property", "Value"], [[name, _cell(name, value)] for name, value in properties.items()]
     )
 
@@ -93,12 +93,13 @@ def _escaped(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]
 
 
-def _render(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    table = PrettyTable(columns)
-    table.align = "l"
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of text under their columns; the text has to be `printable`."""
+    drawn = PrettyTable(columns)
+    drawn.align = "l"
     for cells in rows:
-        table.add_row(list(cells))
-    return str(table.get_string())
+        drawn.add_row(list(cells))
+    return str(drawn.get_string())
 
 
 def _cell(name: str, value: Any) -> str:

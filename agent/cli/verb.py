@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from agent.config import load
 from agent.errors import UsageWrong
-from agent.model import Frozen, canonical_uuid
+from agent.model import Frozen, is_uuid
 
 # What the first argument is follows from the verb's `configuration`.
 Command = Callable[[Any, argparse.Namespace], int]
@@ -64,12 +64,11 @@ def on_signals(end: Callable[[], None]) -> None:
 
 def uuid_argument(text: str) -> str:
     """The type of an argument that is an id."""
-    try:
-        return canonical_uuid(text)
-    except ValueError:
+    if not is_uuid(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a UUID in lower case, such as {_EXAMPLE}"
-        ) from None
+        )
+    return text
 
 
 def asked(kind: type[Asked], **values: Any) -> Asked:

@@ -27,7 +27,13 @@ class Engines:
 
         EngineUnsupported where it can't copy that server; EngineMissing, EngineFailed.
         """
-        engine = self._engines[self._kind or engine_for(server_type, server_version)]
+        name = engine_for(server_type, server_version)
+        if self._kind not in (None, name):
+            raise EngineUnsupported(
+                f"{server_type} {server_version} is copied by {name}, not by {self._kind}",
+                hint='set [engine] kind = "auto", which takes the one that fits',
+            )
+        engine = self._engines[name]
         version = engine.version()
         check_server(server_type, server_version, engine.name, version)
         return Chosen(engine, version)

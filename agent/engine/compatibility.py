@@ -3,12 +3,10 @@
 docs/engines.md shows the same table with the vendors' pages that it is taken from.
 """
 
-import re
 from typing import NamedTuple
 
+from agent.dialect import Version, numbers
 from agent.errors import EngineUnsupported
-
-Version = tuple[int, ...]
 
 # Percona disabled the comparison with the server's release in 8.0.34: that one and later
 # copy every 8.0 server, earlier ones only servers that aren't newer than they are.
@@ -39,12 +37,6 @@ RULES = (
     Rule("mysql", (8, 0), (8, 0), "xtrabackup", (8, 0), "percona-xtrabackup-80"),
     Rule("mysql", (8, 4), (8, 4), "xtrabackup", (8, 4), "percona-xtrabackup-84"),
 )
-
-
-def numbers(version: str) -> Version:
-    """`(8, 0, 35)` of `8.0.35-30`; empty where it begins with no number."""
-    found = re.match(r"\d+(\.\d+)*", version)
-    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def engine_for(server_type: str, server_version: str) -> str:

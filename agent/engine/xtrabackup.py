@@ -8,8 +8,8 @@ import logging
 import re
 from dataclasses import dataclass
 
+from agent.dialect import numbers
 from agent.engine.common import CopyingEngine, EngineSettings
-from agent.engine.compatibility import numbers
 from agent.engine.runs import Cause
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineFailed, EngineUnsupported
 

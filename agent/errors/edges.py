@@ -25,7 +25,7 @@ class DatabaseQueryFailed(DatabaseError):
     """The database server answered a query with an error."""
 
     code = "database_query_failed"
-    default_hint = "check the grants of the agent's database user against the README"
+    default_hint = "compare the grants of the agent's database user with docs/engines.md"
 
 
 class EngineError(AgentError):

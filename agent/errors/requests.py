@@ -105,7 +105,7 @@ class TargetRefused(TaskRefused):
     """The folder to restore into is not empty, not allowed, or can't be used."""
 
     code = "target_refused"
-    default_hint = "restore into an empty folder under one of the configured restore roots"
+    default_hint = "restore into an empty or missing folder; a task's lies below a restore root"
 
 
 class SpaceLacking(TaskRefused):

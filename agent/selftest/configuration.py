@@ -3,18 +3,17 @@
 import difflib
 import errno
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent.config import ENV_PREFIX, Config, read_secret
+from agent.config import ENV_NAME, ENV_PREFIX, Config, read_secret
 from agent.errors import ConfigInvalid
+from agent.host import nearest
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
-_APPLIED = re.compile(ENV_PREFIX + r"[A-Z]+__[A-Z_]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -55,7 +54,7 @@ def _sections(config: Config) -> Outcome:
 def _environment(environment: Iterable[str]) -> Outcome:
     """Variables that look like ours and that nothing reads."""
     ignored = sorted(
-        name for name in environment if name.startswith(ENV_PREFIX) and not _APPLIED.fullmatch(name)
+        name for name in environment if name.startswith(ENV_PREFIX) and not ENV_NAME.fullmatch(name)
     )
     if ignored:
         meant = "; ".join(f"{name} ({_meant(name)})" for name in ignored)
@@ -63,7 +62,7 @@ def _environment(environment: Iterable[str]) -> Outcome:
             f"ignored, because of no such form: {', '.join(ignored)}",
             f"the form is {ENV_PREFIX}<SECTION>__<KEY>, two underscores between them: {meant}",
         )
-    count = sum(1 for name in environment if _APPLIED.fullmatch(name))
+    count = sum(1 for name in environment if ENV_NAME.fullmatch(name))
     return passed(f"{count} {ENV_PREFIX} variables, applied" if count else "nothing is overridden")
 
 
@@ -104,7 +103,10 @@ def _make(path: Path) -> str:
 def _state_folder(folder: Path) -> Outcome:
     """Whether the agent may make files there; how much space there is, host says."""
     cure = f"install -d -m 0700 -o mysql -g mysql {folder} (the agent's OS user and group)"
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    try:
+        there = nearest(folder)
+    except PermissionError as error:
+        return failed(f"{folder} can't be reached: {error.strerror}", cure)
     if there != folder:
         if os.access(there, os.W_OK | os.X_OK):
             return passed(f"{folder} is not there yet; the agent can make it")

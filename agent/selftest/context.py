@@ -13,8 +13,8 @@ from typing import NoReturn, Self
 
 from agent import assembly
 from agent.broker.amqp import BrokerSettings
-from agent.config import Config, load, read_secret
-from agent.database import Database, DatabaseSettings, ServerInfo
+from agent.config import Config, load
+from agent.database import Database, ServerInfo
 from agent.errors import AgentError
 from agent.host import datadir_bytes
 from agent.selftest.remains import Remains
@@ -46,8 +46,9 @@ class Context:
         self.backup_rate: float | None = None
 
     def __enter__(self) -> Self:
-        previous = signal.signal(signal.SIGTERM, _interrupt)
-        self.undo.callback(signal.signal, signal.SIGTERM, previous)
+        # SIGINT, too: whoever starts this in the background may have it ignored
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.undo.callback(signal.signal, number, signal.signal(number, _interrupt))
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -95,21 +96,9 @@ class Context:
         return replace(settings, connect_seconds=_BROKER_SECONDS, answer_seconds=_BROKER_SECONDS)
 
     @cached_property
-    def database_password(self) -> str:
-        path = self.config.database.password_file
-        return read_secret(path, "[database] password_file") if path else ""
-
-    @cached_property
     def database(self) -> Database:
-        section = self.config.database
-        return Database(
-            DatabaseSettings(
-                socket=section.socket,
-                user=section.user,
-                password=self.database_password,
-                timeout_seconds=_QUERY_SECONDS,
-            )
-        )
+        settings = assembly.database_settings(self.config)
+        return Database(replace(settings, timeout_seconds=_QUERY_SECONDS))
 
     @cached_property
     def server(self) -> ServerInfo | None:

@@ -61,8 +61,8 @@ def _login(context: Context) -> Outcome:
     except DatabaseDenied as error:
         return failed(
             str(error),
-            f"CREATE USER '{user}'@'localhost' IDENTIFIED BY ... with the password that "
-            "[database] password_file holds, or correct [database] user",
+            f"ALTER USER '{user}'@'localhost' IDENTIFIED BY ... with the password that [database] "
+            "password_file holds (the account: systemd/grants.sql), or correct [database] user",
         )
     return passed(f"as {user}")
 
@@ -136,7 +136,7 @@ def _datadir(context: Context) -> Outcome:
     datadir = context.database.server().datadir
     cure = (
         f"run the agent, and this self-test, as the owner of {datadir}: "
-        "User=mysql in the unit, sudo -u mysql here"
+        "User=mysql in the unit; systemctl start backup-agent-self-test, or sudo -u mysql here"
     )
     count = 0
     try:

@@ -91,8 +91,11 @@ def _restore_space(context: Context) -> Outcome:
 
 
 def _lacks(root: Path, needed: int | None) -> str | None:
-    if not root.is_dir():
-        return "there is no such folder"
+    try:
+        if not root.is_dir():
+            return "there is no such folder"
+    except PermissionError:
+        return "it can't be reached"
     if not os.access(root, os.W_OK | os.X_OK):
         return "it can't be written to"
     free = host.free_bytes(root)
@@ -160,7 +163,8 @@ def _user(context: Context) -> Outcome:
     return warned(
         f"running as {user}, but the datadir is {owner}'s: files that are restored would be "
         f"{user}'s, and what {user} may read says nothing about what {owner} may",
-        f"run the agent and this self-test as {owner}: sudo -u {owner} backup-agent self-test",
+        f"run the agent and this self-test as {owner}: systemctl start backup-agent-self-test, or "
+        f"sudo -u {owner} backup-agent self-test where {owner} may read the secrets",
     )
 
 

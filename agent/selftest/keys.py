@@ -3,10 +3,9 @@
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 
 from agent import assembly
-from agent.config import Config, KeysSection, need, read_secret
+from agent.config import Config, KeysSection, handed_over, need, read_secret
 from agent.errors import ConfigInvalid, KeyUnusable
 from agent.keys import RecordState, parse_key_text
 from agent.selftest.check import Check, Outcome, failed, passed, warned
@@ -31,7 +30,7 @@ def checks(context: Context) -> Sequence[Check]:
 def _files(section: KeysSection) -> Outcome:
     """Every key file is private and holds a key; the folder isn't open to others' files."""
     folder = section.folder
-    if _handed_over(folder):
+    if handed_over(folder):
         return passed(f"{folder}: handed over by systemd")
     try:
         mode = stat.S_IMODE(folder.stat().st_mode)
@@ -40,7 +39,7 @@ def _files(section: KeysSection) -> Outcome:
         return failed(
             f"[keys] folder: {folder} can't be read: {error.strerror}",
             f"install -d -m 0700 -o mysql -g mysql {folder} (the agent's OS user and group); "
-            "then: backup-agent keygen",
+            f"then: backup-agent keygen {section.active}",
         )
     for path in paths:
         try:
@@ -57,20 +56,15 @@ def _files(section: KeysSection) -> Outcome:
     return passed(f"{folder}: {names}; all private")
 
 
-def _handed_over(folder: Path) -> bool:
-    """Whether systemd keeps the files for this service alone (see load_keyring)."""
-    return str(folder.parent) == os.environ.get("CREDENTIALS_DIRECTORY") and not folder.exists()
-
-
 def _active(context: Context, section: KeysSection) -> Outcome:
     """The active key wraps and unwraps a data key, and vouches for a record."""
-    if not _handed_over(section.folder):
+    if not handed_over(section.folder):
         path = section.folder / f"{section.active}.key"
         if not path.exists():
             return failed(
                 f"the active key {section.active!r} is not in {section.folder}",
                 f"put it there as {path.name}, mode 0600, or correct [keys] active; for a first "
-                "key: backup-agent keygen",
+                f"key: backup-agent keygen {section.active}",
             )
     keyring = assembly.keyring(_without_recovery(context))
     data_key = os.urandom(32)
@@ -91,8 +85,8 @@ def _recovery(context: Context, section: KeysSection) -> Outcome:
     if not section.recovery:
         return warned(
             "none: if this machine and its master key are lost, so is every backup",
-            "make one with `backup-agent keygen`, keep its secret half elsewhere, and name it "
-            "in [keys] recovery",
+            "make one with `backup-agent keygen --recovery ID --private FILE`, move FILE off this "
+            "machine, and name ID in [keys] recovery",
         )
     wrapped = assembly.keyring(context.config).wrap_all(os.urandom(32))
     return passed(f"each data key is also wrapped for {', '.join(one.id for one in wrapped[1:])}")

@@ -1,7 +1,7 @@
 """What a self-test has put into the store, so that all of it can be taken away again.
 
-Names are those of a backup with an id that no record has: what a killed self-test leaves is
-what `gc` takes for the rest of a dead backup.
+Names are those of a backup with an id that no record has, and of an attempt `self-test`: what
+a killed self-test leaves is in no list, and can be told from the rest of a backup.
 """
 
 import threading

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from agent.config import need
 from agent.errors import StoreDenied, StoreFull
 from agent.manifest import most_segments
+from agent.pipeline.buffers import MIB
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 from agent.store.protocol import ManifestEntry, Shelf, StoreLimits, manifest_etag
 
-MIB = 1 << 20
 _SMALL = 4096
 _PART = 64 << 10
 _PIECE = 4 * MIB

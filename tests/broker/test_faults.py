@@ -1,7 +1,5 @@
 """A broker with TLS and short patience: certificates, held deliveries, and a frozen node."""
 
-import datetime
-import ipaddress
 import os
 import signal
 import subprocess
@@ -15,10 +13,6 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
@@ -29,43 +23,18 @@ from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.conftest import need
+from tests.stack.certificate import self_signed
 from tests.stack.process import poll
 from tests.stack.rabbitmq import SERVER, RabbitMQ
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that signs itself, and its key (PEM files)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "cert.pem", folder / "key.pem"
-    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-    return paths
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return self_signed(tmp_path_factory.mktemp("tls") / "node.pem")
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def broker(
-    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
-) -> Iterator[RabbitMQ]:
+def broker(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[RabbitMQ]:
     """A node that speaks TLS and takes back what a consumer holds for a second."""
     need("epmd", SERVER)
     folder = tmp_path_factory.mktemp("rabbitmq")
@@ -127,9 +96,9 @@ def ping() -> PingTask:
 
 
 def test_tasks_and_reports_go_over_tls(
-    broker: RabbitMQ, certificate: tuple[Path, Path], journal: Journal, instance_id: str
+    broker: RabbitMQ, certificate: Path, journal: Journal, instance_id: str
 ) -> None:
-    settings = settings_for(broker, url=broker.tls_url, ca_file=certificate[0])
+    settings = settings_for(broker, url=broker.tls_url, ca_file=certificate)
     task = ping()
     with (
         linked(settings, instance_id, Keeper(journal), journal),
@@ -142,7 +111,7 @@ def test_tasks_and_reports_go_over_tls(
 
 
 def test_a_certificate_of_another_authority_is_refused(broker: RabbitMQ, tmp_path: Path) -> None:
-    other, _key = make_certificate(tmp_path)
+    other = self_signed(tmp_path / "other.pem")
     with (
         pytest.raises(BrokerUnreachable, match=r"no TLS connection.*CERTIFICATE_VERIFY") as caught,
         ControlClient(settings_for(broker, url=broker.tls_url, ca_file=other)),

@@ -131,6 +131,14 @@ def test_a_broken_instance_id_is_told(tmp_path: Path, home: dict[str, str]) -> N
         config_of(tmp_path, home)
 
 
+def test_a_state_folder_that_can_not_be_made_is_told(tmp_path: Path, home: dict[str, str]) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(ConfigInvalid, match="can't be made") as caught:
+        config_of(tmp_path, home)
+    assert caught.value.code == "config_invalid"
+    assert "BACKUP_AGENT_AGENT__STATE_FOLDER" in caught.value.hint
+
+
 def test_an_agent_toml_keeps_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text(TOML)
@@ -154,6 +162,13 @@ def test_what_is_no_store_is_refused(tmp_path: Path, home: dict[str, str], url: 
     with pytest.raises(UsageWrong, match="is not a store that can be used here"):
         config_of(tmp_path, home, url)
     assert not (tmp_path / "state").exists()
+
+
+def test_a_password_in_a_store_is_not_said_again(tmp_path: Path, home: dict[str, str]) -> None:
+    with pytest.raises(UsageWrong) as raised:
+        config_of(tmp_path, home, "https://user:hunter2@swift.example.com/auth")
+    assert "hunter2" not in str(raised.value)
+    assert "swift.example.com" in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["file:///", "file:////", "file:///a/../b", "file:///a%00b"])

@@ -12,7 +12,8 @@ import pytest
 
 from agent.cli.main import main
 from agent.config import KeysSection, load_keyring
-from agent.keys import parse_recovery_key, parse_recovery_secret
+from agent.keys import parse_recovery_key
+from tests.records import recovery_secret
 
 DATA_KEY = bytes(range(32))
 PASSPHRASE = "correct horse battery staple"
@@ -131,7 +132,7 @@ def test_a_recovery_pair(
     public = folder / "r1.pub"
     assert (private.stat().st_mode & 0o777, public.stat().st_mode & 0o777) == (0o600, 0o644)
     entry = parse_recovery_key("r1", public.read_bytes()).wrap(DATA_KEY)
-    secret = parse_recovery_secret("r1", private.read_bytes(), (passphrase or "").encode())
+    secret = recovery_secret("r1", private.read_bytes(), (passphrase or "").encode())
     assert secret.unwrap(entry) == DATA_KEY
     page, notes = capsys.readouterr()
     assert hashlib.sha256(public.read_bytes()).hexdigest() in page
@@ -160,7 +161,22 @@ def test_a_passphrase_typed_on_the_terminal(
     assert _keygen(tmp_path / "keys", *arguments) == 2
     assert not (tmp_path / "p.pem").exists()
     assert _keygen(tmp_path / "keys", *arguments) == 0
-    assert parse_recovery_secret("r1", (tmp_path / "p.pem").read_bytes(), PASSPHRASE.encode())
+    assert recovery_secret("r1", (tmp_path / "p.pem").read_bytes(), PASSPHRASE.encode())
+
+
+def test_no_passphrase_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-D, or standard input that has ended where there is no terminal."""
+
+    def ended(_prompt: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("agent.cli.keys.getpass.getpass", ended)
+    arguments = ["r1", "--recovery", "--private", str(tmp_path / "p.pem"), "--passphrase"]
+    assert _keygen(tmp_path / "keys", *arguments) == 2
+    assert "usage_wrong: no passphrase was typed" in capsys.readouterr().err
+    assert not (tmp_path / "p.pem").exists()
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,14 @@ def test_an_empty_container(operator: Operator) -> None:
     assert operator.json("backup-list") == []
 
 
+def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
+    assert (done.returncode, json.loads(done.stdout)) == (0, [])
+    assert "note: no backups there" in done.stderr
+    assert not nowhere.exists()
+
+
 def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
     good = _many(3)
     forged = completed(id=str(UUID(int=200)), name="forged", updated="9999-12-31T23:59:59Z")

@@ -16,11 +16,11 @@ from agent.keys import (
     RecordState,
     key_text,
     parse_recovery_key,
-    parse_recovery_secret,
 )
 from agent.layout import Segment, encode_list, list_ref
 from agent.model import WrappedKey
 from tests.codec.tink_reader import tink_open
+from tests.records import recovery_secret
 
 HERE = Path(__file__).parent
 VECTORS: dict[str, Any] = json.loads((HERE / "vectors.json").read_text())
@@ -82,7 +82,7 @@ def test_wrapped_key() -> None:
 
 def test_recovery_entry() -> None:
     given = VECTORS["recovery"]
-    secret = parse_recovery_secret(given["id"], given["private"].encode())
+    secret = recovery_secret(given["id"], given["private"].encode())
     entry = WrappedKey(id=given["id"], alg="RSA-OAEP-256", wrapped=given["wrapped"])
     assert secret.unwrap(entry).hex() == given["data_key"]
     public = parse_recovery_key(given["id"], given["public"].encode())

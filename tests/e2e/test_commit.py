@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import assembly
-from agent.broker.client import ControlClient
-from agent.config import load
-from agent.model import BackupRequest, CreateTask, Limits
+from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.stack.agent import Agent
@@ -19,19 +16,27 @@ from tests.stack.process import ServerProcess, poll
 from tests.stack.swift import SwiftServer
 
 
-@pytest.fixture
-def hasty(agent: Agent, swift: SwiftServer, tmp_path: Path) -> Iterator[Agent]:
+@pytest.fixture(scope="module")
+def hasty_session(
+    agent_session: Agent, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Agent]:
     """An agent of its own that gives up on the store after two attempts."""
     overrides: dict[str, dict[str, object]] = {
         "pipeline": {"segment_bytes": 1 << 20},
         "store": {"attempts": 2},
     }
-    own = Agent(tmp_path / "agent", agent.rabbitmq, swift, agent.mariadb, overrides)
-    own.folder.mkdir()
-    own.start()
+    servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
+    own = Agent(tmp_path_factory.mktemp("commit") / "agent", *servers, overrides)
     yield own
-    swift.clear_faults()
     own.stop()
+
+
+@pytest.fixture
+def hasty(hasty_session: Agent, swift: SwiftServer) -> Agent:
+    """That agent with its daemon running."""
+    if not hasty_session.running():
+        hasty_session.start()
+    return hasty_session
 
 
 def begin(agent: Agent) -> CreateTask:
@@ -41,12 +46,16 @@ def begin(agent: Agent) -> CreateTask:
         backup=BackupRequest(id=str(uuid.uuid4()), name="cut"),
         limits=Limits(bytes_per_second=32 << 20),
     )
-    with ControlClient(assembly.broker(load(agent.config))) as client:
-        client.send_task(agent.instance_id, task)
+    agent.send(task)
     objects = Objects(agent)
     poll("segments are stored", lambda: bool(objects.segment_names(task.backup.id)), 60)
     objects.close()
     return task
+
+
+def wake(agent: Agent) -> None:
+    """Have the worker look at the store at once, and not when its pause of 5 s has ended."""
+    agent.send(PingTask(task_id=str(uuid.uuid4())))
 
 
 def wait_for_stall(swift: SwiftServer, name: str) -> None:
@@ -96,9 +105,11 @@ def test_a_store_that_fails_at_the_last_write_delays_the_report_and_loses_nothin
         task = begin(hasty)
         record = f"{task.backup.id}.json"
         swift.inject([{"method": "PUT", "match": record, "times": 999, "status": 503}])
-        poll("the agent waits", lambda: "waits for the store" in hasty.log.read_text(), 60)
+        waits = f"task {task.task_id} waits for the store"
+        poll("the agent waits", lambda: waits in hasty.log.read_text(), 60)
         assert "FAILED" not in reports.statuses(task.task_id)
         swift.clear_faults()
+        wake(hasty)
         reports.wait_for(task.task_id, "DONE")
     assert_whole(hasty, task.backup.id, tmp_path / "back")
 
@@ -176,9 +187,11 @@ def test_a_store_that_is_down_at_the_start_is_waited_for(hasty: Agent, swift: Sw
         hasty.kill()
         swift.inject([{"match": ".", "times": 9999, "status": 503}])
         hasty.start()
-        poll("it says so", lambda: "is not cleaned up" in hasty.log.read_text(), 30)
+        says = f"backup of task {task.task_id} is not cleaned up"
+        poll("it says so", lambda: says in hasty.log.read_text(), 30)
         assert "FAILED" not in reports.statuses(task.task_id)
         swift.clear_faults()
+        wake(hasty)
         failed = reports.wait_for(task.task_id, "FAILED")
         assert failed["error"]["code"] == "interrupted"
         assert failed["backup"]["status"] == "FAILED"

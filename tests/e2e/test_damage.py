@@ -13,9 +13,15 @@ Damage = Callable[[Objects, list[str]], list[str]]
 
 @pytest.fixture(scope="module")
 def small_segments(agent_session: Agent) -> Iterator[Agent]:
-    """The session's agent with segments of 1 MiB, so that a backup has many."""
+    """The session's agent with segments of 1 MiB, so that a backup has many.
+
+    It asks twice for a segment that came cut short, and not five times with pauses between.
+    """
     agent_session.stop()
-    agent_session.overrides = {"pipeline": {"segment_bytes": 1 << 20}}
+    agent_session.overrides = {
+        "pipeline": {"segment_bytes": 1 << 20},
+        "store": {"attempts": 2},
+    }
     agent_session.start()
     yield agent_session
     agent_session.stop()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.test_interruptions import send, slow_backup
+from tests.e2e.test_interruptions import slow_backup
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 
@@ -17,7 +17,6 @@ def folder_agent(agent: Agent, tmp_path: Path) -> Iterator[Agent]:
         "pipeline": {"segment_bytes": 1 << 20},
     }
     own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, agent.mariadb, overrides)
-    own.folder.mkdir()
     own.start()
     yield own
     own.stop()
@@ -29,7 +28,7 @@ def segments(tmp_path: Path, backup_id: str) -> list[Path]:
 
 def test_a_daemon_stores_in_a_folder(folder_agent: Agent, tmp_path: Path) -> None:
     cut_off = slow_backup()
-    send(folder_agent, cut_off)
+    folder_agent.send(cut_off)
     poll("segments are stored", lambda: len(segments(tmp_path, cut_off.backup.id)) > 1, 60)
     folder_agent.kill()
     folder_agent.start()

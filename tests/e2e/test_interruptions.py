@@ -8,31 +8,31 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent import assembly
-from agent.broker.client import ControlClient
-from agent.config import load
 from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.engine.scripts import script
 from tests.stack.agent import Agent
 from tests.stack.process import poll
+from tests.stack.swift import SwiftServer
 
 
-@pytest.fixture
-def slow(agent: Agent, tmp_path: Path) -> Iterator[Agent]:
+@pytest.fixture(scope="module")
+def slow_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """An agent of its own with small segments; a `slow_backup` takes seconds."""
     overrides: dict[str, dict[str, object]] = {"pipeline": {"segment_bytes": 1 << 20}}
-    own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, agent.mariadb, overrides)
-    own.folder.mkdir()
-    own.start()
+    servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
+    own = Agent(tmp_path_factory.mktemp("slow") / "agent", *servers, overrides)
     yield own
     own.stop()
 
 
-def send(agent: Agent, task: CreateTask | PingTask) -> None:
-    with ControlClient(assembly.broker(load(agent.config))) as client:
-        client.send_task(agent.instance_id, task)
+@pytest.fixture
+def slow(slow_session: Agent, swift: SwiftServer) -> Agent:
+    """That agent with its daemon running."""
+    if not slow_session.running():
+        slow_session.start()
+    return slow_session
 
 
 def slow_backup(mebibytes_per_second: int = 4) -> CreateTask:
@@ -64,7 +64,7 @@ def assert_failed_and_clean(agent: Agent, backup_id: str) -> None:
 def test_sigterm_ends_a_running_backup_cleanly(slow: Agent) -> None:
     task = slow_backup()
     with Reports(slow) as reports:
-        send(slow, task)
+        slow.send(task)
         wait_for_segments(slow, task.backup.id)
         engines = engines_of(slow.daemon.pid)
         assert engines
@@ -80,7 +80,7 @@ def test_sigterm_ends_a_running_backup_cleanly(slow: Agent) -> None:
 def test_after_a_crash_the_task_is_reported_and_its_segments_are_gone(slow: Agent) -> None:
     task = slow_backup()
     with Reports(slow) as reports:
-        send(slow, task)
+        slow.send(task)
         wait_for_segments(slow, task.backup.id)
         engines = engines_of(slow.daemon.pid)
         slow.kill()
@@ -96,10 +96,10 @@ def test_after_a_crash_the_task_is_reported_and_its_segments_are_gone(slow: Agen
 
 
 def test_a_second_task_waits_while_one_runs(slow: Agent) -> None:
-    first, second = slow_backup(10), PingTask(task_id=str(uuid.uuid4()))
+    first, second = slow_backup(20), PingTask(task_id=str(uuid.uuid4()))
     with Reports(slow) as reports:
-        send(slow, first)
-        send(slow, second)
+        slow.send(first)
+        slow.send(second)
         reports.wait_for(second.task_id, "ACCEPTED")
         reports.wait_for(first.task_id, "DONE", 120)
         assert "DONE" not in reports.statuses(second.task_id)
@@ -115,9 +115,9 @@ def test_the_same_task_twice_is_done_once_and_answered_twice(agent: Agent) -> No
     request = BackupRequest(id=str(uuid.uuid4()), name="once")
     task = CreateTask(task_id=str(uuid.uuid4()), backup=request)
     with Reports(agent) as reports:
-        send(agent, task)
+        agent.send(task)
         first = reports.wait_for(task.task_id, "DONE")
-        send(agent, task)
+        agent.send(task)
         again = reports.wait_for(task.task_id, "DONE")
         assert again["seq"] > first["seq"]
         assert again["backup"] == first["backup"]
@@ -125,8 +125,8 @@ def test_the_same_task_twice_is_done_once_and_answered_twice(agent: Agent) -> No
 
 
 def test_a_broker_that_dies_during_a_backup_only_delays_its_reports(slow: Agent) -> None:
-    task = slow_backup(8)
-    send(slow, task)
+    task = slow_backup(24)
+    slow.send(task)
     wait_for_segments(slow, task.backup.id)
     slow.rabbitmq.kill()
     objects = Objects(slow)
@@ -145,9 +145,9 @@ def test_a_broker_that_dies_during_a_backup_only_delays_its_reports(slow: Agent)
 
 
 def test_a_second_daemon_is_refused_and_the_first_goes_on(slow: Agent) -> None:
-    task = slow_backup()
+    task = slow_backup(16)
     with Reports(slow) as reports:
-        send(slow, task)
+        slow.send(task)
         wait_for_segments(slow, task.backup.id)
         done = slow.cli("run")
         assert done.returncode == 2

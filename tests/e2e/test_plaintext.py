@@ -14,7 +14,11 @@ from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
 
-OPENLY: Tables = {"keys": {"encrypt": False}, "pipeline": {"segment_bytes": 1 << 20}}
+OPENLY: Tables = {
+    "keys": {"encrypt": False},
+    "pipeline": {"segment_bytes": 1 << 20},
+    "store": {"attempts": 2},
+}
 
 
 @pytest.fixture(scope="module")

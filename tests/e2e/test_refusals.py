@@ -23,7 +23,6 @@ from tests.stack.swift import SwiftServer
 def another(agent: Agent, folder: Path, overrides: Tables) -> Iterator[Agent]:
     """A second agent on the same servers, with another configuration."""
     second = Agent(folder, agent.rabbitmq, agent.swift, agent.mariadb, overrides)
-    folder.mkdir()
     second.start()
     try:
         yield second
@@ -78,16 +77,6 @@ def test_a_parent_of_another_instance(agent: Agent, base: str, tmp_path: Path) -
         refused(second, "parent_unusable", "--parent", base)
 
 
-def test_wrong_words_on_the_command_line(agent: Agent) -> None:
-    for arguments in (("backup-show", "../x"), ("restore", "--local", "x", "/tmp/y"), ("sing",)):
-        done = agent.cli(*arguments)
-        assert done.returncode == 2
-        assert "error:" in done.stderr
-    unknown = agent.cli("backup-show", str(uuid.uuid4()))
-    assert unknown.returncode == 1
-    assert "backup_unknown" in unknown.stderr
-
-
 def test_a_wrong_database_password(agent: Agent, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     write_private(wrong, "not the password")
@@ -122,7 +111,6 @@ def test_no_broker_and_no_agent(agent: Agent, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "instance_not_served" in done.stderr
     url = f"amqp://someone@127.0.0.1:{free_port()}/"
-    tmp_path.joinpath("a").mkdir()
     lonely = Agent(
         tmp_path / "a", agent.rabbitmq, agent.swift, agent.mariadb, {"broker": {"url": url}}
     )
@@ -185,7 +173,6 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
     server.create_agent_user()
     server.load_rows(5)
     own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, server)
-    own.folder.mkdir()
     own.start()
     try:
         older = own.create("older")["id"]
@@ -221,7 +208,6 @@ def test_a_volume_that_was_rolled_back(agent: Agent, tmp_path: Path) -> None:
     shutil.copytree(server.datadir, snapshot)
     server.start()
     own = Agent(tmp_path / "agent", agent.rabbitmq, agent.swift, server)
-    own.folder.mkdir()
     own.start()
     try:
         server.query("CREATE TABLE shop.lost AS SELECT * FROM shop.orders")

@@ -18,8 +18,6 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from agent import assembly
-from agent.broker.client import ControlClient
 from agent.config import load, load_keyring
 from agent.model import BackupRequest, CreateTask, Limits, WrappedKey
 from tests.e2e.objects import Objects
@@ -126,8 +124,7 @@ class Stage:
         request = BackupRequest(id=str(uuid.uuid4()), name=name)
         limits = Limits(bytes_per_second=32 << 20) if slow else Limits()
         task = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
-        with ControlClient(assembly.broker(load(self.agent.config))) as client:
-            client.send_task(self.agent.instance_id, task)
+        self.agent.send(task)
         return task
 
 
@@ -157,7 +154,6 @@ def stage(
     }
     overrides = {"database": database, "engine": engine}
     agent = Agent(tmp_path / "agent", rabbitmq, swift, mariadb, overrides)
-    agent.folder.mkdir()
     agent.write()
     master = (agent.folder / "keys" / f"{KEY_ID}.key").read_text().strip()
     argv = [sys.executable, "-c", _VERBOSE, "--config", str(agent.config), "run"]

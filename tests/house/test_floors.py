@@ -5,11 +5,12 @@ stand: inside a function, under TYPE_CHECKING, relative, or by name through impo
 """
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
 
-from tests.house.source import modules, tree_of
+from tests.house.source import CHECKOUT, modules, tree_of
 
 # Room by its longest prefix, and the floor it is on.
 FLOORS = {
@@ -42,7 +43,6 @@ FLOORS = {
     "agent.assembly": 6,
     "agent.cli": 6,
     "agent.config": 6,
-    "agent.metrics": 6,
     "agent.selftest": 6,
     "agent.service": 6,
 }
@@ -154,6 +154,18 @@ def test_imports_go_down_only() -> None:
         for text in faults_of(module, tree_of(path), known, path.name == "__init__.py")
     ]
     assert found == []
+
+
+def test_the_document_has_each_room_on_its_floor() -> None:
+    text = (CHECKOUT / "ARCHITECTURE.md").read_text()
+    rows = {int(row[1]): row[2] for row in re.finditer(r"^\| (\d) \w+ \| (.*) \| ", text, re.M)}
+    paths = {room: room.replace(".", "/") for room in FLOORS if room != "agent.__main__"}
+    assert set(paths) <= set(modules())
+    assert [
+        room
+        for room, path in paths.items()
+        if f"`{path}/`" not in rows[FLOORS[room]] and f"`{path}.py`" not in rows[FLOORS[room]]
+    ] == []
 
 
 def test_a_module_without_a_floor_is_noticed() -> None:

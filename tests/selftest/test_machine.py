@@ -1,5 +1,6 @@
 """What the self-test asks of the machine and of the server, each by itself."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 from agent import host
 from agent.lock import held, only_agent
 from agent.selftest.check import Verdict, amount, span
+from agent.selftest.configuration import _state_folder
 from agent.selftest.database import _grants, _redo_size
+from agent.selftest.host import _lacks
 from tests.selftest.site import Site, labels
 
 
@@ -95,3 +98,17 @@ def test_words_for_amounts() -> None:
         "3.0 TiB",
     ]
     assert [span(n) for n in (0.25, 90, 600, 7200)] == ["0.2 s", "90.0 s", "10.0 min", "2.0 h"]
+
+
+def test_folders_that_cannot_be_reached(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        state, root = _state_folder(closed / "state"), _lacks(closed / "root", None)
+    finally:
+        os.seteuid(user)
+    assert state.verdict == Verdict.FAIL
+    assert "can't be reached: Permission denied" in state.found
+    assert root == "it can't be reached"

@@ -11,6 +11,10 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from agent import assembly
+from agent.broker.client import ControlClient
+from agent.config import load
+from agent.model import Task
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess
 from tests.stack.rabbitmq import RabbitMQ
@@ -110,6 +114,11 @@ class Agent:
         """Start one command of `backup-agent` and leave it running; its output is in its log."""
         argv = [*_program(), "--config", str(self.config), *map(str, arguments)]
         return ServerProcess(argv, self.folder / "spawned.log", dict(os.environ))
+
+    def send(self, task: Task) -> None:
+        """Send a task through the broker, and don't wait for what becomes of it."""
+        with ControlClient(assembly.broker(load(self.config))) as client:
+            client.send_task(self.instance_id, task)
 
     def create(self, name: str, *arguments: str) -> dict[str, Any]:
         """Have a backup made through the broker; the final view of it. It must succeed."""

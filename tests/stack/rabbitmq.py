@@ -33,8 +33,8 @@ class RabbitMQ:
     """One node; what it stores survives `kill()` and `stop()`, and `start()` brings it back.
 
     `consumer_timeout_ms` is how long a consumer may hold a delivery, which the node checks
-    every `channel_tick_ms` (RabbitMQ's own defaults: 30 minutes, 60 s). `tls` names a
-    certificate and its key (PEM); with it the node also listens on `tls_port`.
+    every `channel_tick_ms` (RabbitMQ's own defaults: 30 minutes, 60 s). `tls` names a PEM
+    file of key and certificate; with it the node also listens on `tls_port`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RabbitMQ:
         folder: Path,
         consumer_timeout_ms: int | None = None,
         channel_tick_ms: int | None = None,
-        tls: tuple[Path, Path] | None = None,
+        tls: Path | None = None,
     ):
         self.folder = folder
         self.port, self.tls_port, self._dist_port, self._epmd_port = (free_port() for _ in range(4))
@@ -152,8 +152,8 @@ class RabbitMQ:
         if self._tls:
             lines += [
                 f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
-                f"ssl_options.certfile = {self._tls[0]}",
-                f"ssl_options.keyfile = {self._tls[1]}",
+                f"ssl_options.certfile = {self._tls}",
+                f"ssl_options.keyfile = {self._tls}",
                 "ssl_options.verify = verify_none",
             ]
         return [*lines, ""]

@@ -31,7 +31,7 @@ MEANINGS: Final[dict[str, str]] = {
     "store.timeout_seconds": "how long to wait for an answer",
     "store.attempts": "how often a request is made before it counts as failed",
     "database.socket": "the server's socket",
-    "database.user": "the agent's account; its grants are in the README",
+    "database.user": "the agent's account; systemd/grants.sql makes it",
     "database.password_file": "its password; none where the account logs in by its OS user",
     "engine.kind": "`auto` goes by the server's own version, see [engines.md](engines.md)",
     "engine.program": "name or path of the engine; none: its usual name",
