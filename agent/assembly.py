@@ -1,6 +1,7 @@
 """Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from agent.journal import Journal
 from agent.keys import Keyring
 from agent.layout import container_name
 from agent.operations.parts import BackupParts, PathSettings, RestoreParts
+from agent.record_cache import RecordCache, open_cache
 from agent.store.directory import DirectoryStore
 from agent.store.protocol import Store
 from agent.store.swift import SwiftSettings, SwiftStore
@@ -69,13 +71,20 @@ def _folder(url: str) -> Path:
     return Path(path)
 
 
+def record_cache(config: Config, environment: Mapping[str, str] = os.environ) -> RecordCache | None:
+    """The cache of the store's records, in the state folder or else in the user's own folder."""
+    section = need(config.store, "store")
+    name = f"{section.url} {section.user} {_container(config)}"
+    return open_cache(name, config.agent.state_folder, environment)
+
+
 @contextmanager
 def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
     """The records of the store, which must be there; it is closed at the end of the block."""
     opened = store(config)
     try:
         opened.open(create=False)
-        yield Catalogue(opened, keys)
+        yield Catalogue(opened, keys, record_cache(config))
     finally:
         # whoever interrupts the block waits for no repetition
         opened.abort()
@@ -115,9 +124,12 @@ def restore_parts(config: Config) -> RestoreParts:
 def backup_parts(config: Config) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files."""
     server = database_settings(config)
-    parts = vars(restore_parts(config)) | {"engines": engines(config, server.password)}
+    parts = restore_parts(config)
+    # a daemon's home may be the datadir: no cache there
+    cached = Catalogue(parts.store, parts.keyring, record_cache(config, {}))
+    replaced = {"engines": engines(config, server.password), "catalogue": cached}
     return BackupParts(
-        **parts,
+        **vars(parts) | replaced,
         instance_id=config.agent.instance_id,
         database=Database(server),
         scratch=config.agent.state_folder / "scratch",

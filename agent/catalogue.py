@@ -62,11 +62,12 @@ class Signed(NamedTuple):
 
 
 class Catalogue:
-    """All records of one store, opened with one keyring."""
+    """All records of one store, opened with one keyring; `cache` saves reading some of them."""
 
-    def __init__(self, store: Store, keyring: Keyring) -> None:
+    def __init__(self, store: Store, keyring: Keyring, cache: RecordCache | None = None) -> None:
         self._store = store
         self._keyring = keyring
+        self._cache = cache
 
     @property
     def location(self) -> str:
@@ -126,9 +127,9 @@ class Catalogue:
         """The ids of all backups that have a record, in their order."""
         return (backup_id for backup_id, _ in record_objects(self._store))
 
-    def records(self, cache: RecordCache | None = None) -> Iterator[Listed]:
+    def records(self) -> Iterator[Listed]:
         """Every record of the container, readable or not, in order of ids: see listing.py."""
-        return list_records(self._store, self.judge, cache)
+        return list_records(self._store, self.judge, self._cache)
 
     def chain(self, backup_id: str) -> list[Record]:
         """The records from the full backup to this one, all COMPLETED and fitting together.

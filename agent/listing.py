@@ -8,7 +8,8 @@ With a cache, a record isn't fetched where the container's listing shows the MD5
 are in it. Only what has ended is cached, so that anything at work is read anew each time. But
 Swift's listing follows its objects with a delay (a second, or minutes on a busy cluster):
 a backup may appear late, and one that was deleted, made again or re-keyed a moment ago may be
-shown as it was. `Catalogue.read` and all that acts on a backup never use the cache.
+shown as it was. `Catalogue.read` and all that acts on a backup never use the cache; a delete
+uses it to look who descends from whom, which is the same under the same hash.
 """
 
 from collections import deque

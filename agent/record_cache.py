@@ -150,15 +150,13 @@ class RecordCache:
             _log.debug("the cache of records can't be written: %s", error)
 
 
-def open_cache(
-    location: str, state_folder: Path, environment: Mapping[str, str]
-) -> RecordCache | None:
-    """The cache of the container at the URL `location`, or None where there is no place for it.
+def open_cache(name: str, state_folder: Path, environment: Mapping[str, str]) -> RecordCache | None:
+    """The cache of the container that `name` stands for, or None where there is no place for it.
 
     In `state_folder` where that is ours, else in the user's own cache folder
     (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
-    digest = hashlib.sha256(location.encode()).hexdigest()[:32]
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     for folder in _folders(state_folder, environment):
         try:
             if _nearest(folder).stat().st_uid != os.geteuid():

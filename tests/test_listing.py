@@ -261,7 +261,7 @@ def test_the_order_is_that_of_names_whatever_comes_first(
 def _asked(store: Watched, cache: RecordCache) -> tuple[list[Record | None], list[str]]:
     """The records of one listing, and the ids of those that were read from the store."""
     store.asked.clear()
-    rows = [row.record for row in Catalogue(store, KEYS).records(cache)]
+    rows = [row.record for row in Catalogue(store, KEYS, cache).records()]
     return rows, sorted(name.removesuffix(".json") for name in store.asked)
 
 
@@ -321,7 +321,7 @@ def test_what_is_cached_is_checked_like_any_other(store: Watched, cache: RecordC
         (keyring("k1", fill=9), RecordState.BAD),
     ]:
         store.asked.clear()
-        [row] = Catalogue(store, keys).records(cache)
+        [row] = Catalogue(store, keys, cache).records()
         assert row == (one.id, state, one)
         assert store.asked == []
 
@@ -336,7 +336,7 @@ def test_a_listing_that_was_cut_off_leaves_the_cache_as_it_was(
     swift.inject(_fault(made[3].id, status=403))
     with pytest.raises(StoreDenied):
         _asked(store, cache)
-    rows = Catalogue(store, KEYS).records(cache)
+    rows = Catalogue(store, KEYS, cache).records()
     next(rows)
     assert isinstance(rows, Generator)
     rows.close()

@@ -94,7 +94,7 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
     try:
         yield DeleteOperation(
             store,
-            Catalogue(store, assembly.keyring(config)),
+            Catalogue(store, assembly.keyring(config), assembly.record_cache(config)),
             connections=config.pipeline.connections,
             meter=Meter(),
             stop=stop,

@@ -1,7 +1,6 @@
 """`backup-list`, `backup-list-instance` and `backup-show`: what the store has."""
 
 import argparse
-import os
 import secrets
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,6 @@ from agent.config import Config
 from agent.errors import BackupUnknown, StoreNotFound
 from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState
 from agent.model import printable
-from agent.record_cache import open_cache
 
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
@@ -99,8 +97,7 @@ def _records(config: Config) -> Iterator[Listed]:
     """
     try:
         with assembly.catalogue(config, _keyring(config)) as catalogue:
-            cache = open_cache(catalogue.location, config.agent.state_folder, os.environ)
-            yield from catalogue.records(cache)
+            yield from catalogue.records()
     except StoreNotFound as error:
         print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
 
