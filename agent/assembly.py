@@ -121,12 +121,11 @@ def restore_parts(config: Config) -> RestoreParts:
     )
 
 
-def backup_parts(config: Config) -> BackupParts:
+def backup_parts(config: Config, cache: RecordCache | None = None) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files."""
     server = database_settings(config)
     parts = restore_parts(config)
-    # a daemon's home may be the datadir: no cache there
-    cached = Catalogue(parts.store, parts.keyring, record_cache(config, {}))
+    cached = Catalogue(parts.store, parts.keyring, cache)
     replaced = {"engines": engines(config, server.password), "catalogue": cached}
     return BackupParts(
         **vars(parts) | replaced,

@@ -95,7 +95,8 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         config = self._config
-        parts = assembly.backup_parts(config)
+        # a daemon's home may be the datadir: no cache there
+        parts = assembly.backup_parts(config, assembly.record_cache(config, {}))
         if not parts.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
         with only_agent(config.agent.state_folder / "lock"):
