@@ -105,14 +105,14 @@ def broker(config: Config) -> BrokerSettings:
     )
 
 
-def restore_parts(config: Config) -> RestoreParts:
+def restore_parts(config: Config, cache: RecordCache | None = None) -> RestoreParts:
     """What `restore --local` needs: a store, keys and an engine."""
     section = need(config.keys, "keys")
     keys = keyring(config)
     objects = store(config)
     return RestoreParts(
         store=objects,
-        catalogue=Catalogue(objects, keys),
+        catalogue=Catalogue(objects, keys, cache),
         keyring=keys,
         engines=engines(config, ""),
         path=path_settings(config),
@@ -124,11 +124,9 @@ def restore_parts(config: Config) -> RestoreParts:
 def backup_parts(config: Config, cache: RecordCache | None = None) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files."""
     server = database_settings(config)
-    parts = restore_parts(config)
-    cached = Catalogue(parts.store, parts.keyring, cache)
-    replaced = {"engines": engines(config, server.password), "catalogue": cached}
+    parts = vars(restore_parts(config, cache)) | {"engines": engines(config, server.password)}
     return BackupParts(
-        **vars(parts) | replaced,
+        **parts,
         instance_id=config.agent.instance_id,
         database=Database(server),
         scratch=config.agent.state_folder / "scratch",

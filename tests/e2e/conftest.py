@@ -11,6 +11,13 @@ from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
 
 
+def with_daemon(agent: Agent) -> Agent:
+    """The agent, whose daemon is started unless it runs."""
+    if not agent.running():
+        agent.start()
+    return agent
+
+
 @pytest.fixture(scope="session")
 def agent_session(
     scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB
@@ -24,14 +31,10 @@ def agent_session(
 @pytest.fixture
 def agent(agent_session: Agent, swift: SwiftServer) -> Agent:
     """The session's agent with its daemon running."""
-    if not agent_session.running():
-        agent_session.start()
-    return agent_session
+    return with_daemon(agent_session)
 
 
 @pytest.fixture(scope="session")
 def base(agent_session: Agent) -> str:
     """The id of a COMPLETED full backup of the session's agent; leave it as it is."""
-    if not agent_session.running():
-        agent_session.start()
-    return str(agent_session.create("base")["id"])
+    return str(with_daemon(agent_session).create("base")["id"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.model import BackupRequest, CreateTask, Limits, PingTask
+from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.stack.agent import Agent
@@ -34,9 +35,7 @@ def hasty_session(
 @pytest.fixture
 def hasty(hasty_session: Agent, swift: SwiftServer) -> Agent:
     """That agent with its daemon running."""
-    if not hasty_session.running():
-        hasty_session.start()
-    return hasty_session
+    return with_daemon(hasty_session)
 
 
 def begin(agent: Agent) -> CreateTask:

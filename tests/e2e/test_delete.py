@@ -23,6 +23,7 @@ from agent.operations.delete import DeleteOperation
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.store.protocol import Store
+from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.engine.scripts import script
@@ -55,9 +56,7 @@ def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture
 def own(own_session: Agent, swift: SwiftServer) -> Agent:
     """That agent with its daemon running."""
-    if not own_session.running():
-        own_session.start()
-    return own_session
+    return with_daemon(own_session)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from agent.model import BackupRequest, CreateTask, Limits, PingTask
+from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.engine.scripts import script
@@ -30,9 +31,7 @@ def slow_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def slow(slow_session: Agent, swift: SwiftServer) -> Agent:
     """That agent with its daemon running."""
-    if not slow_session.running():
-        slow_session.start()
-    return slow_session
+    return with_daemon(slow_session)
 
 
 def slow_backup(mebibytes_per_second: int = 4) -> CreateTask:
