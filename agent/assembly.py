@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from agent.broker.amqp import BrokerSettings
 from agent.catalogue import Catalogue
-from agent.config import Config, load_keyring, need, read_secret
+from agent.config import Config, need
 from agent.database import Database, DatabaseSettings
 from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
@@ -23,6 +23,7 @@ from agent.keys import Keyring
 from agent.layout import container_name
 from agent.operations.parts import BackupParts, PathSettings, RestoreParts
 from agent.record_cache import RecordCache, open_cache
+from agent.secret_files import load_keyring, read_secret
 from agent.store.directory import DirectoryStore
 from agent.store.protocol import Store
 from agent.store.swift import SwiftSettings, SwiftStore

@@ -6,7 +6,6 @@ Relative paths are relative to the folder of agent.toml.
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,15 +13,13 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from agent.errors import ConfigInvalid, KeyUnusable
-from agent.keys import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
+from agent.errors import ConfigInvalid
 from agent.model import Frozen, Id
 
 DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
 ENV_PREFIX = "BACKUP_AGENT_"
 # BACKUP_AGENT_<SECTION>__<KEY>
 ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z_]+)")
-_SECRET_LIMIT = 64 << 10
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
 KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -35,6 +32,7 @@ def _absolute(path: Path) -> Path:
 
 
 Absolute = Annotated[Path, AfterValidator(_absolute)]
+StorageUrl = Annotated[str, Field(pattern=r"^https?://[^@\s]+[^@\s/]$")]
 
 
 class AgentSection(Frozen):
@@ -62,6 +60,7 @@ class StoreSection(Frozen):
     key_file: Absolute | None = None
     container: Name | None = None
     ca_file: Absolute | None = None
+    storage_urls: tuple[StorageUrl, ...] = ()
     timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
 
@@ -89,6 +88,8 @@ class EngineSection(Frozen):
     kind: Literal["auto", "mariadb-backup", "xtrabackup"] = "auto"
     program: str | None = None
     extractor: str | None = None
+    lock_wait_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+    silent_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
     safe_slave_backup: bool = False
     register_redo_log_consumer: bool = False
     prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
@@ -220,9 +221,16 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
             raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
-        several = [part for part in value.split(":") if part]
-        is_list = name.endswith(("_ROOTS", "KEYS__RECOVERY"))
-        section[match[2].lower()] = several if is_list else value
+        section[match[2].lower()] = _several(name, value)
+
+
+def _several(name: str, value: str) -> str | list[str]:
+    """A list's parts: URLs are told apart by blanks, other things by colons."""
+    if name.endswith("_URLS"):
+        return value.split()
+    if name.endswith(("_ROOTS", "KEYS__RECOVERY")):
+        return [part for part in value.split(":") if part]
+    return value
 
 
 def _anchor(tables: dict[str, Any], folder: Path) -> None:
@@ -239,109 +247,3 @@ def _anchor(tables: dict[str, Any], folder: Path) -> None:
 
 def _joined(folder: Path, value: Any) -> Any:
     return str(folder / value) if isinstance(value, str) else value
-
-
-def read_secret(path: Path, what: str) -> str:
-    """A secret's file without its last newline.
-
-    ConfigInvalid where it is empty, or can be reached by others than us.
-    """
-    raw = _read(path, what, forbidden=0o077)
-    try:
-        text = raw.decode().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigInvalid(f"{what}: {path} is not UTF-8 text") from error
-    if not text.strip():
-        raise ConfigInvalid(f"{what}: {path} is empty", hint=f"write the secret into {path}")
-    return text
-
-
-def _read(path: Path, what: str, *, forbidden: int) -> bytes:
-    """A small file whose mode has none of the `forbidden` bits; ConfigInvalid otherwise."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            raw = file.read(_SECRET_LIMIT)
-    except OSError as error:
-        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
-    if mode & forbidden and not _is_credential(path):
-        done = "read" if forbidden & 0o044 else "written"
-        raise ConfigInvalid(
-            f"{what}: {path} can be {done} by others (mode {mode:04o})",
-            hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
-        )
-    return raw
-
-
-def _credentials() -> Path | None:
-    """Where systemd put this service's credentials, if it did (systemd.exec(5))."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    return Path(folder) if folder else None
-
-
-def handed_over(folder: Path) -> bool:
-    """Whether systemd hands the files of [keys] folder over one by one: see `load_keyring`."""
-    return folder.parent == _credentials() and not folder.exists()
-
-
-def _is_credential(path: Path) -> bool:
-    """Whether systemd handed this file over, in a folder that only this service can enter.
-
-    It grants access by an ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
-    """
-    return path.parent == _credentials()
-
-
-def load_keyring(section: KeysSection) -> Keyring:
-    """All `<id>.key` files of the folder, and the `<id>.pub` files of the recovery keys in use.
-
-    KeyUnusable or ConfigInvalid where one is wrong, missing or open to others; `.pub` files
-    may be read by anybody.
-
-    Under systemd `LoadCredential=keys:/etc/backup-agent/keys` hands the files of a folder over
-    as `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in there:
-    `Environment=BACKUP_AGENT_KEYS__FOLDER=%d/keys`.
-    """
-    files = _key_files(section.folder)
-    keys: dict[str, MasterKey] = {}
-    for name in sorted(files):
-        if name.endswith(".key") and (key_id := name.removesuffix(".key")):
-            keys[key_id] = parse_key_text(key_id, read_secret(files[name], "master key"))
-    if section.active not in keys:
-        raise KeyUnusable(
-            f"the active key {section.active!r} is not in {section.folder}",
-            hint=f"put it there as {section.active}.key, mode 0600",
-        )
-    recovery = [_recovery_key(key_id, files, section.folder) for key_id in section.recovery]
-    for twice in sorted(keys.keys() & set(section.recovery)):
-        raise KeyUnusable(
-            f"{twice!r} names both a master key and a recovery key",
-            hint=f"rename {twice}.pub, and correct [keys] recovery",
-        )
-    return Keyring(keys, section.active, recovery)
-
-
-def _key_files(folder: Path) -> dict[str, Path]:
-    """The files of [keys] folder by name; KeyUnusable where it can't be read."""
-    prefix = f"{folder.name}_"
-    try:
-        # not glob(), which takes a folder it may not read for an empty one
-        if not handed_over(folder):
-            return {path.name: path for path in folder.iterdir()}
-        return {
-            path.name.removeprefix(prefix): path
-            for path in folder.parent.iterdir()
-            if path.name.startswith(prefix)
-        }
-    except OSError as error:
-        raise KeyUnusable(f"[keys] folder: {folder} can't be read: {error.strerror}") from error
-
-
-def _recovery_key(key_id: str, files: Mapping[str, Path], folder: Path) -> RecoveryKey:
-    path = files.get(f"{key_id}.pub")
-    if path is None:
-        raise KeyUnusable(
-            f"the recovery key {key_id!r} is not in {folder}",
-            hint=f"put its public half there as {key_id}.pub, or correct [keys] recovery",
-        )
-    return parse_recovery_key(key_id, _read(path, "recovery key", forbidden=0o022))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
 
 from agent.errors import AgentError, Internal
 
@@ -128,32 +128,54 @@ class BackupRequest(Frozen):
     datastore: Datastore | None = None
 
 
+class TaskStore(Frozen):
+    """Where a task's backups are, if not where the configuration says.
+
+    A container of the tenant; a storage URL that the configuration lists, with a token for it.
+    The token is kept in memory only: what the journal holds has none.
+    """
+
+    container: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
+    storage_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^@\s]+$")] | None = None
+    token: SecretStr | None = None
+
+
 class TaskBase(Frozen):
     version: Literal[1] = MESSAGE_VERSION
     task_id: Id
 
 
-class CreateTask(TaskBase):
+class StoreTask(TaskBase):
+    """A task about backups."""
+
+    store: TaskStore | None = None
+
+
+class CreateTask(StoreTask):
+    """`retry` has it begun again where the agent's end cut it off."""
+
     type: Literal["backup.create"] = "backup.create"
     backup: BackupRequest
     on_broken_chain: Literal["fail", "full"] = "fail"
     limits: Limits = Limits()
+    retry: bool = False
 
 
-class RestoreTask(TaskBase):
+class RestoreTask(StoreTask):
     type: Literal["backup.restore"] = "backup.restore"
     backup_id: Id
     target: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    retry: bool = False
 
 
-class VerifyTask(TaskBase):
+class VerifyTask(StoreTask):
     type: Literal["backup.verify"] = "backup.verify"
     backup_id: Id
     level: Literal["stored", "stream", "restore"] = "stream"
     chain: bool = True
 
 
-class DeleteTask(TaskBase):
+class DeleteTask(StoreTask):
     type: Literal["backup.delete"] = "backup.delete"
     backup_id: Id
 

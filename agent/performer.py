@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from agent.crash import Point, reached
 from agent.errors import (
     AgentError,
     BackupUnknown,
@@ -239,4 +240,6 @@ class Performer:
                 error=error,
             )
         )
+        if status.final:
+            reached(Point.REPORTED)
         self._wake()

@@ -7,6 +7,7 @@ that was cut off is done again instead, which continues it.
 import logging
 from typing import Protocol
 
+from agent.crash import Point, reached
 from agent.errors import AgentError, Cancelled, Interrupted, StoreBusy, StoreUnreachable
 from agent.journal import Journal
 from agent.model import BackupStatus, CreateTask, DeleteTask, ErrorInfo, Record, Task, TaskStatus
@@ -70,6 +71,7 @@ class Recovery:
             log.warning("backup of task %s is not cleaned up: %s", task.task_id, problem)
             if silent(problem):
                 return False
+        reached(Point.RECOVERED)
         if record is not None and record.status is BackupStatus.COMPLETED:
             self._tell(task, TaskStatus.DONE, record=record)
         else:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from agent.broker import wire
 from agent.broker.link import ACK, Verdict, dead
+from agent.crash import Point, reached
 from agent.errors import (
     DatabaseError,
     Interrupted,
@@ -73,6 +74,7 @@ class Runner:
             return self._refuse(body, error)
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
         accepted = self._journal.accept(task, draft)
+        reached(Point.ACCEPTED)
         if accepted is Acceptance.NEW and isinstance(task, DeleteTask):
             # the worker is busy with what stands in the way, and would take it only then
             self._performer.make_way(task.backup_id)
@@ -134,6 +136,7 @@ class Runner:
                     self._look()
                     self._work.wait(_IDLE_SECONDS)
                 else:
+                    reached(Point.CLAIMED)
                     self._do(task)
         except BaseException as error:  # noqa: BLE001 - the thread's top: the daemon looks here
             log.critical("the worker thread ended: %s", error)

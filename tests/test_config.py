@@ -12,12 +12,11 @@ from agent.config import (
     KeysSection,
     keys_folder,
     load,
-    load_keyring,
     need,
-    read_secret,
 )
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
 from agent.keys import RecoverySecret, key_text
+from agent.secret_files import load_keyring, read_secret
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"

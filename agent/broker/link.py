@@ -18,6 +18,7 @@ from agent.broker import wire
 from agent.broker.amqp import BrokerSettings, properties, translated
 from agent.broker.session import Channel, Delivery, Session
 from agent.broker.topology import declare
+from agent.crash import Point, reached
 from agent.errors import AgentError, Unroutable
 
 _LOG = logging.getLogger(__name__)
@@ -278,6 +279,7 @@ class BrokerLink:
             report.body,
             properties(message_id=str(report.seq), app_id="backup-agent"),
         )
+        reached(Point.PUBLISHED)
         self._outbox.sent(report.seq)
 
     # --- small things --------------------------------------------------------------------

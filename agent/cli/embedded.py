@@ -27,10 +27,10 @@ from agent.config import (
     StoreSection,
     embedded,
     load,
-    read_secret,
 )
 from agent.errors import ConfigInvalid, KeyUnusable, UsageWrong
 from agent.keys import KEY_BYTES, key_text
+from agent.secret_files import read_secret
 
 TENANT: Final = "local"
 _STORE_URL: Final = f"{ENV_PREFIX}STORE__URL"

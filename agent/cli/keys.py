@@ -14,11 +14,12 @@ from agent import assembly
 from agent.cli import embedded, escrow, tables
 from agent.cli.keyfile import check_free, make_folder, write_once
 from agent.cli.verb import Verbs, add_json, add_store, add_verb
-from agent.config import Config, keys_folder, need, read_secret
+from agent.config import Config, keys_folder, need
 from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
 from agent.keys import KEY_BYTES, MasterKey, RecoverySecret, check_key_id, key_text
 from agent.model import printable, utc_now
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
+from agent.secret_files import read_secret
 
 # PKCS #8 as OpenSSL writes it stretches a passphrase by 2048 rounds only.
 _LEAST_PASSPHRASE = 16

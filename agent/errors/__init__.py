@@ -12,6 +12,10 @@
     │   ├── BackupExists         backup_exists
     │   ├── BackupUnusable       backup_unusable       it exists but isn't COMPLETED
     │   ├── BackupBusy           backup_busy           a task that can't be ended is at work on it
+    │   ├── InstanceBusy         instance_busy         another agent's backup of the datadir
+    │   ├── TooLate              too_late              to be cancelled
+    │   ├── StorageRefused       storage_refused       not a container or URL for this agent
+    │   ├── TokenLost            token_lost
     │   ├── ParentUnknown        parent_unknown
     │   ├── ParentUnusable       parent_unusable
     │   ├── LineageChanged       lineage_changed
@@ -25,6 +29,10 @@
     │   ├── EngineMissing        engine_missing
     │   ├── EngineUnsupported    engine_unsupported    not the one for this server
     │   ├── EngineFailed         engine_failed
+    │   ├── EngineKilled         engine_killed         by a foreign signal
+    │   ├── EngineSilent         engine_silent
+    │   ├── LockTimeout          lock_timeout
+    │   ├── RedoOverwritten      redo_overwritten
     │   ├── EngineUnproved       engine_unproved       exit 0, yet no proof of success
     │   ├── ExtractFailed        extract_failed
     │   └── PrepareFailed        prepare_failed
@@ -40,15 +48,18 @@
     │   └── PlaintextRefused     plaintext_refused     not encrypted, and that isn't allowed
     ├── StoreError
     │   ├── StoreUnreachable     store_unreachable     retryable
+    │   │   └── StoreSilent      store_silent          retryable
     │   ├── StoreBusy            store_busy            retryable
     │   ├── StoreMismatch        store_mismatch        retryable: stored bytes differ from sent
     │   ├── StoreDenied          store_denied
+    │   ├── TokenExpired         token_expired
     │   ├── StoreNotFound        store_not_found
     │   ├── StoreFull            store_full
     │   ├── StoreRejected        store_rejected
     │   └── Fenced               fenced                another attempt owns the record
     ├── BrokerError
     │   ├── BrokerUnreachable    broker_unreachable    retryable
+    │   │   └── BrokerSilent     broker_silent         retryable
     │   ├── BrokerDenied         broker_denied
     │   ├── InstanceNotServed    instance_not_served   no queue for that instance
     │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
@@ -84,6 +95,7 @@ from agent.errors.content import (
 from agent.errors.edges import (
     BrokerDenied as BrokerDenied,
     BrokerError as BrokerError,
+    BrokerSilent as BrokerSilent,
     BrokerUnreachable as BrokerUnreachable,
     DatabaseDenied as DatabaseDenied,
     DatabaseError as DatabaseError,
@@ -91,7 +103,9 @@ from agent.errors.edges import (
     DatabaseUnreachable as DatabaseUnreachable,
     EngineError as EngineError,
     EngineFailed as EngineFailed,
+    EngineKilled as EngineKilled,
     EngineMissing as EngineMissing,
+    EngineSilent as EngineSilent,
     EngineUnproved as EngineUnproved,
     EngineUnsupported as EngineUnsupported,
     ExtractFailed as ExtractFailed,
@@ -99,7 +113,9 @@ from agent.errors.edges import (
     InstanceNotServed as InstanceNotServed,
     JournalError as JournalError,
     JournalFull as JournalFull,
+    LockTimeout as LockTimeout,
     PrepareFailed as PrepareFailed,
+    RedoOverwritten as RedoOverwritten,
     ReplyTimeout as ReplyTimeout,
     StoreBusy as StoreBusy,
     StoreDenied as StoreDenied,
@@ -108,7 +124,9 @@ from agent.errors.edges import (
     StoreMismatch as StoreMismatch,
     StoreNotFound as StoreNotFound,
     StoreRejected as StoreRejected,
+    StoreSilent as StoreSilent,
     StoreUnreachable as StoreUnreachable,
+    TokenExpired as TokenExpired,
     Unroutable as Unroutable,
 )
 from agent.errors.requests import (
@@ -117,15 +135,19 @@ from agent.errors.requests import (
     BackupUnknown as BackupUnknown,
     BackupUnusable as BackupUnusable,
     ConfigInvalid as ConfigInvalid,
+    InstanceBusy as InstanceBusy,
     KeyUnusable as KeyUnusable,
     LineageChanged as LineageChanged,
     MessageUnreadable as MessageUnreadable,
     ParentUnknown as ParentUnknown,
     ParentUnusable as ParentUnusable,
     SpaceLacking as SpaceLacking,
+    StorageRefused as StorageRefused,
     TargetRefused as TargetRefused,
     TaskRefused as TaskRefused,
     TaskUnknown as TaskUnknown,
     TaskUnsupported as TaskUnsupported,
+    TokenLost as TokenLost,
+    TooLate as TooLate,
     UsageWrong as UsageWrong,
 )

@@ -53,6 +53,34 @@ class EngineFailed(EngineError):
     default_hint = "the engine's last lines above tell why; the server's error log may tell more"
 
 
+class EngineKilled(EngineError):
+    """The engine was ended by a signal that the agent didn't send."""
+
+    code = "engine_killed"
+    default_hint = "look for the kernel's out-of-memory killer in the system's log"
+
+
+class EngineSilent(EngineError):
+    """The engine has written nothing for too long."""
+
+    code = "engine_silent"
+    default_hint = "see what the engine waits for in the server's process list and error log"
+
+
+class LockTimeout(EngineError):
+    """The engine did not get the server's backup lock in time."""
+
+    code = "lock_timeout"
+    default_hint = "end the long statements or locks that the server's process list shows"
+
+
+class RedoOverwritten(EngineError):
+    """The server wrote its redo log faster than the engine could read it."""
+
+    code = "redo_overwritten"
+    default_hint = "enlarge the server's redo log, or make the backup at a quieter time"
+
+
 class EngineUnproved(EngineError):
     """The engine ended with exit status 0, but without its own words of success."""
 
@@ -86,6 +114,13 @@ class StoreUnreachable(StoreError):
     default_hint = "check the network and that [store] url names the Swift authentication URL"
 
 
+class StoreSilent(StoreUnreachable):
+    """The store took the request, and then neither went on nor answered in time."""
+
+    code = "store_silent"
+    default_hint = "check the store's health and the network; [store] timeout_seconds is the limit"
+
+
 class StoreBusy(StoreError):
     """The store answers that it can't serve the request at the moment."""
 
@@ -107,6 +142,13 @@ class StoreDenied(StoreError):
 
     code = "store_denied"
     default_hint = "check [store] user and key_file, and the account's rights on the container"
+
+
+class TokenExpired(StoreError):
+    """The store refuses the token that came with the task, for which there is no other."""
+
+    code = "token_expired"
+    default_hint = "send the task again with a token that lives for the whole backup"
 
 
 class StoreNotFound(StoreError):
@@ -149,6 +191,13 @@ class BrokerUnreachable(BrokerError):
     code = "broker_unreachable"
     retryable = True
     default_hint = "check that RabbitMQ runs and that [broker] url names it"
+
+
+class BrokerSilent(BrokerUnreachable):
+    """RabbitMQ is connected, and does not answer or confirm in time."""
+
+    code = "broker_silent"
+    default_hint = "check RabbitMQ's health: an alarm for memory or disk makes it stop taking"
 
 
 class BrokerDenied(BrokerError):

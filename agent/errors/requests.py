@@ -80,6 +80,34 @@ class BackupBusy(TaskRefused):
     default_hint = "wait until the running task on that backup has ended, then try again"
 
 
+class InstanceBusy(TaskRefused):
+    """Another agent makes a backup of the same datadir."""
+
+    code = "instance_busy"
+    default_hint = "wait until the other agent's backup of this datadir has ended"
+
+
+class TooLate(TaskRefused):
+    """The task that is to be cancelled has ended, or can't be ended any more."""
+
+    code = "too_late"
+    default_hint = "the task is done or about to be; delete the backup if it isn't wanted"
+
+
+class StorageRefused(TaskRefused):
+    """The task names a container or a storage URL that isn't one for this agent."""
+
+    code = "storage_refused"
+    default_hint = "name a container of the tenant, and a URL that [store] storage_urls lists"
+
+
+class TokenLost(TaskRefused):
+    """The agent ended while it had the task's token, which it keeps in memory only."""
+
+    code = "token_lost"
+    default_hint = "send the task again, with a fresh task id and a fresh token"
+
+
 class ParentUnknown(TaskRefused):
     """The store has no record of the parent that was named."""
 

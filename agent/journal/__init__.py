@@ -1,5 +1,6 @@
 """The agent's only local truth about tasks, in SQLite."""
 
-from agent.journal.journal import Acceptance, Journal, OutboxItem
+from agent.journal.journal import Acceptance, Journal
+from agent.journal.outbox import OutboxItem
 
 __all__ = ["Acceptance", "Journal", "OutboxItem"]

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agent.broker import wire
-from agent.errors import Internal, JournalFull, Unroutable
+from agent.errors import Internal, JournalFull
 from agent.journal.file import JournalFile
-from agent.model import TASK, Report, ReportDraft, Task, TaskStatus, utc
+from agent.journal.outbox import Outbox, OutboxItem
+from agent.model import TASK, Report, ReportDraft, Task, TaskStatus
 
 _MAX_LINEAGES: Final = 64
 
@@ -28,22 +29,6 @@ class Acceptance(Enum):
 
     NEW = "new"
     KNOWN = "known"
-
-
-class _Weight(Enum):
-    """What an unsent report is worth, when there are too many of them."""
-
-    PROGRESS = 0
-    STEP = 1
-    FINAL = 2
-
-
-class OutboxItem(NamedTuple):
-    """A report that the broker has not confirmed yet."""
-
-    seq: int
-    routing_key: str
-    body: bytes
 
 
 class Journal:
@@ -70,13 +55,10 @@ class Journal:
         max_outbox: int = 10_000,
         keep_ended: int = 10_000,
     ):
-        self._instance_id = instance_id
-        self._run_id = run_id
+        self._outbox = Outbox(instance_id, run_id, clock=clock, most=max_outbox)
         self._store = store
         self._typed = typed
-        self._clock = clock
         self._max_tasks = max_tasks
-        self._max_outbox = max_outbox
         self._keep_ended = keep_ended
         self._file = JournalFile(path)
 
@@ -93,12 +75,13 @@ class Journal:
         once more. JournalFull where `max_tasks` are unfinished or the outbox is full.
         """
         with self._file.transaction() as db:
-            self._check_outbox(db)
+            self._outbox.check(db)
             row = db.execute(
                 "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task.task_id,)
             ).fetchone()
             if row is not None:
-                self._repeat(db, row)
+                seq = self._outbox.repeat(db, *row)
+                db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, task.task_id))
                 return Acceptance.KNOWN
             if not report.status.final and self._unfinished(db) >= self._max_tasks:
                 raise JournalFull(f"{self._max_tasks} tasks are unfinished")
@@ -166,7 +149,7 @@ class Journal:
             if status.final:
                 return
             self._tell(db, draft)
-            self._make_room(db)
+            self._outbox.make_room(db)
 
     def refuse(self, draft: ReportDraft) -> None:
         """Put a report into the outbox about a task that is not stored, and won't be.
@@ -174,8 +157,8 @@ class Journal:
         JournalFull where the outbox is full.
         """
         with self._file.transaction() as db:
-            self._check_outbox(db)
-            self._send(db, self._build(db, draft))
+            self._outbox.check(db)
+            self._outbox.put(db, draft)
 
     def keep_record(self, task_id: str, record_json: str) -> None:
         """Keep a record for a running task until that has ended.
@@ -194,15 +177,12 @@ class Journal:
     def next_report(self) -> OutboxItem | None:
         """The unsent report with the lowest number."""
         with self._file.transaction() as db:
-            row = db.execute(
-                "SELECT seq, routing_key, body FROM outbox ORDER BY seq LIMIT 1"
-            ).fetchone()
-            return OutboxItem(*row) if row else None
+            return self._outbox.first(db)
 
     def sent(self, seq: int) -> None:
         """Take a report that the broker confirmed out of the outbox."""
         with self._file.transaction() as db:
-            db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
+            self._outbox.forget(db, seq)
 
     def take_reports(self, task_id: str | None = None) -> list[Report]:
         """Take a task's unsent reports out of the outbox, or those of all tasks; in order.
@@ -210,15 +190,11 @@ class Journal:
         For whoever does a task without a broker, and shows what would have been sent.
         """
         with self._file.transaction() as db:
-            rows = db.execute(
-                "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
-                (task_id, task_id),
-            ).fetchall()
-            return [Report.model_validate_json(body) for _, body in sorted(rows)]
+            return self._outbox.take(db, task_id)
 
     def outbox_size(self) -> int:
         with self._file.transaction() as db:
-            return self._outbox_size(db)
+            return self._outbox.size(db)
 
     # --- lineage -------------------------------------------------------------------------
 
@@ -249,69 +225,22 @@ class Journal:
     # --- inside a transaction ------------------------------------------------------------
 
     def _tell(self, db: sqlite3.Connection, draft: ReportDraft) -> None:
-        report = self._build(db, draft)
-        body = wire.encode_report(report)
+        report = self._outbox.put(db, draft)
         ended = report.seq if report.status.final else None
         db.execute(
             "UPDATE tasks SET status = ?, last_seq = ?, last_report = ?, ended = ?,"
             " record = CASE WHEN ? THEN NULL ELSE record END WHERE task_id = ?",
-            (report.status, report.seq, body, ended, ended is not None, report.task_id),
-        )
-        db.execute(
-            "DELETE FROM outbox WHERE task_id = ? AND weight = ?",
-            (report.task_id, _Weight.PROGRESS.value),
-        )
-        self._send(db, report)
-        if ended is not None:
-            self._forget(db)
-
-    def _build(self, db: sqlite3.Connection, draft: ReportDraft) -> Report:
-        seq, at = self._number(db)
-        return Report(
-            agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **dict(draft)
-        )
-
-    def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
-        """The next report's number, and the time it carries."""
-        now = self._clock()
-        (last,) = db.execute("SELECT last FROM sequence").fetchone()
-        # Unix time keeps it growing even where the journal was lost.
-        seq = max(last + 1, int(now * 1000))
-        db.execute("UPDATE sequence SET last = ?", (seq,))
-        return seq, utc(now)
-
-    def _send(self, db: sqlite3.Connection, report: Report) -> None:
-        weight = _Weight.STEP if report.progress is None else _Weight.PROGRESS
-        weight = _Weight.FINAL if report.status.final else weight
-        db.execute(
-            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?)",
             (
+                report.status,
                 report.seq,
-                report.task_id,
-                weight.value,
-                wire.routing_key(report),
                 wire.encode_report(report),
+                ended,
+                ended is not None,
+                report.task_id,
             ),
         )
-
-    def _repeat(self, db: sqlite3.Connection, row: tuple[int, bytes]) -> None:
-        last_seq, body = row
-        if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (last_seq,)).fetchone():
-            return  # it goes out anyway
-        seq, at = self._number(db)
-        told = Report.model_validate_json(body)
-        again = told.model_copy(update={"agent_run_id": self._run_id, "seq": seq, "at": at})
-        db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, told.task_id))
-        self._send(db, again)
-
-    def _make_room(self, db: sqlite3.Connection) -> None:
-        excess = self._outbox_size(db) - self._max_outbox
-        if excess > 0:
-            db.execute(
-                "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE weight < ?"
-                " ORDER BY weight, seq LIMIT ?)",
-                (_Weight.FINAL.value, excess),
-            )
+        if ended is not None:
+            self._forget(db)
 
     def _forget(self, db: sqlite3.Connection) -> None:
         db.execute(
@@ -324,16 +253,6 @@ class Journal:
         row = db.execute("SELECT status FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
         return TaskStatus(row[0]) if row else None
 
-    def _check_outbox(self, db: sqlite3.Connection) -> None:
-        if self._outbox_size(db) >= self._max_outbox:
-            raise JournalFull(
-                f"{self._max_outbox} reports wait for the broker", hint=Unroutable.default_hint
-            )
-
     def _unfinished(self, db: sqlite3.Connection) -> int:
         (count,) = db.execute("SELECT count(*) FROM tasks WHERE ended IS NULL").fetchone()
-        return int(count)
-
-    def _outbox_size(self, db: sqlite3.Connection) -> int:
-        (count,) = db.execute("SELECT count(*) FROM outbox").fetchone()
         return int(count)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from agent.crash import Point, reached
 from agent.errors import Cancelled, Fenced, StoreFull
 from agent.layout import attempt_prefix, object_name
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
@@ -48,8 +49,10 @@ def abandon_record(
         # nothing is committing it, and what fills the store may be its own bytes
         _remove(parts, record)
         parts.catalogue.write(failed)
+    reached(Point.RECORD_FAILED)
     if remove:
         _remove(parts, record)
+        reached(Point.BYTES_REMOVED)
     return failed
 
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from agent.codec.aead import SealingStream
 from agent.codec.plain import PlainSealing
+from agent.crash import Point, reached
 from agent.engine.protocol import Engine
 from agent.errors import (
     BackupExists,
@@ -110,7 +111,9 @@ class BackupOperation:
         proof = self._copy(found.chosen.engine, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
+        reached(Point.LISTS_STORED)
         self._on_finished(finished)
+        reached(Point.RECORD_JOURNALLED)
         return self._commit(finished, parent, manifest)
 
     def make_way(self, deleted: str) -> None:
@@ -178,6 +181,7 @@ class BackupOperation:
         except BackupExists:
             self._record = None
             raise
+        reached(Point.RECORD_BEGUN)
         self._on_begin(record)
         if parent is not None:
             # A delete marks the chain first and then looks what descends from it, a backup
@@ -201,6 +205,7 @@ class BackupOperation:
         def send(number: int, parts: list[memoryview]) -> None:
             name = segment_name(record.id, record.attempt, number)
             md5 = store.put(Shelf.SEGMENTS, name, parts)
+            reached(Point.SEGMENT_STORED)
             manifest.add(number, Segment(sum(len(part) for part in parts), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
@@ -244,6 +249,9 @@ class BackupOperation:
 
     def _commit(self, finished: Record, parent: Record | None, manifest: Manifest) -> Record:
         publish(self._parts, finished, parent, manifest)
+        reached(Point.OBJECT_STORED)
+        # The point of no return: whoever wants to cancel it now comes too late.
+        self._stop.close()
         # From here on a request may reach the store whose answer never comes back.
         self.undecided = True
         try:
@@ -252,6 +260,7 @@ class BackupOperation:
             # refused before it was sent, or marked DELETING after it came too late
             self.undecided = False
             raise
+        reached(Point.RECORD_COMPLETED)
         return finished
 
     def _finished(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from agent.catalogue import Catalogue, Listed
+from agent.crash import Point, reached
 from agent.errors import (
     BackupBusy,
     RecordDamaged,
@@ -91,6 +92,7 @@ class DeleteOperation:
             root = root.model_copy(update={"status": BackupStatus.DELETING})
             self._on_begin(root)
             root = self._condemn(backup_id) or root
+            reached(Point.DELETE_CONDEMNED)
             self._delete_descendants(root)
             self._delete(root.id)
             self.deleted.append(Kin.of(RecordState.OK, root))
@@ -180,11 +182,13 @@ class DeleteOperation:
             if self._condemn(backup_id) is None:
                 return
             self._remove_bytes(backup_id)
+            reached(Point.DELETE_BYTES)
             self._stop.check()
             there = self._catalogue.read(backup_id)
             # else somebody who had not seen the mark wrote the record once more
             if there is None or there.status is BackupStatus.DELETING:
                 self._catalogue.forget(backup_id)
+                reached(Point.DELETE_FORGOTTEN)
                 log.info("backup %s is deleted", backup_id)
                 return
         raise BackupBusy(f"the record of backup {backup_id} keeps being written by someone else")

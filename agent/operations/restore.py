@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from agent.crash import Point, reached
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound
@@ -88,12 +89,14 @@ class RestoreOperation:
         beside: Path,
     ) -> None:
         self._extract(engine, chain[0], openings[0], target)
+        reached(Point.RESTORE_EXTRACTED)
         self._prepare(engine, target, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
             if number:
                 self._extract(engine, record, opening, beside)
                 self._prepare(engine, target, beside, last=record is chain[-1])
                 shutil.rmtree(beside)
+        reached(Point.RESTORE_PREPARED)
 
     def _extract(self, engine: Engine, record: Record, opening: Opening, folder: Path) -> None:
         """Fetch, open and inflate one backup into `folder`."""

@@ -16,6 +16,7 @@ class Stop:
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._cause: BaseException | None = None
+        self._closed = False
         self._actions: list[Callable[[], None]] = []
 
     @property
@@ -23,11 +24,14 @@ class Stop:
         """The first failure, or None while all is well."""
         return self._cause
 
-    def request(self, cause: BaseException) -> None:
-        """Stop everything because of `cause`; a second call changes nothing."""
+    def request(self, cause: BaseException) -> bool:
+        """Stop everything because of `cause`; a second call changes nothing.
+
+        Whether the work is stopped; False once it was closed.
+        """
         with self._lock:
-            if self._cause is not None:
-                return
+            if self._cause is not None or self._closed:
+                return not self._closed
             self._cause = cause
             actions = list(self._actions)
         self._event.set()
@@ -35,6 +39,13 @@ class Stop:
         with contextlib.ExitStack() as stack:
             for action in actions:
                 stack.callback(action)
+        return True
+
+    def close(self) -> None:
+        """Let nothing stop the work from now on; raises the cause where something did already."""
+        with self._lock:
+            self._closed = self._cause is None
+        self.check()
 
     def check(self) -> None:
         """Raise the cause if there is one."""

@@ -8,9 +8,10 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent.config import ENV_NAME, ENV_PREFIX, Config, read_secret
+from agent.config import ENV_NAME, ENV_PREFIX, Config
 from agent.errors import ConfigInvalid
 from agent.host import nearest
+from agent.secret_files import read_secret
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 

@@ -5,9 +5,10 @@ import stat
 from collections.abc import Sequence
 
 from agent import assembly
-from agent.config import Config, KeysSection, handed_over, need, read_secret
+from agent.config import Config, KeysSection, need
 from agent.errors import ConfigInvalid, KeyUnusable
 from agent.keys import RecordState, parse_key_text
+from agent.secret_files import handed_over, read_secret
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 

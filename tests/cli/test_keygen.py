@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from agent.config import KeysSection, load_keyring
+from agent.config import KeysSection
 from agent.keys import parse_recovery_key
+from agent.secret_files import load_keyring
 from tests.records import recovery_secret
 
 DATA_KEY = bytes(range(32))

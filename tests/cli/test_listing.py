@@ -14,10 +14,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent.cli.main import main
-from agent.config import load, load_keyring, need
+from agent.config import load, need
 from agent.keys import Keyring
 from agent.layout import container_name, record_name
 from agent.model import BackupStatus, Datastore, Record
+from agent.secret_files import load_keyring
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.broker.probe import probing

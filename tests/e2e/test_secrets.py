@@ -18,8 +18,9 @@ from urllib.parse import quote
 import psutil
 import pytest
 
-from agent.config import load, load_keyring
+from agent.config import load
 from agent.model import BackupRequest, CreateTask, Limits, WrappedKey
+from agent.secret_files import load_keyring
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.stack.agent import KEY_ID, Agent, write_private

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.catalogue import Catalogue
-from agent.config import KeysSection, load_keyring
+from agent.config import KeysSection
 from agent.keys import RecordState
+from agent.secret_files import load_keyring
 from agent.store.directory import DirectoryStore
 from tests.conftest import need
 from tests.golden import make, places, rescue

@@ -14,6 +14,7 @@ from tests.house.source import CHECKOUT, modules, tree_of
 
 # Room by its longest prefix, and the floor it is on.
 FLOORS = {
+    "agent.crash": 0,
     "agent.errors": 0,
     "agent.model": 0,
     "agent.codec": 1,
@@ -43,6 +44,7 @@ FLOORS = {
     "agent.assembly": 6,
     "agent.cli": 6,
     "agent.config": 6,
+    "agent.secret_files": 6,
     "agent.selftest": 6,
     "agent.service": 6,
 }

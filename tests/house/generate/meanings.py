@@ -28,6 +28,7 @@ MEANINGS: Final[dict[str, str]] = {
     "store.container": "the container; none: `database_backups_<tenant_id>`. Segments are in "
     "`<container>_segments`",
     "store.ca_file": "authority of the store's certificate, where the system doesn't know it",
+    "store.storage_urls": "storage URLs that a task may name, with a token of its own",
     "store.timeout_seconds": "how long to wait for an answer",
     "store.attempts": "how often a request is made before it counts as failed",
     "database.socket": "the server's socket",
@@ -36,6 +37,8 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.kind": "`auto` goes by the server's own version, see [engines.md](engines.md)",
     "engine.program": "name or path of the engine; none: its usual name",
     "engine.extractor": "name or path of `mbstream` or `xbstream`; none: the engine's own",
+    "engine.lock_wait_seconds": "how long the engine may wait for the server's backup lock",
+    "engine.silent_seconds": "how long the engine may write nothing before it is ended",
     "engine.safe_slave_backup": "on a replica: its SQL thread stands still meanwhile",
     "engine.register_redo_log_consumer": "MySQL 8.0.30 and later: the server keeps redo until the "
     "engine has read it",

@@ -1,0 +1,118 @@
+"""The files that hold secrets and keys: read once, and refused where others can reach them."""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.config import KeysSection
+from agent.errors import ConfigInvalid, KeyUnusable
+from agent.keys import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
+
+_SECRET_LIMIT = 64 << 10
+
+
+def read_secret(path: Path, what: str) -> str:
+    """A secret's file without its last newline.
+
+    ConfigInvalid where it is empty, or can be reached by others than us.
+    """
+    raw = _read(path, what, forbidden=0o077)
+    try:
+        text = raw.decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid(f"{what}: {path} is not UTF-8 text") from error
+    if not text.strip():
+        raise ConfigInvalid(f"{what}: {path} is empty", hint=f"write the secret into {path}")
+    return text
+
+
+def _read(path: Path, what: str, *, forbidden: int) -> bytes:
+    """A small file whose mode has none of the `forbidden` bits; ConfigInvalid otherwise."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            raw = file.read(_SECRET_LIMIT)
+    except OSError as error:
+        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
+    if mode & forbidden and not _is_credential(path):
+        done = "read" if forbidden & 0o044 else "written"
+        raise ConfigInvalid(
+            f"{what}: {path} can be {done} by others (mode {mode:04o})",
+            hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
+        )
+    return raw
+
+
+def _credentials() -> Path | None:
+    """Where systemd put this service's credentials, if it did (systemd.exec(5))."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
+
+
+def handed_over(folder: Path) -> bool:
+    """Whether systemd hands the files of [keys] folder over one by one: see `load_keyring`."""
+    return folder.parent == _credentials() and not folder.exists()
+
+
+def _is_credential(path: Path) -> bool:
+    """Whether systemd handed this file over, in a folder that only this service can enter.
+
+    It grants access by an ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
+    """
+    return path.parent == _credentials()
+
+
+def load_keyring(section: KeysSection) -> Keyring:
+    """All `<id>.key` files of the folder, and the `<id>.pub` files of the recovery keys in use.
+
+    KeyUnusable or ConfigInvalid where one is wrong, missing or open to others; `.pub` files
+    may be read by anybody.
+
+    Under systemd `LoadCredential=keys:/etc/backup-agent/keys` hands the files of a folder over
+    as `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in there:
+    `Environment=BACKUP_AGENT_KEYS__FOLDER=%d/keys`.
+    """
+    files = _key_files(section.folder)
+    keys: dict[str, MasterKey] = {}
+    for name in sorted(files):
+        if name.endswith(".key") and (key_id := name.removesuffix(".key")):
+            keys[key_id] = parse_key_text(key_id, read_secret(files[name], "master key"))
+    if section.active not in keys:
+        raise KeyUnusable(
+            f"the active key {section.active!r} is not in {section.folder}",
+            hint=f"put it there as {section.active}.key, mode 0600",
+        )
+    recovery = [_recovery_key(key_id, files, section.folder) for key_id in section.recovery]
+    for twice in sorted(keys.keys() & set(section.recovery)):
+        raise KeyUnusable(
+            f"{twice!r} names both a master key and a recovery key",
+            hint=f"rename {twice}.pub, and correct [keys] recovery",
+        )
+    return Keyring(keys, section.active, recovery)
+
+
+def _key_files(folder: Path) -> dict[str, Path]:
+    """The files of [keys] folder by name; KeyUnusable where it can't be read."""
+    prefix = f"{folder.name}_"
+    try:
+        # not glob(), which takes a folder it may not read for an empty one
+        if not handed_over(folder):
+            return {path.name: path for path in folder.iterdir()}
+        return {
+            path.name.removeprefix(prefix): path
+            for path in folder.parent.iterdir()
+            if path.name.startswith(prefix)
+        }
+    except OSError as error:
+        raise KeyUnusable(f"[keys] folder: {folder} can't be read: {error.strerror}") from error
+
+
+def _recovery_key(key_id: str, files: Mapping[str, Path], folder: Path) -> RecoveryKey:
+    path = files.get(f"{key_id}.pub")
+    if path is None:
+        raise KeyUnusable(
+            f"the recovery key {key_id!r} is not in {folder}",
+            hint=f"put its public half there as {key_id}.pub, or correct [keys] recovery",
+        )
+    return parse_recovery_key(key_id, _read(path, "recovery key", forbidden=0o022))
