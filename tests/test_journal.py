@@ -1,5 +1,6 @@
 """The journal: what is promised about crashes, repeats, order and bounds."""
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -387,14 +388,21 @@ def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: 
     assert running("b", named=False) == [daemons, typed]
 
 
-def test_a_journal_of_version_1_is_taken_over(tmp_path: Path) -> None:
+# What each version added; an older one lacks it.
+_ADDED = (("store",), ("attempt", "runs", "cancels"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: int) -> None:
     path, task = tmp_path / "journal", ping()
     journal = Journal(path, INSTANCE, RUN)
     journal.accept(task, draft(task, TaskStatus.RUNNING))
     journal.close()
     db = sqlite3.connect(path)
-    db.execute("ALTER TABLE tasks DROP COLUMN store")
-    db.execute("PRAGMA user_version = 1")
+    db.execute("DROP INDEX tasks_by_cancelled")
+    for column in itertools.chain(*_ADDED[version - 1 :]):
+        db.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
+    db.execute(f"PRAGMA user_version = {version}")
     db.close()
     for _ in range(2):
         journal = Journal(path, INSTANCE, RUN, store="a")

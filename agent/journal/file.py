@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _SCHEMA: Final = """
 CREATE TABLE tasks (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -26,8 +26,12 @@ CREATE TABLE tasks (
     last_report BLOB NOT NULL,
     record TEXT,
     ended INTEGER,
-    store TEXT NOT NULL DEFAULT ''
+    store TEXT NOT NULL DEFAULT '',
+    attempt TEXT NOT NULL DEFAULT '',
+    runs INTEGER NOT NULL DEFAULT 0,
+    cancels TEXT
 );
+CREATE INDEX tasks_by_cancelled ON tasks (cancels) WHERE cancels IS NOT NULL AND ended IS NULL;
 CREATE INDEX tasks_by_status ON tasks (status, position);
 CREATE INDEX tasks_by_end ON tasks (ended) WHERE ended IS NOT NULL;
 CREATE TABLE outbox (
@@ -48,8 +52,17 @@ CREATE TABLE lineages (
     generation TEXT NOT NULL
 );
 """
-# What a journal of version 1 lacks.
-_UPGRADE: Final = "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''"
+# What a journal of version 1 lacks, and one of version 2.
+_UPGRADES: Final = (
+    "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''",
+    """
+    ALTER TABLE tasks ADD COLUMN attempt TEXT NOT NULL DEFAULT '';
+    ALTER TABLE tasks ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE tasks ADD COLUMN cancels TEXT;
+    CREATE INDEX tasks_by_cancelled ON tasks (cancels)
+        WHERE cancels IS NOT NULL AND ended IS NULL
+    """,
+)
 _LOCK_SECONDS: Final = 10.0
 _UNREADABLE_HINT: Final = (
     "move the journal file away; unfinished tasks are lost then and must be sent again"
@@ -98,11 +111,9 @@ class JournalFile:
                     f" {SCHEMA_VERSION}",
                     hint="run the agent's version that wrote it, or a later one",
                 )
-            if version == 0:
-                _create(db)
-            if version == 1:
-                db.execute(_UPGRADE)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            for script in [_SCHEMA] if version == 0 else _UPGRADES[version - 1 :]:
+                _execute(db, script)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise JournalError(
@@ -136,10 +147,10 @@ def _open(path: Path) -> sqlite3.Connection:
     )
 
 
-def _create(db: sqlite3.Connection) -> None:
-    for statement in _SCHEMA.split(";"):
+def _execute(db: sqlite3.Connection, script: str) -> None:
+    """As `executescript`, which would commit the transaction that is open."""
+    for statement in script.split(";"):
         db.execute(statement)
-    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _journal_error(path: Path, error: sqlite3.Error | OSError) -> JournalError:

@@ -1,0 +1,77 @@
+"""The fault suite: `python -m tests.faults [--full] [--seed N] [--only WORD]`.
+
+One line a trial: verdict, kind, name, what was done, what was seen, seconds. The exit status
+is 1 where a trial failed, or where a full run saw fewer cases than it has to.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from tests.faults.catalogue import all_trials, least
+from tests.faults.trial import Bench, Plan, Trial
+from tests.stack.stack import Stack
+
+
+def main() -> int:
+    arguments = _arguments()
+    plan = Plan(arguments.seed, arguments.full)
+    print(f"seed {plan.seed}, {'full' if plan.full else 'short'} form", flush=True)
+    cases: Counter[str] = Counter()
+    failed = 0
+    with tempfile.TemporaryDirectory(prefix="backup-agent-faults-") as folder:
+        stack = Stack(Path(folder))
+        with stack:
+            bench = Bench(stack.folder, stack.rabbitmq, stack.swift, stack.mariadb)
+            for trial in all_trials(plan):
+                if arguments.only in f"{trial.kind} {trial.name}":
+                    done = _do(trial, bench)
+                    cases[trial.kind] += done
+                    failed += not done
+    for kind, count in sorted(cases.items()):
+        print(f"{count:6} {kind}")
+    lacking = _lacking(cases) if plan.full and not arguments.only else []
+    for line in lacking:
+        print(line)
+    print(f"{failed} failed, {len(lacking)} kinds fell short")
+    return 1 if failed or lacking else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="script/test faults", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all cases, which takes long")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--only", default="", metavar="WORD", help="trials with that in their name")
+    return parser.parse_args()
+
+
+def _do(trial: Trial, bench: Bench) -> int:
+    """Do one trial and print its line; how many cases it was, 0 where it failed."""
+    started = time.monotonic()
+    try:
+        text, count = trial.do(bench)
+        verdict = "ok"
+    except Exception as error:  # noqa: BLE001 - whatever a trial raises is its verdict
+        text, count, verdict = f"{type(error).__name__}: {error}", 0, "FAILED"
+        traceback.print_exc()
+    seconds = time.monotonic() - started
+    said = f"{trial.kind}: {trial.name}: {trial.done}: {' '.join(text.split())[:300]}"
+    print(f"{verdict:6} {said} ({seconds:.1f} s)", flush=True)
+    return count
+
+
+def _lacking(cases: Counter[str]) -> list[str]:
+    return [
+        f"too few of {kind}: {cases[kind]} of {count}"
+        for kind, count in least().items()
+        if cases[kind] < count
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""All trials, module by module, in the order in which they are done."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Final
+
+from tests.faults.trial import Plan, Trial
+
+MODULES: Final[tuple[ModuleType, ...]] = ()
+
+
+def all_trials(plan: Plan) -> Iterator[Trial]:
+    for module in MODULES:
+        yield from module.trials(plan)
+
+
+def least() -> Mapping[str, int]:
+    """How many cases of each kind a full run must have seen."""
+    counts: Counter[str] = Counter()
+    for module in MODULES:
+        counts.update(module.LEAST)
+    return counts

@@ -1,0 +1,26 @@
+"""The short form of the fault suite: the same trials, fewer of them, with a fixed seed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.faults.catalogue import all_trials
+from tests.faults.trial import Bench, Plan, Trial
+from tests.stack.mariadb import MariaDB
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+_SEED = int(os.environ.get("FAULT_SEED", "4"))
+
+
+@pytest.fixture(scope="module")
+def bench(scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB) -> Bench:
+    return Bench(scratch / "faults", rabbitmq, swift_session, mariadb)
+
+
+@pytest.mark.parametrize(
+    "trial", all_trials(Plan(_SEED, full=False)), ids=lambda trial: f"{trial.kind}-{trial.name}"
+)
+def test_trial(bench: Bench, trial: Trial) -> None:
+    print(f"seed {_SEED}: {trial.done}: {trial.do(bench).text}")

@@ -1,0 +1,70 @@
+"""A trial, and where it is done.
+
+Each module of trials has `trials(plan)`, which yields them, and `LEAST`: how many cases of
+each kind a full run must have seen.
+"""
+
+import random
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.stack.agent import Agent, Tables
+from tests.stack.mariadb import MariaDB
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+
+class Plan(NamedTuple):
+    """Which trials are wanted: all of the issue's counts, or a short form of it."""
+
+    seed: int
+    full: bool
+
+    def random(self, name: str) -> random.Random:
+        """What a trial's chances follow from: the seed and its name, and nothing else."""
+        return random.Random(f"{self.seed} {name}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The servers that trials are done on, and a folder for what they need besides.
+
+    Whoever breaks a server mends it again, or uses one of its own.
+    """
+
+    folder: Path
+    rabbitmq: RabbitMQ
+    swift: SwiftServer
+    mariadb: MariaDB
+
+    @contextmanager
+    def agent(self, name: str, overrides: Tables | None = None) -> Iterator[Agent]:
+        """An agent with an instance and a container of its own; its daemon is ended at last."""
+        folder = self.folder / f"{name}-{uuid.uuid4().hex[:8]}"
+        agent = Agent(folder, self.rabbitmq, self.swift, self.mariadb, overrides)
+        agent.write()
+        try:
+            yield agent
+        finally:
+            self.swift.clear_faults()
+            agent.stop()
+
+
+class Seen(NamedTuple):
+    """What a trial saw, in a few words, and how many cases it went through."""
+
+    text: str
+    cases: int = 1
+
+
+class Trial(NamedTuple):
+    """`do` raises where what is seen isn't right (AssertionError, or whatever it meets)."""
+
+    kind: str
+    name: str
+    done: str
+    do: Callable[[Bench], Seen]
