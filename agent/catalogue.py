@@ -6,7 +6,7 @@ write.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -68,6 +68,10 @@ class Catalogue:
         self._store = store
         self._keyring = keyring
         self._cache = cache
+
+    def bound(self, store: Store) -> Self:
+        """The same records through `store`: a view of it that a stop ends."""
+        return type(self)(store, self._keyring, self._cache)
 
     @property
     def location(self) -> str:

@@ -6,6 +6,7 @@ are written to a file that no listing shows, and synced; it is moved to its name
 is synced, and so is each folder that was made for it. docs/format.md describes it.
 """
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from heapq import nsmallest
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote
 
-from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
+from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.store.digests import (
     Etag,
     etag_of,
@@ -30,10 +31,12 @@ from agent.store.digests import (
 from agent.store.folder import Folder, read_into, reading, translated, write_all
 from agent.store.paths import Place, component, container, place
 from agent.store.protocol import (
+    Interruption,
     ManifestEntry,
     Shelf,
     StoredObject,
     StoreLimits,
+    Uninterrupted,
     manifest_etag,
 )
 
@@ -50,6 +53,13 @@ class DirectoryStore:
         self._folder = Folder(root)
         self._container = container(container_name)
         self._page_rows = _PAGE
+        self._stop: Interruption = Uninterrupted()
+
+    def bound(self, stop: Interruption) -> Self:
+        """As the protocol says, between two pieces of about 1 MiB: the system ends no write."""
+        view = copy.copy(self)
+        view._stop = stop
+        return view
 
     @property
     def location(self) -> str:
@@ -60,7 +70,7 @@ class DirectoryStore:
 
         Without, StoreNotFound where there is no such folder or container.
         """
-        with translated(f"open {self._root}"):
+        with self._doing(f"open {self._root}"):
             if create:
                 self._folder.make_root()
             for shelf in Shelf:
@@ -115,7 +125,7 @@ class DirectoryStore:
         *above, begin = prefix.split("/")
         stem = "".join(f"{part}/" for part in above)
         there = _place(stem + "x")
-        with translated(f"list {self._in(shelf)}"):
+        with self._doing(f"list {self._in(shelf)}"):
             self._folder.check((self._in(shelf),))
             if there is not None:
                 folders = (self._in(shelf), *there.folders)
@@ -125,7 +135,7 @@ class DirectoryStore:
         """As the protocol says; folders go with the last file in them."""
         there = place(name)
         folders = (self._in(shelf), *there.folders)
-        with translated(f"delete {self._in(shelf)}/{name}"):
+        with self._doing(f"delete {self._in(shelf)}/{name}"):
             with suppress(FileNotFoundError), self._folder.enter(folders) as folder:
                 with suppress(FileNotFoundError):
                     os.unlink(there.file, dir_fd=folder)
@@ -138,7 +148,7 @@ class DirectoryStore:
         """The filesystem's time in Unix seconds, by which the files are dated."""
         container_name = self._in(Shelf.OBJECTS)
         with (
-            translated(f"write in {container_name}"),
+            self._doing(f"write in {container_name}"),
             self._folder.temporary(container_name) as (descriptor, _),
         ):
             os.write(descriptor, b"0")
@@ -153,6 +163,17 @@ class DirectoryStore:
     def _in(self, shelf: Shelf) -> str:
         return self._container + shelf.value
 
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        """The system's errors inside the block as StoreError, unless it is to be stopped."""
+        self._stop.check()
+        try:
+            with translated(what):
+                yield
+        except StoreError:
+            self._stop.check()
+            raise
+
     def _put(
         self,
         shelf: Shelf,
@@ -163,11 +184,12 @@ class DirectoryStore:
         there, inside = place(name), self._in(shelf)
         what = f"put {inside}/{name}"
         with (
-            translated(what),
+            self._doing(what),
             self._folder.temporary(inside) as (descriptor, temporary),
         ):
             digest = hashlib.md5(usedforsecurity=False)
             for part in parts:
+                self._stop.check()
                 digest.update(part)
                 write_all(descriptor, part)
             etag = etag_for(digest.hexdigest())
@@ -207,7 +229,7 @@ class DirectoryStore:
         there, inside = place(name), self._in(shelf)
         what = f"get {inside}/{name}"
         with (
-            translated(what),
+            self._doing(what),
             self._folder.enter((inside, *there.folders)) as folder,
             reading(folder, there.file) as (descriptor, info),
         ):
@@ -242,7 +264,7 @@ class DirectoryStore:
     def _row(self, folders: tuple[str, ...], file: str, name: str) -> StoredObject | None:
         """A file's row; None where it was deleted a moment ago, or has become another thing."""
         with (
-            translated(f"list {folders[0]}/{name}"),
+            self._doing(f"list {folders[0]}/{name}"),
             suppress(FileNotFoundError),
             self._folder.enter(folders) as folder,
             reading(folder, file) as (descriptor, info),

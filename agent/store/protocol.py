@@ -6,9 +6,10 @@ StoreError family. A method returns only when the store has confirmed what it sa
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 
 class Shelf(Enum):
@@ -50,8 +51,36 @@ class StoreLimits(NamedTuple):
     nesting: bool
 
 
+class Interruption(Protocol):
+    """What may end a store's calls before their time: agent.pipeline.stop.Stop is one."""
+
+    def check(self) -> None:
+        """Raise the cause if there is one."""
+
+    def on_stop(self, action: Callable[[], None]) -> AbstractContextManager[None]:
+        """Have `action` called once on a stop that comes inside the block, or came before."""
+
+
+class Uninterrupted:
+    """The Interruption that never comes."""
+
+    def check(self) -> None:
+        """Raise nothing."""
+
+    def on_stop(self, action: Callable[[], None]) -> AbstractContextManager[None]:
+        """Never call `action`."""
+        return nullcontext()
+
+
 class Store(Protocol):
     """Objects by name, and manifests that join segments into one object."""
+
+    def bound(self, stop: Interruption) -> Self:
+        """The same store, whose calls end at once when `stop` is requested, with its cause.
+
+        What was under way may still reach the store. Connections and token are shared, and
+        `close` and `abort` of either concern both.
+        """
 
     @property
     def location(self) -> str:

@@ -4,6 +4,7 @@ Manifests are Static Large Objects:
 https://docs.openstack.org/swift/latest/overview_large_objects.html
 """
 
+import copy
 import hashlib
 import json
 import re
@@ -11,20 +12,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 from swiftclient import client
 
 from agent.errors import StoreMismatch, StoreRejected
 from agent.store.protocol import (
+    Interruption,
     ManifestEntry,
     Shelf,
     StoredObject,
     StoreLimits,
     manifest_etag,
 )
-from agent.store.swift_session import Authenticate, AuthV1, Link, SwiftSession
+from agent.store.swift_line import LONGEST_ANSWER
+from agent.store.swift_login import Authenticate, AuthV1
+from agent.store.swift_session import Link, SwiftSession
 
 _CHUNK = 1 << 20
 _PAGE = 1000  # rows of a listing held in memory at a time
@@ -40,7 +44,8 @@ _INFO_MEANINGS = {403: StoreRejected, 404: StoreRejected}
 class SwiftSettings:
     """How to reach one container; `container` and its `_segments` sibling are created.
 
-    `timeout_seconds` bounds connecting, each send of 1 MiB and each wait for bytes;
+    `timeout_seconds` bounds connecting (10 s at most), each send of 1 MiB and each wait for
+    bytes; a whole request has that time, and a second for each 64 KiB.
     `attempts` is per operation, with pauses that double from `backoff_seconds`.
     `ca_file` replaces the public certificate authorities, it doesn't switch checks off.
     """
@@ -55,12 +60,19 @@ class SwiftSettings:
     ca_file: str | None = None
 
 
+@dataclass
+class _Pages:
+    """The rows that a page of a listing may have here, as `open` has learnt."""
+
+    rows: int = _PAGE
+
+
 class SwiftStore:
     """agent.store.protocol.Store in Swift, or in Ceph's gateway through its Swift API."""
 
     def __init__(self, settings: SwiftSettings, authenticate: Authenticate | None = None) -> None:
         self._container = settings.container
-        self._page_rows = _PAGE
+        self._pages = _Pages()
         self._session = SwiftSession(
             authenticate or AuthV1(settings.auth_url, settings.user, settings.key),
             timeout_seconds=settings.timeout_seconds,
@@ -68,6 +80,11 @@ class SwiftStore:
             backoff_seconds=settings.backoff_seconds,
             ca_file=settings.ca_file,
         )
+
+    def bound(self, stop: Interruption) -> Self:
+        view = copy.copy(self)
+        view._session = self._session.bound(stop)
+        return view
 
     @property
     def location(self) -> str:
@@ -80,7 +97,7 @@ class SwiftStore:
             self._session.call(f"create container {name}", partial(_create_container, name))
         info = self._session.call("read the limits from /info", _read_info, _INFO_MEANINGS)
         swift = _section(info, "swift") or {}
-        self._page_rows = min(_PAGE, _count(swift, "container_listing_limit", _PAGE))
+        self._pages.rows = min(_PAGE, _count(swift, "container_listing_limit", _PAGE))
         return _limits(_section(info, "slo"), swift)
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
@@ -118,7 +135,7 @@ class SwiftStore:
             _check_md5(what, content, headers)
             return bytes(content)
 
-        return self._session.call(what, action, _READ_MEANINGS)
+        return self._session.call(what, action, _READ_MEANINGS, size=limit)
 
     def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
         what = f"get {self._in(shelf)}/{name}"
@@ -132,12 +149,14 @@ class SwiftStore:
                 raise StoreMismatch(f"{what}: not {buffer.nbytes} bytes, as announced")
             _check_md5(what, buffer, headers)
 
-        self._session.call(what, action)
+        self._session.call(what, action, size=buffer.nbytes)
 
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
         what = f"list {self._in(shelf)}"
         marker = ""
-        while page := self._session.call(what, partial(self._page, shelf, prefix, marker)):
+        while page := self._session.call(
+            what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
+        ):
             yield from page
             if page[-1].name <= marker:
                 raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
@@ -215,7 +234,8 @@ class SwiftStore:
                 raise StoreMismatch(f"{what}: the store holds MD5 {stored[:40]}, sent was {etag}")
             return stored
 
-        return self._session.call(what, action, _MANIFEST_MEANINGS if manifest else None)
+        meanings = _MANIFEST_MEANINGS if manifest else None
+        return self._session.call(what, action, meanings, size=size)
 
     def _get(
         self, link: Link, shelf: Shelf, name: str, headers: dict[str, str]
@@ -237,7 +257,7 @@ class SwiftStore:
             link.token,
             self._in(shelf),
             marker=marker,
-            limit=self._page_rows,
+            limit=self._pages.rows,
             prefix=prefix,
             http_conn=link.http,
         )

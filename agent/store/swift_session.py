@@ -1,79 +1,34 @@
-"""One authenticated conversation with Swift: connections, token, retries, translated errors.
+"""One authenticated conversation with Swift: connections, token, retries, deadlines.
 
 What is said in it is swift.py's business. swiftclient's own retries aren't used, because
 they know neither our errors nor how to send the same slabs again.
 """
 
-import http.client
-import random
-import re
+import copy
+import logging
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import requests
-import urllib3
-from requests.adapters import HTTPAdapter
 from swiftclient import client
 from swiftclient.exceptions import ClientException
 
-from agent.errors import (
-    StoreBusy,
-    StoreDenied,
-    StoreError,
-    StoreFull,
-    StoreMismatch,
-    StoreNotFound,
-    StoreRejected,
-    StoreUnreachable,
-)
+from agent.errors import StoreError, TokenExpired
+from agent.store.deadlines import Deadlines
+from agent.store.protocol import Interruption, Uninterrupted
+from agent.store.swift_errors import pause_seconds, translated
+from agent.store.swift_line import CONNECT_SECONDS, Line
+from agent.store.swift_login import Access, Authenticate
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_LONGEST_PAUSE = 30.0  # seconds between two attempts, whatever Retry-After says
-_LONGEST_TEXT = 200  # characters of a foreign message
-_NO_LOGIN_HERE = (404, 405, 412)  # 412 is what Swift's proxy says of a path it can't split
-_URL_HINT = "check that [store] url names the Swift authentication URL"
-_CA_HINT = "if the store's certificate is signed by a private CA, name its file in [store] ca_file"
-_MEANINGS: Mapping[int, type[StoreError]] = {
-    401: StoreDenied,
-    403: StoreDenied,
-    404: StoreNotFound,
-    408: StoreBusy,
-    409: StoreBusy,  # a write with a later timestamp is under way or came first
-    422: StoreMismatch,
-    429: StoreBusy,
-    498: StoreBusy,  # Swift's ratelimit middleware
-    507: StoreFull,
-}
-_BAD_ADDRESS = (
-    requests.exceptions.InvalidURL,
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidSchema,
-    urllib3.exceptions.LocationValueError,
-    http.client.InvalidURL,
-)
-_TLS = (requests.exceptions.SSLError, urllib3.exceptions.SSLError)
-_TRANSPORT = (
-    requests.exceptions.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    OSError,
-    EOFError,
-)
-_UNREADABLE = (ValueError, zlib.error)  # JSON, gzip or header bytes that can't be decoded
-
-
-class Access(NamedTuple):
-    """Where the account's objects are, and the token that opens them."""
-
-    storage_url: str
-    token: str
-
-    def __repr__(self) -> str:
-        return f"Access({self.storage_url!r})"
+# Bytes per second below which a transfer is as good as none: a segment of 16 MiB has 256 s
+# beside the time that every request has.
+LEAST_RATE: Final = 64 << 10
 
 
 class Link(NamedTuple):
@@ -84,120 +39,21 @@ class Link(NamedTuple):
     http: Any
 
 
-class Authenticate(Protocol):
-    """One way to log in; `connect` opens a connection that obeys the settings for TLS."""
+@dataclass
+class _Shared:
+    """What all views of a session have in common; `turn` guards it."""
 
-    def __call__(self, connect: Callable[[str], Any]) -> Access: ...
-
-
-@dataclass(frozen=True)
-class AuthV1:
-    """Swift's own authentication, version 1: a user name and a key in headers."""
-
-    url: str
-    user: str
-    key: str = field(repr=False)
-
-    def __call__(self, connect: Callable[[str], Any]) -> Access:
-        with closing(connect(self.url)) as connection:
-            headers = {"X-Auth-User": self.user, "X-Auth-Key": self.key}
-            connection.request("GET", connection.parsed_url.path, "", headers)
-            answer = connection.getresponse()
-            body = answer.read(_LONGEST_TEXT)
-            url = answer.getheader("x-storage-url")
-            token = answer.getheader("x-storage-token") or answer.getheader("x-auth-token")
-            if answer.status in _NO_LOGIN_HERE:
-                raise StoreRejected(
-                    f"{self.url} answers {answer.status}: nobody logs in there", hint=_URL_HINT
-                )
-            if answer.status // 100 != 2:
-                raise ClientException.from_response(answer, "authenticate", body or b" ")
-            if not url or not token:
-                raise StoreRejected(
-                    f"{self.url} answers, but not with a storage URL and a token",
-                    hint=_URL_HINT,
-                )
-            return Access(url.rstrip("/"), token)
+    turn: threading.Condition = field(default_factory=threading.Condition)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    idle: list[Line] = field(default_factory=list)
+    access: Access | None = None
+    logging_in: bool = False
+    aborted: bool = False
 
 
-class _OneFraming(HTTPAdapter):
-    """Sends a body of known length with Content-Length alone.
-
-    For an iterator requests adds `Transfer-Encoding: chunked` even beside a Content-Length,
-    and then sends it unchunked: Swift waits for chunks, and proxies refuse the request.
-    """
-
-    def add_headers(self, request: requests.PreparedRequest, **kwargs: Any) -> None:
-        if "Content-Length" in request.headers:
-            request.headers.pop("Transfer-Encoding", None)
-
-
-def _bounded(text: str) -> str:
-    """One line without markup, short enough for a message."""
-    return " ".join(re.sub(r"<[^>]*>", " ", text).split())[:_LONGEST_TEXT]
-
-
-def _reason(error: BaseException) -> str:
-    """The text of the innermost of the exceptions that HTTP libraries wrap into each other."""
-    for _ in range(8):
-        inner = [getattr(error, "reason", None), *error.args]
-        causes = [one for one in inner if isinstance(one, BaseException)]
-        if not causes:
-            break
-        error = causes[0]
-    return _bounded(" ".join(str(part) for part in error.args)) or type(error).__name__
-
-
-def _refusal(
-    what: str, error: ClientException, meanings: Mapping[int, type[StoreError]]
-) -> StoreError:
-    status = error.http_status
-    if not status:
-        return StoreRejected(f"{what}: {_bounded(error.msg)}")
-    body = error.http_response_content or b""
-    text = _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
-    kind = meanings.get(status) or _MEANINGS.get(status)
-    if kind is None and status == 413:
-        kind = StoreFull if "quota" in text.lower() else StoreRejected
-    if kind is None:
-        kind = StoreBusy if status >= 500 else StoreRejected
-    return kind(f"{what}: the store answered {status}" + (f" ({text})" if text else ""))
-
-
-@contextmanager
-def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None) -> Iterator[None]:
-    """Turn every foreign error into one of the StoreError family; `what` was being done.
-
-    `meanings` overrides what a status stands for. No message has a header's value in it.
-    """
-    try:
-        yield
-    except ClientException as error:
-        raise _refusal(what, error, meanings or {}) from error
-    except requests.exceptions.InvalidHeader:
-        # its text holds the header's value, which may be the key
-        raise StoreRejected(f"{what}: a user name, key or header can't be sent in HTTP") from None
-    except _BAD_ADDRESS as error:
-        raise StoreRejected(f"{what}: not an address: {_reason(error)}") from error
-    except _TLS as error:
-        raise StoreUnreachable(f"{what}: TLS failed: {_reason(error)}", hint=_CA_HINT) from error
-    except _TRANSPORT as error:
-        raise StoreUnreachable(f"{what}: {_reason(error)}") from error
-    except _UNREADABLE as error:
-        raise StoreRejected(f"{what}: the answer can't be read: {_reason(error)}") from error
-
-
-def pause_seconds(attempt: int, base: float, error: StoreError) -> float:
-    """How long to wait after the failed attempt number `attempt` (from 1).
-
-    Doubles from `base`, with jitter so that many agents don't come back at once; as long as
-    the store's Retry-After asks, and at most 30 seconds.
-    """
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
-    headers = getattr(error.__cause__, "http_response_headers", None) or {}
-    asked = str(headers.get("Retry-After", ""))
-    retry_after = float(asked) if asked.isdecimal() else 0.0
-    return min(max(base * 2.0 ** (attempt - 1) * jitter, retry_after), _LONGEST_PAUSE)
+def _without_bodies(record: logging.LogRecord) -> bool:
+    """swiftclient would log what a store answers, which may be what it was sent: the token."""
+    return not str(record.msg).startswith("RESP BODY")
 
 
 class SwiftSession:
@@ -217,91 +73,190 @@ class SwiftSession:
         self._attempts = attempts
         self._backoff = backoff_seconds
         self._ca_file = ca_file
-        self._aborted = threading.Event()
-        self._lock = threading.Lock()
-        self._access: Access | None = None
-        self._idle: list[Any] = []
+        self._stop: Interruption = Uninterrupted()
+        self._shared = _Shared()
         # by default swiftclient's debug log shows the first 16 characters of a token
         client.logger_settings["reveal_sensitive_prefix"] = 0
+        client.logger.addFilter(_without_bodies)
+
+    def bound(self, stop: Interruption) -> Self:
+        """The same session, whose calls raise the cause of `stop` as soon as there is one."""
+        view = copy.copy(self)
+        view._stop = stop
+        return view
 
     def call(
         self,
         what: str,
         action: Callable[[Link], T],
         meanings: Mapping[int, type[StoreError]] | None = None,
+        *,
+        size: int = 0,
     ) -> T:
-        """Do `action`, again where that may help; raises nothing but StoreErrors."""
+        """Do `action`, which moves about `size` bytes, again where that may help.
+
+        Raises nothing but StoreErrors, and the cause of the stop that it is bound to.
+        """
         attempt = 1
         while True:
+            self._stop.check()
             try:
                 with translated(what, meanings):
-                    return self._authorised(action)
+                    return self._authorised(action, size)
             except StoreError as error:
+                self._stop.check()
                 if not error.retryable or attempt >= self._attempts:
                     raise
-                if self._aborted.wait(pause_seconds(attempt, self._backoff, error)):
+                seconds = pause_seconds(attempt, self._backoff, error)
+                log.info("%s; again in %.1f s (attempt %d)", error, seconds, attempt + 1)
+                if self._aborted_within(seconds):
                     raise
             attempt += 1
 
     def abort(self) -> None:
         """End all waits between attempts, and repeat nothing from now on."""
-        self._aborted.set()
+        self._shared.aborted = True
+        self._wake()
 
     def close(self) -> None:
         """Close the kept connections."""
-        while connection := self._take():
-            connection.close()
+        while line := self._take():
+            line.close()
 
-    def _authorised(self, action: Callable[[Link], T]) -> T:
+    def _authorised(self, action: Callable[[Link], T], size: int) -> T:
         access = self._current_access()
         try:
-            return self._exchange(access, action)
+            return self._exchange(access, action, size)
         except ClientException as error:
             if error.http_status != 401:
                 raise
-            self._forget(access)
+            self._refused(access)
         except requests.exceptions.ConnectionError:
+            self._stop.check()
             # a store that refuses the token may hang up while the body is still being sent,
             # so that its 401 is lost: the next attempt had better bring another token
-            self._forget(access)
+            if access.renewable:
+                self._forget(access)
+            elif self._refuses(access):
+                self._refused(access)
             raise
-        return self._exchange(self._current_access(), action)
+        return self._exchange(self._current_access(), action, size)
+
+    def _refused(self, access: Access) -> None:
+        """Have the next request log in; TokenExpired where there is no way to."""
+        if not access.renewable:
+            raise TokenExpired("the store refuses the token that came with the task") from None
+        self._forget(access)
+
+    def _refuses(self, access: Access) -> bool:
+        """Whether the store says of the token itself that it is no good."""
+
+        def ask(link: Link) -> None:
+            client.head_account(link.url, link.token, http_conn=link.http)
+
+        try:
+            with translated("ask whether the token is good", {401: TokenExpired}):
+                self._exchange(access, ask, 0)
+        except StoreError as error:
+            return isinstance(error, TokenExpired)
+        return False
 
     def _current_access(self) -> Access:
-        with self._lock:
-            if self._access is None:
-                self._access = self._authenticate(self._connect)
-            return self._access
+        """The token; whoever finds none logs in, and the others wait for that."""
+        shared = self._shared
+        with self._stop.on_stop(self._wake), shared.turn:
+            shared.turn.wait_for(self._may_go_on)
+            if shared.access is not None:
+                return shared.access
+            shared.logging_in = True
+        access = None
+        try:
+            access = self._authenticate(self._connected)
+        finally:
+            with shared.turn:
+                shared.logging_in, shared.access = False, access
+                shared.turn.notify_all()
+        return access
+
+    def _may_go_on(self) -> bool:
+        self._stop.check()
+        return not self._shared.logging_in
 
     def _forget(self, refused: Access) -> None:
         """Authenticate anew next time, unless another thread has already done so."""
-        with self._lock:
-            if self._access is refused:
-                self._access = None
+        with self._shared.turn:
+            if self._shared.access is refused:
+                self._shared.access = None
 
-    def _exchange(self, access: Access, action: Callable[[Link], T]) -> T:
-        connection = self._take()
-        if connection is None or connection.url != access.storage_url:
-            connection = self._connect(access.storage_url)
+    def _aborted_within(self, seconds: float) -> bool:
+        """Wait that long; True as soon as `abort` was called."""
+
+        def ended() -> bool:
+            self._stop.check()
+            return self._shared.aborted
+
+        with self._stop.on_stop(self._wake), self._shared.turn:
+            return self._shared.turn.wait_for(ended, seconds)
+
+    def _wake(self) -> None:
+        with self._shared.turn:
+            self._shared.turn.notify_all()
+
+    def _exchange(self, access: Access, action: Callable[[Link], T], size: int) -> T:
+        line = self._take()
+        if line is not None and line.url != access.storage_url:
+            line.close()
+            line = None
+        line = line or self._line(access.storage_url)
         with ExitStack() as stack:
             # after a failure a rest of the answer may be on its way
-            stack.callback(connection.close)
-            result = action(Link(*access, (connection.parsed_url, connection)))
-            stack.pop_all()
-        self._idle.append(connection)
+            stack.callback(line.close)
+            with self._in_time(line, size):
+                link = Link(access.storage_url, access.token, (line.http.parsed_url, line.http))
+                result = action(link)
+            if not line.is_cut:
+                stack.pop_all()
+                self._shared.idle.append(line)
         return result
 
-    def _take(self) -> Any:
-        with self._lock:
-            return self._idle.pop() if self._idle else None
+    @contextmanager
+    def _connected(self, url: str) -> Iterator[Any]:
+        """A connection for one small request."""
+        line = self._line(url)
+        try:
+            with self._in_time(line, 0):
+                yield line.http
+        finally:
+            line.close()
 
-    def _connect(self, url: str) -> Any:
-        connection = client.HTTPConnection(url, cacert=self._ca_file, timeout=self._timeout)
-        session = connection.request_session
-        # the environment may neither replace the CA (REQUESTS_CA_BUNDLE) nor add a proxy
-        session.trust_env = False
-        # a redirect would carry the token to another host
-        session.get_redirect_target = lambda _answer: None
-        session.mount("http://", _OneFraming())
-        session.mount("https://", _OneFraming())
-        return connection
+    @contextmanager
+    def _in_time(self, line: Line, size: int) -> Iterator[None]:
+        """Cut what is done on the line on a stop, and when it takes too long: TimeoutError."""
+        connect = min(self._timeout, CONNECT_SECONDS)
+        seconds = connect + self._timeout + size / LEAST_RATE
+        late = threading.Event()
+
+        def expire() -> None:
+            late.set()
+            cut()
+
+        with (
+            line.busy() as cut,
+            self._stop.on_stop(cut),
+            self._shared.deadlines.after(seconds, expire),
+        ):
+            try:
+                yield
+            finally:
+                if late.is_set():
+                    raise TimeoutError(f"not done within {seconds:.0f} s")
+        if line.is_cut:
+            # what looks like an end may be the cut
+            self._stop.check()
+
+    def _take(self) -> Line | None:
+        with self._shared.turn:
+            return self._shared.idle.pop() if self._shared.idle else None
+
+    def _line(self, url: str) -> Line:
+        return Line(url, timeout_seconds=self._timeout, ca_file=self._ca_file)

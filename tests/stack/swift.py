@@ -97,6 +97,7 @@ class SwiftServer:
         A rule has `match` (a regular expression searched in the path and query), and may have
         `method`, `times` (1) and `action`: `status` (the default: answers `status`, `headers`,
         `body`), `cut` (ends the connection `after` bytes of body), `stall` (`seconds`),
+        `drip` (answers a byte every `seconds`), `mute` (does it and doesn't answer),
         `wrong_etag`, `date` (answers as if it were `seconds` later), or `lose` (says 201 and
         stores nothing).
         """

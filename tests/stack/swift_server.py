@@ -200,6 +200,19 @@ class Faults:
         eventlet.sleep(rule["seconds"])
         return self._app(environ, start)
 
+    def _drip(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterator[bytes]:
+        """Do as asked, and answer one byte every `seconds`."""
+        for piece in self._app(environ, start):
+            for at in range(len(piece)):
+                yield piece[at : at + 1]
+                eventlet.sleep(rule["seconds"])
+
+    def _mute(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
+        """Do as asked, and end the connection instead of an answer."""
+        for _ in self._app(environ, lambda *_: None):
+            continue
+        return self._broken(environ, [])
+
     def _wrong_etag(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
         """Do as asked, and announce a false ETag."""
 

@@ -29,7 +29,7 @@ class TestContract(StoreContract):
 
 
 def test_who_only_reads_makes_no_container(make_store: MakeStore, swift: SwiftServer) -> None:
-    store = make_store(swift)
+    store = make_store(swift, container=f"never-{fresh()}")
     assert store.open(create=False).nesting
     with pytest.raises(StoreNotFound):
         list(store.list(Shelf.OBJECTS))
@@ -193,9 +193,9 @@ def test_reads_of_small_objects_ask_for_the_newest(swift: SwiftServer, store: Sw
 def test_connections_are_kept(swift: SwiftServer, store: SwiftStore) -> None:
     for _ in range(3):
         store.put(Shelf.OBJECTS, fresh(), views(b"x"))
-    assert len(store._session._idle) == 1
+    assert len(store._session._shared.idle) == 1
     store.close()
-    assert not store._session._idle
+    assert not store._session._shared.idle
 
 
 def test_certificates_are_checked(

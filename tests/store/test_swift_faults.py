@@ -1,8 +1,11 @@
 """The Swift store against a Swift that fails: refusals, cuts, false ETags, restarts."""
 
 import json
+import logging
 import os
 import signal
+import traceback
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,13 +19,16 @@ from agent.errors import (
     StoreMismatch,
     StoreNotFound,
     StoreRejected,
+    StoreSilent,
     StoreUnreachable,
+    TokenExpired,
 )
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftStore
+from agent.store.swift_login import AuthToken
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
-from tests.store.conftest import MIB, MakeStore
+from tests.store.conftest import MIB, MakeStore, settings_for
 from tests.store.contract import fresh, put_segments, views
 from tests.store.test_swift import logins
 
@@ -44,6 +50,7 @@ def stored(store: SwiftStore, name: str) -> bool:
     [
         {"status": 503, "headers": {"Retry-After": "0"}},
         {"status": 500, "body": "<html><h1>Internal Error</h1></html>"},
+        {"status": 408},
         {"status": 429},
         {"status": 498},
         {"status": 409},
@@ -149,8 +156,74 @@ def test_a_silent_store_is_given_up(
 ) -> None:
     impatient, name = make_store(swift, timeout_seconds=0.3, attempts=2), fresh()
     swift.inject([{"match": name, "action": "stall", "seconds": 2, "times": 99}])
-    with pytest.raises(StoreUnreachable, match="timed out"):
-        impatient.put(Shelf.SEGMENTS, name, PARTS)
+    for act in (
+        lambda: impatient.put(Shelf.SEGMENTS, name, PARTS),
+        lambda: impatient.put(Shelf.SEGMENTS, name, []),
+        lambda: impatient.get(Shelf.SEGMENTS, name, 1),
+    ):
+        with pytest.raises(StoreSilent, match="timed out"):
+            act()
+    assert tries(swift, name) == 4
+
+
+@pytest.fixture
+def bare(swift: SwiftServer, store: SwiftStore) -> Iterator[SwiftStore]:
+    """The same container by a token alone, which is that of the store's last login."""
+    access = store._session._current_access()
+    settings = settings_for(swift, store._container)
+    made = SwiftStore(settings, AuthToken(access.storage_url, access.token))
+    yield made
+    made.close()
+
+
+def test_a_bare_token_that_is_refused_is_not_used_again(
+    swift: SwiftServer, bare: SwiftStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    token, name, before = bare._session._current_access().token, fresh(), logins(swift)
+    bare.put(Shelf.SEGMENTS, name, PARTS)
+    swift.inject([{"match": name, "status": 401}])
+    with pytest.raises(TokenExpired) as caught:
+        bare.put(Shelf.SEGMENTS, name, PARTS)
+    assert (tries(swift, name), logins(swift)) == (2, before)
+    told = "".join(traceback.format_exception(caught.value)) + caplog.text + repr(vars(bare))
+    assert token not in told
+    assert token not in repr(AuthToken("http://h", token))
+
+
+def test_a_bare_token_whose_refusal_is_lost(swift: SwiftServer, bare: SwiftStore) -> None:
+    name = fresh()
+    cut = {"method": "PUT", "match": name, "action": "cut", "after": MIB, "times": 99}
+    swift.inject([cut, {"method": "HEAD", "match": "", "status": 401}])
+    with pytest.raises(TokenExpired):
+        bare.put(Shelf.SEGMENTS, name, PARTS)
+    assert tries(swift, name) == 1
+    # a connection that is cut for any other reason is another attempt's business
+    swift.inject([{**cut, "times": 1}, {"method": "HEAD", "match": "", "status": 503}])
+    bare.put(Shelf.SEGMENTS, name, PARTS)
+    assert stored(bare, name)
+
+
+@pytest.mark.parametrize(
+    ("match", "act"),
+    [
+        ("prefix=x", lambda store: list(store.list(Shelf.OBJECTS, "x"))),
+        ("^/info", lambda store: store.open(create=False)),
+        ("put-x", lambda store: store.put(Shelf.OBJECTS, "put-x", [])),
+    ],
+    ids=["listing", "info", "refusal"],
+)
+def test_answers_fill_no_memory(
+    swift: SwiftServer, store: SwiftStore, match: str, act: Callable[[SwiftStore], Any]
+) -> None:
+    large = {"match": match, "status": 200, "body": " " * (5 * MIB), "times": 9}
+    swift.inject([{**large, "status": 403 if match == "put-x" else 200}])
+    with pytest.raises(StoreRejected, match="has more than"):
+        act(store)
+    bomb = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    swift.inject([{**large, "body": "x", "headers": bomb}])
+    with pytest.raises(StoreRejected, match="compressed"):
+        act(store)
 
 
 def test_a_store_that_comes_back_is_used_again(

@@ -3,8 +3,10 @@
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
 
 import pytest
 import requests
@@ -15,7 +17,9 @@ from swiftclient.exceptions import ClientException
 from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
-from agent.store.swift_session import Access, Link, SwiftSession, pause_seconds, translated
+from agent.store.swift_errors import pause_seconds, translated
+from agent.store.swift_login import Access
+from agent.store.swift_session import Link, SwiftSession
 from tests.store.contract import md5, views
 
 
@@ -83,8 +87,9 @@ def test_messages_are_short_and_plain() -> None:
     assert "\n" not in str(caught.value)
 
 
-def busy(retry_after: str | None) -> StoreBusy:
-    headers = {} if retry_after is None else {"Retry-After": retry_after}
+def busy(retry_after: str | None, **headers: str) -> StoreBusy:
+    if retry_after is not None:
+        headers["Retry-After"] = retry_after
     error = StoreBusy("busy")
     error.__cause__ = ClientException("refused", http_response_headers=headers)
     return error
@@ -104,7 +109,12 @@ def test_pauses_grow_and_obey_the_store() -> None:
     assert 2 <= pause_seconds(4, 0.5, StoreBusy("no cause")) <= 4
     assert pause_seconds(1, 0.5, busy("7")) == 7
     assert pause_seconds(1, 0.5, busy("3600")) == 30
-    assert pause_seconds(1, 0.5, busy("Fri, 31 Dec 2027 23:59:59 GMT")) <= 0.5
+    assert pause_seconds(1, 0.5, busy(formatdate(time.time() + 20, usegmt=True))) > 15
+    assert pause_seconds(1, 0.5, busy(formatdate(time.time() + 3600, usegmt=True))) == 30
+    for past in ("Fri, 31 Dec 1999 23:59:59 GMT", "soon", "Fri, 99 Dec 2026 23:59:59 GMT"):
+        assert pause_seconds(1, 0.5, busy(past)) <= 0.5
+    dated = busy("Fri, 31 Dec 1999 23:59:59 GMT", Date="Fri, 31 Dec 1999 23:59:52 GMT")
+    assert pause_seconds(1, 0.5, dated) == 7
 
 
 def test_secrets_have_no_repr() -> None:
