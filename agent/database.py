@@ -9,7 +9,8 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import pymysql
 from pymysql.cursors import Cursor, DictCursor
 
 from agent import dialect
-from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
+from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable, LockTimeout
 from agent.model import Lineage
 
 _CONNECT_SECONDS = 5
@@ -28,6 +29,7 @@ _STAT_SECONDS = 10
 _DENIED = frozenset({1044, 1045, 1698, 3118, 4151})
 # ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
 _UNREACHABLE = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
+_LOCK_WAIT_TIMEOUT = 1205
 # The tables that CHECK TABLE makes sense for, and how many one statement takes.
 _TABLES = (
     "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES "
@@ -35,6 +37,9 @@ _TABLES = (
     "AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
 )
 _CHECKED_AT_ONCE = 100
+
+
+OnStop = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,34 @@ class Tablespace(NamedTuple):
     allocated: int
 
 
+class Session(NamedTuple):
+    """One line of the server's process list; what it does has lasted for `seconds`.
+
+    `statement` is the beginning of the SQL that it runs, empty where it runs none.
+    """
+
+    id: int
+    user: str
+    command: str
+    seconds: int
+    state: str
+    statement: str
+
+
 class Database:
     """One database server on this machine.
 
-    Every method raises DatabaseUnreachable, DatabaseDenied or DatabaseQueryFailed.
+    Every method raises DatabaseUnreachable, DatabaseDenied, DatabaseQueryFailed, or LockTimeout
+    where a lock is not to be had within half of `timeout_seconds`.
     """
 
-    def __init__(self, settings: DatabaseSettings) -> None:
+    def __init__(self, settings: DatabaseSettings, on_stop: OnStop | None = None) -> None:
         self._settings = settings
+        self._on_stop: OnStop = on_stop or (lambda _action: contextlib.nullcontext())
+
+    def bound(self, on_stop: OnStop) -> "Database":
+        """The same server, whose calls fail at once when `on_stop` calls what it is given."""
+        return Database(self._settings, on_stop)
 
     def server(self) -> ServerInfo:
         """Who the server is."""
@@ -155,6 +180,19 @@ class Database:
         rows = self._rows(f"SHOW GLOBAL STATUS WHERE Variable_name IN {_quoted(names)}")
         return {name: int(value) for name, value in rows}
 
+    @property
+    def user(self) -> str:
+        """Who the agent is there."""
+        return self._settings.user
+
+    def sessions(self) -> list[Session]:
+        """All sessions but the one that asks; without PROCESS only the agent's own."""
+        return [
+            Session(row[0], row[1] or "", row[4], row[5] or 0, row[6] or "", _text(row[7] or ""))
+            for row in self._rows("SHOW PROCESSLIST")
+            if row[7] != "SHOW PROCESSLIST"
+        ]
+
     def check_tables(self) -> dict[str, str]:
         """CHECK TABLE of every table: what it says of each, `OK` where all is well."""
         names = [
@@ -207,9 +245,11 @@ class Database:
     @contextlib.contextmanager
     def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
         settings = self._settings
+        patience = max(1, int(settings.timeout_seconds / 2))
         with (
             _translated(f"the database server at {settings.socket}"),
             _connected(settings.socket) as plain,
+            self._on_stop(lambda: _hang_up(plain)),
             pymysql.Connection(
                 unix_socket=str(settings.socket),
                 user=settings.user,
@@ -218,6 +258,7 @@ class Database:
                 charset="utf8mb4",
                 read_timeout=settings.timeout_seconds,
                 write_timeout=settings.timeout_seconds,
+                init_command=f"SET SESSION lock_wait_timeout={patience}",
                 defer_connect=True,
             ) as connection,
         ):
@@ -235,6 +276,12 @@ def _connected(path: Path) -> Iterator[socket.socket]:
         yield plain
 
 
+def _hang_up(connected: socket.socket) -> None:
+    """Have whoever waits for an answer on it wait no longer; from any thread."""
+    with contextlib.suppress(OSError):  # the server has hung up already
+        connected.shutdown(socket.SHUT_RDWR)
+
+
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
     """Turn the driver's errors into the agent's."""
@@ -247,6 +294,8 @@ def _translated(what: str) -> Iterator[None]:
         reason = error.args[-1] if error.args else repr(error)
         if number in _DENIED:
             raise DatabaseDenied(f"{what} refuses the login: {reason}") from error
+        if number == _LOCK_WAIT_TIMEOUT:
+            raise LockTimeout(f"{what} kept a query waiting for a lock: {reason}") from error
         if number in _UNREACHABLE:
             raise DatabaseUnreachable(f"{what} does not answer: {reason}") from error
         raise DatabaseQueryFailed(f"{what} refuses a query: {reason}") from error

@@ -3,7 +3,7 @@
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -24,7 +24,8 @@ class EngineSettings:
 
     `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
     engines' default of 1000 holds the commit lock for up to a second at the end of a run.
-    `safe_slave_backup` stops a replica's SQL thread for the run.
+    `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
+    of the programs.
     """
 
     socket: Path
@@ -35,11 +36,13 @@ class EngineSettings:
     parallel: int = 2
     log_copy_interval_ms: int = 20
     open_files_limit: int = 65_535
-    lock_wait_seconds: int = 300
+    lock_wait_seconds: float = 60.0
+    silent_seconds: float = 600.0
     safe_slave_backup: bool = False
     safe_slave_backup_seconds: int = 300
     niceness: int = 10
     grace_seconds: float = 3.0
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class CopyingEngine(ABC):
@@ -99,12 +102,15 @@ class CopyingEngine(ABC):
         except EngineError:
             secret_file.unlink()
             raise
-        return BackupRun(child, secret_file, self.completed, self.causes)
+        return BackupRun(
+            child, secret_file, self.completed, self.causes, self._settings.silent_seconds
+        )
 
     def extract(self, folder: Path) -> ExtractRun:
         """Start the extractor with `-x` into `folder`."""
         argv = [self._settings.extractor, "-x", "-C", str(folder)]
-        return ExtractRun(self._child(argv, setting=_EXTRACTOR, stdin=True))
+        child = self._child(argv, setting=_EXTRACTOR, stdin=True)
+        return ExtractRun(child, self._settings.silent_seconds)
 
     def prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
@@ -144,6 +150,7 @@ class CopyingEngine(ABC):
             keep=keep,
             niceness=self._settings.niceness,
             grace=self._settings.grace_seconds,
+            environment=self._settings.environment,
         )
 
 

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
-from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineFailed
+from agent.errors import (
+    DatabaseDenied,
+    DatabaseUnreachable,
+    EngineFailed,
+    LockTimeout,
+    RedoOverwritten,
+)
 
 _GRANTS = (
     "grant the agent's database user RELOAD, PROCESS, BINLOG MONITOR and REPLICA MONITOR, and "
@@ -33,12 +39,13 @@ class MariadbBackup(CopyingEngine):
     completed = re.compile(r"\[00\] \d{4}-\d\d-\d\d \d\d:\d\d:\d\d completed OK!")
     telling = re.compile(
         r"ERROR|Error:|denied|Failed to connect|missing required|only able to copy|Can't|"
-        r"impossible|No space left|xtrabackup_copy_datafile|Errcode|Too many open files"
+        r"impossible|No space left|xtrabackup_copy_datafile|Errcode|Too many open files|"
+        r"gone away|Lost connection|Lock wait timeout|Unable to obtain lock"
     )
     causes = (
         Cause(
             re.compile(r"Was only able to copy log"),
-            EngineFailed,
+            RedoOverwritten,
             "the server overwrote its redo log before it was copied: raise "
             "innodb_log_file_size, or back up at a quieter time or with a higher byte rate",
         ),
@@ -50,10 +57,11 @@ class MariadbBackup(CopyingEngine):
         Cause(re.compile(r"Failed to connect.*Access denied"), DatabaseDenied),
         Cause(re.compile(r"Failed to connect to"), DatabaseUnreachable),
         Cause(
-            re.compile(r"BACKUP STAGE .*Lock wait timeout exceeded"),
-            EngineFailed,
-            "a session holds LOCK TABLES: find it with SHOW PROCESSLIST and end it",
+            re.compile(r"[Ss]erver has gone away|Lost connection to"),
+            DatabaseUnreachable,
+            "the server ended or closed the engine's connection: see the server's error log",
         ),
+        Cause(re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"), LockTimeout),
         Cause(
             re.compile(r"Too many open files"),
             EngineFailed,
@@ -62,7 +70,10 @@ class MariadbBackup(CopyingEngine):
     )
 
     def _backup_options(self) -> list[str]:
-        return [f"--startup-wait-timeout={self._settings.lock_wait_seconds}"]
+        # Not --startup-wait-timeout: it makes the engine wait for a moment without any running
+        # query, which a busy server never has, and leaves the later stages without a limit.
+        # operations/lock_watch.py looks after all of them.
+        return []
 
     def _prepare_options(self, *, last: bool) -> list[str]:
         """None: mariadb-backup needs no --apply-log-only between the links of a chain."""

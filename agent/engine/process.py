@@ -3,23 +3,27 @@
 Children aren't tied to this process by a parent-death signal: that signal follows the
 *thread* that forked, and setting it needs Python code between fork and exec, which can
 deadlock in a process with threads. When the agent dies its pipes close, so a child that
-streams ends at its next write or read; systemd ends whatever else is left in the unit.
+streams ends at its next write or read; the rest is ended by systemd with the unit, or by the
+agent's next start, which knows its children by a variable in their environment.
 """
 
 import contextlib
 import fcntl
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Self, cast
 
-from agent.errors import EngineFailed, EngineMissing
+from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
 PIPE_BYTES = 1 << 20
 TAIL_LINES = 40
@@ -37,7 +41,8 @@ class LogTail:
     """The end of a child's standard error, bounded whatever the child writes.
 
     It holds the last 40 lines and, so that a flood can't push a cause out, the first 20
-    that match `keep`. A line is cut at 1000 bytes. Safe to read from any thread.
+    that match `keep`. A line is cut at 1000 bytes. `heard` is when (time.monotonic) the last
+    bytes came. Safe to read from any thread.
     """
 
     def __init__(self, keep: re.Pattern[str] | None = None) -> None:
@@ -45,10 +50,12 @@ class LogTail:
         self._lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._kept: list[str] = []
         self._partial = b""
+        self.heard = time.monotonic()
         self._lock = threading.Lock()
 
     def feed(self, block: bytes) -> None:
         """Take the next bytes of standard error."""
+        self.heard = time.monotonic()
         with self._lock:
             pieces = (self._partial + block).split(b"\n")
             self._partial = pieces.pop()[:LINE_BYTES]
@@ -92,18 +99,20 @@ class Child:
         keep: re.Pattern[str] | None = None,
         niceness: int = 0,
         grace: float = GRACE_SECONDS,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Start `argv`; `setting` is what the operator corrects where the program is missing.
 
         `niceness` is for the whole group; unless an I/O priority was inherited the kernel
-        derives it from that. EngineMissing or EngineFailed where it can't be started.
+        derives it from that. `environment` is added to what a child is told of this process's
+        own. EngineMissing or EngineFailed where it can't be started.
         """
         self.name = Path(argv[0]).name
         self.log = LogTail(keep)
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._popen = _start(argv, setting, stdin, stdout)
+        self._popen = _start(argv, setting, stdin, stdout, environment)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
         _be_nice(self._popen.pid, niceness)
@@ -154,13 +163,33 @@ class Child:
         """Send SIGKILL to the group; nothing happens where it has ended."""
         self._signal(signal.SIGKILL)
 
+    def wait_ready(self, pipe: FileIO, event: int, seconds: float) -> None:
+        """Wait until `pipe` can be read (select.POLLIN) or written (POLLOUT), or has ended.
+
+        EngineSilent, and an interrupt, where it can't be for `seconds` in which no word came
+        on standard error either. Time outside of this call doesn't count.
+        """
+        poller = select.poll()
+        poller.register(pipe, event)
+        began = time.monotonic()
+        left = seconds
+        while not poller.poll(left * 1000):
+            left = max(began, self.log.heard) + seconds - time.monotonic()
+            if left <= 0:
+                self.interrupt()
+                did = "written nothing" if event == select.POLLIN else "read nothing"
+                raise EngineSilent(
+                    f"{self.name} has {did} for {seconds:g} s; its last words: "
+                    f"{'; '.join(self.log.lines()[-2:]) or 'none'}"
+                )
+
     def wait(self, seconds: float) -> int:
-        """Wait for the end and return the exit status; EngineFailed (and SIGKILL) if too late."""
+        """Wait for the end and return the exit status; EngineSilent (and SIGKILL) if too late."""
         try:
             status = self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
             self.close()
-            raise EngineFailed(
+            raise EngineSilent(
                 f"{self.name} did not end within {seconds:g} s and was killed"
             ) from None
         self._release()
@@ -203,9 +232,9 @@ class Child:
 
 
 def _start(
-    argv: Sequence[str], setting: str, stdin: bool, stdout: bool
+    argv: Sequence[str], setting: str, stdin: bool, stdout: bool, added: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     try:
         return subprocess.Popen(  # noqa: S603 - a list; the program is the operator's setting
             list(argv),
@@ -213,7 +242,7 @@ def _start(
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=environment | {"LC_ALL": "C"},
+            env=inherited | {"LC_ALL": "C"} | dict(added),
             start_new_session=True,
         )
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:

@@ -5,16 +5,30 @@ A run is used in a `with` block, whose end kills what still runs. After `interru
 """
 
 import contextlib
+import os
 import re
+import select
+import signal
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from agent.engine.process import Child
-from agent.errors import AgentError, EngineFailed, EngineUnproved, ExtractFailed, PrepareFailed
+from agent.errors import (
+    AgentError,
+    EngineFailed,
+    EngineKilled,
+    EngineUnproved,
+    ExtractFailed,
+    PrepareFailed,
+)
 
 FINISH_SECONDS = 60.0
 PREPARE_SECONDS = 24 * 3600.0
+# What a program dies of by itself; every other signal comes from outside.
+_CRASHES = frozenset(
+    {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
+)
 _SHOWN_LINES = 4
 # mariadb-backup's, that of xtrabackup 2.4 and early 8.0, and that of the servers' own logs
 _LINE_HEAD = re.compile(
@@ -65,9 +79,22 @@ class Run:
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         if self._child.interrupted:
             ended = f"{ended} after it was interrupted"
+        return f"{self._child.name} ended with {ended}: {self._words()}"
+
+    def _words(self) -> str:
         lines = self._child.log.kept() or self._child.log.lines()
         shown = [_LINE_HEAD.sub("", line) for line in lines[-_SHOWN_LINES:]]
-        return f"{self._child.name} ended with {ended}: {'; '.join(shown) or 'it said nothing'}"
+        return "; ".join(shown) or "it said nothing"
+
+    def _check_signal(self, status: int) -> None:
+        """EngineKilled where a signal ended it that neither this agent sent nor it itself."""
+        if status >= 0 or self._child.interrupted or -status in _CRASHES:
+            return
+        name = signal.Signals(-status).name if -status < signal.SIGRTMIN else f"signal {-status}"
+        raise EngineKilled(
+            f"{self._child.name} was ended by {name}, which the agent did not send; its last "
+            f"words: {self._words()}"
+        )
 
     def _completed(self, proof: re.Pattern[str]) -> bool:
         lines = self._child.log.lines()
@@ -75,29 +102,46 @@ class Run:
 
 
 class BackupRun(Run):
-    """A running backup; read `stdout` to its end, then `finish()`."""
+    """A running backup; `read_into` to the end of its stream, then `finish()`."""
 
     def __init__(
-        self, child: Child, secret_file: Path, proof: re.Pattern[str], causes: tuple[Cause, ...]
+        self,
+        child: Child,
+        secret_file: Path,
+        proof: re.Pattern[str],
+        causes: tuple[Cause, ...],
+        silent_seconds: float,
     ) -> None:
         super().__init__(child)
         self._secret_file = secret_file
         self._proof = proof
         self._causes = causes
+        self._silent_seconds = silent_seconds
 
     @property
     def stdout(self) -> FileIO:
         """The raw stream; `readinto` gives what there is, and 0 at the end, good or bad."""
         return self._child.stdout
 
+    def read_into(self, buffer: memoryview) -> int:
+        """Read what there is; 0 at the end of the stream, good or bad.
+
+        EngineSilent, and an interrupt, where the program writes nothing at all for too long.
+        Time in which nobody reads doesn't count.
+        """
+        self._child.wait_ready(self._child.stdout, select.POLLIN, self._silent_seconds)
+        return self._child.stdout.readinto(buffer)
+
     def finish(self, seconds: float = FINISH_SECONDS) -> None:
         """Wait for the end and demand exit status 0 and the closing `completed OK!`.
 
-        DatabaseDenied, DatabaseUnreachable or EngineFailed by what the log says;
-        EngineUnproved where the status is 0 and the closing line is missing.
+        EngineKilled where a foreign signal ended it; DatabaseDenied, DatabaseUnreachable,
+        LockTimeout, RedoOverwritten or EngineFailed by what the log says; EngineUnproved where
+        the status is 0 and the closing line is missing; EngineSilent where it doesn't end.
         """
         status = self._child.wait(seconds)
         self._secret_file.unlink(missing_ok=True)
+        self._check_signal(status)
         if status:
             raise self._failure(status)
         if not self._completed(self._proof):
@@ -121,24 +165,36 @@ class BackupRun(Run):
 class ExtractRun(Run):
     """A running extraction; `write()` the stream, then `finish()`."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, silent_seconds: float) -> None:
         super().__init__(child)
+        self._silent_seconds = silent_seconds
         self._written = 0
+        # so that whoever writes can wait with a deadline; the program's own end still blocks
+        os.set_blocking(child.stdin.fileno(), False)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Hand over the next bytes, all of them; waits while the program is busy.
 
-        ExtractFailed with the program's own words where it has ended before its input did.
+        ExtractFailed with the program's own words where it has ended before its input did,
+        EngineKilled where a foreign signal ended it, EngineSilent (and an interrupt) where it
+        takes nothing and says nothing for too long.
         """
         view = memoryview(data)
         try:
             while len(view):
-                count = self._child.stdin.write(view)
+                # None, or less than all, where the pipe is full
+                count = self._child.stdin.write(view) or 0
                 self._written += count
                 view = view[count:]
+                if view:
+                    self._wait_for_room()
         except BrokenPipeError:
             status = self._child.wait(FINISH_SECONDS)
+            self._check_signal(status)
             raise ExtractFailed(self._story(status)) from None
+
+    def _wait_for_room(self) -> None:
+        self._child.wait_ready(self._child.stdin, select.POLLOUT, self._silent_seconds)
 
     def finish(self, seconds: float = FINISH_SECONDS) -> None:
         """Close the input, wait, and demand exit status 0, no complaint, and some input.
@@ -149,6 +205,7 @@ class ExtractRun(Run):
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.close()
         status = self._child.wait(seconds)
+        self._check_signal(status)
         if status or self._child.log.lines():
             raise ExtractFailed(self._story(status))
         if not self._written:
@@ -163,7 +220,12 @@ class PrepareRun(Run):
         self._proof = proof
 
     def finish(self, seconds: float = PREPARE_SECONDS) -> None:
-        """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`."""
+        """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`.
+
+        EngineKilled where a foreign signal ended it. Silence is no failure here: rolling back a
+        large transaction or applying a large file takes long without a word.
+        """
         status = self._child.wait(seconds)
+        self._check_signal(status)
         if status or not self._completed(self._proof):
             raise PrepareFailed(self._story(status))

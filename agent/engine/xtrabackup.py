@@ -5,18 +5,27 @@ series (docs/engines.md names the pages); none of it was tried on the program it
 """
 
 import logging
+import math
 import re
 from dataclasses import dataclass
 
 from agent.dialect import numbers
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
-from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineFailed, EngineUnsupported
+from agent.errors import (
+    DatabaseDenied,
+    DatabaseUnreachable,
+    EngineFailed,
+    EngineUnsupported,
+    LockTimeout,
+    RedoOverwritten,
+)
 
 log = logging.getLogger(__name__)
 
 # The first release with --register-redo-log-consumer.
 _CONSUMER_SINCE = (8, 0, 30)
+_LATER_SECONDS = 5
 _REDO_LOST = (
     "the server overwrote its redo log before it was copied: raise innodb_redo_log_capacity "
     "(innodb_log_file_size before 8.0.30), set [engine] register_redo_log_consumer = true, or "
@@ -51,7 +60,7 @@ class XtraBackup(CopyingEngine):
     telling = re.compile(
         r"\[ERROR\]|[Ee]rror:|denied|Failed to connect|missing required|[Uu]nsupported|"
         r"wrapped around|log block no|No space left|Errcode|[Oo][Ss] errno|Too many open files|"
-        r"Unable to obtain lock|did not become zero"
+        r"Unable to obtain lock|did not become zero|gone away|Lost connection|Lock wait timeout"
     )
     causes = (
         Cause(
@@ -59,7 +68,7 @@ class XtraBackup(CopyingEngine):
                 r"log block numbers mismatch|log has wrapped around|could not find redo log file|"
                 r"redo log files have been removed"
             ),
-            EngineFailed,
+            RedoOverwritten,
             _REDO_LOST,
         ),
         Cause(
@@ -86,10 +95,11 @@ class XtraBackup(CopyingEngine):
             "the replica held temporary tables all the time: replicate row-based, or try later",
         ),
         Cause(
-            re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"),
-            EngineFailed,
-            "a long query or DDL holds a lock: find it with SHOW PROCESSLIST and end it",
+            re.compile(r"[Ss]erver has gone away|Lost connection to"),
+            DatabaseUnreachable,
+            "the server ended or closed the engine's connection: see the server's error log",
         ),
+        Cause(re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"), LockTimeout),
         Cause(
             re.compile(r"Too many open files"),
             EngineFailed,
@@ -102,9 +112,13 @@ class XtraBackup(CopyingEngine):
         self._register_consumer = settings.register_redo_log_consumer
 
     def _backup_options(self) -> list[str]:
-        seconds = self._settings.lock_wait_seconds
-        # the version check asks a host of Percona's about newer releases
-        argv = [f"--ftwrl-wait-timeout={seconds}", f"--lock-ddl-timeout={seconds}"]
+        wait = math.ceil(self._settings.lock_wait_seconds)
+        # before FLUSH TABLES WITH READ LOCK, for queries that have run for a minute
+        argv = [f"--ftwrl-wait-timeout={wait}"]
+        # a little later than operations/lock_watch.py, which can say who holds the lock
+        late = wait + _LATER_SECONDS
+        argv += [f"--lock-ddl-timeout={late}", f"--backup-lock-timeout={late}"]
+        # that check asks a host of Percona's about newer releases
         argv += ["--no-version-check"]
         if self._register_consumer and self._has_consumer():
             argv += ["--register-redo-log-consumer"]

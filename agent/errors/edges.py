@@ -54,24 +54,33 @@ class EngineFailed(EngineError):
 
 
 class EngineKilled(EngineError):
-    """The engine was ended by a signal that the agent didn't send."""
+    """The engine was ended by a signal that the agent did not send."""
 
     code = "engine_killed"
-    default_hint = "look for the kernel's out-of-memory killer in the system's log"
+    default_hint = (
+        "look for the kernel's out-of-memory killer in the system's log (journalctl -k), and give "
+        "the machine more memory or the agent's unit a higher MemoryMax"
+    )
 
 
 class EngineSilent(EngineError):
     """The engine has written nothing for too long."""
 
     code = "engine_silent"
-    default_hint = "see what the engine waits for in the server's process list and error log"
+    default_hint = (
+        "see what the engine waits for in the server's process list and error log, and on its "
+        "disks; where it is only slow, raise [engine] silent_seconds"
+    )
 
 
 class LockTimeout(EngineError):
-    """The engine did not get the server's backup lock in time."""
+    """A lock of the server, such as its backup lock, was not to be had in time."""
 
     code = "lock_timeout"
-    default_hint = "end the long statements or locks that the server's process list shows"
+    default_hint = (
+        "end the session that holds it (SHOW PROCESSLIST, KILL), wait until its statement or LOCK "
+        "TABLES has ended, or raise [engine] lock_wait_seconds"
+    )
 
 
 class RedoOverwritten(EngineError):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from agent.codec.xbstream import Checkpoints, XbstreamParser, parse_binlog_info, parse_checkpoints
 from agent.database import Tablespace
 from agent.engine.runs import BackupRun
-from agent.errors import LsnMismatch, StreamIncomplete
+from agent.errors import DatabaseUnreachable, EngineFailed, LsnMismatch, StreamIncomplete
 from agent.model import BinlogPosition
 
 # Copied tablespaces are whole files; a stream with less than this share of the bytes that
@@ -46,7 +46,7 @@ class ProvedStream:
         """Fill the buffer; 0 at the proved end. Raises EngineError and StreamError."""
         filled = 0
         while filled < len(buffer):
-            count = self._run.stdout.readinto(buffer[filled:])
+            count = self._run.read_into(buffer[filled:])
             if not count:
                 break
             filled += count
@@ -58,7 +58,7 @@ class ProvedStream:
 
     def _prove(self) -> Proof:
         # The engine's own failure explains a short stream, so it is asked first.
-        self._run.finish()
+        self._finish_engine()
         self._parser.finish()
         metadata = self._parser.metadata
         if "checkpoints" not in metadata:
@@ -76,13 +76,27 @@ class ProvedStream:
             raw_bytes=self._parser.raw_bytes,
         )
 
+    def _finish_engine(self) -> None:
+        try:
+            self._run.finish()
+        except EngineFailed as failed:
+            # its own words tell little where the server ended under it
+            try:
+                self._tablespaces()
+            except DatabaseUnreachable as gone:
+                raise DatabaseUnreachable(
+                    f"the database server went away during the backup: {failed}",
+                    hint="see the server's error log for why it ended, then back up again",
+                ) from gone
+            raise
+
     def _check_lsns(self, checkpoints: Checkpoints) -> None:
         asked = self._from_lsn or 0
         kind = "full-backuped" if self._from_lsn is None else "incremental"
         if checkpoints.backup_type != kind or checkpoints.from_lsn != asked:
             raise LsnMismatch(
-                f"asked for a {kind} backup from LSN {asked}, but the stream is a "
-                f"{checkpoints.backup_type} one from LSN {checkpoints.from_lsn}"
+                f"asked for {_a(kind)} backup from LSN {asked}, but the stream is "
+                f"{_a(checkpoints.backup_type)} one from LSN {checkpoints.from_lsn}"
             )
         if checkpoints.to_lsn < asked:
             raise LsnMismatch(f"the stream ends at LSN {checkpoints.to_lsn}, before {asked}")
@@ -119,6 +133,10 @@ class ProvedStream:
         return self._parser.contains(path) or self._parser.contains(
             path.removesuffix(".ibd") + ".new"
         )
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind.startswith('i') else 'a'} {kind}"
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -26,9 +26,14 @@ class Watch:
 
     def look(self) -> None:
         """Read the record once. What can't be read says nothing: the commit looks again."""
+        with self._stop.guard():
+            self._look()
+
+    def _look(self) -> None:
         try:
             there = self._catalogue.read(self._record.id)
         except AgentError as error:
+            self._stop.check()
             log.info("the record of backup %s can't be looked at: %s", self._record.id, error)
             return
         self._gone = 0 if there else self._gone + 1

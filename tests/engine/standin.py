@@ -36,6 +36,7 @@ OPTIONS = {
     "log-copy-interval": True,
     "ftwrl-wait-timeout": True,
     "lock-ddl-timeout": True,
+    "backup-lock-timeout": True,
     "slave-info": False,
     "galera-info": False,
     "safe-slave-backup": False,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from agent.engine.process import KEPT_LINES, LINE_BYTES, PIPE_BYTES, TAIL_LINES, Child, LogTail
-from agent.errors import EngineFailed, EngineMissing
+from agent.errors import EngineFailed, EngineMissing, EngineSilent
 from tests.engine.scripts import known, script
 from tests.stack.process import poll
 
@@ -129,7 +129,7 @@ def test_the_whole_group_goes_and_nothing_is_left(tmp_path: Path) -> None:
 def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     with (
         Child([script(tmp_path / "sleeper", "time.sleep(60)")], setting=SETTING) as child,
-        pytest.raises(EngineFailed, match=r"sleeper did not end within 0\.2 s"),
+        pytest.raises(EngineSilent, match=r"sleeper did not end within 0\.2 s"),
     ):
         child.wait(0.2)
     assert not known(child.pid)

@@ -16,9 +16,12 @@ from agent.errors import (
     DatabaseUnreachable,
     EngineFailed,
     EngineMissing,
+    EngineSilent,
     EngineUnproved,
     ExtractFailed,
+    LockTimeout,
     PrepareFailed,
+    RedoOverwritten,
 )
 from tests.engine.scripts import known, script
 from tests.stack.mariadb import AGENT_PASSWORD
@@ -86,7 +89,7 @@ def test_completed_ok_with_another_exit_status_is_a_failure(tmp_path: Path) -> N
     [
         (
             "[00] FATAL ERROR: 2024-05-06 07:08:09 Was only able to copy log from 1 to 2, not 3",
-            EngineFailed,
+            RedoOverwritten,
             "innodb_log_file_size",
         ),
         (
@@ -97,6 +100,23 @@ def test_completed_ok_with_another_exit_status_is_a_failure(tmp_path: Path) -> N
         ),
         ("Failed to connect to MariaDB server: Access denied for user", DatabaseDenied, "user"),
         ("Failed to connect to MariaDB server: Can't connect", DatabaseUnreachable, "socket"),
+        (
+            "[00] FATAL ERROR: 2024-05-06 07:08:09 failed to execute query BACKUP LOCK `a`.`b`: "
+            "Server has gone away",
+            DatabaseUnreachable,
+            "error log",
+        ),
+        (
+            "[00] FATAL ERROR: 2024-05-06 07:08:09 failed to execute query BACKUP STAGE START: "
+            "Lock wait timeout exceeded; try restarting transaction",
+            LockTimeout,
+            "lock_wait_seconds",
+        ),
+        (
+            "[00] 2024-05-06 07:08:09 Unable to obtain lock. Please try again later.",
+            LockTimeout,
+            "",
+        ),
         ("InnoDB: Too many open files in system", EngineFailed, "LimitNOFILE"),
         ("nothing that is known", EngineFailed, "last lines"),
     ],
@@ -123,7 +143,7 @@ def test_an_engine_that_does_not_end_is_killed(tmp_path: Path) -> None:
     engine = fake(tmp_path, "os.close(1)\ntime.sleep(60)")
     with engine.start_backup(tmp_path, None) as run:
         read_all(run)
-        with pytest.raises(EngineFailed, match=r"did not end within 0\.5 s"):
+        with pytest.raises(EngineSilent, match=r"did not end within 0\.5 s"):
             run.finish(0.5)
     assert not known(run.pid)
     assert not (tmp_path / "engine.cnf").exists()

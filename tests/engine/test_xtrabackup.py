@@ -16,7 +16,9 @@ from agent.errors import (
     EngineUnproved,
     EngineUnsupported,
     ExtractFailed,
+    LockTimeout,
     PrepareFailed,
+    RedoOverwritten,
 )
 from tests.engine.percona import (
     VERSIONS,
@@ -107,13 +109,13 @@ def test_a_redo_log_consumer_where_asked_and_known(
 @pytest.mark.parametrize(
     ("line", "kind", "hint"),
     [
-        ("log block numbers mismatch:", EngineFailed, "innodb_redo_log_capacity"),
+        ("log block numbers mismatch:", RedoOverwritten, "innodb_redo_log_capacity"),
         (
             "it looks like InnoDB log has wrapped around before xtrabackup could process all",
-            EngineFailed,
+            RedoOverwritten,
             "register_redo_log_consumer",
         ),
-        ("could not find redo log file with LSN 8811", EngineFailed, "innodb_redo_log_capacity"),
+        ("could not find redo log file with LSN 8811", RedoOverwritten, "innodb_redo_log_capacity"),
         ("Unsupported server version: '9.1.0'", EngineUnsupported, "docs/engines.md"),
         ("Error: Unsupported server version: '8.0.36'.", EngineUnsupported, "docs/engines.md"),
         ("Unsupported redo log format (5).", EngineUnsupported, "docs/engines.md"),
@@ -149,10 +151,10 @@ def test_a_redo_log_consumer_where_asked_and_known(
         (
             "failed to execute query 'LOCK INSTANCE FOR BACKUP' : 1205 (HY000) Lock wait timeout "
             "exceeded; try restarting transaction",
-            EngineFailed,
+            LockTimeout,
             "PROCESSLIST",
         ),
-        ("Unable to obtain lock. Please try again later.", EngineFailed, "PROCESSLIST"),
+        ("Unable to obtain lock. Please try again later.", LockTimeout, "PROCESSLIST"),
         ("Operating system error number 24: Too many open files", EngineFailed, "LimitNOFILE"),
         ("something else", EngineFailed, "last lines"),
     ],
@@ -172,7 +174,7 @@ def test_each_cause_of_a_failure_is_named(
 
 def test_a_cause_is_not_lost_in_a_flood(tmp_path: Path) -> None:
     lines = ["log block numbers mismatch:", *["chatter"] * 200]
-    with pytest.raises(EngineFailed) as caught:
+    with pytest.raises(RedoOverwritten) as caught:
         backup(xtrabackup(tmp_path, says=lines), tmp_path)
     assert "innodb_redo_log_capacity" in caught.value.hint
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent.catalogue import Catalogue
-from agent.database import Database, ServerInfo, Tablespace
+from agent.database import Database, ServerInfo, Session, Tablespace
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.choice import Engines
 from agent.errors import EngineUnsupported, ParentUnusable
@@ -43,6 +43,12 @@ class Server:
 
     def server(self) -> ServerInfo:
         return self.info
+
+    def bound(self, _on_stop: object) -> "Server":
+        return self
+
+    def sessions(self) -> list[Session]:
+        return []
 
     def lsn(self) -> int:
         return self.present_lsn

@@ -22,8 +22,11 @@ class Engine:
     """A run that has written `stream` and ended well."""
 
     def __init__(self, stream: bytes) -> None:
-        self.stdout = io.BytesIO(stream)
+        self._stdout = io.BytesIO(stream)
         self.finished = 0
+
+    def read_into(self, buffer: memoryview) -> int:
+        return self._stdout.readinto(buffer)
 
     def finish(self) -> None:
         self.finished += 1

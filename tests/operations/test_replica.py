@@ -14,7 +14,7 @@ import pytest
 from agent.database import Database, DatabaseSettings
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.runs import BackupRun
-from agent.errors import DatabaseError, EngineFailed
+from agent.errors import DatabaseError, EngineKilled
 from agent.operations.parts import BackupParts
 from agent.operations.replica import put_back, sql_thread_kept
 from tests.conftest import need
@@ -115,7 +115,7 @@ def kill_when_stopped(parts: BackupParts, run: BackupRun) -> None:
 def test_it_runs_again_after_an_engine_that_was_killed(
     replica: MariaDB, parts: BackupParts, tmp_path: Path
 ) -> None:
-    with pytest.raises(EngineFailed, match="signal 9"):
+    with pytest.raises(EngineKilled, match="SIGKILL"):
         killed_mid_way(replica, parts, tmp_path)
     assert parts.database.replica_sql_running() == BOTH
     assert not note_of(parts).exists()

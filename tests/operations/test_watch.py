@@ -32,8 +32,11 @@ def parts(store: Store, **more: Any) -> BackupParts:
         "store": store,
         "catalogue": Catalogue(store, KEYS),
         "path": SimpleNamespace(connections=2),
+        "alone": False,
     }
-    return cast(BackupParts, SimpleNamespace(**(known | more)))
+    made = SimpleNamespace(**(known | more))
+    made.bound = lambda _stop: made
+    return cast(BackupParts, made)
 
 
 def other_attempt(one: Record) -> Record:

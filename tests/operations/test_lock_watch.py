@@ -1,0 +1,145 @@
+"""An engine that waits for a lock of a real server: seen, blamed, and ended in time."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from agent.database import Database, DatabaseSettings
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.errors import LockTimeout
+from agent.operations.lock_watch import LockWatch
+from agent.pipeline.meter import every
+from agent.pipeline.stop import Stop
+from tests.engine.test_runs import read_all
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB, connection_id
+from tests.stack.process import poll
+
+SECONDS = 0.8
+
+
+def database_of(server: MariaDB) -> Database:
+    return Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
+
+
+def engine_of(server: MariaDB) -> MariadbBackup:
+    return MariadbBackup(
+        MariadbBackupSettings(socket=server.socket, user=server.agent_user, password=AGENT_PASSWORD)
+    )
+
+
+def copied(server: MariaDB, folder: Path, seconds: float = SECONDS) -> Stop:
+    """Run an engine under the watch; what stopped it, if anything did."""
+    stop = Stop()
+    locks = LockWatch(database_of(server), seconds, stop)
+    with (
+        engine_of(server).start_backup(folder, None) as run,
+        stop.on_stop(run.interrupt),
+        every(locks.interval, locks.look),
+    ):
+        read_all(run)
+        if stop.cause is None:
+            run.finish()
+    return stop
+
+
+def test_a_lock_that_is_held_too_long_ends_the_engine_and_names_the_holder(
+    mariadb: MariaDB, tmp_path: Path
+) -> None:
+    with mariadb.connect() as holder:
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        began = time.monotonic()
+        cause = copied(mariadb, tmp_path).cause
+        assert time.monotonic() - began < 8
+        assert isinstance(cause, LockTimeout)
+        assert "BACKUP STAGE START (Waiting for backup lock)" in str(cause)
+        assert f" {connection_id(holder)} (idle for " in str(cause)
+        assert "lock_wait_seconds" in cause.hint
+
+
+def test_a_running_statement_is_blamed_by_its_first_word_only(
+    mariadb: MariaDB, tmp_path: Path
+) -> None:
+    with mariadb.connect() as holder:
+        ddl = "CREATE OR REPLACE TABLE shop.held AS SELECT SLEEP(20), 'secret' AS s"
+        begun = threading.Thread(target=_swallowed, args=(holder, ddl))
+        begun.start()
+        poll("it runs", lambda: "secret" in str(mariadb.query("SHOW FULL PROCESSLIST")), 10)
+        cause = copied(mariadb, tmp_path).cause
+        mariadb.query(f"KILL QUERY {connection_id(holder)}")
+        begun.join()
+    assert isinstance(cause, LockTimeout)
+    assert f" {connection_id(holder)} (CREATE for " in str(cause)
+    assert "secret" not in str(cause)
+
+
+def _swallowed(connection: "pymysql.Connection[Any]", sql: str) -> None:
+    with pytest.raises(pymysql.OperationalError, match="interrupted"):
+        connection.cursor().execute(sql)
+
+
+def test_a_lock_that_is_given_up_in_time_only_delays(mariadb: MariaDB, tmp_path: Path) -> None:
+    with mariadb.connect() as holder:
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        release = threading.Timer(1.0, lambda: holder.cursor().execute("UNLOCK TABLES"))
+        release.start()
+        assert copied(mariadb, tmp_path, 10).cause is None
+        release.join()
+
+
+def test_a_busy_server_is_no_lock(mariadb: MariaDB, tmp_path: Path) -> None:
+    """The engine's own --startup-wait-timeout waits until no query runs at all."""
+    ended = threading.Event()
+
+    def work() -> None:
+        with mariadb.connect() as connection:
+            while not ended.is_set():
+                connection.cursor().execute("SELECT SLEEP(0.2)")
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        assert copied(mariadb, tmp_path).cause is None
+    finally:
+        ended.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_other_sessions_that_wait_stop_nothing(mariadb: MariaDB) -> None:
+    with mariadb.connect() as holder, mariadb.connect() as other:
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        waiter = threading.Thread(
+            target=lambda: other.cursor().execute("SELECT COUNT(*) FROM shop.orders")
+        )
+        waiter.start()
+        stop = Stop()
+        locks = LockWatch(database_of(mariadb), 0.1, stop)
+        poll("it waits", lambda: "metadata lock" in str(mariadb.query("SHOW PROCESSLIST")), 10)
+        locks.look()
+        threading.Event().wait(0.2)
+        locks.look()
+        assert stop.cause is None
+        holder.cursor().execute("UNLOCK TABLES")
+        waiter.join()
+
+
+def test_a_server_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
+    stop = Stop()
+    settings = DatabaseSettings(tmp_path / "none", "u", "p")
+    LockWatch(Database(settings), 0.1, stop).look()
+    assert stop.cause is None
+
+
+def test_our_own_queries_wait_for_a_lock_only_so_long(mariadb: MariaDB) -> None:
+    impatient = Database(DatabaseSettings(mariadb.socket, mariadb.admin, "", 2.0))
+    with mariadb.connect() as holder:
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        began = time.monotonic()
+        with pytest.raises(LockTimeout, match="waiting for a lock"):
+            impatient._rows("SELECT COUNT(*) FROM shop.orders")
+        assert time.monotonic() - began < 2
