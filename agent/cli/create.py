@@ -46,7 +46,8 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
         description=arguments.description,
         parent_id=arguments.parent,
     )
-    task = CreateTask(task_id=str(uuid4()), backup=request)
+    # so that whoever knows the backup can cancel the task
+    task = CreateTask(task_id=request.id, backup=request)
     view = _asked_for(instance, request)
     last = _last_report(config, arguments, instance, task)
     backup = last.backup if last and last.backup else view

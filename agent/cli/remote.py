@@ -26,10 +26,10 @@ def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str
                 "the task waits in its queue",
                 file=sys.stderr,
             )
-        return _follow(client, task, label) if wait else None
+        return _follow(client, instance_id, task, label) if wait else None
 
 
-def _follow(client: ControlClient, task: Task, label: str) -> Report | None:
+def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> Report | None:
     last: Report | None = None
     try:
         with ProgressBar(printable(label)) as bar:
@@ -42,7 +42,8 @@ def _follow(client: ControlClient, task: Task, label: str) -> Report | None:
     except KeyboardInterrupt:
         raise Interrupted(
             f"no longer waiting for the task {task.task_id}; the agent goes on with it",
-            hint="see what becomes of it with: backup-agent backup-list",
+            hint="see what becomes of it with: backup-agent backup-list; end it with: "
+            f"backup-agent cancel --instance {instance_id} {task.task_id}",
         ) from None
     return last
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 
@@ -16,23 +17,32 @@ class Stop:
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._cause: BaseException | None = None
-        self._closed = False
+        self._closed: type[BaseException] | tuple[()] = ()
         self._actions: list[Callable[[], None]] = []
+        self._since = 0.0
 
     @property
     def cause(self) -> BaseException | None:
         """The first failure, or None while all is well."""
         return self._cause
 
+    @property
+    def seconds(self) -> float:
+        """How long ago the first failure came; 0 while all is well."""
+        return time.monotonic() - self._since if self._cause is not None else 0.0
+
     def request(self, cause: BaseException) -> bool:
         """Stop everything because of `cause`; a second call changes nothing.
 
-        Whether the work is stopped; False once it was closed.
+        Whether the work is stopped; False where it was closed to such a cause.
         """
         with self._lock:
-            if self._cause is not None or self._closed:
-                return not self._closed
+            if isinstance(cause, self._closed):
+                return False
+            if self._cause is not None:
+                return True
             self._cause = cause
+            self._since = time.monotonic()
             actions = list(self._actions)
         self._event.set()
         # an action that raises must not keep the others from being called
@@ -41,10 +51,11 @@ class Stop:
                 stack.callback(action)
         return True
 
-    def close(self) -> None:
-        """Let nothing stop the work from now on; raises the cause where something did already."""
+    def close(self, causes: type[BaseException] = BaseException) -> None:
+        """Let no cause of that kind stop the work from now on; raises the one there is already."""
         with self._lock:
-            self._closed = self._cause is None
+            if self._cause is None:
+                self._closed = causes
         self.check()
 
     def check(self) -> None:
