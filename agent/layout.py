@@ -4,12 +4,17 @@ import hashlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
+from uuid import UUID, uuid4
 
 from agent.errors import DataDamaged
-from agent.model import ListRef
+from agent.model import ListRef, is_uuid
 
 LIST_ENTRIES = 1000
 RECORD_SUFFIX = ".json"
+# What stands in the place of an attempt where a self-test made a segment.
+SELF_TEST = "self-test"
+_MARK_BITS = 48
+_PART = re.compile(r"\d{8,}|(list|slo)-\d{4,}")
 _LIST_LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{32})")
 
 
@@ -18,6 +23,28 @@ class Segment(NamedTuple):
 
     size: int
     md5: str
+
+
+def new_attempt(instance_id: str) -> str:
+    """An id for one attempt of that instance, which it can tell from others' by its mark.
+
+    A UUID of version 8 (RFC 9562, section 5.8): its first 48 bits are those of the SHA-256 of the
+    instance's id, its other 74 free bits are random.
+    """
+    random = uuid4().int & ((1 << 128 - _MARK_BITS) - 1) & ~(0xF << 76)
+    return str(UUID(int=_mark(instance_id) << 128 - _MARK_BITS | 8 << 76 | random))
+
+
+def attempt_of(attempt: str, instance_id: str) -> bool:
+    """Whether `new_attempt` made this id for that instance."""
+    if not is_uuid(attempt):
+        return False
+    found = UUID(attempt)
+    return found.version == 8 and found.int >> 128 - _MARK_BITS == _mark(instance_id)
+
+
+def _mark(instance_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[: _MARK_BITS // 8])
 
 
 def container_name(tenant_id: str) -> str:
@@ -57,6 +84,14 @@ def list_name(backup_id: str, attempt: str, number: int) -> str:
 
 def submanifest_name(backup_id: str, attempt: str, number: int) -> str:
     return f"{attempt_prefix(backup_id, attempt)}slo-{number:04d}"
+
+
+def attempt_in(name: str) -> str | None:
+    """The attempt that a segment, list or sub-manifest is of; None for what is none of these."""
+    _, _, below = name.partition("/")
+    attempt, _, part = below.partition("/")
+    known = _PART.fullmatch(part) and (attempt == SELF_TEST or is_uuid(attempt))
+    return attempt if known else None
 
 
 def encode_list(segments: Sequence[Segment]) -> bytes:

@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
-from agent.cli import create, delete, embedded, keys, listing, restore, selftest, tables
+from agent.cli import (
+    cancel,
+    create,
+    delete,
+    embedded,
+    gc,
+    keys,
+    listing,
+    restore,
+    selftest,
+    status,
+    tables,
+)
 from agent.cli.verb import add_verb
 from agent.config import DEFAULT_PATH, Config
 from agent.errors import AgentError, UsageWrong
@@ -26,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
     try:
-        status: int = arguments.do(_configuration(arguments), arguments)
+        ended: int = arguments.do(_configuration(arguments), arguments)
         sys.stdout.flush()
     except AgentError as error:
         tables.complain(error.code, str(error), error.hint)
@@ -38,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # whoever read the output has seen enough; the interpreter must not flush into it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return status
+    return ended
 
 
 class _OneLine(logging.Formatter):
@@ -69,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="command", required=True)
     add_verb(verbs, "run", _run, "run the daemon")
-    for module in (listing, create, delete, restore, keys, selftest):
+    for module in (listing, create, delete, gc, restore, cancel, status, keys, selftest):
         module.add(verbs)
     return parser
 

@@ -32,6 +32,13 @@ _LIST_COLUMNS = {
     "Parent ID": "parent_id",
     "Updated": "updated",
 }
+_TASK_COLUMNS = {
+    "Task ID": "task_id",
+    "Type": "type",
+    "Status": "status",
+    "Backup ID": "backup_id",
+    "Updated": "updated",
+}
 
 
 def row(listed: Listed) -> dict[str, Any]:
@@ -71,6 +78,11 @@ def instance_table(rows: Iterable[Mapping[str, Any]]) -> str:
 def _columns(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> str:
     cells = ([_cell(name, row.get(name)) for name in columns.values()] for row in rows)
     return table(list(columns), cells)
+
+
+def task_table(tasks: Iterable[Mapping[str, Any]]) -> str:
+    """The table of `status`: unfinished tasks."""
+    return _columns(_TASK_COLUMNS, tasks)
 
 
 def property_table(properties: Mapping[str, Any]) -> str:

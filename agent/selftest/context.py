@@ -86,7 +86,7 @@ class Context:
     @cached_property
     def remains(self) -> Remains:
         """What this run puts into the store; gone at the end, whatever ends it."""
-        remains = Remains(self.store)
+        remains = Remains(self.store, self.config.agent.instance_id)
         self.undo.callback(self._remove, remains)
         return remains
 

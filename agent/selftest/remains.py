@@ -1,42 +1,41 @@
 """What a self-test has put into the store, so that all of it can be taken away again.
 
 Names are those of a backup with an id that no record has, and of an attempt `self-test`: what
-a killed self-test leaves is in no list, and can be told from the rest of a backup.
+a killed self-test leaves is in no list, and can be told from the rest of a backup. The id is
+marked as this instance's, as those of attempts are, so that `gc` takes it away.
 """
 
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from uuid import uuid4
 
 from agent.errors import Interrupted
-from agent.layout import attempt_prefix, segment_name
+from agent.layout import SELF_TEST, attempt_prefix, new_attempt, segment_name
 from agent.store.protocol import Shelf, Store
 
 _LANES = 4
-_ATTEMPT = "self-test"
 _PATIENCE_SECONDS = 30.0
 
 
 class Remains:
     """Objects of one made-up backup."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, instance_id: str) -> None:
         self._store = store
         self._names: set[tuple[Shelf, str]] = set()
         self._changed = threading.Condition()
         self._flying = 0
         self._ended = False
-        self.backup_id = str(uuid4())
+        self.backup_id = new_attempt(instance_id)
 
     @property
     def prefix(self) -> str:
         """How the names of all its segments begin."""
-        return attempt_prefix(self.backup_id, _ATTEMPT)
+        return attempt_prefix(self.backup_id, SELF_TEST)
 
     def segment(self, number: int) -> str:
-        return segment_name(self.backup_id, _ATTEMPT, number)
+        return segment_name(self.backup_id, SELF_TEST, number)
 
     def object(self, kind: str) -> str:
         return f"{self.backup_id}.{kind}"

@@ -1,0 +1,145 @@
+"""`gc`: remove what belongs to no backup. It takes no lock, and may run beside the daemon.
+
+Why that is safe: operations/gc.py. It reads the daemon's journal as it is and changes nothing in
+it; so it has to be run by the daemon's user, or by root.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from agent import assembly
+from agent.catalogue import Catalogue
+from agent.cli import embedded, tables
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, on_signals
+from agent.config import Config
+from agent.errors import AgentError, Interrupted
+from agent.journal import busy_backups
+from agent.model import printable
+from agent.operations.gc import GcOperation
+from agent.operations.orphans import Orphan, What
+from agent.pipeline.stop import Stop
+
+_COLUMNS = ("What", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
+_MORE = """\
+What goes, of this instance only, and once nothing of it was touched for 24 hours by the store's
+own clock: segments that no record knows; those of older attempts; bytes beside a FAILED or
+CANCELLED record, which stays; BUILDING backups that no task is at work on, which become FAILED;
+deletes that were begun and not finished; remains of self-tests. What can't be judged for sure is
+left alone, and listed with the reason. May run beside the daemon, as its user or as root. A run
+that was cut off is continued by the next. Exit status 0 also where nothing is found.
+"""
+
+
+def add(verbs: Verbs) -> None:
+    verb = add_verb(verbs, "gc", gc, "remove what crashes left in the store and no backup needs")
+    verb.epilog = _MORE
+    verb.add_argument(
+        "--dry-run", action="store_true", help="list what would go, and remove nothing"
+    )
+    add_store(verb)
+    add_json(verb)
+
+
+def gc(config: Config, arguments: argparse.Namespace) -> int:
+    """Collect and tell; what went before an error is told, too."""
+    embedded.need_key(config, arguments)
+    seen: list[Orphan] = []
+    show = _show_json if arguments.json else _show
+    try:
+        with _operation(config, dry_run=arguments.dry_run) as operation:
+            for orphan in operation.run():
+                seen.append(orphan)
+    except AgentError:
+        if seen:
+            show(seen, dry_run=arguments.dry_run)
+        raise
+    show(seen, dry_run=arguments.dry_run)
+    return 0
+
+
+@contextmanager
+def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
+    """A collection that SIGINT and SIGTERM stop between two objects."""
+    stop = Stop()
+    store = assembly.store(config).bound(stop)
+    journal = config.agent.state_folder / "journal.sqlite"
+
+    def end() -> None:
+        stop.request(
+            Interrupted("the collection was interrupted", hint="give the same command again")
+        )
+        store.abort()
+
+    on_signals(end)
+    try:
+        yield GcOperation(
+            store,
+            Catalogue(store, assembly.keyring(config), assembly.record_cache(config)),
+            config.agent.instance_id,
+            busy=lambda: busy_backups(journal),
+            connections=config.pipeline.connections,
+            stop=stop,
+            dry_run=dry_run,
+        )
+    finally:
+        store.close()
+
+
+def _show(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+    if seen:
+        print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
+    gone = [one for one in seen if one.what is not What.LEFT_ALONE]
+    objects, stored_bytes = _total(gone)
+    did = "would be removed; this was a dry run, nothing was changed" if dry_run else "removed"
+    print(
+        f"{len(gone)} orphans, {objects} objects, {stored_bytes} bytes {did}; "
+        f"{len(seen) - len(gone)} left alone"
+    )
+
+
+def _cells(one: Orphan) -> list[str]:
+    few = 2
+    attempts = ", ".join(one.attempts[:few]) or "-"
+    if len(one.attempts) > few:
+        attempts = f"{attempts} and {len(one.attempts) - few} more"
+    return [
+        one.what.value,
+        one.backup_id,
+        attempts,
+        str(one.objects),
+        str(one.stored_bytes),
+        printable(one.why),
+    ]
+
+
+def _show_json(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+    gone = [one for one in seen if one.what is not What.LEFT_ALONE]
+    objects, stored_bytes = _total(gone)
+    print(
+        tables.as_json(
+            {
+                "dry_run": dry_run,
+                "orphans": [_plain(one) for one in gone],
+                "left_alone": [_plain(one) for one in seen if one.what is What.LEFT_ALONE],
+                "objects": objects,
+                "bytes": stored_bytes,
+            }
+        )
+    )
+
+
+def _total(gone: Sequence[Orphan]) -> tuple[int, int]:
+    return sum(one.objects for one in gone), sum(one.stored_bytes for one in gone)
+
+
+def _plain(one: Orphan) -> dict[str, Any]:
+    return {
+        "what": one.what.value,
+        "backup_id": one.backup_id,
+        "attempts": list(one.attempts),
+        "objects": one.objects,
+        "bytes": one.stored_bytes,
+        "why": one.why,
+    }

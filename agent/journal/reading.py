@@ -1,0 +1,72 @@
+"""What may be asked of a journal without being the agent that owns it."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.journal.file import read_only
+from agent.model import TASK, CreateTask, DeleteTask, Report, RestoreTask, Task, VerifyTask
+
+
+class Unfinished(NamedTuple):
+    """A task that has not ended; `updated` is when its last report was made."""
+
+    task_id: str
+    type: str
+    status: str
+    backup_id: str | None
+    updated: str
+
+
+class Overview(NamedTuple):
+    """The unfinished tasks in order, and how many reports the broker has not confirmed."""
+
+    tasks: list[Unfinished]
+    unsent: int
+
+
+def overview(path: Path) -> Overview:
+    """What the agent of that journal is at; nothing where there is no journal yet.
+
+    JournalError where it can't be read.
+    """
+    if not _exists(path):
+        return Overview([], 0)
+    with read_only(path) as db:
+        rows = db.execute(
+            "SELECT body, last_report FROM tasks WHERE ended IS NULL ORDER BY position"
+        ).fetchall()
+        (unsent,) = db.execute("SELECT count(*) FROM outbox").fetchone()
+        return Overview([_unfinished(*row) for row in rows], int(unsent))
+
+
+def _unfinished(body: bytes, last_report: bytes) -> Unfinished:
+    task, report = TASK.validate_json(body), Report.model_validate_json(last_report)
+    return Unfinished(task.task_id, task.type, report.status.value, _backup(task), report.at)
+
+
+def busy_backups(path: Path) -> frozenset[str] | None:
+    """The ids of the backups that unfinished tasks are about; None where there is no journal.
+
+    At most as many as the journal holds unfinished tasks. JournalError where it can't be read.
+    """
+    if not _exists(path):
+        return None
+    with read_only(path) as db:
+        rows = db.execute("SELECT body FROM tasks WHERE ended IS NULL")
+        return frozenset(one for (body,) in rows if (one := _backup(TASK.validate_json(body))))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # to be told why it can't be read
+    return True
+
+
+def _backup(task: Task) -> str | None:
+    if isinstance(task, CreateTask):
+        return task.backup.id
+    return task.backup_id if isinstance(task, RestoreTask | VerifyTask | DeleteTask) else None

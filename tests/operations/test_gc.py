@@ -1,0 +1,542 @@
+"""Collecting orphans: each rule, each thing that must stay, and a model of random stores."""
+
+import itertools
+import shutil
+import threading
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.errors import Interrupted, StoreBusy
+from agent.layout import (
+    attempt_of,
+    checks_name,
+    new_attempt,
+    object_name,
+    record_name,
+    segment_name,
+)
+from agent.model import BackupStatus, Record, WrappedKey
+from agent.operations.gc import CHANGED, GAP_SECONDS, GcOperation
+from agent.operations.orphans import Orphan, What
+from agent.pipeline.stop import Stop
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.swift import SwiftStore
+from tests.operations.collecting import (
+    DAY,
+    GIVEN_UP,
+    HOUR,
+    KEYS,
+    OTHER,
+    UNFINISHED,
+    age,
+    collected,
+    names,
+    one_of_each,
+    ours,
+    ours_completed,
+    place_segments,
+)
+from tests.operations.stored import held, place, put
+from tests.records import INSTANCE, completed, keyring, record
+from tests.stack.swift import SwiftServer
+
+
+def summary(seen: list[Orphan]) -> list[tuple[What, str, int]]:
+    return [(one.what, one.backup_id, one.objects) for one in seen]
+
+
+# --- whose is it ---------------------------------------------------------------------------
+
+
+def test_an_attempt_carries_the_mark_of_its_instance_alone() -> None:
+    made = {new_attempt(INSTANCE) for _ in range(100)}
+    assert len(made) == 100
+    for attempt in made:
+        assert uuid.UUID(attempt).version == 8
+        assert uuid.UUID(attempt).variant == uuid.RFC_4122
+        assert attempt_of(attempt, INSTANCE)
+        assert not attempt_of(attempt, OTHER)
+    assert not attempt_of(str(uuid.uuid4()), INSTANCE)
+    assert not attempt_of("self-test", INSTANCE)
+    as_random = str(uuid.UUID(int=uuid.UUID(new_attempt(INSTANCE)).int, version=4))
+    assert not attempt_of(as_random, INSTANCE)
+
+
+def test_the_mark_is_the_one_that_is_documented() -> None:
+    # printf %s a17461ab-6c97-4abf-8890-9f8b10886ecc | sha256sum
+    assert new_attempt(INSTANCE).replace("-", "")[:12] == "f1e1ef22faf9"
+
+
+# --- what goes -----------------------------------------------------------------------------
+
+
+def test_segments_without_a_record_go_with_the_object_and_the_checks(
+    folder: DirectoryStore,
+) -> None:
+    lost, kept = ours(), ours_completed()
+    place(folder, KEYS, lost, kept)
+    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    age(folder)
+    before = held(folder)
+    assert summary(collected(folder)) == [(What.NO_RECORD, lost.id, 6)]
+    assert held(folder) == before.without(lost.id)
+
+
+def test_older_attempts_go_whoever_has_the_id_now(folder: DirectoryStore) -> None:
+    mine = ours_completed()
+    theirs = completed(instance_id=OTHER, attempt=new_attempt(OTHER))
+    place(folder, KEYS, mine, theirs)
+    age(folder)
+    before = held(folder)
+    for one in (mine, theirs):
+        for _ in range(2):
+            place_segments(folder, one.id, new_attempt(INSTANCE))
+    age(folder)
+    seen = collected(folder)
+    assert {one.backup_id for one in seen} == {mine.id, theirs.id}
+    assert [(one.what, one.objects, len(one.attempts)) for one in seen] == [
+        (What.OLDER_ATTEMPT, 4, 2)
+    ] * 2
+    assert names(folder) == {name for shelf in before for name in shelf}
+
+
+@pytest.mark.parametrize("status", [BackupStatus.FAILED, BackupStatus.CANCELLED])
+def test_bytes_of_what_was_given_up_go_and_its_record_stays(
+    folder: DirectoryStore, status: BackupStatus
+) -> None:
+    failed = ours(status=status, error=GIVEN_UP)
+    # of a version whose attempts had no mark: the record says whose it is
+    unmarked = record(status=status, error=GIVEN_UP)
+    place(folder, KEYS, failed, unmarked)
+    place_segments(folder, failed.id, new_attempt(INSTANCE))
+    age(folder)
+    assert {one.what for one in collected(folder)} == {What.GIVEN_UP}
+    assert names(folder) == {
+        name for one in (failed, unmarked) for name in (record_name(one.id), checks_name(one.id))
+    }
+    assert Catalogue(folder, KEYS).need(failed.id) == failed
+    assert collected(folder) == []
+
+
+def test_a_building_backup_without_a_task_becomes_failed(folder: DirectoryStore) -> None:
+    cut_off = ours()
+    place(folder, KEYS, cut_off)
+    age(folder)
+    assert summary(collected(folder)) == [(What.INTERRUPTED, cut_off.id, 5)]
+    left = Catalogue(folder, KEYS).need(cut_off.id)
+    assert (left.status, left.attempt) == (BackupStatus.FAILED, cut_off.attempt)
+    assert left.error is not None
+    assert left.error.code == "interrupted"
+    assert names(folder) == {record_name(cut_off.id), checks_name(cut_off.id)}
+
+
+def test_without_a_journal_a_building_backup_has_seven_days(folder: DirectoryStore) -> None:
+    cut_off = ours()
+    place(folder, KEYS, cut_off)
+    age(folder, seconds=6.9 * DAY)
+    before = held(folder)
+    assert [one.what for one in collected(folder, busy=None)] == [What.LEFT_ALONE]
+    assert held(folder) == before
+    age(folder, seconds=0.2 * DAY)
+    assert [one.what for one in collected(folder, busy=None)] == [What.INTERRUPTED]
+
+
+def test_a_delete_that_was_begun_is_finished_with_the_descendants(folder: DirectoryStore) -> None:
+    base = ours_completed(status=BackupStatus.DELETING)
+    child, other = ours_completed(base), ours_completed()
+    place(folder, KEYS, base, child, other)
+    age(folder)
+    before = held(folder)
+    seen = collected(folder)
+    assert [(one.what, one.backup_id) for one in seen] == [(What.DELETING, base.id)]
+    assert held(folder) == before.without(base.id, child.id)
+
+
+def test_remains_of_a_self_test_go(folder: DirectoryStore) -> None:
+    mine, theirs = new_attempt(INSTANCE), new_attempt(OTHER)
+    for made in (mine, theirs):
+        put(folder, Shelf.OBJECTS, f"{made}.self-test", b"bytes")
+        entries = [
+            put(folder, Shelf.SEGMENTS, segment_name(made, "self-test", number), b"bytes")
+            for number in range(3)
+        ]
+        folder.put_manifest(Shelf.OBJECTS, f"{made}.self-test-manifest", entries, {})
+    age(folder)
+    before = held(folder)
+    assert summary(collected(folder)) == [(What.SELF_TEST, mine, 5)]
+    assert held(folder) == before.without(mine)
+
+
+def test_a_dry_run_tells_the_same_and_changes_nothing(folder: DirectoryStore) -> None:
+    lost, cut_off = ours(), ours()
+    place(folder, KEYS, lost, cut_off)
+    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    age(folder)
+    before = held(folder)
+    told = collected(folder, dry_run=True)
+    assert held(folder) == before
+    assert told == collected(folder)
+    assert held(folder) != before
+
+
+# --- what stays ----------------------------------------------------------------------------
+
+
+def test_nothing_that_is_younger_than_a_day(folder: DirectoryStore) -> None:
+    ids, _ = one_of_each(folder)
+    age(folder, seconds=23.9 * HOUR)
+    before = held(folder)
+    assert collected(folder) == []
+    assert held(folder) == before
+    age(folder, seconds=0.2 * HOUR)
+    assert sorted(one.backup_id for one in collected(folder)) == sorted(ids)
+
+
+def test_one_young_segment_keeps_a_whole_backup(folder: DirectoryStore) -> None:
+    ids, _ = one_of_each(folder)
+    age(folder)
+    for backup_id in ids:
+        put(folder, Shelf.SEGMENTS, segment_name(backup_id, str(uuid.uuid4()), 7), b"young")
+    before = held(folder)
+    assert collected(folder) == []
+    assert held(folder) == before
+
+
+def test_what_was_verified_today_is_as_old_as_its_bytes(folder: DirectoryStore) -> None:
+    done = ours_completed()
+    place(folder, KEYS, done)
+    place_segments(folder, done.id, new_attempt(INSTANCE))
+    age(folder)
+    put(folder, Shelf.OBJECTS, checks_name(done.id), b"{}")
+    assert [one.what for one in collected(folder)] == [What.OLDER_ATTEMPT]
+
+
+def test_nothing_of_another_instance(folder: DirectoryStore) -> None:
+    for status in (*UNFINISHED, BackupStatus.FAILED, BackupStatus.COMPLETED):
+        theirs = record(status=status, instance_id=OTHER, attempt=new_attempt(OTHER))
+        place(folder, KEYS, theirs)
+        place_segments(folder, theirs.id, new_attempt(OTHER))
+        place_segments(folder, theirs.id, str(uuid.uuid4()))
+    for attempt in (new_attempt(OTHER), str(uuid.uuid4())):
+        without = record(attempt=attempt)
+        place(folder, KEYS, without)
+        folder.delete(Shelf.OBJECTS, record_name(without.id))
+    age(folder, seconds=30 * DAY)
+    before = held(folder)
+    assert collected(folder) == []
+    assert held(folder) == before
+
+
+@pytest.mark.parametrize("with_it", [new_attempt(OTHER), str(uuid.uuid4())])
+def test_beside_somebody_elses_segments_only_ours_go(folder: DirectoryStore, with_it: str) -> None:
+    lost, failed = ours(), ours(status=BackupStatus.FAILED, error=GIVEN_UP)
+    place(folder, KEYS, lost, failed)
+    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    for one in (lost, failed):
+        place_segments(folder, one.id, with_it)
+    age(folder)
+    before = names(folder)
+    assert sorted(one.objects for one in collected(folder)) == [4, 4]
+    going = {name for name in before if lost.attempt in name or failed.attempt in name}
+    assert names(folder) == before - going
+    assert object_name(lost.id) in names(folder)
+
+
+def test_names_that_nobody_knows_stay(folder: DirectoryStore) -> None:
+    lost = ours()
+    place_segments(folder, lost.id, lost.attempt)
+    strangers = [
+        (Shelf.SEGMENTS, f"{lost.id}/{lost.attempt}/notes"),
+        (Shelf.SEGMENTS, f"{lost.id}/{lost.attempt}/00000000.old"),
+        (Shelf.SEGMENTS, f"{lost.id}/else"),
+        (Shelf.SEGMENTS, "else/00000000"),
+        (Shelf.OBJECTS, f"{lost.id}.txt"),
+        (Shelf.OBJECTS, "someone-elses"),
+    ]
+    for shelf, name in strangers:
+        put(folder, shelf, name, b"mine")
+    put(folder, Shelf.OBJECTS, object_name(lost.id), b"whose?")
+    age(folder)
+    assert summary(collected(folder)) == [(What.NO_RECORD, lost.id, 2)]
+    assert names(folder) == {name for _, name in strangers} | {object_name(lost.id)}
+
+
+@pytest.mark.parametrize(
+    ("keys", "word"), [(keyring(fill=9), "bad"), (keyring("winter"), "key-not-here"), (None, "bad")]
+)
+def test_a_record_that_cannot_be_trusted_keeps_all_of_its_backup(
+    folder: DirectoryStore, keys: Any, word: str
+) -> None:
+    wrapped = (WrappedKey(id="winter", wrapped=""),)
+    for status in (*UNFINISHED, BackupStatus.FAILED, BackupStatus.COMPLETED):
+        forged = ours(status=status, keys=wrapped)
+        place(folder, keys or KEYS, forged)
+        place_segments(folder, forged.id, new_attempt(INSTANCE))
+        if keys is None:
+            put(folder, Shelf.OBJECTS, record_name(forged.id), b"no record at all")
+    age(folder)
+    before = held(folder)
+    seen = collected(folder)
+    assert [one.what for one in seen] == [What.LEFT_ALONE] * 4
+    assert all(word in one.why for one in seen)
+    assert held(folder) == before
+
+
+def test_what_a_task_is_at_work_on_stays(folder: DirectoryStore) -> None:
+    every = [
+        ours(status=status) for status in (*UNFINISHED, BackupStatus.FAILED, BackupStatus.CANCELLED)
+    ]
+    place(folder, KEYS, *every)
+    age(folder)
+    before = held(folder)
+    seen = collected(folder, busy=frozenset(one.id for one in every))
+    assert [one.what for one in seen] == [What.LEFT_ALONE] * 4
+    assert all("a task of the journal is at work on it" in one.why for one in seen)
+    assert held(folder) == before
+
+
+def test_a_task_that_comes_while_it_collects_keeps_its_backup(folder: DirectoryStore) -> None:
+    building = ours()
+    place(folder, KEYS, building)
+    age(folder)
+    before = held(folder)
+    answers = iter([frozenset[str](), frozenset({building.id})])
+    [left] = GcOperation(
+        folder,
+        Catalogue(folder, KEYS),
+        INSTANCE,
+        busy=lambda: next(answers),
+        connections=1,
+        stop=Stop(),
+    ).run()
+    assert (left.what, left.why) == (What.LEFT_ALONE, CHANGED)
+    assert held(folder) == before
+
+
+class Meddled:
+    """A store of which some calls are answered by something else."""
+
+    def __init__(self, store: Store, **replaced: Callable[..., Any]) -> None:
+        self._store = store
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced.get(name) or getattr(self._store, name)
+
+
+def without(store: Store, name: str, *, listed: bool, found_by: int = 0) -> Any:
+    """A store that doesn't find the object `name`, but for the read number `found_by`."""
+    reads = itertools.count(1)
+
+    def get(shelf: Shelf, wanted: str, limit: int) -> bytes:
+        missing = wanted == name and next(reads) != found_by
+        return store.get(shelf, "no-such" if missing else wanted, limit)
+
+    def rows(shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+        return (row for row in store.list(shelf, prefix) if listed or row.name != name)
+
+    return Meddled(store, get=get, list=rows)
+
+
+def test_a_record_that_some_look_does_not_find_is_no_missing_one(folder: DirectoryStore) -> None:
+    """Two reads and the listing: each of them alone keeps a backup."""
+    done = ours_completed()
+    place(folder, KEYS, done)
+    age(folder)
+    before = held(folder)
+    name = record_name(done.id)
+    assert collected(without(folder, name, listed=False, found_by=1)) == []
+    [changed] = collected(without(folder, name, listed=False, found_by=2))
+    assert (changed.what, changed.why) == (What.LEFT_ALONE, CHANGED)
+    [left] = collected(without(folder, name, listed=True))
+    assert left.what is What.LEFT_ALONE
+    assert "the listing shows a record" in left.why
+    assert held(folder) == before
+    [gone] = collected(without(folder, name, listed=False))
+    assert (gone.what, gone.backup_id) == (What.NO_RECORD, done.id)
+
+
+def test_some_time_passes_between_the_two_reads(folder: DirectoryStore) -> None:
+    waits: list[float] = []
+
+    class Waiting(Stop):
+        def wait(self, seconds: float) -> None:
+            waits.append(seconds)
+            raise Interrupted("while it waited")
+
+    lost = ours()
+    place_segments(folder, lost.id, lost.attempt)
+    age(folder)
+    before = held(folder)
+    with pytest.raises(Interrupted):
+        collected(folder, stop=Waiting(), gap_seconds=GAP_SECONDS)
+    assert waits == [GAP_SECONDS]
+    assert held(folder) == before
+
+
+# --- while others work, and when it ends anywhere ------------------------------------------
+
+
+def at_call(store: Store, number: int, act: Callable[[], None]) -> tuple[Any, list[int]]:
+    """The store, which does something right before its call `number`; and how many there were."""
+    calls = [0]
+    lock = threading.Lock()
+
+    def counted(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with lock:
+                calls[0] += 1
+                due = calls[0] == number
+            if due:
+                act()
+            return getattr(store, name)(*arguments, **named)
+
+        return call
+
+    methods = ("open", "clock", "list", "get", "put", "delete")
+    return Meddled(store, **{name: counted(name) for name in methods}), calls
+
+
+def test_a_backup_that_begins_under_the_same_id_meanwhile(folder: DirectoryStore) -> None:
+    """Its record and its segments stay, wherever the collection is when it begins."""
+    _, calls = begun_before_call(folder, 0)
+    for number in range(1, calls + 1):
+        begun, _ = begun_before_call(folder, number)
+        there = Catalogue(folder, KEYS).need(begun.id)
+        assert there == begun, f"begun before call {number}"
+        assert sum(begun.attempt in name for name in names(folder)) == 2, f"call {number}"
+
+
+def begun_before_call(folder: DirectoryStore, number: int) -> tuple[Record, int]:
+    failed = ours(status=BackupStatus.FAILED, error=GIVEN_UP)
+    begun = failed.model_copy(
+        update={"status": BackupStatus.BUILDING, "attempt": new_attempt(INSTANCE), "error": None}
+    )
+    place(folder, KEYS, failed)
+    age(folder, failed.id)
+
+    def begin() -> None:
+        Catalogue(folder, KEYS).begin(begun)
+        place_segments(folder, begun.id, begun.attempt)
+
+    store, calls = at_call(folder, number, begin)
+    collected(store, connections=1)
+    return begun, calls[0]
+
+
+class Died(BaseException):
+    """The process is gone: nothing catches this."""
+
+
+def test_what_dies_before_any_call_is_completed_by_the_next_run(
+    folder: DirectoryStore, tmp_path: Path
+) -> None:
+    place(folder, KEYS, ours_completed(), segments=1)
+    kept = names(folder) | one_of_each(folder)[1]
+    age(folder)
+    number, died = 0, True
+    while died:
+        number += 1
+        # times and attributes with it
+        shutil.copytree(tmp_path / "store", tmp_path / str(number))
+        store = DirectoryStore(tmp_path / str(number), "database_backups_x")
+
+        def die() -> None:
+            raise Died
+
+        try:
+            collected(at_call(store, number, die)[0], connections=1)
+            died = False
+        except Died:
+            age(store)  # what it wrote has to be a day old, too
+            collected(store)
+        assert names(store) == kept, f"after it died at call {number}"
+    assert number > 40
+
+
+def test_a_store_that_fails_in_between_ends_it(
+    store: SwiftStore, swift: SwiftServer, later: Callable[[float], None]
+) -> None:
+    one_of_each(store)
+    building = ours()
+    place(store, KEYS, building)
+    later(25 * HOUR)
+    before = held(store)
+    faults = [
+        ("GET", record_name(building.id)),
+        ("GET", r"_segments\?.*limit="),
+        ("GET", r"database_backups_[0-9a-f]+\?.*limit="),
+    ]
+    for method, match in faults:
+        rule = {"method": method, "match": match, "times": 99, "status": 503}
+        swift.inject([rule, dated(25 * HOUR)])
+        with pytest.raises(StoreBusy):
+            collected(store)
+        assert held_plainly(store, swift) == before
+
+
+# --- the real store, and many objects ------------------------------------------------------
+
+
+def dated(seconds: float) -> dict[str, Any]:
+    """The rule that has Swift's answers dated later."""
+    return {"match": ".", "times": 1_000_000, "action": "date", "seconds": seconds}
+
+
+def held_plainly(store: Store, swift: SwiftServer) -> Any:
+    swift.clear_faults()
+    return held(store)
+
+
+@pytest.fixture
+def later(swift: SwiftServer) -> Iterator[Callable[[float], None]]:
+    """Have Swift's clock be that many seconds ahead until the end of the test."""
+    yield lambda seconds: swift.inject([dated(seconds)])
+    swift.clear_faults()
+
+
+def test_each_kind_on_a_real_swift_by_its_own_clock(
+    store: SwiftStore, later: Callable[[float], None]
+) -> None:
+    kept = ours_completed()
+    place(store, KEYS, kept)
+    before = names(store)
+    ids, stay = one_of_each(store)
+    assert collected(store) == []
+    later(23.9 * HOUR)
+    assert collected(store) == []
+    later(24.1 * HOUR)
+    assert sorted(one.backup_id for one in collected(store)) == sorted(ids)
+    assert names(store) == before | stay
+    assert collected(store) == []
+
+
+def test_memory_does_not_grow_with_the_segments(folder: DirectoryStore) -> None:
+    lost, count = ours(), 20_000
+    place_segments(folder, lost.id, lost.attempt, count=1)
+    age(folder)
+    [template] = folder.list(Shelf.SEGMENTS)
+
+    def rows(shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+        if shelf is Shelf.OBJECTS:
+            return iter(())
+        return (
+            template._replace(name=segment_name(lost.id, lost.attempt, number))
+            for number in range(count)
+        )
+
+    tracemalloc.start()
+    try:
+        [seen] = collected(Meddled(folder, list=rows), dry_run=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (seen.objects, seen.stored_bytes) == (count, 5 * count)
+    assert peak < 1 << 20
