@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agent.errors import ConfigInvalid
 from agent.model import Frozen, Id
+from agent.storage import parse_url
 
 DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
 ENV_PREFIX = "BACKUP_AGENT_"
@@ -32,7 +33,16 @@ def _absolute(path: Path) -> Path:
 
 
 Absolute = Annotated[Path, AfterValidator(_absolute)]
-StorageUrl = Annotated[str, Field(pattern=r"^https?://[^@\s]+[^@\s/]$")]
+
+
+def _storage_url(text: str) -> str:
+    parse_url(text)
+    return text
+
+
+StorageUrl = Annotated[
+    str, Field(pattern=r"^https?://[^@\s]+[^@\s/]$"), AfterValidator(_storage_url)
+]
 
 
 class AgentSection(Frozen):

@@ -105,7 +105,7 @@ class ErrorInfo(Frozen):
         """Say an error; one that isn't ours is a defect, and its text may hold anything."""
         if not isinstance(error, AgentError):
             error = Internal(f"{type(error).__name__} inside the agent")
-        return cls(code=error.code, message=str(error), hint=error.hint)
+        return cls(code=error.code, message=str(error)[:4096], hint=error.hint)
 
 
 # --- tasks: what the control plane sends -------------------------------------------------

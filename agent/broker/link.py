@@ -173,7 +173,7 @@ class BrokerLink:
             except AgentError as error:
                 failures = 0 if self._connected else failures
                 self._connected = False
-                self._say(logging.WARNING, str(error))
+                self._say(logging.WARNING, f"{error.code}: {error}; {error.hint}")
                 await self._pause(self._pauses.after(failures))
                 failures += 1
 
@@ -221,7 +221,7 @@ class BrokerLink:
         try:
             return self._on_message(delivery.body)
         except AgentError as error:
-            self._say(logging.ERROR, f"a task can't be taken: {error}")
+            self._say(logging.ERROR, f"a task waits on the broker: {error}; {error.hint}")
             return HOLD
 
     async def _hold(self, channel: Channel, delivery: Delivery) -> None:

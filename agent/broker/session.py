@@ -5,20 +5,24 @@ the messages mean, and what to do when the connection is lost.
 """
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, NoReturn
 
 import pika
+from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.exceptions import ChannelClosedByBroker
+from pika.frame import Header
 from pika.spec import Basic
 
 from agent.broker.amqp import BrokerSettings, parameters
-from agent.errors import BrokerUnreachable, Unroutable
+from agent.errors import BrokerSilent, BrokerUnreachable, Unroutable
 
 _NOT_FOUND = 404
 _CLOSE_SECONDS = 2.0
+_CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
 
 class Delivery(NamedTuple):
@@ -26,6 +30,25 @@ class Delivery(NamedTuple):
 
     tag: int
     body: bytes
+
+
+class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
+    """pika's connection, which reads over the properties of a message.
+
+    They are any sender's, nobody here needs them, and pika fails on some that RabbitMQ lets
+    through (a time that Python has no name for): it would drop the connection, and again at
+    each redelivery. pika has no public way to read a message without them.
+    """
+
+    def _read_frame(self) -> tuple[int, Any]:
+        # AMQP 0-9-1, 4.2.6: type, channel, size; class, weight, body size, then the properties
+        buffer = self._frame_buffer
+        if len(buffer) >= _CONTENT_HEADER.size and buffer[0] == spec.FRAME_HEADER:
+            _, channel, size, _, _, body_size = _CONTENT_HEADER.unpack_from(buffer)
+            end = spec.FRAME_HEADER_SIZE + size + spec.FRAME_END_SIZE
+            if end <= len(buffer) and buffer[end - 1] == spec.FRAME_END:
+                return end, Header(channel, body_size, pika.BasicProperties())
+        return super()._read_frame()  # type: ignore[no-any-return]
 
 
 class Channel:
@@ -69,7 +92,7 @@ class Channel:
         """Publish and wait for the broker's confirmation.
 
         Unroutable where `mandatory` and no queue took it; BrokerUnreachable where the
-        broker could not keep it.
+        broker could not keep it, BrokerSilent where it doesn't say in time.
         """
         self.check()
         self._raw.basic_publish(exchange, routing_key, body, properties, mandatory)
@@ -165,7 +188,7 @@ class Session:
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Any] = loop.create_future()
         ended: asyncio.Future[BaseException] = loop.create_future()
-        connection = AsyncioConnection(
+        connection = _Connection(
             parameters(settings, client),
             on_open_callback=_resolver(opened),
             on_open_error_callback=lambda _connection, error: _fail(opened, error),
@@ -241,7 +264,7 @@ async def _in_time(settings: BrokerSettings, answer: Awaitable[Any]) -> Any:
         async with asyncio.timeout(settings.answer_seconds):
             return await answer
     except TimeoutError:
-        raise BrokerUnreachable(
+        raise BrokerSilent(
             f"{settings.where} did not answer within {settings.answer_seconds:g} s"
         ) from None
 

@@ -4,13 +4,14 @@ JSON in UTF-8, one task or report a message; "Tasks and reports" in the README s
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, Task, is_uuid, printable
+from agent.model import TASK, Report, StoreTask, Task, TaskStore, is_uuid, printable
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
@@ -19,6 +20,8 @@ MAX_TASK_BYTES: Final = 64 * 1024
 MAX_REPORT_BYTES: Final = 1024 * 1024
 CONTENT_TYPE: Final = "application/json"
 _MAX_REASON = 200
+# what can be the value of a header, and Swift takes as one
+_TOKEN: Final = re.compile(r"[!-~]{1,4096}", re.ASCII)
 
 
 def task_queue(instance_id: str) -> str:
@@ -37,7 +40,8 @@ def reports_of(instance_id: str) -> str:
 
 
 def encode_task(task: Task) -> bytes:
-    return task.model_dump_json(exclude_none=True).encode()
+    """The task as a message, but without its token, which is never written down here."""
+    return task.model_dump_json(exclude_none=True, exclude={"store": {"token"}}).encode()
 
 
 def encode_report(report: Report) -> bytes:
@@ -48,9 +52,22 @@ def decode_task(body: bytes) -> Task:
     """The task in a message; MessageUnreadable, naming the field, for anything else."""
     _parse(body, MAX_TASK_BYTES)
     try:
-        return TASK.validate_json(body, strict=True)
+        task = TASK.validate_json(body, strict=True)
     except ValidationError as error:
         raise MessageUnreadable(_reason("task", error)) from None
+    if isinstance(task, StoreTask) and task.store is not None:
+        _check_login(task.store)
+    return task
+
+
+def _check_login(store: TaskStore) -> None:
+    """What a fresh task has to have; in the journal there are tasks with a URL alone."""
+    if (store.storage_url is None) != (store.token is None):
+        raise MessageUnreadable(
+            "not a task: field store: storage_url and token come together or not at all"
+        )
+    if store.token is not None and not _TOKEN.fullmatch(store.token.get_secret_value()):
+        raise MessageUnreadable("not a task: field store.token: not 1 to 4096 visible letters")
 
 
 def decode_report(body: bytes) -> Report:

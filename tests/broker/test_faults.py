@@ -18,7 +18,7 @@ from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
 from agent.broker.client import ControlClient
 from agent.broker.link import ACK, HOLD, BrokerLink, Verdict
-from agent.errors import BrokerUnreachable
+from agent.errors import BrokerSilent, BrokerUnreachable
 from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
@@ -155,7 +155,7 @@ def test_a_task_held_too_long_comes_back(
 
 
 def test_a_frozen_broker_delays_nobody_for_ever(
-    broker: RabbitMQ, journal: Journal, instance_id: str
+    broker: RabbitMQ, journal: Journal, instance_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings_for(broker, answer_seconds=0.5, connect_seconds=0.5)
     with (
@@ -164,13 +164,15 @@ def test_a_frozen_broker_delays_nobody_for_ever(
     ):
         task = ping()
         with frozen(broker):
-            with pytest.raises(BrokerUnreachable, match=r"within 0\.5 s"):
+            with pytest.raises(BrokerSilent, match=r"within 0\.5 s"):
                 client.send_task(instance_id, ping())
             journal.accept(task, draft(task, TaskStatus.ACCEPTED))
             link.wake()
             poll("the link gives up", lambda: not link.consuming.is_set(), 20)
             assert journal.outbox_size() == 1
         assert link.consuming.wait(20)
+        poll("nothing is lost", lambda: "no queue takes" in caplog.text, 20)
+    assert "broker_silent: RabbitMQ at" in caplog.text
 
 
 def test_a_frozen_broker_does_not_hold_up_the_stop(

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import pika
+import pika.data
 import pytest
 
 from agent.broker import wire
@@ -114,6 +116,32 @@ def test_the_same_task_twice_is_answered_and_not_stored_twice(site: Site, probe:
     assert (again.task_id, again.status) == (task.task_id, TaskStatus.DONE)
     assert first.seq < done.seq < again.seq
     assert site.journal.claim() is None
+
+
+@pytest.mark.parametrize(
+    "table",
+    [b"\x01aT" + b"\xff" * 8, b"\x01aD\xff" + b"\xff" * 4, b"\x02\xff\xfeS\0\0\0\x01\xff"],
+    ids=["a time that Python has no name for", "a tiny decimal", "no UTF-8"],
+)
+def test_headers_that_pika_can_not_read_hold_nothing_up(
+    site: Site, probe: Probe, monkeypatch: pytest.MonkeyPatch, table: bytes
+) -> None:
+    site.running()
+    odd, usual = ping(), ping()
+
+    def encode(pieces: list[bytes], _table: object) -> int:
+        pieces.append(len(table).to_bytes(4, "big") + table)
+        return 4 + len(table)
+
+    told = pika.BasicProperties(headers={"a": 1}, content_encoding="gzip", reply_to="nobody")
+    with monkeypatch.context() as patched:
+        patched.setattr(pika.data, "encode_table", encode)
+        probe.channel.basic_publish(
+            wire.TASK_EXCHANGE, site.instance_id, wire.encode_task(odd), told
+        )
+    probe.send(site.instance_id, wire.encode_task(usual))
+    poll("both tasks are journalled", lambda: _is_in(site.journal, usual), 10)
+    assert _is_in(site.journal, odd)
 
 
 @pytest.mark.parametrize("body", [b"\xff\xfe", b'{"version": 1, "type": "agent.ping"}', b""])

@@ -162,6 +162,16 @@ def test_a_task_with_any_other_value_never_raises_anything_else(name: str, value
         ({"backup": {"id": ID, "name": "x" * 256}}, "field backup.create.backup.name"),
         ({"limits": {"cores": "2"}}, "field backup.create.limits.cores: Input should be a valid"),
         ({"limits": {"cores": 0}}, "field backup.create.limits.cores"),
+        ({"store": {"token": "t"}}, "storage_url and token come together"),
+        ({"store": {"storage_url": "https://a/b"}}, "storage_url and token come together"),
+        ({"store": {"storage_url": "https://a/b", "token": ""}}, "field store.token: not 1 to"),
+        ({"store": {"storage_url": "https://a/b", "token": "etc etc"}}, "field store.token: not"),
+        ({"store": {"storage_url": "https://a/b", "token": "etc\r\n"}}, "field store.token: not"),
+        ({"store": {"storage_url": "https://a/b", "token": "etc" * 2000}}, "field store.token"),
+        ({"store": {"storage_url": "https://a/b", "token": 7}}, "field backup.create.store.token"),
+        ({"store": {"storage_url": "file:///etc", "token": "t"}}, "create.store.storage_url"),
+        ({"store": {"container": "../etc"}}, "field backup.create.store.container"),
+        ({"store": {"container": "a\n"}}, "field backup.create.store.container"),
         ({"surprise": 1}, "field backup.create.surprise: Extra inputs are not permitted"),
         ({"\u202e" + "x" * 500: 1}, "field backup.create.?xxx"),
     ],
@@ -192,6 +202,17 @@ def test_the_reason_names_the_field(changes: dict[str, Any], says: str) -> None:
 )
 def test_what_is_no_json_object_is_told(body: bytes, says: str) -> None:
     assert says in unreadable(body)
+
+
+def test_a_token_is_read_and_never_written() -> None:
+    store = {"storage_url": "https://a/b", "token": "gAAAAA", "container": "c"}
+    task = wire.decode_task(json.dumps(CREATE | {"store": store}).encode())
+    assert isinstance(task, CreateTask)
+    assert task.store is not None
+    assert task.store.token is not None
+    assert task.store.token.get_secret_value() == "gAAAAA"
+    written = json.loads(wire.encode_task(task))["store"]
+    assert written == {"storage_url": "https://a/b", "container": "c"}
 
 
 def test_an_unreadable_task_may_still_name_itself() -> None:

@@ -19,6 +19,7 @@ from agent.model import (
     RestoreTask,
     Task,
     TaskStatus,
+    TaskStore,
     VerifyTask,
 )
 
@@ -52,6 +53,14 @@ _TASKS: Final[dict[str, list[Task]]] = {
             ),
             on_broken_chain="full",
             limits=Limits(bytes_per_second=50 << 20, cores=1),
+        ),
+        CreateTask(
+            task_id=_TASK,
+            backup=BackupRequest(id=_FULL, name="base"),
+            store=TaskStore(
+                container="database_backups_0cbb58a3_archive",
+                storage_url="https://swift.example.com/v1/AUTH_tenant",
+            ),
         ),
     ],
     "backup.restore": [
@@ -131,6 +140,12 @@ def encoded(name: str) -> dict[str, bytes]:
     """The examples of a message, each with a label, as they are on the wire."""
     if name == "report":
         return {str(report.status): wire.encode_report(report) for report in _REPORTS}
-    labels = ("full", "incremental") if name == "backup.create" else (name,)
+    labels = ("full", "incremental", "elsewhere") if name == "backup.create" else (name,)
     tasks = zip(labels, _TASKS[name], strict=True)
-    return {label: wire.encode_task(task) for label, task in tasks}
+    return {label: _with_token(wire.encode_task(task)) for label, task in tasks}
+
+
+def _with_token(body: bytes) -> bytes:
+    """What only the control plane writes: the token that belongs to a storage URL."""
+    url = b'"storage_url":'
+    return body.replace(url, b'"token":"TOKEN",' + url)
