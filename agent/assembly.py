@@ -1,9 +1,12 @@
 """Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote
 from uuid import uuid4
@@ -16,19 +19,27 @@ from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.protocol import Engine
 from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
-from agent.errors import ConfigInvalid
-from agent.host import cores
+from agent.errors import ConfigInvalid, TokenLost
+from agent.host import cores, end_processes
 from agent.journal import Journal
 from agent.keys import Keyring
 from agent.layout import container_name
+from agent.model import TaskStore
 from agent.operations.parts import BackupParts, PathSettings, RestoreParts
 from agent.record_cache import RecordCache, open_cache
 from agent.secret_files import load_keyring, read_secret
+from agent.storage import StorageRules
 from agent.store.directory import DirectoryStore
 from agent.store.protocol import Store
 from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift_login import AuthToken
+from agent.task_stores import TaskStores
+
+log = logging.getLogger(__name__)
 
 _FOLDER: Final = "file:///"
+_CHILD_OF: Final = "BACKUP_AGENT_CHILD_OF"
+_LEFTOVER_SECONDS: Final = 10.0
 
 
 def keyring(config: Config) -> Keyring:
@@ -36,10 +47,10 @@ def keyring(config: Config) -> Keyring:
     return load_keyring(need(config.keys, "keys"))
 
 
-def store(config: Config) -> Store:
-    """The store that [store] url names, not opened yet."""
+def store(config: Config, asked: TaskStore | None = None) -> Store:
+    """The store that [store] url names, or the one that a task asks for; not opened yet."""
     section = need(config.store, "store")
-    container = _container(config)
+    container = (asked and asked.container) or _container(config)
     if section.url.startswith(_FOLDER):
         return DirectoryStore(_folder(section.url), container)
     if section.key_file is None:
@@ -53,7 +64,16 @@ def store(config: Config) -> Store:
         attempts=section.attempts,
         ca_file=str(section.ca_file) if section.ca_file else None,
     )
-    return SwiftStore(settings)
+    return SwiftStore(settings, _login(asked))
+
+
+def _login(asked: TaskStore | None) -> AuthToken | None:
+    """The login that a task brings; None where the configuration's own is meant."""
+    if asked is None or asked.storage_url is None:
+        return None
+    if asked.token is None:
+        raise TokenLost("the task names a storage URL, and its token is not here")
+    return AuthToken(asked.storage_url, asked.token.get_secret_value())
 
 
 def _container(config: Config) -> str:
@@ -72,10 +92,15 @@ def _folder(url: str) -> Path:
     return Path(path)
 
 
-def record_cache(config: Config, environment: Mapping[str, str] = os.environ) -> RecordCache | None:
-    """The cache of the store's records, in the state folder or else in the user's own folder."""
+def record_cache(
+    config: Config,
+    environment: Mapping[str, str] = os.environ,
+    asked: TaskStore | None = None,
+) -> RecordCache | None:
+    """The cache of a store's records, in the state folder or else in the user's own folder."""
     section = need(config.store, "store")
-    name = f"{section.url} {section.user} {_container(config)}"
+    account = (asked and asked.storage_url) or f"{section.url} {section.user}"
+    name = f"{account} {(asked and asked.container) or _container(config)}"
     return open_cache(name, config.agent.state_folder, environment)
 
 
@@ -122,18 +147,62 @@ def restore_parts(config: Config, cache: RecordCache | None = None) -> RestorePa
     )
 
 
-def backup_parts(config: Config, cache: RecordCache | None = None) -> BackupParts:
-    """What the daemon needs on top: the database, and a folder for scratch files."""
+def backup_parts(
+    config: Config, cache: RecordCache | None = None, *, alone: bool = False
+) -> BackupParts:
+    """What the daemon needs on top: the database, and a folder for scratch files.
+
+    `alone` is for whoever holds the state folder's lock: what its engines leave, should it be
+    killed, is known by their environment (`end_leftovers`), and it backs nothing up while
+    another such agent does.
+    """
     server = database_settings(config)
-    parts = vars(restore_parts(config, cache)) | {"engines": engines(config, server.password)}
+    mark = dict([_mark(config)]) if alone else {}
+    parts = vars(restore_parts(config, cache)) | {
+        "engines": engines(config, server.password, mark)
+    }
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,
         database=Database(server),
         scratch=config.agent.state_folder / "scratch",
+        alone=alone,
         encrypt=need(config.keys, "keys").encrypt,
         safe_slave_backup=config.engine.safe_slave_backup,
+        lock_wait_seconds=config.engine.lock_wait_seconds,
     )
+
+
+def end_leftovers(config: Config) -> None:
+    """Kill what a killed agent's engines left running; for whoever holds its lock now."""
+    ended = end_processes(*_mark(config), _LEFTOVER_SECONDS)
+    if ended:
+        log.warning("killed what an agent that was killed left running: %s", ", ".join(ended))
+
+
+def _mark(config: Config) -> tuple[str, str]:
+    """The variable, and its value, that only the children of this state folder's agents have."""
+    return _CHILD_OF, os.path.realpath(config.agent.state_folder)
+
+
+def task_stores(
+    config: Config, parts: BackupParts, environment: Mapping[str, str] = os.environ
+) -> TaskStores:
+    """The parts of each task: `parts`, or those with the store that the task names."""
+    section = need(config.store, "store")
+    rules = StorageRules(
+        configured=_container(config),
+        own=container_name(config.agent.tenant_id),
+        urls=section.storage_urls,
+        tokens=not section.url.startswith(_FOLDER),
+    )
+
+    def build(asked: TaskStore) -> BackupParts:
+        objects = store(config, asked)
+        cache = record_cache(config, environment, asked)
+        return replace(parts, store=objects, catalogue=Catalogue(objects, parts.keyring, cache))
+
+    return TaskStores(parts, rules, build)
 
 
 def database_settings(config: Config) -> DatabaseSettings:
@@ -157,7 +226,9 @@ def journal(config: Config, *, typed: bool = False) -> Journal:
     return Journal(path, config.agent.instance_id, run_id, store=where, typed=typed)
 
 
-def engines(config: Config, password: str) -> Engines:
+def engines(
+    config: Config, password: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Engines:
     """All engines; [engine] program and extractor are those of the one that is used here."""
     section = config.engine
     given = {"program": section.program, "extractor": section.extractor}
@@ -168,6 +239,9 @@ def engines(config: Config, password: str) -> Engines:
             "socket": config.database.socket,
             "user": config.database.user,
             "password": password,
+            "environment": environment,
+            "lock_wait_seconds": section.lock_wait_seconds,
+            "silent_seconds": section.silent_seconds,
             "safe_slave_backup": section.safe_slave_backup,
         }
 

@@ -6,6 +6,9 @@ import math
 import os
 import re
 import resource
+import select
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +20,7 @@ _GIB = 1 << 30
 _BLOCK = 512  # the unit of st_blocks, whatever the filesystem's own block size (stat(2))
 _CGROUPS = Path("/sys/fs/cgroup")
 _NICENESS = 10
+_ROUND_SECONDS = 0.05
 _IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
 _CPUINFO = Path("/proc/cpuinfo")
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
@@ -60,6 +64,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_filesystem(folder: Path) -> None:
+    """Have all that was written to the folder's filesystem on the disk (syncfs(2)); OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
+
+
 def cores() -> int:
     """The cores this process may use: its CPU affinity, and its cgroups' CPU quotas (v2)."""
     allowed = len(os.sched_getaffinity(0))
@@ -74,6 +89,54 @@ def lower_priority() -> None:
     """
     os.nice(max(0, _NICENESS - os.nice(0)))
     psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, _IO_LOWEST)
+
+
+def end_processes(variable: str, value: str, seconds: float) -> list[str]:
+    """Kill this user's processes in whose environment `variable` is exactly `value`.
+
+    Whatever they started inherited it. Returns what was killed, once it has ended or `seconds`
+    have passed: a process that the kernel still holds runs no instruction of its own any more.
+    """
+    killed: dict[int, str] = {}
+    deadline = time.monotonic() + seconds
+    # one that was just being forked is seen in the next round
+    while found := _kill_marked(variable, value):
+        killed |= found
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_ROUND_SECONDS)
+    return [f"{name} ({pid})" for pid, name in killed.items()]
+
+
+def _kill_marked(variable: str, value: str) -> dict[int, str]:
+    killed = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if _marked(process, variable, value):
+                killed[process.pid] = process.name()
+                _kill(process, variable, value)
+    return killed
+
+
+def _marked(process: psutil.Process, variable: str, value: str) -> bool:
+    return (
+        process.pid != os.getpid()
+        and process.uids().real == os.getuid()
+        and process.environ().get(variable) == value
+    )
+
+
+def _kill(process: psutil.Process, variable: str, value: str) -> None:
+    """Kill it and wait a round for its end; its number may be another process's by now."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        # What is asked now is asked of the process that the descriptor stands for, or else that
+        # one has ended and the signal reaches nobody.
+        if _marked(psutil.Process(process.pid), variable, value):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            select.select([descriptor], [], [], _ROUND_SECONDS)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,15 +1,21 @@
-"""One agent at a time for a state folder: a second one would end the first one's tasks.
+"""One agent at a time for a state folder, and one backup at a time of a datadir.
 
-The kernel gives the lock back when the process ends, whatever ended it (flock(2)).
+A second agent with one state folder would end the first one's tasks. With two state folders
+only the datadir tells them that they share it: nothing is made there, the folder itself is
+locked, which no server does. The kernel gives a lock back when the process ends, whatever
+ended it (flock(2)).
 """
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.errors import ConfigInvalid, JournalError
+from agent.errors import ConfigInvalid, InstanceBusy, JournalError
+
+log = logging.getLogger(__name__)
 
 _LOCKS = Path("/proc/locks")
 
@@ -34,6 +40,38 @@ def only_agent(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def only_backup(datadir: Path) -> Iterator[None]:
+    """Hold a lock on the folder `datadir` itself inside the block.
+
+    InstanceBusy at once where another process holds it, ConfigInvalid where the folder can't be
+    opened. A filesystem that has no such locks (NFS locks what is open for writing only) gives
+    none, which is logged.
+    """
+    try:
+        descriptor = os.open(datadir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigInvalid(
+            f"can't open the datadir {datadir}: {error.strerror}",
+            hint="run the agent as the database server's own OS user",
+        ) from error
+    try:
+        _take_datadir(descriptor, datadir)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take_datadir(descriptor: int, datadir: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = _holder(os.fstat(descriptor).st_ino)
+        raise InstanceBusy(f"{holder} makes a backup of the datadir {datadir}") from error
+    except OSError as error:
+        log.warning("the datadir %s can't be locked: %s", datadir, error.strerror)
+
+
 def _check_owner(folder: Path) -> None:
     """What root made in the state folder of `mysql`, the agent could not use any more."""
     owner = folder.stat().st_uid
@@ -47,15 +85,23 @@ def _check_owner(folder: Path) -> None:
 def held(path: Path) -> bool:
     """Whether some process holds that lock file; takes nothing, so that it disturbs nobody."""
     try:
-        inode = path.stat().st_ino
-        locks = _LOCKS.read_text()
+        return bool(_holders(path.stat().st_ino))
     except OSError:
         return False
+
+
+def _holders(inode: int) -> list[str]:
+    """The numbers of the processes that hold a lock on the file with that inode."""
     # 1: FLOCK  ADVISORY  WRITE 707 00:13:1234 0 EOF (proc_locks(5)); the last part is the inode
-    return any(
-        line.split()[1] == "FLOCK" and line.split()[5].rpartition(":")[2] == str(inode)
-        for line in locks.splitlines()
-    )
+    rows = [line.split() for line in _LOCKS.read_text().splitlines()]
+    return [row[4] for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == str(inode)]
+
+
+def _holder(inode: int) -> str:
+    try:
+        return f"the process with number {_holders(inode)[0]}"
+    except (OSError, IndexError):
+        return "another process"
 
 
 def _take(descriptor: int, folder: Path) -> None:

@@ -4,9 +4,12 @@ This is the task boundary: whatever a task raises becomes its FAILED report here
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from agent.crash import Point, reached
 from agent.errors import (
@@ -14,7 +17,9 @@ from agent.errors import (
     BackupUnknown,
     Cancelled,
     Interrupted,
+    JournalError,
     StoreError,
+    StoreSilent,
     TaskUnsupported,
 )
 from agent.journal import Journal
@@ -38,20 +43,53 @@ from agent.operations.target import target_below
 from agent.pipeline.meter import Meter, every
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent
+from agent.task_stores import TaskStores
 
 log = logging.getLogger(__name__)
+
+# From a cancel to its report, with half a second to spare: the engine takes 3 s at most to end.
+# What the store hasn't removed by then is removed afterwards.
+_CANCEL_SECONDS: Final = 4.5
 
 
 class _Undecided(Exception):
     """Nobody knows how a task ended until the store answers again, or it is done again."""
 
+    def __init__(self, attempt: str = "") -> None:
+        super().__init__()
+        self.attempt = attempt
+
 
 class _Abandoned(Exception):
-    """A backup failed, for the cause that this is raised from; `record` is what is left of it."""
+    """A backup failed for `cause`; `record` is what is left of it."""
 
-    def __init__(self, record: Record | None) -> None:
+    def __init__(self, record: Record | None, cause: BaseException) -> None:
         super().__init__()
         self.record = record
+        self.cause = cause
+
+
+def _cause(stop: Stop, error: BaseException) -> BaseException:
+    """Why a task ended: what was told to stop may fail in its own words.
+
+    Whatever wants to stop it from now on came later.
+    """
+    stop.request(error)
+    return stop.cause or error
+
+
+@contextmanager
+def _until(seconds: float) -> Iterator[Stop]:
+    """A stop that says that the store is silent, after that time or a second."""
+    late = Stop()
+    cause = StoreSilent("the store has not cleaned up yet what was cancelled")
+    timer = threading.Timer(max(1.0, seconds), late.request, (cause,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 class Performer:
@@ -60,20 +98,22 @@ class Performer:
     def __init__(
         self,
         journal: Journal,
-        parts: BackupParts,
+        stores: TaskStores,
         *,
         restore_roots: Sequence[Path],
         progress_seconds: float,
         wake: Callable[[], None],
     ) -> None:
         self._journal = journal
-        self._parts = parts
+        self._stores = stores
         self._restore_roots = restore_roots
         self._progress_seconds = progress_seconds
         self._wake = wake
         self._ending = False
         self._making: BackupOperation | None = None
-        self.recovery = Recovery(journal, parts, self._report)
+        self._final: Callable[[], None] | None = None
+        self._muted = False
+        self.recovery = Recovery(journal, stores, self._report, restore_roots)
 
     def end(self) -> None:
         """The agent is ending: what the store doesn't answer now waits for the next start."""
@@ -85,27 +125,58 @@ class Performer:
         if making is not None:
             making.make_way(deleted)
 
-    def perform(self, task: Task, stop: Stop) -> None:
-        """Run one task to its final report; nothing it raises gets out of here."""
+    def perform(
+        self, task: Task, stop: Stop, within: AbstractContextManager[None] | None = None
+    ) -> None:
+        """Run one task, inside `within`, to its final report; what it raises becomes that.
+
+        JournalError where the journal doesn't take the final report: `tell_final` repeats it.
+        """
         log.info("task %s (%s) begins", task.task_id, task.type)
+        self._muted = False
         try:
-            record = self._dispatch(task, stop)
+            with within or nullcontext():
+                record = self._dispatch(task, stop)
         except _Undecided as error:
-            info = ErrorInfo.of(error.__cause__ or error)
-            if isinstance(error.__cause__, Interrupted):
-                log.info("task %s goes on at the next start: %s", task.task_id, info.message)
-            else:
-                log.error("task %s waits for the store: %s", task.task_id, info.message)
-            self.recovery.add(task, info)
+            self._wait(task, error.__cause__ or error, error.attempt)
         except _Abandoned as failed:
-            self._failed(task, failed.__cause__ or failed, failed.record)
+            self._failed(task, failed.cause, failed.record)
         except BaseException as error:  # noqa: BLE001 - the task boundary
-            self._failed(task, error, None)
+            if isinstance(task, DeleteTask) and isinstance(error, JournalError):
+                # only the journal knows whether it had begun: it is done again
+                self._wait(task, error)
+            else:
+                self._failed(task, _cause(stop, error), None)
         else:
-            self._report(task, TaskStatus.DONE, record=record)
             log.info("task %s is done", task.task_id)
+            self._end(task, TaskStatus.DONE, record)
+
+    def tell_final(self) -> None:
+        """Write the last task's final report where the journal didn't take it; JournalError."""
+        if self._final is not None:
+            self._final()
+            self._final = None
+
+    def _end(
+        self, task: Task, status: TaskStatus, record: Record | None, error: ErrorInfo | None = None
+    ) -> None:
+        self._final = partial(self._report, task, status, record=record, error=error)
+        self.tell_final()
+
+    def _wait(self, task: Task, error: BaseException, attempt: str = "") -> None:
+        """Leave it to the recovery, now or at the next start, to say how the task ended."""
+        info = ErrorInfo.of(error)
+        if isinstance(error, Interrupted):
+            log.info("task %s goes on at the next start: %s", task.task_id, info.message)
+        else:
+            what = "journal" if isinstance(error, JournalError) else "store"
+            log.error("task %s waits for the %s: %s", task.task_id, what, info.message)
+        self.recovery.add(task, info, attempt)
 
     def _failed(self, task: Task, error: BaseException, record: Record | None) -> None:
+        cut_off = self._ending and isinstance(error, Interrupted)
+        if cut_off and self.recovery.again(task, record):
+            return
         info = ErrorInfo.of(error)
         status = TaskStatus.FAILED
         if isinstance(error, Cancelled):
@@ -115,23 +186,24 @@ class Performer:
             log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
         else:
             log.exception("task %s failed by a defect of the agent", task.task_id)
-        self._report(task, status, record=record, error=info)
+        self._end(task, status, record, info)
 
     def _dispatch(self, task: Task, stop: Stop) -> Record | None:
-        if isinstance(task, CreateTask):
-            return self._create(task, stop)
-        if isinstance(task, RestoreTask):
-            return self._restore(task, stop)
-        if isinstance(task, DeleteTask):
-            return self._delete(task, stop)
+        with self._stores.parts(task) as parts:
+            if isinstance(task, CreateTask):
+                return self._create(task, parts, stop)
+            if isinstance(task, RestoreTask):
+                return self._restore(task, parts, stop)
+            if isinstance(task, DeleteTask):
+                return self._delete(task, parts, stop)
         if isinstance(task, PingTask):
             return None
         raise TaskUnsupported(f"tasks of type {task.type} are not supported")
 
-    def _create(self, task: CreateTask, stop: Stop) -> Record:
+    def _create(self, task: CreateTask, parts: BackupParts, stop: Stop) -> Record:
         meter = Meter()
         operation = BackupOperation(
-            self._parts,
+            parts,
             task,
             meter=meter,
             stop=stop,
@@ -141,41 +213,55 @@ class Performer:
                 task.task_id, record.model_dump_json()
             ),
         )
+        self._journal.keep_attempt(task.task_id, operation.attempt)
         self._making = operation
         try:
             with self._reporting(task, meter, lambda: operation.record):
                 return operation.run()
         except BaseException as error:
-            left = self._abandon(task, operation, error)
+            cause = _cause(stop, error)
+            left = self._abandon(task, operation, cause, stop)
             if left and left.status is BackupStatus.COMPLETED:
                 return left
-            raise _Abandoned(left) from error
+            raise _Abandoned(left, cause) from error
         finally:
             self._making = None
 
     def _abandon(
-        self, task: Task, operation: BackupOperation, error: BaseException
+        self, task: Task, operation: BackupOperation, error: BaseException, stop: Stop
     ) -> Record | None:
+        patience = _until(_CANCEL_SECONDS - stop.seconds) if isinstance(error, Cancelled) else None
         try:
-            return operation.abandon(ErrorInfo.of(error))
+            with patience or nullcontext() as late:
+                return operation.abandon(ErrorInfo.of(error), late)
         except AgentError as problem:
-            log.warning("the failed backup could not be cleaned up: %s", problem)
+            log.warning(
+                "the failed backup could not be cleaned up (gc does it, a day later): %s", problem
+            )
             if silent(problem) and (operation.undecided or self._ending):
-                raise _Undecided from error
+                raise _Undecided(operation.attempt) from error
             if silent(problem):
                 # reported as FAILED now, and cleaned up when the store answers
-                self.recovery.add(task, ErrorInfo.of(error))
+                self.recovery.add(task, ErrorInfo.of(error), operation.attempt)
             return operation.record
 
-    def _restore(self, task: RestoreTask, stop: Stop) -> Record:
+    def _restore(self, task: RestoreTask, parts: BackupParts, stop: Stop) -> Record:
         target = target_below(self._restore_roots, Path(task.target))
         meter = Meter()
-        operation = RestoreOperation(self._parts, meter=meter, stop=stop)
+        operation = RestoreOperation(
+            parts,
+            meter=meter,
+            stop=stop,
+            run_id=task.task_id,
+            on_whole=lambda record: self._journal.keep_record(
+                task.task_id, record.model_dump_json()
+            ),
+        )
         self._report(task, TaskStatus.RUNNING)
         with self._reporting(task, meter, lambda: None):
             return operation.run(task.backup_id, target)[-1]
 
-    def _delete(self, task: DeleteTask, stop: Stop) -> Record:
+    def _delete(self, task: DeleteTask, parts: BackupParts, stop: Stop) -> Record:
         """Delete, or go on with a delete that was cut off: once begun it is brought to its end."""
         meter = Meter()
         root = self._begun(task)
@@ -183,13 +269,15 @@ class Performer:
         def begin(record: Record) -> None:
             nonlocal root
             root = record
+            # once begun it is brought to its end, whoever may want to cancel it
+            stop.close(Cancelled)
             self._journal.keep_record(task.task_id, record.model_dump_json())
             self._report(task, TaskStatus.RUNNING, record=record)
 
         operation = DeleteOperation(
-            self._parts.store,
-            self._parts.catalogue,
-            connections=self._parts.path.connections,
+            parts.store,
+            parts.catalogue,
+            connections=parts.path.connections,
             meter=meter,
             stop=stop,
             on_begin=begin,
@@ -217,8 +305,17 @@ class Performer:
         """Send a progress report every `progress_seconds` while the block runs."""
         return every(
             self._progress_seconds,
-            lambda: self._report(task, TaskStatus.RUNNING, record=record(), meter=meter),
+            lambda: self._tell_progress(task, record(), meter),
         )
+
+    def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
+        """What the journal doesn't take of it is not worth more than a line."""
+        try:
+            self._report(task, TaskStatus.RUNNING, record=record, meter=meter)
+        except JournalError as error:
+            if not self._muted:
+                log.warning("the progress of task %s can't be told: %s", task.task_id, error)
+            self._muted = True
 
     def _report(
         self,
@@ -241,5 +338,6 @@ class Performer:
             )
         )
         if status.final:
+            self._stores.forget(task.task_id)
             reached(Point.REPORTED)
         self._wake()

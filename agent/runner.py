@@ -7,20 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 
 from agent.broker import wire
 from agent.broker.link import ACK, Verdict, dead
+from agent.cancellation import Cancellation
 from agent.crash import Point, reached
 from agent.errors import (
     DatabaseError,
     Interrupted,
+    JournalError,
     MessageUnreadable,
+    StorageRefused,
 )
 from agent.journal import Acceptance, Journal
 from agent.model import (
+    CancelTask,
     DeleteTask,
     ErrorInfo,
     ReportDraft,
+    StoreTask,
     Task,
     TaskStatus,
 )
@@ -29,11 +35,14 @@ from agent.operations.preflight import look_at_lineage
 from agent.operations.replica import put_back
 from agent.performer import Performer
 from agent.pipeline.stop import Stop
+from agent.task_stores import TaskStores, without_token
 
 log = logging.getLogger(__name__)
 
 # How long the worker sleeps when nobody wakes it: a bound, not a polling interval.
 _IDLE_SECONDS = 5.0
+# How long it waits, after each time that the journal could not be used, to use it again.
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # How often an idle agent looks at the LSN, to notice a volume that was rolled back.
 _LOOK_SECONDS = 60.0
 
@@ -45,18 +54,21 @@ class Runner:
         self,
         journal: Journal,
         parts: BackupParts,
+        stores: TaskStores,
         performer: Performer,
         *,
         wake: Callable[[], None],
     ) -> None:
         self._journal = journal
         self._parts = parts
+        self._stores = stores
         self._wake = wake
         self._work = threading.Event()
         self._lock = threading.Lock()
         self._ending = False
         self._current: Stop | None = None
         self._performer = performer
+        self._cancellation = Cancellation(journal)
         self._looked = -math.inf
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
         self.failure: BaseException | None = None
@@ -72,15 +84,51 @@ class Runner:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
-        draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
-        accepted = self._journal.accept(task, draft)
+        # a cancel isn't for the worker, which may be busy with what is to be cancelled
+        cancels = isinstance(task, CancelTask)
+        first = TaskStatus.RUNNING if cancels else TaskStatus.ACCEPTED
+        draft = ReportDraft(task_id=task.task_id, type=task.type, status=first)
+        accepted = self._accept(task, draft)
         reached(Point.ACCEPTED)
+        if isinstance(task, CancelTask):
+            self._cancel(task)
         if accepted is Acceptance.NEW and isinstance(task, DeleteTask):
             # the worker is busy with what stands in the way, and would take it only then
             self._performer.make_way(task.backup_id)
         self._work.set()
         self._wake()
         return ACK
+
+    def _cancel(self, task: CancelTask) -> None:
+        reached(Point.CANCEL_JOURNALLED)
+        self._cancellation.take(task)
+        if self._ended(task.cancels):
+            self._stores.forget(task.cancels)
+
+    def _accept(self, task: Task, draft: ReportDraft) -> Acceptance | None:
+        """Journal a task without its token, which is kept while the task is unfinished.
+
+        None for one that is refused: its end is all that is journalled.
+        """
+        bare = without_token(task)
+        try:
+            self._stores.admit(task)
+        except StorageRefused as error:
+            refused = {"status": TaskStatus.FAILED, "error": ErrorInfo.of(error)}
+            self._journal.accept(bare, draft.model_copy(update=refused))
+            return None
+        first, accepted = self._stores.keep(task), None
+        try:
+            accepted = self._journal.accept(bare, draft)
+        finally:
+            known = accepted is Acceptance.KNOWN
+            if (first and accepted is None) or (known and self._ended(task.task_id)):
+                self._stores.forget(task.task_id)
+        return accepted
+
+    def _ended(self, task_id: str) -> bool:
+        status = self._journal.status(task_id)
+        return status is None or status.final
 
     def _refuse(self, body: bytes, error: MessageUnreadable) -> Verdict:
         task_id = wire.task_id_of(body)
@@ -116,7 +164,7 @@ class Runner:
         self._work.set()
         self._thread.join(seconds / 2)
         if self._thread.is_alive():
-            self._parts.store.abort()
+            self._stores.abort()
             self._thread.join(seconds / 2)
         return not self._thread.is_alive()
 
@@ -125,29 +173,51 @@ class Runner:
 
     def _run(self) -> None:
         try:
+            self._insist(self._cancellation.resume)
             while not self._ending:
-                self._work.clear()
-                self._performer.recovery.run()
-                # each once, so that one that can't be ended holds no other task up
-                for delete in self._performer.recovery.take_deletes():
-                    self._do(delete)
-                task = self._journal.claim()
-                if task is None:
-                    self._look()
-                    self._work.wait(_IDLE_SECONDS)
-                else:
-                    reached(Point.CLAIMED)
-                    self._do(task)
+                self._insist(self._round)
         except BaseException as error:  # noqa: BLE001 - the thread's top: the daemon looks here
             log.critical("the worker thread ended: %s", error)
             self.failure = error
 
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Do a step, again and again while the journal can't be used, until the agent ends."""
+        pauses = chain(_PAUSES, repeat(_PAUSES[-1]))
+        while not self._ending:
+            try:
+                step()
+                return
+            except JournalError as error:
+                pause = next(pauses)
+                if pause == _PAUSES[0]:
+                    log.error("no task goes on until the journal can be used: %s", error)
+            # the order matters: what is set from here on ends the wait
+            self._work.clear()
+            if not self._ending:
+                self._work.wait(pause)
+
+    def _round(self) -> None:
+        self._work.clear()
+        self._performer.tell_final()
+        self._performer.recovery.run()
+        # each once, so that one that can't be ended holds no other task up
+        for delete in self._performer.recovery.take_deletes():
+            self._do(delete)
+        task = self._journal.claim()
+        if task is None:
+            self._look()
+            self._work.wait(_IDLE_SECONDS)
+        else:
+            reached(Point.CLAIMED)
+            self._do(task)
+
     def _do(self, task: Task) -> None:
         with self._stoppable() as stop:
-            self._performer.perform(task, stop)
+            self._performer.perform(task, stop, self._cancellation.possible(task, stop))
         # A failed task's traceback and its stop refer to each other, and to the buffers of
         # the data path: a cycle that would keep 100 MiB.
-        gc.collect()
+        if isinstance(task, StoreTask):
+            gc.collect()
 
     def _look(self) -> None:
         """Note the server's LSN now and then, so that one that goes back is noticed."""

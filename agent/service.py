@@ -96,24 +96,26 @@ class Service:
             signal.signal(number, self._on_signal)
         config = self._config
         # a daemon's home may be the datadir: no cache there
-        parts = assembly.backup_parts(config, assembly.record_cache(config, {}))
+        parts = assembly.backup_parts(config, assembly.record_cache(config, {}), alone=True)
         if not parts.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
         with only_agent(config.agent.state_folder / "lock"):
             self._work(config, parts)
 
     def _work(self, config: Config, parts: BackupParts) -> None:
-        # What an engine left there when the agent was killed is of no use to anyone.
+        # What an engine left when the agent was killed is of no use to anyone.
+        assembly.end_leftovers(config)
         shutil.rmtree(parts.scratch, ignore_errors=True)
         journal = assembly.journal(config)
+        stores = assembly.task_stores(config, parts, {})
         performer = Performer(
             journal,
-            parts,
+            stores,
             restore_roots=config.agent.restore_roots,
             progress_seconds=config.agent.progress_seconds,
             wake=lambda: link.wake(),
         )
-        runner = Runner(journal, parts, performer, wake=lambda: link.wake())
+        runner = Runner(journal, parts, stores, performer, wake=lambda: link.wake())
         broker = assembly.broker(config)
         link = BrokerLink(broker, config.agent.instance_id, runner.on_message, journal)
         self._notifier.status(f"connecting to {broker.where}")

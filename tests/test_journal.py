@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
-from agent.journal import Acceptance, Journal, OutboxItem
+from agent.journal import Acceptance, CutOff, Journal, OutboxItem
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
 
 INSTANCE = str(uuid4())
@@ -158,9 +158,9 @@ def test_tasks_are_claimed_oldest_first_once_each(path: Path, journal: Journal) 
     assert journal.claim() == tasks[0]
     journal.close()
     again = Journal(path, INSTANCE, str(uuid4()))
-    assert again.running() == [tasks[0]]
+    assert again.running() == [CutOff(tasks[0], "", 1)]
     assert [again.claim() for _ in range(5)] == [*tasks[1:], None]
-    assert again.running() == tasks
+    assert again.running() == [CutOff(task, "", 1) for task in tasks]
     assert [report.task_id for report in drain(again)] == [task.task_id for task in tasks]
     again.close()
 
@@ -236,13 +236,13 @@ def test_a_report_about_no_task_is_a_defect(journal: Journal) -> None:
     assert journal.outbox_size() == 0
 
 
-def test_a_refusal_changes_no_task(journal: Journal) -> None:
+def test_a_refusal_under_a_known_id_says_how_that_task_is(journal: Journal) -> None:
     task = ping()
     accept(journal, task)
     drain(journal)
     journal.refuse(draft(task, TaskStatus.FAILED))
     assert journal.status(task.task_id) is TaskStatus.ACCEPTED
-    assert [report.status for report in drain(journal)] == [TaskStatus.FAILED]
+    assert [report.status for report in drain(journal)] == [TaskStatus.ACCEPTED]
 
 
 def test_a_full_outbox_gives_up_progress_then_steps_but_never_an_end(path: Path) -> None:
@@ -260,6 +260,37 @@ def test_a_full_outbox_gives_up_progress_then_steps_but_never_an_end(path: Path)
     for task in tasks:
         journal.report(draft(task, TaskStatus.DONE))
     assert [report.status for report in drain(journal)] == [TaskStatus.DONE] * 4
+    journal.close()
+
+
+def test_an_outbox_that_gives_up_reports_says_so_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(path, INSTANCE, RUN, max_outbox=2)
+    for times in (1, 2):
+        task = ping()
+        accept(journal, task)
+        for _ in range(4):
+            journal.report(draft(task, TaskStatus.RUNNING))
+        assert journal.outbox_size() == 2
+        with pytest.raises(JournalFull, match="the journal is full: 2 reports wait"):
+            accept(journal, ping())
+        assert caplog.text.count("2 reports wait for the broker, which is all") == times
+        drain(journal)
+    journal.close()
+
+
+def test_ends_are_kept_beyond_the_limit_and_in_order(path: Path) -> None:
+    journal = Journal(path, INSTANCE, RUN, max_outbox=2)
+    tasks = [ping() for _ in range(5)]
+    for task in tasks:
+        accept(journal, task)
+        drain(journal)
+    for task in tasks:
+        journal.report(draft(task, TaskStatus.DONE))
+    reports = drain(journal)
+    assert [report.task_id for report in reports] == [task.task_id for task in tasks]
+    assert [report.seq for report in reports] == sorted({report.seq for report in reports})
     journal.close()
 
 
@@ -376,7 +407,7 @@ def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: 
         journal = Journal(path, INSTANCE, RUN, store=store, typed=named)
         if task:
             journal.accept(task, draft(task, TaskStatus.RUNNING))
-        found = journal.running()
+        found = [one.task for one in journal.running()]
         journal.close()
         return found
 
@@ -406,7 +437,7 @@ def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: in
     db.close()
     for _ in range(2):
         journal = Journal(path, INSTANCE, RUN, store="a")
-        assert journal.running() == [task]
+        assert journal.running() == [CutOff(task, "", 0)]
         journal.close()
 
 
@@ -467,7 +498,7 @@ def test_a_failure_half_way_undoes_the_whole_call(journal: Journal) -> None:
     with pytest.raises(JournalError, match="can't be used: broken"):
         journal.report(draft(kept, TaskStatus.DONE))
     assert journal.status(refused.task_id) is None
-    assert journal.running() == [kept]
+    assert journal.running() == [CutOff(kept, "", 1)]
     with journal._file.transaction() as db:
         db.execute("DROP TRIGGER broken")
     journal.report(draft(kept, TaskStatus.DONE))
@@ -557,9 +588,9 @@ def test_a_killed_agent_loses_nothing_it_committed(path: Path) -> None:
     for lines in (50, 101, 77):
         said |= _killed_amid_work(path, lines)
         journal = Journal(path, INSTANCE, RUN, max_tasks=100_000)
-        for task in journal.running():
-            journal.report(draft(task, TaskStatus.FAILED))
-            said[task.task_id] = TaskStatus.FAILED
+        for one in journal.running():
+            journal.report(draft(one.task, TaskStatus.FAILED))
+            said[one.task.task_id] = TaskStatus.FAILED
         while task_left := journal.claim():
             journal.report(draft(task_left, TaskStatus.CANCELLED))
             said[task_left.task_id] = TaskStatus.CANCELLED

@@ -1,4 +1,4 @@
-"""Two agents never share a state folder."""
+"""Two agents never share a state folder, nor back the same datadir up at the same time."""
 
 import os
 import subprocess
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConfigInvalid, JournalError
-from agent.lock import only_agent
+from agent.errors import ConfigInvalid, InstanceBusy, JournalError
+from agent.lock import only_agent, only_backup
+from tests.stack.mariadb import MariaDB
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from agent.lock import only_agent
-with only_agent(Path(sys.argv[1])):
+from agent.lock import only_agent, only_backup
+with {"agent": only_agent, "backup": only_backup}[sys.argv[2]](Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -22,7 +23,7 @@ with only_agent(Path(sys.argv[1])):
 
 def test_another_process_is_refused_until_the_holder_dies(tmp_path: Path) -> None:
     path = tmp_path / "state" / "lock"
-    command = [sys.executable, "-c", _HOLDER, str(path)]
+    command = [sys.executable, "-c", _HOLDER, str(path), "agent"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
@@ -54,3 +55,23 @@ def test_another_users_folder_is_left_to_that_user(tmp_path: Path) -> None:
         only_agent(tmp_path / "lock").__enter__()
     assert "sudo -u '#65534'" in refused.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_backup_at_a_time_of_a_datadir_whose_server_runs(mariadb: MariaDB) -> None:
+    """The server locks its files, and not the folder; nothing is made there."""
+    before = sorted(mariadb.datadir.iterdir())
+    command = [sys.executable, "-c", _HOLDER, str(mariadb.datadir), "backup"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InstanceBusy, match=f"the process with number {holder.pid} makes"):
+            only_backup(mariadb.datadir).__enter__()
+        assert sorted(mariadb.datadir.iterdir()) == before
+        holder.kill()
+    with only_backup(mariadb.datadir):
+        pass
+
+
+def test_a_datadir_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="can't open the datadir"):
+        only_backup(tmp_path / "missing").__enter__()

@@ -42,10 +42,11 @@ def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
     logging.getLogger("agent.performer").addFilter(
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
-    parts = assembly.backup_parts(config)
+    parts = assembly.backup_parts(config, alone=True)
     with _alone(config.agent.state_folder), ExitStack() as at_end:
         at_end.callback(parts.store.close)
-        # What an engine left there when an agent was killed is of no use to anyone.
+        # What an engine left when an agent was killed is of no use to anyone.
+        assembly.end_leftovers(config)
         shutil.rmtree(parts.scratch, ignore_errors=True)
         journal = assembly.journal(config, typed=typed)
         at_end.callback(journal.close)
@@ -71,7 +72,7 @@ def _perform(config: Config, parts: BackupParts, journal: Journal, task: CreateT
         screen = _Screen(journal, task.task_id, bar)
         performer = Performer(
             journal,
-            parts,
+            assembly.task_stores(config, parts),
             restore_roots=config.agent.restore_roots,
             progress_seconds=min(config.agent.progress_seconds, _PROGRESS_SECONDS),
             wake=screen.show,

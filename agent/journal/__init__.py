@@ -1,6 +1,17 @@
 """The agent's only local truth about tasks, in SQLite."""
 
-from agent.journal.journal import Acceptance, Journal
+from agent.journal.cancels import cancellation, refused
+from agent.journal.journal import Acceptance, CutOff, Journal
 from agent.journal.outbox import OutboxItem
+from agent.journal.reading import busy_backups, overview
 
-__all__ = ["Acceptance", "Journal", "OutboxItem"]
+__all__ = [
+    "Acceptance",
+    "CutOff",
+    "Journal",
+    "OutboxItem",
+    "busy_backups",
+    "cancellation",
+    "overview",
+    "refused",
+]

@@ -7,9 +7,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
@@ -105,12 +106,7 @@ class JournalFile:
             self._db.execute("PRAGMA synchronous = FULL")
         with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise JournalError(
-                    f"the journal {self._path} is of version {version}; this agent knows"
-                    f" {SCHEMA_VERSION}",
-                    hint="run the agent's version that wrote it, or a later one",
-                )
+            _check_version(self._path, version)
             for script in [_SCHEMA] if version == 0 else _UPGRADES[version - 1 :]:
                 _execute(db, script)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -120,18 +116,52 @@ class JournalFile:
                     f"the journal {self._path} is damaged: {verdict[:200]}", hint=_UNREADABLE_HINT
                 )
 
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        """The one place where errors of SQLite and of the file become JournalError."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise _journal_error(self._path, error) from error
-        except ValidationError as error:
-            raise JournalError(
-                f"the journal {self._path} holds a task or report that can't be read",
-                hint=_UNREADABLE_HINT,
-            ) from error
+    def _translated(self) -> AbstractContextManager[None]:
+        return _translated(self._path)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """The journal that is there as it is now, beside whoever writes it; JournalError.
+
+    Nothing is made or upgraded; SQLite gives what it shares with the writer, if that is not there
+    yet, the journal's own owner, also where root is reading.
+    """
+    with (
+        _translated(path),
+        closing(
+            sqlite3.connect(
+                f"file:{quote(str(path))}?mode=ro",
+                uri=True,
+                timeout=_LOCK_SECONDS,
+                isolation_level=None,
+            )
+        ) as db,
+    ):
+        _check_version(path, db.execute("PRAGMA user_version").fetchone()[0])
+        yield db
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """The one place where errors of SQLite and of the file become JournalError."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _journal_error(path, error) from error
+    except ValidationError as error:
+        raise JournalError(
+            f"the journal {path} holds a task or report that can't be read",
+            hint=_UNREADABLE_HINT,
+        ) from error
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise JournalError(
+            f"the journal {path} is of version {version}; this agent knows {SCHEMA_VERSION}",
+            hint="run the agent's version that wrote it, or a later one",
+        )
 
 
 def _open(path: Path) -> sqlite3.Connection:

@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.broker import wire
 from agent.errors import Internal, JournalFull
+from agent.journal.cancels import answered, ended_by, open_cancels, target_of
 from agent.journal.file import JournalFile
 from agent.journal.outbox import Outbox, OutboxItem
-from agent.model import TASK, Report, ReportDraft, Task, TaskStatus
+from agent.model import TASK, CancelTask, Report, ReportDraft, Task, TaskStatus
 
 _MAX_LINEAGES: Final = 64
 
@@ -29,6 +30,14 @@ class Acceptance(Enum):
 
     NEW = "new"
     KNOWN = "known"
+
+
+class CutOff(NamedTuple):
+    """A RUNNING task, its attempt at a backup ("" before there is one), how often it began."""
+
+    task: Task
+    attempt: str
+    runs: int
 
 
 class Journal:
@@ -76,23 +85,19 @@ class Journal:
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
-            row = db.execute(
-                "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task.task_id,)
-            ).fetchone()
-            if row is not None:
-                seq = self._outbox.repeat(db, *row)
-                db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, task.task_id))
+            if self._repeated(db, task.task_id):
                 return Acceptance.KNOWN
             if not report.status.final and self._unfinished(db) >= self._max_tasks:
-                raise JournalFull(f"{self._max_tasks} tasks are unfinished")
+                raise JournalFull(f"the journal is full: {self._max_tasks} tasks are unfinished")
             db.execute(
-                "INSERT INTO tasks (task_id, status, body, last_seq, last_report, store)"
-                " VALUES (?, ?, ?, 0, '', ?)",
+                "INSERT INTO tasks (task_id, status, body, last_seq, last_report, store, cancels)"
+                " VALUES (?, ?, ?, 0, '', ?, ?)",
                 (
                     task.task_id,
                     report.status,
                     wire.encode_task(task),
                     self._store if self._typed else "",
+                    target_of(task),
                 ),
             )
             self._tell(db, report)
@@ -108,21 +113,39 @@ class Journal:
             if row is None:
                 return None
             db.execute(
-                "UPDATE tasks SET status = ? WHERE position = ?", (TaskStatus.RUNNING, row[0])
+                "UPDATE tasks SET status = ?, runs = runs + 1 WHERE position = ?",
+                (TaskStatus.RUNNING, row[0]),
             )
             return TASK.validate_json(row[1])
 
-    def running(self) -> list[Task]:
+    def put_back(self, task_id: str, most_runs: int) -> bool:
+        """Have a RUNNING task, of which nothing is left, claimed again: it keeps its place.
+
+        False where it was claimed `most_runs` times already, or is to be cancelled.
+        """
+        with self._file.transaction() as db:
+            changed = db.execute(
+                "UPDATE tasks SET status = ?, attempt = '', record = NULL"
+                " WHERE task_id = ? AND status = ? AND runs < ? AND NOT EXISTS"
+                " (SELECT 1 FROM tasks AS other WHERE other.cancels = tasks.task_id"
+                " AND other.ended IS NULL)",
+                (TaskStatus.ACCEPTED, task_id, TaskStatus.RUNNING, most_runs),
+            )
+            return changed.rowcount == 1
+
+    def running(self) -> list[CutOff]:
         """The tasks that are RUNNING: at the start of an agent, those a crash cut off.
 
-        Only those of this run's store: no other one can tell how they ended.
+        Only those of this run's store: no other one can tell how they ended. Cancels aren't
+        among them: they end with the task that they name.
         """
         with self._file.transaction() as db:
             rows = db.execute(
-                "SELECT body FROM tasks WHERE status = ? AND store IN (?, ?) ORDER BY position",
+                "SELECT body, attempt, runs FROM tasks WHERE status = ? AND store IN (?, ?)"
+                " AND cancels IS NULL ORDER BY position",
                 (TaskStatus.RUNNING, self._store, self._store if self._typed else ""),
             )
-            return [TASK.validate_json(body) for (body,) in rows]
+            return [CutOff(TASK.validate_json(body), *rest) for body, *rest in rows]
 
     def unfinished(self) -> int:
         """How many tasks have not ended."""
@@ -133,6 +156,30 @@ class Journal:
         """The status of a task; None for one that was never here or is forgotten."""
         with self._file.transaction() as db:
             return self._status(db, task_id)
+
+    # --- cancels -------------------------------------------------------------------------
+
+    def cancels(self, task_id: str | None = None) -> list[CancelTask]:
+        """The cancels that have no answer yet: those of one task, or all."""
+        with self._file.transaction() as db:
+            return open_cancels(db, task_id)
+
+    def cancel(self, cancel: CancelTask) -> bool:
+        """Answer a cancel that was accepted, as far as is known here; whether its task runs.
+
+        A task that nobody has claimed is CANCELLED by this, and its final report stored. One
+        that runs is for the caller to stop: whatever ends it answers the cancel.
+        """
+        with self._file.transaction() as db:
+            status = self._status(db, cancel.task_id)
+            if status is None or status.final:
+                return False
+            said = ended_by(db, cancel)
+            if said is None:
+                return True
+            self._tell(db, said)
+            self._outbox.make_room(db)
+            return False
 
     # --- reports -------------------------------------------------------------------------
 
@@ -154,16 +201,24 @@ class Journal:
     def refuse(self, draft: ReportDraft) -> None:
         """Put a report into the outbox about a task that is not stored, and won't be.
 
+        Where its id is that of a known task, what is true of that one is said once more instead.
         JournalFull where the outbox is full.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
-            self._outbox.put(db, draft)
+            if not self._repeated(db, draft.task_id):
+                self._outbox.put(db, draft)
+
+    def keep_attempt(self, task_id: str, attempt: str) -> None:
+        """Note the attempt of a create before anything of it is in the store."""
+        with self._file.transaction() as db:
+            db.execute("UPDATE tasks SET attempt = ? WHERE task_id = ?", (attempt, task_id))
 
     def keep_record(self, task_id: str, record_json: str) -> None:
         """Keep a record for a running task until that has ended.
 
-        Of a create the finished one, which is about to be committed; of a delete the root's.
+        Of a create the finished one, which is about to be committed; of a delete the root's;
+        of a restore that of the backup, of which a whole datadir is there.
         """
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
@@ -229,18 +284,33 @@ class Journal:
         ended = report.seq if report.status.final else None
         db.execute(
             "UPDATE tasks SET status = ?, last_seq = ?, last_report = ?, ended = ?,"
-            " record = CASE WHEN ? THEN NULL ELSE record END WHERE task_id = ?",
+            " record = CASE WHEN ? THEN NULL ELSE record END,"
+            " body = CASE WHEN ? THEN '' ELSE body END WHERE task_id = ?",
             (
                 report.status,
                 report.seq,
                 wire.encode_report(report),
                 ended,
                 ended is not None,
+                ended is not None,
                 report.task_id,
             ),
         )
         if ended is not None:
+            for cancel in open_cancels(db, report.task_id):
+                self._tell(db, answered(cancel, report.status))
             self._forget(db)
+
+    def _repeated(self, db: sqlite3.Connection, task_id: str) -> bool:
+        """Send a known task's latest report once more; whether there is such a task."""
+        row = db.execute(
+            "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task_id,)
+        ).fetchone()
+        if row is None:
+            return False
+        seq = self._outbox.repeat(db, *row)
+        db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, task_id))
+        return True
 
     def _forget(self, db: sqlite3.Connection) -> None:
         db.execute(

@@ -3,6 +3,7 @@
 Everything here happens inside a transaction of the journal, whose connection is handed in.
 """
 
+import logging
 import sqlite3
 from collections.abc import Callable
 from enum import Enum
@@ -11,6 +12,8 @@ from typing import NamedTuple
 from agent.broker import wire
 from agent.errors import JournalFull, Unroutable
 from agent.model import Report, ReportDraft, utc
+
+log = logging.getLogger(__name__)
 
 
 class _Weight(Enum):
@@ -32,7 +35,7 @@ class OutboxItem(NamedTuple):
 class Outbox:
     """At most `most` reports, before steps and progress are given up for the sake of final ones.
 
-    `clock` gives Unix seconds.
+    That is said in the log once, until the outbox was empty again. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class Outbox:
         self._run_id = run_id
         self._clock = clock
         self._most = most
+        self._overflowed = False
 
     def check(self, db: sqlite3.Connection) -> None:
         """JournalFull where it holds as much as it may."""
         if self.size(db) >= self._most:
             raise JournalFull(
-                f"{self._most} reports wait for the broker", hint=Unroutable.default_hint
+                f"the journal is full: {self._most} reports wait for the broker",
+                hint=f"check that the broker runs; {Unroutable.default_hint}",
             )
 
     def size(self, db: sqlite3.Connection) -> int:
@@ -81,17 +86,29 @@ class Outbox:
         """Give up steps and progress beyond the limit; final reports never."""
         excess = self.size(db) - self._most
         if excess > 0:
+            self._say_so()
             db.execute(
                 "DELETE FROM outbox WHERE seq IN (SELECT seq FROM outbox WHERE weight < ?"
                 " ORDER BY weight, seq LIMIT ?)",
                 (_Weight.FINAL.value, excess),
             )
 
+    def _say_so(self) -> None:
+        if not self._overflowed:
+            log.warning(
+                "%d reports wait for the broker, which is all that is kept: steps and progress "
+                "are given up for the sake of final reports",
+                self._most,
+            )
+        self._overflowed = True
+
     def first(self, db: sqlite3.Connection) -> OutboxItem | None:
         """The unsent report with the lowest number."""
         row = db.execute(
             "SELECT seq, routing_key, body FROM outbox ORDER BY seq LIMIT 1"
         ).fetchone()
+        if row is None:
+            self._overflowed = False
         return OutboxItem(*row) if row else None
 
     def forget(self, db: sqlite3.Connection, seq: int) -> None:

@@ -76,12 +76,16 @@ def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: b
 def _remove(parts: BackupParts, record: Record, *, keep_object: bool = False) -> None:
     if not keep_object:
         parts.store.delete(Shelf.OBJECTS, object_name(record.id, sealed=record.sealed))
-    prefix = attempt_prefix(record.id, record.attempt)
+    remove_attempt(parts, record.id, record.attempt)
+
+
+def remove_attempt(parts: BackupParts, backup_id: str, attempt: str) -> None:
+    """Remove the segments and lists of an attempt that no record names."""
 
     def remove(row: StoredObject) -> None:
         parts.store.delete(Shelf.SEGMENTS, row.name)
 
-    each_segment(parts.store, prefix, parts.path.connections, remove)
+    each_segment(parts.store, attempt_prefix(backup_id, attempt), parts.path.connections, remove)
 
 
 def each_segment(

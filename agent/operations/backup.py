@@ -9,8 +9,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from uuid import uuid4
 
 from agent.codec.aead import SealingStream
 from agent.codec.plain import PlainSealing
@@ -24,7 +24,8 @@ from agent.errors import (
     Internal,
 )
 from agent.host import size_gib
-from agent.layout import Segment, object_name, segment_name
+from agent.layout import Segment, new_attempt, object_name, segment_name
+from agent.lock import only_backup
 from agent.manifest import Finished, Manifest
 from agent.model import (
     BackupStatus,
@@ -37,6 +38,7 @@ from agent.model import (
 )
 from agent.operations.abandon import abandon_record
 from agent.operations.commit import publish
+from agent.operations.lock_watch import LockWatch
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import (
     Found,
@@ -55,7 +57,7 @@ from agent.pipeline.meter import Meter, every
 from agent.pipeline.pace import Pace
 from agent.pipeline.stop import Stop
 from agent.pipeline.upload import Sealing, Upload
-from agent.store.protocol import Shelf
+from agent.store.protocol import Shelf, StoreLimits
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ RecordHook = Callable[[Record], None]
 
 
 class BackupOperation:
-    """One attempt at the backup that a task asks for; `run` it once.
+    """One attempt, known by its id `attempt`, at the backup that a task asks for; `run` it once.
 
     `observe_lsn` tells the generation of a lineage, `on_begin` is called with the BUILDING
     record, `on_finished` with the record that is about to be committed.
@@ -80,7 +82,9 @@ class BackupOperation:
         on_begin: RecordHook,
         on_finished: RecordHook,
     ) -> None:
-        self._parts = parts
+        # whoever cleans up afterwards is not stopped by what stopped the backup
+        self._unbound = parts
+        self._parts = parts.bound(stop)
         self._task = task
         self._meter = meter
         self._stop = stop
@@ -91,12 +95,17 @@ class BackupOperation:
         wanted = task.backup
         self._line = {wanted.id, wanted.parent_id or wanted.id}
         self._doomed: set[str] = set()
+        self.attempt = new_attempt(parts.instance_id)
         self.undecided = False
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
         limits = self._parts.store.open()
         found = look(self._parts, self._observe_lsn)
+        with only_backup(found.server.datadir) if self._parts.alone else nullcontext():
+            return self._make(limits, found)
+
+    def _make(self, limits: StoreLimits, found: Found) -> Record:
         chain = usable_chain(self._parts, self._task, found)
         self._line = {self._task.backup.id, *(record.id for record in chain)}
         self._make_way()
@@ -136,16 +145,18 @@ class BackupOperation:
         """The record as it was begun, or may have been; None before."""
         return self._record
 
-    def abandon(self, error: ErrorInfo) -> Record | None:
+    def abandon(self, error: ErrorInfo, patience: Stop | None = None) -> Record | None:
         """After a failure of `run`: record FAILED, segments removed; the record, if any.
 
         Raises StoreError where the record can't be read or written; nothing is removed then.
-        `undecided` tells whether the backup may be COMPLETED in that case.
+        `undecided` tells whether the backup may be COMPLETED in that case. Raises the cause of
+        `patience` where that comes before its end.
         """
         if self._record is None:
             return None
         measured = self._record.model_copy(update={"measured": self._meter.measured()})
-        return abandon_record(self._parts, measured, error, remove=not self.undecided)
+        parts = self._unbound.bound(patience) if patience else self._unbound
+        return abandon_record(parts, measured, error, remove=not self.undecided)
 
     def _begin(self, found: Found, parent: Record | None, data_key: bytes | None) -> Record:
         wanted = self._task.backup
@@ -166,7 +177,7 @@ class BackupOperation:
             size=size_gib(found.datadir_bytes),
             created=now,
             updated=now,
-            attempt=str(uuid4()),
+            attempt=self.attempt,
             lineage=found.lineage,
             from_lsn=parent.to_lsn or 0 if parent else 0,
             server_version=found.server.version,
@@ -210,14 +221,16 @@ class BackupOperation:
 
         from_lsn = record.from_lsn if record.parent_id else None
         watch = Watch(self._parts.catalogue, record, self._stop)
+        locks = LockWatch(self._parts.database, self._parts.lock_wait_seconds, self._stop)
         scratch = self._parts.scratch / record.attempt
         _make_private(scratch)
         try:
             with (
-                sql_thread_kept(self._parts),
+                sql_thread_kept(self._unbound),
                 engine.start_backup(scratch, from_lsn) as engine_run,
                 self._stop.on_stop(engine_run.interrupt),
                 every(WATCH_SECONDS, watch.look, name="watch"),
+                every(locks.interval, locks.look, name="lock watch"),
             ):
                 stream = ProvedStream(engine_run, from_lsn, self._parts.database.tablespaces)
                 self._upload(stream, _sealing(record, data_key), send, plan)

@@ -14,10 +14,7 @@ def resume_commit(parts: BackupParts, journalled: str) -> Record:
     Fenced where the backup can't be completed any more; DataDamaged or RecordDamaged where
     what is stored or journalled doesn't make it whole.
     """
-    try:
-        record = Record.model_validate_json(journalled)
-    except ValidationError as error:
-        raise RecordDamaged("the record in the journal can't be read") from error
+    record = as_kept(journalled)
     parts.catalogue.fence(record)
     parent = parts.catalogue.need(record.parent_id) if record.parent_id else None
     limits = parts.store.open(create=False)
@@ -29,6 +26,14 @@ def resume_commit(parts: BackupParts, journalled: str) -> Record:
     publish(parts, record, parent, manifest)
     parts.catalogue.write(record)
     return record
+
+
+def as_kept(journalled: str) -> Record:
+    """A record as the journal holds it; RecordDamaged."""
+    try:
+        return Record.model_validate_json(journalled)
+    except ValidationError as error:
+        raise RecordDamaged("the record in the journal can't be read") from error
 
 
 def publish(

@@ -8,7 +8,7 @@ has no record is gone altogether, and a delete that was cut off anywhere is repe
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from agent.catalogue import Catalogue, Listed
@@ -45,7 +45,8 @@ class DeleteOperation:
     """One delete of one backup and its descendants; `run` it once.
 
     `on_begin` is called with the root as it will be, before anything is changed. `meter`
-    counts the stored bytes that went. `deleted` names the backups that are gone.
+    counts the stored bytes that went. `at_rest` are attempts that nobody makes any more, so they
+    are not waited for. `deleted` names the backups that are gone.
     """
 
     def __init__(
@@ -58,15 +59,16 @@ class DeleteOperation:
         stop: Stop,
         on_begin: Callable[[Record], None],
         patience_seconds: float = PATIENCE_SECONDS,
+        at_rest: Collection[str] = (),
     ) -> None:
-        self._store = store
-        self._catalogue = catalogue
+        self._store = store.bound(stop)
+        self._catalogue = catalogue.bound(self._store)
         self._connections = connections
         self._meter = meter
         self._stop = stop
         self._on_begin = on_begin
         self._patience_seconds = patience_seconds
-        self._waited: set[str] = set()
+        self._waited = set(at_rest)
         self._warned: set[str] = set()
         self.deleted: list[Kin] = []
 

@@ -1,7 +1,8 @@
 """What the operations work with, built by the faces and handed down as plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from agent.catalogue import Catalogue
 from agent.codec.aead import OpeningStream
@@ -13,7 +14,7 @@ from agent.keys import Keyring
 from agent.model import Record
 from agent.pipeline.buffers import Plan, plan
 from agent.pipeline.download import Opening
-from agent.store.protocol import Store
+from agent.store.protocol import Interruption, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,11 @@ class RestoreParts:
     prepare_memory_bytes: int
     allow_plaintext: bool = False
 
+    def bound(self, stop: Interruption) -> Self:
+        """The same parts, whose store ends its calls at once when `stop` is requested."""
+        store = self.store.bound(stop)
+        return replace(self, store=store, catalogue=self.catalogue.bound(store))
+
     def opening(self, record: Record) -> Opening:
         """What makes the stored slabs of one backup plaintext again, once.
 
@@ -70,11 +76,19 @@ class BackupParts(RestoreParts):
     """What a backup needs on top: the instance, its database, a folder for scratch files.
 
     `encrypt` says whether the backups that are made get encrypted, `safe_slave_backup`
-    whether the engine stops a replica's SQL thread meanwhile.
+    whether the engine stops a replica's SQL thread meanwhile, `alone` whether nobody else may
+    make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
+    wait for a lock of the server.
     """
 
     instance_id: str
     database: Database
     scratch: Path
+    alone: bool = False
     encrypt: bool = True
     safe_slave_backup: bool = False
+    lock_wait_seconds: float = 60.0
+
+    def bound(self, stop: Interruption) -> Self:
+        """As of a restore's; the database's calls end, too."""
+        return replace(super().bound(stop), database=self.database.bound(stop.on_stop))

@@ -1,25 +1,26 @@
 """Bring a chain back as a datadir that a server can start on.
 
-The full backup is extracted into the target and prepared; each incremental is extracted
-beside it, applied, and removed. On a failure everything that was put there is removed
-again, so that nobody starts a server on half a database.
+The full backup is extracted into a folder of the restore's own in the target and prepared;
+each incremental is extracted beside it, applied, and removed. What is whole is moved up into
+the target; on a failure nothing is left there.
 """
 
 import hashlib
 import logging
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from agent.crash import Point, reached
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
-from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound
+from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound, TargetRefused
 from agent.layout import Segment, segment_name
 from agent.model import Record
 from agent.operations.parts import RestoreParts
-from agent.operations.target import check_space, check_target, clear, folder_beside, usable
+from agent.operations.target import Work, check_space, check_target, usable
 from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download, Opening
 from agent.pipeline.meter import Meter
@@ -30,12 +31,27 @@ log = logging.getLogger(__name__)
 
 
 class RestoreOperation:
-    """One restore of one chain; `run` it once."""
+    """One restore of one chain; `run` it once.
 
-    def __init__(self, parts: RestoreParts, *, meter: Meter, stop: Stop) -> None:
-        self._parts = parts
+    `run_id` (a UUID) names its folder in the target, for whoever clears up after a crash;
+    `on_whole` is called with the backup's record when a whole datadir is there and on the disk,
+    right before it is moved up.
+    """
+
+    def __init__(
+        self,
+        parts: RestoreParts,
+        *,
+        meter: Meter,
+        stop: Stop,
+        run_id: str | None = None,
+        on_whole: Callable[[Record], None] = lambda _record: None,
+    ) -> None:
+        self._parts = parts.bound(stop)
         self._meter = meter
         self._stop = stop
+        self._run_id = run_id or str(uuid4())
+        self._on_whole = on_whole
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
         """Restore into `target`, an absolute path that is empty or missing; return the chain.
@@ -52,23 +68,28 @@ class RestoreOperation:
         sizes = [_raw_bytes(record) for record in chain]
         check_space(target, sizes[0], max(sizes[1:], default=0))
         self._meter.expected_raw_bytes = sum(sizes)
-        beside = folder_beside(target)
+        work = Work(target, self._run_id)
         made = not target.exists()
-        try:
-            with ExitStack() as undo:
-                undo.callback(self._undo, target, remove=made)
-                self._restore(engine, chain, openings, target, beside)
-                undo.pop_all()
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with ExitStack() as undo:
+            undo.callback(self._undo, work, remove=made)
+            work.make()
+            self._restore(engine, chain, openings, work)
+            work.sync()
+            self._on_whole(chain[-1])
+            work.move_up()
+            undo.pop_all()
         return chain
 
-    def _undo(self, target: Path, *, remove: bool) -> None:
-        """Empty the target after a failure; raises the stop's cause where there is one."""
+    def _undo(self, work: Work, *, remove: bool) -> None:
+        """Remove what was made after a failure; raises the stop's cause where there is one."""
         try:
-            clear(target, remove=remove)
-        except OSError as error:
-            log.warning("what is left in %s can't be removed: %s", target, error.strerror)
+            work.remove()
+            if remove:
+                # not where somebody put something there meanwhile
+                with suppress(OSError):
+                    work.target.rmdir()
+        except TargetRefused as error:
+            log.warning("what is left in %s can't be removed: %s", work.folder, error)
         # a program that was told to stop fails in its own words, which are not the cause
         self._stop.check()
 
@@ -85,16 +106,16 @@ class RestoreOperation:
         engine: Engine,
         chain: Sequence[Record],
         openings: Sequence[Opening],
-        target: Path,
-        beside: Path,
+        work: Work,
     ) -> None:
-        self._extract(engine, chain[0], openings[0], target)
+        datadir, beside = work.datadir, work.incremental
+        self._extract(engine, chain[0], openings[0], datadir)
         reached(Point.RESTORE_EXTRACTED)
-        self._prepare(engine, target, None, last=len(chain) == 1)
+        self._prepare(engine, datadir, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
             if number:
                 self._extract(engine, record, opening, beside)
-                self._prepare(engine, target, beside, last=record is chain[-1])
+                self._prepare(engine, datadir, beside, last=record is chain[-1])
                 shutil.rmtree(beside)
         reached(Point.RESTORE_PREPARED)
 
@@ -105,7 +126,7 @@ class RestoreOperation:
         if record.stored is None or len(segments) != record.stored.segment_count:
             raise DataDamaged(f"backup {record.id} has {len(segments)} segments, not as recorded")
         with usable(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700)
         before = self._meter.raw_bytes
         with (
             engine.extract(folder) as extract_run,

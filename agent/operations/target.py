@@ -1,24 +1,95 @@
-"""The folder that a restore writes to: whether it may, and what is left after a failure."""
+"""The folder that a restore writes to: whether it may, and where in it the work is done.
+
+A datadir is made in a folder of the restore's own inside the target, whose name tells whose it
+is, and moved up as a whole in the end. So no server starts on half a database, and what a crash
+leaves can be removed without touching anything else that somebody put there meanwhile.
+"""
 
 import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 from agent.errors import SpaceLacking, TargetRefused
-from agent.host import free_bytes, nearest
+from agent.host import free_bytes, nearest, sync_filesystem, sync_folder
+
+_WORK: Final = ".backup-agent-restore-"
 
 
-def target_below(roots: Sequence[Path], target: Path) -> Path:
-    """`target` with all links resolved, which must be below one of `roots`, or TargetRefused.
+class Work:
+    """Where the restore `run_id` (a UUID) works inside its target."""
 
-    Not a root itself: incrementals are extracted beside the target.
-    """
+    def __init__(self, target: Path, run_id: str) -> None:
+        self.target = target
+        self.folder = target / f"{_WORK}{run_id}"
+        self.datadir = self.folder / "datadir"
+        self.incremental = self.folder / "incremental"
+
+    def make(self) -> None:
+        """Make it, and the target where that is missing, for this user alone; TargetRefused."""
+        with usable(self.target):
+            # `parents` of mkdir gives the parents the umask's mode
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (self.target, self.folder):
+                folder.mkdir(mode=0o700, exist_ok=folder is self.target)
+
+    def sync(self) -> None:
+        """Have all of the datadir on the disk; TargetRefused where that fails."""
+        with usable(self.target):
+            sync_filesystem(self.folder)
+
+    def move_up(self) -> None:
+        """Move the datadir's entries into the target, and remove the work folder.
+
+        Begun by a process that was killed, it goes on where that was; nothing is left to do
+        where it had ended. TargetRefused where that fails or an entry's name is taken; those
+        that this call moved are moved back then.
+        """
+        moved: list[Path] = []
+        try:
+            with usable(self.target):
+                for entry in self._entries():
+                    self._move(entry)
+                    moved.append(entry)
+                sync_folder(self.target)
+        except TargetRefused:
+            for entry in reversed(moved):
+                (self.target / entry.name).rename(entry)
+            raise
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove what the restore left, and nothing else; TargetRefused where that fails."""
+        with usable(self.target), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
+            sync_folder(self.target)
+
+    def _entries(self) -> list[Path]:
+        try:
+            return sorted(self.datadir.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def _move(self, entry: Path) -> None:
+        if os.path.lexists(self.target / entry.name):
+            raise TargetRefused(f"{self.target / entry.name} was made while the restore ran")
+        entry.rename(self.target / entry.name)
+
+
+def resolved(roots: Sequence[Path], target: Path) -> Path:
+    """`target` with all links resolved, which must be below one of `roots`, or TargetRefused."""
     with usable(target):
         real = target.resolve()
         if not any(root.resolve() in real.parents for root in roots):
             raise TargetRefused(f"{target} is below none of the configured restore roots")
+    return real
+
+
+def target_below(roots: Sequence[Path], target: Path) -> Path:
+    """As `resolved`, for a restore that begins; TargetRefused also as by `check_target`."""
+    real = resolved(roots, target)
     check_target(target)
     return real
 
@@ -28,21 +99,20 @@ def check_target(target: Path) -> None:
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
+        with contextlib.suppress(FileNotFoundError):
+            # says what `exists` keeps to itself: a NUL, a loop of links, a file on the way
+            target.lstat()
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise TargetRefused(f"the target {target} is not a folder")
-        if target.exists() and any(target.iterdir()):
-            raise TargetRefused(f"the target {target} is not empty")
-        with contextlib.suppress(FileNotFoundError):
-            folder_beside(target).lstat()
+        found = list(target.iterdir()) if target.exists() else []
+        left = [entry for entry in found if entry.name.startswith(_WORK)]
+        if left:
             raise TargetRefused(
-                f"{folder_beside(target)}, where incrementals would be extracted, exists already",
-                hint="remove it, if no restore runs there, or name another target",
+                f"another restore into {target} runs, or was cut off and left {left[0]}",
+                hint="remove that folder, if no restore runs there, or name another target",
             )
-
-
-def folder_beside(target: Path) -> Path:
-    """Where an incremental is extracted before it is applied to the target."""
-    return target.with_name(f".{target.name}.incremental")
+        if found:
+            raise TargetRefused(f"the target {target} is not empty")
 
 
 @contextlib.contextmanager
@@ -61,32 +131,13 @@ def usable(target: Path) -> Iterator[None]:
 def check_space(target: Path, full: int, incremental: int) -> None:
     """SpaceLacking unless so many bytes fit there: the full backup, and the largest incremental.
 
-    An incremental lies beside the target, which may be another filesystem where the target is
-    a mount point: TargetRefused where nothing may be written there.
+    TargetRefused where nothing may be written there.
     """
-    needs = {target: full} | ({folder_beside(target): incremental} if incremental else {})
-    wanted: dict[int, int] = {}
     with usable(target):
-        for folder, size in needs.items():
-            there = nearest(folder)
-            if not os.access(there, os.W_OK | os.X_OK):
-                raise TargetRefused(f"restoring has to write in {there}, which is not allowed")
-            device = there.stat().st_dev
-            wanted[device] = wanted.get(device, 0) + size
-            if (free := free_bytes(there)) < wanted[device]:
-                raise SpaceLacking(
-                    f"restoring needs {wanted[device]} bytes under {there}, {free} are free"
-                )
-
-
-def clear(target: Path, *, remove: bool) -> None:
-    """Remove what a failed restore left: it is half a database."""
-    if not target.exists():
-        return
-    for entry in target.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)
-        else:
-            entry.unlink(missing_ok=True)
-    if remove:
-        target.rmdir()
+        there = nearest(target)
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise TargetRefused(f"restoring has to write in {there}, which is not allowed")
+        if (free := free_bytes(there)) < full + incremental:
+            raise SpaceLacking(
+                f"restoring needs {full + incremental} bytes under {there}, {free} are free"
+            )

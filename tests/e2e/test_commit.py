@@ -186,7 +186,7 @@ def test_a_store_that_is_down_at_the_start_is_waited_for(hasty: Agent, swift: Sw
         hasty.kill()
         swift.inject([{"match": ".", "times": 9999, "status": 503}])
         hasty.start()
-        says = f"backup of task {task.task_id} is not cleaned up"
+        says = f"task {task.task_id} is not cleaned up"
         poll("it says so", lambda: says in hasty.log.read_text(), 30)
         assert "FAILED" not in reports.statuses(task.task_id)
         swift.clear_faults()

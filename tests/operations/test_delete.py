@@ -3,8 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 import pytest
@@ -24,10 +25,11 @@ from agent.operations.delete import DeleteOperation
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.store.directory import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Interruption, Shelf, Store
 from agent.store.swift import SwiftStore
 from tests.operations.stored import held, place, place_record, put
 from tests.records import completed, keyring, record
+from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 
 KEYS = keyring()
@@ -86,7 +88,7 @@ def test_more_segments_than_one_page_of_a_listing(
     store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.operations.abandon._BATCH", 7)
-    monkeypatch.setattr(store, "_page_rows", 5)
+    monkeypatch.setattr(store._pages, "rows", 5)
     base = completed()
     place(store, KEYS, base, segments=23)
     deletion(store).run(base.id)
@@ -244,15 +246,14 @@ def test_whoever_waits_can_be_interrupted(store: SwiftStore) -> None:
     making = record()
     place(store, KEYS, making)
     stop = Stop()
-    stopping = deletion(
-        store,
-        stop=stop,
-        patience_seconds=60.0,
-        on_begin=lambda _record: stop.request(Interrupted("the agent was told to stop")),
-    )
-    with pytest.raises(Interrupted):
-        stopping.run(making.id)
-    assert Catalogue(store, KEYS).need(making.id).status is BackupStatus.DELETING
+    status = partial(lambda records: records.need(making.id).status, Catalogue(store, KEYS))
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(deletion(store, stop=stop, patience_seconds=60.0).run, making.id)
+        poll("the mark", lambda: status() is BackupStatus.DELETING, 10)
+        stop.request(Interrupted("the agent was told to stop"))
+        with pytest.raises(Interrupted):
+            stopping.result(timeout=5)
+    assert status() is BackupStatus.DELETING
 
 
 class AtCall:
@@ -264,6 +265,10 @@ class AtCall:
         self._number = number
         self._act = act
         self._lock = threading.Lock()
+
+    def bound(self, stop: Interruption) -> Self:
+        self._store = self._store.bound(stop)
+        return self
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._store, name)

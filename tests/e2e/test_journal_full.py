@@ -1,0 +1,151 @@
+"""No space is left for the journal while a task runs: nothing is lost, nothing is claimed."""
+
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from agent.model import BackupRequest, CreateTask, Limits
+from tests.e2e.conftest import with_daemon
+from tests.e2e.objects import Objects
+from tests.e2e.reports import Reports
+from tests.stack.agent import Agent
+from tests.stack.process import poll
+from tests.stack.swift import SwiftServer
+
+HOLDS = "no task goes on until the journal can be used"
+
+
+class SmallDisk:
+    """A filesystem of 4 MiB below `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._filler = folder / "filler"
+
+    def mount(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True)
+        options = ["-o", "size=4m,mode=0700"]
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", *options, "none", str(self.folder)],
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            pytest.skip("no filesystem may be mounted here")
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+    def fill(self) -> None:
+        with suppress(OSError), self._filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 10))
+
+    def free(self) -> None:
+        self._filler.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def cramped_session(
+    agent_session: Agent, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Agent, SmallDisk]]:
+    """An agent whose state folder is a disk of its own."""
+    overrides: dict[str, dict[str, object]] = {
+        "pipeline": {"segment_bytes": 1 << 20},
+        "agent": {"progress_seconds": 0.2},
+    }
+    servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
+    agent = Agent(tmp_path_factory.mktemp("full") / "agent", *servers, overrides)
+    disk = SmallDisk(agent.folder / "state")
+    disk.mount()
+    try:
+        yield agent, disk
+    finally:
+        disk.free()
+        agent.stop()
+        disk.unmount()
+
+
+@pytest.fixture
+def cramped(cramped_session: tuple[Agent, SmallDisk]) -> Iterator[tuple[Agent, SmallDisk]]:
+    """That agent with its daemon running."""
+    agent, disk = cramped_session
+    with_daemon(agent)
+    yield agent, disk
+    disk.free()
+
+
+def begin(agent: Agent) -> CreateTask:
+    """Have the agent make a backup, and wait until it stores segments."""
+    task = CreateTask(
+        task_id=str(uuid.uuid4()),
+        backup=BackupRequest(id=str(uuid.uuid4()), name="cramped"),
+        limits=Limits(bytes_per_second=24 << 20),
+    )
+    agent.send(task)
+    objects = Objects(agent)
+    poll("segments are stored", lambda: bool(objects.segment_names(task.backup.id)), 60)
+    objects.close()
+    return task
+
+
+def expected(agent: Agent, task: CreateTask) -> str:
+    """How the task has to end, by what the store holds: all of the backup, or nothing.
+
+    Whether the journal takes the finished record depends on the pages that it has left.
+    """
+    objects = Objects(agent)
+    status = objects.record(task.backup.id)["status"]
+    segments = objects.names(objects.segments, f"{task.backup.id}/")
+    objects.close()
+    assert (status, bool(segments)) in (("COMPLETED", True), ("FAILED", False))
+    return "DONE" if segments else "FAILED"
+
+
+def assert_ended_once(agent: Agent, reports: Reports, task: CreateTask, how: str) -> None:
+    final = reports.wait_for(task.task_id, how)
+    assert how == "DONE" or final["error"]["code"] in ("journal_failed", "interrupted")
+    assert agent.create("next")["status"] == "COMPLETED"
+    finals = {"DONE", "FAILED", "CANCELLED"}
+    assert [one for one in reports.statuses(task.task_id) if one in finals] == [how]
+
+
+def test_a_task_whose_end_the_journal_does_not_take_is_told_once_there_is_space(
+    cramped: tuple[Agent, SmallDisk], swift: SwiftServer
+) -> None:
+    agent, disk = cramped
+    with Reports(agent) as reports:
+        task = begin(agent)
+        disk.fill()
+        poll("the worker waits", lambda: HOLDS in agent.log.read_text(), 60)
+        said = agent.log.read_text()
+        assert "journal.sqlite can't be written: no space is left" in said
+        assert said.count(f"the progress of task {task.task_id} can't be told") == 1
+        assert agent.running()
+        how = expected(agent, task)
+        disk.free()
+        assert_ended_once(agent, reports, task, how)
+        assert agent.log.read_text().count(HOLDS) == 1
+
+
+def test_an_agent_whose_journal_is_full_ends_in_time(
+    cramped: tuple[Agent, SmallDisk], swift: SwiftServer
+) -> None:
+    agent, disk = cramped
+    with Reports(agent) as reports:
+        task = begin(agent)
+        earlier = len(agent.log.read_text())
+        disk.fill()
+        poll("the worker waits", lambda: HOLDS in agent.log.read_text()[earlier:], 60)
+        begun = time.monotonic()
+        assert agent.stop() == 0
+        assert time.monotonic() - begun < 20
+        how = expected(agent, task)
+        disk.free()
+        agent.start()
+        assert_ended_once(agent, reports, task, how)
