@@ -28,11 +28,12 @@ def main() -> int:
         stack = Stack(Path(folder))
         with stack:
             bench = Bench(stack.folder, stack.rabbitmq, stack.swift, stack.mariadb)
-            for trial in all_trials(plan):
-                if arguments.only in f"{trial.kind} {trial.name}":
-                    done = _do(trial, bench)
-                    cases[trial.kind] += done
-                    failed += not done
+            with bench.kept:
+                for trial in all_trials(plan):
+                    if arguments.only in f"{trial.kind} {trial.name}":
+                        done = _do(trial, bench)
+                        cases[trial.kind] += done
+                        failed += not done
     for kind, count in sorted(cases.items()):
         print(f"{count:6} {kind}")
     lacking = _lacking(cases) if plan.full and not arguments.only else []

@@ -5,9 +5,20 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Final
 
+from tests.faults import broker, cancel, crashes, damage, disk, engine, messages, secrets, swift
 from tests.faults.trial import Plan, Trial
 
-MODULES: Final[tuple[ModuleType, ...]] = ()
+MODULES: Final[tuple[ModuleType, ...]] = (
+    crashes,
+    cancel,
+    engine,
+    swift,
+    broker,
+    damage,
+    disk,
+    secrets,
+    messages,
+)
 
 
 def all_trials(plan: Plan) -> Iterator[Trial]:

@@ -1,6 +1,7 @@
 """The short form of the fault suite: the same trials, fewer of them, with a fixed seed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,18 @@ _SEED = int(os.environ.get("FAULT_SEED", "4"))
 
 
 @pytest.fixture(scope="module")
-def bench(scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB) -> Bench:
-    return Bench(scratch / "faults", rabbitmq, swift_session, mariadb)
+def bench(
+    scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB
+) -> Iterator[Bench]:
+    bench = Bench(scratch / "faults", rabbitmq, swift_session, mariadb)
+    with bench.kept:
+        yield bench
 
 
 @pytest.mark.parametrize(
-    "trial", all_trials(Plan(_SEED, full=False)), ids=lambda trial: f"{trial.kind}-{trial.name}"
+    "trial",
+    list(all_trials(Plan(_SEED, full=False))),
+    ids=lambda trial: f"{trial.kind}-{trial.name}",
 )
 def test_trial(bench: Bench, trial: Trial) -> None:
     print(f"seed {_SEED}: {trial.done}: {trial.do(bench).text}")

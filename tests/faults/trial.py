@@ -7,8 +7,8 @@ each kind a full run must have seen.
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,13 +33,15 @@ class Plan(NamedTuple):
 class Bench:
     """The servers that trials are done on, and a folder for what they need besides.
 
-    Whoever breaks a server mends it again, or uses one of its own.
+    Whoever breaks a server mends it again, or uses one of its own. What several trials share
+    is entered in `kept`, which is closed after the last of them.
     """
 
     folder: Path
     rabbitmq: RabbitMQ
     swift: SwiftServer
     mariadb: MariaDB
+    kept: ExitStack = field(default_factory=ExitStack)
 
     @contextmanager
     def agent(self, name: str, overrides: Tables | None = None) -> Iterator[Agent]:

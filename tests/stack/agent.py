@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,15 +67,21 @@ class Agent:
         write_private(self.config, _toml(self._settings()))
         return self.config
 
-    def start(self) -> None:
-        """Start the daemon and wait until it takes tasks."""
+    def launch(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start the daemon, with `environment` on top of this process's, and return at once."""
         self.write()
         self._daemon = ServerProcess(
-            [*_program(), "--config", str(self.config), "run"], self.log, dict(os.environ)
+            [*_program(), "--config", str(self.config), "run"],
+            self.log,
+            {**os.environ, **(environment or {})},
         )
+
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start the daemon and wait until it takes tasks."""
         served = f"consuming backup.tasks.{self.instance_id}"
-        seen = self.log.read_text().count(served)
-        self._daemon.wait_ready(lambda: self.log.read_text().count(served) > seen, 30)
+        seen = self.log.read_text().count(served) if self.log.exists() else 0
+        self.launch(environment)
+        self.daemon.wait_ready(lambda: self.log.read_text().count(served) > seen, 30)
 
     def running(self) -> bool:
         return self._daemon is not None and self._daemon.running()
@@ -99,11 +106,15 @@ class Agent:
             self._daemon = None
 
     def cli(
-        self, *arguments: str | Path, seconds: float = 120
+        self,
+        *arguments: str | Path,
+        seconds: float = 120,
+        environment: Mapping[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """Run one command of `backup-agent`."""
         return subprocess.run(
             [*_program(), "--config", str(self.config), *map(str, arguments)],
+            env={**os.environ, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=seconds,

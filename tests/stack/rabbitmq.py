@@ -2,6 +2,7 @@
 
 import secrets
 import signal
+import subprocess
 from pathlib import Path
 
 import pika
@@ -90,6 +91,28 @@ class RabbitMQ:
     def start(self) -> None:
         self.launch()
         self.wait_ready()
+
+    def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` says; CalledProcessError where it fails. Takes about a second."""
+        program = str(Path(SERVER).with_name("rabbitmqctl"))
+        done = subprocess.run(
+            [program, *arguments],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        return done.stdout
+
+    def freeze(self) -> None:
+        """Have the node stand still: connections stay open and nothing answers."""
+        assert self._node is not None
+        self._node.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._node is not None
+        self._node.send(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it in good order; nothing if it doesn't run."""

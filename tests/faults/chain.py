@@ -1,0 +1,234 @@
+"""A real chain of backups in a folder, made once, to be damaged and read back many times.
+
+A full backup and an incremental on it, a second full one, and an earlier attempt at the first;
+all by the product's own operations, without a daemon. What is read back goes into a sink that
+stands where `mbstream` does, and compares every byte with what was backed up.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self, cast
+from uuid import uuid4
+
+from agent import assembly
+from agent.config import load
+from agent.engine.choice import Engines
+from agent.engine.protocol import Engine
+from agent.keys import Keyring
+from agent.layout import backup_prefix
+from agent.model import BackupRequest, CreateTask, Record
+from agent.operations.backup import BackupOperation
+from agent.operations.parts import BackupParts, RestoreParts
+from agent.operations.restore import RestoreOperation
+from agent.pipeline.meter import Meter
+from agent.pipeline.stop import Stop
+from agent.store.protocol import Shelf, Store
+from tests.faults.trial import Bench
+from tests.stack.agent import Agent, Tables
+
+SCHEMA = "damage"
+# What deflate can't make smaller, so that a small database has several segments of 1 MiB.
+_ROWS = (
+    "CREATE OR REPLACE TABLE {schema}.{table} (id INT PRIMARY KEY, noise BLOB);"
+    "INSERT INTO {schema}.{table} SELECT seq, CONCAT(" + ",".join(["RANDOM_BYTES(1024)"] * 4) + ")"
+    " FROM {schema}.seq_1_to_{rows}"
+)
+
+Place = tuple[Shelf, str]
+Objects = Mapping[Place, bytes]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Three backups of one instance, all objects of them, and what an older attempt left."""
+
+    agent: Agent
+    parts: BackupParts
+    full: Record
+    incremental: Record
+    other: Record
+    objects: Objects
+    older: Objects
+    streams: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def keyring(self) -> Keyring:
+        return self.parts.keyring
+
+    def names(self, record: Record) -> list[str]:
+        """The segments of one backup, in order."""
+        prefix = backup_prefix(record.id)
+        found = [name for shelf, name in self.objects if name.startswith(prefix)]
+        return sorted(name for name in found if name.rsplit("/", 1)[1].isdigit())
+
+    def restore(self, store: Store, target: Path) -> "Sink":
+        """Read the incremental's chain back through the product's path; the sink, if it can be."""
+        sink = Sink(self)
+        parts = RestoreParts(
+            store=store,
+            catalogue=type(self.parts.catalogue)(store, self.keyring),
+            keyring=self.keyring,
+            engines=Engines({self.full.engine: cast(Engine, sink)}),
+            path=self.parts.path,
+            prepare_memory_bytes=1 << 20,
+        )
+        try:
+            RestoreOperation(parts, meter=Meter(), stop=Stop()).run(self.incremental.id, target)
+        finally:
+            # nothing that was changed gets out, whatever is said of it later
+            assert sink.wrong is None, sink.wrong
+        return sink
+
+
+class Sink:
+    """An engine whose extractor compares what it is given with what was backed up."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._records = iter((chain.full, chain.incremental))
+        self.name = chain.full.engine
+        self.whole: list[str] = []
+        self.wrong: str | None = None
+
+    def version(self) -> str:
+        return self._chain.full.engine_version
+
+    def extract(self, folder: Path) -> "_Extract":
+        return _Extract(self, folder, next(self._records), self._chain.streams)
+
+    def prepare(self, *_: object, **__: object) -> "_Nothing":
+        return _Nothing()
+
+
+class _Nothing:
+    """A run of a program that has nothing to do."""
+
+    def interrupt(self) -> None:
+        """Nothing runs."""
+
+    def finish(self) -> None:
+        """It is done."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        """Nothing was begun."""
+
+
+class _Extract(_Nothing):
+    def __init__(self, sink: Sink, folder: Path, record: Record, streams: dict[str, bytes]) -> None:
+        self._sink = sink
+        self._folder = folder
+        self._record = record
+        self._streams = streams
+        self._learnt: list[bytes] | None = None if record.id in streams else []
+        self._right = streams.get(record.id, b"")
+        self._at = 0
+
+    def write(self, data: bytes) -> None:
+        if self._learnt is not None:
+            self._learnt.append(bytes(data))
+        elif self._right[self._at : self._at + len(data)] != data:
+            self._sink.wrong = f"other bytes at {self._at} of backup {self._record.id}"
+        self._at += len(data)
+
+    def finish(self) -> None:
+        if self._learnt is not None:
+            self._right = self._streams[self._record.id] = b"".join(self._learnt)
+        if self._at != len(self._right):
+            self._sink.wrong = f"{self._at} bytes of backup {self._record.id} were taken as whole"
+        # what mbstream would have put there, and the restore looks at
+        lines = (
+            f"backup_type = {'incremental' if self._record.parent_id else 'full-backuped'}",
+            f"from_lsn = {self._record.from_lsn}",
+            f"to_lsn = {self._record.to_lsn}",
+            f"last_lsn = {self._record.to_lsn}",
+        )
+        (self._folder / "xtrabackup_checkpoints").write_text("".join(f"{row}\n" for row in lines))
+        self._sink.whole.append(self._record.id)
+
+
+def snapshot(store: Store) -> dict[Place, bytes]:
+    """Every object of a store that a reader of ours reads: records, lists and segments."""
+    places = [place for place in _places(store) if ".xbstream" not in place[1]]
+    return {place: store.get(*place, 1 << 30) for place in places}
+
+
+def _places(store: Store) -> list[Place]:
+    return [(shelf, row.name) for shelf in Shelf for row in store.list(shelf)]
+
+
+def put_back(store: Store, before: Objects, after: Mapping[Place, bytes | None]) -> None:
+    """Make what is at the places of `after` what it is in `before`."""
+    for place in after:
+        put(store, place, before.get(place))
+
+
+def put(store: Store, place: Place, body: bytes | None) -> None:
+    """Store an object with the digest that belongs to its bytes, or remove it where None."""
+    if body is None:
+        store.delete(*place)
+    else:
+        store.put(*place, [memoryview(body)])
+
+
+@contextmanager
+def chained(bench: Bench, name: str, overrides: Tables | None = None) -> Iterator[Chain]:
+    """Make the chain, in a folder unless `overrides` name another store; takes about 6 s."""
+    folder = bench.folder / f"store-{uuid4().hex[:8]}"
+    in_folder: Tables = {"store": {"url": f"file://{folder}", "user": None, "key_file": None}}
+    given = {**(in_folder if overrides is None else overrides)}
+    given["pipeline"] = {"segment_bytes": 1 << 20}
+    bench.mariadb.query(f"CREATE SCHEMA {SCHEMA}")
+    with bench.agent(name, given) as agent:
+        parts = assembly.backup_parts(load(agent.config))
+        try:
+            yield _make(bench, agent, parts)
+        finally:
+            parts.store.close()
+            bench.mariadb.query(f"DROP SCHEMA {SCHEMA}")
+
+
+def _make(bench: Bench, agent: Agent, parts: BackupParts) -> Chain:
+    first = str(uuid4())
+    _fill(bench, "base", 900)
+    parts.store.open()
+    _back_up(parts, BackupRequest(id=first, name="earlier attempt"))
+    older = snapshot(parts.store)
+    for place in _places(parts.store):
+        parts.store.delete(*place)
+    full = _back_up(parts, BackupRequest(id=first, name="base"))
+    _fill(bench, "more", 500)
+    bench.mariadb.checkpoint()
+    request = BackupRequest(id=str(uuid4()), name="inc.001", parent_id=full.id)
+    incremental = _back_up(parts, request)
+    other = _back_up(parts, BackupRequest(id=str(uuid4()), name="other"))
+    chain = Chain(agent, parts, full, incremental, other, snapshot(parts.store), older)
+    read = chain.restore(parts.store, agent.folder / "restore" / "whole")
+    assert read.whole == [full.id, incremental.id]
+    assert len(chain.names(full)) > 4, "too few segments"
+    assert len(chain.names(incremental)) > 2, "too few segments"
+    return chain
+
+
+def _fill(bench: Bench, table: str, rows: int) -> None:
+    bench.mariadb.query(_ROWS.format(schema=SCHEMA, table=table, rows=rows))
+
+
+def _back_up(parts: BackupParts, request: BackupRequest) -> Record:
+    operation = BackupOperation(
+        parts,
+        CreateTask(task_id=str(uuid4()), backup=request),
+        meter=Meter(),
+        stop=Stop(),
+        observe_lsn=lambda _lineage, _lsn: "",
+        on_begin=lambda _record: None,
+        on_finished=lambda _record: None,
+    )
+    return operation.run()

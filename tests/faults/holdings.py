@@ -1,0 +1,132 @@
+"""What a tenant has in its store, read without the agent's code, and whether all is whole.
+
+A backup that is COMPLETED must have exactly the bytes that its record and lists name; one
+that is FAILED or CANCELLED a record and nothing else; and there must be nothing besides.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from swiftclient.client import ClientException, Connection
+
+from tests.stack.agent import Agent
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED")
+RecordLine = dict[str, Any]
+
+
+class Row(NamedTuple):
+    """One stored object: bytes and MD5, of a manifest its ETag as the store tells it."""
+
+    size: int
+    md5: str
+    joined: str = ""
+
+
+class Holdings(NamedTuple):
+    """All objects by name, of the container and of its segments; `read` gives their bytes."""
+
+    objects: Mapping[str, Row]
+    segments: Mapping[str, Row]
+    read: Callable[[str, str], bytes]
+
+    def records(self) -> dict[str, RecordLine]:
+        """Line 1 of every record, by the backup's id."""
+        return {
+            name.removesuffix(".json"): json.loads(self.read("", name).splitlines()[0])
+            for name in self.objects
+            if name.endswith(".json") and not name.endswith(".checks.json")
+        }
+
+    def of(self, backup_id: str) -> list[str]:
+        """The names of all that belongs to a backup."""
+        return [name for shelf in self[:2] for name in shelf if name.startswith(backup_id)]
+
+    def total(self) -> int:
+        return len(self.objects) + len(self.segments)
+
+    def check(self) -> dict[str, RecordLine]:
+        """The records, after AssertionError where anything lacks, differs or belongs to nothing."""
+        records = self.records()
+        objects, segments = set(self.objects), set(self.segments)
+        for backup_id, record in records.items():
+            objects.discard(f"{backup_id}.json")
+            assert record["status"] in ENDED, f"backup {backup_id} is {record['status']}"
+            if record["status"] == "COMPLETED":
+                objects.discard(f"{backup_id}.xbstream.gz.enc")
+                segments -= set(self._bytes_of(record))
+        assert not objects | segments, f"belongs to no backup: {sorted(objects | segments)}"
+        return records
+
+    def _bytes_of(self, record: RecordLine) -> Iterator[str]:
+        """The names of a COMPLETED backup's segments and lists, each compared with its entry."""
+        stored, prefix = record["stored"], f"{record['id']}/{record['attempt']}/"
+        number, etags = 0, ""
+        for place, ref in enumerate(stored["lists"]):
+            name = f"{prefix}list-{place:04d}"
+            lines = self.read("_segments", name)
+            assert hashlib.sha256(lines).hexdigest() == ref["sha256"], f"{name} differs"
+            yield name
+            for line in lines.decode().splitlines():
+                size, md5 = line.split()
+                segment = f"{prefix}{number:08d}"
+                assert self.segments[segment][:2] == (int(size), md5), f"{segment} differs"
+                yield segment
+                number, etags = number + 1, etags + md5
+        assert number == stored["segment_count"], f"{prefix} has {number} segments"
+        joined = hashlib.md5(etags.encode(), usedforsecurity=False).hexdigest()
+        told = self.objects[f"{record['id']}.xbstream.gz.enc"].joined
+        assert joined == stored["slo_etag"] == told, f"the object of {record['id']} differs"
+
+
+def in_swift(agent: Agent) -> Holdings:
+    """What the agent's tenant has in Swift."""
+    swift = Connection(agent.swift.auth_url, agent.swift.user, agent.swift.key, retries=0)
+    container = f"database_backups_{agent.tenant_id}"
+
+    def rows(shelf: str) -> dict[str, Row]:
+        try:
+            _, listing = swift.get_container(container + shelf, full_listing=True)
+        except ClientException as error:
+            if error.http_status == 404:
+                return {}
+            raise
+        return {
+            row["name"]: Row(row["bytes"], row["hash"], row.get("slo_etag", "").strip('"'))
+            for row in listing
+        }
+
+    def read(shelf: str, name: str) -> bytes:
+        body: bytes = swift.get_object(container + shelf, name)[1]
+        return body
+
+    return Holdings(rows(""), rows("_segments"), read)
+
+
+def in_folder(root: Path) -> Holdings:
+    """What is stored below the folder of a `file:///` store with one container."""
+    [container] = [path.name for path in root.iterdir() if not path.name.endswith("_segments")]
+
+    def rows(shelf: str) -> dict[str, Row]:
+        folder = root / (container + shelf)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        # beside a file may be its MD5; what is left of a write that was cut off counts
+        kept = [path for path in files if not path.name.startswith("%md5.")]
+        return {str(path.relative_to(folder)): _row(path) for path in kept}
+
+    def read(shelf: str, name: str) -> bytes:
+        return (root / (container + shelf) / name).read_bytes()
+
+    return Holdings(rows(""), rows("_segments"), read)
+
+
+def _row(path: Path) -> Row:
+    body = path.read_bytes()
+    md5 = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    if not path.name.endswith(".xbstream.gz.enc"):
+        return Row(len(body), md5)
+    etags = "".join(entry["etag"] for entry in json.loads(body))
+    return Row(len(body), md5, hashlib.md5(etags.encode(), usedforsecurity=False).hexdigest())

@@ -1,0 +1,99 @@
+"""What others can see of an agent, and whether a secret is in it, in whatever spelling."""
+
+import base64
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+import psutil
+
+from tests.stack.agent import Agent
+
+_LOOK_SECONDS: Final = 0.2
+_TOKEN: Final = re.compile(rb"AUTH_tk[0-9a-f]{4}")  # as Swift's tempauth makes them
+
+
+def forms(secret: bytes) -> set[bytes]:
+    """A secret as somebody may write it down: raw, quoted, in hex, in base64 at any offset."""
+    found = {secret, secret.hex().encode(), secret.hex().upper().encode(), quote(secret).encode()}
+    found.add(repr(secret)[2:-1].encode())
+    for offset in range(3):
+        encoded = base64.b64encode(bytes(offset) + secret)
+        # without the characters that bytes before and behind it have a part in
+        whole = encoded[(0, 2, 3)[offset] :].rstrip(b"=")
+        whole = whole if (len(secret) + offset) % 3 == 0 else whole[:-1]
+        found |= {whole, whole.translate(bytes.maketrans(b"+/", b"-_"))}
+    return found
+
+
+@dataclass
+class Sight:
+    """What others could see, by where it was seen."""
+
+    texts: dict[str, set[bytes]] = field(default_factory=dict)
+    modes: dict[str, int] = field(default_factory=dict)
+    option_files: set[bytes] = field(default_factory=set)
+    _next_look: float = 0.0
+
+    def add(self, where: str, text: bytes) -> None:
+        self.texts.setdefault(where, set()).add(text)
+
+    def all(self) -> Iterator[tuple[str, bytes]]:
+        for where, texts in self.texts.items():
+            yield from ((where, text) for text in texts)
+
+    def leaks(self, planted: Mapping[str, bytes]) -> list[str]:
+        """Which secret, by its name, was seen where; and every token of Swift's."""
+        spellings = {name: forms(secret) for name, secret in planted.items()}
+        found = {
+            f"{name} in {where}"
+            for where, text in self.all()
+            for name, spelt in spellings.items()
+            if any(form in text for form in spelt)
+        }
+        found |= {f"a token in {where}" for where, text in self.all() if _TOKEN.search(text)}
+        return sorted(found)
+
+    def open_to_others(self) -> list[str]:
+        """Files and folders of the state folder that anybody but their owner may use."""
+        return [f"{name} {mode:o}" for name, mode in self.modes.items() if mode & 0o077]
+
+    def watch(self, agent: Agent, daemon: int) -> None:
+        """One look at the daemon's process, its children and its files."""
+        for process in _family(daemon):
+            for name in ("cmdline", "environ"):
+                path = Path(f"/proc/{process.pid}/{name}")
+                try:
+                    self.add(f"{name} of {process.pid}", path.read_bytes())
+                except OSError:
+                    continue  # it has ended
+        # every version of the journal is kept, and searched in the end
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            self.look_at_files(agent)
+
+    def look_at_files(self, agent: Agent) -> None:
+        """The state folder with all that is in it; the engine's one file of secrets apart."""
+        state = agent.folder / "state"
+        for path in (state, *sorted(state.rglob("*"))):
+            try:
+                mode, text = path.stat().st_mode, path.read_bytes() if path.is_file() else b""
+            except FileNotFoundError:
+                continue
+            self.modes[path.name] = self.modes.get(path.name, 0) | mode & 0o777
+            if path.name == "engine.cnf":
+                self.option_files.add(text)
+            else:
+                self.add(str(path), text)
+
+
+def _family(daemon: int) -> list[psutil.Process]:
+    try:
+        process = psutil.Process(daemon)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

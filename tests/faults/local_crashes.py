@@ -1,0 +1,67 @@
+"""`backup-create --local` into a folder is killed at a named place, and followed by another."""
+
+import json
+import signal
+import uuid
+from typing import Final, NamedTuple
+
+from agent.crash import VARIABLE
+from tests.faults.holdings import in_folder
+from tests.faults.rig import SEGMENTS, Rig, change
+from tests.stack.agent import Agent, Tables
+from tests.stack.process import poll
+
+
+class LocalPlace(NamedTuple):
+    """Where the command is killed, and what becomes of its record at the next one."""
+
+    at: str
+    status: str
+
+
+_CREATE: Final = ("backup-create", "--local")
+LOCAL_PLACES: Final = (
+    LocalPlace("record-begun", "FAILED"),
+    LocalPlace("segment-stored:3", "FAILED"),
+    LocalPlace("record-journalled", "COMPLETED"),
+    LocalPlace("object-stored", "COMPLETED"),
+    LocalPlace("reported", "COMPLETED"),
+)
+
+
+def killed_and_repeated(rig: Rig, place: LocalPlace) -> str:
+    """Kill a full backup there. A full and an incremental after it settle it, and are whole."""
+    agent = _folder_agent(rig)
+    change(rig.mariadb)
+    died = agent.cli(*_CREATE, "killed", environment={VARIABLE: place.at})
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    [cut_off] = in_folder(agent.folder / "backups").records()
+    following = _created(agent, "next")
+    checksums = change(rig.mariadb)
+    parent = cut_off if place.status == "COMPLETED" else following
+    child = _created(agent, "child", "--parent", parent)
+    records = in_folder(agent.folder / "backups").check()
+    assert set(records) == {cut_off, following, child}
+    assert records[cut_off]["status"] == place.status, f"it is {records[cut_off]['status']}"
+    target = agent.folder / "restore" / "back"
+    done = agent.cli("restore", "--local", child, target)
+    assert done.returncode == 0, done.stderr
+    assert rig.restored(target) == checksums, "restored otherwise"
+    poll("no process is left", lambda: not rig.leftovers(agent.folder), 10)
+    return f"its record is {place.status}, a full and a child follow and restore"
+
+
+def _created(agent: Agent, *arguments: str) -> str:
+    """The id of a backup that must succeed."""
+    done = agent.cli(*_CREATE, "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["id"])
+
+
+def _folder_agent(rig: Rig) -> Agent:
+    folder = rig.folder / f"local-{uuid.uuid4().hex[:8]}"
+    store: dict[str, object] = {"url": f"file://{folder}/backups", "user": None, "key_file": None}
+    overrides: Tables = {"store": store, "pipeline": {"segment_bytes": SEGMENTS}}
+    agent = Agent(folder, rig.agent.rabbitmq, rig.swift, rig.mariadb, overrides)
+    agent.write()
+    return agent

@@ -1,0 +1,238 @@
+"""An agent to be killed: with a small database of its own, two families of backups to work
+with, and all that was asked of it.
+
+The trials share one, because most of what a trial takes is starting things.
+"""
+
+import contextlib
+import shutil
+import signal
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+
+from agent.layout import new_attempt, segment_name
+from agent.model import (
+    BackupRequest,
+    CreateTask,
+    DeleteTask,
+    Limits,
+    PingTask,
+    RestoreTask,
+    Task,
+)
+from tests.e2e.objects import Objects
+from tests.faults.ledger import Ledger
+from tests.faults.trial import Bench
+from tests.stack.agent import Agent, Tables
+from tests.stack.mariadb import MariaDB
+from tests.stack.process import poll
+
+SMALL_SERVER: Final = {
+    "innodb-log-file-size": "8M",
+    "innodb-buffer-pool-size": "16M",
+    "innodb-data-file-path": "ibdata1:4M:autoextend",
+    "innodb-undo-tablespaces": "0",
+}
+ROWS: Final = 3000  # about 4 MiB, of which deflate saves nothing
+SEGMENTS: Final = 1 << 20  # bytes, so that there are several
+_OVERRIDES: Final[Tables] = {
+    "agent": {"progress_seconds": 0.1},
+    "pipeline": {"segment_bytes": SEGMENTS},
+    "store": {"attempts": 2},
+}
+END_SECONDS: Final = 90.0
+
+
+def small_server(folder: Path) -> MariaDB:
+    """A running server with one table of random bytes."""
+    server = MariaDB(folder, options=SMALL_SERVER)
+    server.install()
+    server.start()
+    server.create_agent_user()
+    server.execute_many(
+        "CREATE SCHEMA crash",
+        "CREATE TABLE crash.t (id INT PRIMARY KEY, word VARBINARY(1000))",
+        f"INSERT INTO crash.t SELECT seq, RANDOM_BYTES(1000) FROM crash.seq_1_to_{ROWS}",
+    )
+    return server
+
+
+def change(server: MariaDB) -> dict[str, int]:
+    """Change some rows, so that there is something to copy; the checksums after it."""
+    server.query("UPDATE crash.t SET word = RANDOM_BYTES(1000) WHERE RAND() < 0.3")
+    server.checkpoint()
+    return server.checksums()
+
+
+class Rig:
+    """`kept` and `older` are families: ids of COMPLETED backups, the first one the root.
+
+    `content` has the checksums of the tables that each backup has to bring back; `asked` the
+    tasks that were sent since `settled` was last called.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self.folder = bench.folder / f"crashes-{uuid.uuid4().hex[:8]}"
+        self.folder.mkdir(parents=True)
+        self.swift = bench.swift
+        self.content: dict[str, dict[str, int]] = {}
+        self.asked: dict[str, Task] = {}
+        self.kept: list[str] = []
+        self.older: list[str] = []
+        self.mixed_seconds = 0.0
+        self._ends = ExitStack()
+        try:
+            self.mariadb = small_server(self.folder / "mariadb")
+            self._ends.callback(self.mariadb.stop)
+            self.agent = Agent(
+                self.folder / "agent", bench.rabbitmq, bench.swift, self.mariadb, _OVERRIDES
+            )
+            self._ends.callback(self.agent.stop)
+            self.ledger = self._ends.enter_context(Ledger(self.agent))
+            self.agent.start()
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the agent and its database."""
+        self.swift.clear_faults()
+        self._ends.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _begin(self) -> None:
+        older, kept = self.full(), self.full()
+        child = self.incremental(older.backup.id)
+        self.ask(older, kept, child)
+        self.end()
+        self.older = [older.backup.id, child.backup.id]
+        self.kept = [kept.backup.id]
+        self.settled()
+
+    # --- what is asked of it ---------------------------------------------------------------
+
+    def full(self, *, retry: bool = False, slow: bool = False) -> CreateTask:
+        return self._create(None, retry, slow)
+
+    def incremental(self, parent: str, *, retry: bool = False) -> CreateTask:
+        return self._create(parent, retry, slow=False)
+
+    def _create(self, parent: str | None, retry: bool, slow: bool) -> CreateTask:
+        request = BackupRequest(id=str(uuid.uuid4()), name="crash", parent_id=parent)
+        limits = Limits(bytes_per_second=1 << 20) if slow else Limits()
+        return CreateTask(task_id=_id(), backup=request, limits=limits, retry=retry)
+
+    def restore(self, *, retry: bool = False) -> RestoreTask:
+        """Of the last of the kept family."""
+        target = self.folder / "agent" / "restore" / _id()
+        return RestoreTask(task_id=_id(), backup_id=self.kept[-1], target=str(target), retry=retry)
+
+    def delete(self, backup_id: str | None = None) -> DeleteTask:
+        """Of the older family, or of that backup with what descends from it."""
+        return DeleteTask(task_id=_id(), backup_id=backup_id or self.older[0])
+
+    def ping(self) -> PingTask:
+        return PingTask(task_id=_id())
+
+    def ask(self, *tasks: Task) -> None:
+        """Send tasks, of which each backup has to bring back what the tables hold now."""
+        checksums = change(self.mariadb)
+        for task in tasks:
+            self.asked[task.task_id] = task
+            if isinstance(task, CreateTask):
+                self.content[task.backup.id] = checksums
+        for task in tasks:
+            self.agent.send(task)
+
+    def end(self) -> None:
+        """Wait for the end of all that was asked."""
+        self.ledger.wait_for_ends(self.asked, END_SECONDS)
+
+    def settled(self) -> None:
+        """All that was asked is judged."""
+        self.asked.clear()
+        self.ledger.reports.clear()
+        self.ledger.repeated = 0
+
+    def statuses(self) -> dict[str, str]:
+        """The latest status of each task that was asked, as far as reports have come."""
+        self.ledger.pump()
+        return {
+            task_id: reports[-1]["status"] if (reports := self.ledger.of(task_id)) else "-"
+            for task_id in self.asked
+        }
+
+    def plant_orphans(self, count: int) -> list[str]:
+        """Segments of attempts of this agent that no record knows of; their names."""
+        mine = self.agent.instance_id
+        names = [segment_name(_id(), new_attempt(mine), 0) for _ in range(count)]
+        objects = Objects(self.agent)
+        for name in names:
+            objects.put(objects.segments, name, b"orphan")
+        objects.close()
+        return names
+
+    # --- how it dies -----------------------------------------------------------------------
+
+    def restart(self, environment: Mapping[str, str]) -> None:
+        """End it in good order, and start it with that on top of its environment."""
+        self.agent.stop()
+        self.agent.start(environment)
+
+    def wait_for_death(self, seconds: float = 60) -> None:
+        """Until it has ended by SIGKILL; AssertionError where it ends otherwise."""
+        daemon = self.agent.daemon
+        poll("the daemon is killed", lambda: not daemon.running(), seconds)
+        assert daemon.returncode == -signal.SIGKILL, f"ended with {daemon.returncode}"
+
+    def kill(self, *, everything: bool) -> None:
+        """SIGKILL to the daemon alone, or to its children as well, as systemd does it."""
+        daemon = psutil.Process(self.agent.daemon.pid)
+        children = daemon.children(recursive=True) if everything else []
+        self.agent.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+    def leftovers(self, folder: Path | None = None) -> list[str]:
+        """Command lines of processes that work below a folder, the agent's; not the daemon's."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                about = any(str(folder or self.agent.folder) in word for word in words)
+                if about and process.pid != self.agent.daemon.pid:
+                    found.append(" ".join(words))
+        return found
+
+    def restored(self, folder: Path) -> dict[str, int]:
+        """The checksums of the tables in a restored datadir, which is removed then."""
+        server = MariaDB(self.folder / "second", folder, options=SMALL_SERVER)
+        server.start()
+        try:
+            return server.checksums()
+        finally:
+            server.stop()
+            shutil.rmtree(folder)
+
+
+def _id() -> str:
+    return str(uuid.uuid4())
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """A final report in a word: its status, and an error's code."""
+    error = report.get("error")
+    return f"{report['status']} {error['code']}" if error else str(report["status"])
