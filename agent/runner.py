@@ -75,10 +75,11 @@ class Runner:
 
     # --- the broker's side ---------------------------------------------------------------
 
-    def on_message(self, body: bytes) -> Verdict:
+    def on_message(self, body: bytes, redelivered: bool = False) -> Verdict:
         """Journal a delivery; the verdict tells the broker's thread what to do with it.
 
-        A JournalError means that the broker has to keep it for now.
+        A JournalError means that the broker has to keep it for now. What comes again, because
+        its acknowledgement was lost, is not answered once more where it is known.
         """
         try:
             task = wire.decode_task(body)
@@ -88,7 +89,7 @@ class Runner:
         cancels = isinstance(task, CancelTask)
         first = TaskStatus.RUNNING if cancels else TaskStatus.ACCEPTED
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=first)
-        accepted = self._accept(task, draft)
+        accepted = self._accept(task, draft, answer=not redelivered)
         reached(Point.ACCEPTED)
         if isinstance(task, CancelTask):
             self._cancel(task)
@@ -105,7 +106,7 @@ class Runner:
         if self._ended(task.cancels):
             self._stores.forget(task.cancels)
 
-    def _accept(self, task: Task, draft: ReportDraft) -> Acceptance | None:
+    def _accept(self, task: Task, draft: ReportDraft, *, answer: bool) -> Acceptance | None:
         """Journal a task without its token, which is kept while the task is unfinished.
 
         None for one that is refused: its end is all that is journalled.
@@ -115,11 +116,11 @@ class Runner:
             self._stores.admit(task)
         except StorageRefused as error:
             refused = {"status": TaskStatus.FAILED, "error": ErrorInfo.of(error)}
-            self._journal.accept(bare, draft.model_copy(update=refused))
+            self._journal.accept(bare, draft.model_copy(update=refused), answer=answer)
             return None
         first, accepted = self._stores.keep(task), None
         try:
-            accepted = self._journal.accept(bare, draft)
+            accepted = self._journal.accept(bare, draft, answer=answer)
         finally:
             known = accepted is Acceptance.KNOWN
             if (first and accepted is None) or (known and self._ended(task.task_id)):
@@ -198,7 +199,7 @@ class Runner:
 
     def _round(self) -> None:
         self._work.clear()
-        self._performer.tell_final()
+        self._performer.reporter.tell_held()
         self._performer.recovery.run()
         # each once, so that one that can't be ended holds no other task up
         for delete in self._performer.recovery.take_deletes():

@@ -122,6 +122,20 @@ def test_a_refused_task_leaves_no_report(path: Path) -> None:
     journal.close()
 
 
+def test_a_task_whose_acknowledgement_was_lost_is_not_answered_again(journal: Journal) -> None:
+    task = ping()
+    accept(journal, task)
+    journal.claim()
+    journal.report(draft(task, TaskStatus.DONE))
+    drain(journal)
+    again = journal.accept(task, draft(task, TaskStatus.ACCEPTED), answer=False)
+    assert again is Acceptance.KNOWN
+    assert drain(journal) == []
+    lost = ping()
+    assert journal.accept(lost, draft(lost, TaskStatus.ACCEPTED), answer=False) is Acceptance.NEW
+    assert [report.task_id for report in drain(journal)] == [lost.task_id]
+
+
 def test_a_repeated_task_is_answered_with_its_latest_report(journal: Journal) -> None:
     task = ping()
     accept(journal, task)

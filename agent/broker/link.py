@@ -85,8 +85,8 @@ DEFAULT_PAUSES: Final = Pauses()
 class BrokerLink:
     """Consumes one instance's tasks and publishes the outbox.
 
-    `on_message` is given each message's body on the link's thread and must be quick (it
-    writes the journal). HOLD, or an AgentError from it, means that no task can be kept now:
+    `on_message` is given each message's body, and whether it was delivered before, on the link's
+    thread and must be quick (it writes the journal). HOLD, or an AgentError from it, means that no task can be kept now:
     the link stops consuming and offers the message again after a while. `consuming` is set
     while the consumer is registered; of several links of one instance the broker lets only
     one have messages. `beats` grows every second for as long as the loop gets round: one that
@@ -97,7 +97,7 @@ class BrokerLink:
         self,
         settings: BrokerSettings,
         instance_id: str,
-        on_message: Callable[[bytes], Verdict],
+        on_message: Callable[[bytes, bool], Verdict],
         outbox: Outbox,
         pauses: Pauses = DEFAULT_PAUSES,
     ):
@@ -219,7 +219,7 @@ class BrokerLink:
 
     def _ask(self, delivery: Delivery) -> Verdict:
         try:
-            return self._on_message(delivery.body)
+            return self._on_message(delivery.body, delivery.redelivered)
         except AgentError as error:
             self._say(logging.ERROR, f"a task waits on the broker: {error}; {error.hint}")
             return HOLD

@@ -26,10 +26,14 @@ _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
 
 class Delivery(NamedTuple):
-    """A message as it came; `tag` is what acknowledges it."""
+    """A message as it came; `tag` is what acknowledges it.
+
+    `redelivered` says that somebody had it before, and did not acknowledge it.
+    """
 
     tag: int
     body: bytes
+    redelivered: bool
 
 
 class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
@@ -153,7 +157,7 @@ class Channel:
         self._lose(BrokerUnreachable("the broker ended the consumer: its queue was deleted"))
 
     def _on_delivery(self, _channel: object, method: Any, _properties: object, body: bytes) -> None:
-        self._deliveries.append(Delivery(method.delivery_tag, body))
+        self._deliveries.append(Delivery(method.delivery_tag, body, method.redelivered))
         self._arrived.set()
 
     def _on_returned(self, *_message: object) -> None:

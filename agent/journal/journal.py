@@ -77,15 +77,15 @@ class Journal:
 
     # --- tasks ---------------------------------------------------------------------------
 
-    def accept(self, task: Task, report: ReportDraft) -> Acceptance:
+    def accept(self, task: Task, report: ReportDraft, *, answer: bool = True) -> Acceptance:
         """Store a task in the status its first report tells, and that report with it.
 
         A task id that is known already is not stored again: its latest report goes out
-        once more. JournalFull where `max_tasks` are unfinished or the outbox is full.
+        once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the outbox is full.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
-            if self._repeated(db, task.task_id):
+            if self._repeated(db, task.task_id, answer=answer):
                 return Acceptance.KNOWN
             if not report.status.final and self._unfinished(db) >= self._max_tasks:
                 raise JournalFull(f"the journal is full: {self._max_tasks} tasks are unfinished")
@@ -223,6 +223,14 @@ class Journal:
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
 
+    def forget_record(self, task_id: str) -> None:
+        """Drop what `keep_record` kept; needs no room on the disk where that is nothing."""
+        with self._file.transaction() as db:
+            db.execute(
+                "UPDATE tasks SET record = NULL WHERE task_id = ? AND record IS NOT NULL",
+                (task_id,),
+            )
+
     def kept_record(self, task_id: str) -> str | None:
         """The record kept by `keep_record`, exactly as it was given."""
         with self._file.transaction() as db:
@@ -301,13 +309,13 @@ class Journal:
                 self._tell(db, answered(cancel, report.status))
             self._forget(db)
 
-    def _repeated(self, db: sqlite3.Connection, task_id: str) -> bool:
-        """Send a known task's latest report once more; whether there is such a task."""
+    def _repeated(self, db: sqlite3.Connection, task_id: str, *, answer: bool = True) -> bool:
+        """Whether a task is known; its latest report goes out once more, if to be answered."""
         row = db.execute(
             "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task_id,)
         ).fetchone()
-        if row is None:
-            return False
+        if row is None or not answer:
+            return row is not None
         seq = self._outbox.repeat(db, *row)
         db.execute("UPDATE tasks SET last_seq = ? WHERE task_id = ?", (seq, task_id))
         return True

@@ -42,11 +42,11 @@ class Keeper:
         self.journal = journal
         self.bodies: list[bytes] = []
 
-    def __call__(self, body: bytes) -> Verdict:
+    def __call__(self, body: bytes, redelivered: bool) -> Verdict:
         self.bodies.append(body)
         try:
             task = wire.decode_task(body)
-            self.journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+            self.journal.accept(task, draft(task, TaskStatus.ACCEPTED), answer=not redelivered)
         except MessageUnreadable as error:
             return dead(error)
         except JournalFull:

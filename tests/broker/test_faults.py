@@ -77,7 +77,7 @@ def frozen(server: RabbitMQ) -> Iterator[None]:
 def linked(
     settings: BrokerSettings,
     instance_id: str,
-    on_message: Callable[[bytes], Verdict],
+    on_message: Callable[[bytes, bool], Verdict],
     journal: Journal,
 ) -> Iterator[BrokerLink]:
     """A link that consumes."""
@@ -135,7 +135,7 @@ def test_a_task_held_too_long_comes_back(
     full.set()
     kept: list[bytes] = []
 
-    def on_message(body: bytes) -> Verdict:
+    def on_message(body: bytes, _redelivered: bool) -> Verdict:
         if full.is_set():
             return HOLD
         kept.append(body)

@@ -36,7 +36,7 @@ class Site:
 
     def link(
         self,
-        on_message: Callable[[bytes], Verdict] | None = None,
+        on_message: Callable[[bytes, bool], Verdict] | None = None,
         settings: BrokerSettings | None = None,
     ) -> BrokerLink:
         link = BrokerLink(
@@ -50,7 +50,7 @@ class Site:
         link.start()
         return link
 
-    def running(self, on_message: Callable[[bytes], Verdict] | None = None) -> BrokerLink:
+    def running(self, on_message: Callable[[bytes, bool], Verdict] | None = None) -> BrokerLink:
         link = self.link(on_message)
         assert link.consuming.wait(20)
         return link
@@ -250,7 +250,7 @@ def test_a_journal_that_fails_holds_the_task(site: Site, probe: Probe) -> None:
     broken = threading.Event()
     broken.set()
 
-    def on_message(body: bytes) -> Verdict:
+    def on_message(body: bytes, _redelivered: bool) -> Verdict:
         if broken.is_set():
             raise JournalError("no space is left")
         kept.append(body)
@@ -265,7 +265,7 @@ def test_a_journal_that_fails_holds_the_task(site: Site, probe: Probe) -> None:
 
 
 def test_a_task_is_not_lost_when_the_link_stops_while_holding_it(site: Site, probe: Probe) -> None:
-    def on_message(_body: bytes) -> Verdict:
+    def on_message(_body: bytes, _redelivered: bool) -> Verdict:
         raise JournalError("no space is left")
 
     link = site.running(on_message)
@@ -324,7 +324,7 @@ def test_a_link_without_a_broker_goes_on_and_can_be_stopped(
 
 
 def test_a_link_that_was_never_started_stops(site: Site) -> None:
-    link = BrokerLink(settings_for(site.server), site.instance_id, lambda _: ACK, site.journal)
+    link = BrokerLink(settings_for(site.server), site.instance_id, lambda *_: ACK, site.journal)
     link.wake()
     link.stop(1)
     link.wake()
@@ -376,7 +376,7 @@ def test_the_queue_is_what_the_contract_says(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_defect_ends_the_link_visibly(site: Site, probe: Probe) -> None:
-    def on_message(_body: bytes) -> Verdict:
+    def on_message(_body: bytes, _redelivered: bool) -> Verdict:
         raise ZeroDivisionError
 
     link = site.running(on_message)

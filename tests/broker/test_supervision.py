@@ -31,7 +31,7 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
 def supervised(
     address: Path,
     server: RabbitMQ,
-    on_message: Callable[[bytes], Verdict] = lambda _: ACK,
+    on_message: Callable[[bytes, bool], Verdict] = lambda *_: ACK,
     **settings: str,
 ) -> Iterator[BrokerLink]:
     """A link that runs, looked at by a thread, under a watchdog of half a second."""
@@ -81,7 +81,7 @@ def test_a_broker_that_is_away_is_waited_for(rabbitmq: RabbitMQ, listener: Liste
 def test_a_loop_that_is_stuck_ends_the_signs(rabbitmq: RabbitMQ, listener: Listener) -> None:
     entered, release = threading.Event(), threading.Event()
 
-    def stuck(_body: bytes) -> Verdict:
+    def stuck(_body: bytes, _redelivered: bool) -> Verdict:
         entered.set()
         release.wait(60)
         return ACK

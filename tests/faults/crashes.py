@@ -18,7 +18,7 @@ from tests.stack.process import poll
 
 MOMENTS: Final = 50
 _SHORT_MOMENTS: Final = 2
-_SHORT_PLACES: Final = 4
+_SHORT_PLACES: Final = 3
 # What a mixed run takes about; the full form measures it.
 _SHORT_SECONDS: Final = 3.0
 _DOUBLES: Final = 6
@@ -81,6 +81,7 @@ _SETTLED: Final = (DONE,)
 
 PLACES: Final = (
     Place("accepted", _full, _SETTLED),
+    Place("accepted", _ping, _SETTLED),
     Place("claimed", _full, _FAILED),
     Place("record-begun", _full, _FAILED),
     Place("segment-stored:3", _full, _FAILED),
