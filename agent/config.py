@@ -99,7 +99,7 @@ class EngineSection(Frozen):
     program: str | None = None
     extractor: str | None = None
     lock_wait_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
-    silent_seconds: Annotated[float, Field(ge=1, le=86400)] = 600.0
+    silent_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
     safe_slave_backup: bool = False
     register_redo_log_consumer: bool = False
     prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20

@@ -37,7 +37,7 @@ class EngineSettings:
     log_copy_interval_ms: int = 20
     open_files_limit: int = 65_535
     lock_wait_seconds: float = 60.0
-    silent_seconds: float = 600.0
+    silent_seconds: float = 3600.0
     safe_slave_backup: bool = False
     safe_slave_backup_seconds: int = 300
     niceness: int = 10
