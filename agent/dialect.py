@@ -37,8 +37,12 @@ _USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:
 _USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
 
 _TABLESPACES: Final = {
-    "mariadb": "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_SYS_TABLESPACES",
+    # The dictionary has all tables; INNODB_SYS_TABLESPACES may lack those that were not opened
+    # since the server began, and tells what is allocated.
+    "mariadb": "SELECT t.SPACE, CONCAT(t.NAME, '.ibd'), s.ALLOCATED_SIZE "
+    "FROM information_schema.INNODB_SYS_TABLES t "
+    "LEFT JOIN information_schema.INNODB_SYS_TABLESPACES s ON s.SPACE = t.SPACE "
+    "WHERE t.SPACE > 0",
     # NAME is decoded there, PATH is not and is missing for `mysql`, the data dictionary. What
     # has no bytes was discarded and has no file. Undo tablespaces are left out: a truncation
     # gives them other numbers and files meanwhile.
@@ -102,7 +106,10 @@ def numbers(version: str) -> Version:
 
 
 def tablespaces_query(server_type: str, number: Version) -> str:
-    """Number, path and allocated bytes of the tablespaces that are in each full backup."""
+    """Number, path and allocated bytes of the tablespaces that are in each full backup.
+
+    NULL bytes are those of a table that may have no file: it was discarded, or not opened yet.
+    """
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
