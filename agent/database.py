@@ -12,10 +12,11 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import pymysql
+from pymysql.converters import encoders
 from pymysql.cursors import Cursor, DictCursor
 
 from agent import dialect
@@ -37,6 +38,10 @@ _TABLES = (
     "AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
 )
 _CHECKED_AT_ONCE = 100
+_FALSE_LSN = (
+    "a statement shown there has such a line in it, and an engine that believes it copies too "
+    "little redo log: end that session, or change the statement, and back up again"
+)
 
 
 OnStop = Callable[[Callable[[], None]], AbstractContextManager[None]]
@@ -118,12 +123,16 @@ class Database:
         )
 
     def lsn(self) -> int:
-        """The server's present log sequence number; needs PROCESS."""
+        """The server's present log sequence number; needs PROCESS.
+
+        DatabaseQueryFailed also where a statement holds what looks like one: engines take it so.
+        """
         ((_, _, text),) = self._rows("SHOW ENGINE INNODB STATUS")
-        found = re.search(r"^Log sequence number\s+(\d+)", text, re.MULTILINE)
-        if found is None:
-            raise DatabaseQueryFailed("SHOW ENGINE INNODB STATUS states no log sequence number")
-        return int(found[1])
+        found = re.findall(r"^Log sequence number(.*)", text, re.MULTILINE)
+        if len(found) != 1:
+            said = f"SHOW ENGINE INNODB STATUS states {len(found)} log sequence numbers"
+            raise DatabaseQueryFailed(said, hint=_FALSE_LSN)
+        return int(found[0])
 
     def tablespaces(self) -> dict[int, Tablespace]:
         """The file-per-table InnoDB tablespaces by their numbers.
@@ -140,9 +149,9 @@ class Database:
         info = self.server()
         found = {}
         for space, path, allocated in self._rows(dialect.tablespaces_query(info.type, info.number)):
-            name = _stream_name(_text(path), general=info.type == "mysql")
-            if name:
-                found[int(space)] = Tablespace(name, int(allocated))
+            name = dialect.stream_name(path, general=info.type == "mysql")
+            if name and (allocated is not None or (info.datadir / name).is_file()):
+                found[int(space)] = Tablespace(name, int(allocated or 0))
         return found
 
     def lineage(self, generation: str = "") -> Lineage:
@@ -188,7 +197,7 @@ class Database:
     def sessions(self) -> list[Session]:
         """All sessions but the one that asks; without PROCESS only the agent's own."""
         return [
-            Session(row[0], row[1] or "", row[4], row[5] or 0, row[6] or "", _text(row[7] or ""))
+            Session(int(row[0]), row[1] or "", row[4], int(row[5] or 0), row[6] or "", row[7] or "")
             for row in self._rows("SHOW PROCESSLIST")
             if row[7] != "SHOW PROCESSLIST"
         ]
@@ -196,22 +205,21 @@ class Database:
     def check_tables(self) -> dict[str, str]:
         """CHECK TABLE of every table: what it says of each, `OK` where all is well."""
         names = [
-            ".".join(f"`{part.replace('`', '``')}`" for part in map(_text, row))
-            for row in self._rows(_TABLES)
+            ".".join(f"`{part.replace('`', '``')}`" for part in row) for row in self._rows(_TABLES)
         ]
         said: dict[str, str] = {}
         for at in range(0, len(names), _CHECKED_AT_ONCE):
             batch = ", ".join(names[at : at + _CHECKED_AT_ONCE])
             for table, _, kind, text in self._rows(f"CHECK TABLE {batch}"):
                 # a note is about a table that has nothing to be checked
-                bad = _text(kind) not in ("status", "note")
-                if bad or said.setdefault(_text(table), "OK") == "OK":
-                    said[_text(table)] = _text(text) if _text(kind) != "note" else "OK"
+                bad = kind not in ("status", "note")
+                if bad or said.setdefault(table, "OK") == "OK":
+                    said[table] = text if kind != "note" else "OK"
         return said
 
     def _privileges(self) -> frozenset[str]:
         """The privileges of the agent's user, as SHOW GRANTS names them."""
-        return dialect.held_privileges(str(grant) for (grant,) in self._rows("SHOW GRANTS"))
+        return dialect.held_privileges(grant for (grant,) in self._rows("SHOW GRANTS"))
 
     def replica_sql_running(self) -> frozenset[str]:
         """The replication channels whose SQL thread runs; the usual one's name is empty.
@@ -222,8 +230,8 @@ class Database:
         words = dialect.replica_words(info.type, info.number)
         with self._cursor(DictCursor) as cursor:
             cursor.execute(words.status)
-            rows = cursor.fetchall()
-        running = {row.get(words.channel, "") for row in rows if row[words.running] == "Yes"}
+            rows = [row for row in cursor.fetchall() if row[words.running] == b"Yes"]
+        running = {row.get(words.channel, b"").decode() for row in rows}
         return frozenset(name for name in running if not name.startswith("group_replication_"))
 
     def start_replica_sql(self, channels: Iterable[str]) -> None:
@@ -240,7 +248,7 @@ class Database:
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         with self._cursor() as cursor:
             cursor.execute(sql)
-            return list(cursor.fetchall())
+            return [tuple(map(_text, row)) for row in cursor.fetchall()]
 
     @contextlib.contextmanager
     def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
@@ -256,6 +264,9 @@ class Database:
                 # a str would be sent in Latin-1; the engine and the account have UTF-8
                 password=settings.password.encode(),
                 charset="utf8mb4",
+                # all answers as bytes: the server cuts statements in the midst of a letter
+                use_unicode=False,
+                conv=cast(Any, encoders),
                 read_timeout=settings.timeout_seconds,
                 write_timeout=settings.timeout_seconds,
                 init_command=f"SET SESSION lock_wait_timeout={patience}",
@@ -290,8 +301,7 @@ def _translated(what: str) -> Iterator[None]:
     except OSError as error:
         raise DatabaseUnreachable(f"{what} does not answer: {error.strerror or error}") from error
     except pymysql.MySQLError as error:
-        number = error.args[0] if error.args else None
-        reason = error.args[-1] if error.args else repr(error)
+        number, reason = (error.args[0], error.args[-1]) if error.args else (None, repr(error))
         if number in _DENIED:
             raise DatabaseDenied(f"{what} refuses the login: {reason}") from error
         if number == _LOCK_WAIT_TIMEOUT:
@@ -301,26 +311,13 @@ def _translated(what: str) -> Iterator[None]:
         raise DatabaseQueryFailed(f"{what} refuses a query: {reason}") from error
 
 
+def _text(value: bytes | None) -> str | None:
+    return value if value is None else value.decode(errors="replace")
+
+
 def _quoted(names: Sequence[str]) -> str:
     """Names of our own as a list in SQL."""
     return f"({', '.join(map(repr, names))})"
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _stream_name(path: str, *, general: bool = False) -> str | None:
-    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file.
-
-    With `general`, also `name.ibd`.
-    """
-    parts = PurePosixPath(path).parts[-2:]
-    if len(parts) < 2 and not general:
-        return None
-    if not path.endswith(".ibd") or parts[-1].startswith("#sql"):
-        return None
-    return "/".join(parts)
 
 
 def _file_identity(path: Path) -> tuple[int, int]:

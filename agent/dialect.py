@@ -5,6 +5,7 @@ Of MariaDB everything here is tried; of MySQL and Percona Server it is as their 
 
 import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 from typing import Final, NamedTuple
 
 Version = tuple[int, ...]
@@ -113,6 +114,19 @@ def tablespaces_query(server_type: str, number: Version) -> str:
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
+
+
+def stream_name(path: str, *, general: bool = False) -> str | None:
+    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file.
+
+    With `general`, also `name.ibd`.
+    """
+    parts = PurePosixPath(path).parts[-2:]
+    if len(parts) < 2 and not general:
+        return None
+    if not path.endswith(".ibd") or parts[-1].startswith("#sql"):
+        return None
+    return "/".join(parts)
 
 
 def replica_words(server_type: str, number: Version) -> ReplicaWords:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymysql.constants import COMMAND
 
 from agent.database import Database, DatabaseSettings, Tablespace
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
 from tests.conftest import need
-from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB, connection_id
+from tests.stack.process import poll
 
 
 def database_of(server: MariaDB, **changes: Any) -> Database:
@@ -47,6 +49,34 @@ def test_the_lsn_grows_with_what_is_written(mariadb: MariaDB) -> None:
     assert after > before
     ((_, status),) = mariadb.query("SHOW GLOBAL STATUS LIKE 'Innodb_lsn_current'")
     assert int(status) >= after
+
+
+def _said(database: Database) -> list[str]:
+    return [one.statement for one in database.sessions()]
+
+
+def test_a_statement_that_passes_for_the_lsn_is_told_and_none_breaks_the_process_list(
+    mariadb: MariaDB,
+) -> None:
+    """The server shows statements as they are in its status, and cuts them in the process list."""
+    database = database_of(mariadb)
+    mariadb.query("CREATE OR REPLACE TABLE shop.held (id INT); INSERT INTO shop.held VALUES (1)")
+    # in one of them a letter of two bytes is at the place where the server cuts
+    for filling, said in (("", "7"), ("a", "99999999999999999999 or so")):
+        with mariadb.connect() as holder:
+            holder.begin()
+            comment = f"{filling}{'é' * 60}\nLog sequence number {said}\n"
+            sql = f"SELECT SLEEP(60) FROM shop.held FOR UPDATE /*{comment}*/"
+            holder._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]
+            try:
+                poll("the statement runs", lambda: any("é" in text for text in _said(database)), 5)
+                with pytest.raises(DatabaseQueryFailed, match="2 log sequence numbers"):
+                    database.lsn()
+            finally:
+                mariadb.query(f"KILL {connection_id(holder)}")
+        poll("it ended", lambda: not any("é" in text for text in _said(database)), 5)
+    assert database.lsn() > 7
+    mariadb.query("DROP TABLE shop.held")
 
 
 ODD_TABLES = (

@@ -28,15 +28,20 @@ from agent.cli import (
 )
 from agent.cli.verb import add_verb
 from agent.config import DEFAULT_PATH, Config
+from agent.crash import VARIABLE, armed
 from agent.errors import AgentError, UsageWrong
 from agent.model import printable
 from agent.service import Service
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     arguments = _parser().parse_args(argv)
     _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
+    if place := armed():
+        log.critical("%s is set, for tests alone: this process kills itself at %s", VARIABLE, place)
     try:
         ended: int = arguments.do(_configuration(arguments), arguments)
         sys.stdout.flush()

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from agent import crash
 from agent.config import ENV_NAME, ENV_PREFIX, Config
 from agent.errors import ConfigInvalid
 from agent.host import nearest
@@ -53,7 +54,12 @@ def _sections(config: Config) -> Outcome:
 
 
 def _environment(environment: Iterable[str]) -> Outcome:
-    """Variables that look like ours and that nothing reads."""
+    """Variables that look like ours and that nothing reads, or that are for tests alone."""
+    if crash.VARIABLE in environment:
+        return failed(
+            f"{crash.VARIABLE} is set: the agent kills itself where that says, as tests want it",
+            f"take {crash.VARIABLE} out of the environment of the service and of the shell",
+        )
     ignored = sorted(
         name for name in environment if name.startswith(ENV_PREFIX) and not ENV_NAME.fullmatch(name)
     )

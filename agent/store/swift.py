@@ -157,9 +157,12 @@ class SwiftStore:
         while page := self._session.call(
             what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
         ):
-            yield from page
             if page[-1].name <= marker:
                 raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
+            if not all(row.name.startswith(prefix) for row in page):
+                # whoever asks may be about to remove all that he is shown
+                raise StoreRejected(f"{what}: the store names more than what begins with {prefix}")
+            yield from filter(_reachable, page)
             marker = page[-1].name
 
     def delete(self, shelf: Shelf, name: str) -> None:
@@ -187,7 +190,7 @@ class SwiftStore:
             date = headers.get("date", "")
             try:
                 return parsedate_to_datetime(date).timestamp()
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise StoreRejected(f"{what}: its answer is dated {date[:40]!r}") from None
 
         return self._session.call(what, action)
@@ -272,11 +275,21 @@ def _row(row: Mapping[str, Any]) -> StoredObject:
     try:
         # the hash of a manifest is that of its JSON; its ETag is beside it, in quotes
         etag = row.get("slo_etag", row["hash"]).strip('"')
-        if not (isinstance(row["name"], str) and isinstance(row["bytes"], int)):
+        name, size, modified = row["name"], row["bytes"], row["last_modified"]
+        if not (isinstance(name, str) and isinstance(size, int) and isinstance(modified, str)):
             raise TypeError
-        return StoredObject(row["name"], row["bytes"], etag, row["last_modified"])
+        return StoredObject(name, size, etag, modified)
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreRejected("the store's listing has a row that names no object") from error
+
+
+def _reachable(row: StoredObject) -> bool:
+    """Whether the object can be asked for by its name, and is none of ours if not.
+
+    The steps `.` and `..` of a URL's path are taken before it is sent (RFC 3986, section 5.2.4):
+    it would be another object, perhaps in another container.
+    """
+    return {".", ".."}.isdisjoint(row.name.split("/"))
 
 
 def _read_info(link: Link) -> dict[str, Any]:

@@ -67,7 +67,8 @@ _SILENT: Final = (
     urllib3.exceptions.ReadTimeoutError,
     TimeoutError,
 )
-_UNREADABLE: Final = (ValueError, zlib.error)  # JSON, gzip or header bytes that can't be decoded
+# JSON (nested too deeply, too), gzip, numbers, dates or header bytes that can't be decoded
+_UNREADABLE: Final = (ValueError, RecursionError, OverflowError, zlib.error)
 
 
 @contextmanager

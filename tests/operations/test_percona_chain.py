@@ -10,7 +10,7 @@ from agent.catalogue import Catalogue
 from agent.database import Database, ServerInfo, Session, Tablespace
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.choice import Engines
-from agent.errors import EngineUnsupported, ParentUnusable
+from agent.errors import DatabaseQueryFailed, EngineUnsupported, ParentUnusable
 from agent.model import BackupRequest, BackupStatus, CreateTask, Lineage, Record
 from agent.operations.backup import BackupOperation
 from agent.operations.parts import BackupParts, PathSettings
@@ -40,6 +40,7 @@ class Server:
     def __init__(self, datadir: Path) -> None:
         self.info = ServerInfo("mysql", "8.0.42-33", "Percona Server", str(uuid4()), datadir)
         self.present_lsn = 50
+        self.looks_that_succeed = 1000
 
     def server(self) -> ServerInfo:
         return self.info
@@ -51,6 +52,9 @@ class Server:
         return []
 
     def lsn(self) -> int:
+        self.looks_that_succeed -= 1
+        if self.looks_that_succeed < 0:
+            raise DatabaseQueryFailed("2 log sequence numbers")
         return self.present_lsn
 
     def lineage(self) -> Lineage:
@@ -171,3 +175,16 @@ def test_a_restore_by_an_engine_of_another_series_is_refused_first(
     with pytest.raises(EngineUnsupported, match="only the same series"):
         restore(parts, full.id, tmp_path / "restored")
     assert not (tmp_path / "restored").exists()
+
+
+def test_a_false_lsn_that_the_engine_may_have_believed_fails_the_backup(
+    parts: BackupParts, server: Server, tmp_path: Path
+) -> None:
+    """It says `completed OK!` however little redo log it was made to copy."""
+    server.looks_that_succeed = 1
+    with pytest.raises(DatabaseQueryFailed, match="2 log sequence numbers"):
+        backup(parts, tmp_path, full_stream(50), None)
+    assert [call for call in calls(tmp_path) if "--backup" in call]
+    [listed] = parts.catalogue.records()
+    assert listed.record is not None
+    assert listed.record.status is BackupStatus.BUILDING

@@ -58,6 +58,11 @@ def test_a_misspelt_variable(site: Site) -> None:
     assert "BACKUP_AGENT_STORE_USER (BACKUP_AGENT_STORE__USER?)" in said.cure
 
 
+def test_a_crash_point_of_the_tests_is_set(site: Site) -> None:
+    results = site.look("configuration", environment={"BACKUP_AGENT_CRASH_AT": "accepted"})
+    fails(results, "configuration: environment", "out of the environment")
+
+
 def test_a_secret_that_others_can_read(site: Site) -> None:
     path = site.agent.folder / "store-key"
     path.chmod(0o644)

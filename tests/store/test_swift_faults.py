@@ -365,8 +365,11 @@ def test_a_store_that_hides_its_limits_is_rejected(
         '[{"name": "x"}]',
         '[{"name": 1, "bytes": 1, "hash": "", "last_modified": ""}]',
         '[{"name": "x", "bytes": "1", "hash": "", "last_modified": ""}]',
+        '[{"name": "x", "bytes": 1, "hash": "", "last_modified": 1}]',
+        '[{"name": "y", "bytes": 1, "hash": "", "last_modified": ""}]',
         '["x"]',
         "{",
+        "[" * 200_000,
     ],
 )
 def test_a_listing_that_names_nothing_is_rejected(
@@ -379,9 +382,38 @@ def test_a_listing_that_names_nothing_is_rejected(
 
 
 def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore) -> None:
-    row = {"name": "same", "bytes": 1, "hash": "0" * 32, "last_modified": "2026-01-01"}
+    row = {"name": "x-same", "bytes": 1, "hash": "0" * 32, "last_modified": "2026-01-01"}
     headers = {"Content-Type": "application/json; charset=utf-8"}
     page = {"match": "prefix=x", "status": 200, "headers": headers, "body": json.dumps([row])}
     swift.inject([{**page, "times": 99}])
     with pytest.raises(StoreRejected, match="does not go on"):
         list(store.list(Shelf.OBJECTS, "x"))
+
+
+def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStore) -> None:
+    """Whoever may write beside the segments may give an object any name, and lists are acted on."""
+    folder, outside = fresh(), fresh()
+    store.put(Shelf.OBJECTS, outside, PARTS[:1])
+    container = store.location.rpartition("/")[2]
+    odd = [f"{folder}/../../{container}/{outside}", f"{folder}/./{outside}", f"{folder}/.."]
+    rows = [
+        {"name": name, "bytes": 1, "hash": "0" * 32, "last_modified": "2026-01-01"}
+        for name in (*odd, f"{folder}/..real")
+    ]
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    page = {"match": "prefix=", "status": 200, "headers": headers, "body": json.dumps(rows)}
+    swift.inject([page])
+    found = [row.name for row in store.list(Shelf.SEGMENTS, folder)]
+    assert found == [f"{folder}/..real"]
+    # else it would have been the end of another object
+    store.delete(Shelf.SEGMENTS, odd[0])
+    assert list(store.list(Shelf.OBJECTS, outside)) == []
+
+
+@pytest.mark.parametrize("date", ["", "Mon, 01 Jan 99999999999 00:00:00 GMT", "now"])
+def test_a_clock_that_tells_no_time_is_rejected(
+    swift: SwiftServer, store: SwiftStore, date: str
+) -> None:
+    swift.inject([{"match": ".", "method": "HEAD", "status": 204, "headers": {"Date": date}}])
+    with pytest.raises(StoreRejected, match="dated"):
+        store.clock()
