@@ -158,9 +158,7 @@ def backup_parts(
     """
     server = database_settings(config)
     mark = dict([_mark(config)]) if alone else {}
-    parts = vars(restore_parts(config, cache)) | {
-        "engines": engines(config, server.password, mark)
-    }
+    parts = vars(restore_parts(config, cache)) | {"engines": engines(config, server.password, mark)}
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,

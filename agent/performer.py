@@ -7,11 +7,9 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Final
 
-from agent.crash import Point, reached
 from agent.errors import (
     AgentError,
     BackupUnknown,
@@ -30,7 +28,6 @@ from agent.model import (
     ErrorInfo,
     PingTask,
     Record,
-    ReportDraft,
     RestoreTask,
     Task,
     TaskStatus,
@@ -40,9 +37,10 @@ from agent.operations.delete import DeleteOperation
 from agent.operations.parts import BackupParts
 from agent.operations.restore import RestoreOperation
 from agent.operations.target import target_below
-from agent.pipeline.meter import Meter, every
+from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent
+from agent.reporter import Reporter
 from agent.task_stores import TaskStores
 
 log = logging.getLogger(__name__)
@@ -93,7 +91,7 @@ def _until(seconds: float) -> Iterator[Stop]:
 
 
 class Performer:
-    """Does tasks that the journal holds; `wake` is called whenever there is something to send."""
+    """Does tasks that the journal holds; `restore_roots` are where restores may write."""
 
     def __init__(
         self,
@@ -107,13 +105,10 @@ class Performer:
         self._journal = journal
         self._stores = stores
         self._restore_roots = restore_roots
-        self._progress_seconds = progress_seconds
-        self._wake = wake
         self._ending = False
         self._making: BackupOperation | None = None
-        self._final: Callable[[], None] | None = None
-        self._muted = False
-        self.recovery = Recovery(journal, stores, self._report, restore_roots)
+        self.reporter = Reporter(journal, stores, progress_seconds=progress_seconds, wake=wake)
+        self.recovery = Recovery(journal, stores, self.reporter, restore_roots)
 
     def end(self) -> None:
         """The agent is ending: what the store doesn't answer now waits for the next start."""
@@ -130,10 +125,9 @@ class Performer:
     ) -> None:
         """Run one task, inside `within`, to its final report; what it raises becomes that.
 
-        JournalError where the journal doesn't take the final report: `tell_final` repeats it.
+        JournalError where the journal doesn't take the final report, which `reporter` holds then.
         """
         log.info("task %s (%s) begins", task.task_id, task.type)
-        self._muted = False
         try:
             with within or nullcontext():
                 record = self._dispatch(task, stop)
@@ -149,19 +143,7 @@ class Performer:
                 self._failed(task, _cause(stop, error), None)
         else:
             log.info("task %s is done", task.task_id)
-            self._end(task, TaskStatus.DONE, record)
-
-    def tell_final(self) -> None:
-        """Write the last task's final report where the journal didn't take it; JournalError."""
-        if self._final is not None:
-            self._final()
-            self._final = None
-
-    def _end(
-        self, task: Task, status: TaskStatus, record: Record | None, error: ErrorInfo | None = None
-    ) -> None:
-        self._final = partial(self._report, task, status, record=record, error=error)
-        self.tell_final()
+            self.reporter.tell_end(task, TaskStatus.DONE, record)
 
     def _wait(self, task: Task, error: BaseException, attempt: str = "") -> None:
         """Leave it to the recovery, now or at the next start, to say how the task ended."""
@@ -186,7 +168,7 @@ class Performer:
             log.error("task %s failed: %s: %s", task.task_id, info.code, info.message)
         else:
             log.exception("task %s failed by a defect of the agent", task.task_id)
-        self._end(task, status, record, info)
+        self.reporter.tell_end(task, status, record, info)
 
     def _dispatch(self, task: Task, stop: Stop) -> Record | None:
         with self._stores.parts(task) as parts:
@@ -208,7 +190,7 @@ class Performer:
             meter=meter,
             stop=stop,
             observe_lsn=self._journal.observe_lsn,
-            on_begin=lambda record: self._report(task, TaskStatus.RUNNING, record=record),
+            on_begin=lambda record: self.reporter.tell(task, TaskStatus.RUNNING, record=record),
             on_finished=lambda record: self._journal.keep_record(
                 task.task_id, record.model_dump_json()
             ),
@@ -216,10 +198,13 @@ class Performer:
         self._journal.keep_attempt(task.task_id, operation.attempt)
         self._making = operation
         try:
-            with self._reporting(task, meter, lambda: operation.record):
+            with self.reporter.progress(task, meter, lambda: operation.record):
                 return operation.run()
         except BaseException as error:
             cause = _cause(stop, error)
+            if operation.undecided and silent(cause):
+                # no record says FAILED: it could reach the store after one that says COMPLETED
+                raise _Undecided(operation.attempt) from cause
             left = self._abandon(task, operation, cause, stop)
             if left and left.status is BackupStatus.COMPLETED:
                 return left
@@ -231,6 +216,12 @@ class Performer:
         self, task: Task, operation: BackupOperation, error: BaseException, stop: Stop
     ) -> Record | None:
         patience = _until(_CANCEL_SECONDS - stop.seconds) if isinstance(error, Cancelled) else None
+        try:
+            if not operation.undecided:
+                # a crash from here on must not have it completed: FAILED may be under way
+                self._journal.forget_record(task.task_id)
+        except JournalError as problem:
+            log.warning("the journal still has the finished record: %s", problem)
         try:
             with patience or nullcontext() as late:
                 return operation.abandon(ErrorInfo.of(error), late)
@@ -257,8 +248,8 @@ class Performer:
                 task.task_id, record.model_dump_json()
             ),
         )
-        self._report(task, TaskStatus.RUNNING)
-        with self._reporting(task, meter, lambda: None):
+        self.reporter.tell(task, TaskStatus.RUNNING)
+        with self.reporter.progress(task, meter, lambda: None):
             return operation.run(task.backup_id, target)[-1]
 
     def _delete(self, task: DeleteTask, parts: BackupParts, stop: Stop) -> Record:
@@ -272,7 +263,7 @@ class Performer:
             # once begun it is brought to its end, whoever may want to cancel it
             stop.close(Cancelled)
             self._journal.keep_record(task.task_id, record.model_dump_json())
-            self._report(task, TaskStatus.RUNNING, record=record)
+            self.reporter.tell(task, TaskStatus.RUNNING, record=record)
 
         operation = DeleteOperation(
             parts.store,
@@ -283,7 +274,7 @@ class Performer:
             on_begin=begin,
         )
         try:
-            with self._reporting(task, meter, lambda: root):
+            with self.reporter.progress(task, meter, lambda: root):
                 return operation.run(task.backup_id)
         except BackupUnknown:
             if root is None:
@@ -298,46 +289,3 @@ class Performer:
         """The root of a delete that had begun before this process did."""
         kept = self._journal.kept_record(task.task_id)
         return Record.model_validate_json(kept) if kept else None
-
-    def _reporting(
-        self, task: Task, meter: Meter, record: Callable[[], Record | None]
-    ) -> AbstractContextManager[None]:
-        """Send a progress report every `progress_seconds` while the block runs."""
-        return every(
-            self._progress_seconds,
-            lambda: self._tell_progress(task, record(), meter),
-        )
-
-    def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
-        """What the journal doesn't take of it is not worth more than a line."""
-        try:
-            self._report(task, TaskStatus.RUNNING, record=record, meter=meter)
-        except JournalError as error:
-            if not self._muted:
-                log.warning("the progress of task %s can't be told: %s", task.task_id, error)
-            self._muted = True
-
-    def _report(
-        self,
-        task: Task,
-        status: TaskStatus,
-        *,
-        record: Record | None = None,
-        error: ErrorInfo | None = None,
-        meter: Meter | None = None,
-    ) -> None:
-        self._journal.report(
-            ReportDraft(
-                task_id=task.task_id,
-                type=task.type,
-                status=status,
-                backup=record.view() if record else None,
-                sizes=record.sizes() if record else None,
-                progress=meter.progress() if meter else None,
-                error=error,
-            )
-        )
-        if status.final:
-            self._stores.forget(task.task_id)
-            reached(Point.REPORTED)
-        self._wake()

@@ -11,7 +11,7 @@ is left to `backup-agent gc`.
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from agent.crash import Point, reached
 from agent.engine.checkpoints import read_checkpoints
@@ -39,6 +39,7 @@ from agent.operations.abandon import abandon_record, remove_attempt
 from agent.operations.commit import as_kept, resume_commit
 from agent.operations.parts import BackupParts
 from agent.operations.target import Work, resolved
+from agent.reporter import Reporter
 from agent.task_stores import TaskStores
 
 log = logging.getLogger(__name__)
@@ -55,20 +56,7 @@ class _Waiting(NamedTuple):
     info: ErrorInfo
 
 
-class Tell(Protocol):
-    """Puts a report about a task into the journal."""
-
-    def __call__(
-        self,
-        task: Task,
-        status: TaskStatus,
-        *,
-        record: Record | None = None,
-        error: ErrorInfo | None = None,
-    ) -> None: ...
-
-
-def silent(problem: AgentError) -> bool:
+def silent(problem: BaseException) -> bool:
     """Whether it only says that the store doesn't answer for now."""
     return isinstance(problem, StoreUnreachable | StoreBusy)
 
@@ -80,11 +68,15 @@ class Recovery:
     """
 
     def __init__(
-        self, journal: Journal, stores: TaskStores, tell: Tell, restore_roots: Sequence[Path]
+        self,
+        journal: Journal,
+        stores: TaskStores,
+        reporter: Reporter,
+        restore_roots: Sequence[Path],
     ) -> None:
         self._journal = journal
         self._stores = stores
-        self._tell = tell
+        self._reporter = reporter
         self._restore_roots = restore_roots
         self._waiting = [
             _Waiting(one.task, one.attempt, self._cause(one)) for one in journal.running()
@@ -156,12 +148,12 @@ class Recovery:
 
     def _end(self, one: _Waiting, record: Record | None) -> None:
         if record is not None and record.status is BackupStatus.COMPLETED:
-            self._tell(one.task, TaskStatus.DONE, record=record)
+            self._reporter.tell(one.task, TaskStatus.DONE, record=record)
             return
         info = record.error if record and record.error else one.info
         cancelled = info.code == Cancelled.code
         status = TaskStatus.CANCELLED if cancelled else TaskStatus.FAILED
-        self._tell(one.task, status, record=record, error=info)
+        self._reporter.tell(one.task, status, record=record, error=info)
 
     def _settled(self, one: _Waiting) -> Record | None:
         """What is left of the task: a COMPLETED record where it was done."""
@@ -178,15 +170,16 @@ class Recovery:
     ) -> Record | None:
         """The record as it is to stay: a commit that had begun is brought to its end."""
         record = parts.catalogue.read(task.backup.id)
+        journalled = self._journal.kept_record(task.task_id)
         if record is None or record.attempt != attempt:
-            # it never was this attempt's, or isn't any more: it can't be committed
-            remove_attempt(parts, task.backup.id, attempt)
+            if not journalled:
+                # it never was this attempt's, or isn't any more: it can't be committed
+                remove_attempt(parts, task.backup.id, attempt)
             return None
         if record.status is BackupStatus.DELETING:
             return record
         if record.status is BackupStatus.COMPLETED and parts.catalogue.keeps(record):
             return record
-        journalled = self._journal.kept_record(task.task_id)
         if journalled and record.status is BackupStatus.BUILDING:
             try:
                 return resume_commit(parts, journalled)

@@ -10,6 +10,7 @@ from agent.errors import ConfigInvalid, KeyUnusable
 from agent.keys import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
 
 _SECRET_LIMIT = 64 << 10
+_DENIED_HINT = "run the command as the user whose file that is: root, as a rule"
 
 
 def read_secret(path: Path, what: str) -> str:
@@ -34,7 +35,9 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             raw = file.read(_SECRET_LIMIT)
     except OSError as error:
-        raise ConfigInvalid(f"{what}: {path} can't be read: {error.strerror}") from error
+        raise ConfigInvalid(
+            f"{what}: {path} can't be read: {error.strerror}", hint=_denied(error)
+        ) from error
     if mode & forbidden and not _is_credential(path):
         done = "read" if forbidden & 0o044 else "written"
         raise ConfigInvalid(
@@ -42,6 +45,11 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
             hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
         )
     return raw
+
+
+def _denied(error: OSError) -> str | None:
+    """What to do where a right is missing; None where the error's own hint fits."""
+    return _DENIED_HINT if isinstance(error, PermissionError) else None
 
 
 def _credentials() -> Path | None:
@@ -105,7 +113,9 @@ def _key_files(folder: Path) -> dict[str, Path]:
             if path.name.startswith(prefix)
         }
     except OSError as error:
-        raise KeyUnusable(f"[keys] folder: {folder} can't be read: {error.strerror}") from error
+        raise KeyUnusable(
+            f"[keys] folder: {folder} can't be read: {error.strerror}", hint=_denied(error)
+        ) from error
 
 
 def _recovery_key(key_id: str, files: Mapping[str, Path], folder: Path) -> RecoveryKey:

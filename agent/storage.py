@@ -64,13 +64,17 @@ class StorageRules:
         """StorageRefused unless the container and the URL are for this agent."""
         if asked.container is not None and not self._ours(asked.container):
             raise StorageRefused(
-                f"the container {asked.container} is none of this agent's tenant",
-                hint=f"name {self.own}, or one that begins with {self.own}_",
+                f"the container {asked.container} is none that this agent's tasks may name",
+                hint=f"name {self.own}, or one that begins with {self.own}_ and doesn't end in "
+                "_segments",
             )
         if asked.storage_url is None:
             return
         if not self.tokens:
-            raise StorageRefused("this agent's store is a folder, which takes no storage URL")
+            raise StorageRefused(
+                "this agent's store is a folder, which takes no storage URL",
+                hint="leave storage_url and token away",
+            )
         try:
             url = parse_url(asked.storage_url)
         except ValueError as error:

@@ -294,6 +294,23 @@ def test_an_empty_secret_is_refused(tmp_path: Path, text: str) -> None:
     assert str(path) in raised.value.hint
 
 
+def test_secrets_that_are_another_users_say_who_may_read_them(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        for read in (
+            lambda: read_secret(closed / "key", "[store] key_file"),
+            lambda: load_keyring(KeysSection(folder=closed, active="main")),
+        ):
+            with pytest.raises(AgentError, match="can't be read: Permission denied") as raised:
+                read()
+            assert raised.value.hint.startswith("run the command as the user whose file that is")
+    finally:
+        os.seteuid(user)
+
+
 def test_a_secret_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"\[store\] key_file: .*No such file"):
         read_secret(tmp_path / "none", "[store] key_file")

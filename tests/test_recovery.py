@@ -10,7 +10,7 @@ import pytest
 from agent.catalogue import Catalogue
 from agent.database import Database
 from agent.engine.choice import Engines
-from agent.errors import Interrupted, JournalError, StoreFull
+from agent.errors import Interrupted, JournalError, StoreFull, StoreNotFound
 from agent.journal import CutOff, Journal
 from agent.model import (
     BackupRequest,
@@ -33,6 +33,7 @@ from agent.performer import Performer
 from agent.recovery import MOST_RUNS
 from agent.storage import StorageRules
 from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf
 from agent.task_stores import TaskStores
 from tests.operations.stored import held, place
 from tests.records import INSTANCE, completed, keyring, record
@@ -153,6 +154,22 @@ def test_what_is_left_of_an_attempt_that_lost_its_id_goes(site: Site) -> None:
     left = read(site, there.id)
     assert left is not None
     assert left.status is BackupStatus.COMPLETED
+
+
+def test_one_look_that_finds_no_record_takes_no_finished_backup(site: Site) -> None:
+    class Blind(DirectoryStore):
+        def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+            raise StoreNotFound(name)
+
+    done = completed()
+    place(site.store, site.keys, done)
+    task, before, seeing = create(done.id), held(site.store), site.store
+    site.begin(task, done.attempt)
+    site.journal.keep_record(task.task_id, done.model_dump_json())
+    site.store = Blind(site.folder / "store", "database_backups_x")
+    site.recover()
+    assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
+    assert held(seeing) == before
 
 
 def test_two_tasks_with_one_backup_id_each_get_their_own_end(site: Site) -> None:

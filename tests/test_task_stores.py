@@ -71,7 +71,7 @@ def test_a_container_of_the_tenant_is_taken(container: str) -> None:
     ],
 )
 def test_any_other_container_is_refused(container: str) -> None:
-    with pytest.raises(StorageRefused, match="none of this agent's tenant"):
+    with pytest.raises(StorageRefused, match="none that this agent's tasks may name"):
         RULES.check(TaskStore(container=container))
 
 

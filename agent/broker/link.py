@@ -86,11 +86,11 @@ class BrokerLink:
     """Consumes one instance's tasks and publishes the outbox.
 
     `on_message` is given each message's body, and whether it was delivered before, on the link's
-    thread and must be quick (it writes the journal). HOLD, or an AgentError from it, means that no task can be kept now:
-    the link stops consuming and offers the message again after a while. `consuming` is set
-    while the consumer is registered; of several links of one instance the broker lets only
-    one have messages. `beats` grows every second for as long as the loop gets round: one that
-    stands still means that something blocks it.
+    thread and must be quick (it writes the journal). HOLD, or an AgentError from it, means that
+    no task can be kept now: the link stops consuming and offers the message again after a while.
+    `consuming` is set while the consumer is registered; of several links of one instance the
+    broker lets only one have messages. `beats` grows every second for as long as the loop gets
+    round: one that stands still means that something blocks it.
     """
 
     def __init__(

@@ -33,5 +33,6 @@ def cancel(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
     elif not status:
-        print(f"task {task.cancels} {'is' if last else 'is to be'} cancelled")
+        done = "is cancelled" if last else "is to be cancelled; whether it was, --wait tells"
+        print(f"task {task.cancels} {done}")
     return status

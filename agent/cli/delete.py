@@ -81,16 +81,8 @@ def _delete_here(config: Config, backup_id: str, as_json: bool) -> int:
 def _operation(config: Config) -> Iterator[DeleteOperation]:
     """A delete with store and keys alone, which SIGINT and SIGTERM stop between two objects."""
     store, stop = assembly.store(config), Stop()
-
-    def end() -> None:
-        stop.request(
-            Interrupted(
-                "the delete was interrupted", hint="give the same command again: it continues"
-            )
-        )
-        store.abort()
-
-    on_signals(end)
+    again = "give the same command again: it continues"
+    on_signals(lambda: stop.request(Interrupted("the delete was interrupted", hint=again)))
     try:
         yield DeleteOperation(
             store,

@@ -62,17 +62,10 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
 @contextmanager
 def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
     """A collection that SIGINT and SIGTERM stop between two objects."""
-    stop = Stop()
-    store = assembly.store(config).bound(stop)
+    store, stop = assembly.store(config), Stop()
     journal = config.agent.state_folder / "journal.sqlite"
-
-    def end() -> None:
-        stop.request(
-            Interrupted("the collection was interrupted", hint="give the same command again")
-        )
-        store.abort()
-
-    on_signals(end)
+    again = "give the same command again"
+    on_signals(lambda: stop.request(Interrupted("the collection was interrupted", hint=again)))
     try:
         yield GcOperation(
             store,

@@ -8,7 +8,7 @@ from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.config import Config
 from agent.errors import Interrupted
-from agent.model import Report, Task, TaskStatus, printable
+from agent.model import CancelTask, Report, Task, TaskStatus, printable
 
 # The longest `progress_seconds` that an agent may have: while it lives and has work, some
 # report of this task or of another comes in that time.
@@ -42,10 +42,18 @@ def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> 
     except KeyboardInterrupt:
         raise Interrupted(
             f"no longer waiting for the task {task.task_id}; the agent goes on with it",
-            hint="see what becomes of it with: backup-agent backup-list; end it with: "
-            f"backup-agent cancel --instance {instance_id} {task.task_id}",
+            hint=_what_next(instance_id, task),
         ) from None
     return last
+
+
+def _what_next(instance_id: str, task: Task) -> str:
+    if isinstance(task, CancelTask):
+        return f"ask again: backup-agent cancel --wait --instance {instance_id} {task.cancels}"
+    return (
+        "see what becomes of it with: backup-agent backup-list; end it with: "
+        f"backup-agent cancel --instance {instance_id} {task.task_id}"
+    )
 
 
 def status(last: Report | None) -> int:

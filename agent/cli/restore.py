@@ -47,12 +47,8 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
     parts = assembly.restore_parts(config)
-
-    def end() -> None:
-        stop.request(Interrupted("the restore was interrupted", hint="run it again"))
-        parts.store.abort()
-
-    on_signals(end)
+    cause = Interrupted("the restore was interrupted", hint="run it again")
+    on_signals(lambda: stop.request(cause))
     try:
         with ProgressBar("restore") as bar:
             with watch(meter, bar):

@@ -33,6 +33,6 @@ def status(config: Config, arguments: argparse.Namespace) -> int:
         print(tables.as_json(shown))
         return 0
     print(f"{'an' if running else 'no'} agent runs for instance {config.agent.instance_id}")
-    print(f"{seen.unsent} reports wait for the broker")
+    print(f"reports that no queue has taken yet: {seen.unsent}")
     print(tables.task_table(tasks) if tasks else "no task waits or runs")
     return 0

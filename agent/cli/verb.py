@@ -53,7 +53,7 @@ def add_store(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def on_signals(end: Callable[[], None]) -> None:
+def on_signals(end: Callable[[], object]) -> None:
     """Have `end` called on SIGINT and SIGTERM from now on, as often as they come.
 
     On a thread of its own: the one that the signal interrupts may hold a lock that `end` takes.

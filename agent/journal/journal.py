@@ -81,7 +81,8 @@ class Journal:
         """Store a task in the status its first report tells, and that report with it.
 
         A task id that is known already is not stored again: its latest report goes out
-        once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the outbox is full.
+        once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the
+        outbox is full.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)

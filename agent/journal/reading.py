@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from agent.errors import JournalError
 from agent.journal.file import read_only
 from agent.model import TASK, CreateTask, DeleteTask, Report, RestoreTask, Task, VerifyTask
 
@@ -57,12 +58,16 @@ def busy_backups(path: Path) -> frozenset[str] | None:
 
 
 def _exists(path: Path) -> bool:
+    """JournalError where this user may not enter the folder."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except OSError:
-        return True  # to be told why it can't be read
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} can't be read: {error.strerror}",
+            hint="run the command as root, or as the agent's own user",
+        ) from error
     return True
 
 

@@ -9,14 +9,12 @@ has no record is gone altogether, and a delete that was cut off anywhere is repe
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 
 from agent.catalogue import Catalogue, Listed
 from agent.crash import Point, reached
 from agent.errors import (
     BackupBusy,
     RecordDamaged,
-    StoreError,
     StoreFull,
     StoreMismatch,
     StoreRejected,
@@ -78,27 +76,25 @@ class DeleteOperation:
         BackupUnknown, RecordDamaged where its own record can't be trusted, KeyNotHere where
         its own or a descendant's can't be checked.
         """
-        with self._told_why():
-            self._store.open(create=False)
-            return self._look(self._root(backup_id))
+        self._store.open(create=False)
+        return self._look(self._root(backup_id))
 
     def run(self, backup_id: str) -> Record:
         """Delete; return the root's last record. Errors as of `family`, before anything goes.
 
         BackupBusy where backups keep appearing below the root.
         """
-        with self._told_why():
-            self._store.open(create=False)
-            root = self._root(backup_id)
-            self._look(root)
-            root = root.model_copy(update={"status": BackupStatus.DELETING})
-            self._on_begin(root)
-            root = self._condemn(backup_id) or root
-            reached(Point.DELETE_CONDEMNED)
-            self._delete_descendants(root)
-            self._delete(root.id)
-            self.deleted.append(Kin.of(RecordState.OK, root))
-            return root
+        self._store.open(create=False)
+        root = self._root(backup_id)
+        self._look(root)
+        root = root.model_copy(update={"status": BackupStatus.DELETING})
+        self._on_begin(root)
+        root = self._condemn(backup_id) or root
+        reached(Point.DELETE_CONDEMNED)
+        self._delete_descendants(root)
+        self._delete(root.id)
+        self.deleted.append(Kin.of(RecordState.OK, root))
+        return root
 
     def _root(self, backup_id: str) -> Record:
         try:
@@ -220,15 +216,6 @@ class DeleteOperation:
         self._stop.check()
         self._store.delete(Shelf.SEGMENTS, row.name)
         self._meter.add(stored=row.size)
-
-    @contextmanager
-    def _told_why(self) -> Iterator[None]:
-        """A store that was told to end fails in its own words, which are not the cause."""
-        try:
-            yield
-        except StoreError:
-            self._stop.check()
-            raise
 
 
 def _may_run(record: Record) -> bool:

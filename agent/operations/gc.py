@@ -13,7 +13,6 @@ segments last: what is left when this ends anywhere is an orphan still, for the 
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from typing import Final
 
@@ -25,7 +24,6 @@ from agent.errors import (
     DataError,
     Fenced,
     Interrupted,
-    StoreError,
     StoreFull,
     StoreMismatch,
     StoreNotFound,
@@ -78,8 +76,8 @@ class GcOperation:
         dry_run: bool = False,
         gap_seconds: float = GAP_SECONDS,
     ) -> None:
-        self._store = store
-        self._catalogue = catalogue
+        self._store = store.bound(stop)
+        self._catalogue = catalogue.bound(self._store)
         self._instance_id = instance_id
         self._busy = busy
         self._connections = connections
@@ -94,16 +92,15 @@ class GcOperation:
         StoreError where the store can't be asked or refuses, JournalError where the journal
         can't be read; whatever was not told of is untouched then, but perhaps the next one.
         """
-        with self._told_why():
-            try:
-                self._store.open(create=False)
-                self._now = self._store.clock()
-            except StoreNotFound as error:
-                log.info("there is nothing to collect: %s", error)
-                return
-            found = self._find()
-            while batch := list(islice(found, _BATCH)):
-                yield from batch if self._dry_run else self._collect(batch)
+        try:
+            self._store.open(create=False)
+            self._now = self._store.clock()
+        except StoreNotFound as error:
+            log.info("there is nothing to collect: %s", error)
+            return
+        found = self._find()
+        while batch := list(islice(found, _BATCH)):
+            yield from batch if self._dry_run else self._collect(batch)
 
     def _find(self) -> Iterator[Orphan]:
         for pile in piles(self._store, self._catalogue):
@@ -123,7 +120,10 @@ class GcOperation:
                 return orphan.left(f"its record can't be read: {error}")
             if listed is None:
                 return orphan
-        idle_seconds = self._now - pile.youngest
+        # the record may be of a later moment than the listing, which says nothing of its age then
+        youngest = max(pile.youngest, moment(listed.record.updated) if listed.record else -math.inf)
+        if (idle_seconds := self._now - youngest) < AGE_SECONDS:
+            return None
         return with_record(pile, listed, self._instance_id, self._busy(), idle_seconds)
 
     def _collect(self, batch: list[Orphan]) -> Iterator[Orphan]:
@@ -204,12 +204,3 @@ class GcOperation:
             on_begin=lambda record: log.info("delete of backup %s goes on", record.id),
             at_rest=[orphan.record.attempt] if orphan.record else (),
         ).run(orphan.backup_id)
-
-    @contextmanager
-    def _told_why(self) -> Iterator[None]:
-        """A store that was told to end fails in its own words, which are not the cause."""
-        try:
-            yield
-        except StoreError:
-            self._stop.check()
-            raise

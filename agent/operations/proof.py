@@ -114,7 +114,7 @@ class ProvedStream:
         )
         if missing:
             raise StreamIncomplete(
-                f"{len(missing)} tablespaces of the server are not in the stream, "
+                f"of the server's tablespaces {len(missing)} are not in the stream, "
                 f"{missing[0]} among them"
             )
         allocated = sum(

@@ -6,6 +6,7 @@ leaves can be removed without touching anything else that somebody put there mea
 """
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ class Work:
         self.folder = target / f"{_WORK}{run_id}"
         self.datadir = self.folder / "datadir"
         self.incremental = self.folder / "incremental"
+        self._note = self.folder / "entries.json"
 
     def make(self) -> None:
         """Make it, and the target where that is missing, for this user alone; TargetRefused."""
@@ -44,19 +46,22 @@ class Work:
         """Move the datadir's entries into the target, and remove the work folder.
 
         Begun by a process that was killed, it goes on where that was; nothing is left to do
-        where it had ended. TargetRefused where that fails or an entry's name is taken; those
-        that this call moved are moved back then.
+        where it had ended. TargetRefused where that fails, an entry's name is taken, or what was
+        moved before isn't there any more; those that this call moved are moved back then.
         """
         moved: list[Path] = []
         try:
             with usable(self.target):
+                names = self._noted()
                 for entry in self._entries():
                     self._move(entry)
                     moved.append(entry)
+                self._check(names)
                 sync_folder(self.target)
         except TargetRefused:
-            for entry in reversed(moved):
-                (self.target / entry.name).rename(entry)
+            with usable(self.target):
+                for entry in reversed(moved):
+                    (self.target / entry.name).rename(entry)
             raise
         self.remove()
 
@@ -65,6 +70,26 @@ class Work:
         with usable(self.target), contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.folder)
             sync_folder(self.target)
+
+    def _noted(self) -> list[str]:
+        """The names of all entries, which are noted before the first of them is moved."""
+        if not self._note.exists() and self.datadir.exists():
+            draft = self._note.with_suffix(".partial")
+            with draft.open("w", encoding="utf-8") as file:
+                json.dump([entry.name for entry in self._entries()], file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._note)
+            sync_folder(self.folder)
+        try:
+            return [str(name) for name in json.loads(self._note.read_bytes())]
+        except FileNotFoundError:
+            return []
+
+    def _check(self, names: Sequence[str]) -> None:
+        gone = [name for name in names if not os.path.lexists(self.target / name)]
+        if gone:
+            raise TargetRefused(f"{self.target / gone[0]} was removed while the restore ran")
 
     def _entries(self) -> list[Path]:
         try:

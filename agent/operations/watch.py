@@ -33,8 +33,8 @@ class Watch:
         try:
             there = self._catalogue.read(self._record.id)
         except AgentError as error:
-            self._stop.check()
-            log.info("the record of backup %s can't be looked at: %s", self._record.id, error)
+            if self._stop.cause is None:
+                log.info("the record of backup %s can't be looked at: %s", self._record.id, error)
             return
         self._gone = 0 if there else self._gone + 1
         cause = self._cause(there)

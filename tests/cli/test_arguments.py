@@ -4,11 +4,13 @@ import logging
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from agent.cli import main as program
+from agent.cli import main as program, remote
 from agent.cli.main import main
+from agent.model import CancelTask, PingTask
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 LEAST = f'[agent]\ninstance_id = "{INSTANCE}"\ntenant_id = "t"\n'
@@ -141,6 +143,17 @@ def test_what_a_stranger_wrote_steers_no_terminal(
     assert formatter.format(wrote) == "a?2026 INFO b?[2J?1m"
 
 
+def test_a_crash_point_in_the_environment_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    missing = ["--config", str(tmp_path / "none"), "backup-list"]
+    main(missing)
+    assert not caplog.messages
+    monkeypatch.setenv("BACKUP_AGENT_CRASH_AT", "accepted")
+    main(missing)
+    assert ["kills itself at accepted" in said for said in caplog.messages] == [True]
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for argument, says in (("--version", "."), ("--help", "backup-create")):
         with pytest.raises(SystemExit) as ended:
@@ -155,3 +168,13 @@ def test_the_program_itself(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "what to do: " in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_who_no_longer_waits_is_told_how_to_go_on() -> None:
+    ping, cancel = (str(uuid4()) for _ in range(2))
+    hint = remote._what_next(INSTANCE, PingTask(task_id=ping))
+    assert hint.endswith(f"backup-agent cancel --instance {INSTANCE} {ping}")
+    # a cancel can't be cancelled
+    hint = remote._what_next(INSTANCE, CancelTask(task_id=cancel, cancels=ping))
+    assert hint.endswith(f"backup-agent cancel --wait --instance {INSTANCE} {ping}")
+    assert cancel not in hint

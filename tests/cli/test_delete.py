@@ -89,9 +89,10 @@ def records_in(left: Held) -> set[str]:
     return {name for name in names if not name.endswith(".checks")}
 
 
-def test_a_delete_that_is_killed_at_each_step_is_completed_by_repeating_it(
+def test_a_delete_that_is_killed_on_the_way_is_completed_by_repeating_it(
     operator: Operator,
 ) -> None:
+    """At the turns of its way; tests/operations/test_delete.py stops it before every call."""
     store = operator.store
     base, other = completed(), completed()
     middle = completed(base, to_lsn=200)
@@ -101,22 +102,15 @@ def test_a_delete_that_is_killed_at_each_step_is_completed_by_repeating_it(
     others = held(store).without(*ids)
     segments = f"{operator.container}_segments"
     steps = [
-        ("GET", f"{base.id}.json"),
-        ("GET", rf"{operator.container}\?.*limit="),
         ("PUT", f"{base.id}.json"),
         ("PUT", f"{last.id}.json"),
         ("DELETE", f"{last.id}.xbstream.gz.enc"),
-        ("DELETE", rf"{last.id}\.xbstream\.gz(?!\.enc)"),
         ("GET", rf"{segments}\?.*prefix={last.id}"),
-        ("DELETE", f"{segments}/{last.id}/.*/00000000"),
         ("DELETE", f"{segments}/{last.id}/.*/00000001"),
         ("DELETE", f"{segments}/{last.id}/.*/list-"),
-        ("DELETE", f"{segments}/{last.id}/.*/slo-"),
         ("DELETE", f"{last.id}.checks.json"),
         ("DELETE", f"{last.id}.json"),
-        ("PUT", f"{middle.id}.json"),
         ("DELETE", f"{middle.id}.json"),
-        ("DELETE", f"{segments}/{base.id}/.*/00000001"),
         ("DELETE", f"{base.id}.json"),
     ]
     for method, match in steps:

@@ -18,7 +18,8 @@ import pytest
 
 from agent.catalogue import Catalogue
 from agent.crash import VARIABLE, Point
-from agent.journal import Journal, busy_backups
+from agent.errors import JournalError
+from agent.journal import Journal, busy_backups, overview
 from agent.model import BackupRequest, BackupStatus, CreateTask, ReportDraft, TaskStatus
 from agent.store.directory import DirectoryStore
 from agent.store.protocol import Shelf
@@ -118,6 +119,20 @@ def test_where_there_is_nothing(machine: Machine) -> None:
         done = machine.gc()
         assert (done.returncode, done.stdout, done.stderr) == (0, nothing, "")
         machine.store.open()  # no container at first, an empty one then
+
+
+def test_a_journal_in_a_folder_that_is_closed_to_this_user(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    user = os.geteuid()
+    os.seteuid(user or 65534)
+    try:
+        for look in (busy_backups, overview):
+            with pytest.raises(JournalError, match="can't be read: Permission denied") as raised:
+                look(closed / "journal.sqlite")
+            assert "as root" in raised.value.hint
+    finally:
+        os.seteuid(user)
 
 
 def test_beside_an_agent_whose_journal_says_what_is_at_work(machine: Machine) -> None:

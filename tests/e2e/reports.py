@@ -1,9 +1,11 @@
 """All reports about one instance, collected in a queue of the test's own."""
 
 import json
+from contextlib import suppress
 from typing import Any, Self
 
 import pika
+from pika.exceptions import AMQPError
 
 from agent.broker import wire
 from tests.stack.agent import Agent
@@ -44,4 +46,6 @@ class Reports:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._connection.close()
+        # a broker that was killed meanwhile has closed it already
+        with suppress(AMQPError):
+            self._connection.close()

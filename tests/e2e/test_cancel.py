@@ -10,7 +10,15 @@ from typing import Any
 import psutil
 import pytest
 
-from agent.model import BackupRequest, CancelTask, CreateTask, DeleteTask, Limits, RestoreTask
+from agent.model import (
+    BackupRequest,
+    CancelTask,
+    CreateTask,
+    DeleteTask,
+    Limits,
+    PingTask,
+    RestoreTask,
+)
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
@@ -153,6 +161,8 @@ def test_an_engine_that_is_stopped_and_a_store_that_is_stuck(
     engine_of(own).send_signal(signal.SIGSTOP)
     end(own, reports, task.task_id)
     swift.clear_faults()
+    # whatever comes has an idle agent ask the store once more
+    own.send(PingTask(task_id=str(uuid.uuid4())))
     poll("it is cleaned up", lambda: not left_of(objects, task.backup.id), 30)
     assert_gone(objects, task.backup.id)
 

@@ -13,7 +13,7 @@ import pika
 from agent.broker import wire
 from tests.e2e.objects import Objects
 from tests.stack.agent import Agent, Tables, write_private
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
@@ -167,7 +167,7 @@ def test_messages_that_are_no_tasks(agent: Agent, rabbitmq: RabbitMQ) -> None:
 
 def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path) -> None:
     """Restore the older of two backups over the instance: the lost one is no parent any more."""
-    server = MariaDB(tmp_path / "server")
+    server = MariaDB(tmp_path / "server", options=SMALL_SERVER)
     server.install()
     server.start()
     server.create_agent_user()
@@ -198,7 +198,7 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
 
 def test_a_volume_that_was_rolled_back(agent: Agent, tmp_path: Path) -> None:
     """The same inodes with older content: the LSN went back once, and that is remembered."""
-    server = MariaDB(tmp_path / "server")
+    server = MariaDB(tmp_path / "server", options=SMALL_SERVER)
     server.install()
     server.start()
     server.create_agent_user()

@@ -181,7 +181,7 @@ def test_a_backup_that_asks_for_it_is_made_after_all(site: Site, other: Agent, h
     """And while it is made, no other agent of that datadir makes one."""
     agent = site.agent
     request = BackupRequest(id=str(uuid.uuid4()), name="again")
-    limits = Limits(bytes_per_second=12 << 20)
+    limits = Limits(bytes_per_second=32 << 20)
     task = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits, retry=True)
     objects = Objects(agent)
     with Reports(agent) as reports:

@@ -282,7 +282,6 @@ _LONG: Final[tuple[tuple[str, str, Do], ...]] = (
     ("interrupted", "SIGINT from elsewhere", lambda rig: _signalled(rig, signal.SIGINT)),
     ("crash", "SIGSEGV", lambda rig: _signalled(rig, signal.SIGSEGV)),
 )
-_RIGS: Final[dict[int, Rig]] = {}
 
 
 def _signalled(rig: Rig, number: signal.Signals) -> Seen:
@@ -306,12 +305,5 @@ def _last(plan: Plan) -> tuple[tuple[str, str, Do], ...]:
 
 
 def _on_rig(do: Do) -> Callable[[Bench], Seen]:
-    """All trials of a bench share one rig, which ends with the bench."""
-
-    def on(bench: Bench) -> Seen:
-        if id(bench) not in _RIGS:
-            _RIGS[id(bench)] = bench.kept.enter_context(Rig(bench))
-            bench.kept.callback(_RIGS.pop, id(bench))
-        return do(_RIGS[id(bench)])
-
-    return on
+    """All trials of a bench share one rig."""
+    return lambda bench: do(bench.shared(Rig))

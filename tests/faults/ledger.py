@@ -38,10 +38,7 @@ class Ledger:
     def reopen(self) -> None:
         """Connect, again where the connection was lost."""
         self.close()
-        parameters = self._agent.rabbitmq.parameters()
-        # nobody reads from this connection while a trial does something else
-        parameters.heartbeat = 0
-        self._connection = pika.BlockingConnection(parameters)
+        self._connection = pika.BlockingConnection(self._agent.rabbitmq.parameters())
         self._channel = self._connection.channel()
         self._channel.exchange_declare(wire.REPORT_EXCHANGE, "topic", durable=True)
         declared = self._channel.queue_declare(

@@ -29,15 +29,9 @@ from tests.e2e.objects import Objects
 from tests.faults.ledger import Ledger
 from tests.faults.trial import Bench
 from tests.stack.agent import Agent, Tables
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import poll
 
-SMALL_SERVER: Final = {
-    "innodb-log-file-size": "8M",
-    "innodb-buffer-pool-size": "16M",
-    "innodb-data-file-path": "ibdata1:4M:autoextend",
-    "innodb-undo-tablespaces": "0",
-}
 ROWS: Final = 3000  # about 4 MiB, of which deflate saves nothing
 SEGMENTS: Final = 1 << 20  # bytes, so that there are several
 _OVERRIDES: Final[Tables] = {

@@ -170,9 +170,6 @@ def _short() -> Iterator[Case]:
         (_put(_SEGMENT, status=503, times=999),),
     )
     yield Case("quota", "a quota of half a segment more", "FAILED store_full", act=_no_room)
-    # how long it takes to come back, against four attempts, is the machine's business
-    either = (_DONE, "FAILED store_unreachable")
-    yield Case("killed", "kill -9 of Swift amid the backup, back at once", either, act=_killed)
 
 
 def _repaired() -> Iterator[Case]:
@@ -194,6 +191,9 @@ def _repaired() -> Iterator[Case]:
     yield Case("drip", "a byte of a record every 0.5 s", _DONE, (drip,))
     yield Case("frozen", "SIGSTOP of Swift amid the backup, SIGCONT 3 s later", _DONE, act=_frozen)
     yield Case("expired", "tokens that live for 3 s, all through", _DONE, act=_patient)
+    # how long it takes to come back, against four attempts, is the machine's business
+    either = (_DONE, "FAILED store_unreachable")
+    yield Case("killed", "kill -9 of Swift amid the backup, back at once", either, act=_killed)
 
 
 def _given_up() -> Iterator[Case]:
@@ -250,19 +250,8 @@ def _logins(rig: Rig) -> list[str]:
 # --- the verdict ---------------------------------------------------------------------------
 
 
-def _rig(bench: Bench) -> Rig:
-    """The rig that all trials of this module share."""
-    if bench.folder not in _RIGS:
-        _RIGS[bench.folder] = bench.kept.enter_context(Rig(bench))
-        bench.kept.callback(_RIGS.pop, bench.folder)
-    return _RIGS[bench.folder]
-
-
-_RIGS: Final[dict[Any, Rig]] = {}
-
-
 def _do(case: Case, bench: Bench) -> Seen:
-    rig = _rig(bench)
+    rig = bench.shared(Rig)
     begun = len(rig.swift.requests())
     rig.swift.inject(list(case.rules))
     try:
@@ -284,7 +273,9 @@ def _do(case: Case, bench: Bench) -> Seen:
     kept = _check_good(rig, task) if end == _DONE else _check_gone(rig, task)
     rig.ledger.pump()
     rig.ledger.check([task.task_id])
-    return Seen(f"{faults or 'no fault of its own'}: {end}, {kept}", max(1, len(case.rules)))
+    made = ", ".join(f"{count} x {fault}" for fault, count in faults.items())
+    text = f"{f'made to answer {made}: ' if made else ''}{end}, {kept}"
+    return Seen(text, max(1, len(case.rules)))
 
 
 def _check_good(rig: Rig, task: CreateTask) -> str:

@@ -1,11 +1,13 @@
 """The short form of the fault suite: the same trials, fewer of them, with a fixed seed."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.faults.__main__ import main
 from tests.faults.catalogue import all_trials
 from tests.faults.trial import Bench, Plan, Trial
 from tests.stack.mariadb import MariaDB
@@ -31,3 +33,11 @@ def bench(
 )
 def test_trial(bench: Bench, trial: Trial) -> None:
     print(f"seed {_SEED}: {trial.done}: {trial.do(bench).text}")
+
+
+def test_a_word_that_no_trial_has_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["faults", "--only", "enigne"])
+    assert main() == 1
+    assert "no trial has 'enigne'" in capsys.readouterr().out

@@ -7,15 +7,17 @@ each kind a full run must have seen.
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from tests.stack.agent import Agent, Tables
 from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
+
+T = TypeVar("T")
 
 
 class Plan(NamedTuple):
@@ -42,6 +44,14 @@ class Bench:
     swift: SwiftServer
     mariadb: MariaDB
     kept: ExitStack = field(default_factory=ExitStack)
+    _shared: dict[object, Any] = field(default_factory=dict)
+
+    def shared(self, make: "Callable[[Bench], AbstractContextManager[T]]") -> T:
+        """What trials work with that `make` makes when the first of them asks for it."""
+        if make not in self._shared:
+            self._shared[make] = self.kept.enter_context(make(self))
+        found: T = self._shared[make]
+        return found
 
     @contextmanager
     def agent(self, name: str, overrides: Tables | None = None) -> Iterator[Agent]:

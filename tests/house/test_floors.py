@@ -41,6 +41,7 @@ FLOORS = {
     "agent.performer": 5,
     "agent.cancellation": 5,
     "agent.recovery": 5,
+    "agent.reporter": 5,
     "agent.runner": 5,
     "agent.task_stores": 5,
     "agent.__main__": 6,

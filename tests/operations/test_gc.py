@@ -21,12 +21,12 @@ from agent.layout import (
     record_name,
     segment_name,
 )
-from agent.model import BackupStatus, Record, WrappedKey
+from agent.model import BackupStatus, Record, WrappedKey, utc_now
 from agent.operations.gc import CHANGED, GAP_SECONDS, GcOperation
 from agent.operations.orphans import Orphan, What
 from agent.pipeline.stop import Stop
 from agent.store.directory import DirectoryStore
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Interruption, Shelf, Store, StoredObject
 from agent.store.swift import SwiftStore
 from tests.operations.collecting import (
     DAY,
@@ -327,6 +327,9 @@ class Meddled:
         self._store = store
         self._replaced = replaced
 
+    def bound(self, stop: Interruption) -> "Meddled":
+        return Meddled(self._store.bound(stop), **self._replaced)
+
     def __getattr__(self, name: str) -> Any:
         return self._replaced.get(name) or getattr(self._store, name)
 
@@ -404,29 +407,34 @@ def at_call(store: Store, number: int, act: Callable[[], None]) -> tuple[Any, li
     return Meddled(store, **{name: counted(name) for name in methods}), calls
 
 
-def test_a_backup_that_begins_under_the_same_id_meanwhile(folder: DirectoryStore) -> None:
+@pytest.mark.parametrize("failed_before", [True, False])
+def test_a_backup_that_begins_meanwhile(folder: DirectoryStore, failed_before: bool) -> None:
     """Its record and its segments stay, wherever the collection is when it begins."""
-    _, calls = begun_before_call(folder, 0)
+    _, calls = begun_before_call(folder, 0, failed_before)
     for number in range(1, calls + 1):
-        begun, _ = begun_before_call(folder, number)
+        begun, _ = begun_before_call(folder, number, failed_before)
         there = Catalogue(folder, KEYS).need(begun.id)
         assert there == begun, f"begun before call {number}"
         assert sum(begun.attempt in name for name in names(folder)) == 2, f"call {number}"
 
 
-def begun_before_call(folder: DirectoryStore, number: int) -> tuple[Record, int]:
+def begun_before_call(
+    folder: DirectoryStore, number: int, failed_before: bool
+) -> tuple[Record, int]:
     failed = ours(status=BackupStatus.FAILED, error=GIVEN_UP)
-    begun = failed.model_copy(
-        update={"status": BackupStatus.BUILDING, "attempt": new_attempt(INSTANCE), "error": None}
-    )
-    place(folder, KEYS, failed)
-    age(folder, failed.id)
+    changes = {"attempt": new_attempt(INSTANCE), "error": None, "updated": utc_now()}
+    begun = failed.model_copy(update={"status": BackupStatus.BUILDING} | changes)
+    if failed_before:
+        place(folder, KEYS, failed)
+        age(folder, failed.id)
 
     def begin() -> None:
         Catalogue(folder, KEYS).begin(begun)
         place_segments(folder, begun.id, begun.attempt)
 
-    store, calls = at_call(folder, number, begin)
+    # what a listing shows is as it was when it was asked for, as by the pages of a Swift
+    listing = Meddled(folder, list=lambda *asked: iter(list(folder.list(*asked))))
+    store, calls = at_call(listing, number, begin)
     collected(store, connections=1)
     return begun, calls[0]
 
@@ -455,8 +463,8 @@ def test_what_dies_before_any_call_is_completed_by_the_next_run(
             collected(at_call(store, number, die)[0], connections=1)
             died = False
         except Died:
-            age(store)  # what it wrote has to be a day old, too
-            collected(store)
+            # what it wrote has to be a day old, too
+            collected(Meddled(store, clock=lambda store=store: store.clock() + 25 * HOUR))
         assert names(store) == kept, f"after it died at call {number}"
     assert number > 40
 

@@ -1,5 +1,6 @@
 """Where a restore may write: every other path is refused in words, before a byte is fetched."""
 
+from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -93,6 +94,30 @@ def test_what_is_whole_is_moved_up(work: Work) -> None:
     for _ in range(2):
         work.move_up()
         assert sorted(path.name for path in work.target.iterdir()) == ["ibdata1", "shop"]
+
+
+def test_half_of_it_is_not_the_whole(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off between two moves; then somebody removes what is there already."""
+    with monkeypatch.context() as patched:
+        patched.setattr(Work, "_move", _move_one_and_die())
+        with pytest.raises(KeyboardInterrupt):
+            work.move_up()
+    (work.target / "ibdata1").unlink()
+    with pytest.raises(TargetRefused, match="ibdata1 was removed while the restore ran"):
+        Work(work.target, work.folder.name[-36:]).move_up()
+    assert [path.name for path in work.datadir.iterdir()] == ["shop"]
+    assert list(work.target.iterdir()) == [work.folder]
+
+
+def _move_one_and_die() -> Callable[[Work, Path], None]:
+    moved: list[Path] = []
+
+    def move(self: Work, entry: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(entry.rename(self.target / entry.name))
+
+    return move
 
 
 def test_what_somebody_put_there_is_not_replaced(work: Work) -> None:

@@ -22,6 +22,13 @@ from tests.stack.process import ServerProcess, StackError, free_port
 AGENT_PASSWORD = "s#cret 'quoted\" \\and; more"
 # What `mariadb-backup` and agent/database.py need, and nothing beyond it.
 AGENT_PRIVILEGES = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR"
+# Options of a server that takes little room on the disk, and so little time to copy.
+SMALL_SERVER = {
+    "innodb-log-file-size": "8M",
+    "innodb-buffer-pool-size": "16M",
+    "innodb-data-file-path": "ibdata1:4M:autoextend",
+    "innodb-undo-tablespaces": "0",
+}
 _SYSTEM_SCHEMAS = "('mysql', 'sys', 'information_schema', 'performance_schema')"
 _WORDS = "'paid','shipped to the customer','returned','waiting for stock','gift wrap','express'"
 

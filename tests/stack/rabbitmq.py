@@ -65,9 +65,9 @@ class RabbitMQ:
 
     def parameters(self) -> pika.ConnectionParameters:
         """For a test's own connection, beside the code under test."""
-        return pika.ConnectionParameters(
-            "127.0.0.1", self.port, VHOST, pika.PlainCredentials(USER, self.password)
-        )
+        credentials = pika.PlainCredentials(USER, self.password)
+        # it may be idle for longer than a heartbeat, which a blocking connection doesn't send then
+        return pika.ConnectionParameters("127.0.0.1", self.port, VHOST, credentials, heartbeat=0)
 
     def pids(self) -> list[int]:
         """Of the node and its epmd, while they are started."""

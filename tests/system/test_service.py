@@ -1,5 +1,6 @@
 """The unit under a real systemd: ready, sandboxed, watched, stopped, and provisioned again."""
 
+import json
 import re
 import time
 
@@ -124,6 +125,48 @@ def test_a_stop_during_a_backup(machine: Machine, agent: SystemAgent) -> None:
     agent.undo_drop_in()
     agent.restart()
     assert agent.create("after the stop")["status"] == "COMPLETED"
+
+
+def test_a_killed_agent_leaves_nothing_behind(machine: Machine, agent: SystemAgent) -> None:
+    """systemd ends its engine and starts it again; that one says once how the task ended."""
+    agent.drop_in("RestartSec=1", SLOW)
+    before = agent.objects()
+    reports = agent.collect()
+    waiting = agent.begin_slow_backup()
+    engines = machine.output("pgrep", "--exact", "mariadb-backup").split()
+    machine.run("kill", "-KILL", agent.show("MainPID"))
+
+    agent.wait_for("NRestarts", "1")
+    alive = [pid for pid in engines if not machine.run("kill", "-0", pid, check=False).returncode]
+    assert alive == []
+    poll("the waiting command ends", lambda: not waiting.running(), 60)
+    assert "the agent ended while the task ran" in waiting.tail()
+    [final] = agent.final_reports(reports)
+    assert (final["status"], final["error"]["code"]) == ("FAILED", "interrupted")
+    assert_only_a_record_was_added(before, agent.objects(), final["backup"]["id"])
+
+
+def test_status_cancel_and_gc_beside_the_daemon(machine: Machine, agent: SystemAgent) -> None:
+    agent.drop_in(SLOW)
+    before = agent.objects()
+    waiting = agent.begin_slow_backup()
+    by_mysql = ("setpriv", "--reuid=mysql", "--regid=mysql", "--clear-groups", "backup-agent")
+    shown = json.loads(machine.output(*by_mysql, "status", "--json"))
+    assert shown["running"]
+    [task] = shown["tasks"]
+    assert (task["type"], task["status"]) == ("backup.create", "RUNNING")
+    assert "0 orphans" in agent.cli("gc", "--dry-run")
+
+    began = time.monotonic()
+    assert "is cancelled" in agent.cli("cancel", "--wait", task["task_id"])
+    assert time.monotonic() - began < 6
+    poll("the waiting command ends", lambda: not waiting.running(), 60)
+    assert "cancelled: " in waiting.tail()
+    assert not agent.engine_runs()
+    assert_only_a_record_was_added(before, agent.objects(), task["backup_id"])
+    assert "no task waits or runs" in agent.cli("status")
+    # what root's commands made there would be closed to the agent
+    assert machine.output("find", "/var/lib/backup-agent", "!", "-user", "mysql") == ""
 
 
 def assert_only_a_record_was_added(before: list[str], after: list[str], backup_id: str) -> None:

@@ -1,0 +1,96 @@
+"""What is said about tasks: it goes into the journal, which keeps it until it is sent.
+
+A final report that the journal doesn't take is held until it does; a step or progress is not
+worth as much.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+
+from agent.crash import Point, reached
+from agent.errors import JournalError
+from agent.journal import Journal
+from agent.model import ErrorInfo, Record, ReportDraft, Task, TaskStatus
+from agent.pipeline.meter import Meter, every
+from agent.task_stores import TaskStores
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Tells of tasks; `wake` is called whenever there is something to send.
+
+    A task's token, which `stores` holds, is dropped when its end has been told.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        stores: TaskStores,
+        *,
+        progress_seconds: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._stores = stores
+        self._progress_seconds = progress_seconds
+        self._wake = wake
+        self._held: Callable[[], None] | None = None
+        self._muted = False
+
+    def tell(
+        self,
+        task: Task,
+        status: TaskStatus,
+        *,
+        record: Record | None = None,
+        error: ErrorInfo | None = None,
+        meter: Meter | None = None,
+    ) -> None:
+        """Make a report; JournalError where the journal doesn't take it."""
+        self._journal.report(
+            ReportDraft(
+                task_id=task.task_id,
+                type=task.type,
+                status=status,
+                backup=record.view() if record else None,
+                sizes=record.sizes() if record else None,
+                progress=meter.progress() if meter else None,
+                error=error,
+            )
+        )
+        if status.final:
+            self._stores.forget(task.task_id)
+            reached(Point.REPORTED)
+        self._wake()
+
+    def tell_end(
+        self, task: Task, status: TaskStatus, record: Record | None, error: ErrorInfo | None = None
+    ) -> None:
+        """Make a final report; JournalError, and it is held, where the journal doesn't take it."""
+        self._held = partial(self.tell, task, status, record=record, error=error)
+        self.tell_held()
+
+    def tell_held(self) -> None:
+        """Make the final report that is held, if one is; JournalError."""
+        if self._held is not None:
+            self._held()
+            self._held = None
+
+    def progress(
+        self, task: Task, meter: Meter, record: Callable[[], Record | None]
+    ) -> AbstractContextManager[None]:
+        """Report progress every `progress_seconds` while the block runs."""
+        self._muted = False
+        return every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter))
+
+    def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
+        """What the journal doesn't take of it is not worth more than a line."""
+        try:
+            self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
+        except JournalError as error:
+            if not self._muted:
+                log.warning("the progress of task %s can't be told: %s", task.task_id, error)
+            self._muted = True

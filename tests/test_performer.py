@@ -1,0 +1,90 @@
+"""What the task boundary does where a backup failed and may yet be a good one."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from agent import performer as performer_module
+from agent.catalogue import Catalogue
+from agent.errors import AgentError, StoreFull, StoreSilent
+from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, TaskStatus
+from agent.operations.abandon import abandon_record
+from agent.pipeline.stop import Stop
+from tests.operations.stored import place_record
+from tests.records import completed
+from tests.test_recovery import Site, create
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+class Failing:
+    """A backup that ends with `error` when its finished record is journalled."""
+
+    error: AgentError
+    undecided: bool
+    seen: list[str | None]
+    kept: Callable[[], str | None]
+
+    def __init__(
+        self, parts: Any, task: CreateTask, *, on_finished: Callable[[Record], None], **_more: Any
+    ) -> None:
+        self._parts = parts
+        self._on_finished = on_finished
+        self.attempt = str(uuid4())
+        self.record = completed(id=task.backup.id, attempt=self.attempt)
+
+    def run(self) -> Record:
+        building = self.record.model_copy(update={"status": BackupStatus.BUILDING})
+        place_record(self._parts.store, self._parts.keyring, building)
+        self._on_finished(self.record)
+        raise self.error
+
+    def abandon(self, error: ErrorInfo, _patience: Stop | None) -> Record | None:
+        self.seen.append(self.kept())
+        return abandon_record(self._parts, self.record, error)
+
+
+def performed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: AgentError, *, undecided: bool
+) -> tuple[CreateTask, Any]:
+    task = create(str(uuid4()))
+    ends = {
+        "error": error,
+        "undecided": undecided,
+        "seen": [],
+        "kept": lambda _self: site.journal.kept_record(task.task_id),
+    }
+    failing = type("Ended", (Failing,), ends)
+    monkeypatch.setattr(performer_module, "BackupOperation", failing)
+    performer = site.start()
+    site.begin(task)
+    performer.perform(task, Stop())
+    return task, failing
+
+
+def test_no_record_says_failed_where_one_that_says_completed_may_be_under_way(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would come after that one, or late, after the one that the recovery writes."""
+    silent = StoreSilent("put: no answer")
+    task, failing = performed(site, monkeypatch, silent, undecided=True)
+    assert failing.seen == []
+    assert site.finals(task) == []
+    there = Catalogue(site.store, site.keys).need(task.backup.id)
+    assert there.status is BackupStatus.BUILDING
+    assert site.journal.kept_record(task.task_id) is not None
+
+
+def test_what_is_given_up_is_completed_by_no_crash(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that says FAILED may be under way when the agent dies."""
+    task, failing = performed(site, monkeypatch, StoreFull("no room"), undecided=False)
+    assert failing.seen == [None]
+    assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
