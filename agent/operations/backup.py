@@ -117,7 +117,7 @@ class BackupOperation:
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed
         )
-        proof = self._copy(found.chosen.engine, record, manifest, data_key, plan)
+        proof = self._copy(found.chosen.engine, record, manifest, data_key, plan, found.lsn)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
         reached(Point.LISTS_STORED)
@@ -209,6 +209,7 @@ class BackupOperation:
         manifest: Manifest,
         data_key: bytes | None,
         plan: Plan,
+        server_lsn: int,
     ) -> Proof:
         """Run the engine through the data path until the last segment is confirmed."""
         store = self._parts.store
@@ -232,7 +233,9 @@ class BackupOperation:
                 every(WATCH_SECONDS, watch.look, name="watch"),
                 every(locks.interval, locks.look, name="lock watch"),
             ):
-                stream = ProvedStream(engine_run, from_lsn, self._parts.database.tablespaces)
+                stream = ProvedStream(
+                    engine_run, from_lsn, self._parts.database.tablespaces, server_lsn
+                )
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -12,6 +12,10 @@ from agent.model import BinlogPosition
 # Copied tablespaces are whole files; a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
 _PLAUSIBLE_SHARE = 0.5
+_SHORT_REDO = (
+    "a statement with a line 'Log sequence number' in it deceives the engine: look for it in SHOW "
+    "ENGINE INNODB STATUS, end that session and back up again"
+)
 
 Tablespaces = Callable[[], Mapping[int, Tablespace]]
 
@@ -31,11 +35,15 @@ class ProvedStream:
 
     `read_into` returns 0 only after the engine has exited well and said so itself, the
     xbstream is whole, its LSNs are those asked for, and (for a full backup) every
-    tablespace that the server listed both before and after the run is in it.
+    tablespace that the server listed both before and after the run is in it. Its redo log
+    reaches at least to `server_lsn`, where the server was before the run.
     """
 
-    def __init__(self, run: BackupRun, from_lsn: int | None, tablespaces: Tablespaces) -> None:
+    def __init__(
+        self, run: BackupRun, from_lsn: int | None, tablespaces: Tablespaces, server_lsn: int
+    ) -> None:
         self._run = run
+        self._server_lsn = server_lsn
         self._from_lsn = from_lsn
         self._tablespaces = tablespaces
         self._before = tablespaces() if from_lsn is None else {}
@@ -100,6 +108,12 @@ class ProvedStream:
             )
         if checkpoints.to_lsn < asked:
             raise LsnMismatch(f"the stream ends at LSN {checkpoints.to_lsn}, before {asked}")
+        if checkpoints.last_lsn < self._server_lsn:
+            raise LsnMismatch(
+                f"the engine copied the redo log to LSN {checkpoints.last_lsn}, but the server was "
+                f"at {self._server_lsn} before it began",
+                hint=_SHORT_REDO,
+            )
 
     def _check_tablespaces(self) -> None:
         """By number: under the same name a table may be another one by now, dropped and made

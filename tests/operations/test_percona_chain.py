@@ -108,8 +108,9 @@ def backup(parts: BackupParts, tmp_path: Path, stream: bytes, parent: Record | N
 
 def chain_of_three(parts: BackupParts, server: Server, tmp_path: Path) -> list[Record]:
     full = backup(parts, tmp_path, full_stream(50, b"binlog.000007\t157\tu-1:1-5,\nu-2:1\n"), None)
-    server.present_lsn = 70
+    server.present_lsn = 60
     first = backup(parts, tmp_path, incremental_stream(50, 60), full)
+    server.present_lsn = 70
     return [full, first, backup(parts, tmp_path, incremental_stream(60, 70), first)]
 
 

@@ -46,11 +46,15 @@ def spaces(allocated: int = SMALL, **numbers: int) -> Listing:
 
 
 def proved(
-    stream: bytes, before: Listing, after: Listing | None = None, from_lsn: int | None = None
+    stream: bytes,
+    before: Listing,
+    after: Listing | None = None,
+    from_lsn: int | None = None,
+    server_lsn: int = 0,
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
-    source = ProvedStream(cast(BackupRun, engine), from_lsn, lambda: next(listings))
+    source = ProvedStream(cast(BackupRun, engine), from_lsn, lambda: next(listings), server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
     assert engine.finished == 1
@@ -65,8 +69,15 @@ def test_a_whole_stream_is_proved() -> None:
     assert proof.raw_bytes == len(stream)
 
 
+def test_redo_log_that_ends_before_the_run_began_is_no_backup() -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    assert proved(stream, spaces(a=5), server_lsn=999)
+    with pytest.raises(LsnMismatch, match="to LSN 999, but the server was at 1000 before"):
+        proved(stream, spaces(a=5), server_lsn=1000)
+
+
 def test_a_lasting_tablespace_that_is_missing_is_no_backup() -> None:
-    with pytest.raises(StreamIncomplete, match=r"1 tablespaces .* db/b\.ibd among them"):
+    with pytest.raises(StreamIncomplete, match=r"tablespaces 1 are .* db/b\.ibd among them"):
         proved(file("db/a.ibd", 5) + note(FULL), spaces(a=5, b=6))
 
 
