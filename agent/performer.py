@@ -41,7 +41,7 @@ from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent
 from agent.reporter import Reporter
-from agent.task_stores import TaskStores
+from agent.task_stores import Place, TaskStores, place_of
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Performer:
         self._stores = stores
         self._restore_roots = restore_roots
         self._ending = False
-        self._making: BackupOperation | None = None
+        self._making: tuple[Place, BackupOperation] | None = None
         self.reporter = Reporter(journal, stores, progress_seconds=progress_seconds, wake=wake)
         self.recovery = Recovery(journal, stores, self.reporter, restore_roots)
 
@@ -114,11 +114,12 @@ class Performer:
         """The agent is ending: what the store doesn't answer now waits for the next start."""
         self._ending = True
 
-    def make_way(self, deleted: str) -> None:
+    def make_way(self, delete: DeleteTask) -> None:
         """Cancel the running backup where it is the one to be deleted or descends from it."""
-        making = self._making
-        if making is not None:
-            making.make_way(deleted)
+        place, making = self._making or (None, None)
+        # the same id in another container is another backup
+        if making is not None and place == place_of(delete):
+            making.make_way(delete.backup_id)
 
     def perform(
         self, task: Task, stop: Stop, within: AbstractContextManager[None] | None = None
@@ -196,7 +197,7 @@ class Performer:
             ),
         )
         self._journal.keep_attempt(task.task_id, operation.attempt)
-        self._making = operation
+        self._making = place_of(task), operation
         try:
             with self.reporter.progress(task, meter, lambda: operation.record):
                 return operation.run()

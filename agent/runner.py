@@ -95,7 +95,7 @@ class Runner:
             self._cancel(task)
         if accepted is Acceptance.NEW and isinstance(task, DeleteTask):
             # the worker is busy with what stands in the way, and would take it only then
-            self._performer.make_way(task.backup_id)
+            self._performer.make_way(task)
         self._work.set()
         self._wake()
         return ACK

@@ -7,6 +7,7 @@ is given has none. So a task that brought one ends as `token_lost` where it isn'
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from pydantic import SecretStr
 
@@ -24,6 +25,19 @@ def without_token(task: Task) -> Task:
         return task
     bare = task.store.model_copy(update={"token": None})
     return task.model_copy(update={"store": bare})
+
+
+class Place(NamedTuple):
+    """What a task says of where its backups are: nothing, as a rule."""
+
+    container: str | None
+    storage_url: str | None
+
+
+def place_of(task: StoreTask) -> Place:
+    """Where the task's backups are."""
+    asked = task.store or TaskStore()
+    return Place(asked.container, asked.storage_url)
 
 
 class TaskStores:
