@@ -222,7 +222,8 @@ class Performer:
                 # a crash from here on must not have it completed: FAILED may be under way
                 self._journal.forget_record(task.task_id)
         except JournalError as problem:
-            log.warning("the journal still has the finished record: %s", problem)
+            log.warning("what is journalled of the failed backup can't be changed: %s", problem)
+            raise _Undecided(operation.attempt) from error
         try:
             with patience or nullcontext() as late:
                 return operation.abandon(ErrorInfo.of(error), late)

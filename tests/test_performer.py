@@ -9,7 +9,8 @@ import pytest
 
 from agent import performer as performer_module
 from agent.catalogue import Catalogue
-from agent.errors import AgentError, StoreFull, StoreSilent
+from agent.errors import AgentError, JournalError, StoreFull, StoreSilent
+from agent.journal import Journal
 from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, TaskStatus
 from agent.operations.abandon import abandon_record
 from agent.pipeline.stop import Stop
@@ -79,6 +80,18 @@ def test_no_record_says_failed_where_one_that_says_completed_may_be_under_way(
     there = Catalogue(site.store, site.keys).need(task.backup.id)
     assert there.status is BackupStatus.BUILDING
     assert site.journal.kept_record(task.task_id) is not None
+
+
+def test_what_the_journal_keeps_as_finished_is_not_given_up(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_journal: Journal, _task_id: str) -> None:
+        raise JournalError("no space is left")
+
+    monkeypatch.setattr(Journal, "forget_record", fail)
+    task, failing = performed(site, monkeypatch, StoreFull("no room"), undecided=False)
+    assert failing.seen == []
+    assert site.finals(task) == []
 
 
 def test_what_is_given_up_is_completed_by_no_crash(
