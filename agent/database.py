@@ -150,7 +150,7 @@ class Database:
         found = {}
         for space, path, allocated in self._rows(dialect.tablespaces_query(info.type, info.number)):
             name = dialect.stream_name(path, general=info.type == "mysql")
-            if name and (allocated is not None or (info.datadir / name).is_file()):
+            if name and (allocated is not None or os.path.isfile(info.datadir / name)):
                 found[int(space)] = Tablespace(name, int(allocated or 0))
         return found
 
