@@ -126,7 +126,7 @@ def test_a_backup_that_was_being_made_is_failed_and_its_bytes_go(site: Site) -> 
     assert left.status is BackupStatus.FAILED
 
 
-@pytest.mark.parametrize("mine", ["", str(uuid4())])
+@pytest.mark.parametrize("mine", ["", str(uuid4())], ids=["none", "other"])
 def test_a_backup_of_another_attempt_is_not_this_tasks(site: Site, mine: str) -> None:
     there = completed()
     place(site.store, site.keys, there)

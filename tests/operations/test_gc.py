@@ -234,7 +234,9 @@ def test_nothing_of_another_instance(folder: DirectoryStore) -> None:
     assert held(folder) == before
 
 
-@pytest.mark.parametrize("with_it", [new_attempt(OTHER), str(uuid.uuid4())])
+@pytest.mark.parametrize(
+    "with_it", [new_attempt(OTHER), str(uuid.uuid4())], ids=["marked", "unmarked"]
+)
 def test_beside_somebody_elses_segments_only_ours_go(folder: DirectoryStore, with_it: str) -> None:
     lost, failed = ours(), ours(status=BackupStatus.FAILED, error=GIVEN_UP)
     place(folder, KEYS, lost, failed)
