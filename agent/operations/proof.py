@@ -8,6 +8,7 @@ from agent.database import Tablespace
 from agent.engine.runs import BackupRun
 from agent.errors import DatabaseUnreachable, EngineFailed, LsnMismatch, StreamIncomplete
 from agent.model import BinlogPosition
+from agent.operations.diagnosis import DiagnosedRun
 
 # Copied tablespaces are whole files; a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
@@ -40,7 +41,11 @@ class ProvedStream:
     """
 
     def __init__(
-        self, run: BackupRun, from_lsn: int | None, tablespaces: Tablespaces, server_lsn: int
+        self,
+        run: BackupRun | DiagnosedRun,
+        from_lsn: int | None,
+        tablespaces: Tablespaces,
+        server_lsn: int,
     ) -> None:
         self._run = run
         self._server_lsn = server_lsn

@@ -40,6 +40,8 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.lock_wait_seconds": "how long the engine may wait for the server's backup lock",
     "engine.silent_seconds": "how long the engine may write nothing before it is ended",
     "engine.safe_slave_backup": "on a replica: its SQL thread stands still meanwhile",
+    "engine.options": "options for the engine, each as `--name=value`: those that "
+    '[engines.md](engines.md#options-of-your-own) lists and no other, as `["--parallel=4"]`',
     "engine.register_redo_log_consumer": "MySQL 8.0.30 and later: the server keeps redo until the "
     "engine has read it",
     "engine.prepare_memory_bytes": "memory of `--prepare` during a restore",
