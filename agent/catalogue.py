@@ -15,29 +15,20 @@ from agent.errors import (
     BackupUnknown,
     BackupUnusable,
     Cancelled,
-    DataDamaged,
     Fenced,
     KeyNotHere,
     RecordDamaged,
     RecordUnsupported,
-    StoreMismatch,
     StoreNotFound,
 )
 from agent.keys import Keyring, RecordState, signer
-from agent.layout import (
-    Segment,
-    attempt_prefix,
-    decode_list,
-    list_name,
-    record_name,
-    segment_name,
-)
+from agent.layout import Segment, record_name
 from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
 from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
+from agent.presence import any_left, read_list
 from agent.record_cache import RecordCache
 from agent.store.protocol import Shelf, Store
 
-LIST_LIMIT = 1 << 20
 # Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
 # parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
 _UNTRUSTED_LIMIT = 256 << 10
@@ -162,15 +153,8 @@ class Catalogue:
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
         found: list[Segment] = []
-        for number, ref in enumerate(record.stored.lists):
-            name = list_name(record.id, record.attempt, number)
-            try:
-                encoded = self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
-            except (StoreMismatch, StoreNotFound) as error:
-                raise DataDamaged(
-                    f"segment list {number} of backup {record.id} is not as stored: {error}"
-                ) from error
-            found += decode_list(encoded, ref)
+        for number in range(len(record.stored.lists)):
+            found += read_list(self._store, record, record.stored, number)
         return found
 
     def begin(self, record: Record) -> None:
@@ -198,29 +182,11 @@ class Catalogue:
         """
         if record.stored is None or not record.stored.lists:
             return True
-        # Both, and the container's listing, which other servers of a Swift answer: objects that
-        # were lost, or are out of reach for a while, condemn nothing.
-        first = (
-            list_name(record.id, record.attempt, 0),
-            segment_name(record.id, record.attempt, 0),
-        )
-        prefix = attempt_prefix(record.id, record.attempt)
-        if any(self._holds(name) for name in first) or any(
-            self._store.list(Shelf.SEGMENTS, prefix)
-        ):
+        # objects that were lost, or are out of reach for a while, condemn nothing
+        if any_left(self._store, record):
             return True
         self.condemn(record.id)
         return False
-
-    def _holds(self, name: str) -> bool:
-        """Whether there is such an object beside the segments, whatever is in it."""
-        try:
-            self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
-        except StoreNotFound:
-            return False
-        except StoreMismatch:
-            return True  # larger than a list, or damaged
-        return True
 
     def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
         """Give a record other wrapped keys and the signature of `key_id`, and change nothing else.

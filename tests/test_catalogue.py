@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import LIST_LIMIT, Catalogue
+from agent.catalogue import Catalogue
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -22,6 +22,7 @@ from agent.errors import (
 from agent.keys import Keyring, MasterKey, RecordState
 from agent.layout import Segment, encode_list, list_name, list_ref, record_name
 from agent.model import BackupStatus, Record, WrappedKey
+from agent.presence import LIST_LIMIT
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored

@@ -34,6 +34,7 @@ from agent.store.protocol import (
     Interruption,
     ManifestEntry,
     Shelf,
+    Stat,
     StoredObject,
     StoreLimits,
     Uninterrupted,
@@ -116,6 +117,11 @@ class DirectoryStore:
                 raise StoreMismatch(f"{there.what}: {there.size} bytes, not {buffer.nbytes}")
             there.fill(buffer)
             _not_again(shelf, there.descriptor)
+
+    def stat(self, shelf: Shelf, name: str) -> Stat:
+        with self._reading(shelf, name) as there:
+            etag = there.etag()
+        return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
 
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
         """As the protocol says. What can't be one of its objects is left out.
@@ -213,14 +219,12 @@ class DirectoryStore:
     def _check_entry(self, what: str, entry: ManifestEntry) -> None:
         """StoreMismatch unless the entry is there as the manifest is to say."""
         try:
-            with self._reading(Shelf.SEGMENTS, entry.name) as there:
-                found = there.etag()
+            found = self.stat(Shelf.SEGMENTS, entry.name)
         except (StoreNotFound, StoreRejected) as error:
             raise StoreMismatch(f"{what}: {error}") from error
-        size = there.size if found.joined is None else found.joined
-        if (size, found.md5) != (entry.size, entry.etag):
+        if found != (entry.etag, entry.size):
             raise StoreMismatch(
-                f"{what}: {entry.name} has {size} bytes with ETag {found.md5}, "
+                f"{what}: {entry.name} has {found.size} bytes with ETag {found.etag}, "
                 f"not {entry.size} with {entry.etag[:40]}"
             )
 

@@ -37,6 +37,7 @@ FLOORS = {
     "agent.listing": 3,
     "agent.manifest": 3,
     "agent.pipeline": 3,
+    "agent.presence": 3,
     "agent.operations": 4,
     "agent.performer": 5,
     "agent.cancellation": 5,
