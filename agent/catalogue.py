@@ -5,7 +5,7 @@ that work on one backup notice each other, except in the moment between that rea
 write.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
 from pydantic import ValidationError
@@ -24,7 +24,14 @@ from agent.errors import (
 from agent.keys import Keyring, RecordState, signer
 from agent.layout import Segment, record_name
 from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
-from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
+from agent.model import (
+    FORMAT_VERSION,
+    BackupStatus,
+    ErrorInfo,
+    Record,
+    WrappedKey,
+    utc_now,
+)
 from agent.presence import any_left, read_list
 from agent.record_cache import RecordCache
 from agent.store.protocol import Shelf, Store
@@ -211,6 +218,21 @@ class Catalogue:
         # by the same key: whoever makes it has that one, and may have no other
         self._put(condemned, signed.key_id)
         return condemned
+
+    def retract(self, backup_id: str, attempts: Collection[str], error: ErrorInfo) -> None:
+        """Make a COMPLETED backup FAILED if its attempt is one of `attempts`.
+
+        To be called after the bytes of these attempts were removed, on the strength of a record
+        that was read before: the COMPLETED one may have been written in between, by an agent
+        with the same journal (a cloned machine), or by a request that the store was slow to take.
+        """
+        there = self.read(backup_id)
+        if there is None or there.attempt not in attempts:
+            return
+        if there.status is BackupStatus.COMPLETED:
+            gone = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": error}
+            nowhere = {"stored": None, "locationRef": None}
+            self._put(there.model_copy(update=gone | nowhere))
 
     def forget(self, backup_id: str) -> None:
         """Remove the record of a backup of which nothing else is left."""

@@ -174,7 +174,7 @@ class Recovery:
         if record is None or record.attempt != attempt:
             if not journalled:
                 # it never was this attempt's, or isn't any more: it can't be committed
-                remove_attempt(parts, task.backup.id, attempt)
+                remove_attempt(parts, task.backup.id, attempt, info)
             return None
         if record.status is BackupStatus.DELETING:
             return record

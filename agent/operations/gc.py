@@ -54,6 +54,9 @@ log = logging.getLogger(__name__)
 GAP_SECONDS: Final = 2.0
 # Orphans that are known before the first of them goes.
 _BATCH: Final = 1000
+_CUT_OFF: Final = ErrorInfo.of(
+    Interrupted("the backup was cut off, and no task is at work on it any more")
+)
 CHANGED: Final = "it has changed since it was looked at"
 
 
@@ -167,12 +170,7 @@ class GcOperation:
         self._remove_bytes(orphan)
 
     def _give_up(self, orphan: Orphan, record: Record) -> None:
-        error = Interrupted("the backup was cut off, and no task is at work on it any more")
-        update = {
-            "status": BackupStatus.FAILED,
-            "updated": utc_now(),
-            "error": ErrorInfo.of(error),
-        }
+        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _CUT_OFF}
         failed = record.model_copy(update=update)
         try:
             self._catalogue.write(failed)
@@ -187,6 +185,7 @@ class GcOperation:
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
             each_segment(self._store, prefix, self._connections, self._remove_segment)
+        self._catalogue.retract(orphan.backup_id, orphan.attempts, _CUT_OFF)
 
     def _remove_segment(self, row: StoredObject) -> None:
         self._stop.check()
