@@ -147,7 +147,14 @@ class Catalogue:
                 return chain
             if len(chain) >= CHAIN_LIMIT:
                 raise BackupUnusable(f"the chain of backup {backup_id} does not end")
-            parent = self.need(child.parent_id)
+            parent = self.read(child.parent_id)
+            if parent is None:
+                raise BackupUnusable(
+                    f"backup {child.id} needs its parent {child.parent_id}, of which there is no "
+                    f"record in {self._store.location}",
+                    hint="nothing can be restored from it without that parent: restore another "
+                    "backup, and delete this one",
+                )
             if parent.to_lsn != child.from_lsn:
                 raise BackupUnusable(
                     f"backup {child.id} begins at LSN {child.from_lsn}, but its parent "

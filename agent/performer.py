@@ -274,6 +274,7 @@ class Performer:
             meter=meter,
             stop=stop,
             on_begin=begin,
+            children=self._journal.children,
         )
         try:
             with self.reporter.progress(task, meter, lambda: root):

@@ -250,7 +250,7 @@ def test_a_chain_without_its_beginning(store: SwiftStore, catalogue: Catalogue) 
     base = completed()
     child = completed(base)
     _place(store, child)
-    with pytest.raises(BackupUnknown, match=base.id):
+    with pytest.raises(BackupUnusable, match=base.id):
         catalogue.chain(child.id)
     with pytest.raises(BackupUnknown):
         catalogue.chain(str(uuid4()))

@@ -12,10 +12,11 @@ segments last: what is left when this ends anywhere is an orphan still, for the 
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from agent.ancestry import Ancestry, Broken
 from agent.catalogue import Catalogue, Listed
 from agent.crash import Point, reached
 from agent.errors import (
@@ -64,7 +65,8 @@ class GcOperation:
     """One collection in one store; `run` it once.
 
     `busy` tells the ids of the backups that unfinished tasks are about, None where there is no
-    journal. With `dry_run` nothing is changed.
+    journal; `children` the parent of each incremental that the journal knows. With `dry_run`
+    nothing is changed. After a run `broken` names the COMPLETED backups that lack an ancestor.
     """
 
     def __init__(
@@ -78,16 +80,20 @@ class GcOperation:
         stop: Stop,
         dry_run: bool = False,
         gap_seconds: float = GAP_SECONDS,
+        children: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store.bound(stop)
         self._catalogue = catalogue.bound(self._store)
         self._instance_id = instance_id
         self._busy = busy
+        self._children = children
         self._connections = connections
         self._stop = stop
         self._dry_run = dry_run
         self._gap_seconds = gap_seconds
         self._now = -math.inf
+        self._ancestry = Ancestry()
+        self.broken: list[Broken] = []
 
     def run(self) -> Iterator[Orphan]:
         """Collect, and tell of each orphan what became of it: it is gone, or left alone.
@@ -104,10 +110,13 @@ class GcOperation:
         found = self._find()
         while batch := list(islice(found, _BATCH)):
             yield from batch if self._dry_run else self._collect(batch)
+        self.broken = self._ancestry.broken(self._catalogue.look)
 
     def _find(self) -> Iterator[Orphan]:
         for pile in piles(self._store, self._catalogue):
             self._stop.check()
+            if pile.listed is not None:
+                self._ancestry.add(pile.listed)
             if self._now - pile.youngest >= AGE_SECONDS and (orphan := self._judge(pile)):
                 yield orphan
 
@@ -201,5 +210,6 @@ class GcOperation:
             meter=Meter(),
             stop=self._stop,
             on_begin=lambda record: log.info("delete of backup %s goes on", record.id),
+            children=self._children,
             at_rest=[orphan.record.attempt] if orphan.record else (),
         ).run(orphan.backup_id)

@@ -32,6 +32,7 @@ FLOORS = {
     "agent.lock": 2,
     "agent.notify": 2,
     "agent.record_cache": 2,
+    "agent.ancestry": 3,
     "agent.catalogue": 3,
     "agent.family": 3,
     "agent.listing": 3,
