@@ -19,6 +19,7 @@ from agent.errors import (
     KeyNotHere,
     RecordDamaged,
     RecordUnsupported,
+    StoreError,
     StoreNotFound,
 )
 from agent.keys import Keyring, RecordState, signer
@@ -90,6 +91,8 @@ class Catalogue:
             record = _parse(backup_id, line)
         except (RecordDamaged, RecordUnsupported):
             return Listed(backup_id, RecordState.BAD, None)
+        if state is RecordState.BAD and self._keyring.other_key(raw, record.keys):
+            state = RecordState.OTHER_KEY
         if state is not RecordState.OK and _kept_bytes(record) > _UNTRUSTED_KEPT:
             return Listed(backup_id, state, None)
         return Listed(backup_id, state, record)
@@ -115,8 +118,20 @@ class Catalogue:
                 f"master key {key_id!r}, which is not here"
             )
         if state is not RecordState.OK:
+            if self.judge(backup_id, raw).state is RecordState.OTHER_KEY:
+                raise self._other_key(backup_id, key_id)
             raise RecordDamaged(f"the record of backup {backup_id} fails its MAC")
         return Signed(_parse(backup_id, line), key_id)
+
+    def _other_key(self, backup_id: str, key_id: str) -> KeyNotHere:
+        here = self._keyring.key(key_id).fingerprint
+        return KeyNotHere(
+            f"the record of backup {backup_id} can't be checked: it is signed by another key "
+            f"{key_id!r} than the one that is here, whose SHA-256 begins with {here}",
+            hint="two machines have a key with that id: compare the SHA-256 with the pages in "
+            "escrow, and use a folder that holds the right one (BACKUP_AGENT_KEYS__FOLDER). To end "
+            "it, give each machine a key with an id of its own: keygen, then rekey",
+        )
 
     def need(self, backup_id: str) -> Record:
         """A record that can be trusted; BackupUnknown where there is none."""
@@ -185,7 +200,15 @@ class Catalogue:
         """
         self.fence(record)
         self._put(record)
-        if record.status is BackupStatus.COMPLETED and not self.keeps(record):
+        if record.status is not BackupStatus.COMPLETED:
+            return
+        try:
+            kept = self.keeps(record)
+        except StoreError as error:
+            # of this look, and not of the write
+            error.without_effect = False
+            raise
+        if not kept:
             raise Cancelled(f"backup {record.id} was deleted while it was completed")
 
     def keeps(self, record: Record) -> bool:

@@ -414,3 +414,24 @@ def test_a_lost_or_changed_list_is_damage(
 def test_a_backup_that_was_never_finished_has_no_segments(catalogue: Catalogue) -> None:
     with pytest.raises(BackupUnusable, match="names no stored bytes"):
         catalogue.segments(record())
+
+
+def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
+    store: SwiftStore, catalogue: Catalogue
+) -> None:
+    other = keyring("k1", fill=9)
+    one = completed(keys=other.wrap_all(bytes(32)))
+    raw = other.sign(one.model_dump_json().encode())
+    _put(store, record_name(one.id), raw)
+    assert catalogue.look(one.id) == (one.id, RecordState.OTHER_KEY, one)
+    with pytest.raises(KeyNotHere, match="another key 'k1' than the one that is here") as caught:
+        catalogue.read(one.id)
+    assert KEYS.active.fingerprint in str(caught.value)
+    assert "escrow" in caught.value.hint
+    assert Catalogue(store, other).read(one.id) == one
+    # one byte of it changed: damaged for its own key, and still another's here
+    _put(store, record_name(one.id), raw.replace(b'"base"', b'"BASE"'))
+    with pytest.raises(RecordDamaged):
+        Catalogue(store, other).read(one.id)
+    with pytest.raises(KeyNotHere):
+        catalogue.read(one.id)

@@ -19,6 +19,7 @@ from agent.model import printable
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
     "(key-not-here): no key on this machine can check it. "
+    "(other-key): the key here of that id is not the one that signed it. "
     "UNREADABLE: it can't be read, or makes no record."
 )
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from agent.crash import Point, reached
-from agent.errors import Cancelled, Fenced, StoreFull
+from agent.errors import Cancelled, Fenced, StoreError, StoreFull
 from agent.layout import attempt_prefix, object_name
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
 from agent.operations.parts import BackupParts
@@ -47,8 +47,8 @@ def abandon_record(
         if late := _completed_meanwhile(parts, record):
             return late
         raise
-    except StoreFull:
-        if not remove:
+    except StoreError as refusal:
+        if not (remove and (refusal.without_effect or isinstance(refusal, StoreFull))):
             raise
         # nothing is committing it, and what fills the store may be its own bytes
         _remove(parts, record, error)

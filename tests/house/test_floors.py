@@ -19,6 +19,7 @@ FLOORS = {
     "agent.model": 0,
     "agent.codec": 1,
     "agent.dialect": 1,
+    "agent.key_ids": 1,
     "agent.keys": 1,
     "agent.layout": 1,
     "agent.storage": 1,
