@@ -5,7 +5,7 @@ that work on one backup notice each other, except in the moment between that rea
 write.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
 from pydantic import ValidationError
@@ -15,29 +15,28 @@ from agent.errors import (
     BackupUnknown,
     BackupUnusable,
     Cancelled,
-    DataDamaged,
     Fenced,
     KeyNotHere,
     RecordDamaged,
     RecordUnsupported,
-    StoreMismatch,
+    StoreError,
     StoreNotFound,
 )
 from agent.keys import Keyring, RecordState, signer
-from agent.layout import (
-    Segment,
-    attempt_prefix,
-    decode_list,
-    list_name,
-    record_name,
-    segment_name,
-)
+from agent.layout import Segment, record_name
 from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
-from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
+from agent.model import (
+    FORMAT_VERSION,
+    BackupStatus,
+    ErrorInfo,
+    Record,
+    WrappedKey,
+    utc_now,
+)
+from agent.presence import any_left, read_list
 from agent.record_cache import RecordCache
 from agent.store.protocol import Shelf, Store
 
-LIST_LIMIT = 1 << 20
 # Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
 # parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
 _UNTRUSTED_LIMIT = 256 << 10
@@ -92,6 +91,8 @@ class Catalogue:
             record = _parse(backup_id, line)
         except (RecordDamaged, RecordUnsupported):
             return Listed(backup_id, RecordState.BAD, None)
+        if state is RecordState.BAD and self._keyring.other_key(raw, record.keys):
+            state = RecordState.OTHER_KEY
         if state is not RecordState.OK and _kept_bytes(record) > _UNTRUSTED_KEPT:
             return Listed(backup_id, state, None)
         return Listed(backup_id, state, record)
@@ -117,8 +118,20 @@ class Catalogue:
                 f"master key {key_id!r}, which is not here"
             )
         if state is not RecordState.OK:
+            if self.judge(backup_id, raw).state is RecordState.OTHER_KEY:
+                raise self._other_key(backup_id, key_id)
             raise RecordDamaged(f"the record of backup {backup_id} fails its MAC")
         return Signed(_parse(backup_id, line), key_id)
+
+    def _other_key(self, backup_id: str, key_id: str) -> KeyNotHere:
+        here = self._keyring.key(key_id).fingerprint
+        return KeyNotHere(
+            f"the record of backup {backup_id} can't be checked: it is signed by another key "
+            f"{key_id!r} than the one that is here, whose SHA-256 begins with {here}",
+            hint="two machines have a key with that id: compare the SHA-256 with the pages in "
+            "escrow, and use a folder that holds the right one (BACKUP_AGENT_KEYS__FOLDER). To end "
+            "it, give each machine a key with an id of its own: keygen, then rekey",
+        )
 
     def need(self, backup_id: str) -> Record:
         """A record that can be trusted; BackupUnknown where there is none."""
@@ -149,7 +162,14 @@ class Catalogue:
                 return chain
             if len(chain) >= CHAIN_LIMIT:
                 raise BackupUnusable(f"the chain of backup {backup_id} does not end")
-            parent = self.need(child.parent_id)
+            parent = self.read(child.parent_id)
+            if parent is None:
+                raise BackupUnusable(
+                    f"backup {child.id} needs its parent {child.parent_id}, of which there is no "
+                    f"record in {self._store.location}",
+                    hint="nothing can be restored from it without that parent: restore another "
+                    "backup, and delete this one",
+                )
             if parent.to_lsn != child.from_lsn:
                 raise BackupUnusable(
                     f"backup {child.id} begins at LSN {child.from_lsn}, but its parent "
@@ -162,15 +182,8 @@ class Catalogue:
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
         found: list[Segment] = []
-        for number, ref in enumerate(record.stored.lists):
-            name = list_name(record.id, record.attempt, number)
-            try:
-                encoded = self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
-            except (StoreMismatch, StoreNotFound) as error:
-                raise DataDamaged(
-                    f"segment list {number} of backup {record.id} is not as stored: {error}"
-                ) from error
-            found += decode_list(encoded, ref)
+        for number in range(len(record.stored.lists)):
+            found += read_list(self._store, record, record.stored, number)
         return found
 
     def begin(self, record: Record) -> None:
@@ -187,7 +200,15 @@ class Catalogue:
         """
         self.fence(record)
         self._put(record)
-        if record.status is BackupStatus.COMPLETED and not self.keeps(record):
+        if record.status is not BackupStatus.COMPLETED:
+            return
+        try:
+            kept = self.keeps(record)
+        except StoreError as error:
+            # of this look, and not of the write
+            error.without_effect = False
+            raise
+        if not kept:
             raise Cancelled(f"backup {record.id} was deleted while it was completed")
 
     def keeps(self, record: Record) -> bool:
@@ -198,29 +219,11 @@ class Catalogue:
         """
         if record.stored is None or not record.stored.lists:
             return True
-        # Both, and the container's listing, which other servers of a Swift answer: objects that
-        # were lost, or are out of reach for a while, condemn nothing.
-        first = (
-            list_name(record.id, record.attempt, 0),
-            segment_name(record.id, record.attempt, 0),
-        )
-        prefix = attempt_prefix(record.id, record.attempt)
-        if any(self._holds(name) for name in first) or any(
-            self._store.list(Shelf.SEGMENTS, prefix)
-        ):
+        # objects that were lost, or are out of reach for a while, condemn nothing
+        if any_left(self._store, record):
             return True
         self.condemn(record.id)
         return False
-
-    def _holds(self, name: str) -> bool:
-        """Whether there is such an object beside the segments, whatever is in it."""
-        try:
-            self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
-        except StoreNotFound:
-            return False
-        except StoreMismatch:
-            return True  # larger than a list, or damaged
-        return True
 
     def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
         """Give a record other wrapped keys and the signature of `key_id`, and change nothing else.
@@ -245,6 +248,21 @@ class Catalogue:
         # by the same key: whoever makes it has that one, and may have no other
         self._put(condemned, signed.key_id)
         return condemned
+
+    def retract(self, backup_id: str, attempts: Collection[str], error: ErrorInfo) -> None:
+        """Make a COMPLETED backup FAILED if its attempt is one of `attempts`.
+
+        To be called after the bytes of these attempts were removed, on the strength of a record
+        that was read before: the COMPLETED one may have been written in between, by an agent
+        with the same journal (a cloned machine), or by a request that the store was slow to take.
+        """
+        there = self.read(backup_id)
+        if there is None or there.attempt not in attempts:
+            return
+        if there.status is BackupStatus.COMPLETED:
+            gone = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": error}
+            nowhere = {"stored": None, "locationRef": None}
+            self._put(there.model_copy(update=gone | nowhere))
 
     def forget(self, backup_id: str) -> None:
         """Remove the record of a backup of which nothing else is left."""

@@ -40,6 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
+from agent.key_ids import check_key_id
 from agent.model import WrappedKey
 
 KEY_BYTES: Final = 32
@@ -51,25 +52,23 @@ _RECOVERY: Final = "RSA-OAEP-256"
 _MAKE_RECOVERY: Final = "make one with: backup-agent keygen --recovery ID --private FILE"
 _INFO_WRAP: Final = b"backup-agent v1 wrap"
 _INFO_MAC: Final = b"backup-agent v1 mac"
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SHOWN_DIGITS: Final = 16
+# Entries of one key in a record that nobody vouches for; a real one has one.
+_TRIED: Final = 3
 _SEAL: Final = re.compile(rb'\{"key_id": "([A-Za-z0-9._-]{1,64})", "mac": "([0-9a-f]{64})"\}\n')
 
 
 class RecordState(StrEnum):
-    """Whether a record is as it was written: `key-not-here` means that nobody can tell."""
+    """Whether a record is as it was written.
+
+    `key-not-here` and `other-key` mean that it can't be told here: the key of that id is missing,
+    or is another one of the same id.
+    """
 
     OK = "ok"
     BAD = "bad"
     KEY_NOT_HERE = "key-not-here"
-
-
-def check_key_id(key_id: str) -> None:
-    """KeyUnusable where `key_id` can't name a key: ids are file names, and stand in records."""
-    if not _ID.fullmatch(key_id):
-        raise KeyUnusable(
-            f"{key_id[:80]!r} can't be the id of a key",
-            hint="use 1 to 64 letters, digits, dots, dashes and underscores",
-        )
+    OTHER_KEY = "other-key"
 
 
 def _data_key(data_key: bytes) -> bytes:
@@ -100,6 +99,11 @@ class MasterKey:
     def _mac_key(self) -> bytes:
         return HKDF(SHA256(), KEY_BYTES, None, _INFO_MAC).derive(self.secret)
 
+    @property
+    def fingerprint(self) -> str:
+        """How the SHA-256 on the key's page in escrow begins; it gives no random key away."""
+        return fingerprint(key_text(self.secret).encode())[:_SHOWN_DIGITS]
+
     def wrap(self, data_key: bytes) -> WrappedKey:
         """`data_key` (32 bytes) as a record may carry it."""
         wrapped = aes_key_wrap(self._wrapping_key, _data_key(data_key))
@@ -118,8 +122,9 @@ class MasterKey:
 
     def _unusable(self) -> DataDamaged:
         return DataDamaged(
-            f"the backup's data key can't be unwrapped with the master key {self.id}: "
-            "the record was changed, or the key file holds another key"
+            f"the backup's data key can't be unwrapped with the master key {self.id} "
+            f"(SHA-256 {self.fingerprint}...): the record was changed, or the key file holds "
+            "another key"
         )
 
     def mac(self, line: bytes) -> str:
@@ -309,6 +314,26 @@ class Keyring:
             return RecordState.KEY_NOT_HERE, line
         same = hmac.compare_digest(key.mac(line).encode(), match[2])
         return (RecordState.OK if same else RecordState.BAD), line
+
+    def other_key(self, raw: bytes, wrapped: Sequence[WrappedKey]) -> MasterKey | None:
+        """Return the key here that has the id of a record's signer, and is another key.
+
+        For a record object that fails its MAC, with the wrapped data keys that it names: they
+        don't open either then. Somebody who changed both looks the same.
+        """
+        key = self._keys.get(signer(raw) or "")
+        entries = [entry for entry in wrapped if key and (entry.id, entry.alg) == (key.id, _MASTER)]
+        if key is None or not entries:
+            return None
+        return None if any(_opens(key, entry) for entry in entries[:_TRIED]) else key
+
+
+def _opens(key: MasterKey, wrapped: WrappedKey) -> bool:
+    try:
+        key.unwrap(wrapped)
+    except DataDamaged:
+        return False
+    return True
 
 
 def signer(raw: bytes) -> str | None:

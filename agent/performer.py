@@ -17,6 +17,7 @@ from agent.errors import (
     Interrupted,
     JournalError,
     StoreError,
+    StoreFull,
     StoreSilent,
     TaskUnsupported,
 )
@@ -40,7 +41,7 @@ from agent.operations.target import target_below
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.recovery import Recovery, silent
-from agent.reporter import Reporter
+from agent.reporter import Reporter, with_remains
 from agent.task_stores import Place, TaskStores, place_of
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,18 @@ class _Undecided(Exception):
 
 
 class _Abandoned(Exception):
-    """A backup failed for `cause`; `record` is what is left of it."""
+    """A backup failed for `cause`; `record` is what is left of it.
 
-    def __init__(self, record: Record | None, cause: BaseException) -> None:
+    `problem` is why that could not be cleaned up.
+    """
+
+    def __init__(
+        self, record: Record | None, cause: BaseException, problem: AgentError | None
+    ) -> None:
         super().__init__()
         self.record = record
         self.cause = cause
+        self.problem = problem
 
 
 def _cause(stop: Stop, error: BaseException) -> BaseException:
@@ -135,7 +142,7 @@ class Performer:
         except _Undecided as error:
             self._wait(task, error.__cause__ or error, error.attempt)
         except _Abandoned as failed:
-            self._failed(task, failed.cause, failed.record)
+            self._failed(task, failed.cause, failed.record, failed.problem)
         except BaseException as error:  # noqa: BLE001 - the task boundary
             if isinstance(task, DeleteTask) and isinstance(error, JournalError):
                 # only the journal knows whether it had begun: it is done again
@@ -156,11 +163,19 @@ class Performer:
             log.error("task %s waits for the %s: %s", task.task_id, what, info.message)
         self.recovery.add(task, info, attempt)
 
-    def _failed(self, task: Task, error: BaseException, record: Record | None) -> None:
+    def _failed(
+        self,
+        task: Task,
+        error: BaseException,
+        record: Record | None,
+        problem: AgentError | None = None,
+    ) -> None:
         cut_off = self._ending and isinstance(error, Interrupted)
         if cut_off and self.recovery.again(task, record):
             return
         info = ErrorInfo.of(error)
+        if problem is not None and record is not None and not silent(problem):
+            info = with_remains(info, record.id, problem)
         status = TaskStatus.FAILED
         if isinstance(error, Cancelled):
             status = TaskStatus.CANCELLED
@@ -206,16 +221,17 @@ class Performer:
             if operation.undecided and silent(cause):
                 # no record says FAILED: it could reach the store after one that says COMPLETED
                 raise _Undecided(operation.attempt) from cause
-            left = self._abandon(task, operation, cause, stop)
+            left, problem = self._abandon(task, operation, cause, stop)
             if left and left.status is BackupStatus.COMPLETED:
                 return left
-            raise _Abandoned(left, cause) from error
+            raise _Abandoned(left, cause, problem) from error
         finally:
             self._making = None
 
     def _abandon(
         self, task: Task, operation: BackupOperation, error: BaseException, stop: Stop
-    ) -> Record | None:
+    ) -> tuple[Record | None, AgentError | None]:
+        """Clean up; return what is left, and why it could not be cleaned up if so."""
         patience = _until(_CANCEL_SECONDS - stop.seconds) if isinstance(error, Cancelled) else None
         try:
             if not operation.undecided:
@@ -226,17 +242,15 @@ class Performer:
             raise _Undecided(operation.attempt) from error
         try:
             with patience or nullcontext() as late:
-                return operation.abandon(ErrorInfo.of(error), late)
+                return operation.abandon(ErrorInfo.of(error), late), None
         except AgentError as problem:
-            log.warning(
-                "the failed backup could not be cleaned up (gc does it, a day later): %s", problem
-            )
+            log.warning("the failed backup could not be cleaned up: %s", problem)
             if silent(problem) and (operation.undecided or self._ending):
                 raise _Undecided(operation.attempt) from error
-            if silent(problem):
-                # reported as FAILED now, and cleaned up when the store answers
+            if silent(problem) or (isinstance(problem, StoreFull) and not operation.undecided):
+                # reported as FAILED now, and cleaned up when the store answers, or has room
                 self.recovery.add(task, ErrorInfo.of(error), operation.attempt)
-            return operation.record
+            return operation.record, problem
 
     def _restore(self, task: RestoreTask, parts: BackupParts, stop: Stop) -> Record:
         target = target_below(self._restore_roots, Path(task.target))
@@ -274,6 +288,7 @@ class Performer:
             meter=meter,
             stop=stop,
             on_begin=begin,
+            children=self._journal.children,
         )
         try:
             with self.reporter.progress(task, meter, lambda: root):

@@ -21,6 +21,7 @@ from agent.errors import (
     Interrupted,
     JournalError,
     StoreBusy,
+    StoreFull,
     StoreUnreachable,
     TokenLost,
 )
@@ -128,7 +129,7 @@ class Recovery:
             return False
         for cancel in self._journal.cancels(one.task.task_id):
             one = one._replace(info=ErrorInfo.of(cancellation(cancel)))
-        record, clean = None, False
+        record, clean, full = None, False, False
         try:
             record = self._settled(one)
             clean = True
@@ -140,11 +141,14 @@ class Recovery:
             log.warning("task %s is not cleaned up: %s", one.task.task_id, problem)
             if silent(problem):
                 return False
+            # told now, and cleaned up when there is room: for that its bytes went already
+            journalled = self._journal.kept_record(one.task.task_id) is not None
+            full = isinstance(problem, StoreFull) and not journalled
         reached(Point.RECOVERED)
         cut_off = clean and one.info.code == Interrupted.code
         if not (cut_off and self.again(one.task, record)):
             self._end(one, record)
-        return True
+        return not full
 
     def _end(self, one: _Waiting, record: Record | None) -> None:
         if record is not None and record.status is BackupStatus.COMPLETED:
@@ -174,7 +178,7 @@ class Recovery:
         if record is None or record.attempt != attempt:
             if not journalled:
                 # it never was this attempt's, or isn't any more: it can't be committed
-                remove_attempt(parts, task.backup.id, attempt)
+                remove_attempt(parts, task.backup.id, attempt, info)
             return None
         if record.status is BackupStatus.DELETING:
             return record

@@ -10,9 +10,18 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 from agent.crash import Point, reached
-from agent.errors import JournalError
+from agent.errors import AgentError, JournalError, TokenExpired, TokenLost
 from agent.journal import Journal
-from agent.model import ErrorInfo, Record, ReportDraft, Task, TaskStatus
+from agent.model import (
+    BackupStatus,
+    BackupView,
+    ErrorInfo,
+    Record,
+    ReportDraft,
+    Task,
+    TaskStatus,
+    utc_now,
+)
 from agent.pipeline.meter import Meter, every
 from agent.task_stores import TaskStores
 
@@ -55,7 +64,7 @@ class Reporter:
                 task_id=task.task_id,
                 type=task.type,
                 status=status,
-                backup=record.view() if record else None,
+                backup=_view(record, status) if record else None,
                 sizes=record.sizes() if record else None,
                 progress=meter.progress() if meter else None,
                 error=error,
@@ -94,3 +103,30 @@ class Reporter:
             if not self._muted:
                 log.warning("the progress of task %s can't be told: %s", task.task_id, error)
             self._muted = True
+
+
+def _view(record: Record, status: TaskStatus) -> BackupView:
+    """Return what a report shows of a backup: of one whose task has failed no BUILDING.
+
+    Its record may say so for a while, if the store doesn't take another one; nobody will finish it.
+    """
+    view = record.view()
+    if status in (TaskStatus.FAILED, TaskStatus.CANCELLED) and view.status is BackupStatus.BUILDING:
+        ended = {"status": BackupStatus(status.value), "updated": utc_now()}
+        return view.model_copy(update=ended)
+    return view
+
+
+def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorInfo:
+    """Return the error of a failed backup that could not be cleaned up because of `problem`.
+
+    It says what is left in the store, and how to have that removed.
+    """
+    expired = isinstance(problem, TokenExpired | TokenLost)
+    how = "with a token that is good" if expired else "once the store takes it"
+    return ErrorInfo(
+        code=info.code,
+        message=f"{info.message}; its record (BUILDING) and what it stored are still in the store, "
+        f"because they could not be removed: {problem}",
+        hint=f"{info.hint}; to remove what is left, delete backup {backup_id} {how}",
+    )

@@ -1,6 +1,5 @@
 """Records, keyrings and keys for tests that need no backup behind them."""
 
-import base64
 from typing import Any
 from uuid import uuid4
 
@@ -8,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from agent.keys import Keyring, MasterKey, RecoverySecret
-from agent.model import BackupStatus, Datastore, Lineage, Record, Stored, WrappedKey
+from agent.model import BackupStatus, Datastore, Lineage, Record, Stored
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
@@ -40,7 +39,7 @@ def record(**changes: Any) -> Record:
         "server_version": "10.11.6-MariaDB",
         "engine": "mariadb-backup",
         "engine_version": "10.11.6",
-        "keys": (WrappedKey(id="k1", wrapped=base64.b64encode(bytes(40)).decode()),),
+        "keys": keyring().wrap_all(bytes(32)),
     }
     return Record(**values | changes)
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import LIST_LIMIT, Catalogue
+from agent.catalogue import Catalogue
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -22,6 +22,7 @@ from agent.errors import (
 from agent.keys import Keyring, MasterKey, RecordState
 from agent.layout import Segment, encode_list, list_name, list_ref, record_name
 from agent.model import BackupStatus, Record, WrappedKey
+from agent.presence import LIST_LIMIT
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored
@@ -249,7 +250,7 @@ def test_a_chain_without_its_beginning(store: SwiftStore, catalogue: Catalogue) 
     base = completed()
     child = completed(base)
     _place(store, child)
-    with pytest.raises(BackupUnknown, match=base.id):
+    with pytest.raises(BackupUnusable, match=base.id):
         catalogue.chain(child.id)
     with pytest.raises(BackupUnknown):
         catalogue.chain(str(uuid4()))
@@ -413,3 +414,24 @@ def test_a_lost_or_changed_list_is_damage(
 def test_a_backup_that_was_never_finished_has_no_segments(catalogue: Catalogue) -> None:
     with pytest.raises(BackupUnusable, match="names no stored bytes"):
         catalogue.segments(record())
+
+
+def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
+    store: SwiftStore, catalogue: Catalogue
+) -> None:
+    other = keyring("k1", fill=9)
+    one = completed(keys=other.wrap_all(bytes(32)))
+    raw = other.sign(one.model_dump_json().encode())
+    _put(store, record_name(one.id), raw)
+    assert catalogue.look(one.id) == (one.id, RecordState.OTHER_KEY, one)
+    with pytest.raises(KeyNotHere, match="another key 'k1' than the one that is here") as caught:
+        catalogue.read(one.id)
+    assert KEYS.active.fingerprint in str(caught.value)
+    assert "escrow" in caught.value.hint
+    assert Catalogue(store, other).read(one.id) == one
+    # one byte of it changed: damaged for its own key, and still another's here
+    _put(store, record_name(one.id), raw.replace(b'"base"', b'"BASE"'))
+    with pytest.raises(RecordDamaged):
+        Catalogue(store, other).read(one.id)
+    with pytest.raises(KeyNotHere):
+        catalogue.read(one.id)

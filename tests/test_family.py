@@ -129,3 +129,23 @@ def test_the_tree_as_it_is_drawn() -> None:
         f"│       └── {ids[4]}  b5  COMPLETED",
         f"└── {ids[2]}  b3  COMPLETED",
     ]
+
+
+def test_records_that_can_not_be_trusted_cost_a_bounded_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent.family._CLAIMS", 10)
+    root, child = named(1), named(2, 1)
+    forged = [named(100 + number, 1) for number in range(20)]
+    elsewhere = [named(200 + number, 1000 + number) for number in range(20)]
+    family = Family(root, rows([root, child]))
+    family.add(rows([*forged, *elsewhere], RecordState.BAD))
+    assert numbers(family) == [2, 1]
+    assert [claim.id for claim in family.bad] == [record.id for record in forged[:3]]
+    assert family.bad_count == 20
+    assert len(family._bad._of) == 8
+    family.check()
+    # what no key can check and isn't remembered may be a child
+    family.add(rows(elsewhere, RecordState.KEY_NOT_HERE))
+    with pytest.raises(KeyNotHere, match="more than 10 records"):
+        family.check()

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings, strategies as st
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
+from agent.key_ids import unique_key_id
 from agent.keys import (
     Keyring,
     MasterKey,
@@ -264,7 +265,7 @@ class TestEnvelope:
         assert impostor.check(RING.sign(LINE)) == (RecordState.BAD, LINE)
 
     def test_values_of_states(self) -> None:
-        assert list(RecordState) == ["ok", "bad", "key-not-here"]
+        assert list(RecordState) == ["ok", "bad", "key-not-here", "other-key"]
 
     def test_a_line_is_one_line(self) -> None:
         with pytest.raises(Internal):
@@ -315,3 +316,42 @@ def test_random_keys_differ_in_all_they_make() -> None:
     first, second = (MasterKey("k", os.urandom(32)) for _ in range(2))
     assert first.mac(LINE) != second.mac(LINE)
     assert first.wrap(DATA_KEY) != second.wrap(DATA_KEY)
+
+
+# --- two keys with one id ----------------------------------------------------------------------
+
+
+def signed(key: MasterKey, line: bytes = LINE) -> bytes:
+    return Keyring({key.id: key}, key.id).sign(line)
+
+
+def test_another_key_of_the_same_id_is_told_from_a_changed_record() -> None:
+    namesake = MasterKey(KEY.id, OTHER.secret)
+    theirs, mine = (namesake.wrap(DATA_KEY),), (KEY.wrap(DATA_KEY),)
+    assert RING.other_key(signed(namesake), theirs) == KEY
+    changed = signed(KEY).replace(b"COMPLETED", b"BUILDING")
+    assert RING.check(changed)[0] is RecordState.BAD
+    assert RING.other_key(changed, mine) is None
+    # nothing to try: no key, or none of that id
+    assert RING.other_key(signed(namesake), ()) is None
+    assert RING.other_key(signed(namesake), (OTHER.wrap(DATA_KEY),)) is None
+    assert RING.other_key(b"no record", theirs) is None
+    assert RING.other_key(signed(MasterKey("elsewhere", SECRET)), theirs) is None
+
+
+def test_a_fingerprint_is_how_the_page_in_escrow_begins() -> None:
+    whole = hashlib.sha256(key_text(SECRET).encode()).hexdigest()
+    assert (KEY.fingerprint, len(KEY.fingerprint)) == (whole[:16], 16)
+    assert KEY.fingerprint != OTHER.fingerprint
+    with pytest.raises(DataDamaged, match=KEY.fingerprint):
+        KEY.unwrap(OTHER.wrap(DATA_KEY))
+
+
+@given(st.text(max_size=80))
+def test_a_unique_id_is_one_whatever_the_machine_is_called(name: str) -> None:
+    key_id = unique_key_id(name, "20261130", "abcdef0123")
+    assert MasterKey(key_id, SECRET).id.endswith("-20261130-abcdef")
+
+
+def test_a_unique_id_names_the_machine() -> None:
+    assert unique_key_id("db1.example.com", "20261130", "3fa9c1d2") == "db1-20261130-3fa9c1"

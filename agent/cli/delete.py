@@ -13,6 +13,7 @@ from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signa
 from agent.config import Config
 from agent.errors import Interrupted
 from agent.family import Kin
+from agent.journal import known_children
 from agent.model import DeleteTask, Record
 from agent.operations.delete import DeleteOperation
 from agent.pipeline.meter import Meter
@@ -91,6 +92,7 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
             meter=Meter(),
             stop=stop,
             on_begin=_nothing,
+            children=lambda: known_children(config.agent.state_folder / "journal.sqlite"),
         )
     finally:
         store.close()

@@ -7,6 +7,10 @@ from agent.keys import MasterKey, RecoveryKey, fingerprint, key_text
 from agent.model import printable
 
 _RULE = "=" * 78
+_UNIQUE = (
+    "no other machine of the tenant may have a key with the id {}: its records could not be told "
+    "from these; without an id keygen makes one that is unique"
+)
 
 
 def master_page(key: MasterKey, now: str) -> str:
@@ -33,10 +37,12 @@ Check a copy   tr -d '\\n' < {key.id}.key | sha256sum
 {_RULE}"""
 
 
-def after_master(key_id: str, path: Path, of_root: bool) -> Sequence[str]:
+def after_master(key_id: str, path: Path, of_root: bool, *, chosen: bool) -> Sequence[str]:
+    """Return what to do next; `chosen`: someone gave the key its id."""
     for_root = "; it belongs to root, so let the agent's user or its unit have it"
     return (
         f"the key is in {printable(str(path))}{for_root if of_root else ''}",
+        *([_UNIQUE.format(key_id)] if chosen else []),
         "keep the page above off this machine: print it, or put it into a password manager",
         f'for backups to use it: [keys] active = "{key_id}", then restart the agent',
         f"for the backups that are there: backup-agent rekey --to {key_id}",

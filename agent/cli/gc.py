@@ -5,7 +5,8 @@ it; so it has to be run by the daemon's user, or by root.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +16,7 @@ from agent.cli import embedded, tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, on_signals
 from agent.config import Config
 from agent.errors import AgentError, Interrupted
-from agent.journal import busy_backups
+from agent.journal import busy_backups, known_children
 from agent.model import printable
 from agent.operations.gc import GcOperation
 from agent.operations.orphans import Orphan, What
@@ -53,9 +54,12 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
                 seen.append(orphan)
     except AgentError:
         if seen:
-            show(seen, dry_run=arguments.dry_run)
+            show(seen, {}, dry_run=arguments.dry_run)
         raise
-    show(seen, dry_run=arguments.dry_run)
+    broken = {one.backup_id: one.why for one in operation.broken}
+    show(seen, broken, dry_run=arguments.dry_run)
+    for line in tables.unrestorable(broken):
+        print(line, file=sys.stderr)
     return 0
 
 
@@ -72,6 +76,7 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
             Catalogue(store, assembly.keyring(config), assembly.record_cache(config)),
             config.agent.instance_id,
             busy=lambda: busy_backups(journal),
+            children=lambda: known_children(journal),
             connections=config.pipeline.connections,
             stop=stop,
             dry_run=dry_run,
@@ -80,7 +85,7 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
         store.close()
 
 
-def _show(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+def _show(seen: Sequence[Orphan], _broken: Mapping[str, str], *, dry_run: bool) -> None:
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
@@ -107,7 +112,7 @@ def _cells(one: Orphan) -> list[str]:
     ]
 
 
-def _show_json(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+def _show_json(seen: Sequence[Orphan], broken: Mapping[str, str], *, dry_run: bool) -> None:
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
     print(
@@ -118,6 +123,7 @@ def _show_json(seen: Sequence[Orphan], *, dry_run: bool) -> None:
                 "left_alone": [_plain(one) for one in seen if one.what is What.LEFT_ALONE],
                 "objects": objects,
                 "bytes": stored_bytes,
+                "unrestorable": broken,
             }
         )
     )

@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import os
+import platform
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,14 @@ from agent.cli.keyfile import check_free, make_folder, write_once
 from agent.cli.verb import Verbs, add_json, add_store, add_verb
 from agent.config import Config, keys_folder, need
 from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
-from agent.keys import KEY_BYTES, MasterKey, RecoverySecret, check_key_id, key_text
+from agent.key_ids import check_key_id, unique_key_id
+from agent.keys import (
+    KEY_BYTES,
+    MasterKey,
+    RecoverySecret,
+    fingerprint,
+    key_text,
+)
 from agent.model import printable, utc_now
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 from agent.secret_files import read_secret
@@ -31,7 +39,12 @@ def add(verbs: Verbs) -> None:
     keygen_verb = add_verb(
         verbs, "keygen", keygen, "make a master key, or a recovery key", configuration=Path
     )
-    keygen_verb.add_argument("id", help="1 to 64 letters, digits, dots, dashes and underscores")
+    keygen_verb.add_argument(
+        "id",
+        nargs="?",
+        help="1 to 64 letters, digits, dots, dashes and underscores, as no other key of the tenant "
+        "has them; by default the machine's name, the day, and six digits of the key's SHA-256",
+    )
     keygen_verb.add_argument("--folder", type=Path, help="instead of [keys] folder")
     keygen_verb.add_argument("--recovery", action="store_true", help="make a recovery key")
     keygen_verb.add_argument("--private", type=Path, help="where its private half is to go")
@@ -47,24 +60,30 @@ def add(verbs: Verbs) -> None:
 
 def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
     """Works where there is no configuration yet but a folder."""
-    check_key_id(arguments.id)
+    if arguments.id is not None:
+        check_key_id(arguments.id)
     folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     if arguments.recovery != (arguments.private is not None):
         raise UsageWrong(
             "--recovery and --private FILE go together",
-            hint="backup-agent keygen --recovery ID --private FILE",
+            hint="backup-agent keygen --recovery --private FILE",
         )
     if not arguments.recovery and (arguments.passphrase or arguments.passphrase_file):
         raise UsageWrong("a passphrase is for the private half of a recovery key")
     passphrase = _passphrase(arguments) if arguments.recovery else b""
     make_folder(folder)
-    for suffix in (".key", ".pub"):
-        check_free(folder / f"{arguments.id}{suffix}")
     if arguments.recovery:
         _make_recovery(arguments.id, folder, arguments.private.absolute(), passphrase)
     else:
         _make_master(arguments.id, folder)
     return 0
+
+
+def _free(folder: Path, key_id: str) -> str:
+    """Return `key_id`; KeyUnusable if there is a key of that id."""
+    for suffix in (".key", ".pub"):
+        check_free(folder / f"{key_id}{suffix}")
+    return key_id
 
 
 def _folder(config_path: Path) -> Path:
@@ -104,21 +123,29 @@ def _typed() -> str:
     return given
 
 
-def _make_master(key_id: str, folder: Path) -> None:
-    key = MasterKey(key_id, os.urandom(KEY_BYTES))
-    path = folder / f"{key_id}.key"
+def _make_master(key_id: str | None, folder: Path) -> None:
+    secret = os.urandom(KEY_BYTES)
+    digest = fingerprint(key_text(secret).encode())
+    key = MasterKey(_free(folder, key_id or _new_id(platform.node(), digest)), secret)
+    path = folder / f"{key.id}.key"
     write_once(path, key_text(key.secret).encode() + b"\n", 0o600, give=True)
     print(escrow.master_page(key, utc_now()))
-    _note(escrow.after_master(key_id, path, _belongs_to_root(folder)))
+    _note(escrow.after_master(key.id, path, _belongs_to_root(folder), chosen=key_id is not None))
+
+
+def _new_id(name: str, digest: str) -> str:
+    return unique_key_id(name, utc_now()[:10].replace("-", ""), digest)
 
 
 def _belongs_to_root(folder: Path) -> bool:
     return folder.stat().st_uid == 0
 
 
-def _make_recovery(key_id: str, folder: Path, private: Path, passphrase: bytes) -> None:
+def _make_recovery(key_id: str | None, folder: Path, private: Path, passphrase: bytes) -> None:
     check_free(private)
-    secret = RecoverySecret.make(key_id)
+    pair = RecoverySecret.make(key_id or "recovery")
+    key_id = _free(folder, key_id or _new_id("recovery", fingerprint(pair.public.pem())))
+    secret = RecoverySecret(key_id, pair.private)
     probe = os.urandom(KEY_BYTES)
     if secret.unwrap(secret.public.wrap(probe)) != probe:
         raise KeyUnusable(f"the recovery key {key_id} does not open what it closes")

@@ -3,11 +3,12 @@
 import argparse
 import secrets
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent import assembly
-from agent.catalogue import Listed
+from agent.ancestry import Ancestry, Broken
+from agent.catalogue import Catalogue, Listed
 from agent.cli import tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
 from agent.config import Config
@@ -18,6 +19,7 @@ from agent.model import printable
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
     "(key-not-here): no key on this machine can check it. "
+    "(other-key): the key here of that id is not the one that signed it. "
     "UNREADABLE: it can't be read, or makes no record."
 )
 
@@ -49,8 +51,9 @@ def _count(text: str) -> int:
 
 
 def backup_list(config: Config, arguments: argparse.Namespace) -> int:
-    rows = _rows(_records(config), whole=arguments.json)
-    print(tables.as_json(rows) if arguments.json else tables.list_table(rows))
+    broken = dict[str, str]()
+    rows = _rows(_records(config, broken), whole=arguments.json)
+    _show(rows, broken, tables.list_table, arguments.json)
     return 0
 
 
@@ -64,9 +67,10 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
             if listed.record is not None and listed.record.instance_id == arguments.instance:
                 yield listed
 
-    rows = _rows(of_instance(_records(config)), whole=arguments.json)
+    broken = dict[str, str]()
+    rows = _rows(of_instance(_records(config, broken)), whole=arguments.json)
     rows = rows[-arguments.limit :] if arguments.limit else rows
-    print(tables.as_json(rows) if arguments.json else tables.instance_table(rows))
+    _show(rows, broken, tables.instance_table, arguments.json)
     if unreadable:
         print(
             f"backup-agent: note: {unreadable} of the container's records can't be read, so "
@@ -76,28 +80,64 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _show(
+    rows: list[dict[str, Any]],
+    broken: Mapping[str, str],
+    table: Callable[[list[dict[str, Any]]], str],
+    as_json: bool,
+) -> None:
+    """Print rows; of those that can't be restored say so, without another column."""
+    found = {row["id"]: broken[row["id"]] for row in rows if row["id"] in broken}
+    if as_json:
+        print(tables.as_json([row | _why(found, row["id"]) for row in rows]))
+    else:
+        print(table(rows))
+    for line in tables.unrestorable(found):
+        print(line, file=sys.stderr)
+
+
+def _why(broken: Mapping[str, str], backup_id: str) -> dict[str, str]:
+    """The field of --json that only a backup has which can't be restored."""
+    return {"unrestorable": broken[backup_id]} if backup_id in broken else {}
+
+
 def backup_show(config: Config, arguments: argparse.Namespace) -> int:
     with assembly.catalogue(config, _keyring(config)) as catalogue:
         listed = catalogue.look(arguments.backup)
         if listed is None:
             raise BackupUnknown(f"there is no backup {arguments.backup} in {catalogue.location}")
+        why = {one.backup_id: one.why for one in _broken(listed, catalogue)}
     row = tables.row(listed)
     if arguments.json:
         record = listed.record.model_dump(mode="json") if listed.record else {}
-        print(tables.as_json({**record, **row}))
+        print(tables.as_json({**record, **row, **_why(why, listed.backup_id)}))
     else:
         print(tables.property_table({key: row[key] for key in row if key != "record_state"}))
+    for line in tables.unrestorable(why):
+        print(line, file=sys.stderr)
     return 0
 
 
-def _records(config: Config) -> Iterator[Listed]:
+def _broken(listed: Listed, catalogue: Catalogue) -> list[Broken]:
+    """The backup itself, if an ancestor is missing; these are read one by one."""
+    ancestry = Ancestry()
+    ancestry.add(listed)
+    return [one for one in ancestry.broken(catalogue.look) if one.backup_id == listed.backup_id]
+
+
+def _records(config: Config, broken: dict[str, str]) -> Iterator[Listed]:
     """All records, those that have ended from the cache where there is one.
 
+    At the end `broken` has the backups that lack an ancestor, and why.
     None, and a note that says so, where there is no container: the first backup makes it.
     """
     try:
         with assembly.catalogue(config, _keyring(config)) as catalogue:
-            yield from catalogue.records()
+            ancestry = Ancestry()
+            for listed in catalogue.records():
+                ancestry.add(listed)
+                yield listed
+            broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.look)}
     except StoreNotFound as error:
         print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
 

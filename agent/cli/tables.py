@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prettytable import PrettyTable
@@ -128,6 +128,20 @@ def _shown(text: str) -> str:
     """`printable`, but spaces and joiners stay where a script needs them."""
     pieces = _KEPT.split(text)
     return "".join(piece if odd % 2 else printable(piece) for odd, piece in enumerate(pieces))
+
+
+def unrestorable(why: Mapping[str, str]) -> Iterator[str]:
+    """Lines that name COMPLETED backups which nothing can be restored from, by their ids."""
+    few = 5
+    for backup_id, reason in list(why.items())[:few]:
+        yield (
+            f"backup-agent: note: nothing can be restored from backup {backup_id}: "
+            f"{printable(reason)}"
+        )
+    if len(why) > few:
+        yield (
+            f"backup-agent: note: nor from {len(why) - few} more; --json has all, as unrestorable"
+        )
 
 
 def complain(code: str, message: str, hint: str) -> None:

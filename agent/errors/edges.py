@@ -112,7 +112,13 @@ class PrepareFailed(EngineError):
 
 
 class StoreError(AgentError):
-    """The object store refuses or does not answer."""
+    """The object store refuses or does not answer.
+
+    `without_effect`: the store has said that it did not do it, each time that it was asked. Else
+    a write may still reach it.
+    """
+
+    without_effect = False
 
 
 class StoreUnreachable(StoreError):

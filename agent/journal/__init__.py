@@ -3,7 +3,7 @@
 from agent.journal.cancels import cancellation, refused
 from agent.journal.journal import Acceptance, CutOff, Journal
 from agent.journal.outbox import OutboxItem
-from agent.journal.reading import busy_backups, overview
+from agent.journal.reading import busy_backups, known_children, overview
 
 __all__ = [
     "Acceptance",
@@ -12,6 +12,7 @@ __all__ = [
     "OutboxItem",
     "busy_backups",
     "cancellation",
+    "known_children",
     "overview",
     "refused",
 ]

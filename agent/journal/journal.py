@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from agent.broker import wire
 from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answered, ended_by, open_cancels, target_of
+from agent.journal.children import children
 from agent.journal.file import JournalFile
 from agent.journal.outbox import Outbox, OutboxItem
 from agent.model import TASK, CancelTask, Report, ReportDraft, Task, TaskStatus
@@ -237,6 +238,11 @@ class Journal:
         with self._file.transaction() as db:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None
+
+    def children(self) -> dict[str, str]:
+        """Return the parent of each incremental that a task made or is to make."""
+        with self._file.transaction() as db:
+            return children(db)
 
     def next_report(self) -> OutboxItem | None:
         """The unsent report with the lowest number."""

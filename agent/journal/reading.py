@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.errors import JournalError
+from agent.journal.children import children
 from agent.journal.file import read_only
 from agent.model import TASK, CreateTask, DeleteTask, Report, RestoreTask, Task, VerifyTask
 
@@ -55,6 +56,17 @@ def busy_backups(path: Path) -> frozenset[str] | None:
     with read_only(path) as db:
         rows = db.execute("SELECT body FROM tasks WHERE ended IS NULL")
         return frozenset(one for (body,) in rows if (one := _backup(TASK.validate_json(body))))
+
+
+def known_children(path: Path) -> dict[str, str]:
+    """Return the parent of each incremental that the journal knows; none where there is no journal.
+
+    JournalError where it can't be read.
+    """
+    if not _exists(path):
+        return {}
+    with read_only(path) as db:
+        return children(db)
 
 
 def _exists(path: Path) -> bool:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from agent.crash import Point, reached
-from agent.errors import Cancelled, Fenced, StoreFull
+from agent.errors import Cancelled, Fenced, StoreError, StoreFull
 from agent.layout import attempt_prefix, object_name
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
 from agent.operations.parts import BackupParts
@@ -32,7 +32,7 @@ def abandon_record(
     if there is None or there.attempt != record.attempt:
         if remove:
             # it was never committed and can't be any more, whoever has the id now
-            _remove(parts, record, keep_object=there is not None)
+            _remove(parts, record, error, keep_object=there is not None)
         return None
     if there.status is BackupStatus.COMPLETED and parts.catalogue.keeps(there):
         return there
@@ -43,17 +43,34 @@ def abandon_record(
     failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
     try:
         parts.catalogue.write(failed)
-    except StoreFull:
-        if not remove:
+    except Fenced:
+        if late := _completed_meanwhile(parts, record):
+            return late
+        raise
+    except StoreError as refusal:
+        if not (remove and (refusal.without_effect or isinstance(refusal, StoreFull))):
             raise
         # nothing is committing it, and what fills the store may be its own bytes
-        _remove(parts, record)
+        _remove(parts, record, error)
         parts.catalogue.write(failed)
     reached(Point.RECORD_FAILED)
     if remove:
-        _remove(parts, record)
+        if late := _completed_meanwhile(parts, record):
+            return late
+        _remove(parts, record, error)
         reached(Point.BYTES_REMOVED)
     return failed
+
+
+def _completed_meanwhile(parts: BackupParts, record: Record) -> Record | None:
+    """Return the COMPLETED record that an agent with the same journal has written; else None.
+
+    Nothing was removed yet, so that backup is whole. See also Catalogue.retract.
+    """
+    there = parts.catalogue.read(record.id)
+    if there is None or there.attempt != record.attempt:
+        return None
+    return there if there.status is BackupStatus.COMPLETED else None
 
 
 def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool) -> Record:
@@ -62,7 +79,7 @@ def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: b
     The record is the signal, so it comes last; nobody takes a DELETING backup for a good one.
     """
     if remove:
-        _remove(parts, record)
+        _remove(parts, record, error)
     cancelled = record.model_copy(
         update={"status": BackupStatus.CANCELLED, "updated": utc_now(), "error": error}
     )
@@ -73,19 +90,26 @@ def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: b
     return cancelled
 
 
-def _remove(parts: BackupParts, record: Record, *, keep_object: bool = False) -> None:
+def _remove(
+    parts: BackupParts, record: Record, error: ErrorInfo, *, keep_object: bool = False
+) -> None:
     if not keep_object:
         parts.store.delete(Shelf.OBJECTS, object_name(record.id, sealed=record.sealed))
-    remove_attempt(parts, record.id, record.attempt)
+    remove_attempt(parts, record.id, record.attempt, error)
 
 
-def remove_attempt(parts: BackupParts, backup_id: str, attempt: str) -> None:
-    """Remove the segments and lists of an attempt that no record names."""
+def remove_attempt(parts: BackupParts, backup_id: str, attempt: str, error: ErrorInfo) -> None:
+    """Remove the segments and lists of an attempt that failed with `error`.
+
+    The record is looked at once more afterwards: one that names the attempt as COMPLETED by
+    then becomes FAILED.
+    """
 
     def remove(row: StoredObject) -> None:
         parts.store.delete(Shelf.SEGMENTS, row.name)
 
     each_segment(parts.store, attempt_prefix(backup_id, attempt), parts.path.connections, remove)
+    parts.catalogue.retract(backup_id, (attempt,), error)
 
 
 def each_segment(

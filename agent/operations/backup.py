@@ -22,6 +22,7 @@ from agent.errors import (
     EngineFailed,
     Fenced,
     Internal,
+    StoreError,
 )
 from agent.host import size_gib
 from agent.layout import Segment, new_attempt, object_name, segment_name
@@ -277,6 +278,9 @@ class BackupOperation:
         except (Fenced, Cancelled):
             # refused before it was sent, or marked DELETING after it came too late
             self.undecided = False
+            raise
+        except StoreError as error:
+            self.undecided = not error.without_effect
             raise
         reached(Point.RECORD_COMPLETED)
         return finished

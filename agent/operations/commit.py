@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from agent.errors import DataDamaged, RecordDamaged
 from agent.manifest import Manifest
 from agent.model import Record
+from agent.operations.ancestors import check_stored
 from agent.operations.parts import BackupParts
 
 
@@ -39,8 +40,13 @@ def as_kept(journalled: str) -> Record:
 def publish(
     parts: BackupParts, finished: Record, parent: Record | None, manifest: Manifest
 ) -> None:
-    """Write the object of a backup that still is this attempt's to complete; else Fenced."""
+    """Write the object of a backup that still is this attempt's to complete; else Fenced.
+
+    ParentUnusable if the bytes of an ancestor are gone by now.
+    """
     parts.catalogue.fence(finished)
+    if parent is not None:
+        check_stored(parts, parts.catalogue.chain(parent.id))
     manifest.publish(_headers(finished, parent))
 
 

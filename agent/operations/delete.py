@@ -8,7 +8,7 @@ has no record is gone altogether, and a delete that was cut off anywhere is repe
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from agent.catalogue import Catalogue, Listed
 from agent.crash import Point, reached
@@ -20,7 +20,6 @@ from agent.errors import (
     StoreRejected,
 )
 from agent.family import Family, Kin
-from agent.keys import RecordState
 from agent.layout import backup_prefix, checks_name, object_name, record_name
 from agent.model import BackupStatus, Record
 from agent.operations.abandon import each_segment
@@ -44,7 +43,8 @@ class DeleteOperation:
 
     `on_begin` is called with the root as it will be, before anything is changed. `meter`
     counts the stored bytes that went. `at_rest` are attempts that nobody makes any more, so they
-    are not waited for. `deleted` names the backups that are gone.
+    are not waited for. `children` tells the parent of each incremental that the journal knows: a
+    listing may lack them. `deleted` names the backups that are gone.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class DeleteOperation:
         on_begin: Callable[[Record], None],
         patience_seconds: float = PATIENCE_SECONDS,
         at_rest: Collection[str] = (),
+        children: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store.bound(stop)
         self._catalogue = catalogue.bound(self._store)
@@ -67,6 +68,7 @@ class DeleteOperation:
         self._on_begin = on_begin
         self._patience_seconds = patience_seconds
         self._waited = set(at_rest)
+        self._known_children = children
         self._warned: set[str] = set()
         self.deleted: list[Kin] = []
 
@@ -93,7 +95,7 @@ class DeleteOperation:
         reached(Point.DELETE_CONDEMNED)
         self._delete_descendants(root)
         self._delete(root.id)
-        self.deleted.append(Kin.of(RecordState.OK, root))
+        self.deleted.append(Kin.of(root))
         return root
 
     def _root(self, backup_id: str) -> Record:
@@ -110,17 +112,28 @@ class DeleteOperation:
     def _look(self, root: Record) -> Family:
         """The family by the records as they are now; KeyNotHere where a key is missing."""
         family = Family(root, self._rows())
-        for kin in family.bad:
-            if kin.id not in self._warned:
-                self._warned.add(kin.id)
-                log.warning(
-                    "backup %s claims to descend from backup %s, but its record fails its MAC: "
-                    "it is left as it is",
-                    kin.id,
-                    root.id,
-                )
+        known, asked = self._known_children(), set(family.members)
+        # a child that is found may have children that were listed, or that the journal knows
+        while hidden := [child for child in known if known[child] in asked and child not in asked]:
+            asked.update(hidden)
+            family.add(row for child in hidden for row in self._again(child))
+            asked.update(family.members)
+        self._warn(root, family)
         family.check()
         return family
+
+    def _warn(self, root: Record, family: Family) -> None:
+        fresh = [claim for claim in family.bad if claim.id not in self._warned]
+        for claim in fresh:
+            self._warned.add(claim.id)
+            log.warning(
+                "backup %s claims to descend from backup %s, but its record fails its MAC: "
+                "it is left as it is",
+                claim.id,
+                root.id,
+            )
+        if fresh and family.bad_count > len(family.bad):
+            log.warning("and so do %d more", family.bad_count - len(family.bad))
 
     def _rows(self) -> Iterator[Listed]:
         """All records. One that the store failed on might be a descendant: it is asked again."""
@@ -129,13 +142,18 @@ class DeleteOperation:
             if row.record is not None:
                 yield row
                 continue
-            try:
-                again = self._catalogue.look(row.backup_id)
-            except (StoreMismatch, StoreRejected) as error:
-                log.warning("whose child backup %s is can't be read: %s", row.backup_id, error)
-                continue
-            if again is not None:
-                yield again
+            yield from self._again(row.backup_id)
+
+    def _again(self, backup_id: str) -> Iterator[Listed]:
+        """Read one record past the listing, if there is one."""
+        self._stop.check()
+        try:
+            row = self._catalogue.look(backup_id)
+        except (StoreMismatch, StoreRejected) as error:
+            log.warning("whose child backup %s is can't be read: %s", backup_id, error)
+            return
+        if row is not None:
+            yield row
 
     def _delete_descendants(self, root: Record) -> None:
         """Delete until a look after the root was marked finds none; the root has stopped, too."""

@@ -12,10 +12,11 @@ segments last: what is left when this ends anywhere is an orphan still, for the 
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from agent.ancestry import Ancestry, Broken
 from agent.catalogue import Catalogue, Listed
 from agent.crash import Point, reached
 from agent.errors import (
@@ -54,6 +55,9 @@ log = logging.getLogger(__name__)
 GAP_SECONDS: Final = 2.0
 # Orphans that are known before the first of them goes.
 _BATCH: Final = 1000
+_CUT_OFF: Final = ErrorInfo.of(
+    Interrupted("the backup was cut off, and no task is at work on it any more")
+)
 CHANGED: Final = "it has changed since it was looked at"
 
 
@@ -61,7 +65,8 @@ class GcOperation:
     """One collection in one store; `run` it once.
 
     `busy` tells the ids of the backups that unfinished tasks are about, None where there is no
-    journal. With `dry_run` nothing is changed.
+    journal; `children` the parent of each incremental that the journal knows. With `dry_run`
+    nothing is changed. After a run `broken` names the COMPLETED backups that lack an ancestor.
     """
 
     def __init__(
@@ -75,16 +80,20 @@ class GcOperation:
         stop: Stop,
         dry_run: bool = False,
         gap_seconds: float = GAP_SECONDS,
+        children: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store.bound(stop)
         self._catalogue = catalogue.bound(self._store)
         self._instance_id = instance_id
         self._busy = busy
+        self._children = children
         self._connections = connections
         self._stop = stop
         self._dry_run = dry_run
         self._gap_seconds = gap_seconds
         self._now = -math.inf
+        self._ancestry = Ancestry()
+        self.broken: list[Broken] = []
 
     def run(self) -> Iterator[Orphan]:
         """Collect, and tell of each orphan what became of it: it is gone, or left alone.
@@ -101,10 +110,13 @@ class GcOperation:
         found = self._find()
         while batch := list(islice(found, _BATCH)):
             yield from batch if self._dry_run else self._collect(batch)
+        self.broken = self._ancestry.broken(self._catalogue.look)
 
     def _find(self) -> Iterator[Orphan]:
         for pile in piles(self._store, self._catalogue):
             self._stop.check()
+            if pile.listed is not None:
+                self._ancestry.add(pile.listed)
             if self._now - pile.youngest >= AGE_SECONDS and (orphan := self._judge(pile)):
                 yield orphan
 
@@ -167,12 +179,7 @@ class GcOperation:
         self._remove_bytes(orphan)
 
     def _give_up(self, orphan: Orphan, record: Record) -> None:
-        error = Interrupted("the backup was cut off, and no task is at work on it any more")
-        update = {
-            "status": BackupStatus.FAILED,
-            "updated": utc_now(),
-            "error": ErrorInfo.of(error),
-        }
+        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _CUT_OFF}
         failed = record.model_copy(update=update)
         try:
             self._catalogue.write(failed)
@@ -187,6 +194,7 @@ class GcOperation:
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
             each_segment(self._store, prefix, self._connections, self._remove_segment)
+        self._catalogue.retract(orphan.backup_id, orphan.attempts, _CUT_OFF)
 
     def _remove_segment(self, row: StoredObject) -> None:
         self._stop.check()
@@ -202,5 +210,6 @@ class GcOperation:
             meter=Meter(),
             stop=self._stop,
             on_begin=lambda record: log.info("delete of backup %s goes on", record.id),
+            children=self._children,
             at_rest=[orphan.record.attempt] if orphan.record else (),
         ).run(orphan.backup_id)

@@ -264,6 +264,8 @@ def _shared(pile: Pile, ours: frozenset[str]) -> bool:
 def _distrust(state: RecordState) -> str:
     if state is RecordState.KEY_NOT_HERE:
         return "no key on this machine can check the backup's record (key-not-here)"
+    if state is RecordState.OTHER_KEY:
+        return "the backup's record is signed by another key of the same id (other-key)"
     return f"the backup's record can't be trusted or read ({state.value})"
 
 

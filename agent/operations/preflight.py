@@ -21,6 +21,7 @@ from agent.errors import (
 from agent.host import datadir_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
+from agent.operations.ancestors import check_stored
 from agent.operations.parts import BackupParts, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -78,7 +79,9 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Rec
     if parent_id is None:
         return []
     try:
-        return _checked(parts, parent_id, found)
+        chain = _checked(parts, parent_id, found)
+        check_stored(parts, chain)
+        return chain
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise

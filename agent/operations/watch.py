@@ -3,7 +3,7 @@
 import logging
 
 from agent.catalogue import Catalogue
-from agent.errors import AgentError, Cancelled, Fenced
+from agent.errors import AgentError, Cancelled, Fenced, TokenExpired
 from agent.model import BackupStatus, Record
 from agent.pipeline.stop import Stop
 
@@ -25,13 +25,19 @@ class Watch:
         self._gone = 0
 
     def look(self) -> None:
-        """Read the record once. What can't be read says nothing: the commit looks again."""
+        """Read the record once. What can't be read says nothing: the commit looks again.
+
+        But a token that has expired ends the backup: nothing can be stored any more.
+        """
         with self._stop.guard():
             self._look()
 
     def _look(self) -> None:
         try:
             there = self._catalogue.read(self._record.id)
+        except TokenExpired as error:
+            self._stop.request(error)
+            return
         except AgentError as error:
             if self._stop.cause is None:
                 log.info("the record of backup %s can't be looked at: %s", self._record.id, error)

@@ -73,7 +73,8 @@ def _active(context: Context, section: KeysSection) -> Outcome:
         return failed(f"{section.active} does not unwrap what it wrapped", "replace the key file")
     if keyring.check(keyring.sign(_RECORD))[0] is not RecordState.OK:
         return failed(f"{section.active} does not know its own record", "replace the key file")
-    return passed(f"{section.active} wraps and unwraps a data key, signs and checks a record")
+    named = f"{section.active} (SHA-256 {keyring.active.fingerprint}...)"
+    return passed(f"{named} wraps and unwraps a data key, signs and checks a record")
 
 
 def _without_recovery(context: Context) -> Config:

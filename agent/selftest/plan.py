@@ -59,6 +59,7 @@ PLAN: Final[dict[str, tuple[str, ...]]] = {
         "delete",
         "throughput",
     ),
+    "records": ("keys", "chains"),
     "data path": ("round trip", "speed", "estimate", "wrong key", "damage", "removal"),
 }
 # What `--full` adds.

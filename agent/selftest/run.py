@@ -10,7 +10,17 @@ from typing import Final
 
 from agent.errors import AgentError
 from agent.pipeline.stop import Stop
-from agent.selftest import broker, configuration, database, datapath, host, keys, store, trial
+from agent.selftest import (
+    broker,
+    configuration,
+    database,
+    datapath,
+    host,
+    keys,
+    records,
+    store,
+    trial,
+)
 from agent.selftest.check import Check, Outcome, Result, Verdict, failed, result, skipped
 from agent.selftest.context import Context
 
@@ -22,6 +32,7 @@ GROUPS: Final[dict[str, Build]] = {
     "keys": keys.checks,
     "broker": broker.checks,
     "store": store.checks,
+    "records": records.checks,
     "data path": datapath.checks,
     "trial": trial.checks,
 }

@@ -34,6 +34,7 @@ from agent.store.protocol import (
     Interruption,
     ManifestEntry,
     Shelf,
+    Stat,
     StoredObject,
     StoreLimits,
     Uninterrupted,
@@ -117,6 +118,11 @@ class DirectoryStore:
             there.fill(buffer)
             _not_again(shelf, there.descriptor)
 
+    def stat(self, shelf: Shelf, name: str) -> Stat:
+        with self._reading(shelf, name) as there:
+            etag = there.etag()
+        return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
+
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
         """As the protocol says. What can't be one of its objects is left out.
 
@@ -181,11 +187,35 @@ class DirectoryStore:
         parts: Sequence[memoryview],
         etag_for: Callable[[str], Etag],
     ) -> str:
-        there, inside = place(name), self._in(shelf)
-        what = f"put {inside}/{name}"
+        there, inside, moved = place(name), self._in(shelf), False
+
+        def settle(temporary: str, beside: Etag | None) -> None:
+            def then(folder: int) -> None:
+                nonlocal moved
+                moved = True
+                if beside is not None:
+                    keep_beside(folder, there.file, beside)
+
+            self._folder.settle(inside, temporary, there.folders, there.file, then)
+
+        try:
+            return self._write(f"put {inside}/{name}", shelf, parts, etag_for, settle)
+        except StoreError as error:
+            error.without_effect = not moved
+            raise
+
+    def _write(
+        self,
+        what: str,
+        shelf: Shelf,
+        parts: Sequence[memoryview],
+        etag_for: Callable[[str], Etag],
+        settle: Callable[[str, Etag | None], None],
+    ) -> str:
+        """Write and sync a temporary file; `settle` gives it its name, and an ETag beside it."""
         with (
             self._doing(what),
-            self._folder.temporary(inside) as (descriptor, temporary),
+            self._folder.temporary(self._in(shelf)) as (descriptor, temporary),
         ):
             digest = hashlib.md5(usedforsecurity=False)
             for part in parts:
@@ -200,27 +230,18 @@ class DirectoryStore:
                 raise StoreMismatch(f"{what}: the file does not have the {size} bytes written")
             _not_again(shelf, descriptor)
             beside = None if held or shelf is Shelf.OBJECTS else etag
-            self._settle(inside, temporary, there, beside)
+            settle(temporary, beside)
         return etag.md5
-
-    def _settle(self, inside: str, temporary: str, there: Place, beside: Etag | None) -> None:
-        def then(folder: int) -> None:
-            if beside is not None:
-                keep_beside(folder, there.file, beside)
-
-        self._folder.settle(inside, temporary, there.folders, there.file, then)
 
     def _check_entry(self, what: str, entry: ManifestEntry) -> None:
         """StoreMismatch unless the entry is there as the manifest is to say."""
         try:
-            with self._reading(Shelf.SEGMENTS, entry.name) as there:
-                found = there.etag()
+            found = self.stat(Shelf.SEGMENTS, entry.name)
         except (StoreNotFound, StoreRejected) as error:
             raise StoreMismatch(f"{what}: {error}") from error
-        size = there.size if found.joined is None else found.joined
-        if (size, found.md5) != (entry.size, entry.etag):
+        if found != (entry.etag, entry.size):
             raise StoreMismatch(
-                f"{what}: {entry.name} has {size} bytes with ETag {found.md5}, "
+                f"{what}: {entry.name} has {found.size} bytes with ETag {found.etag}, "
                 f"not {entry.size} with {entry.etag[:40]}"
             )
 

@@ -28,6 +28,17 @@ class StoredObject(NamedTuple):
     modified: str
 
 
+class Stat(NamedTuple):
+    """What a store says of one object; `size` is None if it doesn't tell.
+
+    `etag` is lower-case hex without quotes: the MD5 of the bytes, of a manifest `manifest_etag`.
+    `size` of a manifest is that of all that it joins.
+    """
+
+    etag: str
+    size: int | None
+
+
 class ManifestEntry(NamedTuple):
     """One object that a manifest joins; `nested` where it is a manifest itself."""
 
@@ -122,6 +133,12 @@ class Store(Protocol):
         """Read an object of exactly `len(buffer)` bytes into `buffer`.
 
         StoreMismatch where its length or its MD5 differs from what the store announces.
+        """
+
+    def stat(self, shelf: Shelf, name: str) -> Stat:
+        """Ask for an object's ETag and size, and move none of its bytes.
+
+        Not by a listing: the newest copy itself answers (X-Newest). StoreNotFound if there is none.
         """
 
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
@@ -22,10 +21,12 @@ from agent.store.protocol import (
     Interruption,
     ManifestEntry,
     Shelf,
+    Stat,
     StoredObject,
     StoreLimits,
     manifest_etag,
 )
+from agent.store.swift_head import read_clock, stat
 from agent.store.swift_line import LONGEST_ANSWER
 from agent.store.swift_login import Authenticate, AuthV1
 from agent.store.swift_session import Link, SwiftSession
@@ -151,6 +152,10 @@ class SwiftStore:
 
         self._session.call(what, action, size=buffer.nbytes)
 
+    def stat(self, shelf: Shelf, name: str) -> Stat:
+        container = self._in(shelf)
+        return self._session.call(f"look at {container}/{name}", partial(stat, container, name))
+
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
         what = f"list {self._in(shelf)}"
         marker = ""
@@ -182,18 +187,8 @@ class SwiftStore:
 
         StoreRejected where there is none: a store need not have a clock.
         """
-        container = self._in(Shelf.OBJECTS)
         what = "read the store's clock"
-
-        def action(link: Link) -> float:
-            headers = client.head_container(link.url, link.token, container, http_conn=link.http)
-            date = headers.get("date", "")
-            try:
-                return parsedate_to_datetime(date).timestamp()
-            except (ValueError, OverflowError):
-                raise StoreRejected(f"{what}: its answer is dated {date[:40]!r}") from None
-
-        return self._session.call(what, action)
+        return self._session.call(what, partial(read_clock, what, self._in(Shelf.OBJECTS)))
 
     def abort(self) -> None:
         """End all waits between attempts, and repeat nothing from now on."""

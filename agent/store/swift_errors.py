@@ -43,6 +43,8 @@ _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     507: StoreFull,
 }
 _DENIALS: Final = (401, 403)
+# By these the store says that it has done nothing; 408, 409 and 499 are said of what was begun.
+_REFUSALS: Final = frozenset({*range(400, 500), 507} - {408, 409, 499})
 _BAD_ADDRESS: Final = (
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
@@ -142,7 +144,9 @@ def _refusal(
         kind = StoreFull if "quota" in text.lower() else StoreRejected
     if kind is None:
         kind = StoreBusy if status >= 500 else StoreRejected
-    return kind(f"{what}: the store answered {status}" + (f" ({text})" if text else ""))
+    refusal = kind(f"{what}: the store answered {status}" + (f" ({text})" if text else ""))
+    refusal.without_effect = status in _REFUSALS
+    return refusal
 
 
 def _bounded(text: str) -> str:

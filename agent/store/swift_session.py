@@ -97,13 +97,15 @@ class SwiftSession:
 
         Raises nothing but StoreErrors, and the cause of the stop that it is bound to.
         """
-        attempt = 1
+        attempt, without_effect = 1, True
         while True:
             self._stop.check()
             try:
                 with translated(what, meanings):
                     return self._authorised(action, size)
             except StoreError as error:
+                without_effect &= error.without_effect
+                error.without_effect = without_effect
                 self._stop.check()
                 if not error.retryable or attempt >= self._attempts:
                     raise
@@ -130,7 +132,7 @@ class SwiftSession:
         except ClientException as error:
             if error.http_status != 401:
                 raise
-            self._refused(access)
+            self._refused(access, answered=True)
         except requests.exceptions.ConnectionError:
             self._stop.check()
             # a store that refuses the token may hang up while the body is still being sent,
@@ -142,10 +144,15 @@ class SwiftSession:
             raise
         return self._exchange(self._current_access(), action, size)
 
-    def _refused(self, access: Access) -> None:
-        """Have the next request log in; TokenExpired where there is no way to."""
+    def _refused(self, access: Access, *, answered: bool = False) -> None:
+        """Have the next request log in; TokenExpired where there is no way to.
+
+        `answered`: the store has said so to the request itself.
+        """
         if not access.renewable:
-            raise TokenExpired("the store refuses the token that came with the task") from None
+            expired = TokenExpired("the store refuses the token that came with the task")
+            expired.without_effect = answered
+            raise expired from None
         self._forget(access)
 
     def _refuses(self, access: Access) -> bool:

@@ -222,3 +222,25 @@ def test_a_folder_that_can_not_be_made(tmp_path: Path, capsys: pytest.CaptureFix
     (tmp_path / "file").write_text("")
     assert _keygen(tmp_path / "file" / "keys", "k1") == 2
     assert "can't be made: Not a directory" in capsys.readouterr().err
+
+
+def test_a_key_without_an_id_gets_one_that_no_other_machine_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _keygen(tmp_path) == 0
+    (made,) = tmp_path.glob("*.key")
+    page, notes = capsys.readouterr()
+    digest = hashlib.sha256(made.read_text().strip().encode()).hexdigest()
+    assert re.fullmatch(rf"[A-Za-z0-9_-]+-\d{{8}}-{digest[:6]}", made.stem)
+    assert f"id       {made.stem}\n" in page
+    assert f'[keys] active = "{made.stem}"' in notes
+    assert "no other machine" not in notes
+    assert _keygen(tmp_path, "--recovery", "--private", tmp_path / "private.pem") == 0
+    (public,) = tmp_path.glob("*.pub")
+    digest = hashlib.sha256(public.read_bytes()).hexdigest()
+    assert re.fullmatch(rf"recovery-\d{{8}}-{digest[:6]}", public.stem)
+    capsys.readouterr()
+    assert _keygen(tmp_path, "main") == 0
+    assert "no other machine of the tenant may have a key with the id main" in (
+        capsys.readouterr().err
+    )

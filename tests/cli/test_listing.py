@@ -178,13 +178,14 @@ def test_show(operator: Operator) -> None:
         description="inc backup inc.001",
         instance_id=INSTANCE,
         parent_id="3d0a46de-b5e0-4c9e-937f-e87b610961c6",
+        from_lsn=100,
         datastore=MYSQL,
         created="2016-12-30T03:06:41Z",
         updated="2016-12-30T03:06:41Z",
         size=0.1,
         locationRef=SHOWN["locationRef"],
     )
-    operator.place(one)
+    operator.place(completed(id=str(one.parent_id)), one)
     expected = CREATED
     for name, value in SHOWN.items():
         expected = re.sub(rf"(\| {name} +\| )[^ ]+", rf"\g<1>{value}", expected)
@@ -332,3 +333,28 @@ def test_a_store_that_is_away(operator: Operator, swift: SwiftServer) -> None:
         done = operator.agent.cli(*verb)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith("backup-agent: store_denied: ")
+
+
+def test_a_backup_without_its_ancestor_is_named_by_all_that_list(operator: Operator) -> None:
+    base = completed()
+    middle = completed(base, to_lsn=200)
+    last = completed(middle, to_lsn=300)
+    operator.place(middle, last)
+    note = f"note: nothing can be restored from backup {last.id}: its ancestor {base.id} is gone"
+    for words in (
+        ["backup-list"],
+        ["backup-list-instance", INSTANCE],
+        ["backup-show", last.id],
+        ["gc", "--dry-run"],
+    ):
+        told = operator.agent.cli(*words)
+        assert (told.returncode, note in told.stderr) == (0, True), words
+        assert note not in told.stdout
+    rows = json.loads(operator.agent.cli("backup-list", "--json").stdout)
+    assert {row["id"]: row["unrestorable"] for row in rows} == dict.fromkeys(
+        (middle.id, last.id), f"its ancestor {base.id} is gone"
+    )
+    refused = operator.agent.cli("restore", "--local", last.id, operator.agent.folder / "back")
+    assert f"backup {middle.id} needs its parent {base.id}" in refused.stderr
+    operator.place(base)
+    assert operator.says("backup-list")

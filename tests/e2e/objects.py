@@ -52,3 +52,7 @@ class Objects:
 
     def delete(self, container: str, name: str) -> None:
         self._swift.delete_object(container, name)
+
+    def quota(self, container: str, size: str) -> None:
+        """Let a container hold so many bytes at most; none is no quota."""
+        self._swift.post_container(container, {"X-Container-Meta-Quota-Bytes": size})

@@ -143,6 +143,73 @@ def test_a_backup_given_up_after_its_object_was_published_leaves_no_object(
     objects.close()
 
 
+QUOTA = {"status": 413, "body": "Upload exceeds quota."}
+
+
+def assert_cleaned_up(agent: Agent, backup_id: str, code: str) -> None:
+    objects = Objects(agent)
+    record = objects.record(backup_id)
+    assert (record["status"], record["error"]["code"]) == ("FAILED", code)
+    assert objects.names(objects.segments, backup_id) == []
+    assert objects.names(objects.container, backup_id) == [f"{backup_id}.json"]
+    objects.close()
+
+
+@pytest.mark.parametrize("refusal", [QUOTA, {"status": 507}, {"status": 422}])
+def test_a_last_write_that_is_refused_for_good_is_cleaned_up_at_once(
+    hasty: Agent, swift: SwiftServer, refusal: dict[str, object]
+) -> None:
+    """The FAILED record is refused as well, until the backup's own bytes are gone."""
+    with Reports(hasty) as reports:
+        task = begin(hasty)
+        times = 3 if refusal["status"] == 422 else 2
+        match = f"{task.backup.id}.json"
+        swift.inject([{"method": "PUT", "match": match, "times": times, **refusal}])
+        failed = reports.wait_for(task.task_id, "FAILED")
+    assert failed["backup"]["status"] == "FAILED"
+    assert_cleaned_up(hasty, task.backup.id, failed["error"]["code"])
+
+
+def test_a_last_write_that_is_refused_after_one_without_an_answer_is_not_taken_for_undone(
+    hasty: Agent, swift: SwiftServer, tmp_path: Path
+) -> None:
+    with Reports(hasty) as reports:
+        task = begin(hasty)
+        put = {"method": "PUT", "match": f"{task.backup.id}.json"}
+        swift.inject([{**put, "action": "mute"}, {**put, "times": 1, **QUOTA}])
+        reports.wait_for(task.task_id, "DONE")
+        assert "FAILED" not in reports.statuses(task.task_id)
+    swift.clear_faults()
+    assert_whole(hasty, task.backup.id, tmp_path / "back")
+
+
+def test_a_quota_of_swift_that_stays_full_is_reported_and_cleaned_up_when_there_is_room(
+    hasty: Agent,
+) -> None:
+    """Swift's own middleware: the container takes no record at all, not even the FAILED one."""
+    objects = Objects(hasty)
+    with Reports(hasty) as reports:
+        task = begin(hasty)
+        objects.quota(objects.container, "1")
+        try:
+            failed = reports.wait_for(task.task_id, "FAILED")
+            assert failed["error"]["code"] == "store_full"
+            assert failed["backup"]["status"] == "FAILED"
+            assert f"delete backup {task.backup.id}" in failed["error"]["hint"]
+            assert objects.names(objects.segments, task.backup.id) == []
+            assert objects.record(task.backup.id)["status"] == "BUILDING"
+        finally:
+            objects.quota(objects.container, "")
+        wake(hasty)
+
+        def settled() -> bool:
+            return bool(objects.record(task.backup.id)["status"] == "FAILED")
+
+        poll("the record says FAILED", settled, 30)
+        assert reports.statuses(task.task_id).count("FAILED") == 1
+    objects.close()
+
+
 def test_a_backup_that_fails_with_its_store_is_cleaned_up_when_that_is_back(
     hasty: Agent, swift: SwiftServer
 ) -> None:

@@ -48,6 +48,9 @@ def send(agent: Agent, kind: str, store: dict[str, str], **fields: Any) -> str:
     return task_id
 
 
+EXPIRED = {"status": 401}
+
+
 def backup(name: str, parent: str | None = None) -> dict[str, Any]:
     return {"id": str(uuid.uuid4()), "name": name, "parent_id": parent}
 
@@ -107,6 +110,33 @@ def test_a_token_that_the_store_refuses(guest: Agent, swift: SwiftServer) -> Non
         assert failed(reports, send(guest, "backup.create", store, backup=backup("n"))) == (
             "token_expired"
         )
+
+
+def test_a_token_that_expires_ends_its_backup_and_says_what_is_left(
+    guest: Agent, swift: SwiftServer
+) -> None:
+    """The look at the record is refused first; segments could be stored still."""
+    store = {"storage_url": swift.storage_url, "token": token_of(swift)}
+    wanted = backup("expired")
+    objects = Objects(guest)
+    with Reports(guest) as reports:
+        limits = {"bytes_per_second": 1 << 20}
+        made = send(guest, "backup.create", store, backup=wanted, limits=limits)
+        poll("it has begun", lambda: bool(objects.names(objects.container, wanted["id"])), 30)
+        swift.inject([{"method": "GET", "match": f"{wanted['id']}.json", "times": 999, **EXPIRED}])
+        end = reports.wait_for(made, "FAILED", 30)
+        swift.clear_faults()
+        assert (end["error"]["code"], end["backup"]["status"]) == ("token_expired", "FAILED")
+        assert "(BUILDING) and what it stored are still in the store" in end["error"]["message"]
+        assert f"delete backup {wanted['id']} with a token that is good" in end["error"]["hint"]
+        assert "gc does it" not in guest.log.read_text()
+        assert objects.record(wanted["id"])["status"] == "BUILDING"
+        store["token"] = token_of(swift)
+        removed = send(guest, "backup.delete", store, backup_id=wanted["id"])
+        reports.wait_for(removed, "DONE", 90)
+    assert objects.names(objects.container, wanted["id"]) == []
+    assert objects.names(objects.segments, wanted["id"]) == []
+    objects.close()
 
 
 @pytest.mark.parametrize("kind", ["container", "url"])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from agent.keys import Keyring
 from agent.layout import (
+    Segment,
     checks_name,
     list_name,
     object_name,
@@ -12,6 +13,7 @@ from agent.layout import (
     segment_name,
     submanifest_name,
 )
+from agent.manifest import Manifest
 from agent.model import Record
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
 
@@ -63,3 +65,27 @@ def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> N
         store.put_manifest(Shelf.OBJECTS, name, entries, {})
         put(store, Shelf.OBJECTS, checks_name(record.id), b"{}")
         place_record(store, keys, record)
+
+
+def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> Record:
+    """Store a COMPLETED backup whose lists, object and record fit together; return its record."""
+    sealed = record.sealed
+    manifest = Manifest(store, store.open(), record.id, record.attempt, sealed=sealed)
+    for number in range(segments):
+        body = f"bytes of {record.id} {number}".encode()
+        name = segment_name(record.id, record.attempt, number)
+        manifest.add(number, Segment(len(body), put(store, Shelf.SEGMENTS, name, body).etag))
+    found = manifest.finish()
+    manifest.publish({})
+    assert record.stored is not None
+    stored = record.stored.model_copy(
+        update={
+            "stored_bytes": found.stored_bytes,
+            "segment_count": segments,
+            "lists": found.lists,
+            "slo_etag": found.etag,
+        }
+    )
+    whole = record.model_copy(update={"stored": stored})
+    place_record(store, keys, whole)
+    return whole

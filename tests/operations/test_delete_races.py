@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
+from uuid import uuid4
 
 import pytest
 
@@ -18,7 +19,7 @@ from agent.operations.abandon import abandon_record
 from agent.operations.parts import BackupParts
 from agent.operations.rekey import Outcome, Rekey
 from agent.store.directory import DirectoryStore
-from agent.store.protocol import Shelf
+from agent.store.protocol import Shelf, StoredObject
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, deletion
 from tests.records import completed, keyring, record, stored
@@ -100,3 +101,35 @@ def test_a_failed_backup_on_a_disk_without_room_for_saying_so(small: Path) -> No
     abandon_record(cast(BackupParts, parts), making, full)
     assert catalogue.need(making.id).status is BackupStatus.FAILED
     assert held(store).segments == {}
+
+
+class Behind(DirectoryStore):
+    """A listing that has not heard of some objects yet."""
+
+    hidden: frozenset[str] = frozenset()
+
+    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+        rows = super().list(shelf, prefix)
+        return (row for row in rows if row.name.removesuffix(".json") not in self.hidden)
+
+
+def test_children_that_only_the_journal_knows_go_with_their_parent(tmp_path: Path) -> None:
+    store = Behind(tmp_path / "store", "database_backups_x")
+    store.open()
+    base, other = completed(), completed()
+    child = completed(base, to_lsn=200)
+    grandchild = completed(child, to_lsn=300)
+    listed = completed(grandchild, to_lsn=400)
+    place(store, KEYS, base, child, grandchild, listed, other)
+    store.hidden = frozenset({child.id, grandchild.id})
+    known = {child.id: base.id, grandchild.id: child.id, str(uuid4()): base.id, other.id: "x"}
+    operation = deletion(store, children=lambda: known)
+    operation.run(base.id)
+    store.hidden = frozenset()
+    assert {row.name[:36] for row in store.list(Shelf.OBJECTS)} == {other.id}
+    assert [kin.id for kin in operation.deleted] == [
+        listed.id,
+        grandchild.id,
+        child.id,
+        base.id,
+    ]

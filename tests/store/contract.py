@@ -96,6 +96,16 @@ class StoreContract:
         with pytest.raises(StoreMismatch):
             store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(size)))
 
+    def test_stat_tells_etag_and_size(self, store: Store) -> None:
+        folder, joined = fresh(), fresh()
+        entries = put_segments(store, folder, [b"one", b"second"])
+        etag = store.put_manifest(Shelf.OBJECTS, joined, entries, {})
+        assert store.stat(Shelf.SEGMENTS, entries[1].name) == (md5(b"second"), 6)
+        assert store.stat(Shelf.OBJECTS, joined) == (etag, 9)
+        store.delete(Shelf.SEGMENTS, entries[1].name)
+        with pytest.raises(StoreNotFound):
+            store.stat(Shelf.SEGMENTS, entries[1].name)
+
     def test_what_is_not_there_is_not_found(self, store: Store) -> None:
         with pytest.raises(StoreNotFound):
             store.get(Shelf.OBJECTS, fresh(), 10)

@@ -1,0 +1,92 @@
+"""Group `records`: whether what this instance has stored can be opened and restored from here."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Final
+
+from agent import assembly
+from agent.ancestry import Ancestry, Broken
+from agent.catalogue import Catalogue, Listed
+from agent.errors import StoreNotFound
+from agent.keys import Keyring, RecordState
+from agent.selftest.check import Check, Outcome, failed, passed, warned
+from agent.selftest.context import Context
+
+# Records that are read; a self-test is to end soon.
+_MOST: Final = 20_000
+_NO_BACKUP: Final = "no backup of this instance there yet"
+
+
+class _Group:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._own: dict[RecordState, Listed] = {}
+
+    @cached_property
+    def _keyring(self) -> Keyring:
+        return assembly.keyring(self._context.config)
+
+    @cached_property
+    def _broken(self) -> list[Broken]:
+        """Read all records once: what lacks an ancestor; one of this instance of each state."""
+        config = self._context.config
+        cache = assembly.record_cache(config, self._context.environment)
+        catalogue = Catalogue(self._context.store, self._keyring, cache)
+        ancestry = Ancestry()
+        try:
+            for row in islice(catalogue.records(), _MOST):
+                ancestry.add(row)
+                if row.record and row.record.instance_id == config.agent.instance_id:
+                    self._own[row.state] = row
+            return ancestry.broken(catalogue.look)
+        except StoreNotFound:
+            return []  # before the first backup there is no container
+
+    def keys(self) -> Outcome:
+        """The keys here are those that this instance's backups were made with."""
+        if self._broken is not None and RecordState.OTHER_KEY in self._own:
+            return failed(
+                f"backup {self._own[RecordState.OTHER_KEY].backup_id} of this instance was made "
+                f"with another key of the same id as one here (active: {self._active})",
+                "compare the SHA-256 with the pages in escrow, put the right key into [keys] "
+                "folder, and give each machine a key with an id of its own: keygen, then rekey",
+            )
+        if RecordState.KEY_NOT_HERE in self._own:
+            return warned(
+                f"no key here opens backup {self._own[RecordState.KEY_NOT_HERE].backup_id} of this "
+                "instance",
+                "put its key back from escrow: backup-agent backup-show --json names its id",
+            )
+        good = self._own.get(RecordState.OK)
+        if good is None or good.record is None:
+            return passed(_NO_BACKUP)
+        if good.record.sealed:
+            self._keyring.unwrap(good.record.keys)
+        return passed(f"backup {good.backup_id} was made with a key that is here")
+
+    @property
+    def _active(self) -> str:
+        active = self._keyring.active
+        return f"{active.id}, SHA-256 {active.fingerprint}..."
+
+    def chains(self) -> Outcome:
+        """No COMPLETED backup lacks an ancestor."""
+        if not self._broken:
+            return passed("no completed backup lacks an ancestor")
+        mine = [
+            one for one in self._broken if one.instance_id == self._context.config.agent.instance_id
+        ]
+        first = (mine or self._broken)[0]
+        found = (
+            f"nothing can be restored from {len(self._broken)} completed backups, {len(mine)} of "
+            f"this instance: {first.backup_id} ({first.why})"
+        )
+        cure = "make a full backup; delete those that backup-list names"
+        return failed(found, cure) if mine else warned(found, cure)
+
+
+def checks(context: Context) -> Sequence[Check]:
+    group = _Group(context)
+    needs = ("store: container", "keys: active")
+    return [Check("keys", group.keys, needs), Check("chains", group.chains, needs)]

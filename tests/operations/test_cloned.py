@@ -1,0 +1,127 @@
+"""A machine that was cloned with its state directory: two agents make one attempt's end.
+
+One finds the attempt cut off and removes it; the other, which had read the record before that,
+writes the COMPLETED one. It may land before any request of the first.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.layout import attempt_prefix, new_attempt, record_name, segment_name
+from agent.model import BackupStatus, ErrorInfo, ListRef, Record
+from agent.operations.abandon import abandon_record
+from agent.operations.parts import BackupParts
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf, Store
+from tests.operations.collecting import age, collection
+from tests.operations.stored import finished, held, place
+from tests.operations.test_delete import AtCall
+from tests.records import INSTANCE, completed, keyring, record
+
+KEYS = keyring()
+CUT_OFF = ErrorInfo(code="interrupted", message="the agent ended", hint="")
+Removal = Callable[[Store, Record], object]
+
+
+def abandon(store: Store, making: Record) -> Record | None:
+    made = SimpleNamespace(
+        store=store, catalogue=Catalogue(store, KEYS), path=SimpleNamespace(connections=1)
+    )
+    return abandon_record(cast(BackupParts, made), making, CUT_OFF)
+
+
+def collect(store: Store, _making: Record) -> None:
+    list(collection(store, connections=1).run())
+
+
+def original(store: DirectoryStore, done: Record) -> None:
+    """What the other agent does from its last look at the record on."""
+    catalogue = Catalogue(store, KEYS)
+    catalogue._put(done)
+    catalogue.keeps(done)
+
+
+def assert_whole_or_given_up(store: DirectoryStore, done: Record, when: str) -> None:
+    there = Catalogue(store, KEYS).need(done.id)
+    left = [row.name for row in store.list(Shelf.SEGMENTS, attempt_prefix(done.id, done.attempt))]
+    if there.status is BackupStatus.COMPLETED:
+        assert segment_name(done.id, done.attempt, 0) in left, when
+        assert len(left) == 4, when
+    else:
+        assert there.stored is None or there.status is BackupStatus.DELETING, when
+
+
+def making_of(folder: DirectoryStore, status: BackupStatus) -> tuple[Record, Record]:
+    """A stored attempt that is unfinished, and what its record is when it is completed."""
+    attempt = new_attempt(INSTANCE)
+    done = finished(folder, KEYS, completed(attempt=attempt))
+    error = None if status is BackupStatus.BUILDING else CUT_OFF
+    making = record(id=done.id, attempt=attempt, status=status, error=error)
+    Catalogue(folder, KEYS)._put(making)
+    return making, done
+
+
+@pytest.mark.parametrize("status", [BackupStatus.BUILDING, BackupStatus.DELETING])
+@pytest.mark.parametrize("remove", [abandon, collect])
+def test_completed_in_any_moment_of_a_removal_is_whole_or_no_backup(
+    folder: DirectoryStore, remove: Removal, status: BackupStatus
+) -> None:
+    number, late = 0, False
+    while not late:
+        number += 1
+        making, done = making_of(folder, status)
+        age(folder)
+        clone = AtCall(folder, number, lambda done=done: original(folder, done))  # type: ignore[misc]
+        remove(clone, making)
+        late = clone.calls < number
+        if late:
+            if Catalogue(folder, KEYS).read(done.id) is None:
+                break
+            original(folder, done)
+        if Catalogue(folder, KEYS).read(done.id) is not None:
+            assert_whole_or_given_up(folder, done, f"at call {number} of {clone.calls}")
+        for row in [*folder.list(Shelf.SEGMENTS)]:
+            folder.delete(Shelf.SEGMENTS, row.name)
+        folder.delete(Shelf.OBJECTS, record_name(done.id))
+    assert number > 8
+
+
+def test_what_was_completed_before_anything_went_is_a_backup(folder: DirectoryStore) -> None:
+    making, done = making_of(folder, BackupStatus.BUILDING)
+
+    class Clone(Catalogue):
+        def write(self, record: Record) -> None:
+            super().write(record)
+            original(folder, done)
+
+    made = SimpleNamespace(
+        store=folder, catalogue=Clone(folder, KEYS), path=SimpleNamespace(connections=1)
+    )
+    assert abandon_record(cast(BackupParts, made), making, CUT_OFF) == done
+    assert_whole_or_given_up(folder, done, "")
+    assert Catalogue(folder, KEYS).need(done.id) == done
+
+
+def test_a_listing_that_still_shows_what_is_gone_keeps_no_backup(folder: DirectoryStore) -> None:
+    """The segments went, and the container's listing has not heard of it."""
+    one = completed()
+    assert one.stored is not None
+    listed = one.stored.model_copy(update={"lists": (ListRef(count=2, sha256="0" * 64),)})
+    done = one.model_copy(update={"stored": listed})
+    place(folder, KEYS, done)
+    rows = list(folder.list(Shelf.SEGMENTS))
+    for row in rows:
+        folder.delete(Shelf.SEGMENTS, row.name)
+
+    class Lagging(DirectoryStore):
+        def list(self, shelf: Shelf, prefix: str = ""):  # type: ignore[no-untyped-def]
+            return iter(rows)
+
+    lagging = Lagging(folder._root, "database_backups_x")
+    assert not Catalogue(lagging, KEYS).keeps(done)
+    assert Catalogue(folder, KEYS).need(done.id).status is BackupStatus.DELETING
+    assert held(folder).segments == {}
