@@ -95,6 +95,9 @@ class MariaDB:
         self.launch()
         self.wait_ready()
 
+    def running(self) -> bool:
+        return self._process is not None and self._process.running()
+
     def stop(self) -> None:
         """Shut down cleanly; nothing happens where it doesn't run."""
         if self._process is not None:

@@ -49,7 +49,7 @@ def _run(templates: Templates, arguments: argparse.Namespace, counts: Counter[st
         verdict = f"FAULT {outcome.fault}" if outcome.fault else outcome.verdict
         counts[verdict] += 1
         print(f"{number}: {verdict} ({time.monotonic() - started:.1f} s)", flush=True)
-        if outcome.fault:
+        if outcome.detail:
             print(f"{outcome.detail}\n{told}\n", flush=True)
         number += 1
 

@@ -1,7 +1,7 @@
 """The files of a datadir that aren't InnoDB's, by name and digest."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,11 +16,16 @@ _NAMED: Final = (".ibd",)
 _RESTLESS: Final = ("mysql/", "performance_schema/", "sys/")
 
 
-def files(datadir: Path, *, closed: bool) -> dict[str, str]:
-    """Return the tables' files by their path; a digest where the bytes are to be the same."""
+def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str, str]:
+    """Return the tables' files by their path; a digest if the bytes have to be the same.
+
+    `but` are paths of files and directories that aren't the server's.
+    """
     found = {}
     for path in sorted(datadir.glob("*/*")):
         name = str(path.relative_to(datadir))
+        if name in but or path.parent.name in but:
+            continue
         exact = (*_EXACT, *_CLOSED) if closed else _EXACT
         if path.suffix in (*_EXACT, *_CLOSED, *_NAMED) and path.exists() and not path.is_dir():
             whole = path.suffix in exact and not name.startswith(_RESTLESS)

@@ -9,15 +9,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import pymysql
+
 from tests.faults.names.busy import LOG, Busy
 from tests.faults.names.content import Content, content, differences, unwell
 from tests.faults.names.files import Files, files
 from tests.faults.names.generate import BUSY_SCHEMAS
-from tests.faults.names.rig import Failure, Rig, Templates, ended, started
+from tests.faults.names.rig import Failure, Rig, Settings, Templates, ended, started
 from tests.faults.names.script import Script
 from tests.stack.mariadb import MariaDB
 
 _SHOWN = 12
+# What a server says of a directory that isn't a schema's.
+_STRAY = "Invalid (old?) table or database name"
 
 
 class Outcome(NamedTuple):
@@ -37,20 +41,35 @@ class _Made(NamedTuple):
     busy: Busy | None
 
 
-def tried(templates: Templates, script: Script, *, swift: bool = False) -> Outcome:
-    """Do the script on servers of its own, which are gone afterwards."""
-    with Rig(templates, script, swift=swift) as rig:
-        made: list[_Made] = []
-        for phase in range(script.backups):
-            done = _backed_up(rig, phase, made[-1].id if made else None)
-            if isinstance(done, Failure):
-                outcome = _refusal(rig, done)
-                if outcome.fault or not made:
-                    return outcome
-                lost = _restored(rig, made[-1], made[:-1])
-                return lost if lost.fault else outcome
-            made.append(done)
-        return _restored(rig, made[-1], made[:-1])
+def tried(
+    templates: Templates, script: Script, *, swift: bool = False, engine: Settings | None = None
+) -> Outcome:
+    """Do the script on servers of its own, which are gone afterwards.
+
+    `engine` are keys of the agent's configuration of that name.
+    """
+    with Rig(templates, script, swift=swift, engine=engine) as rig:
+        try:
+            return _judged(rig)
+        except pymysql.MySQLError:
+            if rig.server.running():
+                raise
+            # a defect of the server, and none of who copies it
+            return Outcome("no verdict: the server crashed")
+
+
+def _judged(rig: Rig) -> Outcome:
+    made: list[_Made] = []
+    for phase in range(rig.script.backups):
+        done = _backed_up(rig, phase, made[-1].id if made else None)
+        if isinstance(done, Failure):
+            outcome = refusal(rig.suspects, done)
+            if outcome.fault or not made:
+                return outcome
+            lost = _restored(rig, made[-1], made[:-1])
+            return lost if lost.fault else outcome
+        made.append(done)
+    return _restored(rig, made[-1], made[:-1])
 
 
 def _backed_up(rig: Rig, phase: int, parent: str | None) -> "_Made | Failure":
@@ -67,19 +86,20 @@ def _backed_up(rig: Rig, phase: int, parent: str | None) -> "_Made | Failure":
         return done
     there = content(rig.server, but=(*BUSY_SCHEMAS, LOG) if busy else ())
     closed = rig.script.flushed and not busy
-    found = {} if busy else files(rig.server.datadir, closed=closed)
+    found = {} if busy else files(rig.server.datadir, closed=closed, but=rig.strays)
     return _Made(done, there, found, busy)
 
 
-def _refusal(rig: Rig, failure: Failure) -> Outcome:
+def refusal(suspects: Sequence[str], failure: Failure) -> Outcome:
+    """Judge a FAILED backup by the names of what is suspicious on its server."""
     said = f"{failure.code}: {failure.words}"
     if failure.code in ("internal", "traceback"):
         return Outcome("", failure.code, said)
-    if not rig.suspects:
+    if not suspects:
         return Outcome("", f"false alarm {failure.code}", said)
-    if not any(name in failure.words for name in _aliases(rig.suspects)):
-        return Outcome("", f"unnamed {failure.code}", f"{said}\nsuspects: {rig.suspects}")
-    return Outcome(f"refused {failure.code}")
+    if not any(name in failure.words for name in _aliases(suspects)):
+        return Outcome("", f"unnamed {failure.code}", f"{said}\nsuspects: {suspects}")
+    return Outcome(f"refused {failure.code}", detail=said)
 
 
 def _aliases(suspects: Sequence[str]) -> list[str]:
@@ -98,7 +118,7 @@ def _restored(rig: Rig, last: _Made, before: Sequence[_Made]) -> Outcome:
         return Outcome("", f"restore {done.code}", f"{done.code}: {done.words}")
     if last.files:
         closed = rig.script.flushed
-        lost = differences(last.files, files(target, closed=closed))
+        lost = differences(last.files, files(target, closed=closed, but=rig.strays))
         if lost:
             return Outcome("", "files", "\n".join(lost[:_SHOWN]))
     server = rig.copy_of(target)
@@ -125,4 +145,5 @@ def _lost(server: MariaDB, last: _Made, before: Sequence[_Made]) -> list[str]:
 
 def complaints(log: Path) -> list[str]:
     """Return the lines of a server's log that are errors."""
-    return [line for line in log.read_text(errors="replace").splitlines() if "[ERROR]" in line]
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if "[ERROR]" in line and _STRAY not in line]

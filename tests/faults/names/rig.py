@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -27,6 +27,9 @@ _INBORN: Final = (
     "innodb-checksum-algorithm",
 )
 _COMPLAINT: Final = re.compile(r"^backup-agent: (\w+): (.*)", re.MULTILINE | re.DOTALL)
+
+
+Settings = dict[str, object]
 
 
 class Failure(NamedTuple):
@@ -70,7 +73,14 @@ class Templates:
 class Rig:
     """One server with what its script has made so far, and an agent with a store of its own."""
 
-    def __init__(self, templates: Templates, script: Script, *, swift: bool) -> None:
+    def __init__(
+        self,
+        templates: Templates,
+        script: Script,
+        *,
+        swift: bool,
+        engine: Settings | None = None,
+    ) -> None:
         self.script = script
         self.templates = templates
         self.folder = templates.folder / f"trial-{os.urandom(4).hex()}"
@@ -81,15 +91,17 @@ class Rig:
         templates.copy(self.options, self.server.datadir)
         self.server.start()
         self.server.create_agent_user()
-        self.agent = self._agent(swift)
+        self.agent = self._agent(swift, engine or {})
         self.suspects: list[str] = []
         self.refused: list[str] = []
+        self.strays: set[str] = set()
 
-    def _agent(self, swift: bool) -> Agent:
+    def _agent(self, swift: bool, engine: Settings) -> Agent:
         url = f"file://{self.folder}/store"
         store: dict[str, object] = {} if swift else {"url": url, "user": None, "key_file": None}
-        pipeline = {"bytes_per_second": self.script.bytes_per_second}
-        overrides: Tables = {"store": store, "pipeline": {**pipeline, "segment_bytes": 1 << 20}}
+        pipeline: Settings = {"bytes_per_second": self.script.bytes_per_second}
+        pipeline["segment_bytes"] = 1 << 20
+        overrides: Tables = {"store": store, "pipeline": pipeline, "engine": engine}
         bench = self.templates.bench
         agent = Agent(self.folder / "agent", bench.rabbitmq, bench.swift, self.server, overrides)
         agent.write()
@@ -160,6 +172,9 @@ class Steps:
             self._rig.refused.append(f"{step.told()}: {error}")
             return False
         self._rig.suspects += step.suspects
+        if "``" in step.sql:
+            # mariadb-backup doesn't escape names in this statement of its own, which tells them
+            self._rig.suspects.append("BACKUP LOCK")
         return True
 
     def do_all(self, steps: Sequence[Step]) -> None:
@@ -185,6 +200,7 @@ def _move(rig: Rig, schema: str) -> None:
 def _duplicate(rig: Rig, schema: str, table: str, copy: str) -> None:
     folder = rig.server.datadir / schema
     shutil.copy(folder / f"{table}.ibd", folder / f"{copy}.ibd")
+    rig.strays.add(f"{schema}/{copy}.ibd")
 
 
 def _stray(rig: Rig, schema: str, name: str) -> None:
@@ -198,6 +214,9 @@ def _stray(rig: Rig, schema: str, name: str) -> None:
     path = folder / name
     if not folder.is_dir():
         raise OSError(f"{folder} is not there")
+    rig.strays.add(
+        str((path if schema else folder / name.split("/")[0]).relative_to(rig.server.datadir))
+    )
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if name.endswith("/"):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -209,7 +228,7 @@ def _text(value: str) -> str:
     return "_utf8mb4 0x" + value.encode().hex()
 
 
-_DEEDS = {
+_DEEDS: Final[Mapping[str, Callable[..., None]]] = {
     "export": _export,
     "import": _import,
     "move": _move,
