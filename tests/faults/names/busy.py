@@ -16,6 +16,7 @@ from tests.faults.names.script import Step
 from tests.stack.mariadb import MariaDB
 
 LOG: Final = "names_steps"
+_LOOK_SECONDS: Final = 0.01
 
 
 class Busy:
@@ -50,7 +51,15 @@ class Busy:
         except BaseException as error:  # noqa: BLE001 - raised again by the one who waits
             self._error = error
 
+    def _locks(self) -> int:
+        """Return how many BACKUP statements the server has seen."""
+        [[_, count]] = self._rig.server.query("SHOW GLOBAL STATUS LIKE 'Com_backup'")
+        return int(count)
+
     def _all(self) -> None:
+        before = self._locks()
+        while not (self._rig.script.at_once or self._stop.is_set() or self._locks() > before):
+            self._stop.wait(_LOOK_SECONDS)
         with self._rig.stepping() as stepping:
             for number, step in enumerate(self._steps, 1):
                 if self._stop.is_set():

@@ -11,7 +11,7 @@ Files = Mapping[str, str]
 _EXACT: Final = (".frm", ".MYD", ".CSV", ".MRG", ".TRG", ".TRN", ".par", ".opt")
 # These note whether they are open, so their bytes are the same only if they were closed.
 _CLOSED: Final = (".MYI", ".MAI", ".MAD", ".ARZ", ".CSM")
-_NAMED: Final = (".ibd",)
+_NAMED: Final = (".ibd", ".isl")
 # The server's own, which it writes at will.
 _RESTLESS: Final = ("mysql/", "performance_schema/", "sys/")
 
@@ -29,5 +29,8 @@ def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str
         exact = (*_EXACT, *_CLOSED) if closed else _EXACT
         if path.suffix in (*_EXACT, *_CLOSED, *_NAMED) and path.exists() and not path.is_dir():
             whole = path.suffix in exact and not name.startswith(_RESTLESS)
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()[:12] if whole else "there"
+            # a file that an .isl tells of comes back in its schema's directory
+            found[name.replace(".isl", ".ibd")] = (
+                hashlib.sha256(path.read_bytes()).hexdigest()[:12] if whole else "there"
+            )
     return found

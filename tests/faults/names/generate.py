@@ -44,6 +44,7 @@ def script(seed: str, *, many: bool = False) -> Script:
         flushed=chance.random() < 0.6,
         beside=chance.random() < 0.5,
         bytes_per_second=chance.choice(_RATES) if busy else None,
+        at_once=chance.random() < 0.3,
     )
 
 

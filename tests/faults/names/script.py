@@ -35,7 +35,8 @@ class Script:
     """`backups` are made in a chain, and the last of them is restored.
 
     `options` are the server's. `flushed` says whether its tables are closed before each backup,
-    so that every file is compared, `beside` whether the original still runs beside the copy.
+    so that every file is compared, `beside` whether the original still runs beside the copy,
+    `at_once` whether busy steps begin with the command, or when the engine's first lock is taken.
     """
 
     seed: str
@@ -45,6 +46,7 @@ class Script:
     flushed: bool = True
     beside: bool = True
     bytes_per_second: int | None = None
+    at_once: bool = False
 
     def of(self, steps: Sequence[Step]) -> "Script":
         """Return the same script with other steps."""
@@ -57,5 +59,6 @@ class Script:
         """Return all of it as text, for a person to do the same by hand."""
         head = [f"seed {self.seed!r}, {self.backups} backups"]
         head += [f"server option {key} = {value}" for key, value in self.options.items()]
-        head += [f"flushed {self.flushed}, beside {self.beside}, rate {self.bytes_per_second}"]
+        head += [f"bytes a second: {self.bytes_per_second}"]
+        head += [f"flushed {self.flushed}, beside {self.beside}, at once {self.at_once}"]
         return "\n".join(head + [step.told() for step in self.steps])
