@@ -98,11 +98,12 @@ def _options(chance: Random) -> dict[str, str]:
         options["log-bin"] = chance.choice(("a b", "mysql-bin", "xtrabackup_binlog", "b.i.n"))
     if chance.random() < 0.15:
         first = chance.choice(("ibdata1", "ib data", plain(chance)))
-        options["innodb-data-file-path"] = f"{first}:4M;second.ibd:4M:autoextend"
+        options["innodb-data-file-path"] = f"{first}:4M;second file:4M:autoextend"
     if chance.random() < 0.15:
         options["innodb-undo-tablespaces"] = "3"
     if chance.random() < 0.1:
         options["innodb-page-size"] = chance.choice(("4k", "8k", "64k"))
+        options["innodb-buffer-pool-size"] = "32M"
     if chance.random() < 0.1:
         options["lower-case-table-names"] = "1"
     if chance.random() < 0.1:

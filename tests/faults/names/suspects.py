@@ -139,7 +139,7 @@ def stray(model: Model) -> None:
             "lost+found/#1234",
         )
     )
-    model.deed("stray", "", name)
+    model.deed("stray", "", name, suspects=_opened(name))
 
 
 def stray_in_schema(model: Model) -> None:
@@ -147,7 +147,12 @@ def stray_in_schema(model: Model) -> None:
     name = model.chance.choice(
         ("README", "t.ibd.bak", "x.ibd~", "dump.sql", ".nfs0001", "t.MYD.gz", "sub/", "sub/x.ibd")
     )
-    model.deed("stray", model.schema(), name)
+    model.deed("stray", model.schema(), name, suspects=_opened(name))
+
+
+def _opened(name: str) -> tuple[str, ...]:
+    """Return the name if the engine takes such a file for a tablespace, and opens it."""
+    return (name,) if name.endswith(".ibd") else ()
 
 
 def table_of_engine_name(model: Model) -> None:
