@@ -20,9 +20,10 @@ Content = Mapping[str, str]
 _OWN: Final = ("information_schema", "performance_schema")
 # A directory that isn't one of a schema's; nothing can be made in it.
 _STRAY: Final = "#mysql50#"
-# What the server writes there by itself.
+# What the server writes in `mysql` by itself, and the large tables of its manual.
 _RESTLESS: Final = frozenset(
     {
+        *("help_topic", "help_keyword", "help_relation", "help_category", "time_zone_name"),
         *("innodb_table_stats", "innodb_index_stats", "table_stats", "column_stats"),
         *("index_stats", "gtid_slave_pos", "general_log", "slow_log", "transaction_registry"),
     }
@@ -74,7 +75,7 @@ def differences(one: Content, two: Content) -> list[str]:
 
 def _tables(cursor: Cursor, schema: str) -> Iterator[tuple[str, str]]:
     for name, kind in _rows(cursor, f"SHOW FULL TABLES FROM {quoted(schema)}"):
-        if schema == "mysql" and name in _RESTLESS:
+        if (schema == "mysql" and name in _RESTLESS) or (schema == "sys" and kind == "VIEW"):
             continue
         table = quoted(schema, name)
         made = _said(cursor, f"SHOW CREATE TABLE {table}")

@@ -117,6 +117,8 @@ def orphan(model: Model) -> None:
     end = model.chance.choice((".MYD", ".MAI", ".frm", ".ibd", ".isl", ".par", ".CSV"))
     word = model.plain()
     model.deed("stray", name, word + end, suspects=(word,))
+    if model.chance.random() < 0.3:
+        model.deed("stray", "", f".snapshot/{word}.ibd", suspects=(word,))
 
 
 def stray(model: Model) -> None:
@@ -125,7 +127,6 @@ def stray(model: Model) -> None:
         (
             "lost+found/",
             ".snapshot/",
-            ".snapshot/x.ibd",
             "notes.txt",
             "xtrabackup_notes",
             "core.123",
@@ -139,20 +140,15 @@ def stray(model: Model) -> None:
             "lost+found/#1234",
         )
     )
-    model.deed("stray", "", name, suspects=_opened(name))
+    model.deed("stray", "", name)
 
 
 def stray_in_schema(model: Model) -> None:
     """Put something into a schema's directory that is no table's file."""
     name = model.chance.choice(
-        ("README", "t.ibd.bak", "x.ibd~", "dump.sql", ".nfs0001", "t.MYD.gz", "sub/", "sub/x.ibd")
+        ("README", "t.ibd.bak", "x.ibd~", "dump.sql", ".nfs0001", "t.MYD.gz", "sub/", "sub/x.frm")
     )
-    model.deed("stray", model.schema(), name, suspects=_opened(name))
-
-
-def _opened(name: str) -> tuple[str, ...]:
-    """Return the name if the engine takes such a file for a tablespace, and opens it."""
-    return (name,) if name.endswith(".ibd") else ()
+    model.deed("stray", model.schema(), name)
 
 
 def table_of_engine_name(model: Model) -> None:
