@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 
 from agent.broker import wire
-from agent.broker.link import ACK, Verdict, dead
+from agent.broker.intake import ACK, Verdict, dead
 from agent.cancellation import Cancellation
 from agent.crash import Point, reached
 from agent.errors import (
@@ -25,6 +25,7 @@ from agent.model import (
     CancelTask,
     DeleteTask,
     ErrorInfo,
+    PingTask,
     ReportDraft,
     StoreTask,
     Task,
@@ -85,9 +86,8 @@ class Runner:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
-        # a cancel isn't for the worker, which may be busy with what is to be cancelled
-        cancels = isinstance(task, CancelTask)
-        first = TaskStatus.RUNNING if cancels else TaskStatus.ACCEPTED
+        # a sign of life must not wait for the worker, and is done by saying so
+        first = TaskStatus.DONE if isinstance(task, PingTask) else TaskStatus.ACCEPTED
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=first)
         accepted = self._accept(task, draft, answer=not redelivered)
         reached(Point.ACCEPTED)
@@ -99,6 +99,10 @@ class Runner:
         self._work.set()
         self._wake()
         return ACK
+
+    def ready(self) -> None:
+        """Raise JournalError if no task could be kept: then the broker has to keep them all."""
+        self._journal.check_room()
 
     def _cancel(self, task: CancelTask) -> None:
         reached(Point.CANCEL_JOURNALLED)

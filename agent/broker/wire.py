@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -15,6 +16,8 @@ from agent.model import TASK, Report, StoreTask, Task, TaskStore, is_uuid, print
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
+# What an agent sends itself the way that tasks go, to see whether its queue is bound.
+PROBE: Final = b'{"version":1,"type":"agent.probe"}'
 DEAD: Final = "backup.dead"  # the exchange of dead letters, and its one queue
 MAX_TASK_BYTES: Final = 64 * 1024
 MAX_REPORT_BYTES: Final = 1024 * 1024
@@ -27,6 +30,19 @@ _TOKEN: Final = re.compile(r"[!-~]{1,4096}", re.ASCII)
 def task_queue(instance_id: str) -> str:
     """The queue of one instance's tasks, bound to TASK_EXCHANGE by the instance's id."""
     return f"{TASK_EXCHANGE}.{instance_id}"
+
+
+def own_exchange(instance_id: str) -> str:
+    """The exchange whose messages go to the queue of one instance's tasks, and nowhere else.
+
+    It is there if the broker has users who may send tasks to that instance alone.
+    """
+    return f"backup.own.{instance_id}"
+
+
+def client_queue(instance_id: str) -> str:
+    """A name for the private queue of one who follows the instance's reports."""
+    return f"backup.client.{instance_id}.{uuid4()}"
 
 
 def routing_key(report: Report) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,57 +13,16 @@ import pika.data
 import pytest
 
 from agent.broker import wire
-from agent.broker.amqp import BrokerSettings
-from agent.broker.link import ACK, BrokerLink, Pauses, Verdict
+from agent.broker.intake import ACK, Verdict
+from agent.broker.link import BrokerLink
+from agent.broker.pace import Pauses
 from agent.errors import JournalError
 from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
-from tests.broker.probe import QUICK, Keeper, Probe, draft, probing, settings_for
+from tests.broker.probe import Keeper, Probe, draft, probing, settings_for
+from tests.broker.site import Site
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
-
-
-class Site:
-    """One instance: its journal, and the links a test starts for it."""
-
-    def __init__(self, server: RabbitMQ, folder: Path, cleanup: ExitStack):
-        self.server = server
-        self.instance_id = str(uuid4())
-        self.queue = wire.task_queue(self.instance_id)
-        self.journal = Journal(folder / "journal.sqlite", self.instance_id, str(uuid4()))
-        self._cleanup = cleanup
-        cleanup.callback(self.journal.close)
-
-    def link(
-        self,
-        on_message: Callable[[bytes, bool], Verdict] | None = None,
-        settings: BrokerSettings | None = None,
-    ) -> BrokerLink:
-        link = BrokerLink(
-            settings or settings_for(self.server),
-            self.instance_id,
-            on_message or Keeper(self.journal),
-            self.journal,
-            QUICK,
-        )
-        self._cleanup.callback(link.stop, 0.5)
-        link.start()
-        return link
-
-    def running(self, on_message: Callable[[bytes, bool], Verdict] | None = None) -> BrokerLink:
-        link = self.link(on_message)
-        assert link.consuming.wait(20)
-        return link
-
-    def report(self, task: PingTask, status: TaskStatus, link: BrokerLink) -> None:
-        self.journal.report(draft(task, status))
-        link.wake()
-
-    def ping(self) -> PingTask:
-        """A task that is in the journal without having come over the broker."""
-        task = PingTask(task_id=str(uuid4()))
-        self.journal.accept(task, draft(task, TaskStatus.ACCEPTED))
-        return task
 
 
 @pytest.fixture
