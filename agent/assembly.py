@@ -134,7 +134,7 @@ def control(config: Config) -> BrokerSettings:
     """How commands that send tasks reach the broker: as the agent, if nothing else is set."""
     section = need(config.broker, "broker")
     if section.control_url is None:
-        return broker(config)
+        return replace(broker(config), rights=None)
     return BrokerSettings(
         url=section.control_url,
         password=_password(section.control_password_file, "control_password_file"),

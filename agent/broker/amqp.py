@@ -30,7 +30,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from agent.broker.rights import Rights, agent_rights
+from agent.broker.rights import Rights
 from agent.broker.wire import CONTENT_TYPE
 from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInvalid
 
@@ -41,8 +41,10 @@ _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 ACCESS_REFUSED: Final = 403
 _DENIALS: Final = (ACCESS_REFUSED, 406, 530)
 
-
-_SOME_RIGHTS: Final = agent_rights("INSTANCE-ID")
+_LOGIN_HINT: Final = (
+    "set [broker] control_url and control_password_file to a user who may do this: see Rights on "
+    "the broker in docs/operations.md"
+)
 
 
 class Address(NamedTuple):
@@ -60,15 +62,16 @@ class BrokerSettings:
     """Where the broker is and how to use it; ConfigInvalid where the URL can't be used.
 
     `url` is `amqp://user@host:port/vhost` (`amqps` for TLS; the virtual host percent-encoded,
-    `/` where there is none). `rights` are those that the user needs. All waits are bounded by
-    `connect_seconds` for a connection and `answer_seconds` for the broker's answer to one request.
+    `/` where there is none). `rights` are those that the user should have, if that is
+    known. All waits are bounded by `connect_seconds` for a connection and `answer_seconds` for the
+    broker's answer to one request.
     """
 
     url: str
     password: str = field(repr=False)
     ca_file: Path | None = None
     queue_type: QueueType = "quorum"
-    rights: Rights = _SOME_RIGHTS
+    rights: Rights | None = None
     heartbeat: int = 30
     connect_seconds: float = 10.0
     answer_seconds: float = 30.0
@@ -169,7 +172,7 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
         return BrokerDenied(
             f"{settings.where} refuses the virtual host {address.vhost} to {address.user}",
             hint=f"correct it in [broker] url, or: rabbitmqctl add_vhost {address.vhost}; "
-            f"{settings.rights.commands(address.vhost, address.user)}",
+            f"{_rights_hint(settings)}",
         )
     if isinstance(cause, ConnectionClosed | ChannelClosed):
         text = f"{settings.where} refuses: {cause.reply_text}"
@@ -186,6 +189,8 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
 
 def _rights_hint(settings: BrokerSettings) -> str:
     address = settings.address
+    if settings.rights is None:
+        return _LOGIN_HINT
     return (
         f"{settings.rights.commands(address.vhost, address.user)}; what is missing beside that "
         "makes script/broker-definitions, see Rights on the broker in docs/operations.md"
