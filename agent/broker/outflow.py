@@ -32,7 +32,7 @@ class Outbox(Protocol):
 
 
 class Outflow:
-    """Publishes one outbox; `trouble` says why reports wait, if the broker doesn't take them."""
+    """Publishes one outbox; `trouble` says that a queue which takes reports is full."""
 
     def __init__(self, outbox: Outbox, pace: Pace) -> None:
         self.trouble = ""
@@ -55,7 +55,7 @@ class Outflow:
             try:
                 await self._send(channel, report)
             except (Unroutable, QueueFull) as error:
-                self.trouble = str(error)
+                self.trouble = str(error) if isinstance(error, QueueFull) else ""
                 pace.say(logging.WARNING, f"{error}; {error.hint}")
                 if pace.stopping.is_set():
                     return
