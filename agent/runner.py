@@ -86,10 +86,7 @@ class Runner:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
-        # a sign of life must not wait for the worker, and is done by saying so
-        first = TaskStatus.DONE if isinstance(task, PingTask) else TaskStatus.ACCEPTED
-        draft = ReportDraft(task_id=task.task_id, type=task.type, status=first)
-        accepted = self._accept(task, draft, answer=not redelivered)
+        accepted = self._accept(task, answer=not redelivered)
         reached(Point.ACCEPTED)
         if isinstance(task, CancelTask):
             self._cancel(task)
@@ -110,12 +107,17 @@ class Runner:
         if self._ended(task.cancels):
             self._stores.forget(task.cancels)
 
-    def _accept(self, task: Task, draft: ReportDraft, *, answer: bool) -> Acceptance | None:
+    def _accept(self, task: Task, *, answer: bool) -> Acceptance | None:
         """Journal a task without its token, which is kept while the task is unfinished.
 
         None for one that is refused: its end is all that is journalled.
         """
         bare = without_token(task)
+        draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
+        drafts = [draft]
+        if isinstance(task, PingTask):
+            # a sign of life must not wait for the worker, and is done by saying so
+            drafts.append(draft.model_copy(update={"status": TaskStatus.DONE}))
         try:
             self._stores.admit(task)
         except StorageRefused as error:
@@ -124,7 +126,7 @@ class Runner:
             return None
         first, accepted = self._stores.keep(task), None
         try:
-            accepted = self._journal.accept(bare, draft, answer=answer)
+            accepted = self._journal.accept(bare, *drafts, answer=answer)
         finally:
             known = accepted is Acceptance.KNOWN
             if (first and accepted is None) or (known and self._ended(task.task_id)):

@@ -78,8 +78,8 @@ class Journal:
 
     # --- tasks ---------------------------------------------------------------------------
 
-    def accept(self, task: Task, report: ReportDraft, *, answer: bool = True) -> Acceptance:
-        """Store a task in the status its first report tells, and that report with it.
+    def accept(self, task: Task, *reports: ReportDraft, answer: bool = True) -> Acceptance:
+        """Store a task with its first reports, in the status that the last of them tells.
 
         A task id that is known already is not stored again: its latest report goes out
         once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the
@@ -89,20 +89,21 @@ class Journal:
             self._outbox.check(db)
             if self._repeated(db, task.task_id, answer=answer):
                 return Acceptance.KNOWN
-            if not report.status.final:
+            if not reports[-1].status.final:
                 self._check_tasks(db)
             db.execute(
                 "INSERT INTO tasks (task_id, status, body, last_seq, last_report, store, cancels)"
                 " VALUES (?, ?, ?, 0, '', ?, ?)",
                 (
                     task.task_id,
-                    report.status,
+                    reports[0].status,
                     wire.encode_task(task),
                     self._store if self._typed else "",
                     target_of(task),
                 ),
             )
-            self._tell(db, report)
+            for report in reports:
+                self._tell(db, report)
             return Acceptance.NEW
 
     def check_room(self) -> None:
