@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, VISIBLE, Report, StoreTask, Task, TaskStore, printable
+from agent.model import TASK, Report, StoreTask, Task, TaskStore, printable
+from agent.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
