@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from agent.broker.amqp import BrokerSettings
+from agent.broker.rights import agent_rights, operator_rights
 from agent.catalogue import Catalogue
 from agent.config import Config, need
 from agent.database import Database, DatabaseSettings
@@ -118,17 +119,32 @@ def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
 
 
 def broker(config: Config) -> BrokerSettings:
-    """How to reach the broker of [broker]; ConfigInvalid."""
+    """How the agent reaches the broker of [broker]; ConfigInvalid."""
     section = need(config.broker, "broker")
-    password = ""
-    if section.password_file is not None:
-        password = read_secret(section.password_file, "[broker] password_file")
     return BrokerSettings(
         url=section.url,
-        password=password,
+        password=_password(section.password_file, "password_file"),
         ca_file=section.ca_file,
         queue_type=section.queue_type,
+        rights=agent_rights(config.agent.instance_id),
     )
+
+
+def control(config: Config) -> BrokerSettings:
+    """How commands that send tasks reach the broker: as the agent, if nothing else is set."""
+    section = need(config.broker, "broker")
+    if section.control_url is None:
+        return replace(broker(config), rights=None)
+    return BrokerSettings(
+        url=section.control_url,
+        password=_password(section.control_password_file, "control_password_file"),
+        ca_file=section.ca_file,
+        rights=operator_rights(config.agent.instance_id),
+    )
+
+
+def _password(path: Path | None, key: str) -> str:
+    return "" if path is None else read_secret(path, f"[broker] {key}")
 
 
 def restore_parts(config: Config, cache: RecordCache | None = None) -> RestoreParts:

@@ -57,8 +57,12 @@ class AgentSection(Frozen):
 
 
 class BrokerSection(Frozen):
+    """Where tasks come from; `control_url` is how the commands that send tasks log in."""
+
     url: str
     password_file: Absolute | None = None
+    control_url: str | None = None
+    control_password_file: Absolute | None = None
     queue_type: Literal["quorum", "classic"] = "quorum"
     ca_file: Absolute | None = None
 

@@ -8,8 +8,10 @@ import re
 import resource
 import select
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -73,6 +75,16 @@ def sync_filesystem(folder: Path) -> None:
             raise OSError(code, os.strerror(code), str(folder))
     finally:
         os.close(descriptor)
+
+
+def is_this_host(name: str) -> bool:
+    """Return True if all addresses of a host name are this machine's own."""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+    except (OSError, UnicodeError):
+        return False
+    own = {one.address for several in psutil.net_if_addrs().values() for one in several}
+    return all(address in own or ip_address(address).is_loopback for address in found)
 
 
 def cores() -> int:

@@ -4,65 +4,31 @@ Sizes are bytes unless a name says otherwise; LSNs are InnoDB log sequence
 numbers; times are RFC 3339 strings in UTC with `Z`.
 """
 
-import time
-import uuid
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from agent.errors import AgentError, Internal
+from agent.values import (
+    BOTH_OR_NEITHER,
+    WHOLE,
+    Description as Description,
+    Frozen as Frozen,
+    Id as Id,
+    Name as Name,
+    Token,
+    Version,
+    canonical_uuid as canonical_uuid,
+    is_uuid as is_uuid,
+    printable as printable,
+    type_required,
+    utc as utc,
+    utc_now as utc_now,
+)
 
 FORMAT_VERSION: Final = 1
 MESSAGE_VERSION: Final = 1
-
-
-def canonical_uuid(text: str) -> str:
-    """Return `text` if it is a UUID in its one canonical spelling; else ValueError.
-
-    Ids become object names and folder names, so no second spelling may exist.
-    """
-    if str(uuid.UUID(text)) != text:
-        raise ValueError("not a UUID in its canonical lower-case form")
-    return text
-
-
-def is_uuid(text: str) -> bool:
-    """Whether it is a UUID in its one canonical spelling."""
-    try:
-        canonical_uuid(text)
-    except ValueError:
-        return False
-    return True
-
-
-def utc(seconds: float) -> str:
-    """A moment in Unix seconds as RFC 3339, in whole seconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def utc_now() -> str:
-    """The present moment as RFC 3339, in whole seconds."""
-    return utc(time.time())
-
-
-def printable(text: str) -> str:
-    """`text` on one line, without anything that could steer a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-Id = Annotated[
-    str, Field(max_length=36, json_schema_extra={"format": "uuid"}), AfterValidator(canonical_uuid)
-]
-Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Description = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
-
-
-class Frozen(BaseModel):
-    """Base of all models: immutable, and unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BackupStatus(StrEnum):
@@ -114,8 +80,8 @@ class ErrorInfo(Frozen):
 class Limits(Frozen):
     """What one backup may use; None means the agent's configured default."""
 
-    bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
-    cores: Annotated[int, Field(ge=1, le=1024)] | None = None
+    bytes_per_second: Annotated[int, Field(ge=1 << 20), WHOLE] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024), WHOLE] | None = None
 
 
 class BackupRequest(Frozen):
@@ -135,14 +101,20 @@ class TaskStore(Frozen):
     The token is kept in memory only: what the journal holds has none.
     """
 
+    model_config = ConfigDict(json_schema_extra=BOTH_OR_NEITHER)
+
     container: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
-    storage_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^@\s]+$")] | None = None
-    token: SecretStr | None = None
+    storage_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[!-?A-~]+$")] | None = (
+        None
+    )
+    token: Token | None = None
 
 
 class TaskBase(Frozen):
-    version: Literal[1] = MESSAGE_VERSION
+    version: Version = MESSAGE_VERSION
     task_id: Id
+
+    model_config = ConfigDict(json_schema_extra=type_required)
 
 
 class StoreTask(TaskBase):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 
 from agent.broker import wire
-from agent.broker.link import ACK, Verdict, dead
+from agent.broker.intake import ACK, Verdict, dead
 from agent.cancellation import Cancellation
 from agent.crash import Point, reached
 from agent.errors import (
@@ -25,6 +25,7 @@ from agent.model import (
     CancelTask,
     DeleteTask,
     ErrorInfo,
+    PingTask,
     ReportDraft,
     StoreTask,
     Task,
@@ -85,11 +86,7 @@ class Runner:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
-        # a cancel isn't for the worker, which may be busy with what is to be cancelled
-        cancels = isinstance(task, CancelTask)
-        first = TaskStatus.RUNNING if cancels else TaskStatus.ACCEPTED
-        draft = ReportDraft(task_id=task.task_id, type=task.type, status=first)
-        accepted = self._accept(task, draft, answer=not redelivered)
+        accepted = self._accept(task, answer=not redelivered)
         reached(Point.ACCEPTED)
         if isinstance(task, CancelTask):
             self._cancel(task)
@@ -100,18 +97,27 @@ class Runner:
         self._wake()
         return ACK
 
+    def ready(self) -> None:
+        """Raise JournalError if no task could be kept: then the broker has to keep them all."""
+        self._journal.check_room()
+
     def _cancel(self, task: CancelTask) -> None:
         reached(Point.CANCEL_JOURNALLED)
         self._cancellation.take(task)
         if self._ended(task.cancels):
             self._stores.forget(task.cancels)
 
-    def _accept(self, task: Task, draft: ReportDraft, *, answer: bool) -> Acceptance | None:
+    def _accept(self, task: Task, *, answer: bool) -> Acceptance | None:
         """Journal a task without its token, which is kept while the task is unfinished.
 
         None for one that is refused: its end is all that is journalled.
         """
         bare = without_token(task)
+        draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
+        drafts = [draft]
+        if isinstance(task, PingTask):
+            # a sign of life must not wait for the worker, and is done by saying so
+            drafts.append(draft.model_copy(update={"status": TaskStatus.DONE}))
         try:
             self._stores.admit(task)
         except StorageRefused as error:
@@ -120,7 +126,7 @@ class Runner:
             return None
         first, accepted = self._stores.keep(task), None
         try:
-            accepted = self._journal.accept(bare, draft, answer=answer)
+            accepted = self._journal.accept(bare, *drafts, answer=answer)
         finally:
             known = accepted is Acceptance.KNOWN
             if (first and accepted is None) or (known and self._ended(task.task_id)):

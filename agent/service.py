@@ -56,6 +56,7 @@ class Supervision:
         self._link = link
         self._queue = queue
         self._ready = self._consuming = False
+        self._told = (False, "")
         self._beats = -1
         self._next_sign = 0.0
         watchdog = notifier.watchdog_seconds or _SIGN_SECONDS * _SIGNS_PER_WATCHDOG
@@ -63,11 +64,14 @@ class Supervision:
 
     def look(self) -> None:
         """Tell what has changed; to be called several times a second."""
-        if self._link.consuming.is_set() != self._consuming:
-            self._consuming = not self._consuming
-            text = f"{'consuming' if self._consuming else 'not consuming'} {self._queue}"
+        consuming, trouble = self._link.consuming.is_set(), self._link.trouble
+        text = f"{'consuming' if consuming else 'not consuming'} {self._queue}"
+        text += f"; {trouble}" if trouble else ""
+        if consuming != self._consuming:
             log.info("%s", text)
+        if (consuming, trouble) != self._told:
             self._notifier.status(text)
+        self._consuming, self._told = consuming, (consuming, trouble)
         if self._consuming and not self._ready:
             self._ready = self._notifier.ready()
         beats, now = self._link.beats, time.monotonic()
@@ -117,7 +121,9 @@ class Service:
         )
         runner = Runner(journal, parts, stores, performer, wake=lambda: link.wake())
         broker = assembly.broker(config)
-        link = BrokerLink(broker, config.agent.instance_id, runner.on_message, journal)
+        link = BrokerLink(
+            broker, config.agent.instance_id, runner.on_message, journal, ready=runner.ready
+        )
         self._notifier.status(f"connecting to {broker.where}")
         try:
             self._serve(runner, link)

@@ -40,8 +40,7 @@ def tell(journal: Journal, task: Task, status: TaskStatus) -> None:
 
 
 def accept(journal: Journal, task: Task) -> None:
-    status = S.RUNNING if isinstance(task, CancelTask) else S.ACCEPTED
-    journal.accept(task, ReportDraft(task_id=task.task_id, type=task.type, status=status))
+    journal.accept(task, ReportDraft(task_id=task.task_id, type=task.type, status=S.ACCEPTED))
 
 
 def running(journal: Journal) -> PingTask:
@@ -120,6 +119,8 @@ def test_the_end_of_the_running_task_answers_all_its_cancels_with_it(
         assert isinstance(stop.cause, Cancelled)
         assert finals(journal) == {}
         assert journal.cancels(task.task_id) == cancels
+        # a cancel is ACCEPTED, and still nothing for the worker
+        assert journal.claim() is None
         tell(journal, task, ended)
     told = finals(journal)
     assert told.pop(task.task_id).status is ended

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from agent import assembly
-from agent.broker.link import ACK
+from agent.broker.intake import ACK
 from agent.config import load
 from agent.errors import ConfigInvalid, JournalFull, StorageRefused, TokenLost
 from agent.journal import Journal

@@ -30,6 +30,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from agent.broker.rights import Rights
 from agent.broker.wire import CONTENT_TYPE
 from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInvalid
 
@@ -37,7 +38,13 @@ QueueType = Literal["quorum", "classic"]
 _PERSISTENT: Final = 2
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 # AMQP 0-9-1 reply codes: access-refused, precondition-failed, not-allowed
-_DENIALS: Final = (403, 406, 530)
+ACCESS_REFUSED: Final = 403
+_DENIALS: Final = (ACCESS_REFUSED, 406, 530)
+
+_LOGIN_HINT: Final = (
+    "set [broker] control_url and control_password_file to a user who may do this: see Rights on "
+    "the broker in docs/operations.md"
+)
 
 
 class Address(NamedTuple):
@@ -55,14 +62,16 @@ class BrokerSettings:
     """Where the broker is and how to use it; ConfigInvalid where the URL can't be used.
 
     `url` is `amqp://user@host:port/vhost` (`amqps` for TLS; the virtual host percent-encoded,
-    `/` where there is none). All waits are bounded by `connect_seconds` for a connection and
-    `answer_seconds` for the broker's answer to one request.
+    `/` where there is none). `rights` are those that the user should have, if that is
+    known. All waits are bounded by `connect_seconds` for a connection and `answer_seconds` for the
+    broker's answer to one request.
     """
 
     url: str
     password: str = field(repr=False)
     ca_file: Path | None = None
     queue_type: QueueType = "quorum"
+    rights: Rights | None = None
     heartbeat: int = 30
     connect_seconds: float = 10.0
     answer_seconds: float = 30.0
@@ -163,10 +172,12 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
         return BrokerDenied(
             f"{settings.where} refuses the virtual host {address.vhost} to {address.user}",
             hint=f"correct it in [broker] url, or: rabbitmqctl add_vhost {address.vhost}; "
-            f"rabbitmqctl set_permissions -p {address.vhost} {address.user} '.*' '.*' '.*'",
+            f"{_rights_hint(settings)}",
         )
     if isinstance(cause, ConnectionClosed | ChannelClosed):
         text = f"{settings.where} refuses: {cause.reply_text}"
+        if cause.reply_code == ACCESS_REFUSED:
+            return BrokerDenied(text, hint=_rights_hint(settings))
         return BrokerDenied(text) if cause.reply_code in _DENIALS else BrokerUnreachable(text)
     if isinstance(cause, ssl.SSLError):
         return BrokerUnreachable(
@@ -174,6 +185,16 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
             hint="check that [broker] ca_file holds the authority of the broker's certificate",
         )
     return BrokerUnreachable(f"{settings.where} can't be reached: {_text(cause)}")
+
+
+def _rights_hint(settings: BrokerSettings) -> str:
+    address = settings.address
+    if settings.rights is None:
+        return _LOGIN_HINT
+    return (
+        f"{settings.rights.commands(address.vhost, address.user)}; what is missing beside that "
+        "makes script/broker-definitions, see Rights on the broker in docs/operations.md"
+    )
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -11,8 +11,11 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, Final, Self, TypeVar
 
+from pika import BasicProperties
+from pika.exceptions import ChannelClosedByBroker
+
 from agent.broker import wire
-from agent.broker.amqp import BrokerSettings, properties, translated
+from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, translated
 from agent.broker.session import Channel, Session
 from agent.errors import InstanceNotServed, Internal, MessageUnreadable, ReplyTimeout, Unroutable
 from agent.model import Report, Task
@@ -98,8 +101,8 @@ class ControlClient:
     async def _subscribe(self, instance_id: str) -> None:
         await self._check_served(instance_id)
         channel = await self._opened().channel()
-        made = await channel.call("queue_declare", queue="", exclusive=True, auto_delete=True)
-        queue = made.method.queue
+        queue = wire.client_queue(instance_id)
+        await channel.call("queue_declare", queue=queue, exclusive=True, auto_delete=True)
         await channel.call(
             "queue_bind",
             queue=queue,
@@ -111,17 +114,30 @@ class ControlClient:
 
     async def _send_task(self, instance_id: str, task: Task) -> int:
         consumers = await self._check_served(instance_id)
-        channel = await self._opened().channel()
-        await channel.confirm()
         body, persistent = wire.encode_task(task), properties(message_id=task.task_id)
         try:
-            await channel.publish(wire.TASK_EXCHANGE, instance_id, body, persistent)
+            await self._publish(wire.TASK_EXCHANGE, instance_id, body, persistent)
+        except ChannelClosedByBroker as error:
+            if error.reply_code != ACCESS_REFUSED:
+                raise
+            # one who may send tasks to this instance alone
+            own = wire.own_exchange(instance_id)
+            await self._publish(own, instance_id, body, persistent)
+        return consumers
+
+    async def _publish(
+        self, exchange: str, instance_id: str, body: bytes, told: BasicProperties
+    ) -> None:
+        channel = await self._opened().channel()
+        await channel.confirm()
+        try:
+            await channel.publish(exchange, instance_id, body, told)
         except Unroutable as error:
             raise InstanceNotServed(
-                f"the queue of the instance {instance_id} isn't bound to {wire.TASK_EXCHANGE}"
+                f"the queue of the instance {instance_id} isn't bound to {exchange}"
             ) from error
-        channel.close()
-        return consumers
+        finally:
+            channel.close()
 
     async def _next_report(self, seconds: float) -> Report | None:
         """The next readable report of any task; None after `seconds`."""
@@ -133,8 +149,12 @@ class ControlClient:
                     delivery = await self._reports.delivery()
                     self._reports.ack(delivery)
                     try:
-                        return wire.decode_report(delivery.body)
+                        report = wire.decode_report(delivery.body)
                     except MessageUnreadable:
                         continue  # someone else's message on that exchange
+                    # The broker checks this key, and not those of a header CC: another instance's
+                    # agent could have sent what has another key than the report itself.
+                    if delivery.key == wire.routing_key(report):
+                        return report
         except TimeoutError:
             return None

@@ -10,19 +10,21 @@ import contextlib
 import os
 import socket
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import uuid4
 
 from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
-from agent.broker.amqp import BrokerSettings, properties, translated
+from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, translated
 from agent.broker.client import ControlClient
 from agent.broker.session import Session
-from agent.broker.topology import Made, declare
-from agent.errors import BrokerUnreachable, Unroutable
+from agent.broker.topology import Made, declare, missing
+from agent.errors import BrokerUnreachable, QueueFull, Unroutable
 from agent.model import PingTask, Report, TaskStatus, utc_now
 
+T = TypeVar("T")
 _BODY_BYTES: Final = 4096
 # Of a message that only an attentive consumer sees: it is in no queue a moment later
 # (https://www.rabbitmq.com/docs/ttl, "setting the TTL to 0").
@@ -34,6 +36,18 @@ def reach(settings: BrokerSettings) -> None:
     address = settings.address
     with translated(settings):
         socket.create_connection((address.host, address.port), settings.connect_seconds).close()
+
+
+class Seen(NamedTuple):
+    """What there is on the broker for one instance.
+
+    `agents` is how many take its tasks, None if it has no queue; `bound` is None if that can't be
+    asked: by a user who may send no tasks, or while no agent would take the probe.
+    """
+
+    missing: list[str]
+    agents: int | None
+    bound: bool | None
 
 
 class Probe(ControlClient):
@@ -61,16 +75,26 @@ class Probe(ControlClient):
         self._made += made
         return [f"{one.kind} {one.name}" for one in made]
 
-    def round_trip(self) -> float:
+    def look(self, instance_id: str) -> Seen:
+        """See what is there for an instance, and change nothing."""
+        return self._run(self._look(instance_id))
+
+    def round_trip(self) -> float | None:
         """Publish to a private queue, confirmed, and consume it back; the seconds it took.
 
-        BrokerUnreachable where it does not come back as it was sent.
+        None if the user may make no queue. BrokerUnreachable if it does not come back as it was
+        sent.
         """
-        return self._run(self._round_trip())
+        return self._run(_if_allowed(self._round_trip()))
 
-    def returns_unroutable(self) -> bool:
-        """Whether a mandatory message that no queue takes is returned."""
-        return not self._run(self._routable("", f"backup.self-test.{uuid4()}", b"{}"))
+    def returns_unroutable(self) -> bool | None:
+        """Whether a mandatory message that no queue takes is returned.
+
+        None if the user may not use the default exchange, as it should be.
+        """
+        name = f"backup.self-test.{uuid4()}"
+        routable = self._run(_if_allowed(self._routable("", name, b"{}")))
+        return None if routable is None else not routable
 
     def has_readers(self, instance_id: str) -> bool:
         """Whether a queue takes this instance's reports.
@@ -88,6 +112,19 @@ class Probe(ControlClient):
         )
         key, body = wire.routing_key(report), wire.encode_report(report)
         return self._run(self._routable(wire.REPORT_EXCHANGE, key, body))
+
+    async def _look(self, instance_id: str) -> Seen:
+        session = self._opened()
+        gone = [str(one) for one in await missing(session, instance_id)]
+        found = await session.find("queue_declare", queue=wire.task_queue(instance_id))
+        if found is None:
+            return Seen(gone, None, None)
+        agents, bound = int(found.method.consumer_count), None
+        if agents and not gone:
+            asked = self._routable(wire.TASK_EXCHANGE, instance_id, wire.PROBE, at_once=False)
+            with contextlib.suppress(QueueFull):
+                bound = await _if_allowed(asked)
+        return Seen(gone, agents, bound)
 
     async def _round_trip(self) -> float:
         channel = await self._opened().channel()
@@ -111,11 +148,14 @@ class Probe(ControlClient):
             raise BrokerUnreachable(f"{self._settings.where} delivered another message than sent")
         return seconds
 
-    async def _routable(self, exchange: str, key: str, body: bytes) -> bool:
+    async def _routable(
+        self, exchange: str, key: str, body: bytes, *, at_once: bool = True
+    ) -> bool:
         channel = await self._opened().channel()
         await channel.confirm()
+        told = properties(expiration=_AT_ONCE) if at_once else properties()
         try:
-            await channel.publish(exchange, key, body, properties(expiration=_AT_ONCE))
+            await channel.publish(exchange, key, body, told)
         except Unroutable:
             return False
         finally:
@@ -125,6 +165,16 @@ class Probe(ControlClient):
     async def _remove(self) -> None:
         while self._made:
             await _delete(self._opened(), self._made.pop())
+
+
+async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
+    """Do it; None if the user lacks the right."""
+    try:
+        return await work
+    except ChannelClosedByBroker as error:
+        if error.reply_code != ACCESS_REFUSED:
+            raise
+        return None
 
 
 async def _delete(session: Session, made: Made) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from typing import Any, NamedTuple, NoReturn
 
 import pika
@@ -18,22 +19,32 @@ from pika.frame import Header
 from pika.spec import Basic
 
 from agent.broker.amqp import BrokerSettings, parameters
-from agent.errors import BrokerSilent, BrokerUnreachable, Unroutable
+from agent.errors import BrokerSilent, BrokerUnreachable, QueueFull, Unroutable
 
 _NOT_FOUND = 404
 _CLOSE_SECONDS = 2.0
 _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
 
+class Fate(Enum):
+    """What the broker did with a published message."""
+
+    KEPT = "kept"
+    RETURNED = "returned"
+    REFUSED = "refused"
+
+
 class Delivery(NamedTuple):
     """A message as it came; `tag` is what acknowledges it.
 
-    `redelivered` says that somebody had it before, and did not acknowledge it.
+    `redelivered` says that somebody had it before, and did not acknowledge it. `key` is the
+    routing key that the sender named, which the broker has checked if there are topic permissions.
     """
 
     tag: int
     body: bytes
     redelivered: bool
+    key: str
 
 
 class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
@@ -66,7 +77,7 @@ class Channel:
         self._deliveries: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._published = 0
-        self._confirms: dict[int, asyncio.Future[bool]] = {}
+        self._confirms: dict[int, asyncio.Future[Fate]] = {}
         self._returned = False
         raw.add_on_close_callback(lambda _channel, reason: self._lose(reason))
         raw.add_on_cancel_callback(self._on_cancelled)
@@ -91,19 +102,21 @@ class Channel:
         routing_key: str,
         body: bytes,
         properties: pika.BasicProperties,
-        mandatory: bool = True,
     ) -> None:
         """Publish and wait for the broker's confirmation.
 
-        Unroutable where `mandatory` and no queue took it; BrokerUnreachable where the
-        broker could not keep it, BrokerSilent where it doesn't say in time.
+        Unroutable if no queue took it, QueueFull if the broker refuses to keep it, BrokerSilent
+        if it doesn't say in time.
         """
         self.check()
-        self._raw.basic_publish(exchange, routing_key, body, properties, mandatory)
+        self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=True)
         self._published += 1
         confirm = self._confirms[self._published] = self._future()
-        if await _in_time(self._settings, confirm):
+        fate = await _in_time(self._settings, confirm)
+        if fate is Fate.RETURNED:
             raise Unroutable(f"no queue takes messages of {routing_key} from {exchange}")
+        if fate is Fate.REFUSED:
+            raise QueueFull(f"a queue that takes {routing_key} from {exchange} is full")
 
     async def consume(self, queue: str, prefetch: int) -> str:
         """Begin to take deliveries, at most `prefetch` unacknowledged; the consumer's tag."""
@@ -157,7 +170,9 @@ class Channel:
         self._lose(BrokerUnreachable("the broker ended the consumer: its queue was deleted"))
 
     def _on_delivery(self, _channel: object, method: Any, _properties: object, body: bytes) -> None:
-        self._deliveries.append(Delivery(method.delivery_tag, body, method.redelivered))
+        self._deliveries.append(
+            Delivery(method.delivery_tag, body, method.redelivered, method.routing_key)
+        )
         self._arrived.set()
 
     def _on_returned(self, *_message: object) -> None:
@@ -173,9 +188,9 @@ class Channel:
             if future.done():
                 continue
             if isinstance(frame.method, Basic.Nack):
-                future.set_exception(BrokerUnreachable("the broker could not store a message"))
+                future.set_result(Fate.REFUSED)
             else:
-                future.set_result(returned and number == tag)
+                future.set_result(Fate.RETURNED if returned and number == tag else Fate.KEPT)
 
 
 class Session:

@@ -7,26 +7,45 @@ import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NoReturn
+from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, StoreTask, Task, TaskStore, is_uuid, printable
+from agent.model import TASK, Report, StoreTask, Task, TaskStore, printable
+from agent.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
+# What an agent sends itself the way that tasks go, to see whether its queue is bound.
+PROBE: Final = b'{"version":1,"type":"agent.probe"}'
 DEAD: Final = "backup.dead"  # the exchange of dead letters, and its one queue
 MAX_TASK_BYTES: Final = 64 * 1024
 MAX_REPORT_BYTES: Final = 1024 * 1024
 CONTENT_TYPE: Final = "application/json"
 _MAX_REASON = 200
-# what can be the value of a header, and Swift takes as one
-_TOKEN: Final = re.compile(r"[!-~]{1,4096}", re.ASCII)
+_TOKEN: Final = re.compile(VISIBLE, re.ASCII)
+_UUID: Final = re.compile(r"(?:urn:uuid:)?\{?([0-9a-f-]{32,36})\}?", re.IGNORECASE)
+# of a message that is no JSON
+_NAMED: Final = re.compile(rb'"task_id"\s*:\s*"([!-~]{32,64})"')
 
 
 def task_queue(instance_id: str) -> str:
     """The queue of one instance's tasks, bound to TASK_EXCHANGE by the instance's id."""
     return f"{TASK_EXCHANGE}.{instance_id}"
+
+
+def own_exchange(instance_id: str) -> str:
+    """The exchange whose messages go to the queue of one instance's tasks, and nowhere else.
+
+    It is there if the broker has users who may send tasks to that instance alone.
+    """
+    return f"backup.own.{instance_id}"
+
+
+def client_queue(instance_id: str) -> str:
+    """A name for the private queue of one who follows the instance's reports."""
+    return f"backup.client.{instance_id}.{uuid4()}"
 
 
 def routing_key(report: Report) -> str:
@@ -80,9 +99,16 @@ def decode_report(body: bytes) -> Report:
 
 
 def task_id_of(body: bytes) -> str | None:
-    """The task id that an unreadable task names, if it is a canonical UUID."""
+    """The task id that an unreadable task names, in its canonical spelling.
+
+    However it is spelt, and also in what is no JSON: its sender waits for an answer.
+    """
     value = _peek(body, "task_id")
-    return value if value and is_uuid(value) else None
+    if value is None and (named := _NAMED.search(body[:MAX_TASK_BYTES])):
+        value = named[1].decode("ascii")
+    spelt = _UUID.fullmatch((value or "").strip())
+    digits = spelt[1].replace("-", "") if spelt else ""
+    return str(UUID(digits)) if len(digits) == 32 else None
 
 
 def task_type_of(body: bytes) -> str | None:

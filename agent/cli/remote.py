@@ -17,7 +17,7 @@ _SILENCE_SECONDS = 3600.0
 
 def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     """Send a task; with `wait` follow it to its final report, and return that."""
-    with ControlClient(assembly.broker(config)) as client:
+    with ControlClient(assembly.control(config)) as client:
         if wait:
             client.subscribe(instance_id)
         if not client.send_task(instance_id, task):

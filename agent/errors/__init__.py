@@ -63,6 +63,7 @@
     │   ├── BrokerDenied         broker_denied
     │   ├── InstanceNotServed    instance_not_served   no queue for that instance
     │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
+    │   ├── QueueFull            queue_full            retryable: a queue refuses it
     │   └── ReplyTimeout         reply_timeout
     ├── JournalError             journal_failed
     │   └── JournalFull          journal_full
@@ -115,6 +116,7 @@ from agent.errors.edges import (
     JournalFull as JournalFull,
     LockTimeout as LockTimeout,
     PrepareFailed as PrepareFailed,
+    QueueFull as QueueFull,
     RedoOverwritten as RedoOverwritten,
     ReplyTimeout as ReplyTimeout,
     StoreBusy as StoreBusy,

@@ -237,6 +237,16 @@ class Unroutable(BrokerError):
     default_hint = "bind a queue to the exchange backup.reports so that reports are read"
 
 
+class QueueFull(BrokerError):
+    """A queue that would take the message is full, and refuses it (`reject-publish`)."""
+
+    code = "queue_full"
+    retryable = True
+    default_hint = (
+        "have the queue read, or raise its limit; the agent keeps its reports and tries again"
+    )
+
+
 class ReplyTimeout(BrokerError):
     """The agent has reported nothing for too long; the task may still go on."""
 

@@ -99,6 +99,14 @@ class JournalFile:
             db.execute("BEGIN IMMEDIATE")
             yield db
 
+    def check_room(self, size: int) -> None:
+        """Write `size` bytes to the disk and drop them; JournalError if there is no room."""
+        with self.transaction() as db:
+            db.execute("CREATE TABLE IF NOT EXISTS room (filler BLOB)")
+            db.execute("INSERT INTO room VALUES (zeroblob(?))", (size,))
+        with self.transaction() as db:
+            db.execute("DROP TABLE room")
+
     def _prepare(self) -> None:
         with self._translated():
             # In WAL mode FULL syncs the log at each commit, so a commit survives a power cut.

@@ -7,7 +7,6 @@ thread. What a task does to backups is not known here. The last LSN of each line
 here too, because a volume that was rolled back can only be told from outside of it.
 """
 
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable
@@ -20,10 +19,12 @@ from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answered, ended_by, open_cancels, target_of
 from agent.journal.children import children
 from agent.journal.file import JournalFile
+from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox, OutboxItem
 from agent.model import TASK, CancelTask, Report, ReportDraft, Task, TaskStatus
 
-_MAX_LINEAGES: Final = 64
+# more than a task of 64 KiB takes with its first report
+_ROOM_BYTES: Final = 256 * 1024
 
 
 class Acceptance(Enum):
@@ -78,8 +79,8 @@ class Journal:
 
     # --- tasks ---------------------------------------------------------------------------
 
-    def accept(self, task: Task, report: ReportDraft, *, answer: bool = True) -> Acceptance:
-        """Store a task in the status its first report tells, and that report with it.
+    def accept(self, task: Task, *reports: ReportDraft, answer: bool = True) -> Acceptance:
+        """Store a task with its first reports, in the status that the last of them tells.
 
         A task id that is known already is not stored again: its latest report goes out
         once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the
@@ -89,27 +90,42 @@ class Journal:
             self._outbox.check(db)
             if self._repeated(db, task.task_id, answer=answer):
                 return Acceptance.KNOWN
-            if not report.status.final and self._unfinished(db) >= self._max_tasks:
-                raise JournalFull(f"the journal is full: {self._max_tasks} tasks are unfinished")
+            if not reports[-1].status.final:
+                self._check_tasks(db)
             db.execute(
                 "INSERT INTO tasks (task_id, status, body, last_seq, last_report, store, cancels)"
                 " VALUES (?, ?, ?, 0, '', ?, ?)",
                 (
                     task.task_id,
-                    report.status,
+                    reports[0].status,
                     wire.encode_task(task),
                     self._store if self._typed else "",
                     target_of(task),
                 ),
             )
-            self._tell(db, report)
+            for report in reports:
+                self._tell(db, report)
             return Acceptance.NEW
 
+    def check_room(self) -> None:
+        """Check that another task could be kept; JournalFull or JournalError if not.
+
+        Room on the disk is tried out: what is written is as long as any task with its reports.
+        """
+        with self._file.transaction() as db:
+            self._outbox.check(db)
+            self._check_tasks(db)
+        self._file.check_room(_ROOM_BYTES)
+
     def claim(self) -> Task | None:
-        """The oldest ACCEPTED task, which is RUNNING from now on; None if there is none."""
+        """The oldest ACCEPTED task, which is RUNNING from now on; None if there is none.
+
+        Cancels aren't for the worker.
+        """
         with self._file.transaction() as db:
             row = db.execute(
-                "SELECT position, body FROM tasks WHERE status = ? ORDER BY position LIMIT 1",
+                "SELECT position, body FROM tasks WHERE status = ? AND cancels IS NULL"
+                " ORDER BY position LIMIT 1",
                 (TaskStatus.ACCEPTED,),
             ).fetchone()
             if row is None:
@@ -275,22 +291,7 @@ class Journal:
         written from then on is another history, and gets a generation of its own.
         """
         with self._file.transaction() as db:
-            row = db.execute(
-                "SELECT lsn, generation FROM lineages WHERE lineage = ?", (lineage_key,)
-            ).fetchone()
-            last, generation = row or (lsn, "")
-            if lsn < last:
-                generation = secrets.token_hex(8)
-            db.execute(
-                "INSERT OR REPLACE INTO lineages (lineage, lsn, generation) VALUES (?, ?, ?)",
-                (lineage_key, lsn, generation),
-            )
-            db.execute(
-                "DELETE FROM lineages WHERE position IN"
-                " (SELECT position FROM lineages ORDER BY position DESC LIMIT -1 OFFSET ?)",
-                (_MAX_LINEAGES,),
-            )
-            return str(generation)
+            return observe(db, lineage_key, lsn)
 
     # --- inside a transaction ------------------------------------------------------------
 
@@ -333,6 +334,10 @@ class Journal:
             " ORDER BY ended DESC LIMIT 1 OFFSET ?)",
             (self._keep_ended,),
         )
+
+    def _check_tasks(self, db: sqlite3.Connection) -> None:
+        if self._unfinished(db) >= self._max_tasks:
+            raise JournalFull(f"the journal is full: {self._max_tasks} tasks are unfinished")
 
     def _status(self, db: sqlite3.Connection, task_id: str) -> TaskStatus | None:
         row = db.execute("SELECT status FROM tasks WHERE task_id = ?", (task_id,)).fetchone()

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from agent.broker.probe import Probe, reach
-from agent.errors import AgentError, BrokerUnreachable
+from agent.broker.wire import TASK_EXCHANGE, task_queue
+from agent.errors import AgentError, BrokerUnreachable, QueueFull
+from agent.host import is_this_host
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
 log = logging.getLogger(__name__)
+
+_AGAIN = (
+    "an agent whose user may do so makes and binds it again within a minute; else import what "
+    "script/broker-definitions prints, see Rights on the broker in docs/operations.md"
+)
 
 
 class _Group:
@@ -45,21 +52,47 @@ class _Group:
 
     def login(self) -> Outcome:
         _ = self._probe
-        address = self._context.broker.address
-        return passed(f"as {address.user} in the virtual host {address.vhost}")
+        settings = self._context.broker
+        address = settings.address
+        said = f"as {address.user} in the virtual host {address.vhost}"
+        if not address.tls and not is_this_host(address.host):
+            return warned(
+                f"{said}; passwords, tasks and their tokens go to {address.host} in clear",
+                "begin [broker] url with amqps:, and give RabbitMQ a certificate",
+            )
+        return passed(said)
 
     def declare(self) -> Outcome:
-        made = self._probe.declare(self._instance_id)
-        if made:
+        seen = self._probe.look(self._instance_id)
+        queue = task_queue(self._instance_id)
+        if seen.agents is None:
+            made = self._probe.declare(self._instance_id)
             return passed(f"could make {', '.join(made)}")
-        return passed("exchanges and queues are there")
+        if seen.missing:
+            return warned(f"missing, so that messages are lost: {', '.join(seen.missing)}", _AGAIN)
+        if seen.bound is False:
+            return warned(
+                f"no task can come: the queue {queue} is not bound to {TASK_EXCHANGE}", _AGAIN
+            )
+        if seen.agents > 1:
+            return warned(
+                f"{seen.agents} agents take tasks from {queue}: one gets them",
+                "stop all agents of this instance but one; a lost connection counts for a minute",
+            )
+        binding = "" if seen.bound else "; whether the queue is bound was not asked"
+        return passed(f"exchanges and queues are there{binding}")
 
     def round_trip(self) -> Outcome:
         seconds = self._probe.round_trip()
+        if seconds is None:
+            return passed("not tried: this user may make no queue, and needs none")
         return passed(f"published, confirmed and consumed in {seconds * 1000:.0f} ms")
 
     def unroutable(self) -> Outcome:
-        if self._probe.returns_unroutable():
+        returned = self._probe.returns_unroutable()
+        if returned is None:
+            return passed("not tried: this user may not use the default exchange, and need not")
+        if returned:
             return passed("a message that nobody takes is returned")
         return failed(
             "a message that nobody takes was confirmed and not returned",
@@ -67,7 +100,11 @@ class _Group:
         )
 
     def report_readers(self) -> Outcome:
-        if self._probe.has_readers(self._instance_id):
+        try:
+            readers = self._probe.has_readers(self._instance_id)
+        except QueueFull as error:
+            return warned(f"{error}: reports wait in the agent's journal", error.hint)
+        if readers:
             return passed("a queue takes this instance's reports")
         return warned(
             "nobody reads this instance's reports: they wait in the agent's journal",

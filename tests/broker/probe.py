@@ -9,7 +9,8 @@ import pika
 
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
-from agent.broker.link import ACK, HOLD, Pauses, Verdict, dead
+from agent.broker.intake import ACK, HOLD, Verdict, dead
+from agent.broker.pace import Pauses
 from agent.errors import JournalFull, MessageUnreadable
 from agent.journal import Journal
 from agent.model import Report, ReportDraft, Task, TaskStatus

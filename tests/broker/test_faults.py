@@ -17,7 +17,8 @@ import pytest
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
 from agent.broker.client import ControlClient
-from agent.broker.link import ACK, HOLD, BrokerLink, Verdict
+from agent.broker.intake import ACK, HOLD, Verdict
+from agent.broker.link import BrokerLink
 from agent.errors import BrokerSilent, BrokerUnreachable
 from agent.journal import Journal
 from agent.model import PingTask, TaskStatus

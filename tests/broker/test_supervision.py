@@ -8,7 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from agent.broker.link import ACK, BrokerLink, Verdict
+from agent.broker.intake import ACK, Verdict
+from agent.broker.link import BrokerLink
 from agent.journal import Journal
 from agent.notify import Notifier
 from agent.service import Supervision

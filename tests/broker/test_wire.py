@@ -221,8 +221,8 @@ def test_an_unreadable_task_may_still_name_itself() -> None:
     assert wire.task_type_of(body) == "backup.steal"
 
 
-@pytest.mark.parametrize("value", [None, 7, "", ID.upper(), "x" * 100, ID + "\n"])
-def test_only_a_canonical_id_is_taken_from_an_unreadable_task(value: object) -> None:
+@pytest.mark.parametrize("value", [None, 7, "", "x" * 100, ID[:-1], ID + "0", "0x" + ID[2:]])
+def test_only_an_id_is_taken_from_an_unreadable_task(value: object) -> None:
     assert wire.task_id_of(json.dumps({"task_id": value}).encode()) is None
 
 

@@ -3,13 +3,20 @@
 import json
 from contextlib import suppress
 from typing import Any, Self
+from uuid import uuid4
 
 import pika
 from pika.exceptions import AMQPError
 
 from agent.broker import wire
+from agent.model import RestoreTask
 from tests.stack.agent import Agent
 from tests.stack.process import poll
+
+
+def doomed() -> RestoreTask:
+    """A task for the worker that is soon over: it fails, since there is no such backup."""
+    return RestoreTask(task_id=str(uuid4()), backup_id=str(uuid4()), target="/nowhere/at/all")
 
 
 class Reports:

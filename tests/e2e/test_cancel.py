@@ -97,7 +97,7 @@ def end(own: Agent, reports: Reports, task_id: str) -> dict[str, Any]:
     assert took < SECONDS
     assert final["error"]["code"] == "cancelled"
     reports.wait_for(cancel.task_id, "DONE")
-    assert reports.statuses(cancel.task_id) == ["RUNNING", "DONE"]
+    assert reports.statuses(cancel.task_id) == ["ACCEPTED", "DONE"]
     assert {"DONE", "FAILED"}.isdisjoint(reports.statuses(task_id))
     return final
 

@@ -16,7 +16,6 @@ from agent.model import (
     CreateTask,
     DeleteTask,
     Limits,
-    PingTask,
     Record,
 )
 from agent.operations.delete import DeleteOperation
@@ -25,7 +24,7 @@ from agent.pipeline.stop import Stop
 from agent.store.protocol import Store
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
-from tests.e2e.reports import Reports
+from tests.e2e.reports import Reports, doomed
 from tests.engine.scripts import script
 from tests.operations.stored import place
 from tests.records import completed
@@ -249,9 +248,9 @@ def test_a_delete_that_a_crash_cut_off_is_completed_and_reported_once(
         own.start()
         final = reports.wait_for(task.task_id, "DONE")
         assert (final["backup"]["id"], final["backup"]["status"]) == (base.id, "DELETING")
-        ping = PingTask(task_id=str(uuid.uuid4()))
-        own.send(ping)
-        reports.wait_for(ping.task_id, "DONE")
+        later = doomed()
+        own.send(later)
+        reports.wait_for(later.task_id, "FAILED")
         assert reports.statuses(task.task_id).count("DONE") == 1
         assert "FAILED" not in reports.statuses(task.task_id)
     assert left_of(objects, base.id, child.id) == []
@@ -281,13 +280,13 @@ def test_a_store_that_fails_during_a_delete_is_waited_for_and_holds_nothing_up(
 ) -> None:
     base, child = placed(own, store)
     task = DeleteTask(task_id=str(uuid.uuid4()), backup_id=base.id)
-    ping = PingTask(task_id=str(uuid.uuid4()))
+    later = doomed()
     with Reports(own) as reports:
         swift.inject([{"method": "DELETE", "match": child.id, "times": 9999, "status": 503}])
         own.send(task)
         reports.wait_for(task.task_id, "RUNNING")
-        own.send(ping)
-        reports.wait_for(ping.task_id, "DONE")
+        own.send(later)
+        reports.wait_for(later.task_id, "FAILED")
         assert not {"DONE", "FAILED"} & set(reports.statuses(task.task_id))
         swift.clear_faults()
         reports.wait_for(task.task_id, "DONE")

@@ -14,7 +14,7 @@ import pytest
 from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
-from tests.e2e.reports import Reports
+from tests.e2e.reports import Reports, doomed
 from tests.engine.scripts import script
 from tests.stack.agent import Agent
 from tests.stack.process import poll
@@ -98,14 +98,19 @@ def test_after_a_crash_the_task_is_reported_and_its_segments_are_gone(slow: Agen
 
 
 def test_a_second_task_waits_while_one_runs(slow: Agent) -> None:
-    first, second = slow_backup(20), PingTask(task_id=str(uuid.uuid4()))
+    first, second, ping = slow_backup(20), doomed(), PingTask(task_id=str(uuid.uuid4()))
     with Reports(slow) as reports:
         slow.send(first)
         slow.send(second)
+        slow.send(ping)
         reports.wait_for(second.task_id, "ACCEPTED")
+        # a sign of life waits for nothing
+        reports.wait_for(ping.task_id, "DONE")
+        assert "DONE" not in reports.statuses(first.task_id)
+        assert reports.statuses(ping.task_id) == ["ACCEPTED", "DONE"]
         reports.wait_for(first.task_id, "DONE", 120)
-        assert "DONE" not in reports.statuses(second.task_id)
-        reports.wait_for(second.task_id, "DONE")
+        assert reports.statuses(second.task_id) == ["ACCEPTED"]
+        reports.wait_for(second.task_id, "FAILED")
         running = [r for r in reports.seen if r["task_id"] == first.task_id and "progress" in r]
         assert len(running) >= 2
         assert running[-1]["progress"]["raw_bytes"] > running[0]["progress"]["raw_bytes"]

@@ -3,12 +3,9 @@
 What comes of one that goes on is in tests/faults/disk.py.
 """
 
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
@@ -17,40 +14,11 @@ from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
 from tests.stack.agent import Agent
+from tests.stack.disk import SmallDisk
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 
 HOLDS = "no task goes on until the journal can be used"
-
-
-class SmallDisk:
-    """A filesystem of 4 MiB below `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / "filler"
-
-    def mount(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True)
-        options = ["-o", "size=4m,mode=0700"]
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", *options, "none", str(self.folder)],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip("no filesystem may be mounted here")
-
-    def unmount(self) -> None:
-        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
-
-    def fill(self) -> None:
-        with suppress(OSError), self._filler.open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 10))
-
-    def free(self) -> None:
-        self._filler.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

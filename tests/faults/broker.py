@@ -126,7 +126,7 @@ def unbound(bench: Bench) -> Seen:
         pings = [PingTask(task_id=str(uuid4())) for _ in range(3)]
         for ping in pings:
             agent.send(ping)
-        poll("all is done", lambda: f"task {pings[-1].task_id} is done" in log(agent), 60)
+        poll("all is done", lambda: f"task {task.task_id} is done" in log(agent), 60)
         assert log(agent).count("no queue takes messages") == 1
         with Ledger(agent) as ledger:
             # a further report is a reason to try at once
@@ -136,7 +136,7 @@ def unbound(bench: Bench) -> Seen:
             ledger.wait_for_ends(ids, 60)
             ledger.check(ids)
             ends = [one["task_id"] for one in ledger.reports if one["status"] == "DONE"]
-            assert ends == ids, "not in the order in which they were done"
+            assert sorted(ends) == sorted(ids), "not one end each"
             return Seen(f"said once in the log; {in_words(ledger)} when a queue was bound")
 
 

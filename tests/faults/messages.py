@@ -31,6 +31,7 @@ _BATCH: Final = 500
 _FLOOD: Final = 3_000
 _GROWTH: Final = 50 << 20
 _JOURNAL_TASKS: Final = 1_000
+_NOWHERE: Final = {"backup_id": str(uuid.uuid4()), "target": "/nowhere/at/all"}
 _JOURNAL_BYTES: Final = 16 << 20
 
 
@@ -43,7 +44,7 @@ def trials(plan: Plan) -> Iterator[Trial]:
         lambda bench: _mutated(bench, plan.random("messages"), count),
     )
     if plan.full:
-        yield Trial("flood", "pings", f"{_FLOOD} pings while the worker is busy", _flood)
+        yield Trial("flood", "tasks", f"{_FLOOD} tasks while the worker is busy", _flood)
 
 
 class Answers:
@@ -242,7 +243,7 @@ def _flood(bench: Bench) -> Seen:
         container = f"database_backups_{agent.tenant_id}"
         bench.swift.inject([{"match": container, "action": "stall", "seconds": 20}])
         bodies = [_task("backup.delete", backup_id=str(uuid.uuid4()))]
-        bodies += [_task("agent.ping") for _ in range(_FLOOD)]
+        bodies += [_task("backup.restore", **_NOWHERE) for _ in range(_FLOOD)]
         for body in bodies:
             answers.send(body)
         queue = wire.task_queue(agent.instance_id)

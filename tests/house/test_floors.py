@@ -17,6 +17,7 @@ FLOORS = {
     "agent.crash": 0,
     "agent.errors": 0,
     "agent.model": 0,
+    "agent.values": 0,
     "agent.codec": 1,
     "agent.dialect": 1,
     "agent.key_ids": 1,

@@ -128,7 +128,7 @@ class Agent:
 
     def send(self, task: Task) -> None:
         """Send a task through the broker, and don't wait for what becomes of it."""
-        with ControlClient(assembly.broker(load(self.config))) as client:
+        with ControlClient(assembly.control(load(self.config))) as client:
             client.send_task(self.instance_id, task)
 
     def create(self, name: str, *arguments: str) -> dict[str, Any]:

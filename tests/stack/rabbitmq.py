@@ -57,15 +57,19 @@ class RabbitMQ:
     @property
     def url(self) -> str:
         """How clients name it; the password goes apart."""
-        return f"amqp://{USER}@127.0.0.1:{self.port}/{VHOST}"
+        return self.url_of(USER)
 
     @property
     def tls_url(self) -> str:
         return f"amqps://{USER}@127.0.0.1:{self.tls_port}/{VHOST}"
 
-    def parameters(self) -> pika.ConnectionParameters:
+    def url_of(self, user: str) -> str:
+        """How another user than the default one names it."""
+        return f"amqp://{user}@127.0.0.1:{self.port}/{VHOST}"
+
+    def parameters(self, user: str = USER, password: str = "") -> pika.ConnectionParameters:
         """For a test's own connection, beside the code under test."""
-        credentials = pika.PlainCredentials(USER, self.password)
+        credentials = pika.PlainCredentials(user, password or self.password)
         # it may be idle for longer than a heartbeat, which a blocking connection doesn't send then
         return pika.ConnectionParameters("127.0.0.1", self.port, VHOST, credentials, heartbeat=0)
 
@@ -92,12 +96,16 @@ class RabbitMQ:
         self.launch()
         self.wait_ready()
 
-    def control(self, *arguments: str) -> str:
-        """What `rabbitmqctl` says; CalledProcessError where it fails. Takes about a second."""
+    def control(self, *arguments: str, text: str | None = None) -> str:
+        """Run `rabbitmqctl` and return its output; CalledProcessError if it fails.
+
+        `text` is its standard input. Takes about a second.
+        """
         program = str(Path(SERVER).with_name("rabbitmqctl"))
         done = subprocess.run(
             [program, *arguments],
             env=self._environment(),
+            input=text,
             capture_output=True,
             text=True,
             timeout=60,

@@ -89,7 +89,7 @@ class SystemAgent:
 
     def collect(self) -> str:
         """Keep all reports from now on; the name for `collected`."""
-        queue = f"test.{uuid.uuid4()}"
+        queue = f"backup.control.{uuid.uuid4()}"  # the control plane may make such ones
         self._inside("bind", queue)
         return queue
 

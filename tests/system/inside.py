@@ -19,7 +19,8 @@ def _secret(name: str) -> str:
 
 
 def _reports(command: str, queue: str) -> None:
-    credentials = pika.PlainCredentials("backup-agent", _secret("broker-password"))
+    password = Path("/etc/backup-agent/control-password").read_text().strip()
+    credentials = pika.PlainCredentials("backup-control", password)
     parameters = pika.ConnectionParameters("127.0.0.1", 5672, "backup", credentials)
     with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()

@@ -182,7 +182,8 @@ def assert_only_a_record_was_added(before: list[str], after: list[str], backup_i
 
 def test_the_self_test_and_its_timer(machine: Machine, agent: SystemAgent) -> None:
     unit = "backup-agent-self-test"
-    machine.run("systemctl", "start", f"{unit}.service")
+    done = machine.run("systemctl", "start", f"{unit}.service", check=False)
+    assert done.returncode == 0, machine.output("journalctl", "--output=cat", f"--unit={unit}")
     said = machine.output("journalctl", "--no-pager", "--output=cat", f"--unit={unit}")
     assert "PASS" in said
     assert "FAIL" not in said
@@ -191,7 +192,11 @@ def test_the_self_test_and_its_timer(machine: Machine, agent: SystemAgent) -> No
 
 
 def test_provisioning_again_changes_nothing(machine: Machine, agent: SystemAgent) -> None:
-    kept = ("sh", "-c", "cd /etc/backup-agent && sha256sum agent.toml keys/* secrets/*")
+    kept = (
+        "sh",
+        "-c",
+        "cd /etc/backup-agent && sha256sum agent.toml keys/* secrets/* *-password instances/*/*",
+    )
     before = machine.output(*kept)
     machine.run(f"{CHECKOUT_INSIDE}/script/provision", "control", "db", "agent", seconds=300)
     assert machine.output(*kept) == before
@@ -202,7 +207,8 @@ def test_no_secret_is_in_a_log_or_an_argument(machine: Machine, agent: SystemAge
     said = machine.output("journalctl", "--no-pager", "--output=cat")
     said += machine.output("ps", "-e", "-o", "args", "--width", "10000")
     names = ("secrets/broker-password", "secrets/store-key", "secrets/database-password")
-    for name in (*names, f"keys/{key_name(machine)}"):
+    key = f"keys/{key_name(machine)}"
+    for name in (*names, key, "operator-password", "control-password"):
         secret = machine.output("cat", f"/etc/backup-agent/{name}")
         assert len(secret) > 20
         assert secret not in said

@@ -24,19 +24,23 @@ _HEAD: Final = """\
 """
 _TASKS: Final = (
     "Tasks for one instance. Its agent makes the exchange, the queue backup.tasks.<instance_id> "
-    "and its binding where they are missing; the queue is durable, has a single active consumer, "
-    "and its dead letters go to backup.dead. The same task_id twice is done once and answered "
+    "and its binding if they are missing and it has the right to; the queue is durable, has a "
+    "single active consumer, and its dead letters go to backup.dead. Send tasks as mandatory: one "
+    "that is returned has no agent. Text must be Unicode without lone surrogates, and no field may "
+    "occur twice in one object. The same task_id twice is done once and answered "
     f"twice. A task has at most {wire.MAX_TASK_BYTES} bytes."
 )
 _REPORTS: Final = (
     "What the agent says about a task. The routing key's last three words are the task's type "
     "(which has a dot of its own) and its status, so 'ID.#' selects all of an instance and "
     "'#.FAILED' all failures. Delivered at least once: drop what has an (agent_run_id, seq) that "
-    "was seen. One that no queue takes stays with the agent."
+    "was seen. One that no queue takes, or that a full queue refuses, stays with the agent. Drop "
+    "one whose delivery has another routing key than the report's own: somebody else sent it."
 )
 _DEAD: Final = (
     "What came as a task and is none, with the reason in the headers; its body is cut to "
-    f"{wire.MAX_TASK_BYTES} bytes."
+    f"{wire.MAX_TASK_BYTES} bytes. It is also reported as FAILED if a task id is found in it, in "
+    "any spelling; the report has the canonical one."
 )
 
 

@@ -29,7 +29,7 @@ SUMMARIES: Final = {
     "backup.verify": "Check that a backup can be restored.",
     "backup.delete": "Delete a backup and all that continue it.",
     "task.cancel": "End a task that waits or runs.",
-    "agent.ping": "Ask for a sign of life: answered by a report DONE.",
+    "agent.ping": "Ask for a sign of life: answered at once by a report DONE.",
     "report": "One message about a task: ACCEPTED, RUNNING any number of times, then a final one.",
     "dead": "A message that the agent could not read as a task.",
 }

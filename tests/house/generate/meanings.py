@@ -20,6 +20,8 @@ MEANINGS: Final[dict[str, str]] = {
     "agent.progress_seconds": "seconds between two progress reports",
     "broker.url": "`amqp://user@host:port/vhost` or `amqps://...`, never with a password in it",
     "broker.password_file": "the user's password",
+    "broker.control_url": "as `url`, with the user as which commands send tasks; none: the agent's",
+    "broker.control_password_file": "that user's password",
     "broker.queue_type": "of queues that the agent has to create; others are taken as they are",
     "broker.ca_file": "authority of the broker's certificate, where the system doesn't know it",
     "store.url": "`swift:` and the authentication URL (auth v1), or `file:///` and a folder",

@@ -1,0 +1,202 @@
+"""Tasks in: take one instance's messages, and let go of each only when it is kept elsewhere.
+
+A message that can't be kept is held, unacknowledged, and offered again. If it goes back to its
+queue all the same, because the connection is lost or it was held for too long, nothing is taken
+from the broker until `ready` says that there is room: a quorum queue counts returns, and gives up
+a message that has too many of them.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple, Protocol
+
+from pika.exceptions import ChannelClosedByBroker
+
+from agent.broker import wire
+from agent.broker.amqp import properties
+from agent.broker.pace import Pace
+from agent.broker.session import Channel, Delivery, Session
+from agent.errors import AgentError, QueueFull, Unroutable
+
+_LOG = logging.getLogger("agent.broker.link")
+_PREFETCH: Final = 1
+# RabbitMQ closes the channel of a consumer that holds a delivery for 30 minutes.
+_HOLD_LIMIT_SECONDS: Final = 600.0
+
+
+class Verdict(NamedTuple):
+    """What is to become of a message: `code` and `message` tell why one is dead."""
+
+    action: Literal["ack", "dead", "hold"]
+    code: str = ""
+    message: str = ""
+
+
+ACK: Final = Verdict("ack")
+HOLD: Final = Verdict("hold")
+
+
+def dead(error: AgentError) -> Verdict:
+    """For a message that can't be used: it goes to `backup.dead` with the reason."""
+    return Verdict("dead", error.code, error.message[:200])
+
+
+class Topology(Protocol):
+    """What makes a missing exchange or queue again, and sends the probes that come in here."""
+
+    async def repair(self, session: Session) -> None: ...
+    def probe_came(self) -> None: ...
+
+
+class Intake:
+    """Consumes one instance's queue; `consuming` is set while the consumer is registered."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        on_message: Callable[[bytes, bool], Verdict],
+        ready: Callable[[], None],
+        topology: Topology,
+        pace: Pace,
+    ) -> None:
+        self.consuming = threading.Event()
+        self.trouble = ""
+        self._given = False
+        self._queue = wire.task_queue(instance_id)
+        self._on_message = on_message
+        self._ready = ready
+        self._topology = topology
+        self._pace = pace
+
+    async def run(self, session: Session) -> None:
+        """Take messages until the connection is lost; none any more once the link stops."""
+        channel = await session.channel()
+        await channel.confirm()
+        try:
+            while not self._pace.stopping.is_set():
+                await self._until_ready(channel)
+                consumer = await channel.consume(self._queue, _PREFETCH)
+                self._given = False
+                await self.look_for_others(session)
+                self.consuming.set()
+                await self._take_messages(session, channel, consumer)
+        finally:
+            self.consuming.clear()
+        await session.lost()  # it is still needed while the outbox drains
+
+    async def _until_ready(self, channel: Channel) -> None:
+        """Wait until a task could be kept."""
+        while not self._pace.stopping.is_set():
+            try:
+                self._ready()
+            except AgentError as error:
+                self._holds(error, "no task is taken from the broker")
+            else:
+                self.trouble = ""
+                return
+            await self._pace.pause(self._pace.pauses.hold)
+            channel.check()
+
+    async def look_for_others(self, session: Session) -> None:
+        """Say if the queue has more consumers and this one was given nothing yet.
+
+        The broker gives all tasks to one of them, and has no way to ask which.
+        """
+        found = await session.find("queue_declare", queue=self._queue)
+        others = found.method.consumer_count - 1 if found is not None else 0
+        self.trouble = ""
+        if others > 0 and not self._given:
+            self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
+            self._pace.say(
+                logging.WARNING,
+                f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
+                "another agent runs for this instance, or the broker has not yet noticed that a "
+                "connection was lost; stop all agents of the instance but one",
+            )
+
+    async def _take_messages(self, session: Session, channel: Channel, consumer: str) -> None:
+        """Take messages until one can't be kept; when it was kept at last, return."""
+        while True:
+            delivery = await channel.delivery()
+            if self._pace.stopping.is_set():
+                return
+            self._given = True
+            if delivery.body == wire.PROBE:
+                self._topology.probe_came()
+                channel.ack(delivery)
+                continue
+            verdict = self._ask(delivery)
+            if verdict.action == "hold":
+                self.consuming.clear()
+                await channel.call("basic_cancel", consumer_tag=consumer)
+                await self._hold(session, channel, delivery)
+                return
+            await self._settle(session, channel, delivery, verdict)
+
+    def _ask(self, delivery: Delivery) -> Verdict:
+        try:
+            return self._on_message(delivery.body, delivery.redelivered)
+        except AgentError as error:
+            self._holds(error, "a task waits on the broker")
+            return HOLD
+
+    def _holds(self, error: AgentError, what: str) -> None:
+        self.trouble = str(error)
+        self._pace.say(logging.ERROR, f"{what}: {error}; {error.hint}")
+
+    async def _hold(self, session: Session, channel: Channel, delivery: Delivery) -> None:
+        """Offer a message again and again; give it back when it was held for too long."""
+        until = time.monotonic() + _HOLD_LIMIT_SECONDS
+        while time.monotonic() < until and not self._pace.stopping.is_set():
+            await self._pace.pause(self._pace.pauses.hold)
+            channel.check()
+            verdict = self._ask(delivery)
+            if verdict.action != "hold":
+                await self._settle(session, channel, delivery, verdict)
+                return
+        channel.requeue(delivery)
+
+    async def _settle(
+        self, session: Session, channel: Channel, delivery: Delivery, verdict: Verdict
+    ) -> None:
+        if verdict.action == "dead":
+            _LOG.error("a message is no task (%s): %s", verdict.code, verdict.message)
+            await self._bury(session, delivery, verdict)
+        channel.ack(delivery)
+        self._pace.awake.set()
+
+    async def _bury(self, session: Session, delivery: Delivery, verdict: Verdict) -> None:
+        """Publish a dead letter; make its queue again if it is gone.
+
+        If that can't be made, the letter is dropped, and the log says so: tasks that wait behind
+        it are worth more than what is no task.
+        """
+        try:
+            await self._publish_dead(session, delivery, verdict)
+        except QueueFull as error:
+            self._dropped(error)
+        except (Unroutable, ChannelClosedByBroker):
+            try:
+                await self._topology.repair(session)
+                await self._publish_dead(session, delivery, verdict)
+            except (AgentError, ChannelClosedByBroker) as error:
+                self._dropped(error)
+
+    @staticmethod
+    def _dropped(error: Exception) -> None:
+        _LOG.error("what is no task could not be kept in %s and is dropped: %s", wire.DEAD, error)
+
+    @staticmethod
+    async def _publish_dead(session: Session, delivery: Delivery, verdict: Verdict) -> None:
+        """On a channel of its own: a missing exchange closes it, and the task's must live."""
+        channel = await session.channel()
+        await channel.confirm()
+        headers = {"x-reason": verdict.code, "x-message": verdict.message}
+        # cut, or one huge message would push all others out of the bounded queue
+        body = delivery.body[: wire.MAX_TASK_BYTES]
+        try:
+            await channel.publish(wire.DEAD, "", body, properties(headers=headers))
+        finally:
+            channel.close()
