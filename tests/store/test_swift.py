@@ -30,13 +30,13 @@ class TestContract(StoreContract):
 
 def test_who_only_reads_makes_no_container(make_store: MakeStore, swift: SwiftServer) -> None:
     store = make_store(swift, container=f"never-{fresh()}")
-    assert store.open(create=False).nesting
+    store.open(create=False)
     with pytest.raises(StoreNotFound):
         list(store.list(Shelf.OBJECTS))
 
 
 def test_limits_are_those_of_the_store(small_swift: SwiftServer, make_store: MakeStore) -> None:
-    limits = make_store(small_swift).open()
+    limits = make_store(small_swift).limits()
     assert limits == StoreLimits(manifest_entries=4, object_bytes=8 * MIB, nesting=True)
 
 
@@ -56,7 +56,8 @@ def test_a_nested_manifest_reads_as_the_joined_bytes(
     small_swift: SwiftServer, make_store: MakeStore, container: str
 ) -> None:
     store = make_store(small_swift)
-    limit = store.open().manifest_entries
+    store.open()
+    limit = store.limits().manifest_entries
     backup = fresh()
     contents = [os.urandom(100 + number) for number in range(limit * limit)]
     entries = put_segments(store, backup, contents)
@@ -179,7 +180,7 @@ def test_the_environment_changes_nothing(
         monkeypatch.setenv(name, nowhere)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert make_store(swift).open().nesting
+    assert make_store(swift).limits().nesting
 
 
 def test_reads_of_small_objects_ask_for_the_newest(swift: SwiftServer, store: SwiftStore) -> None:

@@ -208,7 +208,7 @@ def test_a_bare_token_whose_refusal_is_lost(swift: SwiftServer, bare: SwiftStore
     ("match", "act"),
     [
         ("prefix=x", lambda store: list(store.list(Shelf.OBJECTS, "x"))),
-        ("^/info", lambda store: store.open(create=False)),
+        ("^/info", lambda store: store.limits()),
         ("put-x", lambda store: store.put(Shelf.OBJECTS, "put-x", [])),
     ],
     ids=["listing", "info", "refusal"],
@@ -318,7 +318,7 @@ def test_no_nesting_where_only_the_number_of_segments_is_announced(
     swift: SwiftServer, store: SwiftStore
 ) -> None:
     announce(swift, json.dumps(CEPH))
-    limits = store.open()
+    limits = store.limits()
     assert limits.manifest_entries == 1000
     assert not limits.nesting
 
@@ -329,7 +329,7 @@ def test_a_store_without_manifests_is_rejected(
 ) -> None:
     announce(swift, info)
     with pytest.raises(StoreRejected):
-        store.open()
+        store.limits()
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,6 @@ def test_a_store_without_manifests_is_rejected(
         '{"swift": 1, "slo": {}}',
         '{"slo": {"max_manifest_segments": "1000"}}',
         '{"slo": {}, "swift": {"max_file_size": null}}',
-        '{"slo": {}, "swift": {"container_listing_limit": 0}}',
     ],
 )
 def test_limits_that_are_none_are_rejected(
@@ -347,16 +346,7 @@ def test_limits_that_are_none_are_rejected(
 ) -> None:
     announce(swift, info)
     with pytest.raises(StoreRejected, match="/info"):
-        store.open()
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_store_that_hides_its_limits_is_rejected(
-    swift: SwiftServer, store: SwiftStore, status: int
-) -> None:
-    swift.inject([{"match": "^/info", "status": status}])
-    with pytest.raises(StoreRejected, match="/info"):
-        store.open()
+        store.limits()
 
 
 @pytest.mark.parametrize(
