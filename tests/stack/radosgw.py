@@ -140,9 +140,9 @@ class Radosgw:
         osd = str(uuid.uuid4())
         self._run("ceph", "osd", "new", osd)
         create = ("ceph", "auth", "get-or-create")
-        rights = ("mon", "profile osd", "osd", "allow *", "mgr", "profile osd")
+        rights = ["mon", "profile osd", "osd", "allow *", "mgr", "profile osd"]
         self._run(*create, "osd.0", *rights, "-o", f"{self.folder}/osd/keyring")
-        rights = ("mon", "allow rwx", "osd", "allow rwx")
+        rights = ["mon", "allow rwx", "osd", "allow rwx"]
         self._run(*create, "client.rgw", *rights, "-o", f"{self.folder}/rgw/keyring")
         self._run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._launch("osd", "ceph-osd", "-i", "0")
