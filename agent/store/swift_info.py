@@ -54,6 +54,6 @@ def _section(info: Any, name: str) -> Mapping[str, Any] | None:
 
 def _count(section: Mapping[str, Any], key: str, default: int) -> int:
     value = section.get(key, default)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise StoreRejected(f"the store's /info has no number for {key}: {str(value)[:40]!r}")
     return value

@@ -124,9 +124,10 @@ def _answered_etag(answered: tuple[Any, bytes]) -> str:
         status = int(said["Response Status"].split()[0])
         if status // 100 == 2:
             return str(said["Etag"].strip('"'))
-        problems = [" ".join(map(str, row)) for row in said.get("Errors", ())]
-        text = "; ".join([str(said.get("Response Body", "")), *problems])
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        # rows of an entry's path and what is the matter with it
+        problems = [f"{why}: {path}" for path, why in said.get("Errors", ())]
+        text = "; ".join(problems) or str(said.get("Response Body", ""))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise StoreRejected("the store's answer does not say how the write went") from error
     raise client.ClientException(
         "put a manifest", http_status=status, http_response_content=text.encode()

@@ -302,53 +302,6 @@ def test_abort_ends_the_waiting(swift: SwiftServer, make_store: MakeStore) -> No
     store.put(Shelf.SEGMENTS, name, PARTS)
 
 
-# what Ceph's gateway announces: RGWInfo_ObjStore_SWIFT in its rgw_rest_swift.cc
-CEPH = {
-    "swift": {"max_file_size": 5 << 30, "container_listing_limit": 10000},
-    "slo": {"max_manifest_segments": 1000},
-}
-
-
-def announce(server: SwiftServer, info: str) -> None:
-    headers = {"Content-Type": "application/json; charset=utf-8"}
-    server.inject([{"match": "^/info", "status": 200, "headers": headers, "body": info}])
-
-
-def test_no_nesting_where_only_the_number_of_segments_is_announced(
-    swift: SwiftServer, store: SwiftStore
-) -> None:
-    announce(swift, json.dumps(CEPH))
-    limits = store.limits()
-    assert limits.manifest_entries == 1000
-    assert not limits.nesting
-
-
-@pytest.mark.parametrize("info", ['{"swift": {}}', "<html>welcome</html>", ""])
-def test_a_store_without_manifests_is_rejected(
-    swift: SwiftServer, store: SwiftStore, info: str
-) -> None:
-    announce(swift, info)
-    with pytest.raises(StoreRejected):
-        store.limits()
-
-
-@pytest.mark.parametrize(
-    "info",
-    [
-        "[]",
-        '{"swift": 1, "slo": {}}',
-        '{"slo": {"max_manifest_segments": "1000"}}',
-        '{"slo": {}, "swift": {"max_file_size": null}}',
-    ],
-)
-def test_limits_that_are_none_are_rejected(
-    swift: SwiftServer, store: SwiftStore, info: str
-) -> None:
-    announce(swift, info)
-    with pytest.raises(StoreRejected, match="/info"):
-        store.limits()
-
-
 @pytest.mark.parametrize(
     "rows",
     [
