@@ -100,6 +100,7 @@ def _records(config: Config) -> Iterator[Listed]:
             yield from catalogue.records()
     except StoreNotFound as error:
         print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
+        print(f"  what to do: {error.hint}", file=sys.stderr)
 
 
 def _keyring(config: Config) -> Keyring:

@@ -150,7 +150,8 @@ class Faults:
         self._cache = Cache()
 
     def __call__(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        environ["swift.cache"] = self._cache
+        if not self._inner:
+            environ["swift.cache"] = self._cache
         target = environ["PATH_INFO"]
         if environ.get("QUERY_STRING"):
             target += "?" + environ["QUERY_STRING"]

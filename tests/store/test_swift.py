@@ -3,7 +3,6 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from swiftclient import client
@@ -11,7 +10,6 @@ from swiftclient import client
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
 from agent.store.swift import SwiftStore
-from tests.stack.certificate import self_signed
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore, settings_for
@@ -197,24 +195,3 @@ def test_connections_are_kept(swift: SwiftServer, store: SwiftStore) -> None:
     assert len(store._session._shared.idle) == 1
     store.close()
     assert not store._session._shared.idle
-
-
-def test_certificates_are_checked(
-    scratch: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate = self_signed(scratch / "swift.pem")
-    server = SwiftServer(scratch / "tls-swift", certificate=certificate)
-    # requests would let this variable win over what the program asks for
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    server.start()
-    try:
-        with pytest.raises(StoreUnreachable) as caught:
-            make_store(server, attempts=1).open()
-        assert "ca_file" in caught.value.hint
-        store = make_store(server, ca_file=str(certificate))
-        store.open()
-        content = os.urandom(3 * MIB)
-        assert store.put(Shelf.SEGMENTS, "tls", views(content)) == md5(content)
-        assert store.get(Shelf.SEGMENTS, "tls", 3 * MIB) == content
-    finally:
-        server.stop()
