@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import ipaddress
 import math
 import os
 import re
@@ -50,6 +51,16 @@ def free_bytes(path: Path) -> int:
     """The bytes this user may still write at `path`, or where it would be created."""
     with _readable(path):
         return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
+
+
+def is_this_machine(name: str) -> bool:
+    """Return whether all addresses of a host name are this machine's own."""
+    try:
+        found = {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
+    except (OSError, UnicodeError):
+        return False
+    own = {row.address for rows in psutil.net_if_addrs().values() for row in rows}
+    return all(one in own or ipaddress.ip_address(one).is_loopback for one in found)
 
 
 def nearest(path: Path) -> Path:

@@ -23,10 +23,14 @@ def scratch() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def need(*programs: str) -> None:
-    """Skip where a real server is missing on a laptop; fail where CI should have it."""
+def need(*programs: str, bootstrap: str = "") -> None:
+    """Skip where a real server is missing on a laptop; fail where CI should have it.
+
+    `bootstrap` is the word that has script/bootstrap install it.
+    """
     missing = [name for name in programs if shutil.which(name) is None]
+    script = f"script/bootstrap {bootstrap}".strip()
     if missing and os.environ.get("CI"):
-        pytest.fail(f"CI lacks {', '.join(missing)}: script/bootstrap should have installed it")
+        pytest.fail(f"CI lacks {', '.join(missing)}: {script} should have installed it")
     if missing:
-        pytest.skip(f"needs {', '.join(missing)}: run script/bootstrap")
+        pytest.skip(f"needs {', '.join(missing)}: run {script}")

@@ -1,10 +1,12 @@
 """Sizes, space, cores and priority of the machine that the tests run on."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given, strategies as st
 
@@ -117,3 +119,29 @@ def test_lower_priority_is_inherited_by_threads_and_children() -> None:
 def _python(code: str) -> str:
     argv = [sys.executable, "-c", code]
     return subprocess.run(argv, capture_output=True, check=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("localhost", True),
+        ("127.0.0.9", True),
+        ("::1", True),
+        ("192.0.2.1", False),
+        ("no-such-host.invalid", False),
+        ("a" * 300, False),
+        (".", False),
+    ],
+)
+def test_names_of_this_machine(name: str, own: bool) -> None:
+    assert host.is_this_machine(name) is own
+
+
+def test_an_address_of_this_machine() -> None:
+    addresses = [
+        row.address
+        for rows in psutil.net_if_addrs().values()
+        for row in rows
+        if row.family is socket.AF_INET
+    ]
+    assert all(host.is_this_machine(address) for address in addresses)

@@ -56,7 +56,8 @@ class Attempt:
     """One attempt with small segments, and the manifest that is to join them."""
 
     def __init__(self, store: SwiftStore, *, nesting: bool = True) -> None:
-        limits = store.open()
+        store.open()
+        limits = store.limits()
         assert limits.manifest_entries == ENTRIES
         assert limits.nesting
         self.ids = (str(uuid4()), str(uuid4()))

@@ -140,6 +140,7 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[Listed]:
             broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.look)}
     except StoreNotFound as error:
         print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
+        print(f"  what to do: {error.hint}", file=sys.stderr)
 
 
 def _keyring(config: Config) -> Keyring:

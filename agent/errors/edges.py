@@ -171,7 +171,8 @@ class StoreNotFound(StoreError):
 
     code = "store_not_found"
     default_hint = (
-        "check the id and [store] container; before the first backup there is no container"
+        "check the id, [store] container and [agent] tenant_id, which the container is usually "
+        "named after; the first backup makes it"
     )
 
 

@@ -102,7 +102,8 @@ class BackupOperation:
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
-        limits = self._parts.store.open()
+        self._parts.store.open()
+        limits = self._parts.store.limits()
         found = look(self._parts, self._observe_lsn)
         with only_backup(found.server.datadir) if self._parts.alone else nullcontext():
             return self._make(limits, found)

@@ -18,7 +18,7 @@ def resume_commit(parts: BackupParts, journalled: str) -> Record:
     record = as_kept(journalled)
     parts.catalogue.fence(record)
     parent = parts.catalogue.need(record.parent_id) if record.parent_id else None
-    limits = parts.store.open(create=False)
+    limits = parts.store.limits()
     manifest = Manifest(parts.store, limits, record.id, record.attempt, sealed=record.sealed)
     for number, segment in enumerate(parts.catalogue.segments(record)):
         manifest.add(number, segment)

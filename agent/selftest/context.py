@@ -18,7 +18,7 @@ from agent.database import Database, ServerInfo
 from agent.errors import AgentError
 from agent.host import datadir_bytes
 from agent.selftest.remains import Remains
-from agent.store.protocol import Store, StoreLimits
+from agent.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ class Context:
         self.environment = environment
         self.undo = ExitStack()
         self.after_group = ExitStack()
-        self.limits: StoreLimits | None = None
         self.store_rate: float | None = None
         self.backup_rate: float | None = None
 

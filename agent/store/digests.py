@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -41,15 +40,6 @@ class Etag(NamedTuple):
         return (
             f"{self.md5} {self.joined}".encode() if self.joined is not None else self.md5.encode()
         )
-
-
-def manifest_json(container: str, entries: Sequence[ManifestEntry]) -> bytes:
-    """The rows of a manifest, as Swift takes them for a Static Large Object."""
-    rows = [
-        {"path": f"/{container}/{entry.name}", "size_bytes": entry.size, "etag": entry.etag}
-        for entry in entries
-    ]
-    return json.dumps(rows).encode()
 
 
 def keep(descriptor: int, etag: Etag) -> bool:

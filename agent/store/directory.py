@@ -26,7 +26,6 @@ from agent.store.digests import (
     keep,
     keep_beside,
     kept,
-    manifest_json,
 )
 from agent.store.folder import Folder, read_into, reading, translated, write_all
 from agent.store.paths import Place, component, container, place
@@ -39,6 +38,8 @@ from agent.store.protocol import (
     StoreLimits,
     Uninterrupted,
     manifest_etag,
+    manifest_json,
+    no_container,
 )
 
 _LIMITS: Final = StoreLimits(manifest_entries=1000, object_bytes=5 << 30, nesting=True)  # as Swift
@@ -66,7 +67,7 @@ class DirectoryStore:
     def location(self) -> str:
         return f"file://{quote(str(self._root / self._container))}"
 
-    def open(self, *, create: bool = True) -> StoreLimits:
+    def open(self, *, create: bool = True) -> None:
         """As the protocol says; to create also removes what processes that died were writing.
 
         Without, StoreNotFound where there is no such folder or container.
@@ -78,7 +79,9 @@ class DirectoryStore:
                 if create:
                     self._folder.make((self._in(shelf),))
                     self._folder.sweep(self._in(shelf))
-                self._folder.check((self._in(shelf),))
+                self._check_container(shelf)
+
+    def limits(self) -> StoreLimits:
         return _LIMITS
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
@@ -132,7 +135,7 @@ class DirectoryStore:
         stem = "".join(f"{part}/" for part in above)
         there = _place(stem + "x")
         with self._doing(f"list {self._in(shelf)}"):
-            self._folder.check((self._in(shelf),))
+            self._check_container(shelf)
             if there is not None:
                 folders = (self._in(shelf), *there.folders)
                 yield from self._walk(folders, stem, begin.encode(errors="surrogatepass"))
@@ -168,6 +171,14 @@ class DirectoryStore:
 
     def _in(self, shelf: Shelf) -> str:
         return self._container + shelf.value
+
+    def _check_container(self, shelf: Shelf) -> None:
+        name = self._in(shelf)
+        try:
+            self._folder.check((name,))
+        except FileNotFoundError as error:
+            told = no_container(name, str(self._root), self._folder.containers())
+            raise StoreNotFound(told) from error
 
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:

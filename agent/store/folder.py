@@ -101,6 +101,12 @@ class Folder:
         with self.enter(names) as folder:
             os.fstat(folder)
 
+    def containers(self) -> list[str]:
+        """Return the names of the folders in `root` that can be shown; FileNotFoundError."""
+        with self.enter(()) as root, os.scandir(root) as entries:
+            folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [name for name in folders if name.isprintable()]
+
     def make(self, names: Sequence[str]) -> None:
         """Make a folder and those on the way to it, mode 0700, so that they last.
 

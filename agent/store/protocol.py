@@ -6,10 +6,11 @@ StoreError family. A method returns only when the store has confirmed what it sa
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 
 class Shelf(Enum):
@@ -20,7 +21,10 @@ class Shelf(Enum):
 
 
 class StoredObject(NamedTuple):
-    """One row of a listing: `size` in bytes, `etag` as lower-case hex MD5."""
+    """One row of a listing: `size` in bytes, `etag` as lower-case hex MD5.
+
+    A manifest's row has the size and ETag of what it joins, or (in Ceph's gateway) others.
+    """
 
     name: str
     size: int
@@ -54,12 +58,37 @@ def manifest_etag(entries: Sequence[ManifestEntry]) -> str:
     return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 
+def manifest_json(container: str, entries: Sequence[ManifestEntry]) -> bytes:
+    """Return the rows of a manifest, as Swift takes them for a Static Large Object."""
+    rows = [
+        {"path": f"/{container}/{entry.name}", "size_bytes": entry.size, "etag": entry.etag}
+        for entry in entries
+    ]
+    return json.dumps(rows).encode()
+
+
 class StoreLimits(NamedTuple):
-    """What one manifest and one object may hold; `nesting` says whether manifests may nest."""
+    """What one manifest and one object may hold; `nesting` says whether manifests may nest.
+
+    Without `announced` the store does not tell, and these are what is taken for granted.
+    """
 
     manifest_entries: int
     object_bytes: int
     nesting: bool
+    announced: bool = True
+
+
+_TOLD_CONTAINERS: Final = 10  # in a message
+_LONGEST_TOLD: Final = 256
+
+
+def no_container(name: str, where: str, there: Iterable[str]) -> str:
+    """Return the message that `where` lacks a container and has those `there`, as far as known."""
+    others = sorted(one[:_LONGEST_TOLD] for one in there if not one.endswith(Shelf.SEGMENTS.value))
+    told = ", ".join(others[:_TOLD_CONTAINERS])
+    more = f" and {len(others) - _TOLD_CONTAINERS} more" if len(others) > _TOLD_CONTAINERS else ""
+    return f"there is no container {name} in {where}" + (f", only {told}{more}" if told else "")
 
 
 class Interruption(Protocol):
@@ -97,11 +126,14 @@ class Store(Protocol):
     def location(self) -> str:
         """The public URL of the object container, for `locationRef`; no trailing slash."""
 
-    def open(self, *, create: bool = True) -> StoreLimits:
-        """Authenticate and read the limits; make both containers where missing, if to `create`.
+    def open(self, *, create: bool = True) -> None:
+        """Authenticate; make both containers where missing, if to `create`.
 
         Who only reads makes nothing, and needs no right to.
         """
+
+    def limits(self) -> StoreLimits:
+        """Return what one object may hold; only making a backup needs to know."""
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
@@ -119,8 +151,8 @@ class Store(Protocol):
     ) -> str:
         """Join segments (all on the segment shelf) as object `name`; return its ETag in hex.
 
-        The ETag is `manifest_etag`; StoreMismatch if the store computes another, or if an
-        entry is missing or differs.
+        The ETag is `manifest_etag`. StoreMismatch if the store computes another, or if an
+        entry is missing or differs: compared by the store, or here if the store doesn't.
         """
 
     def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
@@ -142,7 +174,10 @@ class Store(Protocol):
         """
 
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects whose name begins with `prefix`, in order of their names."""
+        """All objects whose name begins with `prefix`, in order of their names.
+
+        StoreNotFound if there is no such container; its message names those that are there.
+        """
 
     def delete(self, shelf: Shelf, name: str) -> None:
         """Remove one object (of a manifest only itself); nothing happens where none is."""

@@ -6,17 +6,17 @@ https://docs.openstack.org/swift/latest/overview_large_objects.html
 
 import copy
 import hashlib
-import json
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 from swiftclient import client
 
-from agent.errors import StoreMismatch, StoreRejected
+from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.store.protocol import (
     Interruption,
     ManifestEntry,
@@ -25,20 +25,23 @@ from agent.store.protocol import (
     StoredObject,
     StoreLimits,
     manifest_etag,
+    manifest_json,
+    no_container,
 )
 from agent.store.swift_head import read_clock, stat
+from agent.store.swift_info import read_limits
 from agent.store.swift_line import LONGEST_ANSWER
 from agent.store.swift_login import Authenticate, AuthV1
+from agent.store.swift_manifest import Destination, check_entries, put_manifest
 from agent.store.swift_session import Link, SwiftSession
 
-_CHUNK = 1 << 20
-_PAGE = 1000  # rows of a listing held in memory at a time
-_DEFAULT_OBJECT_BYTES = 5 << 30  # Swift's own default of max_file_size
-# what Swift says of a manifest whose entries are missing (400) or differ (400, 409)
-_MANIFEST_MEANINGS = {400: StoreMismatch, 409: StoreMismatch}
-# and what it says of one that is read when its entries are gone
-_READ_MEANINGS = {409: StoreMismatch}
-_INFO_MEANINGS = {403: StoreRejected, 404: StoreRejected}
+log = logging.getLogger(__name__)
+
+_CHUNK: Final = 1 << 20
+_PAGE: Final = 1000  # rows of a listing held in memory at a time
+_PAGE_TOO_LONG: Final = 412  # what Swift says of a page of more rows than it gives at a time
+# what Swift says of a manifest that is read when its entries are gone
+_READ_MEANINGS: Final = {409: StoreMismatch}
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ class SwiftSettings:
 
 
 @dataclass
-class _Pages:
-    """The rows that a page of a listing may have here, as `open` has learnt."""
+class _Learnt:
+    """What this store turned out to be like; all views of it share that."""
 
-    rows: int = _PAGE
+    page: int | None = _PAGE  # rows that are asked for at a time; None for the store's own number
+    limits: StoreLimits | None = None
 
 
 class SwiftStore:
@@ -73,7 +77,7 @@ class SwiftStore:
 
     def __init__(self, settings: SwiftSettings, authenticate: Authenticate | None = None) -> None:
         self._container = settings.container
-        self._pages = _Pages()
+        self._learnt = _Learnt()
         self._session = SwiftSession(
             authenticate or AuthV1(settings.auth_url, settings.user, settings.key),
             timeout_seconds=settings.timeout_seconds,
@@ -92,14 +96,15 @@ class SwiftStore:
         url = self._session.call("authenticate", lambda link: link.url)
         return f"{url}/{quote(self._container)}"
 
-    def open(self, *, create: bool = True) -> StoreLimits:
+    def open(self, *, create: bool = True) -> None:
+        self._session.call("authenticate", lambda _link: None)
         for shelf in Shelf if create else ():
             name = self._in(shelf)
             self._session.call(f"create container {name}", partial(_create_container, name))
-        info = self._session.call("read the limits from /info", _read_info, _INFO_MEANINGS)
-        swift = _section(info, "swift") or {}
-        self._pages.rows = min(_PAGE, _count(swift, "container_listing_limit", _PAGE))
-        return _limits(_section(info, "slo"), swift)
+
+    def limits(self) -> StoreLimits:
+        self._learnt.limits = self._session.call("read the limits from /info", read_limits)
+        return self._learnt.limits
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
         digest = hashlib.md5(usedforsecurity=False)
@@ -115,13 +120,15 @@ class SwiftStore:
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        container = self._in(Shelf.SEGMENTS)
-        rows = [
-            {"path": f"/{container}/{entry.name}", "size_bytes": entry.size, "etag": entry.etag}
-            for entry in entries
-        ]
-        body = memoryview(json.dumps(rows).encode())
-        return self._put(shelf, name, (body,), body.nbytes, manifest_etag(entries), headers)
+        segments, etag = self._in(Shelf.SEGMENTS), manifest_etag(entries)
+        limits = self._learnt.limits or self.limits()
+        # a store that announces nesting is Swift, which compares manifests with what it holds
+        to = Destination(self._in(shelf), name, compares=limits.nesting)
+        if not to.compares:
+            check_entries(self._session, to, segments, entries)
+        rows = manifest_json(segments, entries)
+        put_manifest(self._session, to, rows, etag, headers, len(entries))
+        return etag
 
     def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
         what = f"get {self._in(shelf)}/{name}"
@@ -157,18 +164,9 @@ class SwiftStore:
         return self._session.call(f"look at {container}/{name}", partial(stat, container, name))
 
     def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
-        what = f"list {self._in(shelf)}"
-        marker = ""
-        while page := self._session.call(
-            what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
-        ):
-            if page[-1].name <= marker:
-                raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
-            if not all(row.name.startswith(prefix) for row in page):
-                # whoever asks may be about to remove all that he is shown
-                raise StoreRejected(f"{what}: the store names more than what begins with {prefix}")
-            yield from filter(_reachable, page)
-            marker = page[-1].name
+        with self._naming_missing(shelf):
+            for page in self._pages(shelf, prefix):
+                yield from filter(_reachable, page)
 
     def delete(self, shelf: Shelf, name: str) -> None:
         container = self._in(shelf)
@@ -188,7 +186,9 @@ class SwiftStore:
         StoreRejected where there is none: a store need not have a clock.
         """
         what = "read the store's clock"
-        return self._session.call(what, partial(read_clock, what, self._in(Shelf.OBJECTS)))
+        action = partial(read_clock, what, self._in(Shelf.OBJECTS))
+        with self._naming_missing(Shelf.OBJECTS):
+            return self._session.call(what, action)
 
     def abort(self) -> None:
         """End all waits between attempts, and repeat nothing from now on."""
@@ -201,18 +201,11 @@ class SwiftStore:
         return self._container + shelf.value
 
     def _put(
-        self,
-        shelf: Shelf,
-        name: str,
-        parts: Sequence[memoryview],
-        size: int,
-        etag: str,
-        manifest_headers: Mapping[str, str] | None = None,
+        self, shelf: Shelf, name: str, parts: Sequence[memoryview], size: int, etag: str
     ) -> str:
-        """Send `parts` with the ETag that Swift must find; the same parts on each attempt."""
+        """Send `parts` with the ETag that the store must find; the same on each attempt."""
         container = self._in(shelf)
         what = f"put {container}/{name}"
-        manifest = manifest_headers is not None
 
         def action(link: Link) -> str:
             stored: str = client.put_object(
@@ -224,16 +217,13 @@ class SwiftStore:
                 contents=iter(parts) if parts else None,
                 content_length=size,
                 etag=etag,
-                headers=manifest_headers,
-                query_string="multipart-manifest=put" if manifest else None,
                 http_conn=link.http,
             )
             if stored != etag:
                 raise StoreMismatch(f"{what}: the store holds MD5 {stored[:40]}, sent was {etag}")
             return stored
 
-        meanings = _MANIFEST_MEANINGS if manifest else None
-        return self._session.call(what, action, meanings, size=size)
+        return self._session.call(what, action, size=size)
 
     def _get(
         self, link: Link, shelf: Shelf, name: str, headers: dict[str, str]
@@ -250,16 +240,65 @@ class SwiftStore:
         return answer
 
     def _page(self, shelf: Shelf, prefix: str, marker: str, link: Link) -> Sequence[StoredObject]:
+        rows = self._learnt.page
+        try:
+            return self._rows(shelf, prefix, marker, rows, link)
+        except client.ClientException as error:
+            if error.http_status != _PAGE_TOO_LONG or rows is None:
+                raise
+        # its own number is below ours, so a page of that many is small enough
+        self._learnt.page = None
+        return self._rows(shelf, prefix, marker, None, link)
+
+    def _rows(
+        self, shelf: Shelf, prefix: str, marker: str, limit: int | None, link: Link
+    ) -> Sequence[StoredObject]:
         _, rows = client.get_container(
             link.url,
             link.token,
             self._in(shelf),
             marker=marker,
-            limit=self._pages.rows,
+            limit=limit,
             prefix=prefix,
             http_conn=link.http,
         )
         return [_row(row) for row in rows]
+
+    def _pages(self, shelf: Shelf, prefix: str) -> Iterator[Sequence[StoredObject]]:
+        what = f"list {self._in(shelf)}"
+        marker = ""
+        while page := self._session.call(
+            what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
+        ):
+            if page[-1].name <= marker:
+                raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
+            if not all(row.name.startswith(prefix) for row in page):
+                # whoever asks may be about to remove all that he is shown
+                raise StoreRejected(f"{what}: the store names more than what begins with {prefix}")
+            yield page
+            marker = page[-1].name
+
+    @contextmanager
+    def _naming_missing(self, shelf: Shelf) -> Iterator[None]:
+        """Have a StoreNotFound about the container itself say which containers there are."""
+        try:
+            yield
+        except StoreNotFound as error:
+            told = no_container(self._in(shelf), "the account", self._containers())
+            raise StoreNotFound(told) from error
+
+    def _containers(self) -> Sequence[str]:
+        """The containers of the account; none if the store doesn't tell."""
+
+        def action(link: Link) -> Sequence[str]:
+            _, rows = client.get_account(link.url, link.token, limit=_PAGE, http_conn=link.http)
+            return [row["name"] for row in rows if str(row["name"]).isprintable()]
+
+        try:
+            return self._session.call("list the containers", action, size=LONGEST_ANSWER)
+        except StoreError as error:
+            log.debug("%s", error)
+            return []
 
 
 def _create_container(name: str, link: Link) -> None:
@@ -285,39 +324,6 @@ def _reachable(row: StoredObject) -> bool:
     it would be another object, perhaps in another container.
     """
     return {".", ".."}.isdisjoint(row.name.split("/"))
-
-
-def _read_info(link: Link) -> dict[str, Any]:
-    parsed, connection = link.http
-    # Ceph has its /info below the prefix of its Swift API
-    path = re.sub(r"/v\d+(\.\d+)?(/.*)?$", "/info", parsed.path)
-    info: dict[str, Any] = client.get_capabilities((parsed._replace(path=path), connection))
-    return info
-
-
-def _section(info: Any, name: str) -> Mapping[str, Any] | None:
-    found = info.get(name) if isinstance(info, dict) else name
-    if found is not None and not isinstance(found, dict):
-        raise StoreRejected(f"what the store's /info says of {name} can't be read")
-    return found
-
-
-def _count(section: Mapping[str, Any], key: str, default: int) -> int:
-    value = section.get(key, default)
-    if not isinstance(value, int) or value < 1:
-        raise StoreRejected(f"the store's /info has no number for {key}: {str(value)[:40]!r}")
-    return value
-
-
-def _limits(slo: Mapping[str, Any] | None, swift: Mapping[str, Any]) -> StoreLimits:
-    if slo is None:
-        raise StoreRejected("the store does not offer static large objects (slo in /info)")
-    return StoreLimits(
-        manifest_entries=_count(slo, "max_manifest_segments", 1000),
-        object_bytes=_count(swift, "max_file_size", _DEFAULT_OBJECT_BYTES),
-        # Ceph's gateway, which can't read nested manifests, announces only the limit above
-        nesting="max_manifest_size" in slo,
-    )
 
 
 def _read_into(body: Any, buffer: memoryview) -> int:

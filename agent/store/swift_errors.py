@@ -104,22 +104,24 @@ def pause_seconds(attempt: int, base: float, error: StoreError) -> float:
     the store's Retry-After asks, and at most 30 seconds.
     """
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
-    headers = getattr(error.__cause__, "http_response_headers", None) or {}
     # many doublings of a number are more than a float holds
     doubled = base * 2.0 ** min(attempt - 1, 30) * jitter
-    return min(max(doubled, _asked(headers)), _LONGEST_PAUSE)
+    return min(max(doubled, asked_seconds(error)), _LONGEST_PAUSE)
 
 
-def _asked(headers: Mapping[str, str]) -> float:
-    """The seconds of Retry-After: a number, or a date (RFC 9110, section 10.2.3); else 0.
+def asked_seconds(error: StoreError) -> float:
+    """Return how long the store asks to wait, in Retry-After: 0 to 30 seconds.
 
-    The date is one of the store's clock, which the answer is dated by.
+    It is a number or a date (RFC 9110, section 10.2.3): one of the store's clock, which the
+    answer is dated by.
     """
+    headers = getattr(error.__cause__, "http_response_headers", None) or {}
     asked = str(headers.get("Retry-After", "")).strip()[:64]
     if asked.isdecimal():
-        return float(asked)
+        return min(float(asked), _LONGEST_PAUSE)
     until = _moment(asked)
-    return until - (_moment(str(headers.get("Date", ""))) or time.time()) if until else 0.0
+    seconds = until - (_moment(str(headers.get("Date", ""))) or time.time()) if until else 0.0
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
 def _moment(date: str) -> float | None:

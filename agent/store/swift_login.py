@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 from swiftclient.exceptions import ClientException
 
@@ -12,6 +13,12 @@ from agent.errors import StoreRejected
 _LONGEST_ANSWER: Final = 200  # bytes of a body that only its refusal is told by
 _NO_LOGIN_HERE: Final = (404, 405, 412)  # 412 is what Swift's proxy says of a path it can't split
 _URL_HINT: Final = "check that [store] url names the Swift authentication URL"
+
+_LONGEST_URL: Final = 200
+_CLEAR_HINT: Final = (
+    "have the store answer an https:// storage URL (behind a proxy that does its TLS: "
+    "storage_url_scheme of Swift's tempauth, the catalogue of Keystone, `rgw swift url` of Ceph)"
+)
 
 Connect = Callable[[str], AbstractContextManager[Any]]
 
@@ -63,7 +70,17 @@ class AuthV1:
                     f"{self.url} answers, but not with a storage URL and a token",
                     hint=_URL_HINT,
                 )
+            if _scheme(self.url) == "https" and _scheme(url) != "https":
+                raise StoreRejected(
+                    f"the login at {self.url} goes over TLS, and names the storage URL "
+                    f"{url[:_LONGEST_URL]}, to which the token would go in clear text",
+                    hint=_CLEAR_HINT,
+                )
             return Access(url.rstrip("/"), token)
+
+
+def _scheme(url: str) -> str:
+    return urlsplit(url).scheme.lower()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ they know neither our errors nor how to send the same slabs again.
 
 import copy
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from swiftclient.exceptions import ClientException
 from agent.errors import StoreError, TokenExpired
 from agent.store.deadlines import Deadlines
 from agent.store.protocol import Interruption, Uninterrupted
-from agent.store.swift_errors import pause_seconds, translated
+from agent.store.swift_errors import asked_seconds, pause_seconds, translated
 from agent.store.swift_line import CONNECT_SECONDS, Line
 from agent.store.swift_login import Access, Authenticate
 
@@ -39,6 +41,22 @@ class Link(NamedTuple):
     http: Any
 
 
+class _RefusedLogin(NamedTuple):
+    """A login that failed, and until when (monotonic seconds) there is to be no other."""
+
+    error: StoreError
+    until: float
+
+    def again(self) -> StoreError:
+        """The error for another thread, which pauses for the rest of the time."""
+        error = type(self.error)(self.error.message, hint=self.error.hint)
+        rest = math.ceil(max(self.until - time.monotonic(), 0.0))
+        error.__cause__ = ClientException(
+            "log in", http_response_headers={"Retry-After": str(rest)}
+        )
+        return error
+
+
 @dataclass
 class _Shared:
     """What all views of a session have in common; `turn` guards it."""
@@ -48,6 +66,7 @@ class _Shared:
     idle: list[Line] = field(default_factory=list)
     access: Access | None = None
     logging_in: bool = False
+    refused: _RefusedLogin | None = None
     aborted: bool = False
 
 
@@ -169,19 +188,31 @@ class SwiftSession:
         return False
 
     def _current_access(self) -> Access:
-        """The token; whoever finds none logs in, and the others wait for that."""
+        """The token; whoever finds none logs in, and the others wait for that.
+
+        They share what comes of it, and nobody logs in before the store's Retry-After is over.
+        """
         shared = self._shared
         with self._stop.on_stop(self._wake), shared.turn:
+            waited = shared.logging_in
             shared.turn.wait_for(self._may_go_on)
             if shared.access is not None:
                 return shared.access
-            shared.logging_in = True
-        access = None
+            if shared.refused and (waited or time.monotonic() < shared.refused.until):
+                raise shared.refused.again()
+            shared.logging_in, shared.refused = True, None
+        access, refused = None, None
         try:
-            access = self._authenticate(self._connected)
+            with translated("log in to the store"):
+                access = self._authenticate(self._connected)
+        except StoreError as error:
+            # a login that was stopped says nothing to threads that weren't
+            self._stop.check()
+            refused = _RefusedLogin(error, time.monotonic() + asked_seconds(error))
+            raise
         finally:
             with shared.turn:
-                shared.logging_in, shared.access = False, access
+                shared.logging_in, shared.access, shared.refused = False, access, refused
                 shared.turn.notify_all()
         return access
 

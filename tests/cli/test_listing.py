@@ -275,6 +275,37 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     assert not nowhere.exists()
 
 
+def test_a_missing_container_is_told_with_those_that_are_there(
+    operator: Operator, swift: SwiftServer, tmp_path: Path
+) -> None:
+    """Be it that another tenant's backups lie there, or that the folder is a wrong one."""
+    container = f"database_backups_{operator.agent.tenant_id}"
+    for other in ("database_backups_other", "database_backups_other_segments", "odd\nname"):
+        (tmp_path / other).mkdir()
+    (tmp_path / "a file").touch()
+    at = ("--store", f"file://{tmp_path}")
+    done = operator.agent.cli("backup-list", *at)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
+    there = f"there is no container {container} in {tmp_path}, only database_backups_other\n"
+    assert f"note: no backups there: {there}" in done.stderr
+    assert "[agent] tenant_id" in done.stderr
+    for verb in (("backup-show", str(uuid4())), ("restore", str(uuid4()), "/srv/x", "--local")):
+        done = operator.agent.cli(*verb, *at)
+        assert done.returncode == 1
+        assert there in done.stderr
+
+    missing = {"BACKUP_AGENT_STORE__CONTAINER": "never-made"}
+    operator.store.open()
+    done = operator.agent.cli("backup-list", environment=missing)
+    assert "there is no container never-made in the account, only " in done.stderr
+    done = operator.agent.cli("gc", environment=missing)
+    assert done.returncode == 0
+    # an account whose listing is refused
+    swift.inject([{"match": r"AUTH_test\?", "status": 403, "times": 9}])
+    done = operator.agent.cli("backup-list", environment=missing)
+    assert "there is no container never-made in the account\n" in done.stderr
+
+
 def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
     good = _many(3)
     forged = completed(id=str(UUID(int=200)), name="forged", updated="9999-12-31T23:59:59Z")

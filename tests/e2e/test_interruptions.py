@@ -189,17 +189,21 @@ def test_a_restore_interrupted_while_it_prepares_says_so(
 
 
 def test_a_restore_that_memory_does_not_hold_is_refused_before_it_begins(
-    agent: Agent, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    agent: Agent,
+    swift: SwiftServer,
+    base: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BACKUP_AGENT_PIPELINE__MEMORY_BYTES", str(24 << 20))
     monkeypatch.setenv("BACKUP_AGENT_PIPELINE__SEGMENT_BYTES", str(1 << 20))
-    earlier = len(agent.swift.requests())
+    earlier = len(swift.requests())
     done = agent.cli("restore", "--local", base, tmp_path / "back")
     assert done.returncode == 2
     assert "too large for this machine" in done.stderr
     assert "raise [pipeline] memory_bytes" in done.stderr
     segments = f"_segments/{base}/"
-    assert not any(segments in line for line in agent.swift.requests()[earlier:])
+    assert not any(segments in line for line in swift.requests()[earlier:])
     assert not (tmp_path / "back").exists()
     monkeypatch.setenv("BACKUP_AGENT_PIPELINE__MEMORY_BYTES", str(48 << 20))
     done = agent.cli("restore", "--local", base, tmp_path / "back")

@@ -70,7 +70,8 @@ def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> N
 def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> Record:
     """Store a COMPLETED backup whose lists, object and record fit together; return its record."""
     sealed = record.sealed
-    manifest = Manifest(store, store.open(), record.id, record.attempt, sealed=sealed)
+    store.open()
+    manifest = Manifest(store, store.limits(), record.id, record.attempt, sealed=sealed)
     for number in range(segments):
         body = f"bytes of {record.id} {number}".encode()
         name = segment_name(record.id, record.attempt, number)

@@ -150,7 +150,7 @@ def test_bytes_that_go_while_the_engine_runs_end_the_backup_before_its_commit(
     Catalogue(folder, KEYS).begin(making)
     done = completed(full, id=making.id, attempt=making.attempt, to_lsn=200)
     without_last(folder, full)
-    manifest = Manifest(folder, folder.open(), making.id, making.attempt)
+    manifest = Manifest(folder, folder.limits(), making.id, making.attempt)
     with pytest.raises(ParentUnusable, match=full.id):
         publish(parts(folder), done, full, manifest)
     assert Catalogue(folder, KEYS).need(making.id) == making

@@ -66,6 +66,16 @@ def test_an_account_that_may_make_no_container(site: Site) -> None:
     fails(site.look(), "store: container", "the account's rights")
 
 
+def test_a_store_elsewhere_without_tls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.selftest.store.is_this_machine", lambda _name: False)
+    results = site.look("store")
+    assert labels(results, Verdict.WARN) == {"store: login"}
+    assert not labels(results, Verdict.FAIL)
+    [login] = [one for one in results if one.name == "login"]
+    assert "has no TLS" in login.found
+    assert "https://" in login.cure
+
+
 def test_a_container_that_takes_no_objects(site: Site, swift: SwiftServer) -> None:
     swift.inject([{"method": "PUT", "match": "/database_[^/]*/", "times": 99, "status": 403}])
     fails(site.look(), "store: put", "right to write")

@@ -10,7 +10,7 @@ import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from agent import assembly
 from agent.broker.client import ControlClient
@@ -19,10 +19,22 @@ from agent.model import Task
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess
 from tests.stack.rabbitmq import RabbitMQ
-from tests.stack.swift import SwiftServer
 
 KEY_ID: Final = "stack"
 Tables = dict[str, dict[str, object]]
+
+
+class ObjectServer(Protocol):
+    """A Swift, or what speaks its API, as an agent is told of it."""
+
+    @property
+    def auth_url(self) -> str: ...
+    @property
+    def storage_url(self) -> str: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def key(self) -> str: ...
 
 
 class Agent:
@@ -37,7 +49,7 @@ class Agent:
         self,
         folder: Path,
         rabbitmq: RabbitMQ,
-        swift: SwiftServer,
+        swift: ObjectServer,
         mariadb: MariaDB,
         overrides: Tables | None = None,
     ) -> None:

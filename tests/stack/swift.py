@@ -99,7 +99,8 @@ class SwiftServer:
         `body`), `cut` (ends the connection `after` bytes of body), `stall` (`seconds`),
         `drip` (answers a byte every `seconds`), `mute` (does it and doesn't answer),
         `wrong_etag`, `date` (answers as if it were `seconds` later), or `lose` (says 201 and
-        stores nothing).
+        stores nothing). An `inner` one is for what reaches the middleware behind that of large
+        objects, such as the HEADs by which a manifest is validated.
         """
         draft = self.folder / "faults.draft"
         draft.write_text(json.dumps(rules))

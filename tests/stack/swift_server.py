@@ -53,7 +53,8 @@ swift_dir = {folder}
 workers = 0
 {tls}
 [pipeline:main]
-pipeline = catch_errors bulk tempauth copy container_quotas slo dlo listing_formats proxy-server
+pipeline = catch_errors bulk tempauth copy container_quotas slo inner dlo listing_formats
+    proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -78,6 +79,9 @@ use = egg:swift#container_quotas
 use = egg:swift#slo
 max_manifest_segments = {manifest_segments}
 rate_limit_under_size = 0
+yield_frequency = 0
+[filter:inner]
+paste.filter_factory = __main__:inner_faults
 [filter:dlo]
 use = egg:swift#dlo
 [filter:listing_formats]
@@ -132,11 +136,13 @@ class Faults:
     """Answers wrongly on purpose, by the rules in faults.json; logs all requests.
 
     A rule is used for the first `times` requests whose method and path match it, and counts
-    anew each time the file is replaced.
+    anew each time the file is replaced. Those that are `inner` are for the filter behind the
+    middleware of large objects, which also sees what that asks for by itself.
     """
 
-    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+    def __init__(self, app: Callable[..., Iterable[bytes]], *, inner: bool = False) -> None:
         self._app = app
+        self._inner = inner
         self._file = FOLDER / "faults.json"
         self._log = (FOLDER / "requests.log").open("a", buffering=1)
         self._version: tuple[int, int] = (0, 0)
@@ -144,14 +150,16 @@ class Faults:
         self._cache = Cache()
 
     def __call__(self, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        environ["swift.cache"] = self._cache
+        if not self._inner:
+            environ["swift.cache"] = self._cache
         target = environ["PATH_INFO"]
         if environ.get("QUERY_STRING"):
             target += "?" + environ["QUERY_STRING"]
         rule = self._rule(environ["REQUEST_METHOD"], target)
         action = rule.get("action", "status") if rule else "-"
         newest = " newest" if environ.get("HTTP_X_NEWEST") else ""
-        self._log.write(f"{environ['REQUEST_METHOD']} {target} {action}{newest}\n")
+        if not self._inner:
+            self._log.write(f"{environ['REQUEST_METHOD']} {target} {action}{newest}\n")
         if rule is None:
             return self._app(environ, start)
         handler: Callable[..., Iterable[bytes]] = getattr(self, f"_{action}")
@@ -167,7 +175,7 @@ class Faults:
         for rule in self._rules:
             left = rule.setdefault("times", 1)
             fits = rule.get("method", method) == method and re.search(rule["match"], target)
-            if fits and left:
+            if fits and left and rule.get("inner", False) == self._inner:
                 rule["times"] = left - 1
                 return dict(rule)
         return None
@@ -237,6 +245,11 @@ class Faults:
             pass
         start("201 Created", [("Content-Length", "0"), ("Etag", environ.get("HTTP_ETAG", ""))])
         return []
+
+
+def inner_faults(_configuration: Any, **_: Any) -> Callable[..., Faults]:
+    """PasteDeploy's factory of the filter for the `inner` rules."""
+    return lambda app: Faults(app, inner=True)
 
 
 def _first(body: Iterable[bytes], count: int) -> Iterator[bytes]:

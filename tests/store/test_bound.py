@@ -197,7 +197,7 @@ def dripping(head: bytes, seconds: float) -> Callable[[socket.socket], None]:
         (lambda store, _: store.get(Shelf.OBJECTS, "n", 100), b"HTTP/1.1 200 OK\r\nX-Head: "),
         (rows, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n["),
         (put, b"HTTP/1.1 503 Busy\r\nContent-Length: 9999\r\n\r\n"),
-        (lambda store, _: store.open(create=False), b"HTTP/1.1 200 OK\r\n\r\n{"),
+        (lambda store, _: store.limits(), b"HTTP/1.1 200 OK\r\n\r\n{"),
     ],
     ids=["segment", "headers", "listing", "refusal", "info"],
 )

@@ -3,7 +3,6 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from swiftclient import client
@@ -11,7 +10,6 @@ from swiftclient import client
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
 from agent.store.swift import SwiftStore
-from tests.stack.certificate import self_signed
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore, settings_for
@@ -30,13 +28,13 @@ class TestContract(StoreContract):
 
 def test_who_only_reads_makes_no_container(make_store: MakeStore, swift: SwiftServer) -> None:
     store = make_store(swift, container=f"never-{fresh()}")
-    assert store.open(create=False).nesting
+    store.open(create=False)
     with pytest.raises(StoreNotFound):
         list(store.list(Shelf.OBJECTS))
 
 
 def test_limits_are_those_of_the_store(small_swift: SwiftServer, make_store: MakeStore) -> None:
-    limits = make_store(small_swift).open()
+    limits = make_store(small_swift).limits()
     assert limits == StoreLimits(manifest_entries=4, object_bytes=8 * MIB, nesting=True)
 
 
@@ -56,7 +54,8 @@ def test_a_nested_manifest_reads_as_the_joined_bytes(
     small_swift: SwiftServer, make_store: MakeStore, container: str
 ) -> None:
     store = make_store(small_swift)
-    limit = store.open().manifest_entries
+    store.open()
+    limit = store.limits().manifest_entries
     backup = fresh()
     contents = [os.urandom(100 + number) for number in range(limit * limit)]
     entries = put_segments(store, backup, contents)
@@ -179,7 +178,7 @@ def test_the_environment_changes_nothing(
         monkeypatch.setenv(name, nowhere)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    assert make_store(swift).open().nesting
+    assert make_store(swift).limits().nesting
 
 
 def test_reads_of_small_objects_ask_for_the_newest(swift: SwiftServer, store: SwiftStore) -> None:
@@ -196,24 +195,3 @@ def test_connections_are_kept(swift: SwiftServer, store: SwiftStore) -> None:
     assert len(store._session._shared.idle) == 1
     store.close()
     assert not store._session._shared.idle
-
-
-def test_certificates_are_checked(
-    scratch: Path, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate = self_signed(scratch / "swift.pem")
-    server = SwiftServer(scratch / "tls-swift", certificate=certificate)
-    # requests would let this variable win over what the program asks for
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    server.start()
-    try:
-        with pytest.raises(StoreUnreachable) as caught:
-            make_store(server, attempts=1).open()
-        assert "ca_file" in caught.value.hint
-        store = make_store(server, ca_file=str(certificate))
-        store.open()
-        content = os.urandom(3 * MIB)
-        assert store.put(Shelf.SEGMENTS, "tls", views(content)) == md5(content)
-        assert store.get(Shelf.SEGMENTS, "tls", 3 * MIB) == content
-    finally:
-        server.stop()

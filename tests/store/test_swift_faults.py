@@ -208,7 +208,7 @@ def test_a_bare_token_whose_refusal_is_lost(swift: SwiftServer, bare: SwiftStore
     ("match", "act"),
     [
         ("prefix=x", lambda store: list(store.list(Shelf.OBJECTS, "x"))),
-        ("^/info", lambda store: store.open(create=False)),
+        ("^/info", lambda store: store.limits()),
         ("put-x", lambda store: store.put(Shelf.OBJECTS, "put-x", [])),
     ],
     ids=["listing", "info", "refusal"],
@@ -300,63 +300,6 @@ def test_abort_ends_the_waiting(swift: SwiftServer, make_store: MakeStore) -> No
     assert tries(swift, name) == 2
     swift.clear_faults()
     store.put(Shelf.SEGMENTS, name, PARTS)
-
-
-# what Ceph's gateway announces: RGWInfo_ObjStore_SWIFT in its rgw_rest_swift.cc
-CEPH = {
-    "swift": {"max_file_size": 5 << 30, "container_listing_limit": 10000},
-    "slo": {"max_manifest_segments": 1000},
-}
-
-
-def announce(server: SwiftServer, info: str) -> None:
-    headers = {"Content-Type": "application/json; charset=utf-8"}
-    server.inject([{"match": "^/info", "status": 200, "headers": headers, "body": info}])
-
-
-def test_no_nesting_where_only_the_number_of_segments_is_announced(
-    swift: SwiftServer, store: SwiftStore
-) -> None:
-    announce(swift, json.dumps(CEPH))
-    limits = store.open()
-    assert limits.manifest_entries == 1000
-    assert not limits.nesting
-
-
-@pytest.mark.parametrize("info", ['{"swift": {}}', "<html>welcome</html>", ""])
-def test_a_store_without_manifests_is_rejected(
-    swift: SwiftServer, store: SwiftStore, info: str
-) -> None:
-    announce(swift, info)
-    with pytest.raises(StoreRejected):
-        store.open()
-
-
-@pytest.mark.parametrize(
-    "info",
-    [
-        "[]",
-        '{"swift": 1, "slo": {}}',
-        '{"slo": {"max_manifest_segments": "1000"}}',
-        '{"slo": {}, "swift": {"max_file_size": null}}',
-        '{"slo": {}, "swift": {"container_listing_limit": 0}}',
-    ],
-)
-def test_limits_that_are_none_are_rejected(
-    swift: SwiftServer, store: SwiftStore, info: str
-) -> None:
-    announce(swift, info)
-    with pytest.raises(StoreRejected, match="/info"):
-        store.open()
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_store_that_hides_its_limits_is_rejected(
-    swift: SwiftServer, store: SwiftStore, status: int
-) -> None:
-    swift.inject([{"match": "^/info", "status": status}])
-    with pytest.raises(StoreRejected, match="/info"):
-        store.open()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""Static Large Objects: what is sent to make one, and how a store says that it did.
+
+https://docs.openstack.org/swift/latest/middleware.html#static-large-objects
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+from swiftclient import client
+
+from agent.errors import StoreMismatch, StoreNotFound, StoreRejected, StoreUnreachable
+from agent.store.protocol import ManifestEntry
+from agent.store.swift_session import LEAST_RATE, Link, SwiftSession
+
+_CONNECTIONS: Final = 8  # for HEADs, which are waiting and not bytes
+# what a store says of a manifest whose entries are missing (400, 404) or differ (400, 409)
+_MEANINGS: Final = dict.fromkeys((400, 404, 409), StoreMismatch)
+
+
+class Destination(NamedTuple):
+    """Where a manifest goes, and whether the store is to compare its ETag itself.
+
+    Swift compares entries and ETag with what it holds. Ceph's gateway compares sizes alone, and
+    refuses every manifest that comes with an ETag.
+    """
+
+    container: str
+    name: str
+    compares: bool
+
+    @property
+    def what(self) -> str:
+        return f"put {self.container}/{self.name}"
+
+
+def put_manifest(
+    session: SwiftSession,
+    to: Destination,
+    rows: bytes,
+    etag: str,
+    headers: Mapping[str, str],
+    entries: int,
+) -> None:
+    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag."""
+
+    def action(link: Link) -> None:
+        stored = _answered_etag(_send(link, to, rows, etag, headers))
+        if stored != etag:
+            raise StoreMismatch(f"{to.what}: the store joins ETag {stored[:40]}, not {etag}")
+
+    # the store looks at each object that it is to join: that may take it a second each
+    session.call(to.what, action, _MEANINGS, size=len(rows) + entries * LEAST_RATE)
+
+
+def check_entries(
+    session: SwiftSession, to: Destination, container: str, entries: Sequence[ManifestEntry]
+) -> None:
+    """Ask the store for each entry in `container`; StoreMismatch unless it is there as told."""
+    if not entries:
+        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
+    pool = ThreadPoolExecutor(_CONNECTIONS, "check")
+    try:
+        for _ in pool.map(partial(_check_entry, session, to, container), entries):
+            continue
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_entry(
+    session: SwiftSession, to: Destination, container: str, entry: ManifestEntry
+) -> None:
+    def head(link: Link) -> Mapping[str, str]:
+        found: Mapping[str, str] = client.head_object(
+            link.url, link.token, container, entry.name, http_conn=link.http
+        )
+        return found
+
+    try:
+        found = session.call(f"{to.what}: look at {container}/{entry.name}", head)
+    except StoreNotFound as error:
+        raise StoreMismatch(str(error)) from error
+    size, etag = found.get("content-length", ""), found.get("etag", "").strip('"')
+    if (size, etag) != (str(entry.size), entry.etag):
+        raise StoreMismatch(
+            f"{to.what}: {entry.name} has {size[:20]} bytes with ETag {etag[:40]}, "
+            f"not {entry.size} with {entry.etag[:40]}"
+        )
+
+
+def _send(
+    link: Link, to: Destination, rows: bytes, etag: str, headers: Mapping[str, str]
+) -> tuple[Any, bytes]:
+    """PUT the rows; the answer and its body. ClientException if it is a refusal.
+
+    With `heartbeat` Swift answers 202 at once, then spaces while it looks at the entries, and
+    how that ended in the body. Other stores don't know the word, and answer as ever.
+    """
+    parsed, connection = link.http
+    path = f"{parsed.path.rstrip('/')}/{quote(to.container)}/{quote(to.name)}"
+    sent = {**headers, "X-Auth-Token": link.token, "Accept": "application/json"}
+    if to.compares:
+        sent["ETag"] = etag
+    connection.request("PUT", f"{path}?multipart-manifest=put&heartbeat=on", rows, sent)
+    answer = connection.getresponse()
+    body: bytes = answer.read()
+    if answer.status // 100 != 2:
+        raise client.ClientException.from_response(answer, "put a manifest", body)
+    return answer, body
+
+
+def _answered_etag(answered: tuple[Any, bytes]) -> str:
+    """The ETag of a manifest that is stored; ClientException if the body is a refusal."""
+    answer, body = answered
+    if answer.status != 202:
+        return str(answer.getheader("etag") or "").strip('"')
+    if not body.strip():
+        raise StoreUnreachable("the store's answer ended before it said how the write went")
+    said = json.loads(body)
+    try:
+        status = int(said["Response Status"].split()[0])
+        if status // 100 == 2:
+            return str(said["Etag"].strip('"'))
+        # rows of an entry's path and what is the matter with it
+        problems = [f"{why}: {path}" for path, why in said.get("Errors", ())]
+        text = "; ".join(problems) or str(said.get("Response Body", ""))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise StoreRejected("the store's answer does not say how the write went") from error
+    raise client.ClientException(
+        "put a manifest", http_status=status, http_response_content=text.encode()
+    )

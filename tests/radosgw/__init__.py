@@ -1,0 +1,1 @@
+"""Ceph's gateway as the store; `script/test radosgw` runs these, and nothing else does."""

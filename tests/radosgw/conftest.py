@@ -1,0 +1,47 @@
+"""One radosgw for all tests of this folder, and stores on it."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.store.swift import SwiftSettings, SwiftStore
+from tests.conftest import need
+from tests.stack.radosgw import PROGRAMS, Radosgw
+
+
+@pytest.fixture(scope="session")
+def radosgw(scratch: Path) -> Iterator[Radosgw]:
+    need(*PROGRAMS, bootstrap="radosgw")
+    server = Radosgw(scratch / "radosgw")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def container() -> str:
+    return f"database_backups_{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def settings(radosgw: Radosgw, container: str) -> SwiftSettings:
+    return SwiftSettings(
+        auth_url=radosgw.auth_url,
+        user=radosgw.user,
+        key=radosgw.key,
+        container=container,
+        timeout_seconds=20,
+        attempts=4,
+        backoff_seconds=0.01,
+    )
+
+
+@pytest.fixture
+def store(settings: SwiftSettings) -> Iterator[SwiftStore]:
+    """An open store on the shared radosgw."""
+    store = SwiftStore(settings)
+    store.open()
+    yield store
+    store.close()
