@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from agent.codec.xbstream import Checkpoints, XbstreamParser, parse_binlog_info, parse_checkpoints
+from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints
+from agent.codec.xbstream import XbstreamParser
 from agent.database import Tablespace
 from agent.engine.runs import BackupRun
 from agent.errors import DatabaseUnreachable, EngineFailed, LsnMismatch, StreamIncomplete
