@@ -144,23 +144,15 @@ class Database:
     def tablespaces(self) -> dict[int, Tablespace]:
         """The file-per-table InnoDB tablespaces by their numbers.
 
-        A number goes with a table through renames; one that is dropped and made again, or
-        truncated, or rebuilt, has another.
-
-        Their names, `schema/table.ibd`, are those of a full backup's stream (as in
-        `a@002db/t#P#p0.ibd`), also for files outside the datadir; but in the stream one that
-        was created or renamed since the server's last checkpoint ends in `.new` instead of
-        `.ibd`. Half-made tables of a running ALTER (`#sql...`) are there, too. MySQL's
-        general tablespaces, and its data dictionary `mysql.ibd`, are there too. PROCESS.
+        A number goes with a table through renames; one that is made again has another. Names,
+        as in `a@002db/t#P#p0.ibd`, are those of a full backup's stream, also for files outside
+        the datadir; but there one that was created or renamed since the server's last checkpoint
+        ends in `.new`. Half-made tables of a running ALTER (`#sql...`) are there, and so are
+        MySQL's general tablespaces and its data dictionary `mysql.ibd`. PROCESS.
         """
         info = self.server()
-        first, *others = dialect.tablespaces_queries(info.type, info.number)
-        rows: dict[int, list[Any]] = {int(space): row for space, *row in self._rows(first)}
-        for query in others:
-            for space, *values in self._rows(query):
-                if row := rows.get(int(space)):
-                    row[:] = [new if new is not None else old for old, new in zip(row, values)]
         found = {}
+        rows = dialect.joined(map(self._rows, dialect.tablespaces_queries(info.type, info.number)))
         for space, (path, allocated, table_id) in rows.items():
             name = path and dialect.stream_name(path, general=info.type == "mysql")
             if name and (allocated is not None or os.path.isfile(info.datadir / name)):
@@ -169,8 +161,7 @@ class Database:
 
     def ignored_directories(self) -> frozenset[str]:
         """The names of directories in the datadir that the server takes for no schema."""
-        listed = self.variables("ignore_db_dirs").get("ignore_db_dirs", "")
-        return frozenset(filter(None, listed.split(",")))
+        return frozenset(",".join(self.variables("ignore_db_dirs").values()).split(",")) - {""}
 
     def lineage(self, generation: str = "") -> Lineage:
         """Which history the datadir has: of its `ibdata1`, the inode and the birth time."""

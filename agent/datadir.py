@@ -33,8 +33,8 @@ _TAKEN: Final = re.compile(
 )
 # Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or nowhere.
 _WHOLE: Final = frozenset(
-    "aria archive blackhole csv example innodb memory mrg_myisam myisam oqgraph "
-    "performance_schema rocksdb sequence".split()
+    {"innodb", "rocksdb", "myisam", "mrg_myisam", "aria", "archive", "csv"}
+    | {"memory", "blackhole", "sequence", "oqgraph", "performance_schema", "example"}
 )
 _ROCKSDB: Final = ("#rocksdb/CURRENT", ".rocksdb/CURRENT")
 _FRM_BYTES: Final = 1 << 18
@@ -97,7 +97,9 @@ class Survey:
                 hint=f"move the tables of {folder} into a schema with another name, and drop it",
             )
         names = _names(self._datadir, folder)
-        files = [TableFile(f"{folder}/{name}", inode) for name, inode in names or () if _counts(name)]
+        files = [
+            TableFile(f"{folder}/{name}", inode) for name, inode in names or () if _counts(name)
+        ]
         if folder == LOST_FOUND and not files:
             self.left_out += (folder,)
             return

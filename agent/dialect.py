@@ -4,9 +4,9 @@ Of MariaDB everything here is tried; of MySQL and Percona Server it is as their 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Version = tuple[int, ...]
 
@@ -130,6 +130,17 @@ def tablespaces_queries(server_type: str, number: Version) -> tuple[str, ...]:
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
+
+
+def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:
+    """Return path, bytes and table id by number, from the answers to those queries in order."""
+    first, *others = answers
+    rows = {int(space): row for space, *row in first}
+    for answer in others:
+        for space, *values in answer:
+            if row := rows.get(int(space)):
+                row[:] = [old if new is None else new for old, new in zip(row, values, strict=True)]
+    return rows
 
 
 def stream_name(path: str, *, general: bool = False) -> str | None:

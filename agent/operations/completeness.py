@@ -52,7 +52,8 @@ class Completeness:
     def prove(self, parser: XbstreamParser, told: Told) -> int:
         """Check the whole of a stream; return the id up to which all tables are in it.
 
-        `told` returns the engine's own words about a file, if it had any. Raises StreamIncomplete with the name of what is missing.
+        `told` returns the engine's own words about a file, if it had any. Raises
+        StreamIncomplete with the name of what is missing.
         """
         after = self.tablespaces()
         held = _Held(parser)
@@ -113,7 +114,7 @@ class Completeness:
     def _check_files(self, parser: XbstreamParser, told: Told) -> None:
         lost = list(self.survey.lost(parser.contains, lambda path: bool(told(path))))
         if lost:
-            first: TableFile = min(lost)
+            first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
             raise StreamIncomplete(
                 f"of the tables' files {len(lost)} are not in the stream, {first.path} of the "
                 f"table {first.table} among them{_words(told, first.path)}",
