@@ -20,6 +20,7 @@ from pymysql.converters import encoders
 from pymysql.cursors import Cursor, DictCursor
 
 from agent import dialect
+from agent.dialect import Tablespace as Tablespace
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable, LockTimeout
 from agent.model import Lineage
 
@@ -71,18 +72,6 @@ class ServerInfo(NamedTuple):
     def number(self) -> tuple[int, ...]:
         """`(8, 0, 35)` of `8.0.35-27`."""
         return dialect.numbers(self.version)
-
-
-class Tablespace(NamedTuple):
-    """One InnoDB table's or partition's own file; `allocated` in bytes.
-
-    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
-    is discarded gets one higher than all before; 0 if the server doesn't tell.
-    """
-
-    path: str
-    allocated: int
-    table_id: int = 0
 
 
 class Session(NamedTuple):

@@ -76,6 +76,18 @@ _TABLESPACES: Final = {
 _GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
 
 
+class Tablespace(NamedTuple):
+    """One InnoDB table's or partition's own file; `allocated` in bytes.
+
+    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
+    is discarded gets one higher than all before; 0 if the server doesn't tell.
+    """
+
+    path: str
+    allocated: int
+    table_id: int = 0
+
+
 class ReplicaWords(NamedTuple):
     """How a server is asked about its replication, and how it answers.
 

@@ -28,9 +28,9 @@ from isal import isal_zlib
 
 from agent.errors import StreamInvalid
 
-_MAGIC: Final = b"XBSTCK01"
-_HEAD: Final = struct.Struct("<8sBcI")
-_PAYLOAD: Final = struct.Struct("<QQI")
+MAGIC: Final = b"XBSTCK01"
+HEAD: Final = struct.Struct("<8sBcI")
+PAYLOAD: Final = struct.Struct("<QQI")
 _SPARSE: Final = struct.Struct("<IQQI")
 _SEEK: Final = struct.Struct("<Q8s")
 _NUMBER: Final = struct.Struct("<I")
@@ -113,7 +113,7 @@ class XbstreamParser:
         self._sparse = (0, 0, 0, 0)
         self._needed = 0
         self._step: _Step = self._on_head
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def feed(self, view: memoryview) -> None:
         """Take the next bytes; `view` may be reused as soon as this returns."""
@@ -158,8 +158,8 @@ class XbstreamParser:
     # --- steps: each gets the bytes it waited for and says what to wait for next ---------
 
     def _on_head(self, head: bytes) -> None:
-        magic, self._flags, self._type, length = _HEAD.unpack(head)
-        if magic != _MAGIC:
+        magic, self._flags, self._type, length = HEAD.unpack(head)
+        if magic != MAGIC:
             raise self._invalid("a chunk does not begin with XBSTCK01")
         if self._type not in _ON_PATH:
             raise self._invalid(f"chunks of type {self._type!r} are unknown")
@@ -191,10 +191,10 @@ class XbstreamParser:
         name = _METADATA.get(self._path)
         if name:
             self.metadata[name] = bytes(self._captures.pop(name))
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _on_payload_head(self, head: bytes) -> None:
-        length, offset, self._expected_crc = _PAYLOAD.unpack(head)
+        length, offset, self._expected_crc = PAYLOAD.unpack(head)
         self._crc = 0
         self._begin(length, offset, length)
 
@@ -215,11 +215,11 @@ class XbstreamParser:
             self.spaces.pop(target, None)
             if space is not None:
                 self.spaces[target] = space
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _on_remove(self) -> None:
         self._remove()
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _remove(self) -> bool:
         """Forget the current chunk's file; whether it was there."""
@@ -235,15 +235,15 @@ class XbstreamParser:
     def _on_seek_or_sparse(self, start: bytes) -> None:
         offset, magic = _SEEK.unpack(start)
         self._pending += start
-        if magic != _MAGIC:
+        if magic != MAGIC:
             self._await(_SPARSE.size, self._on_sparse_head)
             return
         self._open_file()
         if offset >= _MAX_OFFSET or self._path in _METADATA:
             raise self._invalid(f"a seek to {offset} in {self._path!r}")
         self._open[self._file] = offset
-        del self._pending[: -len(_MAGIC)]
-        self._await(_HEAD.size, self._on_head)
+        del self._pending[: -len(MAGIC)]
+        self._await(HEAD.size, self._on_head)
 
     def _on_sparse_head(self, head: bytes) -> None:
         self._sparse = _SPARSE.unpack(head)
@@ -335,12 +335,12 @@ class XbstreamParser:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
         if self._meta is not None and (found := _META_SPACE.search(self._meta)):
             self.spaces[self._file] = int(found[1])
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
 
 _ON_PATH: Final[dict[bytes, Callable[[XbstreamParser], None]]] = {
-    b"P": lambda parser: parser._await(_PAYLOAD.size, parser._on_payload_head),
-    b"E": XbstreamParser._on_end_of_file,
+    b"P": lambda parser: parser._await(PAYLOAD.size, parser._on_payload_head),
+    b"E": lambda parser: parser._on_end_of_file(),
     b"R": lambda parser: parser._await(_NUMBER.size, parser._on_rename_length),
     b"D": XbstreamParser._on_remove,
     b"S": lambda parser: parser._await(_SEEK.size, parser._on_seek_or_sparse),
