@@ -59,6 +59,8 @@ _METADATA: Final = {
     for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
 }
 
+_TWICE: Final = "if its table was dropped and made again meanwhile, back up at a quieter time"
+
 _Step = Callable[[bytes], None]
 
 
@@ -140,8 +142,9 @@ class XbstreamParser:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
         return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
 
-    def _invalid(self, why: str) -> StreamInvalid:
-        return StreamInvalid(f"the stream is not a whole xbstream at byte {self.raw_bytes}: {why}")
+    def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
+        at = f"at byte {self.raw_bytes}"
+        return StreamInvalid(f"the stream is not a whole xbstream {at}: {why}", hint=hint)
 
     def _await(self, needed: int, step: _Step) -> None:
         self._needed = needed
@@ -269,7 +272,7 @@ class XbstreamParser:
             return
         # mbstream stops at a file that exists, and still exits 0
         if self._file in self.files and not self._flags & _FLAG_REWRITE:
-            raise self._invalid(f"the file {self._path!r} goes on after its end")
+            raise self._invalid(f"the file {self._path!r} goes on after its end", _TWICE)
         self.files.discard(self._file)
         self._check_place(self._path)
         self._open[self._file] = 0
