@@ -228,8 +228,8 @@ def test_what_may_have_been_dropped_is_left_to_the_proof_by_names(tmp_path: Path
 
 
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
-    said = ("error: cannot open file ./d/db.opt", "Error: copy_file() failed.")
-    said += ("Failed to copy file ./d/db.opt", "Backup files error")
+    said = ["error: cannot open file ./d/db.opt", "Error: copy_file() failed."]
+    said += ["Failed to copy file ./d/db.opt", "Backup files error"]
     body = "".join(says(f"[01] 2024-05-06 07:08:08 {line}") for line in said) + "sys.exit(1)"
     with pytest.raises(EngineFailed, match=r"cannot open file \./d/db\.opt") as caught:
         finish(fake(tmp_path, body), tmp_path)
