@@ -1,19 +1,20 @@
 """What both engines share: option file, common arguments, versions, how a child is started."""
 
-import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from agent.engine.loan import Loan
+from agent.engine.options import options_of
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
-from agent.errors import ConfigInvalid, EngineError, EngineFailed
+from agent.errors import AgentError, ConfigInvalid, EngineFailed
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"
@@ -29,9 +30,9 @@ class EngineSettings:
     `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
     engines' default of 1000 holds the commit lock for up to a second at the end of a run.
     `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
-    of the programs. `datadir` is that of the server, once it is known, and `run_as` is who
-    the programs run as: this process's own user if None. `left_out` are directories in the
-    datadir that aren't schemas and must not be copied.
+    of the programs. `options` are those of [engine] options, checked. `datadir` is that of the
+    server, once it is known. `run_as` is who the programs run as: this process's own user if None.
+    `left_out` are directories in the datadir that aren't schemas and must not be copied.
     """
 
     socket: Path
@@ -49,6 +50,7 @@ class EngineSettings:
     niceness: int = 10
     grace_seconds: float = 3.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
     datadir: Path | None = None
     run_as: OsUser | None = None
     left_out: tuple[str, ...] = ()
@@ -126,22 +128,25 @@ class CopyingEngine(ABC):
         server's own LSN before: the engines take one from the future, exit with 0 and say
         `completed OK!`.
         """
-        secret_file = workdir / _OPTION_FILE
-        _write_options(secret_file, self.group, self._settings)
+        settings, secret_file = self._settings, workdir / _OPTION_FILE
+        loan = Loan(workdir, settings.socket, settings.run_as, relayed=not settings.password)
         try:
-            with _lent(workdir, secret_file, self._settings.run_as) as (folder, path):
-                argv = self._backup_argv(path, from_lsn)
-                child = self._child(argv, stdout=True, keep=self.telling, home=path, folder=folder)
-        except EngineError:
-            secret_file.unlink()
+            _write_options(secret_file, self.group, settings, loan.socket)
+            loan.give(secret_file, workdir)
+            argv = self._backup_argv(loan.path, from_lsn)
+            child = self._child(argv, stdout=True, keep=self.telling, loan=loan)
+        except AgentError:
+            loan.close()
+            secret_file.unlink(missing_ok=True)
             raise
         return BackupRun(
             child,
             secret_file,
             self.completed,
             self.causes,
-            self._settings.silent_seconds,
-            self.losses,
+            settings.silent_seconds,
+            losses=self.losses,
+            release=loan.close,
         )
 
     def _backup_argv(self, workdir: Path, from_lsn: int | None) -> list[str]:
@@ -150,6 +155,8 @@ class CopyingEngine(ABC):
         # nothing is written there while it streams, but it is looked for
         argv += [f"--target-dir={workdir}", *self._common_options()]
         argv += self._backup_options()
+        # of two with one name the last one counts
+        argv += options_of(self._settings.options, self.name)
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
@@ -164,6 +171,7 @@ class CopyingEngine(ABC):
         """Start `--prepare` of one link of a chain."""
         argv = [self._settings.program, "--prepare", f"--target-dir={target}"]
         argv += [f"--use-memory={memory_bytes}", *self._prepare_options(last=last)]
+        argv += options_of(self._settings.options, self.name, prepare=True)
         argv += [f"--incremental-dir={incremental}"] if incremental is not None else []
         return PrepareRun(self._child(argv, keep=self.telling), self.completed)
 
@@ -189,10 +197,9 @@ class CopyingEngine(ABC):
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
-        home: Path | None = None,
-        folder: int | None = None,
+        loan: Loan | None = None,
     ) -> Child:
-        own = {"HOME": str(home), "TMPDIR": str(home)} if home is not None else {}
+        own = {"HOME": str(loan.path), "TMPDIR": str(loan.path)} if loan is not None else {}
         return Child(
             argv,
             setting=setting,
@@ -203,7 +210,7 @@ class CopyingEngine(ABC):
             grace=self._settings.grace_seconds,
             environment={**own, **self._settings.environment},
             user=self._settings.run_as,
-            folder=folder,
+            folder=loan.folder if loan else None,
         )
 
 
@@ -214,37 +221,11 @@ def quote_option(value: str) -> str:
     return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
 
 
-@contextlib.contextmanager
-def _lent(
-    workdir: Path, secret_file: Path, user: OsUser | None
-) -> Iterator[tuple[int | None, Path]]:
-    """Make `workdir` usable for `user`, and for no other; a descriptor of it, and its path.
-
-    The folders above it are closed to another user. So that one goes through the descriptor,
-    which it inherits.
-    """
-    if user is None:
-        yield None, workdir
-        return
-    try:
-        os.chown(secret_file, user.uid, user.gid)
-        os.chown(workdir, user.uid, user.gid)
-        folder = os.open(workdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise EngineFailed(
-            f"can't give {workdir} to the engine's user: {error.strerror}"
-        ) from error
-    try:
-        yield folder, Path(f"/proc/self/fd/{folder}")
-    finally:
-        os.close(folder)
-
-
-def _write_options(path: Path, group: str, settings: EngineSettings) -> None:
+def _write_options(path: Path, group: str, settings: EngineSettings, socket: Path) -> None:
     options = {
         "user": settings.user,
         "password": settings.password,
-        "socket": str(settings.socket),
+        "socket": str(socket),
     }
     lines = [f"{name}={quote_option(value)}\n" for name, value in options.items()]
     try:

@@ -14,6 +14,7 @@ from agent.errors import (
 )
 from agent.model import BinlogPosition
 from agent.operations.completeness import Completeness
+from agent.operations.diagnosis import DiagnosedRun
 
 # What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
 _WHOLE = ("partial", "compact", "compressed", "encrypted")
@@ -48,7 +49,11 @@ class ProvedStream:
     """
 
     def __init__(
-        self, run: BackupRun, from_lsn: int | None, completeness: Completeness, server_lsn: int
+        self,
+        run: BackupRun | DiagnosedRun,
+        from_lsn: int | None,
+        completeness: Completeness,
+        server_lsn: int,
     ) -> None:
         self._run = run
         self._server_lsn = server_lsn

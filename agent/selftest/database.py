@@ -52,7 +52,8 @@ def _reach(context: Context) -> Outcome:
     try:
         context.database.server()
     except DatabaseUnreachable as error:
-        cure = f"start the server (systemctl start mariadb), or correct [database] socket = {path}"
+        start = "start the server (systemctl start mariadb, or mysql)"
+        cure = f"{start}, or correct [database] socket = {path}"
         return failed(str(error), cure)
     except DatabaseDenied:
         return passed(f"{path} answers")
@@ -95,17 +96,28 @@ def _grants(privileges: Sequence[str], user: str) -> str:
     return " ".join([*whole, *(f"GRANT {name} TO {account};" for name in on_some)])
 
 
+# Accounts that others need as they are.
+_ADMINISTRATORS = frozenset({"root", "mysql", "admin", "debian-sys-maint", "mariadb.sys"})
+
+
 def _surplus(context: Context) -> Outcome:
-    surplus = context.database.surplus_privileges()
+    safe = context.config.engine.safe_slave_backup
+    surplus = context.database.surplus_privileges(safe_slave_backup=safe)
     user = context.config.database.user
-    if surplus:
-        names = ", ".join(surplus)
+    if not surplus:
+        return passed("none")
+    if user in _ADMINISTRATORS or "ALL PRIVILEGES" in surplus:
         return warned(
-            f"{user} holds more than a backup needs: {names}",
-            f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
-            "check then names",
+            f"{user} is an administrator's account",
+            "make the account of systemd/grants.sql for the agent and name it in [database] user; "
+            f"leave {user} as it is",
         )
-    return passed("none")
+    names = ", ".join(surplus)
+    return warned(
+        f"{user} holds more than a backup needs: {names}",
+        f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
+        "check then names",
+    )
 
 
 def _engine(context: Context) -> Outcome:

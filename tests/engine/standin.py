@@ -43,6 +43,9 @@ OPTIONS = {
     "safe-slave-backup": False,
     "safe-slave-backup-timeout": True,
     "no-version-check": False,
+    "keyring-file-data": True,
+    "server-id": True,
+    "lock-ddl": True,
     "use-memory": True,
     "apply-log-only": False,
 }
