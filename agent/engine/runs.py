@@ -113,10 +113,12 @@ class BackupRun(Run):
         causes: tuple[Cause, ...],
         silent_seconds: float,
         *,
+        losses: re.Pattern[str] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """`release` is called when the program has ended."""
         super().__init__(child)
+        self._losses = losses
         self._secret_file = secret_file
         self._release = release
         self._proof = proof
@@ -142,7 +144,8 @@ class BackupRun(Run):
 
         EngineKilled where a foreign signal ended it; DatabaseDenied, DatabaseUnreachable,
         LockTimeout, RedoOverwritten or EngineFailed by what the log says; EngineUnproved where
-        the status is 0 and the closing line is missing; EngineSilent where it doesn't end.
+        the status is 0 and the closing line is missing, or another line tells of lost data;
+        EngineSilent where it doesn't end.
         """
         status = self._child.wait(seconds)
         self._secret_file.unlink(missing_ok=True)
@@ -153,6 +156,22 @@ class BackupRun(Run):
             raise EngineUnproved(
                 f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
             )
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Raise EngineUnproved if a message, not a table's name in one, tells of lost data."""
+        said = [_LINE_HEAD.sub("", line) for line in self._child.log.kept()]
+        lost = [line for line in said if self._losses and self._losses.match(line)]
+        if lost:
+            raise EngineUnproved(
+                f"{self._child.name} says 'completed OK!' and also: {lost[0]}",
+                hint="the engine lost data on its way: check the disk, and back up again",
+            )
+
+    def words_about(self, path: str) -> str:
+        """Return what the program said of trouble with a file, named as in the stream."""
+        said = [line for line in self._child.log.kept() if f"/{path}" in line]
+        return "; ".join(_LINE_HEAD.sub("", line) for line in said[:_SHOWN_LINES])
 
     def close(self) -> None:
         super().close()

@@ -24,6 +24,10 @@ class DiagnosedRun:
         """Read as BackupRun does."""
         return self._run.read_into(buffer)
 
+    def words_about(self, path: str) -> str:
+        """Return what the engine said of trouble with a file."""
+        return self._run.words_about(path)
+
     def finish(self) -> None:
         """Finish as BackupRun does; DatabaseDenied also if the account turns out to lack a right.
 

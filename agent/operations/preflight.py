@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.codec.aead import SLAB
-from agent.database import ServerInfo
+from agent.database import Database, ServerInfo
+from agent.datadir import Rules, Survey
 from agent.engine.choice import Chosen
 from agent.errors import (
     BackupUnknown,
@@ -22,6 +23,8 @@ from agent.host import datadir_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.ancestors import check_stored
+from agent.operations.completeness import Completeness
+from agent.operations.imports import Check, check_imports
 from agent.operations.parts import BackupParts, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -68,10 +71,11 @@ def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, L
     return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
-def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Record]:
+def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Check) -> list[Record]:
     """The parent and its chain, the full backup first; empty for a full backup.
 
     That is where one was asked for, or is made instead of an incremental on a broken chain.
+    `check` is called now and then, to raise what stops the task.
 
     ParentUnknown, ParentUnusable or LineageChanged where the task doesn't allow a full one.
     """
@@ -81,12 +85,32 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Rec
     try:
         chain = _checked(parts, parent_id, found)
         check_stored(parts, chain)
+        check_imports(chain[-1], parts.database.tablespaces(), found.server.datadir, check)
         return chain
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
         return []
+
+
+def surveyed(parts: BackupParts, found: Found, from_lsn: int | None) -> Completeness:
+    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole."""
+    datadir = found.server.datadir
+    survey = Survey(
+        datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
+    )
+    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn)
+
+
+def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
+    """Return what may be in the datadir of a server that `engine` copies."""
+    return Rules(
+        ignored=database.ignored_directories(),
+        # xbstream takes such names, and MyRocks needs one
+        hidden=engine == "xtrabackup",
+        accepted=accepted,
+    )
 
 
 def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:
