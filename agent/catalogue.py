@@ -33,7 +33,7 @@ from agent.layout import (
     segment_name,
 )
 from agent.listing import RECORD_LIMIT, Listed as Listed, list_records, record_objects
-from agent.model import FORMAT_VERSION, BackupStatus, Record, WrappedKey
+from agent.model import FORMAT_VERSION, BackupStatus, Record, Stored, WrappedKey
 from agent.record_cache import RecordCache
 from agent.store.protocol import Shelf, Store
 
@@ -157,21 +157,26 @@ class Catalogue:
                 )
             chain.insert(0, parent)
 
-    def segments(self, record: Record) -> list[Segment]:
-        """All segments of a COMPLETED backup, from its lists; DataDamaged where one is wrong."""
+    def segments(self, record: Record) -> Iterator[Segment]:
+        """Yield all segments of a COMPLETED backup, with one of its lists at a time in memory.
+
+        BackupUnusable if the record names no stored bytes, DataDamaged if a list is wrong.
+        """
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
-        found: list[Segment] = []
-        for number, ref in enumerate(record.stored.lists):
-            name = list_name(record.id, record.attempt, number)
-            try:
-                encoded = self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
-            except (StoreMismatch, StoreNotFound) as error:
-                raise DataDamaged(
-                    f"segment list {number} of backup {record.id} is not as stored: {error}"
-                ) from error
-            found += decode_list(encoded, ref)
-        return found
+        for number in range(len(record.stored.lists)):
+            yield from self.segment_list(record, record.stored, number)
+
+    def segment_list(self, record: Record, stored: Stored, number: int) -> list[Segment]:
+        """Return the segments of one of a backup's lists; DataDamaged if it is not as recorded."""
+        name = list_name(record.id, record.attempt, number)
+        try:
+            encoded = self._store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
+        except (StoreMismatch, StoreNotFound) as error:
+            raise DataDamaged(
+                f"segment list {number} of backup {record.id} is not as stored: {error}"
+            ) from error
+        return decode_list(encoded, stored.lists[number])
 
     def begin(self, record: Record) -> None:
         """Write the BUILDING record of an attempt; BackupExists where the id is taken."""

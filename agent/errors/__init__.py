@@ -81,6 +81,7 @@ from agent.errors.base import (
     Interrupted as Interrupted,
 )
 from agent.errors.content import (
+    ContentRefused as ContentRefused,
     DataDamaged as DataDamaged,
     DataError as DataError,
     KeyNotHere as KeyNotHere,
