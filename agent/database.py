@@ -332,7 +332,8 @@ def _file_identity(path: Path) -> tuple[int, int]:
             capture_output=True,
             timeout=_STAT_SECONDS,
             check=True,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         )
     except (OSError, subprocess.SubprocessError) as error:
         stderr = getattr(error, "stderr", None) or str(error).encode()

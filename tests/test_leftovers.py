@@ -78,8 +78,8 @@ def test_only_those_with_exactly_that_mark_are_ended(start: Start) -> None:
         assert runs(children[survivor.pid])
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_another_users_process_is_left_alone() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root starts engines as another user")
+def test_root_ends_an_engine_that_runs_as_the_datadirs_owner() -> None:
     child = subprocess.Popen(
         ["/bin/sh", "-c", "echo 0; exec sleep 600"],
         env={VARIABLE: "/a/state"},
@@ -89,8 +89,18 @@ def test_another_users_process_is_left_alone() -> None:
     )
     try:
         assert grandchild(child) == 0
-        assert end_processes(VARIABLE, "/a/state", 1) == []
-        assert child.poll() is None
+        assert end_processes(VARIABLE, "/b", 1) == []
+        assert end_processes(VARIABLE, "/a/state", 10) == [f"sleep ({child.pid})"]
+        assert child.wait(10) == -signal.SIGKILL
     finally:
         child.kill()
         child.communicate()
+
+
+def test_without_root_another_users_process_is_left_alone(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = start("/a/state")
+    monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+    assert end_processes(VARIABLE, "/a/state", 1) == []
+    assert theirs.poll() is None

@@ -1,6 +1,7 @@
 """The engines of this machine, chosen by the server of the moment or by a backup's record."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from agent.engine.compatibility import check_record, check_server, engine_for
@@ -22,9 +23,12 @@ class Engines:
         self._engines = engines
         self._kind = kind
 
-    def for_server(self, server_type: str, server_version: str) -> Chosen:
+    def for_server(
+        self, server_type: str, server_version: str, datadir: Path | None = None
+    ) -> Chosen:
         """The engine for backups of that server, started once to learn its version.
 
+        With its datadir it knows what to copy, and whom to run as where the agent is root.
         EngineUnsupported where it can't copy that server; EngineMissing, EngineFailed.
         """
         name = engine_for(server_type, server_version)
@@ -34,6 +38,8 @@ class Engines:
                 hint='set [engine] kind = "auto", which takes the one that fits',
             )
         engine = self._engines[name]
+        if datadir is not None:
+            engine = engine.beside(datadir)
         version = engine.version()
         check_server(server_type, server_version, engine.name, version)
         return Chosen(engine, version)

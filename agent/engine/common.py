@@ -1,19 +1,23 @@
 """What both engines share: option file, common arguments, versions, how a child is started."""
 
+import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
 from agent.errors import ConfigInvalid, EngineError, EngineFailed
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"
+_OPTION_FILE = "engine.cnf"
 _VERSION_SECONDS = 10.0
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
 
@@ -25,7 +29,8 @@ class EngineSettings:
     `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
     engines' default of 1000 holds the commit lock for up to a second at the end of a run.
     `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
-    of the programs.
+    of the programs. `datadir` is that of the server, once it is known, and `run_as` is who
+    the programs run as: this process's own user if None.
     """
 
     socket: Path
@@ -43,6 +48,8 @@ class EngineSettings:
     niceness: int = 10
     grace_seconds: float = 3.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    datadir: Path | None = None
+    run_as: OsUser | None = None
 
 
 class CopyingEngine(ABC):
@@ -70,15 +77,35 @@ class CopyingEngine(ABC):
     def _prepare_options(self, *, last: bool) -> Sequence[str]:
         """The options of a prepare that only this engine has."""
 
+    def beside(self, datadir: Path) -> Self:
+        """Return this engine for the server with that datadir.
+
+        As root the agent runs it as the datadir's owner: it loads plugins from folders that the
+        server's OS user may write to. EngineFailed if the datadir can't be looked at.
+        """
+        return self._changed(replace(self._settings, datadir=datadir, run_as=owner_of(datadir)))
+
+    def run_as(self, user: OsUser | None) -> Self:
+        """Return this engine with programs that run as `user`; None is this process's own."""
+        return self._changed(replace(self._settings, run_as=user))
+
+    def _changed(self, settings: EngineSettings) -> Self:
+        other = copy(self)
+        other._settings = settings
+        return other
+
     def version(self) -> str:
         """The version that the program states, such as `10.11.6-MariaDB` or `8.0.35-30`."""
-        with Child([self._settings.program, "--version"], setting=_SETTING) as child:
+        # an option file that can't be parsed makes xtrabackup 2.4 end without its version
+        with self._child([self._settings.program, "--no-defaults", "--version"]) as child:
             child.wait(_VERSION_SECONDS)
         # it goes to standard error
-        found = self.stated.search("\n".join(child.log.lines()))
+        said = child.log.lines()
+        found = self.stated.search("\n".join(said))
         if found is None:
             raise EngineFailed(
-                f"{self._settings.program} --version doesn't state a version of {self.name}",
+                f"{self._settings.program} --version doesn't state a version of {self.name}: "
+                f"{'; '.join(said[-3:]) or 'it said nothing'}",
                 hint="set [engine] program to the engine that [engine] kind names",
             )
         return found[1]
@@ -86,25 +113,31 @@ class CopyingEngine(ABC):
     def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:
         """Start streaming; the password goes by a 0600 file in `workdir`, removed at the end.
 
-        The parent's `from_lsn` has to be checked against the server's own LSN before: the
-        engines take one from the future, exit with 0 and say `completed OK!`.
+        That file is the only option file that the program reads: those of the machine could
+        leave tables out of the copy. The parent's `from_lsn` has to be checked against the
+        server's own LSN before: the engines take one from the future, exit with 0 and say
+        `completed OK!`.
         """
-        secret_file = workdir / "engine.cnf"
-        # the option file is only honoured as the first argument
-        argv = [self._settings.program, f"--defaults-extra-file={secret_file}", "--backup"]
-        # nothing is written there while it streams, but it is looked for
-        argv += [f"--target-dir={workdir}", *self._common_options()]
-        argv += self._backup_options()
-        argv += [f"--incremental-lsn={from_lsn}"] if from_lsn is not None else []
+        secret_file = workdir / _OPTION_FILE
         _write_options(secret_file, self.group, self._settings)
         try:
-            child = self._child(argv, stdout=True, keep=self.telling)
+            with _lent(workdir, secret_file, self._settings.run_as) as (folder, path):
+                argv = self._backup_argv(path, from_lsn)
+                child = self._child(argv, stdout=True, keep=self.telling, home=path, folder=folder)
         except EngineError:
             secret_file.unlink()
             raise
         return BackupRun(
             child, secret_file, self.completed, self.causes, self._settings.silent_seconds
         )
+
+    def _backup_argv(self, workdir: Path, from_lsn: int | None) -> list[str]:
+        # the option file is only honoured as the first argument
+        argv = [self._settings.program, f"--defaults-file={workdir / _OPTION_FILE}", "--backup"]
+        # nothing is written there while it streams, but it is looked for
+        argv += [f"--target-dir={workdir}", *self._common_options()]
+        argv += self._backup_options()
+        return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
         """Start the extractor with `-x` into `folder`."""
@@ -141,7 +174,10 @@ class CopyingEngine(ABC):
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
+        home: Path | None = None,
+        folder: int | None = None,
     ) -> Child:
+        own = {"HOME": str(home), "TMPDIR": str(home)} if home is not None else {}
         return Child(
             argv,
             setting=setting,
@@ -150,7 +186,9 @@ class CopyingEngine(ABC):
             keep=keep,
             niceness=self._settings.niceness,
             grace=self._settings.grace_seconds,
-            environment=self._settings.environment,
+            environment={**own, **self._settings.environment},
+            user=self._settings.run_as,
+            folder=folder,
         )
 
 
@@ -159,6 +197,32 @@ def quote_option(value: str) -> str:
     if "\0" in value:
         raise ConfigInvalid("the database user's name or password holds a NUL byte")
     return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
+
+
+@contextlib.contextmanager
+def _lent(
+    workdir: Path, secret_file: Path, user: OsUser | None
+) -> Iterator[tuple[int | None, Path]]:
+    """Make `workdir` usable for `user`, and for no other; a descriptor of it, and its path.
+
+    The folders above it are closed to another user. So that one goes through the descriptor,
+    which it inherits.
+    """
+    if user is None:
+        yield None, workdir
+        return
+    try:
+        os.chown(secret_file, user.uid, user.gid)
+        os.chown(workdir, user.uid, user.gid)
+        folder = os.open(workdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise EngineFailed(
+            f"can't give {workdir} to the engine's user: {error.strerror}"
+        ) from error
+    try:
+        yield folder, Path(f"/proc/self/fd/{folder}")
+    finally:
+        os.close(folder)
 
 
 def _write_options(path: Path, group: str, settings: EngineSettings) -> None:

@@ -1,17 +1,25 @@
 """One child process: in a process group of its own, its standard error always drained.
 
+A child inherits nothing of this process's environment: neither option files of a home folder
+nor variables such as MYSQL_UNIX_PORT or LD_PRELOAD may change what an engine does.
+
 Children aren't tied to this process by a parent-death signal: that signal follows the
 *thread* that forked, and setting it needs Python code between fork and exec, which can
 deadlock in a process with threads. When the agent dies its pipes close, so a child that
 streams ends at its next write or read; the rest is ended by systemd with the unit, or by the
 agent's next start, which knows its children by a variable in their environment.
+
+XtraBackup ties itself to the *thread* that started it (PR_SET_PDEATHSIG). So start a Child on
+the thread that waits for its end.
 """
 
 import contextlib
 import fcntl
 import os
 import re
+import resource
 import select
+import shutil
 import signal
 import subprocess
 import threading
@@ -23,6 +31,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self, cast
 
+from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
 PIPE_BYTES = 1 << 20
@@ -32,7 +41,17 @@ LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 _KILLED_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
-_ENVIRONMENT = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+_ENVIRONMENT = MappingProxyType(
+    {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LC_ALL": "C.UTF-8",
+    }
+)
+# Debian's word for the home folder of a user that has none.
+_NO_HOME = "/nonexistent"
+_UMASK = 0o077
+# What the agent's systemd unit has as LimitNOFILE.
+_OPEN_FILES = 524_288
 # SHOW GRANTS, which the engine prints when it lacks a privilege, holds the password's hash.
 _SECRET = re.compile(r"\bIDENTIFIED\b.*")
 
@@ -100,19 +119,27 @@ class Child:
         niceness: int = 0,
         grace: float = GRACE_SECONDS,
         environment: Mapping[str, str] = MappingProxyType({}),
+        user: OsUser | None = None,
+        folder: int | None = None,
     ) -> None:
-        """Start `argv`; `setting` is what the operator corrects where the program is missing.
+        """Start `argv`; `setting` is what the operator corrects if the program is missing.
 
-        `niceness` is for the whole group; unless an I/O priority was inherited the kernel
-        derives it from that. `environment` is added to what a child is told of this process's
-        own. EngineMissing or EngineFailed where it can't be started.
+        `niceness` is for the whole group. Unless an I/O priority was inherited the kernel
+        derives it from that. `environment` is the child's, beside PATH, LC_ALL, and a HOME that
+        does not exist. `user` is who it runs as: this process's own user if None, and another
+        one only if this process is root. `folder` is the descriptor of an open folder that the
+        child gets under the same number, so that it may use one whose parents are closed to it.
+
+        Raises:
+            EngineMissing, EngineFailed: the program can't be started.
         """
         self.name = Path(argv[0]).name
         self.log = LogTail(keep)
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._popen = _start(argv, setting, stdin, stdout, environment)
+        self._popen = _start(argv, setting, stdin, stdout, environment, user, folder)
+        _dump_no_core(self._popen.pid)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
         _be_nice(self._popen.pid, niceness)
@@ -232,26 +259,61 @@ class Child:
 
 
 def _start(
-    argv: Sequence[str], setting: str, stdin: bool, stdout: bool, added: Mapping[str, str]
+    argv: Sequence[str],
+    setting: str,
+    stdin: bool,
+    stdout: bool,
+    added: Mapping[str, str],
+    user: OsUser | None,
+    folder: int | None,
 ) -> "subprocess.Popen[bytes]":
-    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    program, *arguments = argv
+    if user is not None:
+        _raise_file_limit()
     try:
         return subprocess.Popen(  # noqa: S603 - a list; the program is the operator's setting
-            list(argv),
+            [_located(program), *arguments],
             bufsize=0,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=inherited | {"LC_ALL": "C"} | dict(added),
+            env={**_ENVIRONMENT, "HOME": _NO_HOME, **added},
+            # an unprivileged child may be unable to stay in the agent's own folder
+            cwd="/",
+            umask=_UMASK,
+            user=user.uid if user else None,
+            group=user.gid if user else None,
+            extra_groups=user.groups if user else None,
+            pass_fds=() if folder is None else (folder,),
             start_new_session=True,
         )
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
         raise EngineMissing(
-            f"can't start {argv[0]}: {error.strerror}",
-            hint=f"install the program {Path(argv[0]).name}, or set {setting} to its path",
+            f"can't start {program}: {error.strerror}",
+            hint=f"install the program {Path(program).name}, or set {setting} to its path",
         ) from error
     except OSError as error:
-        raise EngineFailed(f"can't start {argv[0]}: {error.strerror}") from error
+        raise EngineFailed(f"can't start {program}: {error.strerror}") from error
+
+
+def _located(program: str) -> str:
+    """Return the program's path by the agent's own PATH; the child's is a fixed one."""
+    found = shutil.which(program) or program
+    return os.path.abspath(found) if "/" in found else found
+
+
+def _raise_file_limit() -> None:
+    """Raise the hard limit of open files as root may; another user's child can't any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _OPEN_FILES:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, _OPEN_FILES))
+
+
+def _dump_no_core(pid: int) -> None:
+    """Have no core file written: it would hold rows and the password."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _enlarge(pipe: IO[bytes] | None) -> None:

@@ -1,8 +1,9 @@
 """What every engine promises, whichever program does the work."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+from agent.engine.os_user import OsUser
 from agent.engine.runs import BackupRun, ExtractRun, PrepareRun
 
 
@@ -12,6 +13,12 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """What records call it: `mariadb-backup` or `xtrabackup`."""
+
+    def beside(self, datadir: Path) -> Self:
+        """Return this engine for the server with that datadir, started as its owner if root."""
+
+    def run_as(self, user: OsUser | None) -> Self:
+        """Return this engine with programs that run as `user`; None is this process's own."""
 
     def version(self) -> str:
         """What the program calls its version; EngineMissing or EngineFailed."""

@@ -51,7 +51,7 @@ class XtraBackup(CopyingEngine):
 
     name = "xtrabackup"
     group = "xtrabackup"
-    stated = re.compile(r"xtrabackup version (\S+) based on MySQL server")
+    stated = re.compile(r"\bversion (\S+) based on MySQL server")
     # 2.4, and 8.0 before 8.0.28; then the form of the server's own log
     completed = re.compile(
         r"(\d{6} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) \d+ "
@@ -115,6 +115,9 @@ class XtraBackup(CopyingEngine):
         wait = math.ceil(self._settings.lock_wait_seconds)
         # before FLUSH TABLES WITH READ LOCK, for queries that have run for a minute
         argv = [f"--ftwrl-wait-timeout={wait}"]
+        if self._settings.datadir is not None:
+            # that of any option file would win over the server's own
+            argv += [f"--datadir={self._settings.datadir}"]
         # a little later than operations/lock_watch.py, which can say who holds the lock
         late = wait + _LATER_SECONDS
         argv += [f"--lock-ddl-timeout={late}", f"--backup-lock-timeout={late}"]

@@ -50,7 +50,7 @@ def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
     EngineMissing or EngineUnsupported where no engine here can copy that server.
     """
     server = parts.database.server()
-    chosen = parts.engines.for_server(server.type, server.version)
+    chosen = parts.engines.for_server(server.type, server.version, server.datadir)
     lsn, lineage = look_at_lineage(parts, observe_lsn)
     return Found(server, lsn, lineage, datadir_bytes(server.datadir), chosen)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent import assembly
+from agent.database import ServerInfo
+from agent.engine.choice import Chosen
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
@@ -107,7 +109,7 @@ def _engine(context: Context) -> Outcome:
     """Whether the engine for this server can be started."""
     server = context.database.server()
     try:
-        chosen = assembly.engines(context.config, "").for_server(server.type, server.version)
+        chosen = _chosen(context, server)
     except EngineUnsupported:
         return passed("one is here; whether it fits, the next check says")
     return passed(f"{chosen.engine.name} {chosen.version}")
@@ -115,8 +117,13 @@ def _engine(context: Context) -> Outcome:
 
 def _engine_version(context: Context) -> Outcome:
     server = context.database.server()
-    chosen = assembly.engines(context.config, "").for_server(server.type, server.version)
+    chosen = _chosen(context, server)
     return passed(f"{chosen.engine.name} {chosen.version} copies {server.type} {server.version}")
+
+
+def _chosen(context: Context, server: ServerInfo) -> Chosen:
+    engines = assembly.engines(context.config, "")
+    return engines.for_server(server.type, server.version, server.datadir)
 
 
 def _extractor(context: Context) -> Outcome:

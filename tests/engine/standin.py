@@ -29,6 +29,7 @@ OPTIONS = {
     "prepare": False,
     "stream": True,
     "target-dir": True,
+    "datadir": True,
     "parallel": True,
     "incremental-lsn": True,
     "incremental-dir": True,
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> None:
         calls.write(json.dumps([ROLE, *arguments]) + "\n")
     if ROLE == "xbstream":
         extract(arguments)
-    elif arguments == ["--version"]:
+    elif arguments == ["--no-defaults", "--version"]:
         say("recognized server arguments: --datadir=/var/lib/mysql")
         print(
             f"xtrabackup version {VERSION} based on MySQL server {BASED_ON} Linux (x86_64) "
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> None:
 
 def run(arguments: list[str]) -> None:
     file = None
-    if arguments[0].startswith("--defaults-extra-file="):
+    if arguments[0].startswith("--defaults-file="):
         file = arguments.pop(0).partition("=")[2]
     options = parsed(arguments)
     if "backup" in options and file is not None:

@@ -88,7 +88,7 @@ def test_a_record_says_what_restores_it(tmp_path: Path) -> None:
     engine = xtrabackup(tmp_path)
     engines = Engines({"xtrabackup": engine}, kind="mariadb-backup")
     assert engines.for_record("xtrabackup", "8.0.28-20") is engine
-    assert calls(tmp_path) == [["xtrabackup", "--version"]]
+    assert calls(tmp_path) == [["xtrabackup", "--no-defaults", "--version"]]
     with pytest.raises(EngineUnsupported, match="made by innobackupex"):
         engines.for_record("innobackupex", "2.3")
     missing = xtrabackup(tmp_path, program=str(tmp_path / "none"))

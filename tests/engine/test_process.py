@@ -135,20 +135,42 @@ def test_waiting_has_a_deadline(tmp_path: Path) -> None:
     assert not known(child.pid)
 
 
-def test_environment_priority_and_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MYSQL_PWD", "secret")
-    monkeypatch.setenv("BACKUP_AGENT_STORE__USER", "someone")
-    body = "print(sorted(os.environ), flush=True)\nsys.stdin.read()"
-    program = script(tmp_path / "shows", body)
-    with Child([program], setting=SETTING, stdin=True, stdout=True, niceness=7) as child:
+def test_a_child_inherits_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = {"MYSQL_PWD": "secret", "MYSQL_TCP_PORT": "1", "MYSQL_UNIX_PORT": "/none"}
+    hostile |= {"MYSQL_HOME": "/h", "MARIADB_HOME": "/h", "LD_LIBRARY_PATH": "/h", "TMPDIR": "/h"}
+    hostile |= {"LANG": "de_DE.UTF-8", "TZ": "Asia/Tokyo", "BACKUP_AGENT_STORE__USER": "someone"}
+    for name, value in hostile.items():
+        monkeypatch.setenv(name, value)
+    program = script(tmp_path / "shows", "print(sorted(os.environ.items()), os.getcwd())")
+    mark = {"MARK": "1"}
+    with Child([program], setting=SETTING, stdout=True, environment=mark) as child:
         shown = child.stdout.read(10_000).decode()
-        assert "LC_ALL" in shown
-        assert "MYSQL_PWD" not in shown
-        assert "BACKUP_AGENT" not in shown
+    expected = {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "MARK": "1"}
+    expected["PATH"] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    assert shown == f"{sorted(expected.items())} /\n"
+
+
+def test_a_program_is_found_by_the_agents_own_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(tmp_path / "only-here", "print(sys.argv[0])")
+    monkeypatch.setenv("PATH", f"/nowhere:{tmp_path}")
+    with Child(["only-here"], setting=SETTING, stdout=True) as child:
+        assert child.stdout.read(1000).decode() == f"{tmp_path}/only-here\n"
+    monkeypatch.chdir(tmp_path)
+    with Child(["./only-here"], setting=SETTING, stdout=True) as child:
+        assert child.stdout.read(1000).decode() == f"{tmp_path}/only-here\n"
+
+
+def test_priority_pipes_umask_and_core_files(tmp_path: Path) -> None:
+    body = "print(oct(os.umask(0)), resource.getrlimit(resource.RLIMIT_CORE), flush=True)"
+    program = script(tmp_path / "shows", f"import resource\nsys.stdin.read(1)\n{body}")
+    with Child([program], setting=SETTING, stdin=True, stdout=True, niceness=7) as child:
         assert os.getpriority(os.PRIO_PROCESS, child.pid) == max(7, os.nice(0))
         for pipe in (child.stdin, child.stdout):
             assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == PIPE_BYTES
         child.stdin.close()
+        assert child.stdout.read(100) == b"0o77 (0, 0)\n"
         assert child.wait(10) == 0
 
 

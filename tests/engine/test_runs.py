@@ -191,7 +191,7 @@ def test_the_secret_is_never_on_the_command_line(tmp_path: Path) -> None:
     assert "s#cret" not in shown
     assert "s#cret" in option_file
     assert "'--incremental-lsn=42'" in shown
-    assert shown.split("', '")[1].startswith("--defaults-extra-file=")
+    assert shown.split("', '")[1].startswith("--defaults-file=")
 
 
 def test_an_extractor_that_complains_and_exits_0(tmp_path: Path) -> None:

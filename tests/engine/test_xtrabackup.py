@@ -75,7 +75,7 @@ def test_a_backup_of_each_series(tmp_path: Path, version: str) -> None:
     (tmp_path / "stream").write_bytes(b"bytes")
     assert backup(xtrabackup(tmp_path, version), tmp_path) == b"bytes"
     (name, first, *options) = calls(tmp_path)[0]
-    assert (name, first) == ("xtrabackup", f"--defaults-extra-file={tmp_path}/engine.cnf")
+    assert (name, first) == ("xtrabackup", f"--defaults-file={tmp_path}/engine.cnf")
     assert {"--backup", "--stream=xbstream", "--slave-info", "--no-version-check"} < set(options)
     joined = " ".join(options)
     for word in ("incremental", "safe-slave", "consumer", "server-version-check", AGENT_PASSWORD):

@@ -1,0 +1,164 @@
+"""An agent that runs as root starts nothing of the database's as root."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.engine.mariadb import MariadbBackup
+from agent.engine.os_user import OsUser, os_user, owner_of
+from agent.engine.process import Child
+from agent.errors import EngineFailed
+from tests.conftest import need
+from tests.engine.test_mariadb import engine_of
+from tests.engine.test_runs import read_all
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+PLUGIN = "file_key_management.so"
+KEY = "1;" + "ab" * 32 + "\n"
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that every user may pass through, as /var/lib."""
+    folder = Path(tempfile.mkdtemp(prefix="backup-agent-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def mysql(place: Path) -> OsUser:
+    try:
+        return os_user(pwd.getpwnam("mysql").pw_uid, 0)
+    except KeyError:
+        pytest.skip("the package of MariaDB's server makes the user mysql")
+
+
+@pytest.fixture(scope="module")
+def server(place: Path, mysql: OsUser) -> Iterator[MariaDB]:
+    """A server of the OS user mysql that has encrypted tables, and a plugin of mysql's own."""
+    need("mariadbd", "mariadb-install-db", "mariadb-backup")
+    plugins = place / "plugins"
+    plugins.mkdir()
+    installed = subprocess.run(
+        ["mariadbd", "--no-defaults", "--verbose", "--help"], capture_output=True, text=True
+    ).stdout
+    (line,) = (one for one in installed.splitlines() if one.startswith("plugin-dir "))
+    shutil.copy(Path(line.split()[1]) / PLUGIN, plugins)
+    keys = place / "keys"
+    keys.write_text(KEY)
+    keys.chmod(0o600)
+    started = MariaDB(
+        place / "server",
+        options=SMALL_SERVER
+        | {
+            "user": "mysql",
+            "plugin-dir": str(plugins),
+            "plugin-load-add": PLUGIN,
+            "loose-file-key-management-filename": str(keys),
+            "innodb-encrypt-tables": "ON",
+        },
+    )
+    started.install()
+    (started.folder / "tmp").mkdir()
+    subprocess.run(["chown", "-R", "mysql:", plugins, keys, started.folder], check=True)
+    try:
+        started.start()
+        started.create_agent_user()
+        started.load_rows(4)
+        yield started
+    finally:
+        started.stop()
+
+
+@contextmanager
+def private(name: str) -> Iterator[Path]:
+    """A scratch folder of root's in a state folder of root's."""
+    with tempfile.TemporaryDirectory(prefix="backup-agent-state-") as state:
+        folder = Path(state) / "scratch" / name
+        folder.mkdir(mode=0o700, parents=True)
+        yield folder
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    """The lines of /proc/<pid>/status by their names."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def engine(server: MariaDB) -> MariadbBackup:
+    return engine_of(server).beside(server.datadir)
+
+
+def test_a_plugin_of_the_servers_user_does_not_run_as_root(
+    server: MariaDB, mysql: OsUser, place: Path
+) -> None:
+    with private("run") as workdir:
+        with engine(server).start_backup(workdir, None) as run:
+            assert run.stdout.read(1)
+            loaded = Path(f"/proc/{run.pid}/maps").read_text()
+            assert f"{place}/plugins/{PLUGIN}" in loaded
+            shown = status(run.pid)
+            assert shown["Uid"] == [str(mysql.uid)] * 4
+            assert shown["Gid"] == [str(mysql.gid)] * 4
+            assert set(map(int, shown["Groups"])) == set(mysql.groups)
+            assert {int(shown[name][0], 16) for name in ("CapEff", "CapPrm", "CapInh")} == {0}
+            for path, mode in ((workdir, 0o700), (workdir / "engine.cnf", 0o600)):
+                assert path.stat().st_mode & 0o777 == mode
+                assert path.stat().st_uid == mysql.uid
+            read_all(run)
+            run.finish()
+        assert list(workdir.iterdir()) == []
+
+
+def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: Path) -> None:
+    (place / "who").touch()
+    (place / "who").chmod(0o666)
+    # a script needs an interpreter that the user may read
+    program = place / "teller"
+    program.write_text(
+        f"#!/bin/sh\nid -u > {place}/who\necho based on MariaDB server 1-MariaDB >&2\n"
+    )
+    program.chmod(0o755)
+    told = engine_of(server, program=str(program)).beside(server.datadir).version()
+    assert told == "1-MariaDB"
+    assert int((place / "who").read_text()) == server.datadir.stat().st_uid
+
+
+def test_a_datadir_of_roots_leaves_the_engine_to_root(tmp_path: Path) -> None:
+    assert owner_of(tmp_path) is None
+
+
+def test_an_owner_without_a_name_is_its_numbers_alone(tmp_path: Path) -> None:
+    os.chown(tmp_path, 54321, 54322)
+    assert owner_of(tmp_path) == OsUser(54321, 54322, ())
+
+
+def test_a_datadir_that_is_not_here_is_an_engine_error(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="none: No such file") as caught:
+        owner_of(tmp_path / "none")
+    assert "the server's own machine" in caught.value.hint
+
+
+def test_nothing_of_root_is_left_to_such_a_child(place: Path) -> None:
+    """No group, no capability, no descriptor but its own three, and a low umask."""
+    program = place / "shows"
+    program.write_text("#!/bin/sh\ncat /proc/self/status\nls /proc/self/fd\numask\n")
+    program.chmod(0o755)
+    user = OsUser(54321, 54322, ())
+    with Child([str(program)], setting="", stdout=True, user=user) as child:
+        shown = child.stdout.readall().decode()
+        assert child.wait(10) == 0
+    assert "Uid:\t54321\t54321\t54321\t54321" in shown
+    assert "Gid:\t54322\t54322\t54322\t54322" in shown
+    assert "Groups:\t \n" in shown
+    # the fourth is the folder that ls reads
+    assert shown.rpartition("\n0\n")[2] == "1\n2\n3\n0077\n"
