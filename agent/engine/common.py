@@ -121,9 +121,11 @@ class CopyingEngine(ABC):
         secret_file = workdir / _OPTION_FILE
         _write_options(secret_file, self.group, self._settings)
         try:
-            with _lent(workdir, secret_file, self._settings.run_as) as (folder, path):
+            with _lent(workdir, secret_file, self._settings.run_as) as (folders, path):
                 argv = self._backup_argv(path, from_lsn)
-                child = self._child(argv, stdout=True, keep=self.telling, home=path, folder=folder)
+                child = self._child(
+                    argv, stdout=True, keep=self.telling, home=path, folders=folders
+                )
         except EngineError:
             secret_file.unlink()
             raise
@@ -140,19 +142,26 @@ class CopyingEngine(ABC):
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
-        """Start the extractor with `-x` into `folder`."""
-        argv = [self._settings.extractor, "-x", "-C", str(folder)]
-        child = self._child(argv, setting=_EXTRACTOR, stdin=True)
+        """Start the extractor with `-x` into `folder`, the only place that it may write to."""
+        with _opened(self._settings.run_as, folder) as (folders, (path,)):
+            argv = [self._settings.extractor, "-x", "-C", str(path)]
+            child = self._child(
+                argv, setting=_EXTRACTOR, stdin=True, folders=folders, writable=[folder]
+            )
         return ExtractRun(child, self._settings.silent_seconds)
 
     def prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
-        """Start `--prepare` of one link of a chain."""
-        argv = [self._settings.program, "--prepare", f"--target-dir={target}"]
-        argv += [f"--use-memory={memory_bytes}", *self._prepare_options(last=last)]
-        argv += [f"--incremental-dir={incremental}"] if incremental is not None else []
-        return PrepareRun(self._child(argv, keep=self.telling), self.completed)
+        """Start `--prepare` of one link of a chain; it may write to its folders only."""
+        writable = [target] if incremental is None else [target, incremental]
+        with _opened(self._settings.run_as, *writable) as (folders, (path, *beside)):
+            argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
+            argv += [f"--use-memory={memory_bytes}", f"--tmpdir={path}"]
+            argv += self._prepare_options(last=last)
+            argv += [f"--incremental-dir={one}" for one in beside]
+            child = self._child(argv, keep=self.telling, folders=folders, writable=writable)
+        return PrepareRun(child, self.completed)
 
     def _common_options(self) -> list[str]:
         settings = self._settings
@@ -175,7 +184,8 @@ class CopyingEngine(ABC):
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
         home: Path | None = None,
-        folder: int | None = None,
+        folders: Sequence[int] = (),
+        writable: Sequence[Path] | None = None,
     ) -> Child:
         own = {"HOME": str(home), "TMPDIR": str(home)} if home is not None else {}
         return Child(
@@ -188,7 +198,8 @@ class CopyingEngine(ABC):
             grace=self._settings.grace_seconds,
             environment={**own, **self._settings.environment},
             user=self._settings.run_as,
-            folder=folder,
+            folders=folders,
+            writable=writable,
         )
 
 
@@ -202,27 +213,39 @@ def quote_option(value: str) -> str:
 @contextlib.contextmanager
 def _lent(
     workdir: Path, secret_file: Path, user: OsUser | None
-) -> Iterator[tuple[int | None, Path]]:
-    """Make `workdir` usable for `user`, and for no other; a descriptor of it, and its path.
-
-    The folders above it are closed to another user. So that one goes through the descriptor,
-    which it inherits.
-    """
-    if user is None:
-        yield None, workdir
-        return
+) -> Iterator[tuple[Sequence[int], Path]]:
+    """Give `workdir` to `user`, and open it; the descriptors of it, and its path."""
     try:
-        os.chown(secret_file, user.uid, user.gid)
-        os.chown(workdir, user.uid, user.gid)
-        folder = os.open(workdir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if user is not None:
+            os.chown(secret_file, user.uid, user.gid)
+            os.chown(workdir, user.uid, user.gid)
     except OSError as error:
         raise EngineFailed(
             f"can't give {workdir} to the engine's user: {error.strerror}"
         ) from error
-    try:
-        yield folder, Path(f"/proc/self/fd/{folder}")
-    finally:
-        os.close(folder)
+    with _opened(user, workdir) as (folders, (path,)):
+        yield folders, path
+
+
+@contextlib.contextmanager
+def _opened(user: OsUser | None, *folders: Path) -> Iterator[tuple[Sequence[int], Sequence[Path]]]:
+    """Open folders for `user`; their descriptors, and the paths that it reaches them by.
+
+    The folders above them are closed to another user. So that one goes through the descriptors,
+    which it inherits.
+    """
+    if user is None:
+        yield (), folders
+        return
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for folder in folders:
+            try:
+                opened.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            except OSError as error:
+                raise EngineFailed(f"can't open {folder}: {error.strerror}") from error
+            stack.callback(os.close, opened[-1])
+        yield opened, [Path(f"/proc/self/fd/{descriptor}") for descriptor in opened]
 
 
 def _write_options(path: Path, group: str, settings: EngineSettings) -> None:

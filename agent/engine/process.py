@@ -10,7 +10,8 @@ streams ends at its next write or read; the rest is ended by systemd with the un
 agent's next start, which knows its children by a variable in their environment.
 
 XtraBackup ties itself to the *thread* that started it (PR_SET_PDEATHSIG). So start a Child on
-the thread that waits for its end.
+the thread that waits for its end. A confined child is started by the thread that drains its
+standard error: what a thread gave up for itself can't be had back.
 """
 
 import contextlib
@@ -25,12 +26,15 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self, cast
 
+from agent.engine.confine import confine_thread
 from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
@@ -120,15 +124,17 @@ class Child:
         grace: float = GRACE_SECONDS,
         environment: Mapping[str, str] = MappingProxyType({}),
         user: OsUser | None = None,
-        folder: int | None = None,
+        folders: Sequence[int] = (),
+        writable: Sequence[Path] | None = None,
     ) -> None:
         """Start `argv`; `setting` is what the operator corrects if the program is missing.
 
         `niceness` is for the whole group. Unless an I/O priority was inherited the kernel
         derives it from that. `environment` is the child's, beside PATH, LC_ALL, and a HOME that
         does not exist. `user` is who it runs as: this process's own user if None, and another
-        one only if this process is root. `folder` is the descriptor of an open folder that the
-        child gets under the same number, so that it may use one whose parents are closed to it.
+        one only if this process is root. `folders` are descriptors of open folders that the
+        child gets under the same numbers, so that it may use those whose parents are closed to
+        it. `writable` are the only folders below which it may write (confine.py), if given.
 
         Raises:
             EngineMissing, EngineFailed: the program can't be started.
@@ -138,13 +144,15 @@ class Child:
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._popen = _start(argv, setting, stdin, stdout, environment, user, folder)
+        start = partial(_start, argv, setting, stdin, stdout, environment, user, folders)
+        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
+        self._popen = start() if writable is None else self._start_confined(start, writable)
         _dump_no_core(self._popen.pid)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
         _be_nice(self._popen.pid, niceness)
-        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
-        self._drainer.start()
+        if writable is None:
+            self._drainer.start()
 
     @property
     def pid(self) -> int:
@@ -251,6 +259,29 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signum)
 
+    def _start_confined(
+        self, start: Callable[[], "subprocess.Popen[bytes]"], writable: Sequence[Path]
+    ) -> "subprocess.Popen[bytes]":
+        """Start the child on the draining thread, which gives up writing elsewhere before."""
+        started: Future[subprocess.Popen[bytes]] = Future()
+
+        def run() -> None:
+            try:
+                confine_thread(writable)
+                self._popen = start()
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+                started.set_exception(error)
+                return
+            started.set_result(self._popen)
+            self._drain()
+
+        self._drainer = threading.Thread(target=run, name=f"{self.name} log", daemon=True)
+        self._drainer.start()
+        try:
+            return started.result()
+        except OSError as error:
+            raise EngineFailed(f"can't confine {self.name}: {error.strerror}") from error
+
     def _drain(self) -> None:
         with cast(FileIO, self._popen.stderr) as pipe:
             while block := pipe.read(1 << 16):
@@ -265,7 +296,7 @@ def _start(
     stdout: bool,
     added: Mapping[str, str],
     user: OsUser | None,
-    folder: int | None,
+    folders: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
     program, *arguments = argv
     if user is not None:
@@ -284,7 +315,7 @@ def _start(
             user=user.uid if user else None,
             group=user.gid if user else None,
             extra_groups=user.groups if user else None,
-            pass_fds=() if folder is None else (folder,),
+            pass_fds=folders,
             start_new_session=True,
         )
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
