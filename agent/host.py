@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -48,6 +49,26 @@ def free_bytes(path: Path) -> int:
     """The bytes this user may still write at `path`, or where it would be created."""
     with _readable(path):
         return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
+
+
+class Space(NamedTuple):
+    """A filesystem: the bytes and files that this user may still make, and all that it has.
+
+    `files` and `free_files` are 0 if it counts none, as btrfs.
+    """
+
+    total: int
+    free: int
+    files: int
+    free_files: int
+
+
+def space_of(path: Path) -> Space:
+    """Return the space of the filesystem at `path`, or where it would be created."""
+    with _readable(path):
+        found = os.statvfs(nearest(path.absolute()))
+    unit = found.f_frsize
+    return Space(found.f_blocks * unit, found.f_bavail * unit, found.f_files, found.f_favail)
 
 
 def nearest(path: Path) -> Path:

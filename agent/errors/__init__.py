@@ -42,6 +42,7 @@
     │   └── LsnMismatch          lsn_mismatch
     ├── DataError
     │   ├── DataDamaged          data_damaged          stored bytes fail a check
+    │   ├── ContentRefused       content_refused       what no engine puts into a backup
     │   ├── RecordDamaged        record_damaged
     │   ├── RecordUnsupported    record_unsupported
     │   ├── KeyNotHere           key_not_here

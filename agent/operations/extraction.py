@@ -163,13 +163,11 @@ class Extraction:
             ) from error
 
     def run(self, engine: Engine, record: Record, opening: Opening, folder: Path) -> None:
-        """Extract one backup into `folder`, which is made, and disarm it."""
+        """Extract one backup into `folder`, which is empty, and disarm it."""
         log.info("extracting backup %s into %s", record.id, folder)
         if record.stored is None:
             raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
         lists = SegmentLists(self._parts.catalogue, record, record.stored)
-        with usable(folder):
-            folder.mkdir(mode=0o700)
         with (
             engine.extract(folder) as extract_run,
             self._stop.on_stop(extract_run.interrupt),

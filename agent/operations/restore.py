@@ -18,7 +18,8 @@ from agent.errors import DataDamaged, TargetRefused
 from agent.model import Record
 from agent.operations.extraction import Extraction
 from agent.operations.parts import RestoreParts
-from agent.operations.target import Work, check_space, check_target
+from agent.operations.reserve import check_space, space_watched
+from agent.operations.target import Work, check_target, restore_user
 from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
@@ -61,16 +62,19 @@ class RestoreOperation:
         engine = self._engine_of(chain)
         for record in chain:
             self._extraction.plan(record)
-        check_target(target)
+        datadirs = self._parts.datadirs()
+        check_target(target, datadirs)
         sizes = [_raw_bytes(record) for record in chain]
-        check_space(target, sizes[0], max(sizes[1:], default=0))
+        reserve = self._parts.reserve_percent
+        check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
-        work = Work(target, self._run_id)
+        work = Work(target, self._run_id, restore_user(target, datadirs))
         made = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove=made)
             work.make()
-            self._restore(engine, chain, openings, work)
+            with space_watched(work.folder, reserve, self._stop):
+                self._restore(engine.run_as(work.user), chain, openings, work)
             work.sync()
             self._on_whole(chain[-1])
             work.move_up()
@@ -106,11 +110,13 @@ class RestoreOperation:
         work: Work,
     ) -> None:
         datadir, beside = work.datadir, work.incremental
+        work.make_inside(datadir)
         self._extraction.run(engine, chain[0], openings[0], datadir)
         reached(Point.RESTORE_EXTRACTED)
         self._prepare(engine, datadir, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
             if number:
+                work.make_inside(beside)
                 self._extraction.run(engine, record, opening, beside)
                 self._prepare(engine, datadir, beside, last=record is chain[-1])
                 shutil.rmtree(beside)
