@@ -25,7 +25,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -35,13 +34,11 @@ from types import MappingProxyType
 from typing import IO, Self, cast
 
 from agent.engine.confine import confine_thread
+from agent.engine.log_tail import LogTail
 from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
 PIPE_BYTES = 1 << 20
-TAIL_LINES = 40
-KEPT_LINES = 20
-LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 _KILLED_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
@@ -56,54 +53,6 @@ _NO_HOME = "/nonexistent"
 _UMASK = 0o077
 # What the agent's systemd unit has as LimitNOFILE.
 _OPEN_FILES = 524_288
-# SHOW GRANTS, which the engine prints when it lacks a privilege, holds the password's hash.
-_SECRET = re.compile(r"\bIDENTIFIED\b.*")
-
-
-class LogTail:
-    """The end of a child's standard error, bounded whatever the child writes.
-
-    It holds the last 40 lines and, so that a flood can't push a cause out, the first 20
-    that match `keep`. A line is cut at 1000 bytes. `heard` is when (time.monotonic) the last
-    bytes came. Safe to read from any thread.
-    """
-
-    def __init__(self, keep: re.Pattern[str] | None = None) -> None:
-        self._keep = keep
-        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
-        self._kept: list[str] = []
-        self._partial = b""
-        self.heard = time.monotonic()
-        self._lock = threading.Lock()
-
-    def feed(self, block: bytes) -> None:
-        """Take the next bytes of standard error."""
-        self.heard = time.monotonic()
-        with self._lock:
-            pieces = (self._partial + block).split(b"\n")
-            self._partial = pieces.pop()[:LINE_BYTES]
-            for piece in pieces:
-                self._add(piece)
-
-    def end(self) -> None:
-        """Take what stands behind the last newline as a line."""
-        self.feed(b"\n")
-
-    def lines(self) -> list[str]:
-        with self._lock:
-            return list(self._lines)
-
-    def kept(self) -> list[str]:
-        with self._lock:
-            return list(self._kept)
-
-    def _add(self, piece: bytes) -> None:
-        line = _SECRET.sub("IDENTIFIED ...", piece[:LINE_BYTES].decode(errors="replace").rstrip())
-        if not line:
-            return
-        self._lines.append(line)
-        if self._keep and len(self._kept) < KEPT_LINES and self._keep.search(line):
-            self._kept.append(line)
 
 
 class Child:
@@ -265,7 +214,7 @@ class Child:
         """Start the child on the draining thread, which gives up writing elsewhere before."""
         started: Future[subprocess.Popen[bytes]] = Future()
 
-        def run() -> None:
+        def begin() -> None:
             try:
                 confine_thread(writable)
                 self._popen = start()
@@ -275,7 +224,7 @@ class Child:
             started.set_result(self._popen)
             self._drain()
 
-        self._drainer = threading.Thread(target=run, name=f"{self.name} log", daemon=True)
+        self._drainer = threading.Thread(target=begin, name=f"{self.name} log", daemon=True)
         self._drainer.start()
         try:
             return started.result()
