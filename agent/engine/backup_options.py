@@ -136,6 +136,21 @@ def safe_options(content: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def server_options(folder: Path) -> str:
+    """Return an option file for a server on the restored `folder`; ContentRefused.
+
+    Options that only the engine knows are ignored by it, with a warning.
+    """
+    try:
+        lines = safe_options(_read(folder / OPTION_FILE)).splitlines()
+    except FileNotFoundError:
+        return "[mysqld]\n"
+    return "".join(
+        f"{line if line[0] in '#[' or line.startswith('plugin_load=') else f'loose_{line}'}\n"
+        for line in lines
+    )
+
+
 def _options(content: str) -> Iterator[tuple[str, str]]:
     """Yield names and values of the one group `[mysqld]`; ContentRefused for all else."""
     # the engines split at newlines alone: what else Python takes for one is part of a value

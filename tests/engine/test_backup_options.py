@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.backup_options import disarm, safe_options
+from agent.engine.backup_options import disarm, safe_options, server_options
 from agent.errors import ContentRefused
 
 # As mariadb-backup 10.11 wrote it, with encryption, and undo and system tablespaces elsewhere.
@@ -77,6 +77,18 @@ def test_what_mariadb_backup_writes_is_kept_but_for_directories() -> None:
 def test_what_xtrabackup_writes_is_kept() -> None:
     kept = safe_options(XTRABACKUP).splitlines()[2:]
     assert kept == [line for line in XTRABACKUP.splitlines()[4:] if line]
+
+
+def test_a_server_ignores_what_it_does_not_know(tmp_path: Path) -> None:
+    assert server_options(tmp_path) == "[mysqld]\n"
+    (tmp_path / "backup-my.cnf").write_text(MARIADB)
+    lines = server_options(tmp_path).splitlines()
+    assert lines[1] == "[mysqld]"
+    assert "loose_innodb_undo_directory=./" in lines
+    assert "plugin_load=file_key_management=file_key_management" in lines
+    (tmp_path / "backup-my.cnf").write_text("init_file=/srv/x\n")
+    with pytest.raises(ContentRefused):
+        server_options(tmp_path)
 
 
 @pytest.mark.parametrize("content", [MARIADB, XTRABACKUP])
