@@ -169,6 +169,7 @@ def backup_parts(
         encrypt=need(config.keys, "keys").encrypt,
         safe_slave_backup=config.engine.safe_slave_backup,
         lock_wait_seconds=config.engine.lock_wait_seconds,
+        uncopied_engines=frozenset(name.lower() for name in config.engine.uncopied_engines),
     )
 
 

@@ -103,6 +103,7 @@ class EngineSection(Frozen):
     silent_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
     safe_slave_backup: bool = False
     register_redo_log_consumer: bool = False
+    uncopied_engines: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
 
 

@@ -38,6 +38,7 @@ _TABLES = (
     "AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
 )
 _CHECKED_AT_ONCE = 100
+_LSN = "Innodb_lsn_current"
 _FALSE_LSN = (
     "a statement shown there has such a line in it, and an engine that believes it copies too "
     "little redo log: end that session, or change the statement, and back up again"
@@ -73,10 +74,15 @@ class ServerInfo(NamedTuple):
 
 
 class Tablespace(NamedTuple):
-    """One InnoDB table's or partition's own file; `allocated` in bytes."""
+    """One InnoDB table's or partition's own file; `allocated` in bytes.
+
+    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
+    is discarded gets one higher than all before; 0 if the server doesn't tell.
+    """
 
     path: str
     allocated: int
+    table_id: int = 0
 
 
 class Session(NamedTuple):
@@ -132,27 +138,30 @@ class Database:
         if len(found) != 1:
             said = f"SHOW ENGINE INNODB STATUS states {len(found)} log sequence numbers"
             raise DatabaseQueryFailed(said, hint=_FALSE_LSN)
-        return int(found[0])
+        # a number that no statement's text can forge; MySQL has no such counter
+        return self.counters(_LSN).get(_LSN) or int(found[0])
 
     def tablespaces(self) -> dict[int, Tablespace]:
         """The file-per-table InnoDB tablespaces by their numbers.
 
-        A number goes with a table through renames; one that is dropped and made again, or
-        truncated, or rebuilt, has another.
-
-        Their names, `schema/table.ibd`, are those of a full backup's stream (as in
-        `a@002db/t#P#p0.ibd`), also for files outside the datadir; but in the stream one that
-        was created or renamed since the server's last checkpoint ends in `.new` instead of
-        `.ibd`. The half-made tables of a running ALTER (`#sql...`) are left out. MySQL's
-        general tablespaces, and its data dictionary `mysql.ibd`, are there too. PROCESS.
+        A number goes with a table through renames; one that is made again has another. Names,
+        as in `a@002db/t#P#p0.ibd`, are those of a full backup's stream, also for files outside
+        the datadir; but there one that was created or renamed since the server's last checkpoint
+        ends in `.new`. Half-made tables of a running ALTER (`#sql...`) are there, and so are
+        MySQL's general tablespaces and its data dictionary `mysql.ibd`. PROCESS.
         """
         info = self.server()
         found = {}
-        for space, path, allocated in self._rows(dialect.tablespaces_query(info.type, info.number)):
-            name = dialect.stream_name(path, general=info.type == "mysql")
+        rows = dialect.joined(map(self._rows, dialect.tablespaces_queries(info.type, info.number)))
+        for space, (path, allocated, table_id) in rows.items():
+            name = path and dialect.stream_name(path, general=info.type == "mysql")
             if name and (allocated is not None or os.path.isfile(info.datadir / name)):
-                found[int(space)] = Tablespace(name, int(allocated or 0))
+                found[space] = Tablespace(name, int(allocated or 0), int(table_id or 0))
         return found
+
+    def ignored_directories(self) -> frozenset[str]:
+        """The names of directories in the datadir that the server takes for no schema."""
+        return frozenset(",".join(self.variables("ignore_db_dirs").values()).split(",")) - {""}
 
     def lineage(self, generation: str = "") -> Lineage:
         """Which history the datadir has: of its `ibdata1`, the inode and the birth time."""

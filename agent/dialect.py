@@ -4,9 +4,9 @@ Of MariaDB everything here is tried; of MySQL and Percona Server it is as their 
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 Version = tuple[int, ...]
 
@@ -37,26 +37,41 @@ _REPLICA_ADMIN: Final = {
 _USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:1]})
 _USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
 
+# Rows of number, path, allocated bytes, highest table id. The first query of each row tells
+# which tablespaces there are; the others fill in what it doesn't know. They are joined here: the
+# servers have no index on these tables, and take seconds where there are thousands.
 _TABLESPACES: Final = {
     # The dictionary has all tables; INNODB_SYS_TABLESPACES may lack those that were not opened
-    # since the server began, and tells what is allocated.
-    "mariadb": "SELECT t.SPACE, CONCAT(t.NAME, '.ibd'), s.ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_SYS_TABLES t "
-    "LEFT JOIN information_schema.INNODB_SYS_TABLESPACES s ON s.SPACE = t.SPACE "
-    "WHERE t.SPACE > 0",
+    # since the server began.
+    "mariadb": (
+        "SELECT SPACE, CONCAT(NAME, '.ibd'), NULL, TABLE_ID "
+        "FROM information_schema.INNODB_SYS_TABLES WHERE SPACE > 0",
+        "SELECT SPACE, NULL, ALLOCATED_SIZE, NULL FROM information_schema.INNODB_SYS_TABLESPACES",
+    ),
     # NAME is decoded there, PATH is not and is missing for `mysql`, the data dictionary. What
     # has no bytes was discarded and has no file. Undo tablespaces are left out: a truncation
     # gives them other numbers and files meanwhile.
-    "mysql": "SELECT t.SPACE, COALESCE(b.PATH, CONCAT(t.NAME, '.ibd')), t.ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_TABLESPACES t "
-    "LEFT JOIN information_schema.INNODB_TABLESPACES_BRIEF b ON b.SPACE = t.SPACE "
-    "WHERE t.SPACE_TYPE IN ('Single', 'General') AND t.FILE_SIZE > 0",
-    "mysql 5.7": "SELECT t.SPACE, d.PATH, t.ALLOCATED_SIZE "
-    "FROM information_schema.INNODB_SYS_TABLESPACES t "
-    "JOIN information_schema.INNODB_SYS_DATAFILES d ON d.SPACE = t.SPACE "
-    "WHERE t.FILE_SIZE > 0",
+    "mysql": (
+        "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE, NULL "
+        "FROM information_schema.INNODB_TABLESPACES "
+        "WHERE SPACE_TYPE IN ('Single', 'General') AND FILE_SIZE > 0",
+        "SELECT SPACE, PATH, NULL, NULL FROM information_schema.INNODB_TABLESPACES_BRIEF",
+        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_TABLES "
+        "GROUP BY SPACE",
+    ),
+    "mysql 5.7": (
+        "SELECT SPACE, NULL, ALLOCATED_SIZE, NULL "
+        "FROM information_schema.INNODB_SYS_TABLESPACES WHERE FILE_SIZE > 0",
+        "SELECT SPACE, PATH, NULL, NULL FROM information_schema.INNODB_SYS_DATAFILES",
+        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_SYS_TABLES "
+        "GROUP BY SPACE",
+    ),
     # which doesn't tell sizes
-    "mysql 5.6": "SELECT SPACE, PATH, 0 FROM information_schema.INNODB_SYS_DATAFILES",
+    "mysql 5.6": (
+        "SELECT SPACE, PATH, 0, NULL FROM information_schema.INNODB_SYS_DATAFILES",
+        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_SYS_TABLES "
+        "GROUP BY SPACE",
+    ),
 }
 _GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
 
@@ -106,14 +121,26 @@ def numbers(version: str) -> Version:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def tablespaces_query(server_type: str, number: Version) -> str:
-    """Number, path and allocated bytes of the tablespaces that are in each full backup.
+def tablespaces_queries(server_type: str, number: Version) -> tuple[str, ...]:
+    """Return what asks for the tablespaces that are in each full backup.
 
-    NULL bytes are those of a table that may have no file: it was discarded, or not opened yet.
+    Bytes that stay NULL are those of a table that may have no file: it was discarded, or not
+    opened yet.
     """
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
+
+
+def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:
+    """Return path, bytes and table id by number, from the answers to those queries in order."""
+    first, *others = answers
+    rows = {int(space): row for space, *row in first}
+    for answer in others:
+        for space, *values in answer:
+            if row := rows.get(int(space)):
+                row[:] = [old if new is None else new for old, new in zip(row, values, strict=True)]
+    return rows
 
 
 def stream_name(path: str, *, general: bool = False) -> str | None:
@@ -124,9 +151,12 @@ def stream_name(path: str, *, general: bool = False) -> str | None:
     parts = PurePosixPath(path).parts[-2:]
     if len(parts) < 2 and not general:
         return None
-    if not path.endswith(".ibd") or parts[-1].startswith("#sql"):
-        return None
-    return "/".join(parts)
+    return "/".join(parts) if path.endswith(".ibd") else None
+
+
+def half_made(path: str) -> bool:
+    """Whether a file is of a table that a running or broken ALTER builds."""
+    return PurePosixPath(path).name.startswith("#sql")
 
 
 def replica_words(server_type: str, number: Version) -> ReplicaWords:

@@ -280,6 +280,7 @@ class Record(BackupView):
     lineage: Lineage
     from_lsn: int
     to_lsn: int | None = None
+    last_table_id: int | None = None
     server_version: str
     engine: str
     engine_version: str

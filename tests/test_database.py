@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pymysql.constants import COMMAND
 
+from agent import dialect
 from agent.database import Database, DatabaseSettings, Tablespace
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
@@ -141,14 +142,24 @@ def _stream_files(server: MariaDB, folder: Path) -> set[str]:
     return {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
 
 
-def test_half_made_tables_of_an_alter_are_left_out(
+def test_half_made_tables_of_an_alter_are_told_apart(
     mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [(4, "shop/#sql-alter-6d5-4.ibd", 1), (5, "shop/t.ibd", 2), (6, "undo001.ibd", 3)]
+    rows = [(4, "shop/#sql-alter-6d5-4.ibd", None, 8), (6, "undo001.ibd", None, 9)]
+    rows += [(5, "shop/t.ibd", None, 7)]
+    sizes = [(4, None, 1, None), (5, None, 2, None), (6, None, 3, None), (7, None, 4, None)]
     database = database_of(mariadb)
     plain = database._rows
-    monkeypatch.setattr(database, "_rows", lambda sql: rows if "SPACES" in sql else plain(sql))
-    assert database.tablespaces() == {5: Tablespace("shop/t.ibd", 2)}
+
+    def answer(sql: str) -> list[tuple[Any, ...]]:
+        return sizes if "SPACES" in sql else rows if "INNODB" in sql else plain(sql)
+
+    monkeypatch.setattr(database, "_rows", answer)
+    assert database.tablespaces() == {
+        4: Tablespace("shop/#sql-alter-6d5-4.ibd", 1, 8),
+        5: Tablespace("shop/t.ibd", 2, 7),
+    }
+    assert dialect.half_made("shop/#sql-alter-6d5-4.ibd")
 
 
 def test_a_tablespace_keeps_its_number_through_renames_only(mariadb: MariaDB) -> None:

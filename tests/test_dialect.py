@@ -1,6 +1,7 @@
 """Queries, words and privileges by kind of server; MySQL's as its manual shows them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,35 +87,54 @@ def test_words_about_replicas(number: tuple[int, ...], status: str, start: str) 
     assert (words.status, words.start) == (status, start)
 
 
-@pytest.mark.parametrize(
-    ("number", "table"),
-    [
-        ((5, 6, 51), "INNODB_SYS_DATAFILES"),
-        ((5, 7, 44), "INNODB_SYS_TABLESPACES"),
-        ((8, 0, 35), "INNODB_TABLESPACES_BRIEF"),
-        ((8, 4, 0), "INNODB_TABLESPACES_BRIEF"),
-    ],
-)
-def test_tablespaces_are_asked_for_where_they_are(number: tuple[int, ...], table: str) -> None:
-    assert table in dialect.tablespaces_query("mysql", number)
+class _Mysql(Database):
+    """A MySQL that answers what its manual says, table by table of information_schema."""
+
+    def __init__(self, version: str, answers: dict[str, list[tuple[Any, ...]]]) -> None:
+        super().__init__(DatabaseSettings(Path("s"), "u", "p"))
+        self._info = ServerInfo("mysql", version, "Percona Server", None, Path("/data"))
+        self._answers = answers
+
+    def server(self) -> ServerInfo:
+        return self._info
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self._answers[sql.partition("information_schema.")[2].split()[0]]
 
 
-def test_mysqls_tablespaces_are_named_as_in_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        (4294967294, "mysql.ibd", 1),
-        (2, "./shop/part#p#p0.ibd", 2),
-        (3, "./ts1.ibd", 3),
-        (4, "/elsewhere/shop/t.ibd", 4),
-        (5, "./shop/#sql-ib77-1.ibd", 5),
-        (6, "./#sql-ib78.ibd", 6),
-    ]
-    database = Database(DatabaseSettings(Path("s"), "u", "p"))
-    info = ServerInfo("mysql", "8.0.35-27", "Percona Server", None, Path("/data"))
-    monkeypatch.setattr(database, "server", lambda: info)
-    monkeypatch.setattr(database, "_rows", lambda sql: rows if "SPACES" in sql else [])
-    assert database.tablespaces() == {
-        4294967294: Tablespace("mysql.ibd", 1),
-        2: Tablespace("shop/part#p#p0.ibd", 2),
-        3: Tablespace("ts1.ibd", 3),
-        4: Tablespace("shop/t.ibd", 4),
+def test_mysqls_tablespaces_are_named_as_in_the_stream() -> None:
+    answers: dict[str, list[tuple[Any, ...]]] = {
+        "INNODB_TABLESPACES": [
+            (4294967294, "mysql.ibd", 1, None),
+            (2, "shop/part.ibd", 2, None),
+            (3, "ts1.ibd", 3, None),
+            (4, "shop/t.ibd", 4, None),
+            (5, "shop/#sql-ib77-1.ibd", 5, None),
+        ],
+        "INNODB_TABLESPACES_BRIEF": [
+            (0, "./ibdata1", None, None),
+            (2, "./shop/part#p#p0.ibd", None, None),
+            (3, "./ts1.ibd", None, None),
+            (4, "/elsewhere/shop/t.ibd", None, None),
+        ],
+        "INNODB_TABLES": [(0, None, None, 70), (2, None, None, 71), (3, None, None, 99)],
     }
+    for version in ("8.0.35-27", "8.4.0"):
+        assert _Mysql(version, answers).tablespaces() == {
+            4294967294: Tablespace("mysql.ibd", 1),
+            2: Tablespace("shop/part#p#p0.ibd", 2, 71),
+            3: Tablespace("ts1.ibd", 3, 99),
+            4: Tablespace("shop/t.ibd", 4),
+            5: Tablespace("shop/#sql-ib77-1.ibd", 5),
+        }
+
+
+def test_older_mysqls_tell_less() -> None:
+    answers: dict[str, list[tuple[Any, ...]]] = {
+        "INNODB_SYS_TABLESPACES": [(4, None, 1 << 20, None), (5, None, 1, None)],
+        "INNODB_SYS_DATAFILES": [(4, "./shop/t.ibd", None, None)],
+        "INNODB_SYS_TABLES": [(4, None, None, 40)],
+    }
+    assert _Mysql("5.7.44", answers).tablespaces() == {4: Tablespace("shop/t.ibd", 1 << 20, 40)}
+    answers["INNODB_SYS_DATAFILES"] = [(4, "./shop/t.ibd", 0, None)]
+    assert _Mysql("5.6.51", answers).tablespaces() == {4: Tablespace("shop/t.ibd", 0, 40)}

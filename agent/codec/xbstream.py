@@ -22,12 +22,11 @@ import re
 import struct
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 from isal import isal_zlib
 
 from agent.errors import StreamInvalid
-from agent.model import BinlogPosition
 
 _MAGIC: Final = b"XBSTCK01"
 _HEAD: Final = struct.Struct("<8sBcI")
@@ -43,12 +42,16 @@ _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffer
 _MAX_ENTRIES: Final = 1 << 18
 _MAX_OFFSET: Final = 1 << 63
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
+_MAX_META: Final = 1 << 12  # four short lines about a tablespace
 
 # FIL_PAGE_SPACE_ID (storage/innobase/include/fil0types.h): four bytes, big-endian, never
 # compressed nor encrypted on the first page. `.new` is a table made during the backup.
 _SPACE_AT: Final = 34
 _SPACE_END: Final = 38
 _TABLESPACE_ENDS: Final = (b".ibd", b".new")
+# In an incremental, the engine's note about a tablespace says its number.
+_META_END: Final = b".meta"
+_META_SPACE: Final = re.compile(rb"^space_id = (\d{1,10})$", re.MULTILINE)
 
 _METADATA: Final = {
     prefix + name: name.decode()
@@ -56,40 +59,34 @@ _METADATA: Final = {
     for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
 }
 
-_CHECKPOINT_LINE: Final = re.compile(r"(\w+) = (\S*)")
-_BINLOG_INFO: Final = re.compile(r"([^\s/]{1,512})\t(\d{1,20})(?:\t([\w:,.\s-]*))?\s*", re.ASCII)
-
 _Step = Callable[[bytes], None]
 
 
-class Checkpoints(NamedTuple):
-    """What `xtrabackup_checkpoints` says; a next incremental goes from `to_lsn`."""
-
-    backup_type: str
-    from_lsn: int
-    to_lsn: int
-    last_lsn: int
-
-
-def _digest(path: bytes) -> int:
+def path_digest(path: bytes) -> int:
+    """Return the 8 bytes by which a parser knows the file `path`."""
     return int.from_bytes(blake2b(path, digest_size=8).digest())
 
 
 def _plain(path: bytes) -> bytes:
-    return path.removeprefix(b"./")
+    """Return the one spelling of a path, whose parts may be spelled `.` or be empty."""
+    if path[:2] != b"./" and b"//" not in path and b"/./" not in path:
+        return path
+    return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
 
 
 class XbstreamParser:
     """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
 
-    It checks CRCs, the order of each file's bytes and that each file ends; it does not
-    check what files there are. Of a file it keeps 8 bytes, the digest of its name, and of an
-    InnoDB tablespace its number, which stands on its first page and outlives every rename.
+    It checks CRCs, the order of each file's bytes, that each file ends, and that no path is
+    both a file and a directory; it does not check what files there are. Of a file it keeps 8
+    bytes, the digest of its name, and of an InnoDB tablespace its number, which stands on its
+    first page (in an incremental, in its `.meta`) and outlives every rename.
 
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
     so far, `file_bytes` that of the payloads in it. `spaces` maps the digests of tablespaces
-    to their numbers. `metadata` maps `checkpoints`, `info`,
-    `binlog_info`, `slave_info` and `galera_info` to the content of the engine's own files.
+    to their numbers. `hidden` is the first path that begins with a dot; mbstream takes none.
+    `metadata` maps `checkpoints`, `info`, `binlog_info`, `slave_info` and `galera_info` to the
+    content of the engine's own files.
     """
 
     def __init__(self) -> None:
@@ -98,6 +95,8 @@ class XbstreamParser:
         self.raw_bytes = 0
         self.file_bytes = 0
         self.metadata: dict[str, bytes] = {}
+        self.hidden: bytes | None = None
+        self._folders: set[bytes] = set()
         self._captures: dict[str, bytearray] = {}
         self._open: dict[int, int] = {}  # digest of an unfinished file -> its next offset
         self._pending = bytearray()
@@ -107,6 +106,7 @@ class XbstreamParser:
         self._file = 0
         self._capture: bytearray | None = None
         self._page: bytearray | None = None  # how the tablespace begins that is under way
+        self._meta: bytearray | None = None  # an incremental's note about one
         self._left = 0
         self._crc = 0
         self._expected_crc = 0
@@ -138,7 +138,7 @@ class XbstreamParser:
 
     def contains(self, path: str) -> bool:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
-        return _digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
+        return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
 
     def _invalid(self, why: str) -> StreamInvalid:
         return StreamInvalid(f"the stream is not a whole xbstream at byte {self.raw_bytes}: {why}")
@@ -175,11 +175,13 @@ class XbstreamParser:
     def _checked_path(self, path: bytes) -> bytes:
         if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
             raise self._invalid(f"the path {path!r} is not a plain relative one")
+        if path.rpartition(b"/")[2] in (b"", b"."):
+            raise self._invalid(f"the path {path!r} names no file")
         return _plain(path)
 
     def _on_path(self, path: bytes) -> None:
         self._path = self._checked_path(path)
-        self._file = _digest(self._path)
+        self._file = path_digest(self._path)
         _ON_PATH[self._type](self)
 
     def _on_end_of_file(self) -> None:
@@ -201,9 +203,11 @@ class XbstreamParser:
         self._await(self._path_length(length), self._on_other_path)
 
     def _on_other_path(self, path: bytes) -> None:
-        target = _digest(self._checked_path(path))
+        path = self._checked_path(path)
+        target = path_digest(path)
         if target in self._open:
             raise self._invalid(f"the file {path!r} is replaced before its end")
+        self._check_place(path)
         space = self.spaces.get(self._file)
         # the engine also renames what it has not sent yet; mbstream lets that pass
         if self._remove():
@@ -267,9 +271,23 @@ class XbstreamParser:
         if self._file in self.files and not self._flags & _FLAG_REWRITE:
             raise self._invalid(f"the file {self._path!r} goes on after its end")
         self.files.discard(self._file)
+        self._check_place(self._path)
         self._open[self._file] = 0
         if self._path in _METADATA:
             self._captures[_METADATA[self._path]] = bytearray()
+
+    def _check_place(self, path: bytes) -> None:
+        """Note the directories of a file. Refuse one that is a file, and a file that is one."""
+        if path in self._folders:
+            raise self._invalid(f"the path {path!r} is both a file and a directory")
+        if path[:1] == b"." and self.hidden is None:
+            self.hidden = path
+        folder = path
+        while (folder := folder.rpartition(b"/")[0]) and folder not in self._folders:
+            digest = path_digest(folder)
+            if digest in self.files or digest in self._open:
+                raise self._invalid(f"the path {folder!r} is both a file and a directory")
+            self._folders.add(folder)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         """Expect `length` payload bytes for the file's `offset`, which moves by `advance`."""
@@ -284,6 +302,8 @@ class XbstreamParser:
             raise self._invalid(f"{self._path!r} is too large")
         tablespace = offset == 0 and self._path.endswith(_TABLESPACE_ENDS)
         self._page = bytearray() if tablespace else None
+        note = offset == 0 and length <= _MAX_META and self._path.endswith(_META_END)
+        self._meta = bytearray() if note else None
         self._left = length
         if not length:
             self._end_payload()
@@ -296,6 +316,8 @@ class XbstreamParser:
             self._capture += piece
         if self._page is not None:
             self._note_space(piece)
+        if self._meta is not None:
+            self._meta += piece
         self._left -= len(piece)
         if not self._left:
             self._end_payload()
@@ -311,6 +333,8 @@ class XbstreamParser:
     def _end_payload(self) -> None:
         if self._crc != self._expected_crc:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
+        if self._meta is not None and (found := _META_SPACE.search(self._meta)):
+            self.spaces[self._file] = int(found[1])
         self._await(_HEAD.size, self._on_head)
 
 
@@ -321,28 +345,3 @@ _ON_PATH: Final[dict[bytes, Callable[[XbstreamParser], None]]] = {
     b"D": XbstreamParser._on_remove,
     b"S": lambda parser: parser._await(_SEEK.size, parser._on_seek_or_sparse),
 }
-
-
-def parse_checkpoints(content: bytes) -> Checkpoints:
-    """Read `xtrabackup_checkpoints`; StreamInvalid where a value is missing or no LSN."""
-    values = dict(_CHECKPOINT_LINE.findall(content.decode("ascii", "replace")))
-    lsns = [values.get(name, "") for name in ("from_lsn", "to_lsn", "last_lsn")]
-    backup_type = values.get("backup_type", "")
-    if not backup_type or not all(re.fullmatch(r"[0-9]{1,20}", lsn) for lsn in lsns):
-        raise StreamInvalid("the engine's checkpoints file in the stream can't be read")
-    return Checkpoints(backup_type, *map(int, lsns))
-
-
-def parse_binlog_info(content: bytes) -> BinlogPosition | None:
-    """Read `xtrabackup_binlog_info`: file, position and GTID set, separated by tabs.
-
-    None without a binary log: it is empty, or names no file; StreamInvalid for garbage.
-    """
-    if not content.strip() or content.startswith(b"\t0"):
-        return None
-    match = _BINLOG_INFO.fullmatch(content.decode("utf-8", "replace"))
-    if not match:
-        raise StreamInvalid("the engine's binlog position in the stream can't be read")
-    file, position, gtid = match.groups()
-    # MySQL puts each server's part of a GTID set on a line of its own
-    return BinlogPosition(file=file, position=int(position), gtid="".join((gtid or "").split()))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.codec.xbstream import Checkpoints, parse_checkpoints
+from agent.codec.metadata import Checkpoints, parse_checkpoints
 from agent.errors import ExtractFailed, StreamInvalid
 
 # The second is what later releases of mariadb-backup write.

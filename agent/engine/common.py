@@ -30,7 +30,8 @@ class EngineSettings:
     engines' default of 1000 holds the commit lock for up to a second at the end of a run.
     `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
     of the programs. `datadir` is that of the server, once it is known, and `run_as` is who
-    the programs run as: this process's own user if None.
+    the programs run as: this process's own user if None. `left_out` are directories in the
+    datadir that aren't schemas and must not be copied.
     """
 
     socket: Path
@@ -50,6 +51,7 @@ class EngineSettings:
     environment: Mapping[str, str] = field(default_factory=dict)
     datadir: Path | None = None
     run_as: OsUser | None = None
+    left_out: tuple[str, ...] = ()
 
 
 class CopyingEngine(ABC):
@@ -63,6 +65,8 @@ class CopyingEngine(ABC):
     telling: ClassVar[re.Pattern[str]]
     """Lines of its log that are kept because they may tell why it failed."""
     causes: ClassVar[tuple[Cause, ...]]
+    losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    """Lines, among those that are told, that mean lost data however well the program ends."""
     stated: ClassVar[re.Pattern[str]]
     """Where the output of `--version` states the version."""
 
@@ -88,6 +92,10 @@ class CopyingEngine(ABC):
     def run_as(self, user: OsUser | None) -> Self:
         """Return this engine with programs that run as `user`; None is this process's own."""
         return self._changed(replace(self._settings, run_as=user))
+
+    def leaving_out(self, folders: tuple[str, ...]) -> Self:
+        """Return this engine for backups without these directories of the datadir."""
+        return self._changed(replace(self._settings, left_out=folders))
 
     def _changed(self, settings: EngineSettings) -> Self:
         other = copy(self)
@@ -130,7 +138,12 @@ class CopyingEngine(ABC):
             secret_file.unlink()
             raise
         return BackupRun(
-            child, secret_file, self.completed, self.causes, self._settings.silent_seconds
+            child,
+            secret_file,
+            self.completed,
+            self.causes,
+            self._settings.silent_seconds,
+            self.losses,
         )
 
     def _backup_argv(self, workdir: Path, from_lsn: int | None) -> list[str]:
@@ -170,6 +183,8 @@ class CopyingEngine(ABC):
         argv += [f"--open-files-limit={settings.open_files_limit}"]
         # both are ignored, with a line in the log, where the server has no such position
         argv += ["--slave-info", "--galera-info"]
+        if settings.left_out:
+            argv += [f"--databases-exclude={' '.join(settings.left_out)}"]
         if settings.safe_slave_backup:
             argv += ["--safe-slave-backup"]
             argv += [f"--safe-slave-backup-timeout={settings.safe_slave_backup_seconds}"]

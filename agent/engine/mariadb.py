@@ -51,7 +51,16 @@ class MariadbBackup(CopyingEngine):
     telling = re.compile(
         r"ERROR|Error:|denied|Failed to connect|missing required|only able to copy|Can't|"
         r"impossible|No space left|xtrabackup_copy_datafile|Errcode|Too many open files|"
-        r"gone away|Lost connection|Lock wait timeout|Unable to obtain lock"
+        r"gone away|Lost connection|Lock wait timeout|Unable to obtain lock|Permission denied|"
+        # extra/mariabackup/aria_backup_client.cc, common_engine.cc, backup_copy.cc, xtrabackup.cc
+        r"Error (\d+ )?on|cannot (open|stat)|Failed to copy|table was dropped|aria_\w+ .*failed|"
+        r"Aria .* error|Aria log file .* failed|corruption is ignored"
+    )
+    # With these it goes on, and a table that lasts is incomplete. It also goes on after it couldn't
+    # open or lock a table, which may have been dropped; the proof by names finds out.
+    losses = re.compile(
+        r"aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
+        r"Aria lsn store read error|LSN write error for aria|corruption is ignored"
     )
     causes = (
         Cause(
@@ -77,6 +86,15 @@ class MariadbBackup(CopyingEngine):
             re.compile(r"Too many open files"),
             EngineFailed,
             "raise LimitNOFILE of the agent's systemd unit",
+        ),
+        Cause(
+            re.compile(
+                r"cannot open file|Failed to copy file|Can't open (dir|datafile)|"
+                r"Error 13 on file|[Ee]rrno:? 13\b|Aria log file .* open failed"
+            ),
+            EngineFailed,
+            "make the named file or directory readable for the OS user that runs the engine (chown "
+            "it to the server's own user), or remove it if it is no table's",
         ),
     )
 

@@ -14,6 +14,9 @@ class Engine(Protocol):
     def name(self) -> str:
         """What records call it: `mariadb-backup` or `xtrabackup`."""
 
+    def leaving_out(self, folders: tuple[str, ...]) -> Self:
+        """Return this engine for backups without these directories of the datadir."""
+
     def beside(self, datadir: Path) -> Self:
         """Return this engine for the server with that datadir, started as its owner if root."""
 

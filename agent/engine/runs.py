@@ -111,8 +111,10 @@ class BackupRun(Run):
         proof: re.Pattern[str],
         causes: tuple[Cause, ...],
         silent_seconds: float,
+        losses: re.Pattern[str] | None = None,
     ) -> None:
         super().__init__(child)
+        self._losses = losses
         self._secret_file = secret_file
         self._proof = proof
         self._causes = causes
@@ -137,7 +139,8 @@ class BackupRun(Run):
 
         EngineKilled where a foreign signal ended it; DatabaseDenied, DatabaseUnreachable,
         LockTimeout, RedoOverwritten or EngineFailed by what the log says; EngineUnproved where
-        the status is 0 and the closing line is missing; EngineSilent where it doesn't end.
+        the status is 0 and the closing line is missing, or another line tells of lost data;
+        EngineSilent where it doesn't end.
         """
         status = self._child.wait(seconds)
         self._secret_file.unlink(missing_ok=True)
@@ -148,6 +151,19 @@ class BackupRun(Run):
             raise EngineUnproved(
                 f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
             )
+        lost = [
+            line for line in self._child.log.kept() if self._losses and self._losses.search(line)
+        ]
+        if lost:
+            raise EngineUnproved(
+                f"{self._child.name} says 'completed OK!' and also: {_LINE_HEAD.sub('', lost[0])}",
+                hint="the engine lost data on its way: check the disk, and back up again",
+            )
+
+    def words_about(self, path: str) -> str:
+        """Return what the program said of trouble with a file, named as in the stream."""
+        said = [line for line in self._child.log.kept() if f"/{path}" in line]
+        return "; ".join(_LINE_HEAD.sub("", line) for line in said[:_SHOWN_LINES])
 
     def close(self) -> None:
         super().close()

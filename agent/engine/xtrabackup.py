@@ -60,7 +60,8 @@ class XtraBackup(CopyingEngine):
     telling = re.compile(
         r"\[ERROR\]|[Ee]rror:|denied|Failed to connect|missing required|[Uu]nsupported|"
         r"wrapped around|log block no|No space left|Errcode|[Oo][Ss] errno|Too many open files|"
-        r"Unable to obtain lock|did not become zero|gone away|Lost connection|Lock wait timeout"
+        r"Unable to obtain lock|did not become zero|gone away|Lost connection|Lock wait timeout|"
+        r"optimized \(without redo logging\)|cannot open file|Failed to copy|Can't open"
     )
     causes = (
         Cause(
@@ -74,6 +75,12 @@ class XtraBackup(CopyingEngine):
         Cause(
             re.compile(r"[Uu]nsupported server version|[Uu]nsupported redo log format"),
             EngineUnsupported,
+        ),
+        Cause(
+            re.compile(r"An optimized \(without redo logging\) DDL operation"),
+            EngineFailed,
+            "an index was built or a table rebuilt in place while the backup ran: keep ADD INDEX, "
+            "OPTIMIZE and in-place ALTER TABLE apart from backups, and back up again",
         ),
         Cause(
             re.compile(

@@ -24,7 +24,8 @@
     ├── DatabaseError
     │   ├── DatabaseUnreachable  database_unreachable
     │   ├── DatabaseDenied       database_denied
-    │   └── DatabaseQueryFailed  database_query_failed
+    │   ├── DatabaseQueryFailed  database_query_failed
+    │   └── DatadirUnfit         datadir_unfit         what no engine copies or restores
     ├── EngineError
     │   ├── EngineMissing        engine_missing
     │   ├── EngineUnsupported    engine_unsupported    not the one for this server
@@ -103,6 +104,7 @@ from agent.errors.edges import (
     DatabaseError as DatabaseError,
     DatabaseQueryFailed as DatabaseQueryFailed,
     DatabaseUnreachable as DatabaseUnreachable,
+    DatadirUnfit as DatadirUnfit,
     EngineError as EngineError,
     EngineFailed as EngineFailed,
     EngineKilled as EngineKilled,

@@ -28,6 +28,13 @@ class DatabaseQueryFailed(DatabaseError):
     default_hint = "compare the grants of the agent's database user with docs/engines.md"
 
 
+class DatadirUnfit(DatabaseError):
+    """The datadir holds what no engine can copy, or what no backup of it could be restored with."""
+
+    code = "datadir_unfit"
+    default_hint = "run the agent as the database server's own OS user, on the server's machine"
+
+
 class EngineError(AgentError):
     """`mariadb-backup`, `xtrabackup` or `mbstream` failed."""
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from agent.codec.aead import SealingStream
 from agent.codec.plain import PlainSealing
 from agent.crash import Point, reached
-from agent.engine.protocol import Engine
 from agent.errors import (
     BackupExists,
     Cancelled,
@@ -38,6 +37,7 @@ from agent.model import (
 )
 from agent.operations.abandon import abandon_record
 from agent.operations.commit import publish
+from agent.operations.completeness import Completeness
 from agent.operations.lock_watch import LockWatch
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import (
@@ -46,6 +46,7 @@ from agent.operations.preflight import (
     laid_out,
     look,
     series,
+    surveyed,
     usable_chain,
     whole_chain,
 )
@@ -106,18 +107,19 @@ class BackupOperation:
             return self._make(limits, found)
 
     def _make(self, limits: StoreLimits, found: Found) -> Record:
-        chain = usable_chain(self._parts, self._task, found)
+        chain = usable_chain(self._parts, self._task, found, self._stop.check)
         self._line = {self._task.backup.id, *(record.id for record in chain)}
         self._make_way()
         parent = chain[-1] if chain else None
         plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
+        whole = surveyed(self._parts, found, parent.to_lsn if parent else None)
         record = self._begin(found, parent, data_key)
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed
         )
-        proof = self._copy(found.chosen.engine, record, manifest, data_key, plan, found.lsn)
+        proof = self._copy(found, whole, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
         reached(Point.LISTS_STORED)
@@ -204,12 +206,12 @@ class BackupOperation:
 
     def _copy(
         self,
-        engine: Engine,
+        found: Found,
+        whole: Completeness,
         record: Record,
         manifest: Manifest,
         data_key: bytes | None,
         plan: Plan,
-        server_lsn: int,
     ) -> Proof:
         """Run the engine through the data path until the last segment is confirmed."""
         store = self._parts.store
@@ -221,6 +223,7 @@ class BackupOperation:
             manifest.add(number, Segment(sum(len(part) for part in parts), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
+        engine = found.chosen.engine.leaving_out(whole.survey.left_out)
         watch = Watch(self._parts.catalogue, record, self._stop)
         locks = LockWatch(self._parts.database, self._parts.lock_wait_seconds, self._stop)
         scratch = self._parts.scratch / record.attempt
@@ -233,9 +236,7 @@ class BackupOperation:
                 every(WATCH_SECONDS, watch.look, name="watch"),
                 every(locks.interval, locks.look, name="lock watch"),
             ):
-                stream = ProvedStream(
-                    engine_run, from_lsn, self._parts.database.tablespaces, server_lsn
-                )
+                stream = ProvedStream(engine_run, from_lsn, whole, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -290,6 +291,7 @@ class BackupOperation:
                 "locationRef": f"{self._parts.store.location}/{_object_name(record)}",
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
+                "last_table_id": proof.last_table_id,
                 "binlog": proof.binlog,
                 "replica": proof.replica,
                 "galera": proof.galera,

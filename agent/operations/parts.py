@@ -87,7 +87,8 @@ class BackupParts(RestoreParts):
     `encrypt` says whether the backups that are made get encrypted, `safe_slave_backup`
     whether the engine stops a replica's SQL thread meanwhile, `alone` whether nobody else may
     make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
-    wait for a lock of the server.
+    wait for a lock of the server, `uncopied_engines` (lower case) which storage engines' tables
+    may lack their data in a backup.
     """
 
     instance_id: str
@@ -97,6 +98,7 @@ class BackupParts(RestoreParts):
     encrypt: bool = True
     safe_slave_backup: bool = False
     lock_wait_seconds: float = 60.0
+    uncopied_engines: frozenset[str] = frozenset()
 
     def datadirs(self) -> list[Path]:
         """Return the server's datadir, nothing if the server doesn't answer or is elsewhere."""

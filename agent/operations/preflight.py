@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from agent.codec.aead import SLAB
 from agent.database import ServerInfo
+from agent.datadir import Rules, Survey
 from agent.engine.choice import Chosen
 from agent.errors import (
     BackupUnknown,
@@ -21,6 +22,8 @@ from agent.errors import (
 from agent.host import datadir_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
+from agent.operations.completeness import Completeness
+from agent.operations.imports import Check, check_imports
 from agent.operations.parts import BackupParts, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -67,10 +70,11 @@ def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, L
     return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
-def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Record]:
+def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Check) -> list[Record]:
     """The parent and its chain, the full backup first; empty for a full backup.
 
     That is where one was asked for, or is made instead of an incremental on a broken chain.
+    `check` is called now and then, to raise what stops the task.
 
     ParentUnknown, ParentUnusable or LineageChanged where the task doesn't allow a full one.
     """
@@ -78,12 +82,27 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found) -> list[Rec
     if parent_id is None:
         return []
     try:
-        return _checked(parts, parent_id, found)
+        chain = _checked(parts, parent_id, found)
+        check_imports(chain[-1], parts.database.tablespaces(), found.server.datadir, check)
+        return chain
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
         return []
+
+
+def surveyed(parts: BackupParts, found: Found, from_lsn: int | None) -> Completeness:
+    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole."""
+    rules = Rules(
+        ignored=parts.database.ignored_directories(),
+        # xbstream takes such names, and MyRocks needs one
+        hidden=found.chosen.engine.name == "xtrabackup",
+        accepted=parts.uncopied_engines,
+    )
+    datadir = found.server.datadir
+    survey = Survey(datadir, rules)
+    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn)
 
 
 def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:

@@ -1,23 +1,30 @@
 """The engine's stream as a source that ends only when it is proved to be a whole backup."""
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from agent.codec.xbstream import Checkpoints, XbstreamParser, parse_binlog_info, parse_checkpoints
-from agent.database import Tablespace
+from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
+from agent.codec.xbstream import XbstreamParser
 from agent.engine.runs import BackupRun
-from agent.errors import DatabaseUnreachable, EngineFailed, LsnMismatch, StreamIncomplete
+from agent.errors import (
+    DatabaseUnreachable,
+    EngineFailed,
+    LsnMismatch,
+    StreamIncomplete,
+    StreamInvalid,
+)
 from agent.model import BinlogPosition
+from agent.operations.completeness import Completeness
 
-# Copied tablespaces are whole files; a stream with less than this share of the bytes that
-# the server has allocated for them is not a copy of that server.
-_PLAUSIBLE_SHARE = 0.5
+# What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
+_WHOLE = ("partial", "compact", "compressed", "encrypted")
+_NOT_ASKED = (
+    "the agent doesn't ask for that: look for such an option in the option files of the machine "
+    "(mariadb-backup --print-defaults, xtrabackup --print-defaults)"
+)
 _SHORT_REDO = (
     "a statement with a line 'Log sequence number' in it deceives the engine: look for it in SHOW "
     "ENGINE INNODB STATUS, end that session and back up again"
 )
-
-Tablespaces = Callable[[], Mapping[int, Tablespace]]
 
 
 class Proof(NamedTuple):
@@ -28,25 +35,25 @@ class Proof(NamedTuple):
     replica: str | None
     galera: str | None
     raw_bytes: int
+    last_table_id: int
 
 
 class ProvedStream:
     """Reads an engine's standard output and parses what passes.
 
     `read_into` returns 0 only after the engine has exited well and said so itself, the
-    xbstream is whole, its LSNs are those asked for, and (for a full backup) every
-    tablespace that the server listed both before and after the run is in it. Its redo log
-    reaches at least to `server_lsn`, where the server was before the run.
+    xbstream is whole and can be laid down, its LSNs are those asked for, the engine says that
+    it left nothing out, and `completeness` finds every table in it. Its redo log reaches at
+    least to `server_lsn`, where the server was before the run.
     """
 
     def __init__(
-        self, run: BackupRun, from_lsn: int | None, tablespaces: Tablespaces, server_lsn: int
+        self, run: BackupRun, from_lsn: int | None, completeness: Completeness, server_lsn: int
     ) -> None:
         self._run = run
         self._server_lsn = server_lsn
         self._from_lsn = from_lsn
-        self._tablespaces = tablespaces
-        self._before = tablespaces() if from_lsn is None else {}
+        self._completeness = completeness
         self._parser = XbstreamParser()
         self.proof: Proof | None = None
 
@@ -73,8 +80,9 @@ class ProvedStream:
             raise StreamIncomplete("the stream holds no xtrabackup_checkpoints")
         checkpoints = parse_checkpoints(metadata["checkpoints"])
         self._check_lsns(checkpoints)
-        if self._from_lsn is None:
-            self._check_tablespaces()
+        self._check_info(parse_info(metadata.get("info", b"")))
+        self._check_names()
+        last_table_id = self._completeness.prove(self._parser, self._run.words_about)
         binlog = metadata.get("binlog_info")
         return Proof(
             checkpoints=checkpoints,
@@ -82,6 +90,7 @@ class ProvedStream:
             replica=_text(metadata.get("slave_info")),
             galera=_text(metadata.get("galera_info")),
             raw_bytes=self._parser.raw_bytes,
+            last_table_id=last_table_id,
         )
 
     def _finish_engine(self) -> None:
@@ -90,7 +99,7 @@ class ProvedStream:
         except EngineFailed as failed:
             # its own words tell little where the server ended under it
             try:
-                self._tablespaces()
+                self._completeness.tablespaces()
             except DatabaseUnreachable as gone:
                 raise DatabaseUnreachable(
                     f"the database server went away during the backup: {failed}",
@@ -115,38 +124,36 @@ class ProvedStream:
                 hint=_SHORT_REDO,
             )
 
-    def _check_tablespaces(self) -> None:
-        """By number: under the same name a table may be another one by now, dropped and made
-        again right after the engine let the DDL go on."""
-        after = self._tablespaces()
-        lasting = {number: after[number] for number in self._before if number in after}
-        held = set(self._parser.spaces.values())
-        missing = sorted(
-            space.path
-            for number, space in lasting.items()
-            if number not in held and not self._holds(space.path)
-        )
-        if missing:
-            raise StreamIncomplete(
-                f"of the server's tablespaces {len(missing)} are not in the stream, "
-                f"{missing[0]} among them"
-            )
-        allocated = sum(
-            min(space.allocated, self._before[number].allocated)
-            for number, space in lasting.items()
-        )
-        if self._parser.raw_bytes < _PLAUSIBLE_SHARE * allocated:
-            raise StreamIncomplete(
-                f"the stream has {self._parser.raw_bytes} bytes, the server's tablespaces "
-                f"have {allocated}"
+    def _check_info(self, info: dict[str, str]) -> None:
+        """Compare what the engine says it was asked for, in `xtrabackup_info`, with what it was.
+
+        An option file of the machine may have asked for less, or for another form.
+        """
+        if "partial" not in info:
+            raise StreamIncomplete("the stream holds no xtrabackup_info")
+        left_out = self._completeness.survey.left_out
+        for name in _WHOLE:
+            allowed = "Y" if name == "partial" and left_out else "N"
+            if info.get(name, allowed) != allowed:
+                raise StreamIncomplete(
+                    f"the engine says that its backup is {name}: {name} = {info[name]}",
+                    hint=_NOT_ASKED,
+                )
+        lsns = (info.get("innodb_from_lsn"), info.get("incremental"))
+        asked = (str(self._from_lsn or 0), "N" if self._from_lsn is None else "Y")
+        if lsns != asked:
+            raise LsnMismatch(
+                f"asked for innodb_from_lsn = {asked[0]}, incremental = {asked[1]}, but the "
+                f"engine's xtrabackup_info has {lsns[0]} and {lsns[1]}"
             )
 
-    def _holds(self, path: str) -> bool:
-        """Whether a file of that name is in the stream: one that the server has made but not
-        written yet has no number on its first page, and is there as `.new`."""
-        return self._parser.contains(path) or self._parser.contains(
-            path.removesuffix(".ibd") + ".new"
-        )
+    def _check_names(self) -> None:
+        hidden = self._parser.hidden
+        if hidden is not None and not self._completeness.survey.hidden_allowed:
+            raise StreamInvalid(
+                f"the stream holds {hidden!r}, and mbstream takes no name that begins with a dot",
+                hint="move what has such a name out of the datadir",
+            )
 
 
 def _a(kind: str) -> str:

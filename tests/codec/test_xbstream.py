@@ -11,12 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from agent.codec.xbstream import (
-    Checkpoints,
-    XbstreamParser,
-    parse_binlog_info,
-    parse_checkpoints,
-)
+from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
+from agent.codec.xbstream import XbstreamParser
 from agent.errors import StreamInvalid
 from agent.model import BinlogPosition
 from tests.codec.streams import end, head, payload, remove, rename, seek, sparse, whole
@@ -429,6 +425,8 @@ class TestMetadata:
             (b"bin.000001\t326110\t1-1-4\n", ("bin.000001", 326110, "1-1-4")),
             (b"bin.000001\t326110\n", ("bin.000001", 326110, "")),
             (b"bin.000001\t326110\t\n", ("bin.000001", 326110, "")),
+            (b"a b.000001\t42\t0-1-2,1-7-9\n", ("a b.000001", 42, "0-1-2,1-7-9")),
+            ("a\tb\n'é😀.1\t42\t\n".encode(), ("a\tb\n'é😀.1", 42, "")),
             (
                 b"bin.7\t157\t3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7,\n4e11:tag_a:2\n",
                 ("bin.7", 157, "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:7,4e11:tag_a:2"),
@@ -444,11 +442,69 @@ class TestMetadata:
         assert got == position
 
     @pytest.mark.parametrize(
-        "content", [b"bin.1", b"bin.1\tx\n", b"\t5\n", b"a/b\t5\n", b"\xff\t1\t\0", b"b\t1\t1\t1!"]
+        "content", [b"bin.1", b"bin.1\tx\n", b"\t5\n", b"\xff\t1\t\0", b"b\t1\t1\t1!"]
     )
     def test_unreadable_binlog_info(self, content: bytes) -> None:
         with pytest.raises(StreamInvalid):
             parse_binlog_info(content)
+
+
+def test_info_says_what_was_asked_for_last_of_all() -> None:
+    content = b"tool_command = x\npartial = Y\nname = a = b\npartial = N\nempty = \nodd\n"
+    assert parse_info(content) == {
+        "tool_command": "x",
+        "partial": "N",
+        "name": "a = b",
+        "empty": "",
+    }
+
+
+class TestPlaces:
+    """What mbstream could not lay down: it stops there, and still exits 0."""
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            (b"xtrabackup_checkpoints/t.ibd", b"xtrabackup_checkpoints"),
+            (b"xtrabackup_info", b"xtrabackup_info/db.opt"),
+            (b"./a/b/c", b"a//b"),
+            (b"a", b"./a/./b"),
+        ],
+    )
+    def test_a_path_is_a_file_or_a_directory(self, names: tuple[bytes, bytes]) -> None:
+        one, other = names
+        with pytest.raises(StreamInvalid, match="both a file and a directory"):
+            parse(whole(one, b"x") + whole(other, b"y"))
+        with pytest.raises(StreamInvalid, match="both a file and a directory"):
+            parse(payload(one, b"x") + payload(other, b"y"))
+
+    def test_a_rename_makes_neither_of_the_other(self) -> None:
+        with pytest.raises(StreamInvalid, match="both a file and a directory"):
+            parse(whole(b"d/t", b"x") + whole(b"u", b"y") + rename(b"u", b"d"))
+        with pytest.raises(StreamInvalid, match="both a file and a directory"):
+            parse(whole(b"d", b"x") + whole(b"u", b"y") + rename(b"u", b"d/u"))
+
+    @pytest.mark.parametrize("twin", [b"./d/t", b"d//t", b"d/./t", b".//d/t"])
+    def test_one_file_has_one_spelling(self, twin: bytes) -> None:
+        with pytest.raises(StreamInvalid, match="goes on after its end"):
+            parse(whole(b"d/t", b"x") + whole(twin, b"y"))
+
+    @pytest.mark.parametrize("path", [b"./", b"d/", b".", b"././/", b"d/."])
+    def test_a_path_names_a_file(self, path: bytes) -> None:
+        with pytest.raises(StreamInvalid, match="names no file"):
+            parse(whole(path, b"x"))
+
+    def test_the_first_hidden_name_is_noted(self) -> None:
+        assert parse(whole(b"./d/.t", b"x")).hidden is None
+        stream = whole(b"d/t", b"x") + whole(b".ssh/db.opt", b"") + whole(b".x", b"")
+        assert parse(stream).hidden == b".ssh/db.opt"
+
+
+def test_a_tablespace_of_an_incremental_is_known_by_the_number_in_its_note() -> None:
+    note = b"page_size = 16384\nzip_size = 0 \nspace_id = 5\n"
+    stream = whole(b"d/t.ibd.meta", note) + whole(b"d/u.meta", note[:-2]) + whole(b"x", note)
+    stream += whole(b"d/v.meta", note.replace(b" = 5", b" = 6") + bytes(5000))
+    assert list(parse(stream).spaces.values()) == [5]
 
 
 def test_twenty_thousand_files_leave_only_their_digests() -> None:

@@ -14,6 +14,15 @@ from tests.stack.mariadb import AGENT_PASSWORD
 VERSIONS = ("2.4.28", "8.0.27-19", "8.0.35-30", "8.4.0-1")
 _STANDIN = Path(__file__).with_name("standin.py")
 _PAGE = 16 << 10
+# What a MySQL 8.0 with the files of `full_stream` would list.
+SPACES = {
+    0xFFFFFFFE: "mysql.ibd",
+    1: "sys/sys_config.ibd",
+    7: "shop/orders.ibd",
+    8: "shop/part#p#p0.ibd",
+    9: "shop/packed.ibd",
+    11: "ts1.ibd",
+}
 
 
 def xtrabackup(
@@ -67,6 +76,21 @@ def page(space: int) -> bytes:
     return bytes(34) + space.to_bytes(4, "big") + bytes(_PAGE - 38)
 
 
+def info(from_lsn: int, incremental: str) -> bytes:
+    """What 2.4.20 was seen to write; the argv before it may hold anything."""
+    return (
+        "uuid = 1\ntool_name = xtrabackup\ntool_command = --x='partial = Y'\n"
+        f"innodb_from_lsn = {from_lsn}\ninnodb_to_lsn = 1\npartial = N\n"
+        f"incremental = {incremental}\nformat = xbstream\ncompact = N\ncompressed = N\n"
+        "encrypted = N\n"
+    ).encode()
+
+
+def _meta(path: str, space: int) -> bytes:
+    note = f"page_size = 16384\nzip_size = 0\nspace_id = {space}\nspace_flags = 0\n"
+    return whole(f"{path}.meta".encode(), note.encode())
+
+
 def full_stream(to_lsn: int, binlog: bytes = b"binlog.000007\t157\n") -> bytes:
     """The files of a full backup of a small 8.0 server, one of them page-compressed."""
     note = (
@@ -90,7 +114,7 @@ def full_stream(to_lsn: int, binlog: bytes = b"binlog.000007\t157\n") -> bytes:
             whole(b"xtrabackup_slave_info", b""),
             whole(b"xtrabackup_logfile", bytes(2560)),
             whole(b"xtrabackup_checkpoints", note % (to_lsn, to_lsn)),
-            whole(b"xtrabackup_info", b"uuid = 1\ntool_name = xtrabackup\n"),
+            whole(b"xtrabackup_info", info(0, "N")),
             whole(b"backup-my.cnf", b"[mysqld]\ninnodb_page_size=16384\n"),
             whole(b"ib_buffer_pool", b"1,2\n"),
         )
@@ -101,9 +125,10 @@ def incremental_stream(from_lsn: int, to_lsn: int) -> bytes:
     note = b"backup_type = incremental\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = %d\n"
     return b"".join(
         (
-            whole(b"shop/orders.ibd.meta", b"page_size = 16384\nzip_size = 0\nspace_id = 7\n"),
+            *(_meta(path, space) for space, path in SPACES.items()),
             whole(b"shop/orders.ibd.delta", b"xtra" + bytes(_PAGE - 4)),
             whole(b"xtrabackup_logfile", bytes(2560)),
             whole(b"xtrabackup_checkpoints", note % (from_lsn, to_lsn, to_lsn)),
+            whole(b"xtrabackup_info", info(from_lsn, "Y")),
         )
     )

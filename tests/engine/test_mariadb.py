@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from agent.codec.xbstream import Checkpoints
+from agent.codec.metadata import Checkpoints
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.common import quote_option
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings

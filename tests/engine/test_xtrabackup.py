@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.codec.xbstream import XbstreamParser, parse_binlog_info
+from agent.codec.metadata import parse_binlog_info
+from agent.codec.xbstream import XbstreamParser
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.xtrabackup import XtraBackup
 from agent.errors import (

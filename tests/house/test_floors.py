@@ -27,6 +27,7 @@ FLOORS = {
     "agent.engine": 2,
     "agent.broker": 2,
     "agent.database": 2,
+    "agent.datadir": 2,
     "agent.host": 2,
     "agent.journal": 2,
     "agent.lock": 2,

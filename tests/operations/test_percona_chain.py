@@ -18,20 +18,11 @@ from agent.operations.restore import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from agent.store.directory import DirectoryStore
-from tests.engine.percona import calls, full_stream, incremental_stream, xtrabackup
+from tests.engine.percona import SPACES, calls, full_stream, incremental_stream, xtrabackup
 from tests.operations.stored import place_record
 from tests.records import INSTANCE, keyring
 
 MIB = 1 << 20
-# What a MySQL 8.0 with those files would list.
-SPACES = {
-    0xFFFFFFFE: "mysql.ibd",
-    1: "sys/sys_config.ibd",
-    7: "shop/orders.ibd",
-    8: "shop/part#p#p0.ibd",
-    9: "shop/packed.ibd",
-    11: "ts1.ibd",
-}
 
 
 class Server:
@@ -59,6 +50,9 @@ class Server:
 
     def lineage(self) -> Lineage:
         return Lineage(server_uuid=self.info.server_uuid, inode=1, birth=2)
+
+    def ignored_directories(self) -> frozenset[str]:
+        return frozenset()
 
     def tablespaces(self) -> dict[int, Tablespace]:
         return {number: Tablespace(path, 16 << 10) for number, path in SPACES.items()}

@@ -2,15 +2,19 @@
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from agent.database import Tablespace
+from agent.datadir import Rules, Survey
 from agent.engine.runs import BackupRun
 from agent.errors import LsnMismatch, StreamIncomplete, StreamInvalid
+from agent.operations.completeness import Completeness
 from agent.operations.proof import Proof, ProvedStream
 from tests.codec.streams import whole
+from tests.engine.percona import info
 
 Listing = Mapping[int, Tablespace]
 NOTE = b"backup_type = %s\nfrom_lsn = %d\nto_lsn = %d\nlast_lsn = 999\n"
@@ -31,18 +35,31 @@ class Engine:
     def finish(self) -> None:
         self.finished += 1
 
+    def words_about(self, path: str) -> str:
+        return f"not {path}" if "lost" in path else ""
+
 
 def file(path: str, number: int) -> bytes:
     return whole(path.encode(), bytes(34) + number.to_bytes(4, "big") + bytes(SMALL))
 
 
-def note(content: bytes) -> bytes:
-    return whole(b"xtrabackup_checkpoints", content)
+def meta(path: str, number: int) -> bytes:
+    return whole(f"{path}.meta".encode(), b"page_size = 16384\nspace_id = %d\n" % number)
 
 
-def spaces(allocated: int = SMALL, **numbers: int) -> Listing:
-    """A listing of tables of the schema `db`."""
-    return {n: Tablespace(f"db/{name}.ibd", allocated) for name, n in numbers.items()}
+def note(content: bytes, told: bytes | None = None) -> bytes:
+    """The engine's own two files, which agree unless something else is `told`."""
+    from_lsn = int(content.split()[5])
+    told = info(from_lsn, "NY"[b"incremental" in content]) if told is None else told
+    return whole(b"xtrabackup_checkpoints", content) + whole(b"xtrabackup_info", told)
+
+
+def spaces(allocated: int = SMALL, first_id: int = 0, **numbers: int) -> Listing:
+    """A listing of tables of the schema `db`; with `first_id`, with ids from there on."""
+    return {
+        n: Tablespace(f"db/{name}.ibd", allocated, first_id and first_id + at)
+        for at, (name, n) in enumerate(numbers.items())
+    }
 
 
 def proved(
@@ -51,10 +68,13 @@ def proved(
     after: Listing | None = None,
     from_lsn: int | None = None,
     server_lsn: int = 0,
+    datadir: Path = Path("/nonexistent"),
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
-    source = ProvedStream(cast(BackupRun, engine), from_lsn, lambda: next(listings), server_lsn)
+    survey = Survey(Path(__file__).parent.parent / "codec", Rules())
+    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn)
+    source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
     assert engine.finished == 1
@@ -111,10 +131,10 @@ def test_too_few_bytes_are_no_backup() -> None:
     assert proved(stream, spaces(1 << 40, a=5), spaces(a=5))
 
 
-def test_an_incremental_needs_no_tablespaces_but_its_own_lsn() -> None:
-    stream = file("db/a.ibd.delta", 5) + note(NOTE % (b"incremental", 40, 50))
+def test_an_incremental_needs_its_own_lsn() -> None:
+    stream = meta("db/a.ibd", 5) + note(NOTE % (b"incremental", 40, 50))
     assert proved(stream, {}, from_lsn=40)
-    unchanged = file("db/a.ibd.delta", 5) + note(NOTE % (b"incremental", 40, 40))
+    unchanged = meta("db/a.ibd", 5) + note(NOTE % (b"incremental", 40, 40))
     assert proved(unchanged, {}, from_lsn=40)
     for from_lsn in (None, 39):
         with pytest.raises(LsnMismatch, match="asked for"):
@@ -128,3 +148,82 @@ def test_a_stream_without_the_engines_note_or_its_end_is_no_backup() -> None:
         proved(file("db/a.ibd", 5), spaces(a=5))
     with pytest.raises(StreamInvalid):
         proved((file("db/a.ibd", 5) + note(FULL))[:-1], spaces(a=5))
+
+
+def test_an_incremental_holds_every_lasting_tablespace_too() -> None:
+    own = note(NOTE % (b"incremental", 40, 50))
+    both = meta("db/a.ibd", 5) + meta("db/other.ibd", 6) + own
+    assert proved(both, spaces(a=5, b=6), spaces(b=6, c=7), from_lsn=40)
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
+        proved(meta("db/a.ibd", 5) + own, spaces(a=5, b=6), from_lsn=40)
+    # one that the server has not written yet
+    assert proved(meta("db/a.ibd", 0) + own, spaces(a=5), from_lsn=40)
+
+
+@pytest.mark.parametrize("name", ["partial", "compact", "compressed", "encrypted"])
+def test_what_an_option_file_asked_for_is_no_backup(name: str) -> None:
+    told = info(0, "N").replace(f"\n{name} = N".encode(), f"\n{name} = Y".encode())
+    stream = file("db/a.ibd", 5) + note(FULL, told)
+    with pytest.raises(StreamIncomplete, match=f"{name} = Y"):
+        proved(stream, spaces(a=5))
+    # mariadb-backup doesn't know all of them
+    known = info(0, "N").replace(b"compact = N\n", b"").replace(b"encrypted = N\n", b"")
+    assert proved(file("db/a.ibd", 5) + note(FULL, known), spaces(a=5))
+    with pytest.raises(StreamIncomplete, match="no xtrabackup_info"):
+        proved(file("db/a.ibd", 5) + note(FULL, b""), spaces(a=5))
+
+
+def test_what_the_engine_was_told_of_lsns_is_compared() -> None:
+    full = file("db/a.ibd", 5)
+    for told in (info(7, "N"), info(0, "Y")):
+        with pytest.raises(LsnMismatch, match="asked for innodb_from_lsn = 0, incremental = N"):
+            proved(full + note(FULL, told), spaces(a=5))
+
+
+def test_a_name_that_the_extractor_refuses_is_no_backup() -> None:
+    stream = file("db/a.ibd", 5) + whole(b".ssh/db.opt", b"") + note(FULL)
+    with pytest.raises(StreamInvalid, match="mbstream takes no name"):
+        proved(stream, spaces(a=5))
+
+
+def test_tables_are_in_it_up_to_an_id() -> None:
+    stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
+    before = spaces(first_id=20, a=5, b=6)
+
+    def last(**late: int) -> int:
+        proof = proved(stream, before, {**before, **spaces(first_id=22, **late)})
+        assert proof
+        return proof.last_table_id
+
+    assert last() == 21
+    assert last(c=7) == 21
+    made = {9: Tablespace("db/#sql-alter-1.ibd", 1, 18)}
+    proof = proved(stream, {**before, **made})
+    assert proof
+    assert proof.last_table_id == 17
+
+
+def test_a_table_that_was_imported_meanwhile_is_told() -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    with pytest.raises(StreamIncomplete, match="discarded and imported during"):
+        proved(stream, spaces(first_id=20, a=5), spaces(first_id=30, a=5))
+    # it had no file before, but its id
+    before = spaces(first_id=20, a=5)
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
+        proved(stream, before, {**before, 6: Tablespace("db/b.ibd", SMALL, 19)})
+
+
+def lsn_page(lsn: int, size: int = 16 << 10) -> bytes:
+    return bytes(16) + lsn.to_bytes(8, "big") + b"\1" + bytes(size - 25)
+
+
+def test_a_table_made_and_imported_meanwhile_is_told(tmp_path: Path) -> None:
+    stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
+    before = spaces(first_id=20, a=5)
+    after = {**before, 6: Tablespace("db/b.ibd", SMALL, 30)}
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(0) + lsn_page(60) + bytes(16 << 10))
+    assert proved(stream, before, after, datadir=tmp_path)
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) + lsn_page(60) + lsn_page(0))
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd was imported during"):
+        proved(stream, before, after, datadir=tmp_path)

@@ -40,6 +40,8 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.extractor": "name or path of `mbstream` or `xbstream`; none: the engine's own",
     "engine.lock_wait_seconds": "how long the engine may wait for the server's backup lock",
     "engine.silent_seconds": "how long the engine may write nothing before it is ended",
+    "engine.uncopied_engines": "storage engines whose tables may lack their data in a backup, such "
+    'as `["FEDERATED"]`',
     "engine.safe_slave_backup": "on a replica: its SQL thread stands still meanwhile",
     "engine.register_redo_log_consumer": "MySQL 8.0.30 and later: the server keeps redo until the "
     "engine has read it",

@@ -1,0 +1,158 @@
+"""Proof that a stream holds every table that the server had, before and after the run.
+
+InnoDB's tablespaces are known by their numbers, from the server's own list; all other tables by
+the names of their files (agent/datadir.py). What DDL makes, drops or renames meanwhile may be
+missing.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from agent.codec.xbstream import XbstreamParser
+from agent.database import Tablespace
+from agent.datadir import Survey, TableFile
+from agent.dialect import half_made
+from agent.errors import StreamIncomplete
+from agent.operations.imports import imported, tablespace_file
+
+# Copied tablespaces are whole files; a stream with less than this share of the bytes that
+# the server has allocated for them is not a copy of that server.
+_PLAUSIBLE_SHARE = 0.5
+_IMPORTED = (
+    "the engine leaves out a table that was imported since the server's last checkpoint: run SET "
+    "GLOBAL innodb_log_checkpoint_now = ON, or wait for the next checkpoint, then back up again"
+)
+_MEANWHILE = "import no tablespace while a backup runs, and back up again"
+_UNREAD = (
+    "make the file readable for the OS user that runs the engine; mariadb-backup follows no "
+    "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir"
+)
+
+Tablespaces = Callable[[], Mapping[int, Tablespace]]
+Told = Callable[[str], str]
+
+
+class Completeness:
+    """The proof for one run; make it before the engine starts, and call `prove` at its end.
+
+    `from_lsn` is where an incremental begins, None for a full backup.
+
+    """
+
+    def __init__(
+        self, tablespaces: Tablespaces, datadir: Path, survey: Survey, from_lsn: int | None
+    ) -> None:
+        self.survey = survey
+        self.tablespaces = tablespaces
+        self._datadir = datadir
+        self._from_lsn = from_lsn
+        self._before = tablespaces()
+        self._last_id = max((space.table_id for space in self._before.values()), default=0)
+
+    def prove(self, parser: XbstreamParser, told: Told) -> int:
+        """Check the whole of a stream; return the id up to which all tables are in it.
+
+        `told` returns the engine's own words about a file, if it had any. Raises
+        StreamIncomplete with the name of what is missing.
+        """
+        after = self.tablespaces()
+        held = _Held(parser)
+        self._check_tablespaces(after, held, told)
+        self._check_made(after)
+        self._check_files(parser, told)
+        if self._from_lsn is None:
+            self._check_volume(after, parser.raw_bytes)
+        # what isn't there was made too late, or isn't made yet
+        late = [
+            space.table_id
+            for number, space in after.items()
+            if half_made(space.path) or not held(number, space)
+        ]
+        last = max((space.table_id for space in after.values()), default=0)
+        return min([last, *(one - 1 for one in late)])
+
+    def _check_tablespaces(
+        self, after: Mapping[int, Tablespace], held: "_Held", told: Told
+    ) -> None:
+        """By number: under the same name a table may be another one by now, dropped and made
+        again right after the engine let the DDL go on."""
+        missing = []
+        for number, space in after.items():
+            before = self._before.get(number)
+            if half_made(space.path):
+                continue
+            if before and before.table_id != space.table_id:
+                raise StreamIncomplete(
+                    f"the tablespace {space.path} was discarded and imported during the backup",
+                    hint=_MEANWHILE,
+                )
+            # without a number, one that was there, discarded, and was imported meanwhile
+            lasted = before or 0 < space.table_id <= self._last_id
+            if lasted and not held(number, space):
+                missing.append(space)
+        if missing:
+            first = min(missing)
+            file = tablespace_file(self._datadir, first.path)
+            raise StreamIncomplete(
+                f"of the server's tablespaces {len(missing)} are not in the stream, "
+                f"{first.path} among them{_words(told, first.path)}",
+                hint=_IMPORTED if file and imported(file) else None,
+            )
+
+    def _check_made(self, after: Mapping[int, Tablespace]) -> None:
+        """Look for an import into a table that was made meanwhile; those are few."""
+        for space in after.values():
+            file = tablespace_file(self._datadir, space.path) if self._is_made(space) else None
+            if file and imported(file, self._from_lsn or 0):
+                raise StreamIncomplete(
+                    f"the tablespace {space.path} was imported during the backup", hint=_MEANWHILE
+                )
+
+    def _is_made(self, space: Tablespace) -> bool:
+        return space.table_id > self._last_id > 0 and not half_made(space.path)
+
+    def _check_files(self, parser: XbstreamParser, told: Told) -> None:
+        lost = list(self.survey.lost(parser.contains, lambda path: bool(told(path))))
+        if lost:
+            first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
+            raise StreamIncomplete(
+                f"of the tables' files {len(lost)} are not in the stream, {first.path} of the "
+                f"table {first.table} among them{_words(told, first.path)}",
+                hint=_UNREAD,
+            )
+        if self.survey.rocksdb_lost(parser.contains):
+            raise StreamIncomplete(
+                "there are MyRocks tables, and none of their data is in the stream",
+                hint="look for what the engine says of RocksDB, or alter them to InnoDB",
+            )
+
+    def _check_volume(self, after: Mapping[int, Tablespace], raw_bytes: int) -> None:
+        allocated = sum(
+            min(space.allocated, self._before[number].allocated)
+            for number, space in after.items()
+            if number in self._before
+        )
+        if raw_bytes < _PLAUSIBLE_SHARE * allocated:
+            raise StreamIncomplete(
+                f"the stream has {raw_bytes} bytes, the server's tablespaces have {allocated}"
+            )
+
+
+class _Held:
+    """Tells whether a tablespace is in a stream, by its number or its name."""
+
+    def __init__(self, parser: XbstreamParser) -> None:
+        self._parser = parser
+        self._numbers = set(parser.spaces.values())
+
+    def __call__(self, number: int, space: Tablespace) -> bool:
+        if number in self._numbers:
+            return True
+        # one that the server has made but not written yet has no number on its first page
+        names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
+        return any(map(self._parser.contains, names))
+
+
+def _words(told: Told, path: str) -> str:
+    words = told(path)
+    return f"; the engine says: {words}" if words else ""

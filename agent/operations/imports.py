@@ -1,0 +1,103 @@
+"""Tables whose pages an incremental backup would leave out: imported, or put in place by hand.
+
+The engines copy the pages that have a newer LSN than the parent ends at. `ALTER TABLE ... IMPORT
+TABLESPACE` leaves pages with LSN 0, and a file that was copied into place has those of its past.
+So the files that came since the parent are read before an incremental begins. They are few: what
+was made, rebuilt, truncated or imported has a table id higher than the parent's last, and what
+was copied has a birth time after it. All their pages are in the incremental as a rule, so this
+reads no more than the engine will.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from agent.database import Tablespace
+from agent.datadir import birth_time
+from agent.dialect import half_made
+from agent.errors import LineageChanged
+from agent.model import Record
+
+_BLOCK = 1 << 20
+_SMALLEST, _USUAL = 1 << 10, 1 << 14
+# storage/innobase/include/fil0types.h and fsp0types.h
+_LSN_AT, _LSN_END = 16, 24
+_FLAGS_AT = 54
+_FULL_CRC32 = 1 << 4
+
+Check = Callable[[], None]
+
+
+def check_imports(
+    parent: Record, spaces: Mapping[int, Tablespace], datadir: Path, check: Check
+) -> None:
+    """Raise LineageChanged if a tablespace has pages that an incremental would leave out.
+
+    `check` is called now and then, to raise what stops the task.
+    """
+    for space in spaces.values():
+        path = tablespace_file(datadir, space.path)
+        if path is None or half_made(space.path) or not _is_suspect(parent, space, path):
+            continue
+        # without an id all that was touched is suspect, and most of it has old pages by right
+        limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
+        if imported(path, limit, check):
+            raise LineageChanged(
+                f"the tablespace {space.path} was imported or replaced since parent {parent.id}, "
+                "and has pages that an incremental backup leaves out"
+            )
+
+
+def tablespace_file(datadir: Path, name: str) -> Path | None:
+    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone."""
+    path = datadir / name
+    if path.is_file():
+        return path
+    try:
+        linked = Path(os.fsdecode(path.with_suffix(".isl").read_bytes().strip()))
+    except OSError:
+        return None
+    return linked if linked.is_file() else None
+
+
+def imported(path: Path, limit: int = 0, check: Check = lambda: None) -> bool:
+    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN."""
+    try:
+        return any(lsn <= limit for lsn in _lsns(path, check))
+    except FileNotFoundError:
+        return False
+
+
+def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
+    ended = datetime.fromisoformat(parent.updated).timestamp()
+    if parent.last_table_id is None:
+        # a record of an agent that didn't note the ids: all that was touched since it began
+        return path.stat().st_ctime >= datetime.fromisoformat(parent.created).timestamp()
+    return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > ended
+
+
+def _lsns(path: Path, check: Check) -> Iterator[int]:
+    """Yield the LSN of each page that isn't empty, but of the first."""
+    block = bytearray(_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        size = start = 0
+        while count := file.readinto(block):
+            check()
+            if not size:
+                size = start = _page_size(block)
+            for at in range(start, count - _LSN_END + 1, size):
+                lsn = int.from_bytes(block[at + _LSN_AT : at + _LSN_END])
+                if lsn or block.count(0, at, min(at + size, count)) < min(size, count - at):
+                    yield lsn
+            start = 0
+
+
+def _page_size(first: bytearray) -> int:
+    """Return the size of a tablespace's pages as they are in the file, by its flags."""
+    flags = int.from_bytes(first[_FLAGS_AT : _FLAGS_AT + 4])
+    if flags & _FULL_CRC32:
+        return max(_SMALLEST, 512 << (flags & 15))
+    zipped, logical = flags >> 1 & 15, flags >> 6 & 15
+    shift = zipped or logical
+    return max(_SMALLEST, 512 << shift) if shift else _USUAL

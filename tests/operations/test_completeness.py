@@ -1,0 +1,131 @@
+"""On a real server: a backup is whole and can be restored, or it fails and says what is missing."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import AgentError, DatadirUnfit, StreamIncomplete
+from tests.conftest import need
+from tests.operations.workshop import Workshop
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Path) -> Iterator[MariaDB]:
+    """A small server of this module's own, whose datadir tests spoil and mend."""
+    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
+    # log_bin as an operator may have it, with letters that end words
+    server = MariaDB(scratch / "complete", options=SMALL_SERVER | {"log-bin": "'a b'"})
+    server.install()
+    try:
+        server.start()
+        server.create_agent_user()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
+    server.query("CREATE OR REPLACE SCHEMA d")
+    yield Workshop(server, tmp_path)
+    server.query("DROP SCHEMA IF EXISTS d")
+
+
+def refused(workshop: Workshop, kind: type[AgentError] = DatadirUnfit) -> AgentError:
+    """Return what a backup fails with. DatadirUnfit comes before the engine is started."""
+    with pytest.raises(kind) as caught:
+        workshop.backup()
+    if kind is DatadirUnfit:
+        assert not workshop.parts.scratch.exists()
+    return caught.value
+
+
+MANY_KINDS = (
+    "CREATE TABLE d.i (id INT PRIMARY KEY)",
+    "CREATE TABLE d.a (id INT PRIMARY KEY) ENGINE=Aria",
+    "CREATE TABLE d.a0 (id INT) ENGINE=Aria TRANSACTIONAL=0",
+    "CREATE TABLE d.`odd näme.x` (id INT) ENGINE=MyISAM",
+    "CREATE TABLE d.c (id INT NOT NULL) ENGINE=CSV",
+    "CREATE TABLE d.m (id INT) ENGINE=MEMORY",
+    "CREATE TABLE d.mg (id INT) ENGINE=MERGE UNION=(d.`odd näme.x`)",
+    "CREATE TABLE d.pi (id INT) PARTITION BY HASH (id) PARTITIONS 2",
+    "CREATE TABLE d.pa (id INT) ENGINE=Aria PARTITION BY HASH (id) PARTITIONS 2",
+    "CREATE TABLE d.pm (id INT) ENGINE=MyISAM PARTITION BY HASH (id) PARTITIONS 2",
+    "CREATE VIEW d.v AS SELECT * FROM d.i",
+    "CREATE SEQUENCE d.s",
+    "CREATE TRIGGER d.t BEFORE INSERT ON d.i FOR EACH ROW SET NEW.id = NEW.id + 1",
+    "INSERT INTO d.a SELECT seq FROM d.seq_1_to_2000",
+    "INSERT INTO d.a0 SELECT seq FROM d.seq_1_to_2000",
+    "INSERT INTO d.`odd näme.x` SELECT seq FROM d.seq_1_to_2000",
+    "INSERT INTO d.pa SELECT seq FROM d.seq_1_to_2000",
+)
+
+
+def test_all_kinds_of_tables_come_back_from_both_kinds_of_backups(workshop: Workshop) -> None:
+    server = workshop.server
+    server.execute_many(*MANY_KINDS)
+    (server.datadir / "lost+found").mkdir()
+    try:
+        full = workshop.backup()
+        assert full.binlog is not None
+        assert full.binlog.file.startswith("a b.0")
+        server.query(
+            "INSERT INTO d.a SELECT seq FROM d.seq_3000_to_4000; CREATE TABLE d.n (id INT)"
+        )
+        child = workshop.backup(full)
+        expected = server.checksums()
+        checksums, (names,) = workshop.restored(child, "SHOW DATABASES")
+    finally:
+        (server.datadir / "lost+found").rmdir()
+    assert checksums == expected
+    assert ("#mysql50#lost+found",) not in names
+
+
+@pytest.mark.parametrize("name", ["xtrabackup_checkpoints", "mariadb_backup_info", "ib_lru_dump"])
+def test_a_schema_with_the_name_of_a_file_is_refused_before_the_copy(
+    workshop: Workshop, name: str
+) -> None:
+    workshop.server.query(f"CREATE SCHEMA {name}; CREATE TABLE {name}.t (id INT)")
+    try:
+        assert f"the schema {name} has the name of a file" in str(refused(workshop))
+    finally:
+        workshop.server.query(f"DROP SCHEMA {name}")
+
+
+def test_a_hidden_directory_that_the_engine_takes_for_a_schema_is_refused(
+    workshop: Workshop,
+) -> None:
+    """mbstream stops at such a name, and exits 0."""
+    folder = workshop.server.datadir / ".ssh"
+    folder.mkdir()
+    try:
+        error = refused(workshop)
+        assert ".ssh" in str(error)
+        assert "ignore_db_dirs" in error.hint
+        (folder / "config").write_text("no table's")
+        assert workshop.restored(workshop.backup())[0] == workshop.server.checksums()
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_tables_outside_that_the_engine_does_not_follow_fail_the_backup(
+    workshop: Workshop, scratch: Path
+) -> None:
+    outside = scratch / "outside"
+    outside.mkdir(exist_ok=True)
+    server = workshop.server
+    place = f"DATA DIRECTORY='{outside}' INDEX DIRECTORY='{outside}'"
+    server.query(f"CREATE TABLE d.my (id INT) ENGINE=MyISAM {place}; INSERT INTO d.my VALUES (1)")
+    full = workshop.backup()
+    assert workshop.restored(full)[0] == server.checksums()
+    server.query(f"CREATE TABLE d.`a-b` (id INT PRIMARY KEY) ENGINE=Aria {place}")
+    for parent in (None, full):
+        with pytest.raises(
+            StreamIncomplete, match=r"d/a@002db\.MA[ID] of the table d\.a-b"
+        ) as caught:
+            workshop.backup(parent)
+        assert "Error on aria table file open" in str(caught.value)
+        assert "DATA DIRECTORY" in caught.value.hint

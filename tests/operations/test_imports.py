@@ -1,0 +1,185 @@
+"""Tables whose pages are older than the parent: imported, exchanged, or put in place by hand."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.errors import LineageChanged, StreamIncomplete
+from agent.model import Record
+from tests.conftest import need
+from tests.operations.stored import place_record
+from tests.operations.workshop import Workshop
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+
+TABLES = ("u", "emptied", "updated", "again", "raw", "late")
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Path) -> Iterator[MariaDB]:
+    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
+    server = MariaDB(scratch / "imports", options=SMALL_SERVER)
+    server.install()
+    try:
+        server.start()
+        server.create_agent_user()
+        server.query("CREATE SCHEMA d")
+        for name in TABLES:
+            server.query(
+                f"CREATE TABLE d.{name} (id INT PRIMARY KEY, v CHAR(100)) STATS_PERSISTENT=0;"
+                f"INSERT INTO d.{name} SELECT seq, seq FROM d.seq_1_to_5000"
+            )
+            export(server, name)
+            server.query(f"UPDATE d.{name} SET v = v + 5")
+        server.query("TRUNCATE d.emptied")
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def workshop(server: MariaDB, scratch: Path) -> Workshop:
+    return Workshop(server, scratch / "imports-workshop")
+
+
+@pytest.fixture(scope="module")
+def base(workshop: Workshop) -> Record:
+    """A full backup of all tables as they were before any import."""
+    workshop.server.checkpoint()
+    return workshop.backup()
+
+
+def export(server: MariaDB, name: str) -> None:
+    """Keep a copy of a table's file as it is."""
+    (server.folder / "kept").mkdir(exist_ok=True)
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"FLUSH TABLES d.{name} FOR EXPORT")
+        for suffix in ("ibd", "cfg"):
+            shutil.copy(server.datadir / f"d/{name}.{suffix}", server.folder / "kept")
+
+
+def bring_back(server: MariaDB, name: str, source: str | None = None) -> None:
+    server.query(f"ALTER TABLE d.{name} DISCARD TABLESPACE")
+    for suffix in ("ibd", "cfg"):
+        kept = server.folder / "kept" / f"{source or name}.{suffix}"
+        shutil.copy(kept, server.datadir / f"d/{name}.{suffix}")
+    server.query(f"ALTER TABLE d.{name} IMPORT TABLESPACE")
+    server.checkpoint()
+
+
+def refused(workshop: Workshop, parent: Record, name: str) -> None:
+    with pytest.raises(LineageChanged, match=rf"d/{name}\.ibd was imported or replaced"):
+        workshop.backup(parent)
+
+
+def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: Record) -> None:
+    server = workshop.server
+    server.execute_many(
+        "CREATE TABLE d.made (id INT PRIMARY KEY, v CHAR(100))",
+        "INSERT INTO d.made SELECT seq, seq FROM d.seq_1_to_5000",
+        "CREATE TABLE d.packed (id INT PRIMARY KEY, v CHAR(100)) ROW_FORMAT=COMPRESSED "
+        "KEY_BLOCK_SIZE=4 AS SELECT * FROM d.made",
+        "CREATE TABLE d.holes (id INT PRIMARY KEY, v CHAR(100)) PAGE_COMPRESSED=1 "
+        "AS SELECT * FROM d.made",
+        "ALTER TABLE d.late ADD KEY (v)",
+        "OPTIMIZE TABLE d.again",
+        "RENAME TABLE d.made TO d.renamed",
+        "DELETE FROM d.renamed WHERE id > 100",
+        "CREATE TABLE d.unused (id INT)",
+    )
+    for checkpointed in (False, True):
+        if checkpointed:
+            server.checkpoint()
+        child = workshop.backup(base)
+    assert workshop.restored(child)[0] == server.checksums()
+
+
+def test_a_full_backup_right_after_an_import_says_what_to_do(workshop: Workshop) -> None:
+    server = workshop.server
+    server.query("CREATE TABLE d.fresh LIKE d.late; INSERT INTO d.fresh SELECT * FROM d.late")
+    export(server, "fresh")
+    server.checkpoint()
+    server.query("ALTER TABLE d.fresh DISCARD TABLESPACE")
+    for suffix in ("ibd", "cfg"):
+        shutil.copy(server.folder / f"kept/fresh.{suffix}", server.datadir / "d")
+    server.query("ALTER TABLE d.fresh IMPORT TABLESPACE")
+    with pytest.raises(StreamIncomplete, match=r"d/fresh\.ibd") as caught:
+        workshop.backup()
+    assert "innodb_log_checkpoint_now" in caught.value.hint
+    server.query("DROP TABLE d.fresh")
+
+
+def test_an_import_since_the_parent_breaks_the_chain(workshop: Workshop, base: Record) -> None:
+    server = workshop.server
+    bring_back(server, "u")
+    refused(workshop, base, "u")
+    whole = workshop.backup(base, on_broken_chain="full")
+    assert whole.parent_id is None
+    expected = server.checksums()
+    # what came with a full backup breaks nothing
+    server.query("INSERT INTO d.late VALUES (100001, 'new')")
+    server.checkpoint()
+    child = workshop.backup(whole)
+    assert workshop.restored(child)[0] == server.checksums() != expected
+    # and an import between two incrementals does
+    bring_back(server, "again")
+    refused(workshop, child, "again")
+    server.query("DROP TABLE d.u, d.again")
+
+
+def test_an_import_into_a_table_that_was_empty(workshop: Workshop, base: Record) -> None:
+    bring_back(workshop.server, "emptied")
+    refused(workshop, base, "emptied")
+    workshop.server.query("DROP TABLE d.emptied")
+
+
+def test_an_import_that_was_updated_in_part(workshop: Workshop, base: Record) -> None:
+    bring_back(workshop.server, "updated")
+    workshop.server.query("UPDATE d.updated SET v = 'x' WHERE id < 4000")
+    workshop.server.checkpoint()
+    refused(workshop, base, "updated")
+    workshop.server.query("DROP TABLE d.updated")
+
+
+def test_an_imported_table_that_became_a_partition(workshop: Workshop, base: Record) -> None:
+    server = workshop.server
+    server.execute_many(
+        "CREATE TABLE d.parts LIKE d.late",
+        "ALTER TABLE d.parts PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN MAXVALUE)",
+        "CREATE TABLE d.way LIKE d.late",
+        "INSERT INTO d.way SELECT * FROM d.late",
+    )
+    export(server, "way")
+    bring_back(server, "way")
+    server.query("ALTER TABLE d.parts EXCHANGE PARTITION p0 WITH TABLE d.way; DROP TABLE d.way")
+    server.checkpoint()
+    refused(workshop, base, "parts#P#p0")
+    server.query("DROP TABLE d.parts")
+
+
+def test_a_file_that_was_put_in_place_while_the_server_was_down(
+    workshop: Workshop, base: Record
+) -> None:
+    server = workshop.server
+    server.stop()
+    kept = server.folder / "kept" / "raw.ibd"
+    shutil.copy(server.datadir / "d/raw.ibd", kept)
+    shutil.copy(kept, server.datadir / "d/raw.ibd.new")
+    (server.datadir / "d/raw.ibd.new").replace(server.datadir / "d/raw.ibd")
+    server.start()
+    refused(workshop, base, "raw")
+    server.query("DROP TABLE d.raw")
+
+
+def test_a_parent_that_noted_no_table_ids(workshop: Workshop, base: Record) -> None:
+    """What an older agent made goes on, unless something that was touched since was imported."""
+    server = workshop.server
+    old = base.model_copy(update={"last_table_id": None})
+    place_record(workshop.parts.store, workshop.parts.keyring, old)
+    server.query("INSERT INTO d.late VALUES (100002, 'newer')")
+    server.checkpoint()
+    child = workshop.backup(old)
+    assert child.last_table_id
+    bring_back(server, "late")
+    refused(workshop, old, "late")
