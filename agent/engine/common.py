@@ -1,19 +1,19 @@
 """What both engines share: option file, common arguments, versions, how a child is started."""
 
-import contextlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from agent.engine.loan import Loan, opened
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
-from agent.errors import ConfigInvalid, EngineError, EngineFailed
+from agent.errors import AgentError, ConfigInvalid, EngineFailed
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"
@@ -126,24 +126,25 @@ class CopyingEngine(ABC):
         server's own LSN before: the engines take one from the future, exit with 0 and say
         `completed OK!`.
         """
-        secret_file = workdir / _OPTION_FILE
-        _write_options(secret_file, self.group, self._settings)
+        settings, secret_file = self._settings, workdir / _OPTION_FILE
+        loan = Loan(workdir, settings.socket, settings.run_as, relayed=not settings.password)
         try:
-            with _lent(workdir, secret_file, self._settings.run_as) as (folders, path):
-                argv = self._backup_argv(path, from_lsn)
-                child = self._child(
-                    argv, stdout=True, keep=self.telling, home=path, folders=folders
-                )
-        except EngineError:
-            secret_file.unlink()
+            _write_options(secret_file, self.group, settings, loan.socket)
+            loan.give(secret_file, workdir)
+            argv = self._backup_argv(loan.path, from_lsn)
+            child = self._child(argv, stdout=True, keep=self.telling, loan=loan)
+        except AgentError:
+            loan.close()
+            secret_file.unlink(missing_ok=True)
             raise
         return BackupRun(
             child,
             secret_file,
             self.completed,
             self.causes,
-            self._settings.silent_seconds,
+            settings.silent_seconds,
             self.losses,
+            release=loan.close,
         )
 
     def _backup_argv(self, workdir: Path, from_lsn: int | None) -> list[str]:
@@ -156,7 +157,7 @@ class CopyingEngine(ABC):
 
     def extract(self, folder: Path) -> ExtractRun:
         """Start the extractor with `-x` into `folder`, the only place that it may write to."""
-        with _opened(self._settings.run_as, folder) as (folders, (path,)):
+        with opened(self._settings.run_as, folder) as (folders, (path,)):
             argv = [self._settings.extractor, "-x", "-C", str(path)]
             child = self._child(
                 argv, setting=_EXTRACTOR, stdin=True, folders=folders, writable=[folder]
@@ -168,7 +169,7 @@ class CopyingEngine(ABC):
     ) -> PrepareRun:
         """Start `--prepare` of one link of a chain; it may write to its folders only."""
         writable = [target] if incremental is None else [target, incremental]
-        with _opened(self._settings.run_as, *writable) as (folders, (path, *beside)):
+        with opened(self._settings.run_as, *writable) as (folders, (path, *beside)):
             argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
             argv += [f"--use-memory={memory_bytes}", f"--tmpdir={path}"]
             argv += self._prepare_options(last=last)
@@ -198,11 +199,11 @@ class CopyingEngine(ABC):
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
-        home: Path | None = None,
+        loan: Loan | None = None,
         folders: Sequence[int] = (),
         writable: Sequence[Path] | None = None,
     ) -> Child:
-        own = {"HOME": str(home), "TMPDIR": str(home)} if home is not None else {}
+        own = {"HOME": str(loan.path), "TMPDIR": str(loan.path)} if loan is not None else {}
         return Child(
             argv,
             setting=setting,
@@ -213,7 +214,7 @@ class CopyingEngine(ABC):
             grace=self._settings.grace_seconds,
             environment={**own, **self._settings.environment},
             user=self._settings.run_as,
-            folders=folders,
+            folders=(loan.folder,) if loan and loan.folder is not None else folders,
             writable=writable,
         )
 
@@ -225,49 +226,11 @@ def quote_option(value: str) -> str:
     return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'
 
 
-@contextlib.contextmanager
-def _lent(
-    workdir: Path, secret_file: Path, user: OsUser | None
-) -> Iterator[tuple[Sequence[int], Path]]:
-    """Give `workdir` to `user`, and open it; the descriptors of it, and its path."""
-    try:
-        if user is not None:
-            os.chown(secret_file, user.uid, user.gid)
-            os.chown(workdir, user.uid, user.gid)
-    except OSError as error:
-        raise EngineFailed(
-            f"can't give {workdir} to the engine's user: {error.strerror}"
-        ) from error
-    with _opened(user, workdir) as (folders, (path,)):
-        yield folders, path
-
-
-@contextlib.contextmanager
-def _opened(user: OsUser | None, *folders: Path) -> Iterator[tuple[Sequence[int], Sequence[Path]]]:
-    """Open folders for `user`; their descriptors, and the paths that it reaches them by.
-
-    The folders above them are closed to another user. So that one goes through the descriptors,
-    which it inherits.
-    """
-    if user is None:
-        yield (), folders
-        return
-    with contextlib.ExitStack() as stack:
-        opened = []
-        for folder in folders:
-            try:
-                opened.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            except OSError as error:
-                raise EngineFailed(f"can't open {folder}: {error.strerror}") from error
-            stack.callback(os.close, opened[-1])
-        yield opened, [Path(f"/proc/self/fd/{descriptor}") for descriptor in opened]
-
-
-def _write_options(path: Path, group: str, settings: EngineSettings) -> None:
+def _write_options(path: Path, group: str, settings: EngineSettings, socket: Path) -> None:
     options = {
         "user": settings.user,
         "password": settings.password,
-        "socket": str(settings.socket),
+        "socket": str(socket),
     }
     lines = [f"{name}={quote_option(value)}\n" for name, value in options.items()]
     try:

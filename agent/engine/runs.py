@@ -9,6 +9,7 @@ import os
 import re
 import select
 import signal
+from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -112,10 +113,14 @@ class BackupRun(Run):
         causes: tuple[Cause, ...],
         silent_seconds: float,
         losses: re.Pattern[str] | None = None,
+        *,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
+        """`release` is called when the program has ended."""
         super().__init__(child)
         self._losses = losses
         self._secret_file = secret_file
+        self._release = release
         self._proof = proof
         self._causes = causes
         self._silent_seconds = silent_seconds
@@ -168,6 +173,7 @@ class BackupRun(Run):
     def close(self) -> None:
         super().close()
         self._secret_file.unlink(missing_ok=True)
+        self._release()
 
     def _failure(self, status: int) -> AgentError:
         story = self._story(status)

@@ -5,20 +5,24 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from agent.config import DEFAULT_PATH
 from agent.engine.mariadb import MariadbBackup
 from agent.engine.os_user import OsUser, os_user, owner_of
 from agent.engine.process import Child
-from agent.errors import EngineFailed
+from agent.errors import DatabaseUnreachable, EngineFailed
 from tests.conftest import need
+from tests.embedded.user import User
 from tests.engine.test_mariadb import engine_of
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.process import poll
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 PLUGIN = "file_key_management.so"
@@ -117,6 +121,69 @@ def test_a_plugin_of_the_servers_user_does_not_run_as_root(
             read_all(run)
             run.finish()
         assert list(workdir.iterdir()) == []
+
+
+@pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
+def test_root_backs_up_the_servers_user_and_restores_it(
+    server: MariaDB, place: Path, mysql: OsUser
+) -> None:
+    """By the commands, with encrypted tables: the state folder is root's alone."""
+    user = User(place / "home", server)
+    full = user.create("full")
+    server.query("UPDATE shop.events SET kind = 7")
+    server.checkpoint()
+    wanted = server.checksums()
+    late = user.create("late", "--parent", full["id"])
+    assert user.state.stat().st_mode & 0o777 == 0o700
+    assert [path.name for path in (user.state / "scratch").iterdir()] == []
+    target = place / "restored"
+    done = user.run("restore", "--local", late["id"], target)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["chown", "-R", "mysql:", target], check=True)
+    second = place / "second"
+    (second / "tmp").mkdir(parents=True)
+    shutil.chown(second / "tmp", "mysql")
+    second.chmod(0o777)
+    restored = MariaDB(second, target, server.options)
+    restored.start()
+    try:
+        assert restored.checksums() == wanted
+    finally:
+        restored.stop()
+
+
+def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) -> None:
+    """`root` over the socket, which the server knows by the OS user that connects."""
+    ours = engine_of(server, user="root", password="").beside(server.datadir)
+    with private("run") as workdir:
+        with ours.start_backup(workdir, None) as run:
+            assert run.stdout.read(1)
+            ((who,),) = server.query(
+                "SELECT GROUP_CONCAT(DISTINCT user) FROM information_schema.PROCESSLIST "
+                "WHERE user NOT IN ('system user', 'event_scheduler')"
+            )
+            assert who == "root"
+            assert {path.name for path in workdir.iterdir()} == {"engine.cnf", "server.sock"}
+            assert status(run.pid)["Uid"][0] == str(server.datadir.stat().st_uid)
+            read_all(run)
+            run.finish()
+        assert list(workdir.iterdir()) == []
+
+
+def test_such_an_engine_ends_and_leaves_nothing_if_the_server_is_not_there(
+    server: MariaDB, place: Path
+) -> None:
+    settings = {"user": "root", "password": "", "socket": place / "none"}
+    ours = engine_of(server, **settings).beside(server.datadir)
+    before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+    with private("run") as workdir:
+        with ours.start_backup(workdir, None) as run:
+            read_all(run)
+            with pytest.raises(DatabaseUnreachable):
+                run.finish()
+        assert list(workdir.iterdir()) == []
+    ended = lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before  # noqa: E731
+    poll("threads and descriptors are gone", ended, 10)
 
 
 def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: Path) -> None:

@@ -47,7 +47,7 @@ class MariaDB:
         self.admin = getpass.getuser()
         self.agent_user = "backup_agent"
         self.password_file = folder / "agent-password"
-        self._options = dict(options or {})
+        self.options = dict(options or {})
         self._process: ServerProcess | None = None
 
     def install(self) -> None:
@@ -77,7 +77,7 @@ class MariaDB:
             "innodb-log-file-size": "128M",
             "innodb-flush-log-at-trx-commit": 2,
             "character-set-server": "utf8mb4",
-        } | self._options
+        } | self.options
         text = "[mariadbd]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items())
         option_file = self.folder / "server.cnf"
         option_file.write_text(text)
