@@ -9,20 +9,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 import pytest
 
 from agent import assembly
 from agent.config import load
 from agent.errors import AgentError
+from agent.model import RestoreTask
 from agent.operations.restore import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from tests.conftest import need
 from tests.e2e.hostile import Case, Planted, cases, plant, seen, store_backup
+from tests.e2e.reports import Reports
 from tests.golden import make, rescue
 from tests.golden.places import MASTER
 from tests.golden.test_golden import checksums_of, configure
+from tests.stack.agent import Agent
 
 
 class Place(NamedTuple):
