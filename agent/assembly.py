@@ -160,6 +160,7 @@ def restore_parts(config: Config, cache: RecordCache | None = None) -> RestorePa
         path=path_settings(config),
         prepare_memory_bytes=config.engine.prepare_memory_bytes,
         allow_plaintext=section.allow_plaintext or not section.encrypt,
+        reserve_percent=config.agent.restore_reserve_percent,
     )
 
 

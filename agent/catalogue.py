@@ -30,6 +30,7 @@ from agent.model import (
     BackupStatus,
     ErrorInfo,
     Record,
+    Stored,
     WrappedKey,
     utc_now,
 )
@@ -177,14 +178,19 @@ class Catalogue:
                 )
             chain.insert(0, parent)
 
-    def segments(self, record: Record) -> list[Segment]:
-        """All segments of a COMPLETED backup, from its lists; DataDamaged where one is wrong."""
+    def segments(self, record: Record) -> Iterator[Segment]:
+        """Yield all segments of a COMPLETED backup, with one of its lists at a time in memory.
+
+        BackupUnusable if the record names no stored bytes, DataDamaged if a list is wrong.
+        """
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
-        found: list[Segment] = []
         for number in range(len(record.stored.lists)):
-            found += read_list(self._store, record, record.stored, number)
-        return found
+            yield from self.segment_list(record, record.stored, number)
+
+    def segment_list(self, record: Record, stored: Stored, number: int) -> list[Segment]:
+        """Return the segments of one of a backup's lists; DataDamaged if it is not as recorded."""
+        return read_list(self._store, record, stored, number)
 
     def begin(self, record: Record) -> None:
         """Write the BUILDING record of an attempt; BackupExists where the id is taken."""

@@ -53,6 +53,7 @@ class AgentSection(Frozen):
     tenant_id: Name
     state_folder: Absolute = Path("/var/lib/backup-agent")
     restore_roots: tuple[Absolute, ...] = ()
+    restore_reserve_percent: Annotated[float, Field(ge=0, le=90)] = 3.0
     progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -61,6 +62,26 @@ def is_this_machine(name: str) -> bool:
         return False
     own = {row.address for rows in psutil.net_if_addrs().values() for row in rows}
     return all(one in own or ipaddress.ip_address(one).is_loopback for one in found)
+
+
+class Space(NamedTuple):
+    """A filesystem: the bytes and files that this user may still make, and all that it has.
+
+    `files` and `free_files` are 0 if it counts none, as btrfs.
+    """
+
+    total: int
+    free: int
+    files: int
+    free_files: int
+
+
+def space_of(path: Path) -> Space:
+    """Return the space of the filesystem at `path`, or where it would be created."""
+    with _readable(path):
+        found = os.statvfs(nearest(path.absolute()))
+    unit = found.f_frsize
+    return Space(found.f_blocks * unit, found.f_bavail * unit, found.f_files, found.f_favail)
 
 
 def nearest(path: Path) -> Path:

@@ -121,22 +121,95 @@ def decrypted(sealed, key, record):
             raise failed(f"segment {segment} is damaged, cut, or of another backup") from None
 
 
+def inflated(stream):
+    """What the gzip members hold, one behind the other; zlib checks the CRC of each."""
+    member = zlib.decompressobj(31)
+    for data in stream:
+        while data:
+            member = zlib.decompressobj(31) if member.eof else member
+            yield member.decompress(data, MIB)
+            data = member.unused_data or member.unconsumed_tail
+    if not member.eof:
+        raise failed("the stored bytes end too early")
+
+
+class Reader:
+    """Gives the stream's bytes in any amount."""
+
+    def __init__(self, pieces):
+        self.pieces, self.held, self.at = pieces, b"", 0
+
+    def take(self, size, least=None):
+        """The next `size` bytes, and at least as many, or `least`."""
+        while len(self.held) - self.at < size and (piece := next(self.pieces, None)) is not None:
+            self.held, self.at = self.held[self.at :] + piece, 0
+        taken = self.held[self.at : self.at + size]
+        self.at += len(taken)
+        if len(taken) < (size if least is None else least):
+            raise failed("the xbstream ends in the middle of a chunk")
+        return taken
+
+
+def number(field):
+    return int.from_bytes(field, "little")
+
+
+def plain(path):
+    """The path, which has to stay inside the folder; nobody else checks those of R and D."""
+    if (
+        not path
+        or len(path) > 511
+        or path[:1] == b"/"
+        or b"\0" in path
+        or b".." in path.split(b"/")
+    ):
+        raise failed(f"whoever made this backup put the path {path!r} into it: do not restore it")
+    return path
+
+
+def judged(pieces):
+    """The xbstream, chunk by chunk (agent/codec/xbstream.py), each once its paths are judged."""
+    stream, magic = Reader(pieces), b"XBSTCK01"
+    while head := stream.take(14, least=0):
+        kind, left = head[9:10], 0  # of payload that follows
+        if head[:8] != magic or len(head) < 14 or kind not in b"PERDS":
+            raise failed("this is no xbstream, or it has chunks of an unknown type")
+        head += plain(stream.take(min(number(head[10:]), 512)))
+        if kind == b"P":  # length, offset, CRC
+            head += stream.take(20)
+            left = number(head[-20:-12])
+        elif kind == b"R":  # the other path
+            size = stream.take(4)
+            head += size + plain(stream.take(min(number(size), 512)))
+        elif kind == b"S":  # MariaDB: an offset; Percona: entries, length, offset, CRC, map
+            head += stream.take(8)
+            following = stream.take(16, least=0)
+            if following[:8] == magic or len(following) < 16:
+                stream.at -= len(following)
+            else:
+                left = number(head[-8:-4]) * 8 + number(head[-4:] + following[:4])
+                head += following
+        yield head
+        while left:
+            yield (piece := stream.take(min(left, MIB)))
+            left -= len(piece)
+
+
 def main(record_path, key_path, stored_path):
     key = read_key(key_path)
     record = read_record(record_path, key)
-    stream, total, member = pieces(stored_path, record["stored"]), 0, zlib.decompressobj(31)
+    stream, total, whole = pieces(stored_path, record["stored"]), 0, record["stored"]["raw_bytes"]
     if record["cipher"] != "none":
         stream = decrypted(stream, unwrap(record, key), record)
     elif not isinstance(key, bytes):  # an unchecked record that says so may be a forged one
         raise failed('the record says "not encrypted": give "none" as key if you believe it')
-    for data in stream:  # gzip members, one behind the other; zlib checks the CRC of each
-        while data:
-            member = zlib.decompressobj(31) if member.eof else member
-            total += sys.stdout.buffer.write(member.decompress(data, MIB))
-            data = member.unused_data or member.unconsumed_tail
+    for data in judged(inflated(stream)):
+        if total + len(data) > whole:
+            raise failed(f"more than {total} bytes come out, the record says {whole}")
+        total += sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-    if total != record["stored"]["raw_bytes"] or not member.eof:
-        raise failed(f"{total} bytes came out, the record says {record['stored']['raw_bytes']}")
+    if total != whole:
+        raise failed(f"{total} bytes came out, the record says {whole}")
     print(f"OK: all {total} bytes came out; parent: {record['parent_id']!r}", file=sys.stderr)
 
 

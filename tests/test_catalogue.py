@@ -385,7 +385,7 @@ def _with_lists(store: SwiftStore, *lists: list[Segment]) -> Record:
 
 def test_segments_come_from_the_lists_in_order(store: SwiftStore, catalogue: Catalogue) -> None:
     rows = [Segment(size, f"{size:032x}") for size in range(5)]
-    assert catalogue.segments(_with_lists(store, rows[:3], rows[3:])) == rows
+    assert list(catalogue.segments(_with_lists(store, rows[:3], rows[3:]))) == rows
 
 
 def _without(store: SwiftStore, name: str) -> None:
@@ -408,12 +408,12 @@ def test_a_lost_or_changed_list_is_damage(
     one = _with_lists(store, [Segment(1, "0" * 32)], [Segment(1, "0" * 32)])
     damage(store, list_name(one.id, one.attempt, 1))
     with pytest.raises(DataDamaged):
-        catalogue.segments(one)
+        list(catalogue.segments(one))
 
 
 def test_a_backup_that_was_never_finished_has_no_segments(catalogue: Catalogue) -> None:
     with pytest.raises(BackupUnusable, match="names no stored bytes"):
-        catalogue.segments(record())
+        list(catalogue.segments(record()))
 
 
 def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(

@@ -4,7 +4,9 @@ Options as `mariadb-backup --help` of 10.11 lists them.
 """
 
 import re
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
@@ -16,6 +18,15 @@ from agent.errors import (
     RedoOverwritten,
 )
 
+# INSTALL_PLUGINDIR of the layouts DEB, RPM, and STANDALONE in cmake/install_layout.cmake, and
+# what Fedora and openSUSE make of it.
+_PLUGIN_PLACES = (
+    "lib/mysql/plugin",
+    "lib64/mysql/plugin",
+    "lib64/mariadb/plugin",
+    "lib/mariadb/plugin",
+    "lib/plugin",
+)
 _GRANTS = (
     "grant the agent's database user RELOAD, PROCESS, BINLOG MONITOR and REPLICA MONITOR, and "
     "REPLICATION SLAVE ADMIN where [engine] safe_slave_backup is on"
@@ -94,5 +105,19 @@ class MariadbBackup(CopyingEngine):
         return []
 
     def _prepare_options(self, *, last: bool) -> list[str]:
-        """None: mariadb-backup needs no --apply-log-only between the links of a chain."""
-        return []
+        """The installation's plugins; mariadb-backup needs no --apply-log-only within a chain.
+
+        Without a directory it takes the one that the backup's own option file names, and
+        with neither it loads plugins from the root folder.
+        """
+        return [f"--plugin-dir={plugin_dir(self._settings.program)}"]
+
+
+def plugin_dir(program: str) -> Path:
+    """Return where the installation that `program` belongs to keeps its plugins.
+
+    One of the layouts of MariaDB's packages and archives; the first of them if none is there.
+    """
+    prefix = Path(shutil.which(program) or program).resolve().parent.parent
+    places = [prefix / place for place in _PLUGIN_PLACES]
+    return next((place for place in places if place.is_dir()), places[0])

@@ -6,6 +6,7 @@ nothing of it may run as root.
 
 import os
 import pwd
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,3 +49,14 @@ def os_user(uid: int, gid: int) -> OsUser:
     except KeyError:
         return OsUser(uid, gid, ())
     return OsUser(uid, entry.pw_gid, tuple(os.getgrouplist(entry.pw_name, entry.pw_gid)))
+
+
+def first_user(names: Sequence[str]) -> OsUser | None:
+    """Return the first of these users that the system has, None if it has none of them."""
+    for name in names:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return os_user(entry.pw_uid, entry.pw_gid)
+    return None

@@ -10,7 +10,8 @@ streams ends at its next write or read; the rest is ended by systemd with the un
 agent's next start, which knows its children by a variable in their environment.
 
 XtraBackup ties itself to the *thread* that started it (PR_SET_PDEATHSIG). So start a Child on
-the thread that waits for its end.
+the thread that waits for its end. A confined child is started by the thread that drains its
+standard error: what a thread gave up for itself can't be had back.
 """
 
 import contextlib
@@ -24,20 +25,20 @@ import signal
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self, cast
 
+from agent.engine.confine import confine_thread
+from agent.engine.log_tail import LogTail
 from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
 PIPE_BYTES = 1 << 20
-TAIL_LINES = 40
-KEPT_LINES = 20
-LINE_BYTES = 1000
 GRACE_SECONDS = 3.0
 _KILLED_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
@@ -52,54 +53,6 @@ _NO_HOME = "/nonexistent"
 _UMASK = 0o077
 # What the agent's systemd unit has as LimitNOFILE.
 _OPEN_FILES = 524_288
-# SHOW GRANTS, which the engine prints when it lacks a privilege, holds the password's hash.
-_SECRET = re.compile(r"\bIDENTIFIED\b.*")
-
-
-class LogTail:
-    """The end of a child's standard error, bounded whatever the child writes.
-
-    It holds the last 40 lines and, so that a flood can't push a cause out, the first 20
-    that match `keep`. A line is cut at 1000 bytes. `heard` is when (time.monotonic) the last
-    bytes came. Safe to read from any thread.
-    """
-
-    def __init__(self, keep: re.Pattern[str] | None = None) -> None:
-        self._keep = keep
-        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
-        self._kept: list[str] = []
-        self._partial = b""
-        self.heard = time.monotonic()
-        self._lock = threading.Lock()
-
-    def feed(self, block: bytes) -> None:
-        """Take the next bytes of standard error."""
-        self.heard = time.monotonic()
-        with self._lock:
-            pieces = (self._partial + block).split(b"\n")
-            self._partial = pieces.pop()[:LINE_BYTES]
-            for piece in pieces:
-                self._add(piece)
-
-    def end(self) -> None:
-        """Take what stands behind the last newline as a line."""
-        self.feed(b"\n")
-
-    def lines(self) -> list[str]:
-        with self._lock:
-            return list(self._lines)
-
-    def kept(self) -> list[str]:
-        with self._lock:
-            return list(self._kept)
-
-    def _add(self, piece: bytes) -> None:
-        line = _SECRET.sub("IDENTIFIED ...", piece[:LINE_BYTES].decode(errors="replace").rstrip())
-        if not line:
-            return
-        self._lines.append(line)
-        if self._keep and len(self._kept) < KEPT_LINES and self._keep.search(line):
-            self._kept.append(line)
 
 
 class Child:
@@ -120,15 +73,17 @@ class Child:
         grace: float = GRACE_SECONDS,
         environment: Mapping[str, str] = MappingProxyType({}),
         user: OsUser | None = None,
-        folder: int | None = None,
+        folders: Sequence[int] = (),
+        writable: Sequence[Path] | None = None,
     ) -> None:
         """Start `argv`; `setting` is what the operator corrects if the program is missing.
 
         `niceness` is for the whole group. Unless an I/O priority was inherited the kernel
         derives it from that. `environment` is the child's, beside PATH, LC_ALL, and a HOME that
         does not exist. `user` is who it runs as: this process's own user if None, and another
-        one only if this process is root. `folder` is the descriptor of an open folder that the
-        child gets under the same number, so that it may use one whose parents are closed to it.
+        one only if this process is root. `folders` are descriptors of open folders that the
+        child gets under the same numbers, so that it may use those whose parents are closed to
+        it. `writable` are the only folders below which it may write (confine.py), if given.
 
         Raises:
             EngineMissing, EngineFailed: the program can't be started.
@@ -138,13 +93,15 @@ class Child:
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()
-        self._popen = _start(argv, setting, stdin, stdout, environment, user, folder)
+        start = partial(_start, argv, setting, stdin, stdout, environment, user, folders)
+        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
+        self._popen = start() if writable is None else self._start_confined(start, writable)
         _dump_no_core(self._popen.pid)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
         _be_nice(self._popen.pid, niceness)
-        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
-        self._drainer.start()
+        if writable is None:
+            self._drainer.start()
 
     @property
     def pid(self) -> int:
@@ -251,6 +208,29 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signum)
 
+    def _start_confined(
+        self, start: Callable[[], "subprocess.Popen[bytes]"], writable: Sequence[Path]
+    ) -> "subprocess.Popen[bytes]":
+        """Start the child on the draining thread, which gives up writing elsewhere before."""
+        started: Future[subprocess.Popen[bytes]] = Future()
+
+        def begin() -> None:
+            try:
+                confine_thread(writable)
+                self._popen = start()
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+                started.set_exception(error)
+                return
+            started.set_result(self._popen)
+            self._drain()
+
+        self._drainer = threading.Thread(target=begin, name=f"{self.name} log", daemon=True)
+        self._drainer.start()
+        try:
+            return started.result()
+        except OSError as error:
+            raise EngineFailed(f"can't confine {self.name}: {error.strerror}") from error
+
     def _drain(self) -> None:
         with cast(FileIO, self._popen.stderr) as pipe:
             while block := pipe.read(1 << 16):
@@ -265,7 +245,7 @@ def _start(
     stdout: bool,
     added: Mapping[str, str],
     user: OsUser | None,
-    folder: int | None,
+    folders: Sequence[int],
 ) -> "subprocess.Popen[bytes]":
     program, *arguments = argv
     if user is not None:
@@ -284,7 +264,7 @@ def _start(
             user=user.uid if user else None,
             group=user.gid if user else None,
             extra_groups=user.groups if user else None,
-            pass_fds=() if folder is None else (folder,),
+            pass_fds=folders,
             start_new_session=True,
         )
     except (FileNotFoundError, NotADirectoryError, PermissionError) as error:

@@ -43,6 +43,7 @@
     │   └── LsnMismatch          lsn_mismatch
     ├── DataError
     │   ├── DataDamaged          data_damaged          stored bytes fail a check
+    │   ├── ContentRefused       content_refused       what no engine puts into a backup
     │   ├── RecordDamaged        record_damaged
     │   ├── RecordUnsupported    record_unsupported
     │   ├── KeyNotHere           key_not_here
@@ -83,6 +84,7 @@ from agent.errors.base import (
     Interrupted as Interrupted,
 )
 from agent.errors.content import (
+    ContentRefused as ContentRefused,
     DataDamaged as DataDamaged,
     DataError as DataError,
     KeyNotHere as KeyNotHere,

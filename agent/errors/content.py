@@ -39,6 +39,16 @@ class DataDamaged(DataError):
     default_hint = "the stored bytes were changed or lost; restore another backup of the chain"
 
 
+class ContentRefused(DataError):
+    """A backup holds what no engine puts into one: a path outside, an option, a false stream."""
+
+    code = "content_refused"
+    default_hint = (
+        "an engine of an unknown version made this backup, or somebody who held its keys and chose "
+        "what is in it: find out who, don't restore it by hand either, and restore another backup"
+    )
+
+
 class RecordDamaged(DataError):
     """A record fails its MAC, or does not have the form of a record."""
 

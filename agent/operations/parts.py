@@ -1,5 +1,6 @@
 """What the operations work with, built by the faces and handed down as plain values."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -9,12 +10,14 @@ from agent.codec.aead import OpeningStream
 from agent.codec.plain import PlainOpening
 from agent.database import Database
 from agent.engine.choice import Engines
-from agent.errors import PlaintextRefused
+from agent.errors import DatabaseError, PlaintextRefused
 from agent.keys import Keyring
 from agent.model import Record
 from agent.pipeline.buffers import Plan, plan
 from agent.pipeline.download import Opening
 from agent.store.protocol import Interruption, Store
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +45,8 @@ class PathSettings:
 class RestoreParts:
     """What a restore needs: no database, no broker.
 
-    Backups that aren't encrypted are opened only where `allow_plaintext` says so.
+    Backups that aren't encrypted are opened only where `allow_plaintext` says so. A restore
+    leaves `reserve_percent` of its filesystem free.
     """
 
     store: Store
@@ -52,6 +56,11 @@ class RestoreParts:
     path: PathSettings
     prepare_memory_bytes: int
     allow_plaintext: bool = False
+    reserve_percent: float = 3.0
+
+    def datadirs(self) -> list[Path]:
+        """Return the datadirs of servers that are known to run here."""
+        return []
 
     def bound(self, stop: Interruption) -> Self:
         """The same parts, whose store ends its calls at once when `stop` is requested."""
@@ -90,6 +99,15 @@ class BackupParts(RestoreParts):
     safe_slave_backup: bool = False
     lock_wait_seconds: float = 60.0
     uncopied_engines: frozenset[str] = frozenset()
+
+    def datadirs(self) -> list[Path]:
+        """Return the server's datadir, nothing if the server doesn't answer or is elsewhere."""
+        try:
+            datadir = self.database.server().datadir
+        except DatabaseError as error:
+            log.info("the server's datadir is not known to this restore: %s", error)
+            return []
+        return [datadir] if datadir.is_dir() else []
 
     def bound(self, stop: Interruption) -> Self:
         """As of a restore's; the database's calls end, too."""

@@ -5,7 +5,6 @@ each incremental is extracted beside it, applied, and removed. What is whole is 
 the target; on a failure nothing is left there.
 """
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,18 +13,16 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent.crash import Point, reached
-from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
-from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound, TargetRefused
-from agent.layout import Segment, segment_name
+from agent.errors import DataDamaged, TargetRefused
 from agent.model import Record
+from agent.operations.extraction import Extraction
 from agent.operations.parts import RestoreParts
-from agent.operations.target import Work, check_space, check_target, usable
-from agent.pipeline.buffers import Plan
-from agent.pipeline.download import Download, Opening
+from agent.operations.reserve import check_space, space_watched
+from agent.operations.target import Work, check_target, restore_user
+from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
-from agent.store.protocol import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +49,7 @@ class RestoreOperation:
         self._stop = stop
         self._run_id = run_id or str(uuid4())
         self._on_whole = on_whole
+        self._extraction = Extraction(self._parts, meter, stop)
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
         """Restore into `target`, an absolute path that is empty or missing; return the chain.
@@ -63,17 +61,20 @@ class RestoreOperation:
         openings = [self._parts.opening(record) for record in chain]
         engine = self._engine_of(chain)
         for record in chain:
-            self._plan(record)
-        check_target(target)
+            self._extraction.plan(record)
+        datadirs = self._parts.datadirs()
+        check_target(target, datadirs)
         sizes = [_raw_bytes(record) for record in chain]
-        check_space(target, sizes[0], max(sizes[1:], default=0))
+        reserve = self._parts.reserve_percent
+        check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
-        work = Work(target, self._run_id)
+        work = Work(target, self._run_id, restore_user(target, datadirs))
         made = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove=made)
             work.make()
-            self._restore(engine, chain, openings, work)
+            with space_watched(work.folder, reserve, self._stop):
+                self._restore(engine.run_as(work.user), chain, openings, work)
             work.sync()
             self._on_whole(chain[-1])
             work.move_up()
@@ -109,79 +110,17 @@ class RestoreOperation:
         work: Work,
     ) -> None:
         datadir, beside = work.datadir, work.incremental
-        self._extract(engine, chain[0], openings[0], datadir)
+        work.make_inside(datadir)
+        self._extraction.run(engine, chain[0], openings[0], datadir)
         reached(Point.RESTORE_EXTRACTED)
         self._prepare(engine, datadir, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
             if number:
-                self._extract(engine, record, opening, beside)
+                work.make_inside(beside)
+                self._extraction.run(engine, record, opening, beside)
                 self._prepare(engine, datadir, beside, last=record is chain[-1])
                 shutil.rmtree(beside)
         reached(Point.RESTORE_PREPARED)
-
-    def _extract(self, engine: Engine, record: Record, opening: Opening, folder: Path) -> None:
-        """Fetch, open and inflate one backup into `folder`."""
-        log.info("extracting backup %s into %s", record.id, folder)
-        segments = self._parts.catalogue.segments(record)
-        if record.stored is None or len(segments) != record.stored.segment_count:
-            raise DataDamaged(f"backup {record.id} has {len(segments)} segments, not as recorded")
-        with usable(folder):
-            folder.mkdir(mode=0o700)
-        before = self._meter.raw_bytes
-        with (
-            engine.extract(folder) as extract_run,
-            self._stop.on_stop(extract_run.interrupt),
-        ):
-            Download(
-                [segment.size for segment in segments],
-                lambda number, buffer: self._fetch(record, segments, number, buffer),
-                opening,
-                extract_run.write,
-                plan=self._plan(record),
-                meter=self._meter,
-                stop=self._stop,
-            ).run()
-            extract_run.finish()
-        if self._meter.raw_bytes - before != record.stored.raw_bytes:
-            raise DataDamaged(
-                f"backup {record.id} gave {self._meter.raw_bytes - before} bytes, "
-                f"its record says {record.stored.raw_bytes}"
-            )
-        self._check_lsns(record, folder)
-
-    def _plan(self, record: Record) -> Plan:
-        """The data path's layout for the segments as this backup has them."""
-        size = record.stored.segment_size if record.stored else None
-        try:
-            return self._parts.path.plan(segment_bytes=size)
-        except ConfigInvalid as error:
-            raise ConfigInvalid(
-                f"the segments of backup {record.id} are too large for this machine: {error}",
-                hint="raise [pipeline] memory_bytes",
-            ) from error
-
-    def _fetch(
-        self, record: Record, segments: Sequence[Segment], number: int, buffer: memoryview
-    ) -> None:
-        name = segment_name(record.id, record.attempt, number)
-        try:
-            self._parts.store.get_into(Shelf.SEGMENTS, name, buffer)
-        except (StoreMismatch, StoreNotFound) as error:
-            raise DataDamaged(
-                f"segment {number} of backup {record.id} is not as it was stored: {error}"
-            ) from error
-        # get_into compares with what the store announces now, which whoever changed the bytes
-        # changed too. Sealed bytes need no more: their tags tell.
-        if not record.sealed and _md5(buffer) != segments[number].md5:
-            raise DataDamaged(f"segment {number} of backup {record.id} is not as it was stored")
-
-    def _check_lsns(self, record: Record, folder: Path) -> None:
-        found = read_checkpoints(folder)
-        if (found.from_lsn, found.to_lsn) != (record.from_lsn, record.to_lsn):
-            raise DataDamaged(
-                f"backup {record.id} goes from LSN {found.from_lsn} to {found.to_lsn}, its "
-                f"record says {record.from_lsn} to {record.to_lsn}"
-            )
 
     def _prepare(
         self, engine: Engine, target: Path, incremental: Path | None, *, last: bool
@@ -196,10 +135,6 @@ class RestoreOperation:
         ):
             prepare_run.finish()
         self._stop.check()
-
-
-def _md5(data: memoryview) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _raw_bytes(record: Record) -> int:

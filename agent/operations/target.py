@@ -13,29 +13,50 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from agent.errors import SpaceLacking, TargetRefused
-from agent.host import free_bytes, nearest, sync_filesystem, sync_folder
+from agent.engine.os_user import OsUser, first_user, owner_of
+from agent.errors import TargetRefused
+from agent.host import nearest, sync_filesystem, sync_folder
 
 _WORK: Final = ".backup-agent-restore-"
+# What mkfs leaves in the root of a filesystem.
+_FRESH: Final = "lost+found"
+_SYSTEM_TABLESPACE: Final = "ibdata1"
+_SERVER_USERS: Final = ("mysql", "nobody")
+_NAMED: Final = 5
 
 
 class Work:
-    """Where the restore `run_id` (a UUID) works inside its target."""
+    """Where the restore `run_id` (a UUID) works inside its target.
 
-    def __init__(self, target: Path, run_id: str) -> None:
+    What it makes there is `user`'s, None being this process's own.
+    """
+
+    def __init__(self, target: Path, run_id: str, user: OsUser | None = None) -> None:
         self.target = target
+        self.user = user
         self.folder = target / f"{_WORK}{run_id}"
         self.datadir = self.folder / "datadir"
         self.incremental = self.folder / "incremental"
         self._note = self.folder / "entries.json"
 
     def make(self) -> None:
-        """Make it, and the target where that is missing, for this user alone; TargetRefused."""
+        """Make it, and the target if it is missing, for the user alone; TargetRefused."""
         with usable(self.target):
             # `parents` of mkdir gives the parents the umask's mode
             self.target.parent.mkdir(parents=True, exist_ok=True)
-            for folder in (self.target, self.folder):
-                folder.mkdir(mode=0o700, exist_ok=folder is self.target)
+            if not self.target.exists():
+                self._make(self.target)
+            self._make(self.folder)
+
+    def make_inside(self, folder: Path) -> None:
+        """Make one of the folders in it; TargetRefused."""
+        with usable(folder):
+            self._make(folder)
+
+    def _make(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        if self.user is not None:
+            os.chown(folder, self.user.uid, self.user.gid)
 
     def sync(self) -> None:
         """Have all of the datadir on the disk; TargetRefused where that fails."""
@@ -119,8 +140,13 @@ def target_below(roots: Sequence[Path], target: Path) -> Path:
     return real
 
 
-def check_target(target: Path) -> None:
-    """TargetRefused unless it is an absolute path to an empty or a missing folder."""
+def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
+    """Check that a restore may begin in `target`; TargetRefused.
+
+    It is an absolute path to a missing folder, to an empty one, or to the root of a fresh
+    filesystem, which holds `lost+found`. It is no datadir, and in none: neither in one of
+    `datadirs` nor below a folder that holds InnoDB's own files.
+    """
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
@@ -129,15 +155,52 @@ def check_target(target: Path) -> None:
             target.lstat()
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise TargetRefused(f"the target {target} is not a folder")
-        found = list(target.iterdir()) if target.exists() else []
-        left = [entry for entry in found if entry.name.startswith(_WORK)]
-        if left:
+        _check_outside(target, datadirs)
+        found = sorted(target.iterdir()) if target.exists() else []
+        _check_empty(target, [one for one in found if one.name != _FRESH or not one.is_dir()])
+
+
+def _check_outside(target: Path, datadirs: Sequence[Path]) -> None:
+    real = target.resolve()
+    known = {datadir.resolve() for datadir in datadirs}
+    for folder in (real, *real.parents):
+        if folder in known:
+            raise TargetRefused(f"the target {target} is in {folder}, the server's own datadir")
+        if folder != real and (folder / _SYSTEM_TABLESPACE).exists():
             raise TargetRefused(
-                f"another restore into {target} runs, or was cut off and left {left[0]}",
-                hint="remove that folder, if no restore runs there, or name another target",
+                f"the target {target} is in {folder}, which is a datadir: it holds "
+                f"{_SYSTEM_TABLESPACE}"
             )
-        if found:
-            raise TargetRefused(f"the target {target} is not empty")
+
+
+def _check_empty(target: Path, found: Sequence[Path]) -> None:
+    left = [entry for entry in found if entry.name.startswith(_WORK)]
+    if left:
+        raise TargetRefused(
+            f"another restore into {target} runs, or was cut off and left {left[0]}",
+            hint="remove that folder, if no restore runs there, or name another target",
+        )
+    if found:
+        names = ", ".join(repr(entry.name) for entry in found[:_NAMED])
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise TargetRefused(f"the target {target} is not empty: it holds {names}{more}")
+
+
+def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
+    """Return whom a restore's programs run as; None is this process's own user.
+
+    What they read was made by somebody else, so nothing of it runs as root, if root is not the
+    one whom the server's datadir belongs to. It is the owner of the target, or of the folder
+    that it will be made in, if that is not root; else the owner of the server's datadir; without
+    a server here `mysql`, or `nobody`.
+    """
+    if os.geteuid() != 0:
+        return None
+    if (owner := owner_of(nearest(target))) is not None:
+        return owner
+    for datadir in datadirs:
+        return owner_of(datadir)
+    return first_user(_SERVER_USERS)
 
 
 @contextlib.contextmanager
@@ -151,18 +214,3 @@ def usable(target: Path) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise TargetRefused(f"the target {target} can't be used: {reason}") from error
-
-
-def check_space(target: Path, full: int, incremental: int) -> None:
-    """SpaceLacking unless so many bytes fit there: the full backup, and the largest incremental.
-
-    TargetRefused where nothing may be written there.
-    """
-    with usable(target):
-        there = nearest(target)
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise TargetRefused(f"restoring has to write in {there}, which is not allowed")
-        if (free := free_bytes(there)) < full + incremental:
-            raise SpaceLacking(
-                f"restoring needs {full + incremental} bytes under {there}, {free} are free"
-            )

@@ -78,7 +78,8 @@ def _restore_space(context: Context) -> Outcome:
     roots, needed = context.config.agent.restore_roots, context.datadir_bytes
     if not roots:
         return passed("no [agent] restore_roots: restores are done with --local only")
-    lacking = [f"{root} ({why})" for root in roots if (why := _lacks(root, needed)) is not None]
+    percent = context.config.agent.restore_reserve_percent
+    lacking = [f"{root} ({why})" for root in roots if (why := _lacks(root, needed, percent))]
     if lacking:
         return warned(
             f"a restore can't go to {', '.join(lacking)}",
@@ -90,7 +91,7 @@ def _restore_space(context: Context) -> Outcome:
     return passed(f"{free}; {size}")
 
 
-def _lacks(root: Path, needed: int | None) -> str | None:
+def _lacks(root: Path, needed: int | None, percent: float) -> str | None:
     try:
         if not root.is_dir():
             return "there is no such folder"
@@ -98,8 +99,11 @@ def _lacks(root: Path, needed: int | None) -> str | None:
         return "it can't be reached"
     if not os.access(root, os.W_OK | os.X_OK):
         return "it can't be written to"
-    free = host.free_bytes(root)
-    return f"{amount(free)} free, {amount(needed)} needed" if needed and free < needed else None
+    space = host.space_of(root)
+    kept = int(space.total * percent / 100)
+    if needed is None or space.free >= needed + kept:
+        return None
+    return f"{amount(space.free)} free, {amount(needed)} needed, {amount(kept)} to stay free"
 
 
 def _clock() -> Outcome:

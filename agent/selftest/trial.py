@@ -4,6 +4,7 @@ The server that is started on it listens on a socket in a private folder and now
 """
 
 import getpass
+import os
 import shutil
 import tempfile
 import time
@@ -15,6 +16,8 @@ from uuid import uuid4
 
 from agent import assembly
 from agent.database import Database, DatabaseSettings
+from agent.engine.backup_options import server_options
+from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.errors import AgentError, BackupUnknown, DatabaseError, EngineFailed
 from agent.model import BackupRequest, CreateTask, ErrorInfo, Record
@@ -40,6 +43,7 @@ _BASE = (
     "host: state space",
 )
 _START_SECONDS = 120.0
+_LIST_SECONDS = 20.0
 _LOOK_SECONDS = 0.1
 _CHECK_SECONDS = 3600.0
 _SERVERS = {"mariadb": "mariadbd", "mysql": "mysqld"}
@@ -103,8 +107,14 @@ class _Group:
         self._context.after_group.callback(shutil.rmtree, scratch, ignore_errors=True)
         self._socket = scratch / "s"
         program = _SERVERS[self._context.database.server().type]
+        user = _server_user(self._folder)
+        if user is not None:
+            os.chown(scratch, user.uid, user.gid)
         child = Child(
-            _argv(program, self._folder, scratch, self._socket), setting="PATH of this self-test"
+            _argv(program, self._folder, scratch, self._socket, user),
+            setting="PATH of this self-test",
+            user=user,
+            writable=[self._folder, scratch],
         )
         self._context.after_group.callback(child.close)
         started = time.monotonic()
@@ -183,14 +193,34 @@ def _told(undo: Callable[[], None]) -> None:
         log.warning("the self-test's backup can't be deleted: %s", error)
 
 
-def _argv(program: str, datadir: Path, scratch: Path, socket: Path) -> list[str]:
-    """A server for this user alone; its layout of InnoDB is what the engine noted."""
-    noted = datadir / "backup-my.cnf"
+def _server_user(datadir: Path) -> OsUser | None:
+    """Return the owner of a restored datadir, None for this process's own user.
+
+    None also if the folders above it are closed to the owner, as root's own state folder.
+    """
+    user = owner_of(datadir)
+    if user is None:
+        return None
+    with Child(["ls", str(datadir)], setting="PATH of this self-test", user=user) as child:
+        return user if child.wait(_LIST_SECONDS) == 0 else None
+
+
+def _argv(
+    program: str, datadir: Path, scratch: Path, socket: Path, user: OsUser | None
+) -> list[str]:
+    """A server for this user alone; its layout of InnoDB is what the engine noted.
+
+    What the restored tables could start is off: events, plugins, functions of their own.
+    """
+    options = scratch / "server.cnf"
+    options.write_text(server_options(datadir), encoding="utf-8")
+    if user is not None:
+        os.chown(options, user.uid, user.gid)
     return [
         program,
-        f"--defaults-file={noted}" if noted.exists() else "--no-defaults",
+        f"--defaults-file={options}",
         f"--datadir={datadir}",
-        f"--user={getpass.getuser()}",
+        *([] if user else [f"--user={getpass.getuser()}"]),
         f"--socket={socket}",
         f"--pid-file={scratch / 'pid'}",
         f"--tmpdir={scratch}",
@@ -198,6 +228,7 @@ def _argv(program: str, datadir: Path, scratch: Path, socket: Path) -> list[str]
         "--skip-grant-tables",
         "--skip-log-bin",
         "--skip-slave-start",
+        "--event-scheduler=DISABLED",
     ]
 
 

@@ -35,7 +35,7 @@ def test_with_the_swift_client(
     settings: dict[str, str | Path], chain: tuple[str, str], mariadb: MariaDB, tmp_path: Path
 ) -> None:
     before = mariadb.checksums()
-    steps = ["begin", "swift", "chain", "verify", "extract", "prepare"]
+    steps = ["begin", "swift", "chain", "verify", "extract", "disarm", "prepare"]
     done = rescue.follow(steps, tmp_path, settings)
     assert done.returncode == 0, done.stderr
     datadir = tmp_path / "rescue" / f"data-{chain[0]}"

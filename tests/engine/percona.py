@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.engine.process import Child
 from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
 from tests.codec.streams import end, sparse, whole
 from tests.engine.scripts import script
@@ -39,7 +40,20 @@ def xtrabackup(
         "program": paths["xtrabackup"],
         "extractor": paths["xbstream"],
     }
-    return XtraBackup(XtraBackupSettings(**(plain | changes)))
+    return _Recorded(XtraBackupSettings(**(plain | changes)), folder / "calls")
+
+
+class _Recorded(XtraBackup):
+    """Notes what each program is called with: a confined one can't do it itself."""
+
+    def __init__(self, settings: XtraBackupSettings, calls: Path) -> None:
+        super().__init__(settings)
+        self._calls = calls
+
+    def _child(self, argv: list[str], **how: Any) -> Child:
+        with self._calls.open("a") as calls:
+            calls.write(json.dumps([Path(argv[0]).name, *argv[1:]]) + "\n")
+        return super()._child(argv, **how)
 
 
 def _body(role: str, folder: Path, version: str, says: Sequence[str]) -> str:
@@ -47,7 +61,6 @@ def _body(role: str, folder: Path, version: str, says: Sequence[str]) -> str:
         "ROLE": role,
         "VERSION": version,
         "STREAM": str(folder / "stream"),
-        "CALLS": str(folder / "calls"),
         "SAYS": list(says),
     }
     return f"import runpy\nrunpy.run_path({str(_STANDIN)!r}, {given!r}, '__main__')"

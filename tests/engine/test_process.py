@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from agent.engine.process import KEPT_LINES, LINE_BYTES, PIPE_BYTES, TAIL_LINES, Child, LogTail
+from agent.engine.log_tail import KEPT_LINES, LINE_BYTES, TAIL_LINES, LogTail
+from agent.engine.process import PIPE_BYTES, Child
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 from tests.engine.scripts import known, script
 from tests.stack.process import poll

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from agent.keys import Keyring, parse_key_text
 from agent.layout import Segment, encode_list, list_ref
+from tests.codec.streams import end, head, payload, remove, rename, seek, sparse, whole
 from tests.golden import places, rescue
 
 FULL = places.expected().full
@@ -50,7 +51,7 @@ def refused(done: "subprocess.CompletedProcess[bytes]", *words: str) -> None:
 def test_it_is_short_and_needs_little() -> None:
     text = rescue.READER.read_text()
     lines = text.count("\n")
-    assert lines < 150
+    assert lines < 230
     assert f"one file of {lines} lines" in rescue.PAGE.read_text()
     imported: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -287,8 +288,10 @@ def unsealed(folder: Path, members: list[bytes], *, raw: int = 0, lost: int = 0)
 
 
 def noise(count: int) -> list[bytes]:
-    """Blocks that can't be compressed, each a little longer than the one before."""
-    return [random.Random(at).randbytes(MIB // 4 + at) for at in range(count)]
+    """An xbstream in blocks that can't be compressed, each a little longer than the one before."""
+    blocks = [random.Random(at).randbytes(MIB // 4 + at) for at in range(count)]
+    start = payload(b"noise", b"".join(blocks))[: -sum(map(len, blocks))]
+    return [start + blocks[0], *blocks[1:-1], blocks[-1] + end(b"noise")]
 
 
 @pytest.mark.parametrize("key", [places.MASTER, "none"])
@@ -314,15 +317,81 @@ def test_a_recovery_key_does_not_take_the_word_of_a_record_for_it(tmp_path: Path
     refused(rescue.read(record, places.RECOVERY, tmp_path), "not encrypted", "give")
 
 
-@pytest.mark.parametrize(("raw", "lost"), [(1, 0), (-1, 0), (0, 4)])
-def test_what_comes_out_is_what_the_record_says(tmp_path: Path, raw: int, lost: int) -> None:
+@pytest.mark.parametrize(
+    ("raw", "lost", "words"),
+    [
+        (1, 0, "bytes came out, the record says"),
+        (-1, 0, "bytes come out, the record says"),
+        (0, 4, "end too early"),
+    ],
+)
+def test_what_comes_out_is_what_the_record_says(
+    tmp_path: Path, raw: int, lost: int, words: str
+) -> None:
     record = unsealed(tmp_path, noise(3), raw=raw, lost=lost)
-    refused(rescue.read(record, places.MASTER, tmp_path), "bytes came out, the record says")
+    refused(rescue.read(record, places.MASTER, tmp_path), words)
+
+
+GOOD = whole(b"d/t.ibd", b"rows")
+ODD = {
+    "rename out": rename(b"d/t.ibd", b"../x"),
+    "rename in": rename(b"/srv/x", b"d/x"),
+    "remove": remove(b"d/../../x"),
+    "payload": whole(b"/srv/x", b"1"),
+    "seek": seek(b"../x", 1),
+    "sparse": sparse(b"../x", [(0, 1)], b"1"),
+    "end": end(b".."),
+    "nul": end(b"a\0b"),
+    "long": end(b"a" * 512),
+    "endless": end(b"a" * 700),
+    "no path": head(b"E", b""),
+    "unknown": head(b"L", b"link", 1),
+    "no type": head(b"", b"x"),
+    "cut": whole(b"a", b"12345")[:-16],
+    "cut head": GOOD[:13],
+    "bomb": whole(b"a", b"1", 0)[:15] + b"\xff" * 20,
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("block", [1, 1 << 20], ids=["bytes", "block"])
+def test_nothing_of_a_hostile_chunk_comes_out(tmp_path: Path, what: str, block: int) -> None:
+    stream = GOOD + ODD[what] + GOOD
+    pieces = [stream[at : at + block] for at in range(0, len(stream), block)]
+    done = rescue.read(unsealed(tmp_path, pieces), places.MASTER, tmp_path)
+    refused(done)
+    assert done.stdout.startswith(GOOD)
+    assert b"srv" not in done.stdout
+    assert b".." not in done.stdout
+    assert len(done.stdout) <= len(GOOD) + 40
+
+
+def test_every_kind_of_chunk_comes_out_as_it_was(tmp_path: Path) -> None:
+    stream = b"".join(
+        (
+            GOOD,
+            seek(b"d/s.ibd", 4096),
+            payload(b"d/s.ibd", b"rows", 4096),
+            end(b"d/s.ibd"),
+            sparse(b"d/p.ibd", [(0, 4), (100, 3)], b"ibd1234"),
+            end(b"d/p.ibd"),
+            whole(b"d/t.ibd", b"again", 2),
+            rename(b"d/t.ibd", b"d/u.ibd"),
+            remove(b"d/s.ibd"),
+            seek(b"z", 0),
+            end(b"z"),
+        )
+    )
+    for block in (1, 16, len(stream)):
+        pieces = [stream[at : at + block] for at in range(0, len(stream), block)]
+        done = rescue.read(unsealed(tmp_path, pieces), places.MASTER, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == stream
 
 
 def test_memory_stays_small(tmp_path: Path) -> None:
     """Also where 200 MiB come out of a few hundred KiB."""
-    record = unsealed(tmp_path, [bytes(200 * MIB)])
+    record = unsealed(tmp_path, [whole(b"zeros", bytes(200 * MIB))])
     # a child's figure counts what its parent had when it was forked, so a small one forks it
     small = (
         "import resource, subprocess, sys; "

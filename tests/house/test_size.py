@@ -13,6 +13,7 @@ FUNCTION_LINES = 50
 BROAD = {"Exception", "BaseException"}
 # Functions that may catch everything, as `module:function`, and why.
 BROAD_ALLOWED = {
+    "agent.engine.process:begin": "the top of a thread: whoever waits for its start raises it",
     "agent.pipeline.stop:guard": "the top of a thread: whatever ended it stops the whole run",
     "agent.performer:_create": "a backup past its commit is done, whatever failed after it",
     "agent.performer:perform": "the task boundary: every failure becomes the task's report",

@@ -1,14 +1,21 @@
 """Where a restore may write: every other path is refused in words, before a byte is fetched."""
 
+import os
+import pwd
 from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from agent.engine.os_user import OsUser
 from agent.errors import SpaceLacking, TargetRefused
-from agent.host import free_bytes
-from agent.operations.target import Work, check_space, check_target, target_below
+from agent.host import Space, free_bytes, space_of
+from agent.operations import reserve
+from agent.operations.reserve import check_space, space_watched
+from agent.operations.target import Work, check_target, restore_user, target_below
+from agent.pipeline.stop import Stop
+from tests.stack.process import poll
 
 
 @pytest.fixture
@@ -70,7 +77,98 @@ def test_full_and_incremental_have_to_fit_together(root: Path) -> None:
     free = free_bytes(root)
     check_space(root / "x", free // 2, 0)
     with pytest.raises(SpaceLacking, match="are free"):
-        check_space(root / "x", free // 4 * 3, free // 4 * 3)
+        check_space(root / "x", free // 2 * 3, 0)
+
+
+def test_a_reserve_stays_free(root: Path) -> None:
+    space = space_of(root)
+    share = 100 * space.free / space.total
+    check_space(root / "x", 0, share * 0.9)
+    with pytest.raises(SpaceLacking, match="has to leave"):
+        check_space(root / "x", space.free // 2, share * 0.9)
+    with pytest.raises(SpaceLacking, match="has to leave"):
+        check_space(root / "x", 0, min(100.0, share * 1.1))
+
+
+def test_the_reserve_is_kept_while_a_restore_runs(root: Path) -> None:
+    share = 100 * space_of(root).free / space_of(root).total
+    stop = Stop()
+    with space_watched(root, share * 0.9, stop):
+        pass
+    stop.check()
+    with space_watched(root, min(100.0, share * 1.1), stop):
+        poll("the watch stops it", lambda: stop.cause is not None, 20)
+    with pytest.raises(SpaceLacking, match="have to stay free"):
+        stop.check()
+
+
+def test_files_that_can_still_be_made_are_kept_too(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserve, "space_of", lambda _path: Space(100, 50, 1000, 29))
+    stop = Stop()
+    with space_watched(root, 3.0, stop):
+        poll("the watch stops it", lambda: stop.cause is not None, 20)
+    with pytest.raises(SpaceLacking, match="29 files can be made yet"):
+        stop.check()
+
+
+def test_a_fresh_filesystem_is_an_empty_target(root: Path) -> None:
+    (root / "lost+found").mkdir(mode=0o700)
+    check_target(root)
+    (root / "lost+found").rmdir()
+    (root / "lost+found").write_text("no folder of mkfs")
+    with pytest.raises(TargetRefused, match=r"holds 'lost\+found'"):
+        check_target(root)
+
+
+def test_what_hinders_is_named(root: Path) -> None:
+    for name in ("lost+found", *map(str, range(7))):
+        (root / name).mkdir()
+    with pytest.raises(TargetRefused, match="it holds '0', '1', '2', '3', '4' and 2 more"):
+        check_target(root)
+
+
+def test_no_target_is_in_a_datadir(root: Path) -> None:
+    data = root / "data"
+    (data / "shop").mkdir(parents=True)
+    check_target(data / "shop" / "x")
+    with pytest.raises(TargetRefused, match="the server's own datadir"):
+        check_target(data / "shop" / "x", [data])
+    (root / "by-link").symlink_to(data)
+    with pytest.raises(TargetRefused, match="the server's own datadir"):
+        check_target(root / "by-link" / "shop", [data])
+    (data / "ibdata1").write_text("pages")
+    for target in (data / "x", data / "shop" / "x" / "y", root / "by-link" / "x"):
+        with pytest.raises(TargetRefused, match="which is a datadir: it holds ibdata1"):
+            check_target(target)
+    check_target(root / "beside")
+
+
+def test_an_empty_datadir_of_the_server_is_no_target(root: Path) -> None:
+    """As where its files were moved away, and it still runs."""
+    with pytest.raises(TargetRefused, match="the server's own datadir"):
+        check_target(root, [root])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as another user")
+def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
+    datadir = root / "data"
+    datadir.mkdir()
+    assert restore_user(root / "x", [datadir]) is None, "root's server"
+    fallback = restore_user(root / "x", [])
+    assert fallback is not None
+    assert pwd.getpwuid(fallback.uid).pw_name in ("mysql", "nobody")
+    os.chown(datadir, 1234, 1234)
+    assert restore_user(root / "x", [datadir]) == OsUser(1234, 1234, ())
+    os.chown(root, 4321, 4321)
+    for target in (root, root / "x", root / "x" / "y"):
+        assert restore_user(target, [datadir]) == OsUser(4321, 4321, ())
+    work = Work(root / "x", str(uuid4()), OsUser(4321, 4321, ()))
+    work.make()
+    work.make_inside(work.datadir)
+    for folder in (work.target, work.folder, work.datadir):
+        assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (4321, 0o700)
 
 
 @pytest.fixture

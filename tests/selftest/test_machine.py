@@ -106,7 +106,7 @@ def test_folders_that_cannot_be_reached(tmp_path: Path) -> None:
     user = os.geteuid()
     os.seteuid(user or 65534)
     try:
-        state, root = _state_folder(closed / "state"), _lacks(closed / "root", None)
+        state, root = _state_folder(closed / "state"), _lacks(closed / "root", None, 3.0)
     finally:
         os.seteuid(user)
     assert state.verdict == Verdict.FAIL

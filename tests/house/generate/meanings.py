@@ -16,6 +16,7 @@ MEANINGS: Final[dict[str, str]] = {
     "agent.instance_id": "the id (UUID, lower case) of the instance whose tasks this agent takes",
     "agent.tenant_id": "the tenant that the backups belong to; names the default container",
     "agent.state_folder": "journal, lock and scratch files; one agent a folder",
+    "agent.restore_reserve_percent": "how much of its filesystem a restore leaves free, in percent",
     "agent.restore_roots": "folders below which restore tasks may write; none: no restore by task",
     "agent.progress_seconds": "seconds between two progress reports",
     "broker.url": "`amqp://user@host:port/vhost` or `amqps://...`, never with a password in it",

@@ -1,0 +1,170 @@
+"""The option file that a backup brings along, `backup-my.cnf`: what of it an engine may read.
+
+The engine reads it at prepare, and no other option file. Whoever made the backup wrote it, so it
+is written anew before: known options with values that can only be numbers, words or plain file
+names. An option that names a directory gets the directory of the backup. A plugin may be named
+only if it manages keys or compresses; which file that is says the installation.
+
+What the engines write into it: write_backup_config_file() in extra/mariabackup/backup_mysql.cc
+of MariaDB Server and in storage/innobase/xtrabackup/src/backup_mysql.cc of Percona XtraBackup,
+with encryption_plugin.cc beside the former.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from agent.errors import ContentRefused
+
+OPTION_FILE: Final = "backup-my.cnf"
+
+_MOST_BYTES: Final = 64 << 10
+_LINE: Final = re.compile(r"([a-z0-9_-]{1,64})[ \t]*(?:=[ \t]*(.*?))?")
+_NUMBER: Final = re.compile(r"\d{0,20}[KMGT]?", re.IGNORECASE)
+_WORD: Final = re.compile(r"[A-Za-z0-9_]{0,64}")
+_UUID: Final = re.compile(r"[0-9A-Fa-f-]{0,36}")
+_NAME: Final = re.compile(r"(\./)?[A-Za-z0-9_#@$-][A-Za-z0-9_#@$.-]{0,199}")
+_DATA_FILE: Final = (
+    r"(\./)?[A-Za-z0-9_#@$-][A-Za-z0-9_#@$.-]{0,199}:\d{1,12}[KMGT]?"
+    r"(:autoextend)?(:max:\d{1,12}[KMGT]?)?"
+)
+_DATA_FILES: Final = re.compile(rf"{_DATA_FILE}(;{_DATA_FILE}){{0,99}}", re.IGNORECASE)
+_PLUGIN: Final = r"(?:[a-z0-9_]*key_management|provider_[a-z0-9]+)"
+_PLUGINS: Final = re.compile(rf"(?:;?{_PLUGIN}(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?){{1,16}}")
+# A path, a URL or a secret of a plugin: anything that ends with its line.
+_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
+
+_VALUES: Final = {
+    "innodb_checksum_algorithm": _WORD,
+    "innodb_log_checksum_algorithm": _WORD,
+    "innodb_log_checksums": _WORD,
+    "innodb_data_file_path": _DATA_FILES,
+    "innodb_log_file_size": _NUMBER,
+    "innodb_log_files_in_group": _NUMBER,
+    "innodb_log_block_size": _NUMBER,
+    "innodb_page_size": _NUMBER,
+    "innodb_fast_checksum": _WORD,
+    "innodb_undo_tablespaces": _NUMBER,
+    "innodb_compression_level": _NUMBER,
+    "innodb_buffer_pool_filename": _NAME,
+    "innodb_doublewrite_file": _NAME,
+    "innodb_encrypt_log": _WORD,
+    "innodb_encrypt_tables": _WORD,
+    "innodb_redo_log_encrypt": _WORD,
+    "innodb_undo_log_encrypt": _WORD,
+    "server_id": _NUMBER,
+    "server_uuid": _UUID,
+    "redo_log_version": _NUMBER,
+    "master_key_id": _NUMBER,
+    "plugin_load": _PLUGINS,
+}
+# The backup holds these files itself.
+_DIRECTORIES: Final = frozenset(
+    {"innodb_undo_directory", "innodb_data_home_dir", "innodb_log_group_home_dir"}
+)
+# `--plugin-dir` says it, from the installation.
+_DROPPED: Final = frozenset({"plugin_dir"})
+
+
+def disarm(folder: Path) -> None:
+    """Take from an extracted backup what leads an engine out of `folder`; ContentRefused.
+
+    Links to tables outside (`.isl`) are removed: the tables themselves are in the backup. The
+    option file is written anew. Whatever is neither a file nor a directory is refused.
+    """
+    for path in _entries(folder):
+        if path.suffix == ".isl":
+            path.unlink()
+    _rewrite(folder / OPTION_FILE)
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder`; ContentRefused if anything else is there."""
+    for parent, names, files in os.walk(folder):
+        for name in (*names, *files):
+            mode = os.lstat(path := Path(parent, name)).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise ContentRefused(f"the backup holds {name!r}, which is no file")
+            if name in files:
+                yield path
+
+
+def _rewrite(path: Path) -> None:
+    try:
+        content = _read(path)
+    except FileNotFoundError:
+        # incrementals of some versions have none; the engine says so where it needs one
+        return
+    draft = path.with_suffix(".partial")
+    draft.unlink(missing_ok=True)
+    draft.write_text(safe_options(content), encoding="utf-8")
+    before = path.stat()
+    os.chown(draft, before.st_uid, before.st_gid)
+    draft.chmod(stat.S_IMODE(before.st_mode))
+    draft.replace(path)
+
+
+def _read(path: Path) -> str:
+    if path.is_dir() or path.stat().st_size > _MOST_BYTES:
+        raise ContentRefused(f"{path.name} of the backup is no option file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ContentRefused(f"{path.name} of the backup is no text") from None
+
+
+def safe_options(content: str) -> str:
+    """Return an option file with the harmless rest of `content`; ContentRefused names a line."""
+    lines = ["# Checked and written anew by backup-agent.", "[mysqld]"]
+    options = list(_options(content))
+    plugins = next((value for name, value in options if name == "plugin_load"), "")
+    for name, value in options:
+        if name in _DROPPED:
+            continue
+        if name in _DIRECTORIES:
+            lines.append(f"{name}=./")
+            continue
+        pattern = _VALUES.get(name) or _of_plugin(name, plugins)
+        if pattern is None:
+            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name!r}")
+        if not pattern.fullmatch(value):
+            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name} to {value!r}")
+        lines.append(f"{name}={value}")
+    return "\n".join(lines) + "\n"
+
+
+def server_options(folder: Path) -> str:
+    """Return an option file for a server on the restored `folder`; ContentRefused.
+
+    Options that only the engine knows are ignored by it, with a warning.
+    """
+    try:
+        lines = safe_options(_read(folder / OPTION_FILE)).splitlines()
+    except FileNotFoundError:
+        return "[mysqld]\n"
+    return "".join(
+        f"{line if line[0] in '#[' or line.startswith('plugin_load=') else f'loose_{line}'}\n"
+        for line in lines
+    )
+
+
+def _options(content: str) -> Iterator[tuple[str, str]]:
+    """Yield names and values of the one group `[mysqld]`; ContentRefused for all else."""
+    # the engines split at newlines alone: what else Python takes for one is part of a value
+    for line in content.split("\n"):
+        line = line.strip(" \t\r")
+        if not line or line[0] in "#;" or line == "[mysqld]":
+            continue
+        found = _LINE.fullmatch(line)
+        if found is None:
+            raise ContentRefused(f"the backup's own {OPTION_FILE} has the line {line[:80]!r}")
+        yield found[1].replace("-", "_"), found[2] or ""
+
+
+def _of_plugin(name: str, plugins: str) -> re.Pattern[str] | None:
+    """Return what an option of a plugin that is loaded may be, None for any other option."""
+    loaded = re.findall(rf"(?:^|;)({_PLUGIN})", plugins)
+    return _PRINTABLE if any(name.startswith(f"{plugin}_") for plugin in loaded) else None

@@ -1,0 +1,183 @@
+"""Makes stored backups whose keys, record, segments and stream are valid, and whose content is not.
+
+So could whoever holds the keys of a machine: a rooted VM of the same tenant, say. They are made of
+the golden full backup, which a real MariaDB wrote.
+"""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from agent.codec.aead import SLAB, SealingStream
+from agent.errors import AgentError, ContentRefused, PrepareFailed
+from agent.keys import Keyring
+from agent.layout import Segment, encode_list, list_name, list_ref, segment_name
+from agent.model import Record, Stored
+from agent.store.protocol import Shelf, Store
+from tests.codec.streams import head, remove, rename, whole
+from tests.golden import places, rescue
+from tests.operations.stored import place_record, put
+from tests.pipeline.path import PLAN, MemorySource, Shelf as Sent, upload
+
+REWRITE = 2
+_CODE = """
+#include <stdio.h>
+__attribute__((constructor)) static void loaded(void) {
+    FILE *file = fopen(CANARY, "a");
+    if (file) { fputs("loaded", file); fclose(file); }
+}
+"""
+
+
+@cache
+def golden() -> bytes:
+    """The xbstream of the golden full backup."""
+    full = places.expected().full
+    done = rescue.read(places.record_file(full), places.MASTER, places.segments(full))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def store_backup(store: Store, keys: Keyring, stream: bytes, **changes: object) -> Record:
+    """Store `stream` as a COMPLETED full backup; its record."""
+    record = Record.model_validate(places.record(places.expected().full))
+    record = record.model_copy(update={"id": str(uuid4()), "attempt": str(uuid4())})
+    data_key, sent = os.urandom(32), Sent()
+    upload(MemorySource(stream), sent.send, sealing=SealingStream(data_key, record.id.encode()))
+    rows = []
+    for number, body in enumerate(sent.joined()):
+        name = segment_name(record.id, record.attempt, number)
+        rows.append(Segment(len(body), put(store, Shelf.SEGMENTS, name, body).etag))
+    encoded = encode_list(rows)
+    put(store, Shelf.SEGMENTS, list_name(record.id, record.attempt, 0), encoded)
+    stored = Stored(
+        raw_bytes=len(stream),
+        compressed_bytes=sum(row.size for row in rows),
+        stored_bytes=sum(row.size for row in rows),
+        segment_size=PLAN.slabs_per_segment * SLAB,
+        segment_count=len(rows),
+        lists=(list_ref(encoded),),
+        slo_etag="0" * 32,
+    )
+    update = {"stored": stored, "keys": keys.wrap_all(data_key), **changes}
+    record = record.model_copy(update=update)
+    place_record(store, keys, record)
+    return record
+
+
+Planted = dict[str, tuple[int, int, bytes]]
+
+
+class Case(NamedTuple):
+    """A hostile stream, and the errors that its restore may end with; none: it restores.
+
+    `in_stream` says that the stream itself is hostile, and not only what is in its files.
+    """
+
+    stream: bytes
+    errors: tuple[type[AgentError], ...] = (ContentRefused,)
+    in_stream: bool = False
+
+
+def plugin(folder: Path, canary: Path) -> bytes:
+    """A library that makes `canary` when it is loaded; b"" without a compiler."""
+    (folder / "plugin.c").write_text(f'#define CANARY "{canary}"\n{_CODE}')
+    argv = ["cc", "-shared", "-fPIC", "-o", f"{folder}/plugin.so", f"{folder}/plugin.c"]
+    try:
+        subprocess.run(argv, check=True, capture_output=True)
+    except FileNotFoundError:
+        return b""
+    return (folder / "plugin.so").read_bytes()
+
+
+def cases(outside: Path, *, compiled: bool = True) -> dict[str, Case]:
+    """Every kind, aimed at the canaries in `outside`: see `plant`."""
+    library = plugin(outside.parent, outside / "loaded") if compiled else b""
+    return {**_streams(bytes(outside)), **_options(outside, library), **_files(bytes(outside))}
+
+
+def _streams(far: bytes) -> dict[str, Case]:
+    """What the stream itself does to paths."""
+    good = golden()
+    streams = {
+        "rename out": good + rename(b"ibdata1", far + b"/new"),
+        "rename above": good + rename(b"ibdata1", b"../../../outside/new"),
+        "rename in": good + rename(far + b"/canary", b"canary"),
+        "remove": good + remove(far + b"/canary"),
+        "remove above": good + remove(b"../../../outside/canary"),
+        "write": whole(far + b"/new", b"x") + good,
+        "write above": whole(b"../../../outside/new", b"x") + good,
+        "rewrite": good + whole(far + b"/canary", b"x", REWRITE),
+        "no xbstream": b"x" * 65536,
+        "unknown chunk": good + head(b"L", b"link", 1),
+        "cut": good[:-10],
+    }
+    return {name: Case(stream, in_stream=True) for name, stream in streams.items()}
+
+
+def _options(outside: Path, library: bytes) -> dict[str, Case]:
+    """What the backup's own option file says."""
+    load = "plugin_load=file_key_management=file_key_management"
+    own = whole(b"file_key_management.so", library)
+
+    def case(text: str, more: bytes = b"") -> Case:
+        lines = f"[mysqld]\ninnodb_page_size=16384\n{text}\n".encode()
+        return Case(golden() + whole(b"backup-my.cnf", lines, REWRITE) + more)
+
+    return {
+        "plugin of its own": case(f"plugin_dir=./\n{load}", own)._replace(errors=()),
+        "another plugin": case("plugin_dir=./\nplugin_load=evil", own),
+        "plugin by path": case(f"plugin_load=x={outside}/x", own),
+        "included options": case("!include ./more.cnf", whole(b"more.cnf", b"x")),
+        "another group": case("[mariadb-backup]\nexport=1"),
+        "system tablespace outside": case("innodb_data_file_path=../../../outside/canary:65536"),
+        "temporary files outside": case(f"tmpdir={outside}"),
+        "options that are a folder": Case(
+            golden() + remove(b"backup-my.cnf") + whole(b"backup-my.cnf/x", b"x")
+        ),
+        "undo outside": case(f"innodb_undo_directory={outside}")._replace(errors=()),
+        "log outside": case(f"innodb_log_group_home_dir={outside}")._replace(errors=()),
+    }
+
+
+def _files(far: bytes) -> dict[str, Case]:
+    """What the engine reads at prepare."""
+    good, table = golden(), b"golden/numbers.ibd"
+    return {
+        "link": Case(good + whole(b"golden/numbers.isl", far + b"/golden/numbers.ibd"), ()),
+        "link to another's": Case(good + whole(b"golden/far.isl", far + b"/canary.ibd"), ()),
+        "link in place of the table": Case(
+            good + remove(table) + whole(b"golden/numbers.isl", far + b"/golden/numbers.ibd"), ()
+        ),
+        "renamed at prepare": Case(
+            good + whole(table + b".ren", b"../../../outside/new.ibd"), (PrepareFailed,)
+        ),
+        "made at prepare": Case(good + whole(b"golden/x.new", b"x" * 65536), ()),
+    }
+
+
+def plant(outside: Path) -> Planted:
+    """Make the canaries; how they are now."""
+    (outside / "golden").mkdir(parents=True)
+    outside.chmod(0o777)
+    (outside / "golden").chmod(0o777)
+    for name in ("canary", "canary.ibd", "golden/numbers.ibd"):
+        (outside / name).write_bytes(b"x" * 65536)
+        (outside / name).chmod(0o666)
+    return seen(outside)
+
+
+def seen(outside: Path) -> Planted:
+    """Every file there: inode, time of its last change, content."""
+    return {
+        str(path.relative_to(outside)): (
+            path.stat().st_ino,
+            path.stat().st_mtime_ns,
+            path.read_bytes(),
+        )
+        for path in sorted(outside.rglob("*"))
+        if path.is_file()
+    }

@@ -1,0 +1,197 @@
+"""What a hostile stream does to the real extractor behind the gate: nothing outside the folder."""
+
+import tracemalloc
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.errors import ContentRefused, DataDamaged
+from agent.layout import Segment
+from agent.model import ListRef, Record, Stored
+from agent.operations import extraction
+from agent.operations.extraction import Gate, SegmentLists, SegmentSizes
+from tests.codec.streams import end, head, payload, remove, rename, seek, whole
+from tests.conftest import need
+from tests.records import completed, stored
+
+GOOD = whole(b"d/t.ibd", b"rows")
+OUTSIDE: dict[str, bytes] = {
+    "rename out": rename(b"d/t.ibd", b"../canary"),
+    "rename in": rename(b"../canary", b"d/canary"),
+    "rename absolute": rename(b"d/t.ibd", b"%(outside)s/canary"),
+    "rename from absolute": rename(b"%(outside)s/canary", b"d/x"),
+    "remove above": remove(b"../canary"),
+    "remove absolute": remove(b"%(outside)s/canary"),
+    "remove deep": remove(b"d/../../canary"),
+    "payload above": whole(b"../canary", b"hostile"),
+    "rewrite above": whole(b"../canary", b"hostile", flags=2),
+    "seek above": seek(b"../canary", 5),
+    "end above": end(b"../canary"),
+    "dots behind a directory": remove(b"./d/./../../canary"),
+}
+
+
+def engine(tmp_path: Path) -> MariadbBackup:
+    return MariadbBackup(
+        MariadbBackupSettings(socket=tmp_path / "none", user="nobody", password="")
+    )
+
+
+def placed(stream: bytes, outside: Path) -> bytes:
+    """`stream` with its absolute paths below `outside`, and their lengths."""
+    name, real = b"%(outside)s/canary", bytes(outside) + b"/canary"
+    return stream.replace(
+        len(name).to_bytes(4, "little") + name, len(real).to_bytes(4, "little") + real
+    )
+
+
+def feed(gate: Gate, stream: bytes, size: int) -> None:
+    for at in range(0, len(stream), size):
+        gate.write(stream[at : at + size])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20], ids=["bytes", "sevens", "blocks"])
+@pytest.mark.parametrize("what", OUTSIDE)
+def test_no_path_leads_out_of_the_folder(tmp_path: Path, what: str, size: int) -> None:
+    """However the stream is cut: a chunk's head may end in the next block."""
+    need("mbstream")
+    folder = tmp_path / "target"
+    folder.mkdir()
+    (tmp_path / "canary").write_text("unharmed")
+    stream = GOOD + placed(OUTSIDE[what], tmp_path) + GOOD
+    with engine(tmp_path).extract(folder) as run:
+        gate = Gate(run.write, "b", len(stream))
+        with pytest.raises(ContentRefused, match="is not a plain relative one"):
+            feed(gate, stream, size)
+        run.interrupt()
+    assert (tmp_path / "canary").read_text() == "unharmed"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["canary", "target"]
+    assert not list(folder.rglob("canary"))
+
+
+def test_what_engines_rename_and_remove_still_works(tmp_path: Path) -> None:
+    need("mbstream")
+    folder = tmp_path / "target"
+    folder.mkdir()
+    stream = GOOD + whole(b"d/u.ibd", b"u") + rename(b"d/t.ibd", b"d/v.ibd") + remove(b"d/u.ibd")
+    with engine(tmp_path).extract(folder) as run:
+        gate = Gate(run.write, "b", len(stream))
+        gate.write(stream)
+        gate.finish()
+        run.finish()
+    assert [path.name for path in (folder / "d").iterdir()] == ["v.ibd"]
+
+
+def gate(raw_bytes: int) -> tuple[Gate, list[bytes]]:
+    passed: list[bytes] = []
+    return Gate(passed.append, "b", raw_bytes), passed
+
+
+def test_more_bytes_than_recorded_are_not_passed_on() -> None:
+    one, passed = gate(len(GOOD))
+    one.write(GOOD)
+    with pytest.raises(ContentRefused, match="more than the"):
+        one.write(b"X")
+    assert passed == [GOOD]
+
+
+def test_a_stream_that_ends_early_is_no_whole_one() -> None:
+    one, _ = gate(len(GOOD))
+    one.write(GOOD[:-1])
+    with pytest.raises(DataDamaged, match="its record says"):
+        one.finish()
+    one, _ = gate(len(payload(b"a", b"1")))
+    one.write(payload(b"a", b"1"))
+    with pytest.raises(ContentRefused, match="have no end"):
+        one.finish()
+
+
+def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 20 bytes of the stream, and next to none of what is stored."""
+    monkeypatch.setattr(extraction, "MOST_FILES", 1000)
+    stream = b"".join(end(b"%d" % number) for number in range(2000))
+    one, _ = gate(len(stream))
+    with pytest.raises(ContentRefused, match="more than 1000 files"):
+        feed(one, stream, 4096)
+
+
+def test_unknown_chunks_are_refused() -> None:
+    """mbstream skips those that are flagged as of no importance."""
+    one, passed = gate(100)
+    with pytest.raises(ContentRefused, match="unknown"):
+        one.write(head(b"L", b"link", 1))
+    assert not passed
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "sizes"),
+    [(1, 5, [5]), (1, 10, [10]), (3, 21, [10, 10, 1]), (3, 30, [10, 10, 10])],
+)
+def test_the_sizes_of_segments_are_computed(count: int, total: int, sizes: list[int]) -> None:
+    found = SegmentSizes(stored(segment_count=count, stored_bytes=total, segment_size=10))
+    assert list(found) == sizes
+    assert found[-1:] == sizes[-1:]
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 0), (1, 0), (1, 11), (3, 20), (3, 31), (-1, 5)])
+def test_sizes_that_do_not_add_up_are_damage(count: int, total: int) -> None:
+    with pytest.raises(DataDamaged, match="are not"):
+        SegmentSizes(stored(segment_count=count, stored_bytes=total, segment_size=10))
+
+
+class Lists:
+    """A catalogue of one backup with any number of segments, of which one is `odd`."""
+
+    def __init__(self, odd: int = -1) -> None:
+        self.asked: list[int] = []
+        self._odd = odd
+
+    def segment_list(self, _record: Record, held: Stored, number: int) -> list[Segment]:
+        self.asked.append(number)
+        first = number * 1000
+        return [
+            Segment(11 if at == self._odd else min(10, held.stored_bytes - 10 * at), f"{at:032x}")
+            for at in range(first, first + held.lists[number].count)
+        ]
+
+
+def lists_of(count: int, catalogue: Lists) -> SegmentLists:
+    counts = [1000] * (count // 1000) + [count % 1000] * bool(count % 1000)
+    held = stored(
+        segment_count=count,
+        segment_size=10,
+        stored_bytes=10 * count - 3,
+        lists=tuple(ListRef(count=one, sha256="0" * 64) for one in counts),
+    )
+    return SegmentLists(cast(Catalogue, catalogue), completed(stored=held), held)
+
+
+def test_rows_are_read_as_the_download_goes() -> None:
+    """10 TB in segments of 16 MiB were 131 MiB of rows at once; here are a tenth of them."""
+    catalogue = Lists()
+    lists = lists_of(62_500, catalogue)
+    assert lists.row(0).md5 == f"{0:032x}"
+    tracemalloc.start()
+    for number in range(0, 62_500, 97):
+        assert lists.row(number).md5 == f"{number:032x}"
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert catalogue.asked == list(range(63)), "each list once"
+    assert most < 1 << 20
+    assert lists.row(62_499).size == 7
+
+
+def test_a_row_of_another_size_is_damage() -> None:
+    lists = lists_of(1500, Lists(odd=1200))
+    lists.row(1199)
+    with pytest.raises(DataDamaged, match="segment 1200"):
+        lists.row(1200)
+
+
+def test_lists_that_miss_a_segment_are_damage() -> None:
+    held = stored(segment_count=2, stored_bytes=20, segment_size=10)
+    with pytest.raises(DataDamaged, match="has 0 segments in its lists"):
+        SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
