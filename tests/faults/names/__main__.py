@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.faults.names.judge import Outcome
 from tests.faults.names.rig import Templates
 from tests.faults.names.trials import attempt
 from tests.faults.trial import Bench
+from tests.stack.process import StackError
 from tests.stack.stack import Stack
 
 
@@ -45,11 +47,14 @@ def _run(templates: Templates, arguments: argparse.Namespace, counts: Counter[st
     while number == arguments.first or time.monotonic() - began < 60 * arguments.minutes:
         started = time.monotonic()
         seed = f"{arguments.seed} {number}"
-        outcome, told = attempt(templates, seed, number, arguments.shrink)
+        try:
+            outcome, told = attempt(templates, seed, number, arguments.shrink)
+        except StackError as error:
+            outcome, told = Outcome("no verdict: a server did not start"), str(error)
         verdict = f"FAULT {outcome.fault}" if outcome.fault else outcome.verdict
         counts[verdict] += 1
         print(f"{number}: {verdict} ({time.monotonic() - started:.1f} s)", flush=True)
-        if outcome.detail:
+        if outcome.detail or told:
             print(f"{outcome.detail}\n{told}\n", flush=True)
         number += 1
 

@@ -4,6 +4,7 @@ A backup that is COMPLETED has to be restored equal. One that is FAILED has to t
 something suspicious that is there; if nothing is, it is a false alarm.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,8 +21,9 @@ from tests.faults.names.script import Script
 from tests.stack.mariadb import MariaDB
 
 _SHOWN = 12
-# What a server says of a directory that isn't a schema's.
-_STRAY = "Invalid (old?) table or database name"
+# What a server says of a directory that isn't a schema's, and of a MyISAM table that was open when
+# it was copied: it repairs that when it opens it, and the rows are the same.
+_HARMLESS = re.compile(r"Invalid \(old\?\) table or database name|marked as crashed")
 
 
 class Outcome(NamedTuple):
@@ -146,4 +148,4 @@ def _lost(server: MariaDB, last: _Made, before: Sequence[_Made]) -> list[str]:
 def complaints(log: Path) -> list[str]:
     """Return the lines of a server's log that are errors."""
     lines = log.read_text(errors="replace").splitlines()
-    return [line for line in lines if "[ERROR]" in line and _STRAY not in line]
+    return [line for line in lines if "[ERROR]" in line and not _HARMLESS.search(line)]
