@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# how long one example takes says more about the machine's load than about the code
+settings.register_profile("backup-agent", deadline=None)
+settings.load_profile("backup-agent")
 
 pytest_plugins = [
     "tests.stack.fixtures_rabbitmq",
