@@ -17,8 +17,10 @@ from agent.store.protocol import ManifestEntry
 from agent.store.swift_session import LEAST_RATE, Link, SwiftSession
 
 _CONNECTIONS: Final = 8  # for HEADs, which are waiting and not bytes
-# what a store says of a manifest whose entries are missing (400, 404) or differ (400, 409)
-_MEANINGS: Final = dict.fromkeys((400, 404, 409), StoreMismatch)
+# what Swift says of a manifest whose entries are missing (400) or differ (400, 409)
+_MEANINGS: Final = dict.fromkeys((400, 409), StoreMismatch)
+# and what Ceph's gateway says of one whose entries are missing
+_CEPH_MEANINGS: Final = {**_MEANINGS, 404: StoreMismatch}
 
 
 class Destination(NamedTuple):
@@ -52,8 +54,9 @@ def put_manifest(
         if stored != etag:
             raise StoreMismatch(f"{to.what}: the store joins ETag {stored[:40]}, not {etag}")
 
+    meanings = _MEANINGS if to.compares else _CEPH_MEANINGS
     # the store looks at each object that it is to join: that may take it a second each
-    session.call(to.what, action, _MEANINGS, size=len(rows) + entries * LEAST_RATE)
+    session.call(to.what, action, meanings, size=len(rows) + entries * LEAST_RATE)
 
 
 def check_entries(
