@@ -47,7 +47,12 @@ def put_manifest(
     headers: Mapping[str, str],
     entries: int,
 ) -> None:
-    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag."""
+    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag.
+
+    StoreRejected for one of none, which both Swift and Ceph's gateway would take.
+    """
+    if not entries:
+        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
 
     def action(link: Link) -> None:
         stored = _answered_etag(_send(link, to, rows, etag, headers))
@@ -63,8 +68,6 @@ def check_entries(
     session: SwiftSession, to: Destination, container: str, entries: Sequence[ManifestEntry]
 ) -> None:
     """Ask the store for each entry in `container`; StoreMismatch unless it is there as told."""
-    if not entries:
-        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
     pool = ThreadPoolExecutor(_CONNECTIONS, "check")
     try:
         for _ in pool.map(partial(_check_entry, session, to, container), entries):
