@@ -150,6 +150,15 @@ class _Adapter(HTTPAdapter):
         super().__init__()
         self._line = line
 
+    def close(self) -> None:
+        # urllib3 by itself closes them when nothing refers to their pool any more, and the
+        # traceback of a refusal may do so until the garbage collector runs
+        pools = self.poolmanager.pools
+        for key in pools.keys():  # noqa: SIM118 - it can't be iterated
+            if pool := pools.get(key):
+                pool.close()
+        super().close()
+
     def add_headers(self, request: requests.PreparedRequest, **kwargs: Any) -> None:
         if "Content-Length" in request.headers:
             request.headers.pop("Transfer-Encoding", None)
@@ -188,9 +197,7 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
         if self.resp is not None:
             self.resp.close()
         super().close()
-        # urllib3 closes a pool's connections when nobody has the pool any more: the answer has
-        # it, and what urllib3 itself keeps for that moment has this object, by way of its line
-        self.resp = None
+        self.resp = None  # which refers to this connection, too
 
 
 def _read(read: Callable[[int], bytes], count: int | None = None) -> bytes:

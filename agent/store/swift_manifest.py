@@ -17,8 +17,10 @@ from agent.store.protocol import ManifestEntry
 from agent.store.swift_session import LEAST_RATE, Link, SwiftSession
 
 _CONNECTIONS: Final = 8  # for HEADs, which are waiting and not bytes
-# what a store says of a manifest whose entries are missing (400, 404) or differ (400, 409)
-_MEANINGS: Final = dict.fromkeys((400, 404, 409), StoreMismatch)
+# what Swift says of a manifest whose entries are missing (400) or differ (400, 409)
+_MEANINGS: Final = dict.fromkeys((400, 409), StoreMismatch)
+# and what Ceph's gateway says of one whose entries are missing
+_CEPH_MEANINGS: Final = {**_MEANINGS, 404: StoreMismatch}
 
 
 class Destination(NamedTuple):
@@ -45,23 +47,27 @@ def put_manifest(
     headers: Mapping[str, str],
     entries: int,
 ) -> None:
-    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag."""
+    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag.
+
+    StoreRejected for one of none, which both Swift and Ceph's gateway would take.
+    """
+    if not entries:
+        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
 
     def action(link: Link) -> None:
         stored = _answered_etag(_send(link, to, rows, etag, headers))
         if stored != etag:
             raise StoreMismatch(f"{to.what}: the store joins ETag {stored[:40]}, not {etag}")
 
+    meanings = _MEANINGS if to.compares else _CEPH_MEANINGS
     # the store looks at each object that it is to join: that may take it a second each
-    session.call(to.what, action, _MEANINGS, size=len(rows) + entries * LEAST_RATE)
+    session.call(to.what, action, meanings, size=len(rows) + entries * LEAST_RATE)
 
 
 def check_entries(
     session: SwiftSession, to: Destination, container: str, entries: Sequence[ManifestEntry]
 ) -> None:
     """Ask the store for each entry in `container`; StoreMismatch unless it is there as told."""
-    if not entries:
-        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
     pool = ThreadPoolExecutor(_CONNECTIONS, "check")
     try:
         for _ in pool.map(partial(_check_entry, session, to, container), entries):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.crash import VARIABLE, Point
 from agent.model import BackupRequest, CancelTask, CreateTask, DeleteTask, Limits, RestoreTask, Task
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
@@ -231,3 +232,24 @@ def test_a_segment_that_somebody_changes_meanwhile_fails_the_backup(
         assert told(final) == "FAILED store_mismatch"
         assert final["backup"]["status"] == "FAILED"
         assert stored(objects, task.backup.id) == [f"{task.backup.id}.json"]
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["as stored", "changed"])
+def test_a_commit_that_was_cut_off_is_brought_to_its_end_if_all_is_as_stored(
+    agent: Agent, ledger: Ledger, objects: Objects, database: MariaDB, changed: bool
+) -> None:
+    content, task = change(database), create()
+    agent.stop()
+    agent.start({VARIABLE: Point.RECORD_JOURNALLED})
+    agent.send(task)
+    poll("the agent is dead", lambda: not agent.running(), 60)
+    if changed:
+        objects.put(objects.segments, objects.segment_names(task.backup.id)[0], bytes(MIB))
+    agent.start()
+    final = end_of(ledger, task)
+    if changed:
+        assert final["status"] == "FAILED"
+        assert f"{task.backup.id}.xbstream.gz.enc" not in objects.names(objects.container)
+    else:
+        assert told(final) == "DONE"
+        assert restored(agent, ledger, task.backup.id) == content

@@ -221,14 +221,18 @@ class Faults:
             continue
         return self._broken(environ, [])
 
-    def _wrong_etag(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        """Do as asked, and announce a false ETag."""
+    def _wrong_etag(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterator[bytes]:
+        """Do as asked, and announce a false ETag, in the body where that is announced there."""
+        statuses = []
 
         def falsified(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            statuses.append(status)
             kept = [(name, value) for name, value in headers if name.lower() != "etag"]
             return start(status, [*kept, ("Etag", "0" * 32)], *rest)
 
-        return self._app(environ, falsified)
+        for piece in self._app(environ, falsified):
+            late = statuses[0].startswith("202")
+            yield re.sub(rb"[0-9a-f]{32}", b"0" * 32, piece) if late else piece
 
     def _date(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
         """Do as asked, and date the answer `seconds` from now."""
