@@ -43,6 +43,8 @@ _CURE: Final = (
     "the OS user that runs the engine"
 )
 
+_LIBC: Final = ctypes.CDLL(None)
+
 Held = Callable[[str], bool]
 
 
@@ -117,7 +119,7 @@ class Survey:
         self._check_engines(folder, [name for name, _ in names])
 
     def _check_readable(self, file: TableFile) -> None:
-        path = self._datadir / file.path
+        path = f"{self._datadir}/{file.path}"
         if not os.access(path, os.R_OK, effective_ids=True) and os.path.lexists(path):
             raise DatadirUnfit(
                 f"the file {path} can't be read",
@@ -185,7 +187,7 @@ def birth_time(path: Path) -> float | None:
     """Return when a file was made (statx(2)), 0 if its filesystem doesn't say; None if gone."""
     answer = ctypes.create_string_buffer(256)
     where, flags, wanted = -100, 0x100, 0x800  # AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BTIME
-    if ctypes.CDLL(None).statx(where, os.fsencode(path), flags, wanted, answer):
+    if _LIBC.statx(where, os.fsencode(path), flags, wanted, answer):
         return None
     if not int.from_bytes(answer.raw[:4], "little") & wanted:
         return 0.0
