@@ -10,7 +10,7 @@ import re
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -156,6 +156,23 @@ class Survey:
                 file = TableFile(f"{folder}/{name}", inode)
                 if _counts(name) and not held(file.path) and self._lasted(file, told):
                     yield file
+
+    def broken(self, definitions: Set[int]) -> Iterator[str]:
+        """Yield the tables of these `.frm` files, by digest; `?` for what has another name by now.
+
+        One that has no data here either is broken on the server, too, and passed over.
+        """
+        unseen = set(definitions)
+        for folder in _directories(self._datadir, self._rules.ignored):
+            names = [name for name, _ in _names(self._datadir, folder) or ()]
+            stored = {_stem(name) for name in names if _suffix(name) in _DATA}
+            for name in names:
+                path = f"{folder}/{name}"
+                if name.endswith(".frm") and (digest := path_digest(os.fsencode(path))) in unseen:
+                    unseen.remove(digest)
+                    if _stem(name) in stored or self._touched(self._datadir / path):
+                        yield TableFile(path, 0).table
+        yield from ("?" for _ in unseen)
 
     def rocksdb_lost(self, held: Held) -> bool:
         """Tell whether there are MyRocks tables, and the stream has no MyRocks."""
