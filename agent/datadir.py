@@ -10,7 +10,7 @@ import re
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -42,6 +42,8 @@ _CURE: Final = (
     "move it out of the datadir, name it in the server's ignore_db_dirs, or make it readable for "
     "the OS user that runs the engine"
 )
+
+_LIBC: Final = ctypes.CDLL(None)
 
 Held = Callable[[str], bool]
 
@@ -117,7 +119,7 @@ class Survey:
         self._check_engines(folder, [name for name, _ in names])
 
     def _check_readable(self, file: TableFile) -> None:
-        path = self._datadir / file.path
+        path = f"{self._datadir}/{file.path}"
         if not os.access(path, os.R_OK, effective_ids=True) and os.path.lexists(path):
             raise DatadirUnfit(
                 f"the file {path} can't be read",
@@ -155,6 +157,23 @@ class Survey:
                 if _counts(name) and not held(file.path) and self._lasted(file, told):
                     yield file
 
+    def broken(self, definitions: Set[int]) -> Iterator[str]:
+        """Yield the tables of these `.frm` files, by digest; `?` for what has another name by now.
+
+        One that has no data here either is broken on the server, too, and passed over.
+        """
+        unseen = set(definitions)
+        for folder in _directories(self._datadir, self._rules.ignored):
+            names = [name for name, _ in _names(self._datadir, folder) or ()]
+            stored = {_stem(name) for name in names if _suffix(name) in _DATA}
+            for name in names:
+                path = f"{folder}/{name}"
+                if name.endswith(".frm") and (digest := path_digest(os.fsencode(path))) in unseen:
+                    unseen.remove(digest)
+                    if _stem(name) in stored or self._touched(self._datadir / path):
+                        yield TableFile(path, 0).table
+        yield from ("?" for _ in unseen)
+
     def rocksdb_lost(self, held: Held) -> bool:
         """Tell whether there are MyRocks tables, and the stream has no MyRocks."""
         return self._rocksdb and not any(map(held, _ROCKSDB))
@@ -185,7 +204,7 @@ def birth_time(path: Path) -> float | None:
     """Return when a file was made (statx(2)), 0 if its filesystem doesn't say; None if gone."""
     answer = ctypes.create_string_buffer(256)
     where, flags, wanted = -100, 0x100, 0x800  # AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BTIME
-    if ctypes.CDLL(None).statx(where, os.fsencode(path), flags, wanted, answer):
+    if _LIBC.statx(where, os.fsencode(path), flags, wanted, answer):
         return None
     if not int.from_bytes(answer.raw[:4], "little") & wanted:
         return 0.0

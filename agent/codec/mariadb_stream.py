@@ -8,6 +8,8 @@ seen on 10.11.19:
   payload before that E makes it go on, and changes no file.
 - mariadb-backup encodes the names in R and D twice, so that `d/a@002db.MAD` is `d/a@0040002db.MAD`
   there. mbstream passes over a path that isn't there, and exits 0.
+- mariadb-backup leaves out an Aria table that is renamed between its look at the directory and its
+  opening of the file, and says `completed OK!`. Its `.frm` is in the stream, and its data isn't.
 """
 
 from typing import Final
@@ -16,6 +18,16 @@ from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser, path_dige
 
 _MOST_ODD: Final = 10_000
 _SEEK_BYTES: Final = 8
+_HEAD_BYTES: Final = 64
+_FRM_MAGIC: Final = b"\xfe\x01"
+# The files of data that a table needs, by the engine's number in its `.frm` (agent/codec/frm.py).
+_DATA_OF: Final = {
+    9: (b".MYI", b".MYD"),
+    10: (b".MRG",),
+    16: (b".ARZ",),
+    17: (b".CSV",),
+    42: (b".MAI", b".MAD"),
+}
 _AT: Final = b"@0040"
 
 
@@ -34,6 +46,8 @@ class MendedStream(XbstreamParser):
         self._path_bytes = 0
         self._unknown: list[bytes] = []
         self._odd_targets: list[bytes] = []
+        self._head: bytearray | None = None  # how the `.frm` begins that is under way
+        self._needed_by: dict[int, tuple[int, ...]] = {}
 
     def passed(self, view: memoryview) -> bytes | None:
         """Take the next bytes; return what takes their place, or None if they go on as they are."""
@@ -63,6 +77,38 @@ class MendedStream(XbstreamParser):
             if path_digest(target) in self.files and path_digest(stem + b".frm") not in self.files:
                 return target
         return None
+
+    def without_data(self) -> set[int]:
+        """Return the digests of the `.frm` files whose table has no data in the stream."""
+        return {
+            frm
+            for frm, data in self._needed_by.items()
+            if frm in self.files and not self.files.issuperset(data)
+        }
+
+    def _begin(self, length: int, offset: int, advance: int) -> None:
+        self._head = bytearray() if offset == 0 and self._path.endswith(b".frm") else None
+        super()._begin(length, offset, advance)
+
+    def _on_payload(self, piece: memoryview) -> None:
+        if self._head is not None:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
+        super()._on_payload(piece)
+
+    def _end_payload(self) -> None:
+        if self._head:
+            self._note_definition(self._head)
+        super()._end_payload()
+
+    def _note_definition(self, head: bytearray) -> None:
+        """Note what data the table needs whose `.frm` begins so; not of one half made."""
+        name = self._path.rpartition(b"/")[2]
+        is_table = head[:2] == _FRM_MAGIC and not name.startswith(b"#sql")
+        ends = _DATA_OF.get(head[3], ()) if is_table else ()
+        stem = self._path.removesuffix(b".frm")
+        self._needed_by.pop(self._file, None)
+        if ends:
+            self._needed_by[self._file] = tuple(path_digest(stem + end) for end in ends)
 
     def _unsettled(self) -> int:
         """Return how many of the last bytes are the head of a chunk that may need a payload."""

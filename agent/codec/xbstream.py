@@ -1,9 +1,8 @@
 """A push parser that proves an xbstream whole while it passes by, without keeping it.
 
 An xbstream is a row of chunks: `XBSTCK01`, a flags byte, a type byte, the path's length and
-the path, then what the type asks for. Numbers are little-endian. The types, with their
-sources in MariaDB Server (extra/mariabackup/xbstream*.cc) and Percona XtraBackup
-(storage/innobase/xtrabackup/src/xbstream*.cc):
+the path, then what the type asks for. Numbers are little-endian. The types (xbstream*.cc in
+extra/mariabackup of MariaDB, storage/innobase/xtrabackup/src of Percona):
 
     P  payload   length u64, offset u64, CRC-32 u32, bytes    both
     E  end of file                                            both
@@ -13,9 +12,9 @@ sources in MariaDB Server (extra/mariabackup/xbstream*.cc) and Percona XtraBacku
     S  sparse    entries u32, length u64, offset u64,         Percona
                  CRC-32 u32, entries of (skip u32, write u32), bytes
 
-MariaDB sends R, D, and payloads flagged REWRITE when tables change during the backup. The
-two S chunks can't be confused: after a seek the next chunk's magic follows, where a sparse
-chunk holds the upper half of a length, which is 0, and the lower half of an offset.
+MariaDB sends R, D, and payloads flagged REWRITE when tables change meanwhile. The two S chunks
+can't be confused: after a seek the next chunk's magic follows, where a sparse one holds the upper
+half of a length, which is 0, and the lower half of an offset.
 """
 
 import re
@@ -38,6 +37,7 @@ _ENTRY: Final = struct.Struct("<II")
 _FLAG_REWRITE: Final = 2
 
 MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
+_MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
 _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
 _MAX_ENTRIES: Final = 1 << 18
 _MAX_OFFSET: Final = 1 << 63
@@ -60,17 +60,15 @@ _METADATA: Final = {
 }
 
 _TWICE: Final = "if its table was dropped and made again meanwhile, back up at a quieter time"
-
 _Step = Callable[[bytes], None]
 
 
 def path_digest(path: bytes) -> int:
-    """Return the 8 bytes by which a parser knows the file `path`."""
     return int.from_bytes(blake2b(path, digest_size=8).digest())
 
 
 def _plain(path: bytes) -> bytes:
-    """Return the one spelling of a path, whose parts may be spelled `.` or be empty."""
+    """Return the one spelling of a path, without parts that are empty or `.`."""
     if path[:2] != b"./" and b"//" not in path and b"/./" not in path:
         return path
     return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
@@ -143,8 +141,8 @@ class XbstreamParser:
         return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
 
     def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
-        at = f"at byte {self.raw_bytes}"
-        return StreamInvalid(f"the stream is not a whole xbstream {at}: {why}", hint=hint)
+        at = self.raw_bytes
+        return StreamInvalid(f"the stream is not a whole xbstream at byte {at}: {why}", hint=hint)
 
     def _await(self, needed: int, step: _Step) -> None:
         self._needed = needed
@@ -180,6 +178,8 @@ class XbstreamParser:
             raise self._invalid(f"the path {path!r} is not a plain relative one")
         if path.rpartition(b"/")[2] in (b"", b"."):
             raise self._invalid(f"the path {path!r} names no file")
+        if len(path) > _MAX_NAME and len(max(path.split(b"/"), key=len)) > _MAX_NAME:
+            raise self._invalid(f"the path {path!r} is too long for a file's name")
         return _plain(path)
 
     def _on_path(self, path: bytes) -> None:

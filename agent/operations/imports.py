@@ -16,10 +16,12 @@ from pathlib import Path
 from agent.database import Tablespace
 from agent.datadir import birth_time
 from agent.dialect import half_made
-from agent.errors import LineageChanged
+from agent.errors import LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
+# NAME_MAX, and what an incremental adds to the name: `.delta`
+_LONGEST_NAME = 255 - 6
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
 # storage/innobase/include/fil0types.h and fsp0types.h
 _LSN_AT, _LSN_END = 16, 24
@@ -34,9 +36,16 @@ def check_imports(
 ) -> None:
     """Raise LineageChanged if a tablespace has pages that an incremental would leave out.
 
+    ParentUnusable if an incremental would give it a name that no filesystem takes.
+
     `check` is called now and then, to raise what stops the task.
     """
     for space in spaces.values():
+        if len(os.fsencode(space.path.rpartition("/")[2])) > _LONGEST_NAME:
+            raise ParentUnusable(
+                f"the name of the file {space.path} is too long for an incremental backup",
+                hint="rename the table or its partition, or make full backups",
+            )
         path = tablespace_file(datadir, space.path)
         if path is None or half_made(space.path) or not _is_suspect(parent, space, path):
             continue

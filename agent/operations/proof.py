@@ -100,6 +100,7 @@ class ProvedStream:
         self._check_info(parse_info(metadata.get("info", b"")))
         self._check_names()
         last_table_id = self._completeness.prove(self._parser, self._run.words_about)
+        self._check_definitions()
         binlog = metadata.get("binlog_info")
         return Proof(
             checkpoints=checkpoints,
@@ -162,6 +163,18 @@ class ProvedStream:
             raise LsnMismatch(
                 f"asked for innodb_from_lsn = {asked[0]}, incremental = {asked[1]}, but the "
                 f"engine's xtrabackup_info has {lsns[0]} and {lsns[1]}"
+            )
+
+    def _check_definitions(self) -> None:
+        """Look for tables whose definition was copied, and whose data was not."""
+        definitions = self._parser.without_data()
+        broken = sorted(self._completeness.survey.broken(definitions)) if definitions else []
+        if broken:
+            raise StreamIncomplete(
+                f"of {len(broken)} tables only the definition is in the stream, not the data, "
+                f"{broken[-1]} among them",
+                hint="the engine loses a table that is renamed or made again while it copies it: "
+                "back up at a quieter time",
             )
 
     def _check_names(self) -> None:

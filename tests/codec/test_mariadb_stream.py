@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.codec.mariadb_stream import MendedStream
+from agent.codec.xbstream import path_digest
 from agent.errors import StreamInvalid
 from tests.codec.streams import end, payload, remove, rename, seek, whole
 from tests.conftest import need
@@ -96,6 +97,31 @@ def test_a_name_that_was_encoded_twice_is_told() -> None:
     assert misnamed(plain + rename(b"d/other@0040002d.MAD", b"d/v.MAD")) is None
     dropped = rename(b"d/u.MAD", twice) + remove(twice)
     assert misnamed(plain + frm + dropped) is None
+
+
+def test_a_definition_without_its_data_is_told() -> None:
+    def lacking(*files: bytes) -> set[int]:
+        parser = MendedStream()
+        parser.passed(memoryview(b"".join(files)))
+        return parser.without_data()
+
+    def frm(name: bytes, engine: int) -> bytes:
+        return whole(name, b"\xfe\x01\x0a" + bytes([engine]) + bytes(100))
+
+    aria, data = frm(b"d/a.frm", 42), whole(b"d/a.MAD", b"x")
+    assert lacking(aria, data, whole(b"d/a.MAI", b"x")) == set()
+    assert lacking(aria, data) == lacking(data, aria) == {path_digest(b"d/a.frm")}
+    assert lacking(aria, remove(b"d/a.frm")) == set()
+    others = frm(b"d/i.frm", 12), frm(b"d/#sql-1.frm", 42), whole(b"d/v.frm", b"TYPE=VIEW")
+    assert lacking(*others) == set()
+    assert lacking(frm(b"d/c.frm", 17), end(b"d/c.CSV")) == set()
+    # another file's bytes stand between
+    text = b"\xfe\x01\x0a\x2a" + bytes(100)
+    mixed = payload(b"d/a.frm", text) + payload(b"x", b"y") + end(b"d/a.frm") + end(b"x")
+    assert lacking(mixed) == {path_digest(b"d/a.frm")}
+    # written again as another engine's
+    again = b"\xfe\x01\x0a\x0c" + bytes(100)
+    assert lacking(aria, whole(b"d/a.frm", again, flags=2)) == set()
 
 
 def test_what_is_remembered_of_renames_is_bounded() -> None:

@@ -205,7 +205,7 @@ class TestRefuses:
     def test_path_lengths(self, length: int) -> None:
         start = b"XBSTCK01\0E" + struct.pack("<I", length)
         refused(start + b"a" * min(length, 600), "a path of")
-        assert parse(end(b"a" * 511)).files
+        assert parse(end(b"a" * 255 + b"/" + b"a" * 255)).files
 
     def test_wrong_crc(self) -> None:
         bad = bytearray(payload(b"a", b"content") + end(b"a"))
@@ -493,6 +493,13 @@ class TestPlaces:
     def test_a_path_names_a_file(self, path: bytes) -> None:
         with pytest.raises(StreamInvalid, match="names no file"):
             parse(whole(path, b"x"))
+
+    def test_no_name_is_longer_than_a_filesystem_takes(self) -> None:
+        name = b"x" * 255
+        assert parse(whole(b"a/" + name, b"x") + whole(name + b"/a", b"x")).files
+        for path in (name + b"x", b"a/" + name + b"x", name + b"x/a"):
+            with pytest.raises(StreamInvalid, match="too long for a file"):
+                parse(whole(path, b"x"))
 
     def test_the_first_hidden_name_is_noted(self) -> None:
         assert parse(whole(b"./d/.t", b"x")).hidden is None

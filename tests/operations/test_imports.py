@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import LineageChanged, StreamIncomplete
+from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
 from tests.conftest import need
 from tests.operations.stored import place_record
@@ -93,6 +93,15 @@ def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: 
             server.checkpoint()
         child = workshop.backup(base)
     assert workshop.restored(child)[0] == server.checksums()
+
+
+def test_a_name_that_is_too_long_for_an_incremental(workshop: Workshop, base: Record) -> None:
+    """The server and a full backup take 255 bytes; five are written for each letter here."""
+    name = "中" * 50
+    workshop.server.query(f"CREATE TABLE d.`{name}` (id INT)")
+    with pytest.raises(ParentUnusable, match="too long for an incremental"):
+        workshop.backup(base)
+    workshop.server.query(f"RENAME TABLE d.`{name}` TO d.`{name[1:]}`; DROP TABLE d.`{name[1:]}`")
 
 
 def test_a_full_backup_right_after_an_import_says_what_to_do(workshop: Workshop) -> None:

@@ -1,0 +1,160 @@
+"""The table files of a datadir: what is refused before a backup, and what is missed after it."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.codec.frm import table_engine
+from agent.datadir import Rules, Survey, TableFile, birth_time
+from agent.errors import DatadirUnfit
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user is another user's test")
+
+
+@pytest.fixture
+def datadir() -> Iterator[Path]:
+    """A datadir with one schema, in a folder that every user may enter."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "d").mkdir()
+        for name in ("db.opt", "a.frm", "a.MAI", "a.MAD", "i.ibd", "#sql-1.MAD", "a.bak"):
+            (Path(folder) / "d" / name).write_bytes(b"x")
+        yield Path(folder)
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def lost(survey: Survey, *held: str, told: str = "") -> list[str]:
+    return sorted(one.path for one in survey.lost(lambda path: path in held, lambda p: p == told))
+
+
+def test_files_that_lasted_are_missed(datadir: Path) -> None:
+    survey = Survey(datadir, Rules())
+    assert lost(survey) == ["d/a.MAD", "d/a.MAI", "d/a.frm", "d/db.opt"]
+    assert lost(survey, "d/a.MAD", "d/a.frm", "d/db.opt") == ["d/a.MAI"]
+
+
+def test_what_ddl_touches_is_passed_over_unless_the_engine_told(datadir: Path) -> None:
+    survey = Survey(datadir, Rules())
+    (datadir / "d/new.MAI").write_bytes(b"made meanwhile")
+    # renamed there and back; made again under its name; dropped
+    (datadir / "d/a.frm").rename(datadir / "d/x.frm")
+    (datadir / "d/x.frm").rename(datadir / "d/a.frm")
+    (datadir / "d/db.opt").unlink()
+    (datadir / "d/db.opt").write_bytes(b"y")
+    (datadir / "d/a.MAD").unlink()
+    assert lost(survey) == []
+    assert lost(survey, told="d/a.MAI") == ["d/a.MAI"]
+
+
+def test_a_table_is_named_as_sql_does() -> None:
+    for name, table in {
+        "a@002db/t@0020x.MAI": "a-b.t x",
+        "d/t#P#p0.MAD": "d.t",
+        "d/t#p#p0#sp#s1.MYD": "d.t",
+        "d/@00e4.frm": "d.ä",
+    }.items():
+        assert TableFile(name, 0).table == table
+
+
+def test_directories_that_are_no_schemas(datadir: Path) -> None:
+    (datadir / "lost+found").mkdir()
+    assert Survey(datadir, Rules()).left_out == ("lost+found",)
+    (datadir / "lost+found/a.MAI").write_bytes(b"x")
+    (datadir / "lost+found/a.frm").write_bytes(b"x")
+    survey = Survey(datadir, Rules())
+    assert survey.left_out == ()
+    assert "lost+found/a.MAI" in lost(survey)
+    (datadir / ".cache/below").mkdir(parents=True)
+    with pytest.raises(DatadirUnfit, match=r"\.cache as if it were a schema"):
+        Survey(datadir, Rules())
+    Survey(datadir, Rules(hidden=True))
+    Survey(datadir, Rules(ignored=frozenset({".cache"})))
+    (datadir / ".cache/x").write_bytes(b"then the engine takes nothing of it")
+    Survey(datadir, Rules())
+    (datadir / ".cache/x").rename(datadir / ".cache/x.opt")
+    with pytest.raises(DatadirUnfit, match=r"\.cache as if it were a schema"):
+        Survey(datadir, Rules())
+
+
+@needs_root
+def test_what_can_not_be_read_is_named(datadir: Path) -> None:
+    (datadir / "d/a.MAI").chmod(0)
+    with another_user(), pytest.raises(DatadirUnfit, match=r"the file .*/d/a\.MAI can't be read"):
+        Survey(datadir, Rules())
+    (datadir / "d/a.MAI").chmod(0o644)
+    for name in ("lost+found", ".snapshot"):
+        (datadir / name).mkdir(0o700)
+    with another_user():
+        with pytest.raises(DatadirUnfit, match=r"directory .*\.snapshot can't be read") as caught:
+            Survey(datadir, Rules())
+        ignoring = Rules(ignored=frozenset({".snapshot"}))
+        assert Survey(datadir, ignoring).left_out == ("lost+found",)
+    assert "ignore_db_dirs" in caught.value.hint
+    datadir.chmod(0)
+    with another_user(), pytest.raises(DatadirUnfit, match="Permission denied"):
+        Survey(datadir, Rules())
+
+
+def frm(number: int, name: bytes = b"", default: int = 0, keys: int = 5) -> bytes:
+    """A `.frm` as MariaDB 10.11 lays it out, with an engine's name behind the default values."""
+    head = bytearray(64)
+    head[:2], head[3], head[61] = b"\xfe\x01", number, default
+    head[6:8] = (64).to_bytes(2, "little")
+    head[14:16] = keys.to_bytes(2, "little")
+    head[16:18] = (7).to_bytes(2, "little")
+    extra = b"\x03\0con" + len(name).to_bytes(2, "little") + name
+    head[55:59] = (len(extra) if name else 0).to_bytes(4, "little")
+    return bytes(head) + bytes(keys + 7) + extra
+
+
+@pytest.mark.parametrize(
+    ("content", "engine"),
+    [
+        (b"TYPE=VIEW\nquery=select 1\n" + bytes(64), None),
+        (b"", None),
+        (frm(6), "MEMORY"),
+        (frm(18), "FEDERATED"),
+        (frm(20, default=42), "Aria"),
+        (frm(47, b"CONNECT"), "CONNECT"),
+        (frm(46), "engine number 46"),
+        (frm(46, b"CONNECT")[:70], "engine number 46"),
+        (frm(46, b"\x1b[2J"), "engine number 46"),
+    ],
+)
+def test_the_engine_that_a_definition_names(content: bytes, engine: str | None) -> None:
+    assert table_engine(content) == engine
+
+
+def test_tables_whose_data_is_elsewhere(datadir: Path) -> None:
+    for name, content in (("m", frm(6)), ("v", b"TYPE=VIEW\n"), ("a", frm(47, b"CONNECT"))):
+        (datadir / f"d/{name}.frm").write_bytes(content)
+    Survey(datadir, Rules())
+    (datadir / "d/far.frm").write_bytes(frm(47, b"CONNECT"))
+    with pytest.raises(DatadirUnfit, match=r"d\.far is of the engine CONNECT") as caught:
+        Survey(datadir, Rules())
+    assert "uncopied_engines" in caught.value.hint
+    Survey(datadir, Rules(accepted=frozenset({"connect"})))
+    (datadir / "d/far.frm").write_bytes(frm(48, b"ROCKSDB"))
+    survey = Survey(datadir, Rules())
+    assert survey.rocksdb_lost(lambda _path: False)
+    assert not survey.rocksdb_lost(lambda path: path == "#rocksdb/CURRENT")
+
+
+def test_birth_times(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    born = birth_time(tmp_path / "x")
+    assert born == 0 or born == pytest.approx((tmp_path / "x").stat().st_ctime, abs=1)
+    assert birth_time(tmp_path / "none") is None
