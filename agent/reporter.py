@@ -5,7 +5,7 @@ worth as much.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -24,6 +24,8 @@ from agent.model import (
 )
 from agent.pipeline.meter import Meter, every
 from agent.task_stores import TaskStores
+
+_MOST_DELETED = 10_000  # ids in one report, 390 KB
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Reporter:
         record: Record | None = None,
         error: ErrorInfo | None = None,
         meter: Meter | None = None,
+        deleted: Sequence[str] | None = None,
     ) -> None:
         """Make a report; JournalError where the journal doesn't take it."""
         self._journal.report(
@@ -68,6 +71,7 @@ class Reporter:
                 sizes=record.sizes() if record else None,
                 progress=meter.progress() if meter else None,
                 error=error,
+                deleted=None if deleted is None else tuple(deleted[:_MOST_DELETED]),
             )
         )
         if status.final:
@@ -76,10 +80,15 @@ class Reporter:
         self._wake()
 
     def tell_end(
-        self, task: Task, status: TaskStatus, record: Record | None, error: ErrorInfo | None = None
+        self,
+        task: Task,
+        status: TaskStatus,
+        record: Record | None,
+        error: ErrorInfo | None = None,
+        deleted: Sequence[str] | None = None,
     ) -> None:
         """Make a final report; JournalError, and it is held, where the journal doesn't take it."""
-        self._held = partial(self.tell, task, status, record=record, error=error)
+        self._held = partial(self.tell, task, status, record=record, error=error, deleted=deleted)
         self.tell_held()
 
     def tell_held(self) -> None:
