@@ -7,12 +7,20 @@ import pytest
 
 from agent.errors import StoreBusy
 from agent.layout import record_name
-from agent.model import BackupStatus, DeleteTask, TaskStatus
+from agent.model import (
+    BackupRequest,
+    BackupStatus,
+    CreateTask,
+    DeleteTask,
+    ReportDraft,
+    TaskStatus,
+)
 from agent.operations.delete_begun import BegunDelete
 from agent.pipeline.stop import Stop
 from agent.store.directory import DirectoryStore
 from agent.store.protocol import Shelf
 from tests.operations.stored import held, place
+from tests.operations.test_delete_races import Behind
 from tests.records import completed
 from tests.test_recovery import Site
 
@@ -71,3 +79,27 @@ def test_what_an_earlier_agent_kept_is_read() -> None:
     assert begun.ids == ("a", "b", root.id)
     assert BegunDelete.of(begun.to_text()) == begun
     assert BegunDelete.of(None) == (None, ())
+
+
+def test_a_child_that_the_journal_made_and_no_listing_shows_goes_with_its_parent(
+    site: Site,
+) -> None:
+    base = completed()
+    child = completed(base, to_lsn=200)
+    place(site.store, site.keys, base, child)
+    request = BackupRequest(id=child.id, name="b", parent_id=base.id)
+    made = CreateTask(task_id=str(uuid4()), backup=request)
+    site.begin(made)
+    done = ReportDraft(
+        task_id=made.task_id, type=made.type, status=TaskStatus.DONE, backup=child.view()
+    )
+    site.journal.report(done)
+    behind = Behind(site.folder / "store", "database_backups_x")
+    behind.hidden = frozenset({child.id})
+    site.store, whole = behind, site.store
+    task = DeleteTask(task_id=str(uuid4()), backup_id=base.id)
+    site.begin(task)
+    site.start().perform(task, Stop())
+    (final,) = site.finals(task)
+    assert final.deleted == (child.id, base.id)
+    assert held(whole) == ({}, {})
