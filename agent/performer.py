@@ -14,6 +14,7 @@ from agent.errors import (
     AgentError,
     BackupUnknown,
     Cancelled,
+    Fenced,
     Interrupted,
     JournalError,
     StoreError,
@@ -182,7 +183,7 @@ class Performer:
         if cut_off and self.recovery.again(task, record):
             return
         info = ErrorInfo.of(error)
-        if problem is not None and record is not None and not silent(problem):
+        if record and problem and not (silent(problem) or isinstance(problem, Fenced)):
             info = with_remains(info, record.id, problem)
         status = TaskStatus.FAILED
         if isinstance(error, Cancelled):

@@ -131,11 +131,14 @@ def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorI
 
     It says what is left in the store, and how to have that removed.
     """
-    expired = isinstance(problem, TokenExpired | TokenLost)
-    how = "with a token that is good" if expired else "once the store takes it"
+    if isinstance(problem, TokenExpired | TokenLost):
+        left = "its record (BUILDING) and what it stored are still in the store"
+        how = "with a token that is good"
+    else:
+        left = "its record may still say BUILDING, and what it stored may still be in the store"
+        how = "once the store takes it"
     return ErrorInfo(
         code=info.code,
-        message=f"{info.message}; its record (BUILDING) and what it stored are still in the store, "
-        f"because they could not be removed: {problem}",
+        message=f"{info.message}; it could not be cleaned up: {left}: {problem}",
         hint=f"{info.hint}; to remove what is left, delete backup {backup_id} {how}",
     )
