@@ -296,7 +296,11 @@ class Progress(Frozen):
 
 
 class ReportDraft(Frozen):
-    """What a report says; the journal adds who says it, when, and its number."""
+    """What a report says; the journal adds who says it, when, and its number.
+
+    `deleted` are the backups that a delete which is DONE has removed, children before parents:
+    they have no record any more. The first 10,000 of them.
+    """
 
     task_id: Id
     type: str
@@ -305,6 +309,7 @@ class ReportDraft(Frozen):
     sizes: dict[str, int] | None = None
     progress: Progress | None = None
     error: ErrorInfo | None = None
+    deleted: tuple[Id, ...] | None = None
 
 
 class Report(ReportDraft):

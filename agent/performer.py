@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent.errors import (
     AgentError,
     BackupUnknown,
     Cancelled,
+    Fenced,
     Interrupted,
     JournalError,
     StoreError,
@@ -35,6 +36,7 @@ from agent.model import (
 )
 from agent.operations.backup import BackupOperation
 from agent.operations.delete import DeleteOperation
+from agent.operations.delete_begun import BegunDelete
 from agent.operations.parts import BackupParts
 from agent.operations.restore import RestoreOperation
 from agent.operations.target import target_below
@@ -57,6 +59,13 @@ class _Undecided(Exception):
     def __init__(self, attempt: str = "") -> None:
         super().__init__()
         self.attempt = attempt
+
+
+class _Done(NamedTuple):
+    """What a task that is done has to show; `deleted` are the backups that a delete removed."""
+
+    record: Record | None
+    deleted: Sequence[str] | None = None
 
 
 class _Abandoned(Exception):
@@ -138,7 +147,7 @@ class Performer:
         log.info("task %s (%s) begins", task.task_id, task.type)
         try:
             with within or nullcontext():
-                record = self._dispatch(task, stop)
+                done = self._dispatch(task, stop)
         except _Undecided as error:
             self._wait(task, error.__cause__ or error, error.attempt)
         except _Abandoned as failed:
@@ -151,7 +160,7 @@ class Performer:
                 self._failed(task, _cause(stop, error), None)
         else:
             log.info("task %s is done", task.task_id)
-            self.reporter.tell_end(task, TaskStatus.DONE, record)
+            self.reporter.tell_end(task, TaskStatus.DONE, done.record, deleted=done.deleted)
 
     def _wait(self, task: Task, error: BaseException, attempt: str = "") -> None:
         """Leave it to the recovery, now or at the next start, to say how the task ended."""
@@ -174,7 +183,7 @@ class Performer:
         if cut_off and self.recovery.again(task, record):
             return
         info = ErrorInfo.of(error)
-        if problem is not None and record is not None and not silent(problem):
+        if record and problem and not (silent(problem) or isinstance(problem, Fenced)):
             info = with_remains(info, record.id, problem)
         status = TaskStatus.FAILED
         if isinstance(error, Cancelled):
@@ -186,16 +195,16 @@ class Performer:
             log.exception("task %s failed by a defect of the agent", task.task_id)
         self.reporter.tell_end(task, status, record, info)
 
-    def _dispatch(self, task: Task, stop: Stop) -> Record | None:
+    def _dispatch(self, task: Task, stop: Stop) -> _Done:
         with self._stores.parts(task) as parts:
             if isinstance(task, CreateTask):
-                return self._create(task, parts, stop)
+                return _Done(self._create(task, parts, stop))
             if isinstance(task, RestoreTask):
-                return self._restore(task, parts, stop)
+                return _Done(self._restore(task, parts, stop))
             if isinstance(task, DeleteTask):
                 return self._delete(task, parts, stop)
         if isinstance(task, PingTask):
-            return None
+            return _Done(None)
         raise TaskUnsupported(f"tasks of type {task.type} are not supported")
 
     def _create(self, task: CreateTask, parts: BackupParts, stop: Stop) -> Record:
@@ -268,18 +277,18 @@ class Performer:
         with self.reporter.progress(task, meter, lambda: None):
             return operation.run(task.backup_id, target)[-1]
 
-    def _delete(self, task: DeleteTask, parts: BackupParts, stop: Stop) -> Record:
+    def _delete(self, task: DeleteTask, parts: BackupParts, stop: Stop) -> _Done:
         """Delete, or go on with a delete that was cut off: once begun it is brought to its end."""
         meter = Meter()
-        root = self._begun(task)
+        begun = self._begun(task)
 
         def begin(record: Record) -> None:
-            nonlocal root
-            root = record
+            nonlocal begun
+            begun = begun.more(record, operation.planned)
             # once begun it is brought to its end, whoever may want to cancel it
             stop.close(Cancelled)
-            self._journal.keep_record(task.task_id, record.model_dump_json())
-            self.reporter.tell(task, TaskStatus.RUNNING, record=record)
+            self._journal.keep_record(task.task_id, begun.to_text())
+            self.reporter.tell(task, TaskStatus.RUNNING, record=begun.root)
 
         operation = DeleteOperation(
             parts.store,
@@ -291,18 +300,18 @@ class Performer:
             children=self._journal.children,
         )
         try:
-            with self.reporter.progress(task, meter, lambda: root):
-                return operation.run(task.backup_id)
+            with self.reporter.progress(task, meter, lambda: begun.root):
+                last = operation.run(task.backup_id)
+            begun = begun.more(last, [kin.id for kin in operation.deleted])
         except BackupUnknown:
-            if root is None:
+            if begun.root is None:
                 raise
-            return root
         except (StoreError, Interrupted) as error:
-            if root is not None and (silent(error) or isinstance(error, Interrupted)):
+            if begun.root is not None and (silent(error) or isinstance(error, Interrupted)):
                 raise _Undecided from error
             raise
+        return _Done(begun.root, begun.ids)
 
-    def _begun(self, task: DeleteTask) -> Record | None:
-        """The root of a delete that had begun before this process did."""
-        kept = self._journal.kept_record(task.task_id)
-        return Record.model_validate_json(kept) if kept else None
+    def _begun(self, task: DeleteTask) -> BegunDelete:
+        """What is known of a delete that had begun before this process did."""
+        return BegunDelete.of(self._journal.kept_record(task.task_id))

@@ -5,7 +5,7 @@ worth as much.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -24,6 +24,8 @@ from agent.model import (
 )
 from agent.pipeline.meter import Meter, every
 from agent.task_stores import TaskStores
+
+_MOST_DELETED = 10_000  # ids in one report, 390 KB
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Reporter:
         record: Record | None = None,
         error: ErrorInfo | None = None,
         meter: Meter | None = None,
+        deleted: Sequence[str] | None = None,
     ) -> None:
         """Make a report; JournalError where the journal doesn't take it."""
         self._journal.report(
@@ -68,6 +71,7 @@ class Reporter:
                 sizes=record.sizes() if record else None,
                 progress=meter.progress() if meter else None,
                 error=error,
+                deleted=None if deleted is None else tuple(deleted[:_MOST_DELETED]),
             )
         )
         if status.final:
@@ -76,10 +80,15 @@ class Reporter:
         self._wake()
 
     def tell_end(
-        self, task: Task, status: TaskStatus, record: Record | None, error: ErrorInfo | None = None
+        self,
+        task: Task,
+        status: TaskStatus,
+        record: Record | None,
+        error: ErrorInfo | None = None,
+        deleted: Sequence[str] | None = None,
     ) -> None:
         """Make a final report; JournalError, and it is held, where the journal doesn't take it."""
-        self._held = partial(self.tell, task, status, record=record, error=error)
+        self._held = partial(self.tell, task, status, record=record, error=error, deleted=deleted)
         self.tell_held()
 
     def tell_held(self) -> None:
@@ -122,11 +131,14 @@ def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorI
 
     It says what is left in the store, and how to have that removed.
     """
-    expired = isinstance(problem, TokenExpired | TokenLost)
-    how = "with a token that is good" if expired else "once the store takes it"
+    if isinstance(problem, TokenExpired | TokenLost):
+        left = "its record (BUILDING) and what it stored are still in the store"
+        how = "with a token that is good"
+    else:
+        left = "its record may still say BUILDING, and what it stored may still be in the store"
+        how = "once the store takes it"
     return ErrorInfo(
         code=info.code,
-        message=f"{info.message}; its record (BUILDING) and what it stored are still in the store, "
-        f"because they could not be removed: {problem}",
+        message=f"{info.message}; it could not be cleaned up: {left}: {problem}",
         hint=f"{info.hint}; to remove what is left, delete backup {backup_id} {how}",
     )

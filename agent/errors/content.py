@@ -53,7 +53,11 @@ class RecordDamaged(DataError):
     """A record fails its MAC, or does not have the form of a record."""
 
     code = "record_damaged"
-    default_hint = "the record was changed after it was written; treat the backup as lost"
+    default_hint = (
+        "the record was changed after it was written, or another key with the same id signed it: "
+        "compare the SHA-256 of the key with its page in escrow; if it is the right key, treat the "
+        "backup as lost"
+    )
 
 
 class RecordUnsupported(DataError):

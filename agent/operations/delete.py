@@ -44,7 +44,8 @@ class DeleteOperation:
     `on_begin` is called with the root as it will be, before anything is changed. `meter`
     counts the stored bytes that went. `at_rest` are attempts that nobody makes any more, so they
     are not waited for. `children` tells the parent of each incremental that the journal knows: a
-    listing may lack them. `deleted` names the backups that are gone.
+    listing may lack them. `planned` are the ids of what is to go,
+    set before `on_begin`; `deleted` names the backups that are gone.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class DeleteOperation:
         self._waited = set(at_rest)
         self._known_children = children
         self._warned: set[str] = set()
+        self.planned: list[str] = []
         self.deleted: list[Kin] = []
 
     def family(self, backup_id: str) -> Family:
@@ -88,7 +90,7 @@ class DeleteOperation:
         """
         self._store.open(create=False)
         root = self._root(backup_id)
-        self._look(root)
+        self.planned = [kin.id for kin in self._look(root).plan()]
         root = root.model_copy(update={"status": BackupStatus.DELETING})
         self._on_begin(root)
         root = self._condemn(backup_id) or root

@@ -23,7 +23,7 @@ from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
 from tests.broker.probe import probing
 from tests.records import completed, keyring, record
-from tests.stack.agent import Agent
+from tests.stack.agent import KEY_ID, Agent
 from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
@@ -313,6 +313,14 @@ def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
     junk = str(UUID(int=202))
     operator.place(*good)
     operator.place(foreign, keys=keyring("k9"))
+    namesake = keyring(KEY_ID, fill=9)
+    other = completed(
+        id=str(UUID(int=203)),
+        name="other",
+        updated="2026-02-01T00:00:01Z",
+        keys=namesake.wrap_all(bytes(32)),
+    )
+    operator.place(other, keys=namesake)
     operator.put(forged.id, forged.model_dump_json().encode())
     operator.put(junk, b"junk")
     rows = operator.says("backup-list").splitlines()[3:-1]
@@ -321,6 +329,7 @@ def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
         (junk, "None", "UNREADABLE"),
         (forged.id, "forged", "COMPLETED (bad)"),
         (foreign.id, "foreign", "COMPLETED (key-not-here)"),
+        (other.id, "other", "COMPLETED (other-key)"),
         *((one.id, one.name, "COMPLETED") for one in good),
     ]
     done = operator.agent.cli("backup-list-instance", INSTANCE, "--limit", "3", "--json")

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from agent.catalogue import Catalogue
-from agent.errors import StoreFull
+from agent.errors import KeyNotHere, StoreFull
 from agent.host import free_bytes
 from agent.layout import list_name, record_name, segment_name
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
@@ -133,3 +133,17 @@ def test_children_that_only_the_journal_knows_go_with_their_parent(tmp_path: Pat
         child.id,
         base.id,
     ]
+
+
+def test_a_child_of_another_key_with_the_same_id_refuses_the_delete(
+    folder: DirectoryStore,
+) -> None:
+    """It was taken for a damaged one, and lost its parent."""
+    namesake, base = keyring("k1", fill=9), completed()
+    child = completed(base, keys=namesake.wrap_all(bytes(32)))
+    place(folder, KEYS, base)
+    place(folder, namesake, child)
+    before = held(folder)
+    with pytest.raises(KeyNotHere, match=child.id):
+        deletion(folder).run(base.id)
+    assert held(folder) == before

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent.catalogue import Catalogue
-from agent.errors import Cancelled, Fenced, Interrupted, ParentUnusable, StoreBusy
+from agent.errors import Cancelled, Fenced, Interrupted, ParentUnusable, StoreBusy, TokenExpired
 from agent.layout import attempt_prefix, object_name, record_name
 from agent.model import BackupRequest, BackupStatus, CreateTask, ErrorInfo, Record
 from agent.operations import backup as backup_module
@@ -90,6 +90,18 @@ def test_a_store_that_does_not_answer_stops_nothing(folder: DirectoryStore) -> N
     for _ in range(5):
         watch.look()
     assert stop.cause is None
+
+
+def test_a_token_that_has_expired_ends_the_making_at_the_first_look(
+    folder: DirectoryStore,
+) -> None:
+    class Expired(Catalogue):
+        def read(self, backup_id: str) -> Record | None:
+            raise TokenExpired("401")
+
+    stop = Stop()
+    Watch(Expired(folder, KEYS), record(), stop).look()
+    assert isinstance(stop.cause, TokenExpired)
 
 
 # --- being told by the same agent --------------------------------------------------------

@@ -1,0 +1,103 @@
+"""A backup that failed in a store which takes no record until the backup's own bytes are gone."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from agent.catalogue import Catalogue
+from agent.errors import StoreDenied, StoreFull, StoreRejected
+from agent.layout import attempt_prefix
+from agent.model import BackupStatus, ErrorInfo, Record
+from agent.operations.abandon import abandon_record
+from agent.operations.parts import BackupParts
+from agent.store.directory import DirectoryStore
+from agent.store.protocol import Shelf, Store
+from tests.operations.stored import held, place
+from tests.operations.test_delete import AtCall, Died
+from tests.records import keyring, record
+
+KEYS = keyring()
+FULL = ErrorInfo(code="store_full", message="it is", hint="")
+
+
+class Full(DirectoryStore):
+    """Refuses to write while it holds segments of `making`; says whether it is for good."""
+
+    making: Record
+    kind: type[StoreFull | StoreRejected | StoreDenied] = StoreFull
+    without_effect = True
+
+    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+        prefix = attempt_prefix(self.making.id, self.making.attempt)
+        if any(self.list(Shelf.SEGMENTS, prefix)):
+            error = self.kind("no room")
+            error.without_effect = self.without_effect
+            raise error
+        return super().put(shelf, name, parts)
+
+
+def full_with(folder: DirectoryStore, making: Record) -> Full:
+    place(folder, KEYS, making, segments=4)
+    store = Full(folder._root, "database_backups_x")
+    store.making = making
+    return store
+
+
+def abandon(store: Store, making: Record, *, remove: bool = True) -> Record | None:
+    made = SimpleNamespace(
+        store=store, catalogue=Catalogue(store, KEYS), path=SimpleNamespace(connections=1)
+    )
+    return abandon_record(cast(BackupParts, made), making, FULL, remove=remove)
+
+
+@pytest.mark.parametrize("kind", [StoreFull, StoreRejected])
+def test_bytes_go_before_the_record_that_has_no_room(
+    folder: DirectoryStore, kind: type[StoreFull | StoreRejected]
+) -> None:
+    making = record()
+    store = full_with(folder, making)
+    store.kind = kind
+    failed = abandon(store, making)
+    assert failed is not None
+    assert failed.status is BackupStatus.FAILED
+    assert Catalogue(folder, KEYS).need(making.id) == failed
+    assert held(folder).segments == {}
+
+
+def test_a_crash_anywhere_leaves_no_usable_backup_and_is_made_good(folder: DirectoryStore) -> None:
+    number, died = 0, True
+    while died:
+        number += 1
+        making = record()
+        store = full_with(folder, making)
+
+        def die() -> None:
+            raise Died
+
+        try:
+            abandon(AtCall(store, number, die), making)
+            died = False
+        except Died:
+            between = Catalogue(folder, KEYS).need(making.id)
+            assert between.status in (BackupStatus.BUILDING, BackupStatus.FAILED)
+            abandon(store, between)
+        after = Catalogue(folder, KEYS).need(making.id)
+        assert after.status is BackupStatus.FAILED, f"after it died at call {number}"
+        assert held(folder).segments == {}
+    assert number > 12
+
+
+def test_a_refusal_that_may_not_be_one_removes_nothing(folder: DirectoryStore) -> None:
+    making = record()
+    store = full_with(folder, making)
+    store.kind, store.without_effect = StoreRejected, False
+    before = held(folder)
+    with pytest.raises(StoreRejected):
+        abandon(store, making)
+    assert held(folder) == before
+    store.kind = StoreFull
+    with pytest.raises(StoreFull):
+        abandon(store, making, remove=False)
+    assert held(folder) == before
