@@ -12,10 +12,10 @@ from agent.broker import intake, wire
 from agent.journal import Journal
 from agent.model import CancelTask, PingTask, Task, TaskStatus
 from tests.broker.probe import QUICK, Keeper, Probe, draft, probing, settings_for
-from tests.broker.proxy import Proxy, proxied
 from tests.broker.site import Site
 from tests.stack.disk import SmallDisk
 from tests.stack.process import poll
+from tests.stack.proxy import Proxy, proxied
 from tests.stack.rabbitmq import RabbitMQ
 
 LIMIT = 2
