@@ -65,6 +65,8 @@ _UPGRADES: Final = (
     """,
 )
 _LOCK_SECONDS: Final = 10.0
+# of 4 KiB: a disk that is nearly full should not have to hold SQLite's usual 4 MiB
+_LOG_PAGES: Final = 256
 _UNREADABLE_HINT: Final = (
     "move the journal file away; unfinished tasks are lost then and must be sent again"
 )
@@ -100,7 +102,13 @@ class JournalFile:
             yield db
 
     def check_room(self, size: int) -> None:
-        """Write `size` bytes to the disk and drop them; JournalError if there is no room."""
+        """Write `size` bytes to the disk and drop them; JournalError if there is no room.
+
+        What the write-ahead log holds goes into the journal first, as far as nobody reads it: a
+        log that fills the disk is written anew from its beginning then, and needs no more room.
+        """
+        with self._lock, self._translated():
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         with self.transaction() as db:
             db.execute("CREATE TABLE IF NOT EXISTS room (filler BLOB)")
             db.execute("INSERT INTO room VALUES (zeroblob(?))", (size,))
@@ -112,6 +120,7 @@ class JournalFile:
             # In WAL mode FULL syncs the log at each commit, so a commit survives a power cut.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             _check_version(self._path, version)

@@ -104,9 +104,10 @@ def test_connections_that_drop_while_the_disk_is_full_bury_no_task(
         keeper.bodies.clear()
         disk.free()
         poll("all are kept", lambda: kept(site.journal, tasks[-1]), 10)
-    # in their order, the cancel behind what it cancels, each once
-    assert [wire.decode_task(body) for body in keeper.bodies] == tasks
-    assert probe.waiting(wire.DEAD) == 0
+        # in their order, the cancel behind what it cancels, each once
+        assert [wire.decode_task(body) for body in keeper.bodies] == tasks
+        assert probe.waiting(wire.DEAD) == 0
+        link.stop(1)
     assert probe.waiting(site.queue) == 0
 
 
