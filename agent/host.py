@@ -112,11 +112,20 @@ def sync_filesystem(folder: Path) -> None:
 def is_this_host(name: str) -> bool:
     """Return True if all addresses of a host name are this machine's own."""
     try:
-        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None)}
+        found = {(info[0], str(info[4][0])) for info in socket.getaddrinfo(name, None)}
     except (OSError, UnicodeError):
         return False
-    own = {one.address for several in psutil.net_if_addrs().values() for one in several}
-    return all(address in own or ip_address(address).is_loopback for address in found)
+    return all(ip_address(one[1]).is_loopback or _is_own(*one) for one in found)
+
+
+def _is_own(family: int, address: str) -> bool:
+    """Whether a socket may have that address: the unit's sandbox lets nobody list them."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def cores() -> int:

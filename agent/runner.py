@@ -86,6 +86,9 @@ class Runner:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
+        if not isinstance(task, CancelTask | PingTask):
+            # it would fail for want of a place for its own files
+            self._journal.check_disk()
         accepted = self._accept(task, answer=not redelivered)
         reached(Point.ACCEPTED)
         if isinstance(task, CancelTask):

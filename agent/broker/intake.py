@@ -88,16 +88,18 @@ class Intake:
 
     async def _until_ready(self, channel: Channel) -> None:
         """Wait until a task could be kept."""
-        while not self._pace.stopping.is_set():
-            try:
-                self._ready()
-            except AgentError as error:
-                self._holds(error, "no task is taken from the broker")
-            else:
-                self.trouble = ""
-                return
+        while not self._pace.stopping.is_set() and not self._is_ready():
             await self._pace.pause(self._pace.pauses.hold)
             channel.check()
+
+    def _is_ready(self) -> bool:
+        try:
+            self._ready()
+        except AgentError as error:
+            self._holds(error, "no task is taken from the broker")
+            return False
+        self.trouble = ""
+        return True
 
     async def look_for_others(self, session: Session) -> None:
         """Say if the queue has more consumers and this one was given nothing yet.
@@ -152,7 +154,7 @@ class Intake:
         while time.monotonic() < until and not self._pace.stopping.is_set():
             await self._pace.pause(self._pace.pauses.hold)
             channel.check()
-            verdict = self._ask(delivery)
+            verdict = self._ask(delivery) if self._is_ready() else HOLD
             if verdict.action != "hold":
                 await self._settle(session, channel, delivery, verdict)
                 return

@@ -1,15 +1,18 @@
 """Reports out: publish the outbox in order, and keep what no queue takes."""
 
 import logging
-from typing import Final, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from agent.broker import wire
 from agent.broker.amqp import properties
 from agent.broker.pace import Pace, wait
 from agent.broker.session import Channel, Session
 from agent.crash import Point, reached
-from agent.errors import QueueFull, Unroutable
+from agent.errors import JournalError, QueueFull, Unroutable
 
+T = TypeVar("T")
 _IDLE_SECONDS: Final = 30.0
 
 
@@ -46,7 +49,7 @@ class Outflow:
         pace, failures = self._pace, 0
         while True:
             pace.awake.clear()
-            report = self._outbox.next_report()
+            report = await self._insist(self._outbox.next_report)
             if report is None:
                 if pace.stopping.is_set():
                     return
@@ -85,4 +88,21 @@ class Outflow:
             properties(message_id=str(report.seq), app_id="backup-agent"),
         )
         reached(Point.PUBLISHED)
-        self._outbox.sent(report.seq)
+        await self._insist(partial(self._outbox.sent, report.seq))
+
+    async def _insist(self, step: Callable[[], T]) -> T:
+        """Do a step of the outbox until it can be read or written; JournalError if the link stops.
+
+        The connection is not given up for that: what is published stays published, and a task
+        that is held would go back to its queue.
+        """
+        failures = 0
+        while True:
+            try:
+                return step()
+            except JournalError as error:
+                self._pace.say(logging.ERROR, f"reports wait: {error}; {error.hint}")
+                if self._pace.stopping.is_set():
+                    raise
+                await self._pace.pause(self._pace.pauses.after(failures))
+                failures += 1

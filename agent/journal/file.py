@@ -4,6 +4,7 @@ https://www.sqlite.org/pragma.html#pragma_synchronous tells what a commit surviv
 """
 
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -99,8 +100,24 @@ class JournalFile:
             db.execute("BEGIN IMMEDIATE")
             yield db
 
+    def check_disk(self, size: int) -> None:
+        """Check that the disk has `size` bytes free; JournalError if not.
+
+        The write-ahead log may have room in itself where the disk has none: a task could be kept
+        there, and then not be done, because it needs files of its own.
+        """
+        with self._translated():
+            if shutil.disk_usage(self._path.parent).free < size:
+                raise _no_space(self._path)
+
     def check_room(self, size: int) -> None:
-        """Write `size` bytes to the disk and drop them; JournalError if there is no room."""
+        """Write `size` bytes to the disk and drop them; JournalError if there is no room.
+
+        The write-ahead log is emptied before, so that it does not grow by what is written here.
+        """
+        self.check_disk(size)
+        with self._lock, self._translated():
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
         with self.transaction() as db:
             db.execute("CREATE TABLE IF NOT EXISTS room (filler BLOB)")
             db.execute("INSERT INTO room VALUES (zeroblob(?))", (size,))
@@ -191,10 +208,14 @@ def _execute(db: sqlite3.Connection, script: str) -> None:
         db.execute(statement)
 
 
+def _no_space(path: Path) -> JournalError:
+    return JournalError(f"the journal {path} can't be written: no space is left")
+
+
 def _journal_error(path: Path, error: sqlite3.Error | OSError) -> JournalError:
     code = getattr(error, "sqlite_errorcode", 0)
     if code == sqlite3.SQLITE_FULL:
-        return JournalError(f"the journal {path} can't be written: no space is left")
+        return _no_space(path)
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
         return JournalError(f"the journal {path} is damaged: {error}", hint=_UNREADABLE_HINT)
     return JournalError(f"the journal {path} can't be used: {error}")

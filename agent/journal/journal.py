@@ -117,6 +117,10 @@ class Journal:
             self._check_tasks(db)
         self._file.check_room(_ROOM_BYTES)
 
+    def check_disk(self) -> None:
+        """Check that the disk is not full; JournalError if it is."""
+        self._file.check_disk(_ROOM_BYTES)
+
     def claim(self) -> Task | None:
         """The oldest ACCEPTED task, which is RUNNING from now on; None if there is none.
 

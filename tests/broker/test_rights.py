@@ -76,7 +76,7 @@ def place(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Place
     parts = [definitions(folder, "instance", instance) for instance in (one.mine, one.other)]
     parts.append(definitions(folder, "control"))
     merged = {key: [x for part in parts for x in part.get(key, [])] for key in parts[0]}
-    rabbitmq.control("import_definitions", "--format", "json", text=json.dumps(merged))
+    rabbitmq.define(json.dumps(merged))
     return one
 
 

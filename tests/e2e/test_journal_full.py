@@ -6,9 +6,11 @@ What comes of one that goes on is in tests/faults/disk.py.
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from agent.broker import wire
 from agent.model import BackupRequest, CreateTask, Limits
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
@@ -16,19 +18,29 @@ from tests.e2e.reports import Reports
 from tests.stack.agent import Agent
 from tests.stack.disk import SmallDisk
 from tests.stack.process import poll
+from tests.stack.proxy import Proxy, proxied
+from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
 
 HOLDS = "no task goes on until the journal can be used"
 
 
 @pytest.fixture(scope="module")
+def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
+    with proxied(rabbitmq.port) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
 def cramped_session(
-    agent_session: Agent, tmp_path_factory: pytest.TempPathFactory
+    agent_session: Agent, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Agent, SmallDisk]]:
-    """An agent whose state folder is a disk of its own."""
+    """An agent whose state folder is a disk of its own; its connections can be cut."""
+    url = agent_session.rabbitmq.url.replace(str(agent_session.rabbitmq.port), str(proxy.port))
     overrides: dict[str, dict[str, object]] = {
         "pipeline": {"segment_bytes": 1 << 20},
         "agent": {"progress_seconds": 0.2},
+        "broker": {"url": url, "queue_type": "quorum"},
     }
     servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
     agent = Agent(tmp_path_factory.mktemp("full") / "agent", *servers, overrides)
@@ -104,3 +116,41 @@ def test_an_agent_whose_journal_is_full_ends_in_time(
         disk.free()
         agent.start()
         assert_ended_once(agent, reports, task, how)
+
+
+def test_a_task_that_comes_meanwhile_is_done_once_whatever_becomes_of_the_connection(
+    cramped: tuple[Agent, SmallDisk], proxy: Proxy
+) -> None:
+    """RabbitMQ gives up what comes back more often than a queue's policy allows."""
+    agent, disk = cramped
+    queue = wire.task_queue(agent.instance_id)
+    policy = ("--apply-to", "queues", "impatient", f"^{queue}$", '{"delivery-limit": 1}')
+    agent.rabbitmq.control("set_policy", "-p", "backup", *policy)
+    task = CreateTask(
+        task_id=str(uuid.uuid4()), backup=BackupRequest(id=str(uuid.uuid4()), name="patient")
+    )
+    seen = agent.log.read_text().count(f"not consuming {queue}")
+    with Reports(agent) as reports:
+        disk.fill()
+        agent.send(task)
+        stopped = f"not consuming {queue}"
+        poll("it is held", lambda: agent.log.read_text().count(stopped) > seen, 60)
+        for _ in range(4):
+            lost = agent.log.read_text().count(f"connected to {_where(proxy)}")
+            proxy.cut()
+            poll("it is back", partial(_connected, agent, proxy, lost + 1), 60)
+        disk.free()
+        final = reports.wait_for(task.task_id, "DONE")
+        assert final["backup"]["status"] == "COMPLETED"
+        ends = {"DONE", "FAILED", "CANCELLED"} & set(reports.statuses(task.task_id))
+        assert ends == {"DONE"}
+        assert reports.statuses(task.task_id).count("ACCEPTED") == 1
+    assert agent.create("next")["status"] == "COMPLETED"
+
+
+def _where(proxy: Proxy) -> str:
+    return f"RabbitMQ at 127.0.0.1:{proxy.port}"
+
+
+def _connected(agent: Agent, proxy: Proxy, times: int) -> bool:
+    return agent.log.read_text().count(f"connected to {_where(proxy)}") >= times

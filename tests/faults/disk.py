@@ -42,7 +42,7 @@ def journal(bench: Bench) -> Seen:
     """A task that is under way, and one that comes when nothing can be written down."""
     with bench.agent("full-journal") as agent, Ledger(agent) as ledger:
         state = agent.folder / "state"
-        with mounted(state, _MIB), _scratch_elsewhere(state):
+        with mounted(state, 16 * _MIB), _scratch_elsewhere(state):
             agent.start()
             backup = _backup(bench, seconds=3)
             agent.send(backup)

@@ -132,7 +132,7 @@ def test_the_least_rights_suffice(site: Site, tmp_path: Path) -> None:
         check=True,
     )
     assert json.loads(done.stdout)["users"]
-    server.control("import_definitions", "--format", "json", text=done.stdout)
+    server.define(done.stdout)
     url = server.url_of(f"agent-{instance}")
     site.write({"broker": {"url": url, "password_file": password}})
     read_reports(site.agent)

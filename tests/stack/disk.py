@@ -8,7 +8,7 @@ import pytest
 
 
 class SmallDisk:
-    """A filesystem of 4 MiB below `folder`."""
+    """A filesystem of 16 MiB below `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -16,7 +16,7 @@ class SmallDisk:
 
     def mount(self) -> None:
         self.folder.mkdir(mode=0o700, parents=True)
-        options = ["-o", "size=4m,mode=0700"]
+        options = ["-o", "size=16m,mode=0700"]
         done = subprocess.run(
             ["mount", "-t", "tmpfs", *options, "none", str(self.folder)],
             capture_output=True,
