@@ -9,8 +9,9 @@ ended it (flock(2)).
 import fcntl
 import logging
 import os
+import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import ConfigInvalid, InstanceBusy, JournalError
@@ -18,14 +19,15 @@ from agent.errors import ConfigInvalid, InstanceBusy, JournalError
 log = logging.getLogger(__name__)
 
 _LOCKS = Path("/proc/locks")
+_SECOND_AGENT = "end the other agent, or give this instance a state_folder of its own"
 
 
 @contextmanager
-def only_agent(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which is made where there is none, inside the block.
+def only_agent(path: Path, *, hint: str = _SECOND_AGENT) -> Iterator[None]:
+    """Hold the lock file `path` inside the block; make it if it is missing.
 
-    ConfigInvalid at once where another process holds it or the folder is another user's,
-    JournalError where the file or its folder (made with mode 0700) can't be used.
+    ConfigInvalid at once if another process holds it, with that `hint`, or if the folder belongs
+    to another user. JournalError if the file or its folder (made with mode 0700) can't be used.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,7 +36,7 @@ def only_agent(path: Path) -> Iterator[None]:
     except OSError as error:
         raise JournalError(f"the lock file {path} can't be made: {error.strerror}") from error
     try:
-        _take(descriptor, path.parent)
+        _take(descriptor, path.parent, hint)
         yield
     finally:
         os.close(descriptor)
@@ -73,13 +75,20 @@ def _take_datadir(descriptor: int, datadir: Path) -> None:
 
 
 def _check_owner(folder: Path) -> None:
-    """What root made in the state folder of `mysql`, the agent could not use any more."""
-    owner = folder.stat().st_uid
-    if owner != os.geteuid():
+    """Refuse another user's state folder: its owner could not use files that we make there."""
+    owner, own = folder.stat().st_uid, os.geteuid()
+    if owner != own:
         raise ConfigInvalid(
-            f"the state folder {folder} is that of the user with number {owner}",
-            hint=f"run it as that user (sudo -u '#{owner}'), or have the running agent do it",
+            f"the state folder {folder} belongs to {_user(owner)}, and this runs as {_user(own)}",
+            hint=f"run the daemon as {_user(owner)}, by its unit (systemctl start backup-agent), "
+            "and commands as root",
         )
+
+
+def _user(number: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(number).pw_name
+    return f"the user with number {number}"
 
 
 def held(path: Path) -> bool:
@@ -104,11 +113,11 @@ def _holder(inode: int) -> str:
         return "another process"
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path, hint: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = _holder(os.fstat(descriptor).st_ino)
         raise ConfigInvalid(
-            f"another agent runs already with the state folder {folder}",
-            hint="end the other agent, or give this instance a state_folder of its own",
+            f"another agent runs already with the state folder {folder}: {holder}", hint=hint
         ) from error

@@ -181,7 +181,7 @@ def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
         done = user.run("backup-create", "--local", "base")
     assert done.returncode == 2
     assert "another agent runs already" in done.stderr
-    assert "leave --local away" in done.stderr
+    assert "remove the --local flag" in done.stderr
     assert not user.backups.exists()
 
 
