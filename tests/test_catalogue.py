@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import LIST_LIMIT, Catalogue
+from agent.catalogue import LIST_LIMIT, Catalogue, Listed
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -362,7 +362,7 @@ def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: s
     one = completed(**{"name": "n" * 100_000} if what == "name" else {"keys": many})
     ours, strange = (ring.sign(one.model_dump_json().encode()) for ring in (KEYS, keyring("k2")))
     assert catalogue.judge(one.id, ours).record == one
-    assert catalogue.judge(one.id, strange) == (one.id, RecordState.KEY_NOT_HERE, None)
+    assert catalogue.judge(one.id, strange) == Listed(one.id, RecordState.KEY_NOT_HERE, None)
     longest = completed(name="é" * 255, description='"' * 1024, keys=many[:17])
     strange = keyring("k2").sign(longest.model_dump_json().encode())
     assert catalogue.judge(longest.id, strange).record == longest

@@ -51,10 +51,11 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
         with _operation(config, dry_run=arguments.dry_run) as operation:
             for orphan in operation.run():
                 seen.append(orphan)
-    except AgentError:
-        if seen:
-            show(seen, dry_run=arguments.dry_run)
-        raise
+    except AgentError as error:
+        if not seen:
+            raise
+        show(seen, dry_run=arguments.dry_run, failure=error)
+        return tables.fail(error, for_program=False)
     show(seen, dry_run=arguments.dry_run)
     return 0
 
@@ -80,7 +81,8 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
         store.close()
 
 
-def _show(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+def _show(seen: Sequence[Orphan], *, dry_run: bool, failure: AgentError | None = None) -> None:
+    """A failure is said on standard error, after the table."""
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
@@ -107,7 +109,7 @@ def _cells(one: Orphan) -> list[str]:
     ]
 
 
-def _show_json(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+def _show_json(seen: Sequence[Orphan], *, dry_run: bool, failure: AgentError | None = None) -> None:
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
     print(
@@ -118,6 +120,7 @@ def _show_json(seen: Sequence[Orphan], *, dry_run: bool) -> None:
                 "left_alone": [_plain(one) for one in seen if one.what is What.LEFT_ALONE],
                 "objects": objects,
                 "bytes": stored_bytes,
+                **(tables.error_object(failure) if failure else {}),
             }
         )
     )

@@ -20,7 +20,7 @@ from agent.errors import Interrupted, StoreUnreachable
 from agent.host import lower_priority
 from agent.journal import Journal
 from agent.lock import only_agent
-from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable
+from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable, utc_now
 from agent.performer import Performer
 from agent.pipeline.stop import Stop
 from agent.task_stores import TaskStores
@@ -29,6 +29,8 @@ _PROGRESS_SECONDS: Final = 1.0
 # After a signal: time to write the record and remove the segments before the store's
 # requests are no longer repeated.
 _PATIENCE_SECONDS: Final = 20.0
+# The first word of what the lock file says meanwhile.
+LOCAL: Final = "backup-create"
 _AGENT_RUNS: Final = (
     "if that is the daemon, remove the --local flag, so that it makes the backup; while its broker "
     "is away, `systemctl stop backup-agent`, run this again, and `systemctl start backup-agent`. "
@@ -53,7 +55,8 @@ def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
     if user := agent_user(config.agent.state_folder):
         become(user)
     lock = config.agent.state_folder / "lock"
-    with only_agent(lock, hint=_AGENT_RUNS), ExitStack() as at_end:
+    with only_agent(lock, hint=_AGENT_RUNS) as say, ExitStack() as at_end:
+        say(f"{LOCAL} {utc_now()}")
         at_end.callback(parts.store.close)
         # What an engine left when an agent was killed is of no use to anyone.
         assembly.end_leftovers(config)

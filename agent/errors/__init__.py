@@ -64,6 +64,7 @@
     │   ├── InstanceNotServed    instance_not_served   no queue for that instance
     │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
     │   └── ReplyTimeout         reply_timeout
+    ├── OutputFailed             output_failed         standard output is full or closed
     ├── JournalError             journal_failed
     │   └── JournalFull          journal_full
     ├── Interrupted              interrupted           the agent was stopped or died
@@ -114,6 +115,7 @@ from agent.errors.edges import (
     JournalError as JournalError,
     JournalFull as JournalFull,
     LockTimeout as LockTimeout,
+    OutputFailed as OutputFailed,
     PrepareFailed as PrepareFailed,
     RedoOverwritten as RedoOverwritten,
     ReplyTimeout as ReplyTimeout,
