@@ -221,7 +221,7 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigInvalid(
             f"the configuration {path} can't be read: {error.strerror}",
-            hint="name a file that this user may read with --config; the README has an example",
+            hint=_no_file(path, error),
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(
@@ -231,6 +231,15 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     _override(tables, environment)
     _anchor(tables, path.absolute().parent)
     return tables
+
+
+def _no_file(path: Path, error: OSError) -> str:
+    if path == DEFAULT_PATH and isinstance(error, FileNotFoundError):
+        return (
+            "make it (the README has an example), or name another one with --config; with --store "
+            "file:///FOLDER a command that works here needs none (and --local)"
+        )
+    return "name a file that this user may read with --config; the README has an example"
 
 
 _SAYINGS = {

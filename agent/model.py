@@ -6,6 +6,7 @@ numbers; times are RFC 3339 strings in UTC with `Z`.
 
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
@@ -23,9 +24,10 @@ def canonical_uuid(text: str) -> str:
 
     Ids become object names and folder names, so no second spelling may exist.
     """
-    if str(uuid.UUID(text)) != text:
-        raise ValueError("not a UUID in its canonical lower-case form")
-    return text
+    with suppress(ValueError):
+        if str(uuid.UUID(text)) == text:
+            return text
+    raise ValueError("not a UUID in its canonical lower-case form")
 
 
 def is_uuid(text: str) -> bool:

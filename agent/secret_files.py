@@ -158,7 +158,9 @@ def _key_files(folder: Path) -> dict[str, Path]:
         }
     except OSError as error:
         raise KeyUnusable(
-            f"[keys] folder: {folder} can't be read: {error.strerror}", hint=_denied(error)
+            f"[keys] folder: {folder} can't be read: {error.strerror}",
+            hint=_denied(error)
+            or "backup-agent keygen ID makes the folder with a key in it; or correct [keys] folder",
         ) from error
 
 

@@ -48,7 +48,6 @@ def add(verbs: Verbs) -> None:
 def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
     """Works where there is no configuration yet but a folder."""
     check_key_id(arguments.id)
-    folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     if arguments.recovery != (arguments.private is not None):
         raise UsageWrong(
             "--recovery and --private FILE go together",
@@ -56,6 +55,7 @@ def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
         )
     if not arguments.recovery and (arguments.passphrase or arguments.passphrase_file):
         raise UsageWrong("a passphrase is for the private half of a recovery key")
+    folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     passphrase = _passphrase(arguments) if arguments.recovery else b""
     make_folder(folder)
     for suffix in (".key", ".pub"):

@@ -7,7 +7,7 @@ from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.config import Config
-from agent.errors import Cancelled, Interrupted
+from agent.errors import BrokerUnreachable, Cancelled, Interrupted
 from agent.model import CancelTask, ErrorInfo, Report, Task, TaskStatus, printable
 
 # The longest `progress_seconds` that an agent may have: while it lives and has work, some
@@ -17,6 +17,16 @@ _SILENCE_SECONDS = 3600.0
 
 def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     """Send a task; with `wait` follow it to its final report, and return that."""
+    try:
+        return _send(config, instance_id, task, wait=wait, label=label)
+    except BrokerUnreachable as error:
+        if isinstance(task, CancelTask):
+            raise
+        hint = f"{error.hint}; without the broker it can be done on the machine itself with --local"
+        raise type(error)(str(error), hint=hint) from error
+
+
+def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     with ControlClient(assembly.broker(config)) as client:
         if wait:
             client.subscribe(instance_id)

@@ -28,7 +28,7 @@ from agent.store.digests import (
     kept,
     manifest_json,
 )
-from agent.store.folder import Folder, read_into, reading, translated, write_all
+from agent.store.folder import Folder, no_container, read_into, reading, translated, write_all
 from agent.store.paths import Place, component, container, place
 from agent.store.protocol import (
     Interruption,
@@ -77,7 +77,10 @@ class DirectoryStore:
                 if create:
                     self._folder.make((self._in(shelf),))
                     self._folder.sweep(self._in(shelf))
-                self._folder.check((self._in(shelf),))
+                try:
+                    self._folder.check((self._in(shelf),))
+                except FileNotFoundError as error:
+                    raise no_container(self._root, self._in(shelf)) from error
         return _LIMITS
 
     def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:

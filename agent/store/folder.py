@@ -28,6 +28,7 @@ from agent.store.paths import TEMPORARY
 
 _ATTEMPTS: Final = 10  # at a folder that another process removes again, being empty
 _KNOWN_FOLDERS: Final = 4096
+_SHOWN_CONTAINERS: Final = 5
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put there must not block
 # What errno(3) means for a store; any other error is one of the device or of the network.
@@ -61,6 +62,21 @@ def translated(what: str) -> Iterator[None]:
     except OSError as error:
         kind, hint = _MEANINGS.get(error.errno or 0, _OTHER)
         raise kind(f"{what}: {error.strerror or error}", hint=hint) from error
+
+
+def no_container(root: Path, name: str) -> StoreNotFound:
+    """Return the error that says which container is missing, and which are there; OSError."""
+    try:
+        found = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return StoreNotFound(
+            f"there is no folder {root}", hint="check [store] url; the first backup makes it"
+        )
+    there = [one for one in found if not one.endswith("_segments")][:_SHOWN_CONTAINERS]
+    return StoreNotFound(
+        f"there is no container {name} in {root}; there: {', '.join(there) or 'none'}",
+        hint="check [agent] tenant_id and [store] container, which name it; the first backup makes it",
+    )
 
 
 class Folder:

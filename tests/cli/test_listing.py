@@ -279,8 +279,15 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert "note: no backups there" in done.stderr
+    assert f"note: no backups there: there is no folder {nowhere}" in done.stderr
     assert not nowhere.exists()
+    for name in ("database_backups_else", "database_backups_else_segments"):
+        (nowhere / name).mkdir(parents=True)
+    done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
+    own = container_name(operator.agent.tenant_id)
+    assert (
+        f"there is no container {own} in {nowhere}; there: database_backups_else\n" in done.stderr
+    )
 
 
 def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
