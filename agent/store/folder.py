@@ -75,7 +75,8 @@ def no_container(root: Path, name: str) -> StoreNotFound:
     there = [one for one in found if not one.endswith("_segments")][:_SHOWN_CONTAINERS]
     return StoreNotFound(
         f"there is no container {name} in {root}; there: {', '.join(there) or 'none'}",
-        hint="check [agent] tenant_id and [store] container, which name it; the first backup makes it",
+        hint="check [agent] tenant_id and [store] container, which name it; the first backup makes "
+        "it",
     )
 
 
