@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -48,12 +48,20 @@ def keyring(config: Config) -> Keyring:
     return load_keyring(need(config.keys, "keys"))
 
 
-def store(config: Config, asked: TaskStore | None = None) -> Store:
-    """The store that [store] url names, or the one that a task asks for; not opened yet."""
-    section = need(config.store, "store")
-    container = (asked and asked.container) or _container(config)
+def store(config: Config) -> Store:
+    """The store that [store] url names; not opened yet."""
+    return _stores(config)(None)
+
+
+def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
+    """Return what builds the configured store, or the one that a task asks for.
+
+    The secret is read here and at no later time: the process may have become another user then.
+    """
+    section, container = need(config.store, "store"), _container(config)
     if section.url.startswith(_FOLDER):
-        return DirectoryStore(_folder(section.url), container)
+        folder = _folder(section.url)
+        return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
     if section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
     settings = SwiftSettings(
@@ -65,7 +73,12 @@ def store(config: Config, asked: TaskStore | None = None) -> Store:
         attempts=section.attempts,
         ca_file=str(section.ca_file) if section.ca_file else None,
     )
-    return SwiftStore(settings, _login(asked))
+
+    def build(asked: TaskStore | None) -> Store:
+        named = (asked and asked.container) or container
+        return SwiftStore(replace(settings, container=named), _login(asked))
+
+    return build
 
 
 def _login(asked: TaskStore | None) -> AuthToken | None:
@@ -213,8 +226,10 @@ def task_stores(
         tokens=not section.url.startswith(_FOLDER),
     )
 
+    stores = _stores(config)
+
     def build(asked: TaskStore) -> BackupParts:
-        objects = store(config, asked)
+        objects = stores(asked)
         cache = record_cache(config, environment, asked)
         return replace(parts, store=objects, catalogue=Catalogue(objects, parts.keyring, cache))
 

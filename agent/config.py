@@ -158,6 +158,7 @@ class Config(Frozen):
     pipeline: PipelineSection = PipelineSection()
 
 
+_SECTIONS = frozenset(Config.model_fields)
 Section = TypeVar("Section")
 
 
@@ -174,25 +175,48 @@ def need(section: Section | None, name: str) -> Section:
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
-    return _checked(_tables(path, environment), f"the configuration {path}")
+    return _checked(_tables(path, environment), f"the configuration {path}", environment)
 
 
 def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
     """A configuration without a file: `tables`, and the environment over them."""
     _override(tables, environment)
     _anchor(tables, Path.cwd())
-    return _checked(tables, "the configuration without an agent.toml")
+    return _checked(tables, "the configuration without an agent.toml", environment)
 
 
-def _checked(tables: dict[str, Any], what: str) -> Config:
+def _checked(tables: dict[str, Any], what: str, environment: Mapping[str, str]) -> Config:
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
+        found = error.errors(include_input=False)[:5]
+        variables = [_variable(problem["loc"], environment) for problem in found]
         problems = "; ".join(
-            f"{_place(problem['loc'])} {_said(problem['type'], problem['msg'])}"
-            for problem in error.errors(include_input=False)[:5]
+            f"{f'{variable}: ' if variable else ''}{_place(problem['loc'])} "
+            f"{_said(problem['type'], problem['msg'])}"
+            for problem, variable in zip(found, variables, strict=True)
         )
-        raise ConfigInvalid(f"{what} is wrong: {problems}") from error
+        named = ", ".join(sorted({variable for variable in variables if variable}))
+        if None not in variables:
+            raise ConfigInvalid(
+                f"the environment is wrong: {problems}",
+                hint=f"correct or unset {named}; docs/configuration.md has every name",
+            ) from error
+        raise ConfigInvalid(
+            f"{what} is wrong: {problems}",
+            hint=f"correct that file{f' and {named}' if named else ''}; docs/configuration.md has "
+            "every key, and backup-agent self-test checks them",
+        ) from error
+
+
+def _variable(place: tuple[int | str, ...], environment: Mapping[str, str]) -> str | None:
+    """Return the variable that set the value at `place`, or made its section, if one did."""
+    for name in environment:
+        if match := ENV_NAME.fullmatch(name):
+            section, key = match[1].lower(), match[2].lower()
+            if place[:2] == (section, key) or (place == (section,) and section not in _SECTIONS):
+                return name
+    return None
 
 
 def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
@@ -213,13 +237,25 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     except OSError as error:
         raise ConfigInvalid(
             f"the configuration {path} can't be read: {error.strerror}",
-            hint="name a file that this user may read with --config; the README has an example",
+            hint=_no_file(path, error),
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"the configuration {path} is not TOML: {error}") from error
+        raise ConfigInvalid(
+            f"the configuration {path} is not TOML: {error}",
+            hint="correct the file there; systemd/agent.toml is an example with every key",
+        ) from error
     _override(tables, environment)
     _anchor(tables, path.absolute().parent)
     return tables
+
+
+def _no_file(path: Path, error: OSError) -> str:
+    if path == DEFAULT_PATH and isinstance(error, FileNotFoundError):
+        return (
+            "make it (the README has an example), or name another one with --config; with --store "
+            "file:///FOLDER a command that works here needs none (and --local)"
+        )
+    return "name a file that this user may read with --config; the README has an example"
 
 
 _SAYINGS = {
@@ -243,11 +279,24 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
     for name, value in environment.items():
         match = ENV_NAME.fullmatch(name)
         if match is None:
+            _check_name(name)
             continue
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
             raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
         section[match[2].lower()] = _several(name, value)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that begins as that of a setting, and isn't one: nothing would come of it."""
+    text = name.removeprefix(ENV_PREFIX).lower()
+    section = text.split("_")[0]
+    if name.upper().startswith(ENV_PREFIX) and section in _SECTIONS:
+        key = text.removeprefix(section).strip("_")
+        raise ConfigInvalid(
+            f"the environment sets {name}, which is no setting's name",
+            hint=f"name it {ENV_PREFIX}{section.upper()}__{key.upper()}, or unset it",
+        )
 
 
 def _several(name: str, value: str) -> str | list[str]:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import NamedTuple, TypeAlias
 
-from agent.errors import StoreBusy, StoreMismatch, StoreNotFound, StoreRejected
+from agent.errors import StoreBusy, StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.keys import RecordState
 from agent.layout import RECORD_SUFFIX
 from agent.model import BackupStatus, Record, is_uuid
@@ -39,11 +39,15 @@ _ENDED = (BackupStatus.COMPLETED, BackupStatus.FAILED, BackupStatus.CANCELLED)
 
 
 class Listed(NamedTuple):
-    """One row of the catalogue; `record` is None where the bytes make no record."""
+    """One row of the catalogue; `record` is None where the bytes make no record.
+
+    `failure` says why the store gave no bytes: then nothing is known of the record.
+    """
 
     backup_id: str
     state: RecordState
     record: Record | None
+    failure: StoreError | None = None
 
 
 class _Got(NamedTuple):
@@ -73,7 +77,7 @@ def list_records(store: Store, judge: Judge, cache: RecordCache | None = None) -
             if got.failure is not None:
                 if in_a_row >= _FAILURES:
                     raise got.failure
-                yield Listed(backup_id, RecordState.BAD, None)
+                yield Listed(backup_id, RecordState.BAD, None, _unread(got.failure))
             elif got.raw is not None:
                 listed = judge(backup_id, got.raw)
                 if known is not None and _may_keep(listed):
@@ -122,6 +126,11 @@ def _read(store: Store, row: StoredObject) -> _Got:
         return _Got(None)
     except (StoreBusy, StoreMismatch, StoreRejected) as error:
         return _Got(None, error)
+
+
+def _unread(failure: StoreError) -> StoreError | None:
+    """Return the failure if it is the store's; bytes that differ are the record's own fault."""
+    return None if isinstance(failure, StoreMismatch) else failure
 
 
 def _may_keep(listed: Listed) -> bool:

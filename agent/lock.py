@@ -9,23 +9,32 @@ ended it (flock(2)).
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import pwd
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from agent.errors import ConfigInvalid, InstanceBusy, JournalError
 
 log = logging.getLogger(__name__)
 
+# Says in the lock file what its holder is at.
+Said: TypeAlias = Callable[[str], None]
+
 _LOCKS = Path("/proc/locks")
+_SAID_BYTES = 128
+_SECOND_AGENT = "end the other agent, or give this instance a state_folder of its own"
 
 
 @contextmanager
-def only_agent(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, which is made where there is none, inside the block.
+def only_agent(path: Path, *, hint: str = _SECOND_AGENT) -> Iterator[Said]:
+    """Hold the lock file `path` inside the block; make it if it is missing.
 
-    ConfigInvalid at once where another process holds it or the folder is another user's,
-    JournalError where the file or its folder (made with mode 0700) can't be used.
+    The block is given what says in the file what the holder is at, for `held`. ConfigInvalid at
+    once if another process holds it, with that `hint`, or if the folder belongs to another user.
+    JournalError if the file or its folder (made with mode 0700) can't be used.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,8 +43,9 @@ def only_agent(path: Path) -> Iterator[None]:
     except OSError as error:
         raise JournalError(f"the lock file {path} can't be made: {error.strerror}") from error
     try:
-        _take(descriptor, path.parent)
-        yield
+        _take(descriptor, path.parent, hint)
+        _say(descriptor, "")
+        yield partial(_say, descriptor)
     finally:
         os.close(descriptor)
 
@@ -73,21 +83,49 @@ def _take_datadir(descriptor: int, datadir: Path) -> None:
 
 
 def _check_owner(folder: Path) -> None:
-    """What root made in the state folder of `mysql`, the agent could not use any more."""
-    owner = folder.stat().st_uid
-    if owner != os.geteuid():
+    """Refuse another user's state folder: its owner could not use files that we make there."""
+    owner, own = folder.stat().st_uid, os.geteuid()
+    if owner != own:
         raise ConfigInvalid(
-            f"the state folder {folder} is that of the user with number {owner}",
-            hint=f"run it as that user (sudo -u '#{owner}'), or have the running agent do it",
+            f"the state folder {folder} belongs to {_user(owner)}, and this runs as {_user(own)}",
+            hint=f"run the daemon as {_user(owner)}, by its unit (systemctl start backup-agent), "
+            "and commands as root",
         )
 
 
-def held(path: Path) -> bool:
-    """Whether some process holds that lock file; takes nothing, so that it disturbs nobody."""
+def _user(number: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(number).pw_name
+    return f"the user with number {number}"
+
+
+def held(path: Path) -> str | None:
+    """Return what the holder of that lock file says it is at, None if no process holds it.
+
+    Takes no lock, and so disturbs nobody. JournalError if the file can't be read.
+    """
     try:
-        return bool(_holders(path.stat().st_ino))
-    except OSError:
-        return False
+        if not _holders(path.stat().st_ino):
+            return None
+        return path.read_bytes()[:_SAID_BYTES].decode(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise JournalError(
+            f"the lock file {path} can't be read: {error.strerror}",
+            hint="run the command as root, or as the agent's own user",
+        ) from error
+
+
+def _say(descriptor: int, text: str) -> None:
+    """Replace what the lock file says, in its one block, so that a full disk hinders it once only.
+
+    What a dead holder said counts for nothing: the lock is gone with it.
+    """
+    try:
+        os.pwrite(descriptor, text.encode()[:_SAID_BYTES].ljust(_SAID_BYTES), 0)
+    except OSError as error:
+        log.warning("the lock file can't be written: %s", error.strerror)
 
 
 def _holders(inode: int) -> list[str]:
@@ -104,11 +142,11 @@ def _holder(inode: int) -> str:
         return "another process"
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path, hint: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
+        holder = _holder(os.fstat(descriptor).st_ino)
         raise ConfigInvalid(
-            f"another agent runs already with the state folder {folder}",
-            hint="end the other agent, or give this instance a state_folder of its own",
+            f"another agent runs already with the state folder {folder}: {holder}", hint=hint
         ) from error

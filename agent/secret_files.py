@@ -5,7 +5,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from agent.config import KeysSection
+from agent.config import DEFAULT_PATH, KeysSection
 from agent.errors import ConfigInvalid, KeyUnusable
 from agent.keys import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
 
@@ -22,9 +22,11 @@ def read_secret(path: Path, what: str) -> str:
     try:
         text = raw.decode().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise ConfigInvalid(f"{what}: {path} is not UTF-8 text") from error
+        raise ConfigInvalid(
+            f"{what}: {_named(path)} is not UTF-8 text", hint=_rewrite(path)
+        ) from error
     if not text.strip():
-        raise ConfigInvalid(f"{what}: {path} is empty", hint=f"write the secret into {path}")
+        raise ConfigInvalid(f"{what}: {_named(path)} is empty", hint=_rewrite(path))
     return text
 
 
@@ -36,7 +38,8 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
             raw = file.read(_SECRET_LIMIT)
     except OSError as error:
         raise ConfigInvalid(
-            f"{what}: {path} can't be read: {error.strerror}", hint=_denied(error)
+            f"{what}: {_named(path)} can't be read: {error.strerror}",
+            hint=_denied(error) or _rewrite(path),
         ) from error
     if mode & forbidden and not _is_credential(path):
         done = "read" if forbidden & 0o044 else "written"
@@ -45,6 +48,31 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
             hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
         )
     return raw
+
+
+def _named(path: Path) -> str:
+    """Return the path, for a credential with the file that systemd makes it from."""
+    origin = _origin(path)
+    return f"{path} (made from {origin})" if origin else str(path)
+
+
+def _rewrite(path: Path) -> str:
+    origin = _origin(path)
+    if origin is None:
+        return (
+            f"make {path} with the secret alone in it, mode 0600, owned by the agent's OS user, or "
+            "name another file"
+        )
+    return (
+        f"write the secret into {origin}, owned by root, mode 0600, and restart the unit, which "
+        "hands it over (LoadCredential=)"
+    )
+
+
+def _origin(path: Path) -> Path | None:
+    """Return the file of a credential `<folder>_<file>` if the unit is the one that we ship."""
+    folder, _, name = path.name.partition("_")
+    return DEFAULT_PATH.parent / folder / name if name and _is_credential(path) else None
 
 
 def _denied(error: OSError) -> str | None:
@@ -74,8 +102,7 @@ def _is_credential(path: Path) -> bool:
 def load_keyring(section: KeysSection) -> Keyring:
     """All `<id>.key` files of the folder, and the `<id>.pub` files of the recovery keys in use.
 
-    KeyUnusable or ConfigInvalid where one is wrong, missing or open to others; `.pub` files
-    may be read by anybody.
+    KeyUnusable if one is wrong, missing or open to others; `.pub` files may be read by anybody.
 
     Under systemd `LoadCredential=keys:/etc/backup-agent/keys` hands the files of a folder over
     as `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in there:
@@ -85,11 +112,13 @@ def load_keyring(section: KeysSection) -> Keyring:
     keys: dict[str, MasterKey] = {}
     for name in sorted(files):
         if name.endswith(".key") and (key_id := name.removesuffix(".key")):
-            keys[key_id] = parse_key_text(key_id, read_secret(files[name], "master key"))
+            keys[key_id] = read_key(key_id, files[name])
     if section.active not in keys:
+        there = ", ".join(sorted(keys)) or "none"
         raise KeyUnusable(
-            f"the active key {section.active!r} is not in {section.folder}",
-            hint=f"put it there as {section.active}.key, mode 0600",
+            f"[keys] active: the key {section.active!r} is not in {section.folder}; there: {there}",
+            hint=f"put it into {_key_folder(section.folder)} as {section.active}.key, mode 0600, "
+            "or correct [keys] active",
         )
     recovery = [_recovery_key(key_id, files, section.folder) for key_id in section.recovery]
     for twice in sorted(keys.keys() & set(section.recovery)):
@@ -98,6 +127,21 @@ def load_keyring(section: KeysSection) -> Keyring:
             hint=f"rename {twice}.pub, and correct [keys] recovery",
         )
     return Keyring(keys, section.active, recovery)
+
+
+def read_key(key_id: str, path: Path) -> MasterKey:
+    """Return a master key; KeyUnusable if its file is missing, wrong, or open to others."""
+    try:
+        return parse_key_text(key_id, read_secret(path, "master key"))
+    except KeyUnusable:
+        raise
+    except ConfigInvalid as error:
+        raise KeyUnusable(str(error), hint=error.hint) from error
+
+
+def _key_folder(folder: Path) -> Path:
+    """Return the folder of the keys, for credentials the one that systemd makes them from."""
+    return DEFAULT_PATH.parent / folder.name if handed_over(folder) else folder
 
 
 def _key_files(folder: Path) -> dict[str, Path]:
@@ -114,7 +158,9 @@ def _key_files(folder: Path) -> dict[str, Path]:
         }
     except OSError as error:
         raise KeyUnusable(
-            f"[keys] folder: {folder} can't be read: {error.strerror}", hint=_denied(error)
+            f"[keys] folder: {folder} can't be read: {error.strerror}",
+            hint=_denied(error)
+            or "backup-agent keygen ID makes the folder with a key in it; or correct [keys] folder",
         ) from error
 
 
@@ -123,6 +169,12 @@ def _recovery_key(key_id: str, files: Mapping[str, Path], folder: Path) -> Recov
     if path is None:
         raise KeyUnusable(
             f"the recovery key {key_id!r} is not in {folder}",
-            hint=f"put its public half there as {key_id}.pub, or correct [keys] recovery",
+            hint=f"put its public half into {_key_folder(folder)} as {key_id}.pub, or correct "
+            "[keys] recovery",
         )
-    return parse_recovery_key(key_id, _read(path, "recovery key", forbidden=0o022))
+    try:
+        return parse_recovery_key(key_id, _read(path, "recovery key", forbidden=0o022))
+    except KeyUnusable:
+        raise
+    except ConfigInvalid as error:
+        raise KeyUnusable(str(error), hint=error.hint) from error

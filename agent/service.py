@@ -19,7 +19,8 @@ from agent.broker.wire import task_queue
 from agent.config import Config
 from agent.errors import Internal
 from agent.host import lower_priority
-from agent.lock import only_agent
+from agent.lock import Said, only_agent
+from agent.model import utc_now
 from agent.notify import Notifier
 from agent.operations.parts import BackupParts
 from agent.performer import Performer
@@ -38,6 +39,9 @@ _LOOK_SECONDS = 0.25
 _START_SECONDS = 60.0
 _SIGN_SECONDS = 10.0
 _SIGNS_PER_WATCHDOG = 4
+# The first word of what the lock file of a daemon says; the time since when follows.
+CONSUMING = "consuming"
+NOT_CONSUMING = "not-consuming"
 
 
 class Supervision:
@@ -49,12 +53,16 @@ class Supervision:
     the process. The worker has to be alive, no more: nobody can tell one that is stuck from one
     that reads for hours what an engine writes or waits for its prepare, and what it shares with
     the loop, the journal, stops the loop as well. `look` is called while both threads live.
+    `say` leaves the same in the state folder, for `backup-agent status`.
     """
 
-    def __init__(self, notifier: Notifier, link: BrokerLink, queue: str) -> None:
+    def __init__(
+        self, notifier: Notifier, link: BrokerLink, queue: str, say: Said = lambda _text: None
+    ) -> None:
         self._notifier = notifier
         self._link = link
         self._queue = queue
+        self._say = say
         self._ready = self._consuming = False
         self._told = (False, "")
         self._beats = -1
@@ -69,6 +77,7 @@ class Supervision:
         text += f"; {trouble}" if trouble else ""
         if consuming != self._consuming:
             log.info("%s", text)
+            self._say(state_line(consuming=consuming))
         if (consuming, trouble) != self._told:
             self._notifier.status(text)
         self._consuming, self._told = consuming, (consuming, trouble)
@@ -82,6 +91,11 @@ class Supervision:
         if self._ready:
             return self._notifier.alive()
         return self._notifier.extend(_START_SECONDS)
+
+
+def state_line(*, consuming: bool) -> str:
+    """Return what the lock file of a daemon says: whether it takes tasks, and since when."""
+    return f"{CONSUMING if consuming else NOT_CONSUMING} {utc_now()}"
 
 
 class Service:
@@ -103,10 +117,11 @@ class Service:
         parts = assembly.backup_parts(config, assembly.record_cache(config, {}), alone=True)
         if not parts.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
-        with only_agent(config.agent.state_folder / "lock"):
-            self._work(config, parts)
+        with only_agent(config.agent.state_folder / "lock") as say:
+            say(state_line(consuming=False))
+            self._work(config, parts, say)
 
-    def _work(self, config: Config, parts: BackupParts) -> None:
+    def _work(self, config: Config, parts: BackupParts, say: Said) -> None:
         # What an engine left when the agent was killed is of no use to anyone.
         assembly.end_leftovers(config)
         shutil.rmtree(parts.scratch, ignore_errors=True)
@@ -126,13 +141,14 @@ class Service:
         )
         self._notifier.status(f"connecting to {broker.where}")
         try:
-            self._serve(runner, link)
+            self._serve(runner, link, say)
         finally:
             parts.store.close()
             journal.close()
 
-    def _serve(self, runner: Runner, link: BrokerLink) -> None:
-        supervision = Supervision(self._notifier, link, task_queue(self._config.agent.instance_id))
+    def _serve(self, runner: Runner, link: BrokerLink, say: Said) -> None:
+        queue = task_queue(self._config.agent.instance_id)
+        supervision = Supervision(self._notifier, link, queue, say)
         link.start()
         runner.start()
         signalled = False

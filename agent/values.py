@@ -6,6 +6,7 @@ characters depends on whose regular expressions they are.
 
 import time
 import uuid
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -25,9 +26,10 @@ def canonical_uuid(text: str) -> str:
 
     Ids become object names and folder names, so no second spelling may exist.
     """
-    if str(uuid.UUID(text)) != text:
-        raise ValueError("not a UUID in its canonical lower-case form")
-    return text
+    with suppress(ValueError):
+        if str(uuid.UUID(text)) == text:
+            return text
+    raise ValueError("not a UUID in its canonical lower-case form")
 
 
 def is_uuid(text: str) -> bool:

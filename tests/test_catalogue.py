@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import Catalogue
+from agent.catalogue import Catalogue, Listed
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -363,7 +363,7 @@ def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: s
     one = completed(**{"name": "n" * 100_000} if what == "name" else {"keys": many})
     ours, strange = (ring.sign(one.model_dump_json().encode()) for ring in (KEYS, keyring("k2")))
     assert catalogue.judge(one.id, ours).record == one
-    assert catalogue.judge(one.id, strange) == (one.id, RecordState.KEY_NOT_HERE, None)
+    assert catalogue.judge(one.id, strange) == Listed(one.id, RecordState.KEY_NOT_HERE, None)
     longest = completed(name="é" * 255, description='"' * 1024, keys=many[:17])
     strange = keyring("k2").sign(longest.model_dump_json().encode())
     assert catalogue.judge(longest.id, strange).record == longest
@@ -423,7 +423,7 @@ def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
     one = completed(keys=other.wrap_all(bytes(32)))
     raw = other.sign(one.model_dump_json().encode())
     _put(store, record_name(one.id), raw)
-    assert catalogue.look(one.id) == (one.id, RecordState.OTHER_KEY, one)
+    assert catalogue.look(one.id) == Listed(one.id, RecordState.OTHER_KEY, one)
     with pytest.raises(KeyNotHere, match="another key 'k1' than the one that is here") as caught:
         catalogue.read(one.id)
     assert KEYS.active.fingerprint in str(caught.value)

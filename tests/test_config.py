@@ -199,10 +199,45 @@ def test_a_mistake_is_named_by_section_and_key(tmp_path: Path, place: str) -> No
     with pytest.raises(ConfigInvalid) as raised:
         _load(tmp_path, WHOLE, **{f"BACKUP_AGENT_{name}": value})
     assert place.strip() in str(raised.value)
-    assert str(tmp_path / "agent.toml") in str(raised.value)
+    assert str(raised.value).startswith(f"the environment is wrong: BACKUP_AGENT_{name}: [")
+    assert f"BACKUP_AGENT_{name}" in raised.value.hint
     assert SECRET not in str(raised.value)
     assert raised.value.hint
     assert raised.value.exit_status == 2
+
+
+def test_mistakes_of_the_file_and_of_the_environment_are_told_apart(tmp_path: Path) -> None:
+    text = LEAST + "[pipeline]\nlevel = 9\n"
+    with pytest.raises(ConfigInvalid) as raised:
+        _load(tmp_path, text, BACKUP_AGENT_PIPELINE__CORES="many", BACKUP_AGENT_STOER__URL="x")
+    path = tmp_path / "agent.toml"
+    assert str(raised.value).startswith(f"the configuration {path} is wrong: ")
+    assert "; [pipeline] level: " in str(raised.value)
+    assert "BACKUP_AGENT_PIPELINE__CORES: [pipeline] cores: " in str(raised.value)
+    assert "BACKUP_AGENT_STOER__URL: [stoer]: there is no such section" in str(raised.value)
+    named = "BACKUP_AGENT_PIPELINE__CORES, BACKUP_AGENT_STOER__URL"
+    assert raised.value.hint.startswith(f"correct that file and {named};")
+    with pytest.raises(ConfigInvalid) as raised:
+        _load(tmp_path, text, BACKUP_AGENT_PIPELINE__CORES="2")
+    assert "BACKUP_AGENT" not in str(raised.value) + raised.value.hint
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["BACKUP_AGENT_STORE_URL", "BACKUP_AGENT_store__url", "backup_agent_store__url"],
+)
+def test_a_variable_whose_name_is_nearly_right_is_refused(tmp_path: Path, name: str) -> None:
+    """It would change nothing, and nobody would notice."""
+    if not name.startswith("BACKUP_AGENT_"):
+        _load(tmp_path, LEAST, **{name: "x"})  # not even the prefix: another program's
+        return
+    with pytest.raises(ConfigInvalid, match=f"sets {name}, which is no setting") as raised:
+        _load(tmp_path, LEAST, **{name: "x"})
+    assert "name it BACKUP_AGENT_STORE__URL" in raised.value.hint
+
+
+def test_other_variables_of_the_prefix_are_left_alone(tmp_path: Path) -> None:
+    _load(tmp_path, LEAST, BACKUP_AGENT_HOME="x", BACKUP_AGENT_CRASH_AT="", BACKUP_AGENT_="")
 
 
 def test_missing_keys_and_sections_are_named_together(tmp_path: Path) -> None:
@@ -311,6 +346,21 @@ def test_secrets_that_are_another_users_say_who_may_read_them(tmp_path: Path) ->
         os.seteuid(user)
 
 
+@pytest.mark.parametrize("text", [None, "", b"\xff"])
+def test_a_credential_is_told_by_the_file_that_it_is_made_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | bytes | None
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path = tmp_path / "secrets_store-key"
+    if text is not None:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigInvalid) as raised:
+        read_secret(path, "[store] key_file")
+    origin = "/etc/backup-agent/secrets/store-key"
+    assert f"[store] key_file: {path} (made from {origin}) " in str(raised.value)
+    assert raised.value.hint.startswith(f"write the secret into {origin}, ")
+
+
 def test_a_secret_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"\[store\] key_file: .*No such file"):
         read_secret(tmp_path / "none", "[store] key_file")
@@ -370,7 +420,7 @@ def _bad_id(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_missing, "active key 'k1'"),
+        (_missing, r"\[keys\] active: the key 'k1' is not in"),
         (_open_to_others, r"k1\.key can be read by others"),
         (_short, "k1 has 31 bytes"),
         (_empty, r"k1\.key is empty"),
@@ -383,7 +433,7 @@ def test_keys_that_can_not_be_used(
 ) -> None:
     section = _keys(tmp_path / "keys", "k1", "k2")
     damage(section.folder)
-    with pytest.raises(ConfigInvalid, match=says) as raised:
+    with pytest.raises(KeyUnusable, match=says) as raised:
         load_keyring(section)
     assert raised.value.hint
     assert SECRET not in _whole_story(raised.value)
@@ -419,7 +469,7 @@ def test_a_recovery_key_that_others_could_replace_is_refused(
 ) -> None:
     section = _with_recovery(tmp_path / "keys", recovery, "off.1")
     (tmp_path / "keys" / "off.1.pub").chmod(mode)
-    with pytest.raises(ConfigInvalid, match=r"off\.1\.pub can be written by others") as raised:
+    with pytest.raises(KeyUnusable, match=r"off\.1\.pub can be written by others") as raised:
         load_keyring(section)
     assert raised.value.hint.startswith("chmod 0644")
 
@@ -456,6 +506,9 @@ def test_keys_that_systemd_hands_over(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
     ring = load_keyring(handed)
     assert (ring.active, ring.recovery) == (load_keyring(section).active, (recovery.public,))
+    with pytest.raises(KeyUnusable, match=r"'k3' is not in .*; there: k1") as raised:
+        load_keyring(handed.model_copy(update={"active": "k3"}))
+    assert raised.value.hint.startswith("put it into /etc/backup-agent/keys as k3.key")
 
 
 def test_a_key_folder_that_is_missing(tmp_path: Path) -> None:

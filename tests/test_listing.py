@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent import catalogue as catalogue_module
-from agent.catalogue import Catalogue
+from agent.catalogue import Catalogue, Listed
+from agent.cli import tables
 from agent.errors import StoreBusy, StoreDenied, StoreUnreachable
 from agent.keys import RecordState
 from agent.layout import record_name
@@ -185,15 +186,22 @@ def test_what_the_store_can_not_give_of_one_object(
 ) -> None:
     made = _many(store, 3)
     swift.inject(_fault(made[1].id, status=status))
-    states = _states(store)
-    assert list(states) == [one.id for one in made]
-    assert list(states.values()) == [RecordState.OK, RecordState.BAD, RecordState.OK]
+    rows = list(Catalogue(store, KEYS).records())
+    assert [row.backup_id for row in rows] == [one.id for one in made]
+    assert [row.state for row in rows] == [RecordState.OK, RecordState.BAD, RecordState.OK]
+    shown = tables.row(rows[1])
+    # 409: the object is there, and its parts don't fit together
+    state = {503: "store_busy", 409: "bad"}.get(status, "store_rejected")
+    assert shown["status"] == ("UNREADABLE" if status == 409 else "NOT READ")
+    assert (shown["record_state"], shown["name"]) == (state, None)
 
 
 def test_bytes_that_are_not_the_stored_ones(store: Watched, swift: SwiftServer) -> None:
     made = _many(store, 2)
     swift.inject(_fault(made[0].id, action="wrong_etag"))
     assert list(_states(store).values()) == [RecordState.BAD, RecordState.OK]
+    first = next(Catalogue(store, KEYS).records())
+    assert tables.row(first)["status"] == "UNREADABLE"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +330,7 @@ def test_what_is_cached_is_checked_like_any_other(store: Watched, cache: RecordC
     ]:
         store.asked.clear()
         [row] = Catalogue(store, keys, cache).records()
-        assert row == (one.id, state, one)
+        assert row == Listed(one.id, state, one)
         assert store.asked == []
 
 

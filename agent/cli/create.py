@@ -14,7 +14,6 @@ from agent.model import (
     CreateTask,
     Datastore,
     Report,
-    TaskStatus,
     utc_now,
 )
 
@@ -50,11 +49,16 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
     task = CreateTask(task_id=request.id, backup=request)
     view = _asked_for(instance, request)
     last = _last_report(config, arguments, instance, task)
-    backup = last.backup if last and last.backup else view
-    if last and not last.backup and last.status in (TaskStatus.FAILED, TaskStatus.CANCELLED):
-        backup = view.model_copy(update={"status": BackupStatus(last.status)})
-    shown = tables.view(backup)
-    print(tables.as_json(shown) if arguments.json else tables.property_table(shown))
+    backup = view if last is None else last.backup
+    error = remote.error(last)
+    if backup is None:
+        # it was refused: no backup has that id
+        if arguments.json:
+            print(tables.as_json({"task_id": task.task_id, "error": error}))
+    elif arguments.json:
+        print(tables.as_json(tables.view(backup) | ({"error": error} if error else {})))
+    else:
+        print(tables.property_table(tables.view(backup)))
     return remote.status(last)
 
 

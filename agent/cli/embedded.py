@@ -131,7 +131,8 @@ def _no_store(url: str) -> UsageWrong:
     shown = re.sub(r"//[^/]*@", "//...@", url)
     return UsageWrong(
         f"--store {shown!r} is not a store that can be used here",
-        hint="name a folder, as file:///var/backups/db",
+        hint="name a folder, as file:///var/backups/db, or the authentication URL of a Swift, as "
+        "swift:https://HOST/auth/v1.0, whose [store] user and key_file agent.toml names",
     )
 
 

@@ -52,10 +52,11 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
         with _operation(config, dry_run=arguments.dry_run) as operation:
             for orphan in operation.run():
                 seen.append(orphan)
-    except AgentError:
-        if seen:
-            show(seen, {}, dry_run=arguments.dry_run)
-        raise
+    except AgentError as error:
+        if not seen:
+            raise
+        show(seen, {}, dry_run=arguments.dry_run, failure=error)
+        return tables.fail(error, for_program=False)
     broken = {one.backup_id: one.why for one in operation.broken}
     show(seen, broken, dry_run=arguments.dry_run)
     for line in tables.unrestorable(broken):
@@ -85,7 +86,14 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
         store.close()
 
 
-def _show(seen: Sequence[Orphan], _broken: Mapping[str, str], *, dry_run: bool) -> None:
+def _show(
+    seen: Sequence[Orphan],
+    _broken: Mapping[str, str],
+    *,
+    dry_run: bool,
+    failure: AgentError | None = None,
+) -> None:
+    """A failure is said on standard error, after the table."""
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
@@ -112,7 +120,13 @@ def _cells(one: Orphan) -> list[str]:
     ]
 
 
-def _show_json(seen: Sequence[Orphan], broken: Mapping[str, str], *, dry_run: bool) -> None:
+def _show_json(
+    seen: Sequence[Orphan],
+    broken: Mapping[str, str],
+    *,
+    dry_run: bool,
+    failure: AgentError | None = None,
+) -> None:
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
     print(
@@ -124,6 +138,7 @@ def _show_json(seen: Sequence[Orphan], broken: Mapping[str, str], *, dry_run: bo
                 "objects": objects,
                 "bytes": stored_bytes,
                 "unrestorable": broken,
+                **(tables.error_object(failure) if failure else {}),
             }
         )
     )

@@ -62,7 +62,6 @@ def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
     """Works where there is no configuration yet but a folder."""
     if arguments.id is not None:
         check_key_id(arguments.id)
-    folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     if arguments.recovery != (arguments.private is not None):
         raise UsageWrong(
             "--recovery and --private FILE go together",
@@ -70,6 +69,7 @@ def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
         )
     if not arguments.recovery and (arguments.passphrase or arguments.passphrase_file):
         raise UsageWrong("a passphrase is for the private half of a recovery key")
+    folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     passphrase = _passphrase(arguments) if arguments.recovery else b""
     make_folder(folder)
     if arguments.recovery:

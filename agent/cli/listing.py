@@ -20,7 +20,8 @@ _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
     "(key-not-here): no key on this machine can check it. "
     "(other-key): the key here of that id is not the one that signed it. "
-    "UNREADABLE: it can't be read, or makes no record."
+    "UNREADABLE: its bytes make no record. "
+    "NOT READ: the store gave no bytes of it, although it has it; try again."
 )
 
 
@@ -113,6 +114,8 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
         print(tables.as_json({**record, **row, **_why(why, listed.backup_id)}))
     else:
         print(tables.property_table({key: row[key] for key in row if key != "record_state"}))
+        if listed.record and listed.record.error:
+            print(tables.error_lines(listed.record.error))
     for line in tables.unrestorable(why):
         print(line, file=sys.stderr)
     return 0

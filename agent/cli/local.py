@@ -9,31 +9,39 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Final
 
 from agent import assembly
+from agent.cli.account import agent_user, become
 from agent.cli.progress import ProgressBar
 from agent.cli.verb import on_signals
 from agent.config import Config
-from agent.errors import ConfigInvalid, Interrupted, StoreUnreachable
+from agent.errors import Interrupted, StoreUnreachable
 from agent.host import lower_priority
 from agent.journal import Journal
 from agent.lock import only_agent
-from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable
-from agent.operations.parts import BackupParts
+from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable, utc_now
 from agent.performer import Performer
 from agent.pipeline.stop import Stop
+from agent.task_stores import TaskStores
 
 _PROGRESS_SECONDS: Final = 1.0
 # After a signal: time to write the record and remove the segments before the store's
 # requests are no longer repeated.
 _PATIENCE_SECONDS: Final = 20.0
+# The first word of what the lock file says meanwhile.
+LOCAL: Final = "backup-create"
+_AGENT_RUNS: Final = (
+    "if that is the daemon, remove the --local flag, so that it makes the backup; while its broker "
+    "is away, `systemctl stop backup-agent`, run this again, and `systemctl start backup-agent`. "
+    "If it is another backup-create --local, wait for its end"
+)
 
 
 def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
     """Make the backup; its final report. `typed` says that --store named the store.
 
+    On a machine with an installed agent root becomes the agent's user, once the secrets are read.
     ConfigInvalid where the agent runs, StoreUnreachable where the store fell silent and nobody
     knows yet how the backup ended.
     """
@@ -43,36 +51,27 @@ def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
     parts = assembly.backup_parts(config, alone=True)
-    with _alone(config.agent.state_folder), ExitStack() as at_end:
+    stores = assembly.task_stores(config, parts)
+    if user := agent_user(config.agent.state_folder):
+        become(user)
+    lock = config.agent.state_folder / "lock"
+    with only_agent(lock, hint=_AGENT_RUNS) as say, ExitStack() as at_end:
+        say(f"{LOCAL} {utc_now()}")
         at_end.callback(parts.store.close)
         # What an engine left when an agent was killed is of no use to anyone.
         assembly.end_leftovers(config)
         shutil.rmtree(parts.scratch, ignore_errors=True)
         journal = assembly.journal(config, typed=typed)
         at_end.callback(journal.close)
-        return _perform(config, parts, journal, task)
+        return _perform(config, stores, journal, task)
 
 
-@contextmanager
-def _alone(state_folder: Path) -> Iterator[None]:
-    with ExitStack() as lock:
-        try:
-            lock.enter_context(only_agent(state_folder / "lock"))
-        except ConfigInvalid as error:
-            raise ConfigInvalid(
-                str(error),
-                hint="leave --local away, so that the running agent makes the backup; if another "
-                "backup-create --local runs, wait for its end",
-            ) from error
-        yield
-
-
-def _perform(config: Config, parts: BackupParts, journal: Journal, task: CreateTask) -> Report:
+def _perform(config: Config, stores: TaskStores, journal: Journal, task: CreateTask) -> Report:
     with ProgressBar(printable(task.backup.name)) as bar:
         screen = _Screen(journal, task.task_id, bar)
         performer = Performer(
             journal,
-            assembly.task_stores(config, parts),
+            stores,
             restore_roots=config.agent.restore_roots,
             progress_seconds=min(config.agent.progress_seconds, _PROGRESS_SECONDS),
             wake=screen.show,
@@ -82,7 +81,7 @@ def _perform(config: Config, parts: BackupParts, journal: Journal, task: CreateT
             journal.take_reports()  # of tasks that a crash cut off: nobody will send them
         begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
         journal.accept(task, begun)
-        with _stoppable(performer, parts) as stop:
+        with _stoppable(performer, stores) as stop:
             performer.perform(task, stop)
         if screen.last is None:
             performer.recovery.run()
@@ -120,7 +119,7 @@ class _Screen:
 
 
 @contextmanager
-def _stoppable(performer: Performer, parts: BackupParts) -> Iterator[Stop]:
+def _stoppable(performer: Performer, stores: TaskStores) -> Iterator[Stop]:
     """A stop that SIGINT and SIGTERM request while the block runs."""
     stop, done = Stop(), threading.Event()
 
@@ -128,7 +127,7 @@ def _stoppable(performer: Performer, parts: BackupParts) -> Iterator[Stop]:
         performer.end()
         stop.request(Interrupted("the backup was interrupted", hint="make another one"))
         if not done.wait(_PATIENCE_SECONDS):
-            parts.store.abort()
+            stores.abort()
 
     on_signals(end)
     try:

@@ -1,16 +1,16 @@
 """`backup-agent`: arguments in, tables or JSON out, errors as what, why and what to do.
 
-Exit status: 0 done, 1 the operation failed, 2 usage or configuration.
+Exit status: 0 done, 1 the operation failed, 2 usage or configuration. With --json a failure is
+one JSON object with the key `error`.
 """
 
 import argparse
 import io
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from agent import __version__
 from agent.cli import (
@@ -24,12 +24,13 @@ from agent.cli import (
     restore,
     selftest,
     status,
+    streams,
     tables,
 )
 from agent.cli.verb import add_verb
 from agent.config import DEFAULT_PATH, Config
 from agent.crash import VARIABLE, armed
-from agent.errors import AgentError, UsageWrong
+from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong
 from agent.model import printable
 from agent.service import Service
 
@@ -38,28 +39,57 @@ log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    arguments = _parser().parse_args(argv)
-    _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
-    if place := armed():
-        log.critical("%s is set, for tests alone: this process kills itself at %s", VARIABLE, place)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        ended: int = arguments.do(_configuration(arguments), arguments)
-        sys.stdout.flush()
-    except AgentError as error:
+        try:
+            return _run_verb(words, "--json" in words)
+        finally:
+            streams.flushed()
+    except OutputFailed as error:
+        streams.discard()
         tables.complain(error.code, str(error), error.hint)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("backup-agent: interrupted", file=sys.stderr)
-        return 1
     except BrokenPipeError:
-        # whoever read the output has seen enough; the interpreter must not flush into it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        streams.discard()  # whoever read the output has seen enough
+    return 1
+
+
+def _run_verb(words: Sequence[str], as_json: bool) -> int:
+    try:
+        arguments = _parser(as_json=as_json).parse_args(words)
+        as_json = getattr(arguments, "json", False)
+        _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
+        if place := armed():
+            log.critical(
+                "%s is set, for tests alone: this process kills itself at %s", VARIABLE, place
+            )
+        ended: int = arguments.do(_configuration(arguments), arguments)
+    except OutputFailed:
+        raise
+    except AgentError as error:
+        return tables.fail(error, for_program=as_json)
+    except KeyboardInterrupt:
+        interrupted = Interrupted("the command was interrupted", hint="run it again")
+        return tables.fail(interrupted, for_program=as_json)
     return ended
 
 
+class _JsonParser(argparse.ArgumentParser):
+    """Says wrong usage as JSON, too."""
+
+    def error(self, message: str) -> NoReturn:
+        print(tables.as_json(tables.error_object(UsageWrong(message))))
+        super().error(message)
+
+
 class _OneLine(logging.Formatter):
-    """Nothing that a name or a foreign program says can begin a line or steer a terminal."""
+    """Nothing that a name or a foreign program says can begin a line or steer a terminal.
+
+    Each line, also of a traceback, has its priority for the journal of systemd.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        mark = streams.priority(record.levelno)
+        return "\n".join(mark + line for line in super().format(record).splitlines())
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))
@@ -74,12 +104,12 @@ def _set_up_output(level: int) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a terminal that can't show a character gets its number, not a traceback
             stream.reconfigure(errors="backslashreplace")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="backup-agent", description=__doc__)
+def _parser(*, as_json: bool = False) -> argparse.ArgumentParser:
+    kind = _JsonParser if as_json else argparse.ArgumentParser
+    parser = kind(prog="backup-agent", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_PATH, help=f"agent.toml ({DEFAULT_PATH})"

@@ -7,8 +7,8 @@ from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.config import Config
-from agent.errors import Interrupted
-from agent.model import CancelTask, Report, Task, TaskStatus, printable
+from agent.errors import BrokerUnreachable, Cancelled, Interrupted
+from agent.model import CancelTask, ErrorInfo, Report, Task, TaskStatus, printable
 
 # The longest `progress_seconds` that an agent may have: while it lives and has work, some
 # report of this task or of another comes in that time.
@@ -17,6 +17,16 @@ _SILENCE_SECONDS = 3600.0
 
 def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     """Send a task; with `wait` follow it to its final report, and return that."""
+    try:
+        return _send(config, instance_id, task, wait=wait, label=label)
+    except BrokerUnreachable as error:
+        if isinstance(task, CancelTask):
+            raise
+        hint = f"{error.hint}; without the broker it can be done on the machine itself with --local"
+        raise type(error)(str(error), hint=hint) from error
+
+
+def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
     with ControlClient(assembly.control(config)) as client:
         if wait:
             client.subscribe(instance_id)
@@ -56,10 +66,22 @@ def _what_next(instance_id: str, task: Task) -> str:
     )
 
 
+def error(last: Report | None) -> dict[str, str] | None:
+    """Return why a task is not DONE, for JSON; None if it is, or has not ended."""
+    said = _error(last)
+    return said.model_dump() if said else None
+
+
 def status(last: Report | None) -> int:
-    """Say a final report's error; the exit status it stands for."""
-    if last is None or last.status is TaskStatus.DONE:
+    """Say a final report's error; return the exit status it stands for."""
+    said = _error(last)
+    if said is None:
         return 0
-    if last.error is not None:
-        tables.complain(last.error.code, last.error.message, last.error.hint)
+    tables.complain(said.code, said.message, said.hint)
     return 1
+
+
+def _error(last: Report | None) -> ErrorInfo | None:
+    if last is None or last.status is TaskStatus.DONE:
+        return None
+    return last.error or ErrorInfo.of(Cancelled(f"the task {last.task_id} was cancelled"))

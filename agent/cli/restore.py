@@ -6,12 +6,15 @@ from uuid import uuid4
 
 from agent import assembly
 from agent.cli import embedded, remote, tables
+from agent.cli.account import agent_user, become, hand_over
 from agent.cli.progress import ProgressBar, watch
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
 from agent.config import Config
 from agent.errors import Interrupted, TargetRefused
 from agent.model import RestoreTask, printable
+from agent.operations.parts import RestoreParts
 from agent.operations.restore import RestoreOperation
+from agent.operations.target import check_target
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 
@@ -50,6 +53,7 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
     cause = Interrupted("the restore was interrupted", hint="run it again")
     on_signals(lambda: stop.request(cause))
     try:
+        _leave_root(config, parts, backup_id, target)
         with ProgressBar("restore") as bar:
             with watch(meter, bar):
                 chain = RestoreOperation(parts, meter=meter, stop=stop).run(backup_id, target)
@@ -66,6 +70,18 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
             f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; start a server on it as its owner"
         )
     return 0
+
+
+def _leave_root(config: Config, parts: RestoreParts, backup_id: str, target: Path) -> None:
+    """Become the target's owner, by default the agent's user, if root restores for an agent."""
+    user = agent_user(config.agent.state_folder)
+    if user is None:
+        return
+    # refuse what can be refused before the target is made or changes hands
+    parts.store.open(create=False)
+    parts.catalogue.chain(backup_id)
+    check_target(target)
+    become(hand_over(target, user))
 
 
 def _speed(meter: Meter) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """`self-test`: one line a check, what to do about each that does not pass, and the count."""
 
 import argparse
+import logging
 import os
 import sys
 import time
 from pathlib import Path
 
-from agent.cli import tables
+from agent.cli import streams, tables
 from agent.cli.verb import Verbs, add_json, add_verb
 from agent.selftest.check import Result, Verdict
 from agent.selftest.context import Context
@@ -19,6 +20,8 @@ _COLOURS = {
     Verdict.FAIL: "\x1b[31m",
     Verdict.SKIP: "\x1b[2m",
 }
+# how urgent a line is in the journal
+_LEVELS = {Verdict.WARN: logging.WARNING, Verdict.FAIL: logging.ERROR}
 _PLAIN = "\x1b[0m"
 
 
@@ -67,9 +70,10 @@ def self_test(path: Path, arguments: argparse.Namespace) -> int:
 
 
 def _line(found: Result) -> None:
-    print(f"{_coloured(found.verdict)}  {_ascii(found.label)}  - {_ascii(found.found)}")
+    mark = streams.priority(_LEVELS.get(found.verdict, logging.INFO), 1)
+    print(f"{mark}{_coloured(found.verdict)}  {_ascii(found.label)}  - {_ascii(found.found)}")
     if found.cure:
-        print(f"      what to do: {_ascii(found.cure)}")
+        print(f"{mark}      what to do: {_ascii(found.cure)}")
     sys.stdout.flush()
 
 

@@ -5,34 +5,52 @@ It asks nobody and takes no lock, so it disturbs neither a running daemon nor it
 
 import argparse
 
-from agent.cli import tables
+from agent.cli import local, tables
 from agent.cli.verb import Verbs, add_json, add_verb
 from agent.config import Config
 from agent.journal import overview
 from agent.lock import held
+from agent.service import CONSUMING, NOT_CONSUMING
+
+_WORDS = {
+    CONSUMING: "an agent runs for instance {instance}, and takes tasks since {since}",
+    NOT_CONSUMING: "an agent runs for instance {instance}, but takes no tasks since {since}: "
+    "it has no connection to the broker, or waits for room; its log says why",
+    local.LOCAL: "a backup-create --local runs for instance {instance} since {since}; "
+    "no agent runs",
+    "": "an agent runs for instance {instance}; whether it takes tasks is not known",
+}
 
 
 def add(verbs: Verbs) -> None:
     verb = add_verb(verbs, "status", status, "show what the agent of this machine is at")
-    verb.epilog = "Exit status 0 also where no agent runs."
+    verb.epilog = "Exit status 0 if an agent runs and takes tasks from the broker, else 1."
     add_json(verb)
 
 
 def status(config: Config, arguments: argparse.Namespace) -> int:
-    folder = config.agent.state_folder
+    folder, instance = config.agent.state_folder, config.agent.instance_id
     seen = overview(folder / "journal.sqlite")
-    running = held(folder / "lock")
+    said = held(folder / "lock")
+    word, _, since = (said or "").partition(" ")
     tasks = [task._asdict() for task in seen.tasks]
     if arguments.json:
         shown = {
-            "instance_id": config.agent.instance_id,
-            "running": running,
+            "instance_id": instance,
+            "running": said is not None and word != local.LOCAL,
+            "consuming": word == CONSUMING,
+            "since": since or None,
             "unsent_reports": seen.unsent,
             "tasks": tasks,
         }
         print(tables.as_json(shown))
-        return 0
-    print(f"{'an' if running else 'no'} agent runs for instance {config.agent.instance_id}")
-    print(f"reports that no queue has taken yet: {seen.unsent}")
-    print(tables.task_table(tasks) if tasks else "no task waits or runs")
-    return 0
+    else:
+        text = (
+            _WORDS.get(word, _WORDS[""])
+            if said is not None
+            else "no agent runs for instance {instance}"
+        )
+        print(text.format(instance=instance, since=since))
+        print(f"reports that no queue has taken yet: {seen.unsent}")
+        print(tables.task_table(tasks) if tasks else "no task waits or runs")
+    return 0 if word == CONSUMING else 1

@@ -1,6 +1,7 @@
 """The operators' tables: the columns, order and wording they know from Trove."""
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +10,10 @@ from typing import Any
 from prettytable import PrettyTable
 
 from agent.catalogue import Listed
+from agent.cli import streams
+from agent.errors import AgentError
 from agent.keys import RecordState
-from agent.model import BackupView, printable
+from agent.model import BackupView, ErrorInfo, printable
 
 # Longer than anything the agent writes: a record that isn't its own makes no table wider.
 _WIDEST = 2048
@@ -44,7 +47,12 @@ _TASK_COLUMNS = {
 def row(listed: Listed) -> dict[str, Any]:
     """One record for display; one that can't be trusted says so in its status."""
     if listed.record is None:
-        return {"id": listed.backup_id, "status": "UNREADABLE", "record_state": listed.state.value}
+        nothing = dict.fromkeys(sorted(BackupView.model_fields, key=str.lower))
+        known = {"id": listed.backup_id, "status": "UNREADABLE"}
+        state = listed.state.value
+        if listed.failure is not None:
+            known["status"], state = "NOT READ", listed.failure.code
+        return {**nothing, **known, "record_state": state}
     shown = view(listed.record.view())
     if listed.state is not RecordState.OK:
         shown["status"] = f"{shown['status']} ({listed.state.value})"
@@ -144,7 +152,28 @@ def unrestorable(why: Mapping[str, str]) -> Iterator[str]:
         )
 
 
+def error_object(error: AgentError) -> dict[str, Any]:
+    """What --json prints of a failure."""
+    return {"error": ErrorInfo.of(error).model_dump()}
+
+
+def fail(error: AgentError, *, for_program: bool) -> int:
+    """Say an error, also as JSON for a program; return the exit status it stands for."""
+    if for_program:
+        print(as_json(error_object(error)))
+    complain(error.code, str(error), error.hint)
+    return error.exit_status
+
+
 def complain(code: str, message: str, hint: str) -> None:
     """Say on standard error what failed and why, and what to do."""
-    text = f"backup-agent: {code}: {printable(message)}\n  what to do: {printable(hint)}"
-    print(text, file=sys.stderr)
+    error = ErrorInfo(code=code, message=message, hint=hint)
+    mark = streams.priority(logging.ERROR)
+    lines = f"backup-agent: {error_lines(error)}".splitlines()
+    print("\n".join(mark + line for line in lines), file=sys.stderr)
+
+
+def error_lines(error: ErrorInfo) -> str:
+    """Return what failed and why, and on a second line what to do."""
+    code, message, hint = map(printable, (error.code, error.message, error.hint))
+    return f"{code}: {message}\n  what to do: {hint}"

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from agent.config import load
+from agent.config import DEFAULT_PATH, load
 from agent.errors import UsageWrong
 from agent.model import Frozen, is_uuid
 
@@ -36,7 +36,9 @@ def add_verb(
     verb = verbs.add_parser(name, help=summary, description=summary)
     verb.set_defaults(do=do, configuration=configuration)
     # behind the verb as well as before it
-    verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help="agent.toml")
+    verb.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, help=f"agent.toml ({DEFAULT_PATH})"
+    )
     return verb
 
 

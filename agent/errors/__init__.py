@@ -67,6 +67,7 @@
     │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
     │   ├── QueueFull            queue_full            retryable: a queue refuses it
     │   └── ReplyTimeout         reply_timeout
+    ├── OutputFailed             output_failed         standard output is full or closed
     ├── JournalError             journal_failed
     │   └── JournalFull          journal_full
     ├── Interrupted              interrupted           the agent was stopped or died
@@ -119,6 +120,7 @@ from agent.errors.edges import (
     JournalError as JournalError,
     JournalFull as JournalFull,
     LockTimeout as LockTimeout,
+    OutputFailed as OutputFailed,
     PrepareFailed as PrepareFailed,
     QueueFull as QueueFull,
     RedoOverwritten as RedoOverwritten,

@@ -262,6 +262,13 @@ class ReplyTimeout(BrokerError):
     default_hint = "the agent did not answer in time; see its log on the database VM"
 
 
+class OutputFailed(AgentError):
+    """Standard output takes no more: it is closed, or its disk is full."""
+
+    code = "output_failed"
+    default_hint = "what was asked for may be done: look with backup-list or status"
+
+
 class JournalError(AgentError):
     """The agent's own journal can't be read or written."""
 

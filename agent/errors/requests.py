@@ -4,11 +4,18 @@ from agent.errors.base import AgentError
 
 
 class ConfigInvalid(AgentError):
-    """The configuration can't be read, or a value in it is wrong."""
+    """The configuration can't be read, or a value in it is wrong or doesn't fit the machine.
+
+    A file or folder that it names, such as a secret or the datadir, may be missing or closed to
+    this user.
+    """
 
     code = "config_invalid"
     exit_status = 2
-    default_hint = "correct the configuration file or the BACKUP_AGENT_ variable named above"
+    default_hint = (
+        "correct that in agent.toml, or in the BACKUP_AGENT_ variable that sets it; "
+        "docs/configuration.md has every key"
+    )
 
 
 class UsageWrong(ConfigInvalid):

@@ -220,7 +220,8 @@ def with_record(
     """
     record, marked = listed.record, pile.marked(instance_id)
     if record is None:
-        orphan = pile.orphan(What.LEFT_ALONE, _distrust(listed.state), attempts=marked)
+        why = str(listed.failure) if listed.failure else _distrust(listed.state)
+        orphan = pile.orphan(What.LEFT_ALONE, why, attempts=marked)
         return orphan if marked else None
     kind = _UNFINISHED.get(record.status) if record.instance_id == instance_id else None
     if kind is not None:

@@ -98,13 +98,8 @@ def _secret(config: Config, section: str, key: str) -> Outcome:
     try:
         read_secret(path, f"[{section}] {key}")
     except ConfigInvalid as error:
-        cure = error.hint if error.hint != error.default_hint else _make(path)
-        return failed(str(error), cure)
+        return failed(str(error), error.hint)
     return passed(f"{path}: present, private")
-
-
-def _make(path: Path) -> str:
-    return f"make {path} with the secret alone in it, mode 0600, owned by the agent's OS user"
 
 
 def _state_folder(folder: Path) -> Outcome:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from agent import assembly
 from agent.config import Config, KeysSection, need
-from agent.errors import ConfigInvalid, KeyUnusable
-from agent.keys import RecordState, parse_key_text
-from agent.secret_files import handed_over, read_secret
+from agent.errors import KeyUnusable
+from agent.keys import RecordState
+from agent.secret_files import handed_over, read_key
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -44,8 +44,8 @@ def _files(section: KeysSection) -> Outcome:
         )
     for path in paths:
         try:
-            parse_key_text(path.stem, read_secret(path, "master key"))
-        except (ConfigInvalid, KeyUnusable) as error:
+            read_key(path.stem, path)
+        except KeyUnusable as error:
             return failed(str(error), error.hint)
     if mode & 0o022:
         return failed(

@@ -177,8 +177,15 @@ class DirectoryStore:
         try:
             self._folder.check((name,))
         except FileNotFoundError as error:
-            told = no_container(name, str(self._root), self._folder.containers())
-            raise StoreNotFound(told) from error
+            raise self._missing(name) from error
+
+    def _missing(self, name: str) -> StoreNotFound:
+        """Return the error that says which container or folder there isn't."""
+        try:
+            there = self._folder.containers()
+        except FileNotFoundError:
+            return StoreNotFound(f"there is no folder {self._root}")
+        return StoreNotFound(no_container(name, str(self._root), there))
 
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """Exit statuses, and errors that say what failed, why, and what to do."""
 
+import json
 import logging
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from agent import config as configuration
 from agent.cli import main as program, remote
 from agent.cli.main import main
 from agent.model import CancelTask, PingTask
@@ -80,6 +82,47 @@ def test_a_missing_configuration(
     said = _failed(capsys, "--config", str(path), *verb)
     assert f"{path} can't be read: No such file" in said
     assert "--config" in said
+
+
+def test_a_stranger_is_told_how_to_begin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usual = tmp_path / "etc" / "agent.toml"
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", usual)
+    said = _failed(capsys, "--config", str(usual), "backup-list")
+    assert "make it (the README has an example)" in said
+    assert "--store file:///FOLDER" in said
+
+
+def test_an_id_that_is_none_is_told_plainly(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    config.write_text(LEAST.replace(INSTANCE, "db1"))
+    said = _failed(capsys, "--config", str(config), "status")
+    assert "[agent] instance_id: not a UUID in its canonical lower-case form" in said
+
+
+def test_a_broker_that_is_away_is_not_the_end(
+    capsys: pytest.CaptureFixture[str], config: Path
+) -> None:
+    config.write_text(LEAST + '[broker]\nurl = "amqp://x@127.0.0.1:1/"\n')
+    for verb in (("backup-create", INSTANCE, "b"), ("backup-delete", INSTANCE)):
+        assert main(["--config", str(config), *verb, "--json"]) == 1
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["error"]["code"] == "broker_unreachable"
+        assert "on the machine itself with --local" in shown.err
+    assert main(["--config", str(config), "cancel", INSTANCE]) == 1
+    assert "--local" not in capsys.readouterr().err
+
+
+def test_wrong_usage_is_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["backup-show", "42", "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "usage_wrong"
+    assert "'42' is not a UUID" in error["message"]
+    assert main(["backup-list", "--store", "here", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage_wrong"
 
 
 def test_a_wrong_configuration(

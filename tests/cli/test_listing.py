@@ -17,7 +17,7 @@ from agent.cli.main import main
 from agent.config import load, need
 from agent.keys import Keyring
 from agent.layout import container_name, record_name
-from agent.model import BackupStatus, Datastore, Record
+from agent.model import BackupStatus, Datastore, ErrorInfo, Record
 from agent.secret_files import load_keyring
 from agent.store.protocol import Shelf
 from agent.store.swift import SwiftSettings, SwiftStore
@@ -195,6 +195,15 @@ def test_show(operator: Operator) -> None:
     assert operator.json("backup-show", one.id)["stored"]["raw_bytes"] == 10
 
 
+def test_show_says_why_a_backup_failed(operator: Operator) -> None:
+    error = ErrorInfo(code="engine_failed", message="it\x1b[2J ended", hint="look there")
+    one = record(status=BackupStatus.FAILED, error=error)
+    operator.place(one)
+    shown = operator.says("backup-show", one.id)
+    assert shown.endswith("+\nengine_failed: it?[2J ended\n  what to do: look there\n")
+    assert operator.json("backup-show", one.id)["error"] == error.model_dump()
+
+
 def test_create_and_delete(operator: Operator, rabbitmq: RabbitMQ) -> None:
     with probing(rabbitmq) as probe:
         queue = f"backup.tasks.{INSTANCE}"
@@ -271,7 +280,7 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert "note: no backups there" in done.stderr
+    assert f"note: no backups there: there is no folder {nowhere}" in done.stderr
     assert not nowhere.exists()
 
 
@@ -336,7 +345,11 @@ def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
     assert [row["id"] for row in json.loads(done.stdout)] == [one.id for one in good]
     assert "note: 1 of the container's records can't be read" in done.stderr
     shown = operator.json("backup-show", junk)
-    assert shown == {"id": junk, "status": "UNREADABLE", "record_state": "bad"}
+    known = {"id": junk, "status": "UNREADABLE", "record_state": "bad"}
+    assert {name: value for name, value in shown.items() if value is not None} == known
+    keys = [list(row) for row in operator.json("backup-list")]
+    assert keys == [[*keys[0]]] * len(rows)
+    assert keys[0] == list(shown)
 
 
 def test_lists_need_no_keys(operator: Operator) -> None:

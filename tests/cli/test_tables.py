@@ -182,6 +182,7 @@ def test_nothing_breaks_out_of_its_cell(evil: str) -> None:
 
 def test_a_record_that_can_not_be_trusted_says_so() -> None:
     unreadable = tables.row(Listed(BASE.id, RecordState.BAD, None))
+    assert list(unreadable) == list(_row(BASE))
     table = tables.list_table([unreadable, _row(INC, RecordState.KEY_NOT_HERE)])
     first, second = table.splitlines()[3:5]
     assert f"| {BASE.id} | None" in first

@@ -1,6 +1,5 @@
 """The demo's beginning and end: its folder, its signals, its exit status."""
 
-import argparse
 import os
 import shutil
 import signal
@@ -13,15 +12,11 @@ from types import FrameType
 import psutil
 
 from tests.demo.demo import STEPS, Demo
-from tests.demo.story import DemoFailed, Story, megabytes
+from tests.demo.place import arguments, check_folder
+from tests.demo.story import DemoFailed, Story
 from tests.stack.process import StackError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# The rows, what Swift stores of them, a restored copy, and what is extracted beside it.
-_SPACE_FACTOR = 6
-_SPACE_BYTES = 1 << 30
-# The path of a Unix socket has at most 107 bytes (unix(7)); ours adds up to 30.
-_LONGEST_PATH = 76
 
 
 class Interrupted(BaseException):
@@ -56,21 +51,6 @@ def scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def check_folder(folder: Path, mebibytes: int) -> None:
-    """DemoFailed where the copies would fill the disk, or a socket's path is too long."""
-    if len(str(folder)) > _LONGEST_PATH:
-        raise DemoFailed(
-            f"{folder} is too long for the servers' sockets: set TMPDIR to a shorter one"
-        )
-    needed = _SPACE_BYTES + _SPACE_FACTOR * (mebibytes << 20)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise DemoFailed(
-            f"the demo needs {megabytes(needed)} under {folder.parent}, {megabytes(free)} are "
-            "free: set TMPDIR to a folder with more space, or use a smaller --rows-mb"
-        )
-
-
 def check_nothing_left(folder: Path) -> None:
     """DemoFailed where a process of ours, or one that names our folder, still runs."""
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
@@ -95,26 +75,15 @@ def show(mebibytes: int, story: Story) -> None:
     check_nothing_left(folder)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="script/demo", description=__doc__)
-    parser.add_argument(
-        "--rows-mb", type=int, default=320, metavar="N", help="MiB of rows to load (default 320)"
-    )
-    arguments = parser.parse_args()
-    if not 16 <= arguments.rows_mb <= 100_000:
-        parser.error("--rows-mb must be between 16 and 100000")
-    return arguments
-
-
 def main() -> int:
     """0 only where every step proved what it says; 130 after Ctrl-C."""
-    arguments = _arguments()
+    typed = arguments()
     clear_environment()
     story = Story(STEPS)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     try:
-        show(arguments.rows_mb, story)
+        show(typed.rows_mb, story)
     except Interrupted as signum:
         story.text(f"\n{signum}: stopped; all servers are ended and all files removed")
         return 130
@@ -123,7 +92,7 @@ def main() -> int:
         return 1
     story.text(
         f"\nDEMO OK in {story.seconds:.0f} s: backed up, restored twice, every table the same; "
-        "nothing is left running or on disk"
+        "no server runs and no file of it is left"
     )
     return 0
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from agent.keys import Keyring, MasterKey
 from tests.conftest import need
 from tests.demo import foreign
 from tests.demo.changes import differences
+from tests.house.source import CHECKOUT
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.rabbitmq import SERVER
 
@@ -53,6 +56,29 @@ def test_the_foreign_reader_uses_nothing_of_ours() -> None:
     loaded = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30).stdout
     assert "tink" in loaded.split()
     assert not {"agent", "tests"} & set(loaded.split())
+
+
+def test_a_place_without_room_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    """By script/demo itself, in a checkout in which bootstrap would leave a mark."""
+    (tmp_path / "script").mkdir()
+    (tmp_path / "tests").symlink_to(CHECKOUT / "tests")
+    (tmp_path / "script" / "demo").write_bytes((CHECKOUT / "script" / "demo").read_bytes())
+    for name in ("demo", "bootstrap"):
+        script = tmp_path / "script" / name
+        if name == "bootstrap":
+            script.write_text("#!/bin/sh\ntouch installed\nexit 7\n")
+        script.chmod(0o755)
+    room = shutil.disk_usage(tempfile.gettempdir()).free > 620 << 30
+    for argument, code, says in (
+        ("100000", 7 if room else 1, "" if room else "set TMPDIR to a folder with more space"),
+        ("3", 2, "--rows-mb must be between"),
+        ("16", 7, ""),
+    ):
+        argv = [str(tmp_path / "script" / "demo"), "--rows-mb", argument]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+        assert (tmp_path / "installed").exists() == (code == 7)
+        (tmp_path / "installed").unlink(missing_ok=True)
 
 
 def test_ctrl_c_leaves_nothing(scratch: Path) -> None:

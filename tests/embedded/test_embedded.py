@@ -1,5 +1,6 @@
 """`backup-create --local --store file:///...`: one command, a database and a folder."""
 
+import json
 import os
 import signal
 import stat
@@ -141,6 +142,18 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     assert not any(os.listdir(folder) for folder in user.backups.glob("*/%tmp"))
 
 
+_STORE_IS_FULL = """
+import sys
+from agent.cli.main import main
+from agent.errors import StoreFull
+from agent.store.directory import DirectoryStore
+def full(*_):
+    raise StoreFull("no room")
+DirectoryStore.put_manifest = full
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_another_instance_is_refused(user: User) -> None:
     other = user.run("backup-create", "--local", str(uuid4()), "base")
     assert other.returncode == 2
@@ -181,7 +194,7 @@ def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
         done = user.run("backup-create", "--local", "base")
     assert done.returncode == 2
     assert "another agent runs already" in done.stderr
-    assert "leave --local away" in done.stderr
+    assert "remove the --local flag" in done.stderr
     assert not user.backups.exists()
 
 
@@ -192,8 +205,29 @@ def test_a_backup_that_fails_says_why(user: User, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "backup-agent: database_unreachable: " in done.stderr
     assert done.stderr.count("database_unreachable") == 1
-    assert "| FAILED" in done.stdout
+    # no backup of any id was begun
+    assert done.stdout == ""
+    nowhere = str(tmp_path / "none")
+    done = user.run(
+        "backup-create", "--local", "base", "--json", BACKUP_AGENT_DATABASE__SOCKET=nowhere
+    )
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert sorted(said) == ["error", "task_id"]
+    assert said["error"]["code"] == "database_unreachable"
+    assert sorted(said["error"]) == ["code", "hint", "message"]
     assert user.asked("backup-list") == []
+
+
+def test_a_backup_that_was_begun_and_fails_has_a_row_and_a_reason(user: User) -> None:
+    done = user.script(_STORE_IS_FULL, "backup-create", "--local", "begun", "--json")
+    assert done.returncode == 1, done.stderr
+    view = json.loads(done.stdout)
+    assert (view["name"], view["status"]) == ("begun", "FAILED")
+    assert view["error"]["code"] == "store_full"
+    shown = user.run("backup-show", view["id"])
+    assert shown.returncode == 0
+    assert "store_full: no room" in shown.stdout
 
 
 def test_without_a_key_a_restore_says_where_to_put_it(user: User, tmp_path: Path) -> None:

@@ -1,38 +1,82 @@
-"""Every package that pyproject.toml asks for has one exact version in constraints.txt."""
+"""Every package has one exact version, the hashes of its files, and no way around them."""
 
 import re
 import tomllib
+from collections.abc import Iterator
 
 import pytest
 
+from tests.house.pins import FILES, name_of, pins, written
 from tests.house.source import CHECKOUT
 
-_PIN = re.compile(r"([A-Za-z0-9._-]+)==[0-9][A-Za-z0-9.]*")
+_HASHES = "".join(f" \\\n    --hash=sha256:{digit * 64}" for digit in "ab")
 
 
-def normal(name: str) -> str:
-    """A package's name as PyPI compares it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
+def named(file: str) -> list[str]:
+    return [name_of(pin) for pin in pins((CHECKOUT / file).read_text())]
 
 
-def pins(file: str) -> list[str]:
-    """Names of the packages that the file pins; it holds nothing else."""
-    lines = (CHECKOUT / file).read_text().splitlines()
-    matches = [_PIN.fullmatch(line) for line in lines]
-    assert [line for line, match in zip(lines, matches, strict=True) if not match] == []
-    return [normal(match[1]) for match in matches if match]
-
-
-@pytest.mark.parametrize("file", ["constraints.txt", "constraints-swift.txt"])
-def test_each_is_pinned_once(file: str) -> None:
-    names = pins(file)
+@pytest.mark.parametrize("file", FILES)
+def test_each_is_pinned_once_with_its_hashes(file: str) -> None:
+    text = (CHECKOUT / file).read_text()
+    found = pins(text)
+    names = [name_of(pin) for pin in found]
     assert len(names) > 10
     assert sorted(set(names)) == sorted(names)
+    assert [pin for pin, hashes in found.items() if not hashes] == []
+    assert written({pin: set(hashes) for pin, hashes in found.items()}) == text
 
 
 def test_what_the_project_asks_for_is_pinned() -> None:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    asked = project["dependencies"] + project["optional-dependencies"]["dev"]
-    names = {normal(re.split(r"[^\w.-]", requirement)[0]) for requirement in asked}
-    assert names - set(pins("constraints.txt")) == set()
-    assert "swift" in pins("constraints-swift.txt")
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())
+    tables = project["project"]
+    needed = [*tables["dependencies"], *project["build-system"]["requires"]]
+    tools = tables["optional-dependencies"]["dev"]
+    run, dev, swift = (named(file) for file in FILES)
+    assert names_of(needed) - set(run) == set()
+    assert names_of(tools) - set(dev) == set()
+    assert set(run) & set(dev) == set()
+    assert "swift" in swift
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    return {name_of(re.split(r"[^\w.-]", one)[0]) for one in requirements}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a==1\nb==2" + "\n",
+        f"a==1{_HASHES}\na==1{_HASHES}\n",
+        f"a>=1{_HASHES}\n",
+        f"a==1{_HASHES}",
+        f"a==1{_HASHES}\n--index-url=x\n",
+        "a==1 \\\n    --hash=md5:" + "a" * 32 + "\n",
+        "a==1 \\\n    --hash=sha256:abc\n",
+    ],
+)
+def test_anything_else_is_noticed(text: str) -> None:
+    try:
+        found = pins(text)
+    except ValueError:
+        return
+    assert not all(found.values())
+
+
+def installs() -> Iterator[tuple[str, str]]:
+    """Each command that installs Python packages, in scripts and documents."""
+    files = [*(CHECKOUT / "script").iterdir(), *CHECKOUT.glob("*.md"), CHECKOUT / "Vagrantfile"]
+    for path in (*files, *(CHECKOUT / "docs").glob("*.md")):
+        if path.name == "CHANGELOG.md":
+            continue
+        for line in path.read_text().replace("\\\n", " ").splitlines():
+            if re.search(r"pip install|\"\$\{pip\[@\]\}\"|^\s*pip [\"/]", line):
+                yield path.name, line.strip()
+
+
+def test_no_package_gets_in_without_its_hash() -> None:
+    """The checkout alone has no hash: it is built by what is there, and brings nothing along."""
+    found = list(installs())
+    assert len(found) >= 10
+    local = "--no-deps --no-build-isolation"
+    assert [one for one in found if "--require-hashes" not in one[1] and local not in one[1]] == []

@@ -37,21 +37,15 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def wheels(folder: Path) -> Path:
     """All packages that the machine installs: it has no network."""
-    wheels, source = folder / "wheels", folder / "source"
-    source.mkdir()
-    # the build writes beside its source
-    for name in ("agent", "pyproject.toml", "README.md"):
-        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-        copy(CHECKOUT / name, source / name)
-    for asked, pins in (
-        ([str(source), "setuptools"], "constraints.txt"),
-        (["swift"], "constraints-swift.txt"),
-    ):
+    wheels = folder / "wheels"
+    for pins in ("constraints.txt", "constraints-swift.txt"):
         pip = [sys.executable, "-m", "pip", "--python", _PYTHON, "--disable-pip-version-check"]
-        argv = [*pip, "wheel", "--quiet", "-c", str(CHECKOUT / pins), "-w", str(wheels), *asked]
+        # as they are: a wheel that was built here would have another hash than the pin
+        argv = [*pip, "download", "--quiet", "--require-hashes", "--only-binary=:all:"]
+        argv += ["-r", str(CHECKOUT / pins), "-d", str(wheels)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=170, check=False)
         if done.returncode:
-            raise StackError(f"pip wheel failed:\n{done.stdout}\n{done.stderr}")
+            raise StackError(f"pip download failed:\n{done.stdout}\n{done.stderr}")
     return wheels
 
 

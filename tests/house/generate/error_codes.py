@@ -35,7 +35,7 @@ _FAMILIES = {
     "BrokerError": "RabbitMQ",
     "JournalError": "The agent's journal",
 }
-_REST = "Any task"
+_REST = "Any task or command"
 
 
 def text() -> str:

@@ -1,0 +1,192 @@
+"""`--local` as root beside an installed agent: secrets are root's, the state folder is mysql's."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from agent.cli.account import hand_over
+from agent.errors import TargetRefused
+from agent.journal import Journal
+from agent.lock import only_agent
+from agent.model import BackupRequest, CreateTask, ReportDraft, TaskStatus, TaskStore
+from tests.conftest import need
+from tests.stack.agent import Agent
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.swift import SwiftServer
+
+USER = "mysql"  # Debian's package of the server makes it
+
+
+def _is_here() -> bool:
+    try:
+        return pwd.getpwnam(USER).pw_uid > 0
+    except KeyError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not _is_here(), reason=f"needs root, and the OS user {USER}"
+)
+
+
+class _NoBroker:
+    """The broker of the configuration is away."""
+
+    url = "amqp://agent@127.0.0.1:1/"
+    password = "none"
+
+
+@dataclass
+class Machine:
+    """An agent as `script/provision` installs it, and its server."""
+
+    root: Path
+    agent: Agent
+    server: MariaDB
+
+    @property
+    def state(self) -> Path:
+        return self.agent.folder / "state"
+
+    def run(self, *arguments: str | Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        home = self.root / "home-of-root"
+        home.mkdir(exist_ok=True, mode=0o700)
+        own = {"HOME": str(home), "TMPDIR": str(home), "XDG_CACHE_HOME": str(home)}
+        return self.agent.cli(*arguments, environment=own | environment)
+
+    def create(self, *arguments: str) -> dict[str, str]:
+        done = self.run("backup-create", "--local", "--json", *arguments)
+        assert done.returncode == 0, done.stderr
+        view: dict[str, str] = json.loads(done.stdout)
+        return view
+
+    def owners(self, folder: Path) -> set[str]:
+        """Names of the users to whom anything in there belongs."""
+        paths = (folder, *folder.rglob("*"))
+        return {pwd.getpwuid(path.lstat().st_uid).pw_name for path in paths}
+
+
+@pytest.fixture(scope="module")
+def machine(swift_session: SwiftServer) -> Iterator[Machine]:
+    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
+    root = Path(tempfile.mkdtemp(prefix="backup-agent-installed-"))
+    root.chmod(0o755)
+    server = MariaDB(root / "server", options={**SMALL_SERVER, "user": USER})
+    server.install()
+    (server.folder / "tmp").mkdir()
+    for path in (server.folder, *server.folder.rglob("*")):
+        shutil.chown(path, USER, USER)
+    try:
+        server.start()
+        server.create_agent_user()
+        agent = Agent(root / "agent", _NoBroker(), swift_session, server)  # type: ignore[arg-type]
+        agent.write()
+        shutil.chown(agent.folder / "state", USER, USER)
+        yield Machine(root, agent, server)
+    finally:
+        server.stop()
+        shutil.rmtree(root)
+
+
+def test_a_backup_and_a_restore_while_the_broker_is_away(machine: Machine) -> None:
+    """Engine, state and target are mysql's; the secrets stay root's."""
+    full = machine.create("base")
+    assert full["status"] == "COMPLETED"
+    inc = machine.create("inc", "--parent", full["id"])
+    assert machine.owners(machine.state) == {USER}
+    target = machine.root / "srv" / "restored"
+    done = machine.run("restore", "--local", inc["id"], target)
+    assert done.returncode == 0, done.stderr
+    assert machine.owners(target) == {USER}
+    assert (target / "ibdata1").exists()
+    assert machine.owners(machine.agent.folder / "keys") == {"root"}
+    for verb in (
+        ("rekey", "--to", "stack"),
+        ("gc",),
+        ("status",),
+        ("backup-list",),
+        ("self-test", "--only", "host", "--only", "store"),
+        ("backup-delete", "--local", full["id"]),
+    ):
+        done = machine.run(*verb)
+        assert "Traceback" not in done.stderr
+        # self-test warns of root, and status says that no agent consumes
+        assert done.returncode == 0 or verb[0] in ("self-test", "status"), done.stderr
+    assert machine.owners(machine.state) == {USER}
+    assert machine.run("backup-list").stdout.count("COMPLETED") == 0
+
+
+def test_what_the_daemon_left_is_settled_although_the_secrets_are_closed(machine: Machine) -> None:
+    """A task with a container of its own needs the store's key once more."""
+    agent = machine.agent
+    request = BackupRequest(id=str(uuid4()), name="cut-off")
+    store = TaskStore(container=f"database_backups_{agent.tenant_id}_other")
+    task = CreateTask(task_id=request.id, backup=request, store=store)
+    journal = Journal(machine.state / "journal.sqlite", agent.instance_id, str(uuid4()))
+    running = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
+    journal.accept(task, running)
+    journal.close()
+    for path in machine.state.iterdir():
+        shutil.chown(path, USER, USER)
+    done = machine.run("backup-create", "--local", "after")
+    assert done.returncode == 0, done.stderr
+    journal = Journal(machine.state / "journal.sqlite", agent.instance_id, str(uuid4()))
+    try:
+        assert journal.status(task.task_id) is TaskStatus.FAILED
+    finally:
+        journal.close()
+
+
+def test_beside_the_daemon_it_says_how_to_go_on(machine: Machine) -> None:
+    with daemon_lock(machine.state):
+        done = machine.run("backup-create", "--local", "base")
+    assert done.returncode == 2
+    assert f"another agent runs already with the state folder {machine.state}" in done.stderr
+    assert f"the process with number {os.getpid()}" in done.stderr
+    assert "remove the --local flag" in done.stderr
+    assert "systemctl stop backup-agent" in done.stderr
+
+
+@contextmanager
+def daemon_lock(state: Path) -> Iterator[None]:
+    """Hold the lock as the daemon's user does, from this process of root's."""
+    with ExitStack() as lock:
+        os.seteuid(pwd.getpwnam(USER).pw_uid)
+        try:
+            lock.enter_context(only_agent(state / "lock"))
+        finally:
+            os.seteuid(0)
+        yield
+
+
+def test_a_target_of_somebody_else_stays_theirs(tmp_path: Path) -> None:
+    theirs, roots, link = tmp_path / "theirs", tmp_path / "roots", tmp_path / "link"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    roots.mkdir()
+    link.symlink_to(roots)
+    user = pwd.getpwnam(USER).pw_uid
+    assert hand_over(theirs, user) == 65534
+    with pytest.raises(TargetRefused, match="can't be used"):
+        hand_over(link, user)
+    assert roots.stat().st_uid == 0
+    assert hand_over(roots, user) == user
+    assert roots.stat().st_uid == user
+
+
+def test_a_refused_restore_makes_no_target(machine: Machine) -> None:
+    target = machine.root / "not-made"
+    done = machine.run("restore", "--local", str(uuid4()), target)
+    assert done.returncode == 1
+    assert "backup_unknown" in done.stderr
+    assert not target.exists()
