@@ -79,6 +79,9 @@ class CopyingEngine(ABC):
     def _prepare_options(self, *, last: bool) -> Sequence[str]:
         """The options of a prepare that only this engine has."""
 
+    def _causes(self) -> tuple[Cause, ...]:
+        return self.causes
+
     def beside(self, datadir: Path) -> Self:
         """Return this engine for the server with that datadir.
 
@@ -135,7 +138,7 @@ class CopyingEngine(ABC):
             child,
             secret_file,
             self.completed,
-            self.causes,
+            self._causes(),
             settings.silent_seconds,
             release=loan.close,
         )
