@@ -4,6 +4,7 @@ The server that is started on it listens on a socket in a private folder and now
 """
 
 import getpass
+import os
 import shutil
 import tempfile
 import time
@@ -15,7 +16,9 @@ from uuid import uuid4
 
 from agent import assembly
 from agent.database import Database, DatabaseSettings
+from agent.engine.os_user import owner_of
 from agent.engine.process import Child
+from agent.engine.server_options import noted_options
 from agent.errors import AgentError, BackupUnknown, DatabaseError, EngineFailed
 from agent.model import BackupRequest, CreateTask, ErrorInfo, Record
 from agent.operations.backup import BackupOperation
@@ -103,9 +106,14 @@ class _Group:
         self._context.after_group.callback(shutil.rmtree, scratch, ignore_errors=True)
         self._socket = scratch / "s"
         program = _SERVERS[self._context.database.server().type]
-        child = Child(
-            _argv(program, self._folder, scratch, self._socket), setting="PATH of this self-test"
-        )
+        user = owner_of(self._folder)
+        option_file = scratch / "server.cnf"
+        option_file.write_text("[mysqld]\n" + "\n".join(noted_options(self._folder)) + "\n")
+        if user is not None:
+            for path in (scratch, option_file):
+                os.chown(path, user.uid, user.gid)
+        argv = _argv(program, self._folder, option_file, self._socket)
+        child = Child(argv, setting="PATH of this self-test", user=user)
         self._context.after_group.callback(child.close)
         started = time.monotonic()
         server = _answer(self._database, child, started + _START_SECONDS)
@@ -183,12 +191,12 @@ def _told(undo: Callable[[], None]) -> None:
         log.warning("the self-test's backup can't be deleted: %s", error)
 
 
-def _argv(program: str, datadir: Path, scratch: Path, socket: Path) -> list[str]:
-    """A server for this user alone; its layout of InnoDB is what the engine noted."""
-    noted = datadir / "backup-my.cnf"
+def _argv(program: str, datadir: Path, option_file: Path, socket: Path) -> list[str]:
+    """A server for this user alone, with InnoDB laid out as the engine noted."""
+    scratch = socket.parent
     return [
         program,
-        f"--defaults-file={noted}" if noted.exists() else "--no-defaults",
+        f"--defaults-file={option_file}",
         f"--datadir={datadir}",
         f"--user={getpass.getuser()}",
         f"--socket={socket}",
