@@ -9,7 +9,7 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,6 +20,9 @@ _GIB = 1 << 30
 _BLOCK = 512  # the unit of st_blocks, whatever the filesystem's own block size (stat(2))
 _CGROUPS = Path("/sys/fs/cgroup")
 _NICENESS = 10
+_UNCOPIED = re.compile(r"ib_logfile\d+|ibtmp\d+|#ib_\w+\.dblwr|core(\.\d+)?")
+# MySQL 8.0.30 and later, 8.0 and later
+_UNCOPIED_FOLDERS = frozenset({"#innodb_redo", "#innodb_temp"})
 _ROUND_SECONDS = 0.05
 _IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
 _CPUINFO = Path("/proc/cpuinfo")
@@ -42,6 +45,34 @@ def datadir_bytes(datadir: Path) -> int:
         if os.path.ismount(datadir):
             return int(psutil.disk_usage(str(datadir)).used)
         return _allocated(datadir)
+
+
+def uncopied_bytes(datadir: Path, logs: Iterable[Path]) -> int:
+    """Return the bytes under `datadir` that no engine copies as files.
+
+    Those are InnoDB's redo log, temporary tablespaces and doublewrite files, and the server's
+    `logs`: each is a file, or the first part of the names of several, as `binlog` of
+    `binlog.000001`. ConfigInvalid if a folder can't be read.
+    """
+    inside = {log for log in logs if datadir in log.parents}
+    total = 0
+    for folder in {datadir, *(log.parent for log in inside)}:
+        names = {log.name for log in inside if log.parent == folder}
+        with _readable(folder), contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):
+                    total += _uncopied(entry, names)
+    return total
+
+
+def _uncopied(entry: "os.DirEntry[str]", logs: set[str]) -> int:
+    """Return the bytes of an entry of the datadir that is not copied, else 0."""
+    if entry.is_dir(follow_symlinks=False):
+        return _allocated(Path(entry.path)) if entry.name in _UNCOPIED_FOLDERS else 0
+    own = _UNCOPIED.fullmatch(entry.name) or entry.name in logs
+    if own or re.sub(r"\.(\d+|index|state)$", "", entry.name) in logs:
+        return entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+    return 0
 
 
 def free_bytes(path: Path) -> int:
