@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import ipaddress
 import math
 import os
 import re
@@ -11,7 +10,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,9 @@ _GIB = 1 << 30
 _BLOCK = 512  # the unit of st_blocks, whatever the filesystem's own block size (stat(2))
 _CGROUPS = Path("/sys/fs/cgroup")
 _NICENESS = 10
+_UNCOPIED = re.compile(r"ib_logfile\d+|ibtmp\d+|#ib_\w+\.dblwr|core(\.\d+)?")
+# MySQL 8.0.30 and later, 8.0 and later
+_UNCOPIED_FOLDERS = frozenset({"#innodb_redo", "#innodb_temp"})
 _ROUND_SECONDS = 0.05
 _IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
 _CPUINFO = Path("/proc/cpuinfo")
@@ -48,20 +50,38 @@ def datadir_bytes(datadir: Path) -> int:
         return _allocated(datadir)
 
 
+def uncopied_bytes(datadir: Path, logs: Iterable[Path]) -> int:
+    """Return the bytes under `datadir` that no engine copies as files.
+
+    Those are InnoDB's redo log, temporary tablespaces and doublewrite files, and the server's
+    `logs`: each is a file, or the first part of the names of several, as `binlog` of
+    `binlog.000001`. ConfigInvalid if a folder can't be read.
+    """
+    inside = {log for log in logs if datadir in log.parents}
+    total = 0
+    for folder in {datadir, *(log.parent for log in inside)}:
+        names = {log.name for log in inside if log.parent == folder}
+        with _readable(folder), contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+            for entry in found:
+                with contextlib.suppress(FileNotFoundError):
+                    total += _uncopied(entry, names)
+    return total
+
+
+def _uncopied(entry: "os.DirEntry[str]", logs: set[str]) -> int:
+    """Return the bytes of an entry of the datadir that is not copied, else 0."""
+    if entry.is_dir(follow_symlinks=False):
+        return _allocated(Path(entry.path)) if entry.name in _UNCOPIED_FOLDERS else 0
+    own = _UNCOPIED.fullmatch(entry.name) or entry.name in logs
+    if own or re.sub(r"\.(\d+|index|state)$", "", entry.name) in logs:
+        return entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+    return 0
+
+
 def free_bytes(path: Path) -> int:
     """The bytes this user may still write at `path`, or where it would be created."""
     with _readable(path):
         return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
-
-
-def is_this_machine(name: str) -> bool:
-    """Return whether all addresses of a host name are this machine's own."""
-    try:
-        found = {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
-    except (OSError, UnicodeError):
-        return False
-    own = {row.address for rows in psutil.net_if_addrs().values() for row in rows}
-    return all(one in own or ipaddress.ip_address(one).is_loopback for one in found)
 
 
 class Space(NamedTuple):
@@ -109,7 +129,7 @@ def sync_filesystem(folder: Path) -> None:
         os.close(descriptor)
 
 
-def is_this_host(name: str) -> bool:
+def is_this_machine(name: str) -> bool:
     """Return True if all addresses of a host name are this machine's own."""
     try:
         found = {(info[0], str(info[4][0])) for info in socket.getaddrinfo(name, None)}

@@ -8,7 +8,9 @@
 --
 --   ALTER USER 'backup_agent'@'localhost' IDENTIFIED BY '...' ACCOUNT UNLOCK;
 --
--- Lines in /*M! ... */ are for MariaDB alone, those in /*!80000 ... */ for MySQL 8.0 and later.
+-- Lines in /*M! ... */ are for MariaDB alone, those in /*!50700 ... */ for MySQL 5.7 and later, and
+-- those in /*!80000 ... */ for MySQL 8.0 and later. MySQL 5.6 knows neither IF NOT EXISTS nor ACCOUNT
+-- LOCK: type its statements by hand.
 
 CREATE USER IF NOT EXISTS 'backup_agent'@'localhost' ACCOUNT LOCK;
 
@@ -16,9 +18,10 @@ CREATE USER IF NOT EXISTS 'backup_agent'@'localhost' ACCOUNT LOCK;
 -- PROCESS: to see the redo log's state, the tablespaces, and what runs.
 GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO 'backup_agent'@'localhost';
 
--- The positions of the binlog and of a replica.
+-- The positions of the binlog and of a replica. MariaDB leaves comments for MySQL 5.7 and 8.0 out.
 /*M!100502 GRANT BINLOG MONITOR, REPLICA MONITOR ON *.* TO 'backup_agent'@'localhost' */;
-/*!80000 GRANT REPLICATION CLIENT, BACKUP_ADMIN ON *.* TO 'backup_agent'@'localhost' */;
+/*!50700 GRANT REPLICATION CLIENT ON *.* TO 'backup_agent'@'localhost' */;
+/*!80000 GRANT BACKUP_ADMIN ON *.* TO 'backup_agent'@'localhost' */;
 
 -- XtraBackup 8 reads the LSN and the state of keyring and group replication there.
 /*!80000 GRANT SELECT ON performance_schema.log_status TO 'backup_agent'@'localhost' */;
@@ -31,3 +34,4 @@ GRANT RELOAD, PROCESS, LOCK TABLES ON *.* TO 'backup_agent'@'localhost';
 -- [engine] safe_slave_backup stops and starts the SQL thread of a replica.
 --   MariaDB:  GRANT REPLICATION SLAVE ADMIN ON *.* TO 'backup_agent'@'localhost';
 --   MySQL 8:  GRANT REPLICATION_SLAVE_ADMIN ON *.* TO 'backup_agent'@'localhost';
+--   MySQL 5.7: GRANT SUPER ON *.* TO 'backup_agent'@'localhost';

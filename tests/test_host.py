@@ -41,6 +41,20 @@ def test_a_shared_filesystem_counts_allocated_bytes(tmp_path: Path) -> None:
     assert abs(found - _du(tmp_path)) <= 8192  # du counts the folder itself too
 
 
+def test_what_no_engine_copies_is_told_apart(tmp_path: Path) -> None:
+    """Redo logs, temporary tablespaces and logs; tables whose names look so are copied."""
+    left_out = ["ib_logfile0", "ibtmp1", "#ib_16384_0.dblwr", "#innodb_redo/#ib_redo7"]
+    left_out += ["binlog.000001", "binlog.index", "relay/r.000007", "slow.log"]
+    copied = ["ibdata1", "undo001", "aria_log.00000001", "d/binlog.ibd", "binlog2.000001"]
+    copied += ["d/ib_logfile0", "relay/t.ibd", "binlog.000001.ibd"]
+    for name in (*left_out, *copied):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(os.urandom(8192))
+    logs = [tmp_path / "binlog", tmp_path / "relay/r", tmp_path / "slow.log", Path("/var/log/x")]
+    logs += [tmp_path / "gone/x"]
+    assert host.uncopied_bytes(tmp_path, logs) == 8192 * len(left_out)
+
+
 def _du(folder: Path) -> int:
     argv = ["du", "--summarize", "--block-size=1", str(folder)]
     return int(subprocess.run(argv, capture_output=True, check=True).stdout.split()[0])

@@ -14,12 +14,33 @@ from agent.engine.options import options_of
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
-from agent.errors import AgentError, ConfigInvalid, EngineFailed
+from agent.errors import AgentError, ConfigInvalid, EngineFailed, PrepareFailed
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"
 _OPTION_FILE = "engine.cnf"
 _VERSION_SECONDS = 10.0
+_NO_KEY = (
+    "the backup is encrypted by the database server, and its keys are not here: put the server's "
+    "key file (of MariaDB where file_key_management_filename in backup-my.cnf says) or keyring on "
+    "this machine, readable for the user that restores, and restore again"
+)
+_PREPARE_CAUSES = (
+    Cause(
+        re.compile(
+            r"as a ENCRYPTION failed|encryption key version|key management plugin was not found|"
+            r"can't find master key|can't be decrypted|cannot be decrypted"
+        ),
+        PrepareFailed,
+        _NO_KEY,
+    ),
+    Cause(
+        re.compile(r"Malformed log record|Missing FILE_CHECKPOINT|Log scan aborted"),
+        PrepareFailed,
+        "the redo log can't be read. If the database server encrypts it, check that the key file "
+        "or keyring here is that server's; else restore again, or an earlier backup",
+    ),
+)
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
 
 
@@ -83,6 +104,9 @@ class CopyingEngine(ABC):
     def _prepare_options(self, *, last: bool) -> Sequence[str]:
         """The options of a prepare that only this engine has."""
 
+    def _causes(self) -> tuple[Cause, ...]:
+        return self.causes
+
     def beside(self, datadir: Path) -> Self:
         """Return this engine for the server with that datadir.
 
@@ -143,7 +167,7 @@ class CopyingEngine(ABC):
             child,
             secret_file,
             self.completed,
-            self.causes,
+            self._causes(),
             settings.silent_seconds,
             losses=self.losses,
             release=loan.close,
@@ -180,7 +204,7 @@ class CopyingEngine(ABC):
             argv += options_of(self._settings.options, self.name, prepare=True)
             argv += [f"--incremental-dir={one}" for one in beside]
             child = self._child(argv, keep=self.telling, folders=folders, writable=writable)
-        return PrepareRun(child, self.completed)
+        return PrepareRun(child, self.completed, _PREPARE_CAUSES)
 
     def _common_options(self) -> list[str]:
         settings = self._settings

@@ -34,7 +34,7 @@ _SHOWN_LINES = 4
 # mariadb-backup's, that of xtrabackup 2.4 and early 8.0, and that of the servers' own logs
 _LINE_HEAD = re.compile(
     r"^(\[\d\d\] )?(FATAL ERROR: )?(\d{6} [\d:]{8} )?"
-    r"(\d{4}-\d\d-\d\d[ T][\d:.]+(Z|[+-]\d\d:\d\d)? (\d+ )?)?"
+    r"(\d{4}-\d\d-\d\d[ T] ?[\d:.]+(Z|[+-]\d\d:\d\d)? (\d+ )?)?"
     r"(\[\w+\] \[MY-\d+\] \[\w+\] )?"
 )
 
@@ -97,6 +97,17 @@ class Run:
             f"words: {self._words()}"
         )
 
+    def _failure(
+        self, status: int, causes: tuple[Cause, ...], otherwise: type[AgentError]
+    ) -> AgentError:
+        """Return the error of the first cause that the log shows, else `otherwise`."""
+        story = self._story(status)
+        log = "\n".join(self._child.log.kept() + self._child.log.lines())
+        for cause in causes:
+            if cause.pattern.search(log):
+                return cause.error(story, hint=cause.hint)
+        return otherwise(story)
+
     def _completed(self, proof: re.Pattern[str]) -> bool:
         lines = self._child.log.lines()
         return bool(lines) and proof.fullmatch(lines[-1]) is not None
@@ -151,7 +162,7 @@ class BackupRun(Run):
         self._secret_file.unlink(missing_ok=True)
         self._check_signal(status)
         if status:
-            raise self._failure(status)
+            raise self._failure(status, self._causes, EngineFailed)
         if not self._completed(self._proof):
             raise EngineUnproved(
                 f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
@@ -177,14 +188,6 @@ class BackupRun(Run):
         super().close()
         self._secret_file.unlink(missing_ok=True)
         self._release()
-
-    def _failure(self, status: int) -> AgentError:
-        story = self._story(status)
-        log = "\n".join(self._child.log.kept() + self._child.log.lines())
-        for cause in self._causes:
-            if cause.pattern.search(log):
-                return cause.error(story, hint=cause.hint)
-        return EngineFailed(story)
 
 
 class ExtractRun(Run):
@@ -240,9 +243,12 @@ class ExtractRun(Run):
 class PrepareRun(Run):
     """A running prepare of an extracted backup."""
 
-    def __init__(self, child: Child, proof: re.Pattern[str]) -> None:
+    def __init__(
+        self, child: Child, proof: re.Pattern[str], causes: tuple[Cause, ...] = ()
+    ) -> None:
         super().__init__(child)
         self._proof = proof
+        self._causes = causes
 
     def finish(self, seconds: float = PREPARE_SECONDS) -> None:
         """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`.
@@ -253,4 +259,4 @@ class PrepareRun(Run):
         status = self._child.wait(seconds)
         self._check_signal(status)
         if status or not self._completed(self._proof):
-            raise PrepareFailed(self._story(status))
+            raise self._failure(status, self._causes, PrepareFailed)

@@ -1,7 +1,7 @@
 """Percona XtraBackup 2.4, 8.0 and 8.4, and xbstream: what is theirs alone.
 
-Options, log lines and failures as in Percona's option references and source of these three
-series (docs/engines.md names the pages); none of it was tried on the program itself.
+2.4.20 was seen at work with MySQL 5.7.32. Of 8.0 and 8.4, options, log lines and failures are as in
+Percona's option references and source (docs/engines.md names the pages).
 """
 
 import logging
@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from agent.dialect import numbers
+from agent.dialect import Version, numbers
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
 from agent.errors import (
@@ -26,11 +26,24 @@ log = logging.getLogger(__name__)
 # The first release with --register-redo-log-consumer.
 _CONSUMER_SINCE = (8, 0, 30)
 _LATER_SECONDS = 5
+_QUIETER = "back up at a quieter time or with a higher byte rate"
 _REDO_LOST = (
     "the server overwrote its redo log before it was copied: raise innodb_redo_log_capacity "
     "(innodb_log_file_size before 8.0.30), set [engine] register_redo_log_consumer = true, or "
-    "back up at a quieter time or with a higher byte rate"
+    f"{_QUIETER}"
 )
+# 2.4 is for MySQL 5.7 and before, which have neither.
+_OLD_REDO_LOST = (
+    "the server overwrote its redo log before it was copied: raise innodb_log_file_size, or "
+    f"{_QUIETER}"
+)
+# Queries that run longer than these seconds keep the engine from FLUSH TABLES WITH READ LOCK. While
+# that waits for a query, each write to the query's tables waits for both, and goes on waiting
+# after the engine has given up: 89 s were seen with 60 here, and 0.06 s with 2.
+_LONG_QUERY_SECONDS = 2
+# Of these the server's words are in its own language. 1045 is that of a login, too, and MySQL
+# 5.7's answer to STOP SLAVE without SUPER.
+_DENIED = r"failed to execute query .*: (1044|1045|1142|1143|1227) \("
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +74,8 @@ class XtraBackup(CopyingEngine):
         r"\[ERROR\]|[Ee]rror:|denied|Failed to connect|missing required|[Uu]nsupported|"
         r"wrapped around|log block no|No space left|Errcode|[Oo][Ss] errno|Too many open files|"
         r"Unable to obtain lock|did not become zero|gone away|Lost connection|Lock wait timeout|"
-        r"optimized \(without redo logging\)|cannot open file|Failed to copy|Can't open"
+        r"optimized \(without redo logging\)|cannot open file|Failed to copy|Can't open|"
+        r"failed to execute query|can't find master key|can't be decrypted"
     )
     causes = (
         Cause(
@@ -84,7 +98,8 @@ class XtraBackup(CopyingEngine):
         ),
         Cause(
             re.compile(
-                r"missing required privilege|Access denied; you need|command denied to user"
+                r"missing required privilege|Access denied; you need|command denied to user|"
+                + _DENIED
             ),
             DatabaseDenied,
             "grant the agent's database user the privileges that docs/engines.md lists",
@@ -102,11 +117,20 @@ class XtraBackup(CopyingEngine):
             "the replica held temporary tables all the time: replicate row-based, or try later",
         ),
         Cause(
-            re.compile(r"[Ss]erver has gone away|Lost connection to"),
+            re.compile(r"[Ss]erver has gone away|Lost connection to|query .*: 20(06|13) \("),
             DatabaseUnreachable,
             "the server ended or closed the engine's connection: see the server's error log",
         ),
-        Cause(re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"), LockTimeout),
+        Cause(
+            re.compile(r"Lock wait timeout exceeded|Unable to obtain lock|query .*: 1205 \("),
+            LockTimeout,
+        ),
+        Cause(
+            re.compile(r"Encryption can't find master key|can't be decrypted"),
+            EngineFailed,
+            "the engine needs the server's keyring for encrypted tablespaces: name it in [engine] "
+            "options (--keyring-file-data=..., --component-keyring-config=...)",
+        ),
         Cause(
             re.compile(r"Too many open files"),
             EngineFailed,
@@ -117,11 +141,24 @@ class XtraBackup(CopyingEngine):
     def __init__(self, settings: XtraBackupSettings) -> None:
         super().__init__(settings)
         self._register_consumer = settings.register_redo_log_consumer
+        self._series: Version = ()
+
+    def version(self) -> str:
+        stated = super().version()
+        self._series = numbers(stated)[:2]
+        return stated
+
+    def _causes(self) -> tuple[Cause, ...]:
+        if self._series[:1] != (2,):
+            return self.causes
+        return tuple(
+            one._replace(hint=_OLD_REDO_LOST) if one.error is RedoOverwritten else one
+            for one in self.causes
+        )
 
     def _backup_options(self) -> list[str]:
         wait = math.ceil(self._settings.lock_wait_seconds)
-        # before FLUSH TABLES WITH READ LOCK, for queries that have run for a minute
-        argv = [f"--ftwrl-wait-timeout={wait}"]
+        argv = [f"--ftwrl-wait-timeout={wait}", f"--ftwrl-wait-threshold={_LONG_QUERY_SECONDS}"]
         if self._settings.datadir is not None:
             # that of any option file would win over the server's own
             argv += [f"--datadir={self._settings.datadir}"]

@@ -204,7 +204,7 @@ class BackupOperation:
             # writes its record first and then looks at the chain: one sees the other.
             whole_chain(self._parts, parent.id)
         else:
-            self._meter.expected_raw_bytes = found.datadir_bytes
+            self._meter.expected_raw_bytes = found.copied_bytes
         return record
 
     def _copy(

@@ -24,16 +24,23 @@ _WAITING: Final = re.compile(r"Waiting for .*(lock|flush)", re.IGNORECASE)
 _LOCKING: Final = re.compile(r"(BACKUP|FLUSH|LOCK) [A-Z_]+( [A-Z_]+)*")
 # Sessions that hold no lock: the server's own threads, and those that only send or fetch binlogs.
 _HARMLESS: Final = frozenset({"Daemon", "Binlog Dump", "Binlog Dump GTID", "Slave_IO"})
+# Its threads are Slave_IO and Slave_SQL on MariaDB, and Connect on MySQL.
+_REPLICA: Final = "system user"
 
 
 class LockWatch:
-    """Stops a backup whose engine has waited for one lock longer than `seconds`."""
+    """Stops a backup whose engine has waited for one lock longer than `seconds`.
+
+    Make it right before the engine is started, so that it can tell whose the sessions are.
+    """
 
     def __init__(self, database: Database, seconds: float, stop: Stop) -> None:
         self._database = database
         self._seconds = seconds
         self._stop = stop
         self._since: dict[tuple[int, str], float] = {}
+        # the engine, which is started later, has sessions of the same account
+        self._before = {one.id for one in self._sessions()}
 
     @property
     def interval(self) -> float:
@@ -42,17 +49,20 @@ class LockWatch:
 
     def look(self) -> None:
         """Read the process list once. Where it can't be read, the engine itself will fail."""
-        try:
-            sessions = self._database.sessions()
-        except AgentError as error:
-            log.info("the server's process list can't be looked at: %s", error)
-            return
+        sessions = self._sessions()
         now = time.monotonic()
         waiting = {(one.id, one.statement): one for one in sessions if self._waits(one)}
         self._since = {key: self._since.get(key, now) for key in waiting}
         for key, one in waiting.items():
             if now - self._since[key] >= self._seconds:
                 self._stop.request(self._timeout(one, sessions))
+
+    def _sessions(self) -> list[Session]:
+        try:
+            return self._database.sessions()
+        except AgentError as error:
+            log.info("the server's process list can't be looked at: %s", error)
+            return []
 
     def _waits(self, one: Session) -> bool:
         engines = one.user == self._database.user and _LOCKING.match(one.statement)
@@ -61,22 +71,27 @@ class LockWatch:
     def _timeout(self, waiting: Session, sessions: Sequence[Session]) -> LockTimeout:
         statement = _LOCKING.match(waiting.statement)
         said = statement[0] if statement else waiting.command
-        holders = _holders(sessions, self._database.user, self._seconds)
+        # those of the agent's own account only if they are not the engine's
+        others = [
+            one for one in sessions if one.user != self._database.user or one.id in self._before
+        ]
+        holders = _holders(others, self._seconds)
         return LockTimeout(
             f"the engine has waited for {said} ({waiting.state}) for {self._seconds:g} s; "
             f"sessions that may hold the lock: {', '.join(holders) or 'none to be seen'}"
         )
 
 
-def _holders(sessions: Sequence[Session], user: str, seconds: float) -> list[str]:
+def _holders(sessions: Sequence[Session], seconds: float) -> list[str]:
     """Who may hold the lock, by the ids that KILL takes: those that run something, or else idle
     ones (with LOCK TABLES or an open transaction). The server names nobody; whoever waits itself,
     or began later, is not the one. Only the first word of a statement is told."""
     others = [
         one
         for one in sessions
-        if one.user != user
-        and one.command not in _HARMLESS
+        if one.command not in _HARMLESS
+        # a replica's threads, as long as they execute nothing
+        and (one.user != _REPLICA or one.statement)
         and one.seconds >= int(seconds) - 1
         and not _WAITING.match(one.state)
     ]

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from agent.codec.aead import SLAB
@@ -19,7 +20,7 @@ from agent.errors import (
     StoreRejected,
     TaskRefused,
 )
-from agent.host import datadir_bytes
+from agent.host import datadir_bytes, uncopied_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.ancestors import check_stored
@@ -33,19 +34,33 @@ from agent.store.protocol import StoreLimits
 # is planned for this multiple of the datadir.
 _STORED_AT_MOST = 1.25
 
+_LOGS = (
+    "log_bin_basename",
+    "relay_log_basename",
+    "slow_query_log_file",
+    "general_log_file",
+    "log_error",
+)
+# MariaDB's
+_CHECKPOINT_AGE = "Innodb_checkpoint_age"
+
 log = logging.getLogger(__name__)
 
 ObserveLsn = Callable[[str, int], str]
 
 
 class Found(NamedTuple):
-    """The instance as it is right before a backup; `lsn` is the server's present one."""
+    """The instance as it is right before a backup; `lsn` is the server's present one.
+
+    `copied_bytes` are those of the datadir that a full backup reads.
+    """
 
     server: ServerInfo
     lsn: int
     lineage: Lineage
     datadir_bytes: int
     chosen: Chosen
+    copied_bytes: int = 0
 
 
 def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
@@ -56,7 +71,20 @@ def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
     server = parts.database.server()
     chosen = parts.engines.for_server(server.type, server.version, server.datadir)
     lsn, lineage = look_at_lineage(parts, observe_lsn)
-    return Found(server, lsn, lineage, datadir_bytes(server.datadir), chosen)
+    size = datadir_bytes(server.datadir)
+    copied = copied_bytes(parts.database, server.datadir, size)
+    return Found(server, lsn, lineage, size, chosen, copied)
+
+
+def copied_bytes(database: Database, datadir: Path, size: int) -> int:
+    """Return how many bytes a full backup reads of a datadir of that size, more or less.
+
+    That is all but the server's logs and InnoDB's redo log, of which only the part since the last
+    checkpoint is copied, if the server tells how long that is.
+    """
+    logs = [datadir / value for value in database.variables(*_LOGS).values() if value]
+    redo = database.counters(_CHECKPOINT_AGE).get(_CHECKPOINT_AGE, 0)
+    return max(0, size - uncopied_bytes(datadir, logs)) + redo
 
 
 def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from agent.broker.probe import Probe, reach
 from agent.broker.wire import TASK_EXCHANGE, task_queue
 from agent.errors import AgentError, BrokerUnreachable, QueueFull
-from agent.host import is_this_host
+from agent.host import is_this_machine
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
@@ -55,7 +55,7 @@ class _Group:
         settings = self._context.broker
         address = settings.address
         said = f"as {address.user} in the virtual host {address.vhost}"
-        if not address.tls and not is_this_host(address.host):
+        if not address.tls and not is_this_machine(address.host):
             return warned(
                 f"{said}; passwords, tasks and their tokens go to {address.host} in clear",
                 "begin [broker] url with amqps:, and give RabbitMQ a certificate",

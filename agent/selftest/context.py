@@ -17,6 +17,7 @@ from agent.config import Config, load
 from agent.database import Database, ServerInfo
 from agent.errors import AgentError
 from agent.host import datadir_bytes
+from agent.operations.preflight import copied_bytes
 from agent.selftest.remains import Remains
 from agent.store.protocol import Store
 
@@ -114,6 +115,16 @@ class Context:
             return datadir_bytes(self.server.datadir) if self.server else None
         except AgentError:
             return None
+
+    @cached_property
+    def copied_bytes(self) -> int | None:
+        """The size of what a full backup reads of the datadir; None as for `datadir_bytes`."""
+        if self.server is None or self.datadir_bytes is None:
+            return None
+        try:
+            return copied_bytes(self.database, self.server.datadir, self.datadir_bytes)
+        except AgentError:
+            return self.datadir_bytes
 
     @cached_property
     def tablespaces(self) -> int | None:

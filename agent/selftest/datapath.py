@@ -102,7 +102,7 @@ class _Group:
         return passed(found)
 
     def estimate(self) -> Outcome:
-        size = self._context.datadir_bytes
+        size = self._context.copied_bytes
         if size is None or self._context.backup_rate is None:
             return skipped("the datadir's size is not known: see database")
         rate = self._context.backup_rate

@@ -11,7 +11,7 @@ from tests.codec.streams import end, sparse, whole
 from tests.engine.scripts import script
 from tests.stack.mariadb import AGENT_PASSWORD
 
-VERSIONS = ("2.4.28", "8.0.27-19", "8.0.35-30", "8.4.0-1")
+VERSIONS = ("2.4.20", "8.0.27-19", "8.0.35-30", "8.4.0-1")
 _STANDIN = Path(__file__).with_name("standin.py")
 _PAGE = 16 << 10
 # What a MySQL 8.0 with the files of `full_stream` would list.

@@ -1,8 +1,9 @@
 """A stand-in for `xtrabackup` and `xbstream`, which can't be installed here; run by a script.
 
-It is as strict as the programs are said to be: an unknown option, a missing value, an option
-file that isn't first, a backup without a stream, a prepare out of order all fail. What it says
-and does is taken from Percona's documentation and source. A test gives it, as globals:
+What 2.4 says and does was seen of 2.4.20 with MySQL 5.7.32: it ignores options that it doesn't
+know without a word, so a test looks at `CALLS`. Later series are as strict as Percona's
+documentation and source say: an unknown option, a missing value, a prepare out of order fail. A
+test gives it, as globals:
 `ROLE` (xtrabackup or xbstream), `VERSION` (as `8.0.35-30`), `STREAM` (the file with the stream
 that a backup writes), and `SAYS`, lines of an error that a backup fails with.
 """
@@ -33,6 +34,7 @@ OPTIONS = {
     "open-files-limit": True,
     "log-copy-interval": True,
     "ftwrl-wait-timeout": True,
+    "ftwrl-wait-threshold": True,
     "lock-ddl-timeout": True,
     "backup-lock-timeout": True,
     "slave-info": False,
@@ -49,16 +51,32 @@ OPTIONS = {
 }
 if NUMBER >= (8, 0, 30):
     OPTIONS["register-redo-log-consumer"] = False
-BASED_ON = "5.7.40" if NUMBER < (8, 0) else VERSION.split("-")[0]
+OLD = NUMBER < (8, 0)
+BASED_ON = "5.7.26" if OLD else VERSION.split("-")[0]
+CLOCK = "261130 06:49:38"
 
 
 def say(text: str, level: str = "Note") -> None:
-    """A line of the log in the version's form."""
+    """A line of the log in the version's form; 2.4 has a time for lines of its own words only."""
     if NUMBER >= (8, 0, 28):
         head = f"2024-01-01T12:00:00.000000-00:00 0 [{level}] [MY-011825] [Xtrabackup] "
+    elif OLD:
+        head = "" if level == "ERROR" else f"{CLOCK} "
     else:
-        head = "170101 12:00:00 " if text == "completed OK!" else "xtrabackup: "
+        head = f"{CLOCK} " if text.startswith(("completed OK!", ">>")) else "xtrabackup: "
     print(head + text, file=sys.stderr, flush=True)
+
+
+def plain(*lines: str) -> None:
+    """Lines of 2.4 without a time."""
+    if OLD:
+        print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def scanned(times: int) -> None:
+    """The thread that copies the redo log: fifty lines a second, and nothing in them."""
+    for _ in range(times):
+        say(">> log scanned up to (3626807)")
 
 
 def die(text: str, status: int = 1) -> None:
@@ -70,10 +88,11 @@ def main(arguments: list[str]) -> None:
     if ROLE == "xbstream":
         extract(arguments)
     elif arguments == ["--no-defaults", "--version"]:
-        say("recognized server arguments: --datadir=/var/lib/mysql")
+        print("xtrabackup: recognized server arguments: ", file=sys.stderr)
         print(
-            f"xtrabackup version {VERSION} based on MySQL server {BASED_ON} Linux (x86_64) "
-            "(revision id: 6beb4b49)",
+            # the program's name as it was called
+            f"{sys.argv[0]} version {VERSION} based on MySQL server {BASED_ON} Linux (x86_64) "
+            "(revision id: 4a6ced01)",
             file=sys.stderr,
         )
     else:
@@ -99,7 +118,11 @@ def parsed(arguments: list[str]) -> dict[str, str]:
     options = {}
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in OPTIONS:
+        if not argument.startswith("--"):
+            die(f"xtrabackup: Error: unknown argument: '{argument}'")
+        if name not in OPTIONS:
+            if OLD:
+                continue
             die(f"unknown option '{argument}'", 255)
         if OPTIONS[name] != bool(equals and value):
             die(f"option '--{name}' requires an argument, or takes none", 255)
@@ -119,15 +142,33 @@ def check_option_file(path: Path) -> None:
 def backup(options: dict[str, str]) -> None:
     if options["stream"] != "xbstream" or not int(options["parallel"]):
         die(f"Invalid --stream argument: {options['stream']}")
-    say("Connecting to MySQL server host: localhost, user: agent, password: set")
+    plain(
+        "xtrabackup: recognized server arguments: --parallel=2 --open_files_limit=65535 ",
+        "xtrabackup: recognized client arguments: --user=agent --password=* --backup=1 ",
+    )
+    say("Connecting to MySQL server host: localhost, user: agent, password: set, port: not set")
     for line in SAYS:
         say(line, "ERROR")
     if SAYS:
+        # other threads go on for a while
+        scanned(60)
         sys.exit(1)
-    say("Using server version 8.0.35")
+    plain("Using server version 5.7.32-log", "xtrabackup: uses posix_fadvise().")
+    plain(f"xtrabackup: cd to {options.get('datadir', '/another/instance')}")
+    scanned(60)
+    say("[02] Streaming ./mysql/help_topic.ibd")
+    say("[02]        ...done")
     sys.stdout.buffer.write(Path(STREAM).read_bytes())
     sys.stdout.buffer.flush()
-    say("Transaction log of lsn (50) to (50) was copied.")
+    say("Executing FLUSH TABLES WITH READ LOCK...")
+    plain("xtrabackup: The latest check point (for incremental): '3626688'")
+    plain("xtrabackup: Stopping log copying thread.")
+    print(".", end="", file=sys.stderr)
+    scanned(1)
+    plain("")
+    say("Executing UNLOCK TABLES")
+    plain("MySQL binlog position: filename 'binlog.000002', position '1815337'")
+    plain("xtrabackup: Transaction log of lsn (3626688) to (3626807) was copied.")
 
 
 def note(folder: str) -> dict[str, str]:
@@ -148,7 +189,10 @@ def prepare(options: dict[str, str]) -> None:
             die("This incremental backup seems not to be proper for the target.")
         target |= {name: added[name] for name in ("to_lsn", "last_lsn")}
     elif target["backup_type"] != "full-backuped":
-        die("This target seems to be already prepared.")
+        # seen of 2.4: it says so, and ends well
+        say("This target seems to be already prepared.")
+        if not OLD:
+            sys.exit(1)
     target["backup_type"] = "log-applied" if "apply-log-only" in options else "full-prepared"
     lines = [f"{name} = {value}\n" for name, value in target.items()]
     (Path(options["target-dir"]) / "xtrabackup_checkpoints").write_text("".join(lines))

@@ -33,6 +33,10 @@ from tests.engine.test_runs import read_all, says
 from tests.stack.mariadb import AGENT_PASSWORD
 
 MEMORY = 64 << 20
+# Of the options that --help of 2.4.20 lists, those that a backup is started with.
+KNOWN = {"backup", "target-dir", "stream", "parallel", "log-copy-interval", "open-files-limit"}
+KNOWN |= {"slave-info", "galera-info", "ftwrl-wait-timeout", "ftwrl-wait-threshold"}
+KNOWN |= {"lock-ddl-timeout", "backup-lock-timeout", "no-version-check"}
 
 
 def backup(engine: XtraBackup, workdir: Path, from_lsn: int | None = None) -> bytes:
@@ -63,6 +67,21 @@ def test_the_version_is_the_programs(tmp_path: Path, version: str) -> None:
     assert xtrabackup(tmp_path, version).version() == version
 
 
+def test_a_link_of_another_name_states_its_version(tmp_path: Path) -> None:
+    """2.4 begins the line with its own name as it was called."""
+    plain = xtrabackup(tmp_path, "2.4.20")
+    (tmp_path / "xtrabackup-2.4").symlink_to(tmp_path / "xtrabackup")
+    assert xtrabackup(tmp_path, "2.4.20", program=str(tmp_path / "xtrabackup-2.4")).version()
+    assert plain.version() == "2.4.20"
+
+
+def test_a_program_that_states_no_version_is_quoted(tmp_path: Path) -> None:
+    words = "xtrabackup: [ERROR] unknown variable in /etc/my.cnf"
+    program = script(tmp_path / "broken", f"print({words!r}, file=sys.stderr)\nsys.exit(1)")
+    with pytest.raises(EngineFailed, match=r"unknown variable in /etc/my\.cnf"):
+        xtrabackup(tmp_path, program=program).version()
+
+
 def test_another_program_states_no_version_of_it(tmp_path: Path) -> None:
     line = "mariadb-backup based on MariaDB server 10.11.6-MariaDB debian-linux-gnu (x86_64)"
     program = script(tmp_path / "other", says(line))
@@ -79,6 +98,9 @@ def test_a_backup_of_each_series(tmp_path: Path, version: str) -> None:
     assert (name, first) == ("xtrabackup", f"--defaults-file={tmp_path}/engine.cnf")
     assert {"--backup", "--stream=xbstream", "--slave-info", "--no-version-check"} < set(options)
     joined = " ".join(options)
+    assert {"--ftwrl-wait-timeout=60", "--ftwrl-wait-threshold=2"} < set(options)
+    # 2.4 says nothing of a name that it doesn't know
+    assert {one[2:].partition("=")[0] for one in options} <= KNOWN
     for word in ("incremental", "safe-slave", "consumer", "server-version-check", AGENT_PASSWORD):
         assert word not in joined
 
@@ -160,7 +182,7 @@ def test_a_redo_log_consumer_where_asked_and_known(
         ("something else", EngineFailed, "last lines"),
     ],
 )
-@pytest.mark.parametrize("version", ["2.4.28", "8.0.35-30"])
+@pytest.mark.parametrize("version", ["2.4.20", "8.0.35-30"])
 def test_each_cause_of_a_failure_is_named(
     tmp_path: Path, version: str, line: str, kind: type[AgentError], hint: str
 ) -> None:
@@ -171,6 +193,70 @@ def test_each_cause_of_a_failure_is_named(
     assert "xtrabackup ended with status 1: " in str(caught.value)
     assert line in str(caught.value)
     assert "MY-011825" not in str(caught.value)
+
+
+STATEMENT_DENIED = (
+    "Error: failed to execute query 'STOP SLAVE SQL_THREAD': 1045 (28000) Zugriff verweigert"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (STATEMENT_DENIED, DatabaseDenied),
+        ("Error: failed to execute query 'SHOW SLAVE STATUS': 1227 (42000) Kein", DatabaseDenied),
+        ("Error: failed to execute query 'SELECT 1': 1142 (42000) Kein Zugriff", DatabaseDenied),
+        ("Error: failed to execute query 'FLUSH': 1205 (HY000) Zeit um", LockTimeout),
+        ("Error: failed to execute query 'SET': 2006 (HY000) weg", DatabaseUnreachable),
+        ("InnoDB: Encryption can't find master key, please check the keyring", EngineFailed),
+    ],
+)
+def test_what_the_server_says_is_known_by_its_number(
+    tmp_path: Path, line: str, kind: type[AgentError]
+) -> None:
+    with pytest.raises(AgentError) as caught:
+        backup(xtrabackup(tmp_path, "2.4.20", [line]), tmp_path)
+    assert type(caught.value) is kind
+    assert line in str(caught.value)
+    assert ("keyring-file-data" in caught.value.hint) == (kind is EngineFailed)
+
+
+def test_the_redo_hint_names_options_of_that_series_only(tmp_path: Path) -> None:
+    hints = {}
+    for version in ("2.4.20", "8.0.35-30"):
+        engine = xtrabackup(tmp_path, version, ["log block numbers mismatch:"])
+        assert engine.version() == version
+        with pytest.raises(RedoOverwritten) as caught:
+            backup(engine, tmp_path)
+        hints[version] = caught.value.hint
+    assert "innodb_log_file_size" in hints["2.4.20"]
+    assert "capacity" not in hints["2.4.20"]
+    assert "consumer" not in hints["2.4.20"]
+    assert "register_redo_log_consumer" in hints["8.0.35-30"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_redo_logs_counter_is_not_quoted_as_last_words(tmp_path: Path, version: str) -> None:
+    (tmp_path / "stream").write_bytes(b"bytes")
+    with xtrabackup(tmp_path, version).start_backup(tmp_path, None) as run:
+        read_all(run)
+        run.finish(20)
+        assert "scanned" not in "".join(run.log_tail)
+    with pytest.raises(EngineFailed, match="odd") as caught:
+        backup(xtrabackup(tmp_path, version, ["something odd"]), tmp_path)
+    assert "scanned" not in str(caught.value)
+
+
+def test_other_peoples_statements_are_not_quoted(tmp_path: Path) -> None:
+    secret = "SET PASSWORD = 'hunter2' /* log block numbers mismatch */"
+    lines = [
+        f"Waiting for query 486 (duration 4 sec): {secret}261130 07:30:14 >> log scanned up to (1)",
+        f"Waiting for query 487 (duration 9 sec): {secret}Unable to obtain lock. Please try again.",
+    ]
+    with pytest.raises(LockTimeout) as caught:
+        backup(xtrabackup(tmp_path, "2.4.20", lines), tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert "Waiting for query 487 (duration 9 sec) ... Unable to obtain lock." in str(caught.value)
 
 
 def test_a_cause_is_not_lost_in_a_flood(tmp_path: Path) -> None:

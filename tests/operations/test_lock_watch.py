@@ -8,10 +8,10 @@ from typing import Any
 import pymysql
 import pytest
 
-from agent.database import Database, DatabaseSettings
+from agent.database import Database, DatabaseSettings, Session
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import LockTimeout
-from agent.operations.lock_watch import LockWatch
+from agent.operations.lock_watch import LockWatch, _holders
 from agent.pipeline.meter import every
 from agent.pipeline.stop import Stop
 from tests.engine.test_runs import read_all
@@ -58,6 +58,32 @@ def test_a_lock_that_is_held_too_long_ends_the_engine_and_names_the_holder(
         assert "BACKUP STAGE START (Waiting for backup lock)" in str(cause)
         assert f" {connection_id(holder)} (idle for " in str(cause)
         assert "lock_wait_seconds" in cause.hint
+
+
+def test_a_lock_of_the_agents_own_account_is_named(mariadb: MariaDB, tmp_path: Path) -> None:
+    """The engine's sessions, of the same account, are not."""
+    mariadb.query(f"GRANT SELECT ON shop.* TO {mariadb.agent_user}@localhost")
+    with pymysql.connect(
+        unix_socket=str(mariadb.socket), user=mariadb.agent_user, password=AGENT_PASSWORD
+    ) as holder:
+        holder.cursor().execute("LOCK TABLES shop.orders WRITE")
+        cause = copied(mariadb, tmp_path).cause
+        mariadb.query(f"REVOKE SELECT ON shop.* FROM {mariadb.agent_user}@localhost")
+        assert isinstance(cause, LockTimeout)
+        assert f"may hold the lock: {connection_id(holder)} (idle for " in str(cause)
+        assert str(cause).count(" s)") == 1
+
+
+def test_a_replicas_idle_threads_hold_nothing() -> None:
+    """As MySQL 5.7 shows them; one that executes a statement may well hold a lock."""
+    waiting = Session(9, "a", "Query", 70, "Waiting for table flush", "FLUSH TABLES WITH READ LOCK")
+    threads = [
+        Session(2, "system user", "Connect", 9000, "Waiting for master to send event", ""),
+        Session(3, "system user", "Connect", 9000, "Slave has read all relay log", ""),
+        Session(4, "system user", "Connect", 300, "altering table", "ALTER TABLE t FORCE"),
+        Session(5, "event_scheduler", "Daemon", 9000, "Waiting on empty queue", ""),
+    ]
+    assert _holders([waiting, *threads], 60.0) == ["4 (ALTER for 300 s)"]
 
 
 def test_a_running_statement_is_blamed_by_its_first_word_only(

@@ -48,6 +48,12 @@ class Server:
             raise DatabaseQueryFailed("2 log sequence numbers")
         return self.present_lsn
 
+    def variables(self, *_names: str) -> dict[str, str]:
+        return {"log_bin_basename": "binlog"}
+
+    def counters(self, *_names: str) -> dict[str, int]:
+        return {}
+
     def lineage(self) -> Lineage:
         return Lineage(server_uuid=self.info.server_uuid, inode=1, birth=2)
 

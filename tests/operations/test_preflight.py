@@ -5,15 +5,18 @@ from typing import cast
 
 import pytest
 
-from agent.database import ServerInfo
+from agent.database import Database, DatabaseSettings, ServerInfo
 from agent.engine.choice import Chosen
 from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, StoreRejected
+from agent.host import datadir_bytes
 from agent.model import Lineage
 from agent.operations.parts import PathSettings
-from agent.operations.preflight import Found, laid_out
+from agent.operations.preflight import Found, copied_bytes, laid_out
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
+from tests.engine.test_mariadb import backup, engine_of
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 
 MIB, GIB = 1 << 20, 1 << 30
 NESTED = StoreLimits(1000, 5 * GIB, nesting=True)
@@ -69,3 +72,14 @@ def test_segments_that_the_store_does_not_take_are_refused() -> None:
 def test_a_configuration_that_can_not_work_is_said_to_be_one() -> None:
     with pytest.raises(ConfigInvalid, match="memory_bytes"):
         planned(NESTED, GIB, memory=16 * MIB)
+
+
+def test_how_much_is_copied_is_known_before(mariadb: MariaDB, tmp_path: Path) -> None:
+    """Without the redo log of 128 MiB, with which percent and time left were wrong to the end."""
+    database = Database(DatabaseSettings(mariadb.socket, mariadb.agent_user, AGENT_PASSWORD))
+    whole = datadir_bytes(mariadb.datadir)
+    expected = copied_bytes(database, mariadb.datadir, whole)
+    backup(engine_of(mariadb), tmp_path / "stream")
+    size = (tmp_path / "stream").stat().st_size
+    assert whole > 1.3 * size
+    assert expected == pytest.approx(size, rel=0.1)

@@ -17,7 +17,7 @@ from agent.broker import wire
 from agent.broker.intake import ACK
 from agent.broker.link import BrokerLink
 from agent.config import load
-from agent.host import is_this_host
+from agent.host import is_this_machine
 from agent.journal import Journal
 from agent.selftest.check import Result
 from tests.house.source import CHECKOUT
@@ -103,7 +103,7 @@ def test_a_queue_of_reports_that_is_full(site: Site, channel: BlockingChannel) -
 
 
 def test_a_broker_elsewhere_in_clear(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.selftest.broker.is_this_host", lambda _name: False)
+    monkeypatch.setattr("agent.selftest.broker.is_this_machine", lambda _name: False)
     results = list(site.look(*GROUPS))
     warns(results, "broker: login")
     assert "amqps:" in said(results, "login").cure
@@ -113,9 +113,9 @@ def test_addresses_of_this_host() -> None:
     own = [one.address for several in psutil.net_if_addrs().values() for one in several]
     four = [address for address in own if address.count(".") == 3]
     for name in ("localhost", "127.0.0.1", "127.9.9.9", "::1", *four):
-        assert is_this_host(name), name
+        assert is_this_machine(name), name
     for name in ("192.0.2.1", "2001:db8::1", "no-such-host.invalid", "x" * 300):
-        assert not is_this_host(name), name
+        assert not is_this_machine(name), name
 
 
 def test_the_least_rights_suffice(site: Site, tmp_path: Path) -> None:

@@ -156,6 +156,15 @@ def test_more_privileges_than_needed(site: Site) -> None:
         warns(site.look("database"), "database: surplus privileges")
 
 
+def test_an_administrators_account_is_not_told_to_give_its_rights_up(site: Site) -> None:
+    site.write({"database": {"user": site.agent.mariadb.admin, "password_file": None}})
+    results = site.look("database")
+    warns(results, "database: surplus privileges")
+    (cure,) = (result.cure for result in results if result.name == "surplus privileges")
+    assert "systemd/grants.sql" in cure
+    assert "REVOKE" not in cure
+
+
 def test_no_engine(site: Site) -> None:
     site.write({"engine": {"program": "/nowhere/mariadb-backup"}})
     fails(site.look(), "database: engine", "install", "[engine] program")

@@ -56,7 +56,15 @@ class MariaDB:
         argv = ["mariadb-install-db", "--no-defaults", f"--datadir={self.datadir}"]
         argv += ["--auth-root-authentication-method=socket", "--skip-test-db"]
         argv += [f"--auth-root-socket-user={self.admin}", f"--user={self.admin}", *options]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        # a server that begins elsewhere removes all temporary tables of a shared folder
+        done = subprocess.run(
+            argv,
+            env={**os.environ, "TMPDIR": str(self.folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         if done.returncode:
             raise StackError(f"mariadb-install-db failed:\n{done.stdout}\n{done.stderr}")
 
