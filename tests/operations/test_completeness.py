@@ -179,7 +179,7 @@ def test_tables_that_are_renamed_meanwhile_come_back_or_fail_the_backup(
     ((_, expected),) = server.query("CHECKSUM TABLE d.a")
     for one, other in (("m", "n"), ("a", "b")):
         with while_renaming(server, one, other):
-            backup = whole_or_refused(workshop, "only the definition")
+            backup = whole_or_refused(workshop, "in the stream")
         if backup:
             checksums, _ = workshop.restored(backup)
             assert checksums.get(f"d.{one}", checksums.get(f"d.{other}")) == expected
