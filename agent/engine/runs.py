@@ -182,7 +182,8 @@ class BackupRun(Run):
     def words_about(self, path: str) -> str:
         """Return what the program said of trouble with a file, named as in the stream."""
         said = [line for line in self._child.log.kept() if f"/{path}" in line]
-        return "; ".join(_LINE_HEAD.sub("", line) for line in said[:_SHOWN_LINES])
+        # mysys rings the bell before some of its messages
+        return "; ".join(_LINE_HEAD.sub("", line.lstrip("\a")) for line in said[:_SHOWN_LINES])
 
     def close(self) -> None:
         super().close()

@@ -25,7 +25,8 @@ _IMPORTED = (
 _MEANWHILE = "import no tablespace while a backup runs, and back up again"
 _UNREAD = (
     "make the file readable for the OS user that runs the engine; mariadb-backup follows no "
-    "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir"
+    "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir; if the "
+    "table was renamed meanwhile, back up again at a quieter time"
 )
 
 Tablespaces = Callable[[], Mapping[int, Tablespace]]
