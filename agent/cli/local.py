@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from agent import assembly
-from agent.cli.account import agent_user, become
+from agent.account import agent_user, become
 from agent.cli.progress import ProgressBar
 from agent.cli.verb import on_signals
 from agent.config import Config

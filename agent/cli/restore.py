@@ -5,8 +5,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent import assembly
+from agent.account import agent_user, become, hand_over
 from agent.cli import embedded, remote, tables
-from agent.cli.account import agent_user, become, hand_over
 from agent.cli.progress import ProgressBar, watch
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
 from agent.config import Config

@@ -188,4 +188,5 @@ def _name(uid: int) -> str:
 
 def _agent(config: Config) -> Outcome:
     path = config.agent.state_folder / "lock"
-    return passed(f"one runs with {path.parent}" if held(path) else f"none runs with {path.parent}")
+    running = held(path) is not None
+    return passed(f"{'one' if running else 'none'} runs with {path.parent}")

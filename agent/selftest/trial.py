@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent import assembly
+from agent.account import agent_user, become
 from agent.database import Database, DatabaseSettings
 from agent.engine.backup_options import server_options
 from agent.engine.os_user import OsUser, owner_of
@@ -61,11 +62,23 @@ class _Group:
     @cached_property
     def _parts(self) -> BackupParts:
         parts = assembly.backup_parts(self._context.config)
+        self._leave_root()
         self._context.after_group.callback(parts.store.close)
         if not parts.scratch.exists():
             # an agent that has begun to use it meanwhile keeps it
             self._context.after_group.callback(_remove_empty, parts.scratch)
         return parts
+
+    def _leave_root(self) -> None:
+        """Become the agent's user if root runs this: what a crash leaves must be that user's.
+
+        All that needs a secret is built before; this group is the last.
+        """
+        context = self._context
+        for built in (context.store, context.database):
+            log.debug("built for the trial: %s", type(built).__name__)
+        if user := agent_user(context.config.agent.state_folder):
+            become(user)
 
     @cached_property
     def _folder(self) -> Path:

@@ -3,23 +3,25 @@
 import json
 import os
 import pwd
+import select
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from agent.cli.account import hand_over
+from agent.account import hand_over
 from agent.errors import TargetRefused
 from agent.journal import Journal
 from agent.lock import only_agent
 from agent.model import BackupRequest, CreateTask, ReportDraft, TaskStatus, TaskStore
 from tests.conftest import need
+from tests.embedded.user import PROGRAM
 from tests.stack.agent import Agent
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.swift import SwiftServer
@@ -124,6 +126,24 @@ def test_a_backup_and_a_restore_while_the_broker_is_away(machine: Machine) -> No
         assert done.returncode == 0 or verb[0] in ("self-test", "status"), done.stderr
     assert machine.owners(machine.state) == {USER}
     assert machine.run("backup-list").stdout.count("COMPLETED") == 0
+
+
+def test_a_trial_leaves_nothing_of_roots(machine: Machine) -> None:
+    """Also not while it runs: a kill would leave a scratch folder that the daemon can't use."""
+    restored = machine.agent.folder / "restore"
+    shutil.chown(restored, USER, USER)
+    owners: set[str] = set()
+    argv = [*PROGRAM, "--config", str(machine.agent.config), "self-test", "--full", "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as trial:
+        while trial.poll() is None:
+            with suppress(FileNotFoundError):
+                owners |= machine.owners(machine.state) | machine.owners(restored)
+            select.select([], [], [], 0.02)
+        assert trial.stdout
+        results = json.load(trial.stdout)["results"]
+    verdicts = {one["name"]: one["verdict"] for one in results if one["group"] == "trial"}
+    assert set(verdicts.values()) == {"PASS"}, results
+    assert owners == {USER}
 
 
 def test_what_the_daemon_left_is_settled_although_the_secrets_are_closed(machine: Machine) -> None:

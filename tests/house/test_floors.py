@@ -25,6 +25,7 @@ FLOORS = {
     "agent.layout": 1,
     "agent.storage": 1,
     "agent.broker.wire": 1,
+    "agent.account": 2,
     "agent.store": 2,
     "agent.engine": 2,
     "agent.broker": 2,

@@ -45,13 +45,13 @@ def test_flags_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_lock_that_is_held(tmp_path: Path) -> None:
     path = tmp_path / "state" / "lock"
-    assert not held(path)
+    assert held(path) is None
     with only_agent(path):
-        assert held(path)
+        assert held(path) == ""
         other = tmp_path / "other"
         other.touch()
-        assert not held(other)
-    assert not held(path)
+        assert held(other) is None
+    assert held(path) is None
 
 
 def test_an_agent_that_runs(site: Site) -> None:
