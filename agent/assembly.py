@@ -243,6 +243,7 @@ def engines(
             "lock_wait_seconds": section.lock_wait_seconds,
             "silent_seconds": section.silent_seconds,
             "safe_slave_backup": section.safe_slave_backup,
+            "options": section.options,
         }
 
     xtrabackup = XtraBackupSettings(

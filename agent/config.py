@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from agent.engine.options import check_options
 from agent.errors import ConfigInvalid
 from agent.model import Frozen, Id
 from agent.storage import parse_url
@@ -105,6 +106,15 @@ class EngineSection(Frozen):
     register_redo_log_consumer: bool = False
     uncopied_engines: Annotated[tuple[str, ...], Field(max_length=16)] = ()
     prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
+    options: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+
+    @model_validator(mode="after")
+    def _harmless(self) -> Self:
+        try:
+            check_options(self.options, None if self.kind == "auto" else self.kind)
+        except ConfigInvalid as error:
+            raise ValueError(f"options: {error}. What to do: {error.hint}") from error
+        return self
 
 
 class KeysSection(Frozen):
@@ -237,8 +247,8 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
 
 
 def _several(name: str, value: str) -> str | list[str]:
-    """A list's parts: URLs are told apart by blanks, other things by colons."""
-    if name.endswith("_URLS"):
+    """A list's parts: URLs and options are told apart by blanks, other things by colons."""
+    if name.endswith(("_URLS", "ENGINE__OPTIONS")):
         return value.split()
     if name.endswith(("_ROOTS", "KEYS__RECOVERY")):
         return [part for part in value.split(":") if part]

@@ -20,17 +20,12 @@ from pymysql.converters import encoders
 from pymysql.cursors import Cursor, DictCursor
 
 from agent import dialect
-from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable, LockTimeout
+from agent.dialect import Tablespace as Tablespace
+from agent.errors import DatabaseQueryFailed, DatabaseUnreachable
 from agent.model import Lineage
 
 _CONNECT_SECONDS = 5
 _STAT_SECONDS = 10
-# Error numbers of the MariaDB and MySQL manuals: ER_DBACCESS_DENIED, ER_ACCESS_DENIED,
-# ER_ACCESS_DENIED_NO_PASSWORD and ER_ACCOUNT_HAS_BEEN_LOCKED in both servers' numbering.
-_DENIED = frozenset({1044, 1045, 1698, 3118, 4151})
-# ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
-_UNREACHABLE = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
-_LOCK_WAIT_TIMEOUT = 1205
 # The tables that CHECK TABLE makes sense for, and how many one statement takes.
 _TABLES = (
     "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES "
@@ -71,18 +66,6 @@ class ServerInfo(NamedTuple):
     def number(self) -> tuple[int, ...]:
         """`(8, 0, 35)` of `8.0.35-27`."""
         return dialect.numbers(self.version)
-
-
-class Tablespace(NamedTuple):
-    """One InnoDB table's or partition's own file; `allocated` in bytes.
-
-    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
-    is discarded gets one higher than all before; 0 if the server doesn't tell.
-    """
-
-    path: str
-    allocated: int
-    table_id: int = 0
 
 
 class Session(NamedTuple):
@@ -184,10 +167,12 @@ class Database:
             self._privileges(), info.type, info.number, safe_slave_backup=safe_slave_backup
         )
 
-    def surplus_privileges(self) -> list[str]:
-        """The global privileges that the agent's user holds and no backup needs."""
+    def surplus_privileges(self, *, safe_slave_backup: bool = False) -> list[str]:
+        """Return the global privileges that the agent's user holds and no backup needs."""
         info = self.server()
-        return dialect.surplus_privileges(self._privileges(), info.type, info.number)
+        return dialect.surplus_privileges(
+            self._privileges(), info.type, info.number, safe_slave_backup=safe_slave_backup
+        )
 
     def variables(self, *names: str) -> dict[str, str]:
         """Those of the server's global variables that it has, by their names."""
@@ -263,8 +248,9 @@ class Database:
     def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
         settings = self._settings
         patience = max(1, int(settings.timeout_seconds / 2))
+        what = f"the database server at {settings.socket}"
         with (
-            _translated(f"the database server at {settings.socket}"),
+            _translated(what),
             _connected(settings.socket) as plain,
             self._on_stop(lambda: _hang_up(plain)),
             pymysql.Connection(
@@ -278,12 +264,12 @@ class Database:
                 conv=cast(Any, encoders),
                 read_timeout=settings.timeout_seconds,
                 write_timeout=settings.timeout_seconds,
-                init_command=f"SET SESSION lock_wait_timeout={patience}",
+                init_command=f"SET SESSION lock_wait_timeout={patience}, {dialect.PLAIN_SESSION}",
                 defer_connect=True,
             ) as connection,
         ):
             connection.connect(plain)
-            with connection.cursor(kind) as cursor:
+            with _translated(what, logged_in=True), connection.cursor(kind) as cursor:
                 yield cursor
 
 
@@ -303,21 +289,15 @@ def _hang_up(connected: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn the driver's errors into the agent's."""
+def _translated(what: str, *, logged_in: bool = False) -> Iterator[None]:
+    """Turn the driver's errors into the agent's, by their numbers: texts come in any language."""
     try:
         yield
     except OSError as error:
         raise DatabaseUnreachable(f"{what} does not answer: {error.strerror or error}") from error
     except pymysql.MySQLError as error:
         number, reason = (error.args[0], error.args[-1]) if error.args else (None, repr(error))
-        if number in _DENIED:
-            raise DatabaseDenied(f"{what} refuses the login: {reason}") from error
-        if number == _LOCK_WAIT_TIMEOUT:
-            raise LockTimeout(f"{what} kept a query waiting for a lock: {reason}") from error
-        if number in _UNREACHABLE:
-            raise DatabaseUnreachable(f"{what} does not answer: {reason}") from error
-        raise DatabaseQueryFailed(f"{what} refuses a query: {reason}") from error
+        raise dialect.refusal(what, number, reason, logged_in=logged_in) from error
 
 
 def _text(value: bytes | None) -> str | None:

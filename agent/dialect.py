@@ -8,6 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple
 
+from agent.errors import (
+    AgentError,
+    DatabaseDenied,
+    DatabaseQueryFailed,
+    DatabaseUnreachable,
+    LockTimeout,
+)
+
 Version = tuple[int, ...]
 
 # What the engines' manuals ask for (docs/engines.md); the first of each row's names is the
@@ -28,10 +36,11 @@ _READ: Final = {
     "replication_group_members": (8, 0),
     "keyring_component_status": (8, 0, 24),
 }
-# What stopping and starting a replica's SQL thread takes.
+# What stopping and starting a replica's SQL thread takes. MySQL before 8.0 has SUPER alone.
 _REPLICA_ADMIN: Final = {
     "mariadb": ("REPLICATION SLAVE ADMIN", "SUPER"),
     "mysql": ("REPLICATION_SLAVE_ADMIN", "SUPER"),
+    "mysql 5": ("SUPER",),
 }
 # Held without harm: no right at all, what older manuals asked for, what a replica may need.
 _USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:1]})
@@ -73,7 +82,44 @@ _TABLESPACES: Final = {
         "GROUP BY SPACE",
     ),
 }
+# Error numbers of the MariaDB and MySQL manuals: ER_DBACCESS_DENIED, ER_ACCESS_DENIED,
+# ER_ACCESS_DENIED_NO_PASSWORD and ER_ACCOUNT_HAS_BEEN_LOCKED in both servers' numbering. MySQL
+# 5.7 answers STOP SLAVE without SUPER with 1045, too.
+_LOGIN_REFUSED: Final = frozenset({1044, 1045, 1698, 3118, 4151})
+# ER_TABLEACCESS_DENIED, ER_COLUMNACCESS_DENIED, ER_SPECIFIC_ACCESS_DENIED.
+_PRIVILEGE_LACKING: Final = frozenset({1142, 1143, 1227})
+# ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
+_UNREACHABLE: Final = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
+_LOCK_WAIT_TIMEOUT: Final = 1205
+# ER_ABORTING_CONNECTION, ER_NEW_ABORTING_CONNECTION: init_connect failed.
+_ABORTED: Final = frozenset({1152, 1184})
+_INIT_CONNECT_HINT: Final = (
+    "the server's init_connect must work for the agent's database user: grant what it needs, or "
+    "grant CONNECTION ADMIN (CONNECTION_ADMIN on MySQL), for which the server leaves it out"
+)
+# What a server's global settings may hold that would change or end the agent's queries: a limit
+# of time or rows, quotes with another meaning, words of another language. MariaDB ignores the
+# comment for MySQL 5.7.8.
+PLAIN_SESSION: Final = (
+    "sql_mode='', sql_select_limit=18446744073709551615, sql_big_selects=1, lc_messages='en_US' "
+    "/*M!100101 , max_statement_time=0 */ /*!50708 , max_execution_time=0 */"
+)
+# What of such settings ends an engine, whose sessions nobody else can change: rows at least.
+ENGINE_LIMITS: Final = {"sql_select_limit": 10_000, "max_join_size": 1_000_000}
+
 _GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
+
+
+class Tablespace(NamedTuple):
+    """One InnoDB table's or partition's own file; `allocated` in bytes.
+
+    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
+    is discarded gets one higher than all before; 0 if the server doesn't tell.
+    """
+
+    path: str
+    allocated: int
+    table_id: int = 0
 
 
 class ReplicaWords(NamedTuple):
@@ -165,6 +211,23 @@ def replica_words(server_type: str, number: Version) -> ReplicaWords:
     return _MYSQL_REPLICA if number >= _MYSQL_REPLICA_SINCE else _OLD_MYSQL_REPLICA
 
 
+def refusal(what: str, number: object, reason: object, *, logged_in: bool) -> AgentError:
+    """Return the error that a server's error number stands for; texts come in any language."""
+    if number in _LOGIN_REFUSED and not logged_in:
+        return DatabaseDenied(f"{what} refuses the login: {reason}")
+    if number in _LOGIN_REFUSED | _PRIVILEGE_LACKING:
+        hint = "grant the privileges that `backup-agent self-test` names (docs/engines.md)"
+        return DatabaseDenied(f"{what} refuses a statement: {reason}", hint=hint)
+    if number == _LOCK_WAIT_TIMEOUT:
+        return LockTimeout(f"{what} kept a query waiting for a lock: {reason}")
+    if number in _UNREACHABLE:
+        return DatabaseUnreachable(f"{what} does not answer: {reason}")
+    return DatabaseQueryFailed(
+        f"{what} refuses a query: {reason}",
+        hint=_INIT_CONNECT_HINT if number in _ABORTED else None,
+    )
+
+
 def held_privileges(grants: Iterable[str]) -> frozenset[str]:
     """What the lines of SHOW GRANTS give: `RELOAD`, `SELECT ON performance_schema.*`.
 
@@ -189,15 +252,25 @@ def missing_privileges(
         return []
     required = _required(server_type, number)
     if safe_slave_backup:
-        required.append(_REPLICA_ADMIN[server_type])
+        required.append(_replica_admin(server_type, number))
     return sorted(names[0] for names in required if not held.intersection(names))
 
 
-def surplus_privileges(held: frozenset[str], server_type: str, number: Version) -> list[str]:
-    """What is held on all databases, and no backup needs."""
+def surplus_privileges(
+    held: frozenset[str], server_type: str, number: Version, *, safe_slave_backup: bool = False
+) -> list[str]:
+    """Return what is held on all databases, and no backup needs."""
     needed = {name for names in _required(server_type, number) for name in names}
+    if safe_slave_backup:
+        # not what would do as well, where there is a lesser right
+        needed.add(_replica_admin(server_type, number)[0])
     useful = _USEFUL if server_type == "mariadb" else _USEFUL_MYSQL
     return sorted(name for name in held - needed - useful if " ON " not in name)
+
+
+def _replica_admin(server_type: str, number: Version) -> tuple[str, ...]:
+    old = server_type == "mysql" and number < (8, 0)
+    return _REPLICA_ADMIN["mysql 5" if old else server_type]
 
 
 def _required(server_type: str, number: Version) -> list[tuple[str, ...]]:

@@ -180,7 +180,8 @@ def _allocated(folder: Path) -> int:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                if entry.is_dir(follow_symlinks=False):
+                # this is an estimate; whether all can be read is for others to find out
+                if entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.R_OK | os.X_OK):
                     total += _allocated(Path(entry.path))
     return total
 

@@ -7,6 +7,12 @@ import pytest
 
 from agent import dialect
 from agent.database import Database, DatabaseSettings, ServerInfo, Tablespace
+from agent.errors import (
+    DatabaseDenied,
+    DatabaseQueryFailed,
+    DatabaseUnreachable,
+    LockTimeout,
+)
 
 MYSQL_8_GRANTS = (
     "GRANT RELOAD, PROCESS, LOCK TABLES, REPLICATION CLIENT ON *.* TO `agent`@`localhost`",
@@ -71,6 +77,43 @@ def test_surplus_is_what_no_backup_needs() -> None:
     assert dialect.surplus_privileges(held, "mysql", (8, 4, 0)) == ["DROP"]
     held = dialect.held_privileges(("GRANT USAGE ON *.* TO `a`@`b` WITH GRANT OPTION",))
     assert dialect.surplus_privileges(held, "mariadb", (10, 11)) == ["GRANT OPTION"]
+
+
+def test_mysql_5_7_stops_a_replica_by_super_alone() -> None:
+    assert missing((OLD_GRANT,), (5, 7, 32), safe=True) == ["SUPER"]
+    held = dialect.held_privileges((OLD_GRANT.replace("RELOAD", "RELOAD, SUPER"),))
+
+    def surplus(*number: int, safe: bool) -> list[str]:
+        return dialect.surplus_privileges(held, "mysql", number, safe_slave_backup=safe)
+
+    assert surplus(5, 7, 32, safe=True) == []
+    assert surplus(5, 7, 32, safe=False) == ["SUPER"]
+    # there is a lesser right
+    assert surplus(8, 0, 40, safe=True) == ["SUPER"]
+
+
+@pytest.mark.parametrize(
+    ("number", "logged_in", "kind", "words"),
+    [
+        (1045, False, DatabaseDenied, "refuses the login"),
+        # STOP SLAVE without SUPER on MySQL 5.7
+        (1045, True, DatabaseDenied, "refuses a statement"),
+        (1227, True, DatabaseDenied, "refuses a statement"),
+        (1142, True, DatabaseDenied, "refuses a statement"),
+        (1143, True, DatabaseDenied, "refuses a statement"),
+        (1205, True, LockTimeout, "waiting for a lock"),
+        (2013, True, DatabaseUnreachable, "does not answer"),
+        (1184, True, DatabaseQueryFailed, "refuses a query"),
+        (1064, True, DatabaseQueryFailed, "refuses a query"),
+    ],
+)
+def test_errors_are_known_by_their_numbers_in_any_language(
+    number: int, logged_in: bool, kind: type[Exception], words: str
+) -> None:
+    error = dialect.refusal("it", number, "Kein Zugriff", logged_in=logged_in)
+    assert type(error) is kind
+    assert words in str(error)
+    assert ("init_connect" in error.hint) == (number == 1184)
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ from isal import isal_zlib
 
 from agent.errors import StreamInvalid
 
-_MAGIC: Final = b"XBSTCK01"
-_HEAD: Final = struct.Struct("<8sBcI")
-_PAYLOAD: Final = struct.Struct("<QQI")
+MAGIC: Final = b"XBSTCK01"
+HEAD: Final = struct.Struct("<8sBcI")
+PAYLOAD: Final = struct.Struct("<QQI")
 _SPARSE: Final = struct.Struct("<IQQI")
 _SEEK: Final = struct.Struct("<Q8s")
 _NUMBER: Final = struct.Struct("<I")
@@ -38,9 +38,10 @@ _ENTRY: Final = struct.Struct("<II")
 _FLAG_REWRITE: Final = 2
 
 MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
+_MOST_FOLDERS: Final = 16  # engines go two deep, plugins of storage engines a little deeper
 _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
 _MAX_ENTRIES: Final = 1 << 18
-_MAX_OFFSET: Final = 1 << 63
+_MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, 65,536 bytes a page
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
 _MAX_META: Final = 1 << 12  # four short lines about a tablespace
 
@@ -58,6 +59,8 @@ _METADATA: Final = {
     for prefix in (b"xtrabackup_", b"mariadb_backup_")
     for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
 }
+
+_TWICE: Final = "if its table was dropped and made again meanwhile, back up at a quieter time"
 
 _Step = Callable[[bytes], None]
 
@@ -113,7 +116,7 @@ class XbstreamParser:
         self._sparse = (0, 0, 0, 0)
         self._needed = 0
         self._step: _Step = self._on_head
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def feed(self, view: memoryview) -> None:
         """Take the next bytes; `view` may be reused as soon as this returns."""
@@ -136,12 +139,18 @@ class XbstreamParser:
         if not self.files:
             raise self._invalid("it holds no file")
 
+    @property
+    def names(self) -> int:
+        """How many names of files and directories are kept in memory."""
+        return len(self.files) + len(self._open) + len(self._folders)
+
     def contains(self, path: str) -> bool:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
         return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
 
-    def _invalid(self, why: str) -> StreamInvalid:
-        return StreamInvalid(f"the stream is not a whole xbstream at byte {self.raw_bytes}: {why}")
+    def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
+        at = f"at byte {self.raw_bytes}"
+        return StreamInvalid(f"the stream is not a whole xbstream {at}: {why}", hint=hint)
 
     def _await(self, needed: int, step: _Step) -> None:
         self._needed = needed
@@ -158,8 +167,8 @@ class XbstreamParser:
     # --- steps: each gets the bytes it waited for and says what to wait for next ---------
 
     def _on_head(self, head: bytes) -> None:
-        magic, self._flags, self._type, length = _HEAD.unpack(head)
-        if magic != _MAGIC:
+        magic, self._flags, self._type, length = HEAD.unpack(head)
+        if magic != MAGIC:
             raise self._invalid("a chunk does not begin with XBSTCK01")
         if self._type not in _ON_PATH:
             raise self._invalid(f"chunks of type {self._type!r} are unknown")
@@ -175,6 +184,8 @@ class XbstreamParser:
     def _checked_path(self, path: bytes) -> bytes:
         if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
             raise self._invalid(f"the path {path!r} is not a plain relative one")
+        if path.count(b"/") > _MOST_FOLDERS:
+            raise self._invalid(f"the path {path!r} is deeper than {_MOST_FOLDERS} directories")
         if path.rpartition(b"/")[2] in (b"", b"."):
             raise self._invalid(f"the path {path!r} names no file")
         return _plain(path)
@@ -191,10 +202,10 @@ class XbstreamParser:
         name = _METADATA.get(self._path)
         if name:
             self.metadata[name] = bytes(self._captures.pop(name))
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _on_payload_head(self, head: bytes) -> None:
-        length, offset, self._expected_crc = _PAYLOAD.unpack(head)
+        length, offset, self._expected_crc = PAYLOAD.unpack(head)
         self._crc = 0
         self._begin(length, offset, length)
 
@@ -215,11 +226,11 @@ class XbstreamParser:
             self.spaces.pop(target, None)
             if space is not None:
                 self.spaces[target] = space
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _on_remove(self) -> None:
         self._remove()
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
     def _remove(self) -> bool:
         """Forget the current chunk's file; whether it was there."""
@@ -235,15 +246,15 @@ class XbstreamParser:
     def _on_seek_or_sparse(self, start: bytes) -> None:
         offset, magic = _SEEK.unpack(start)
         self._pending += start
-        if magic != _MAGIC:
+        if magic != MAGIC:
             self._await(_SPARSE.size, self._on_sparse_head)
             return
         self._open_file()
         if offset >= _MAX_OFFSET or self._path in _METADATA:
             raise self._invalid(f"a seek to {offset} in {self._path!r}")
         self._open[self._file] = offset
-        del self._pending[: -len(_MAGIC)]
-        self._await(_HEAD.size, self._on_head)
+        del self._pending[: -len(MAGIC)]
+        self._await(HEAD.size, self._on_head)
 
     def _on_sparse_head(self, head: bytes) -> None:
         self._sparse = _SPARSE.unpack(head)
@@ -269,7 +280,7 @@ class XbstreamParser:
             return
         # mbstream stops at a file that exists, and still exits 0
         if self._file in self.files and not self._flags & _FLAG_REWRITE:
-            raise self._invalid(f"the file {self._path!r} goes on after its end")
+            raise self._invalid(f"the file {self._path!r} goes on after its end", _TWICE)
         self.files.discard(self._file)
         self._check_place(self._path)
         self._open[self._file] = 0
@@ -335,12 +346,12 @@ class XbstreamParser:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
         if self._meta is not None and (found := _META_SPACE.search(self._meta)):
             self.spaces[self._file] = int(found[1])
-        self._await(_HEAD.size, self._on_head)
+        self._await(HEAD.size, self._on_head)
 
 
 _ON_PATH: Final[dict[bytes, Callable[[XbstreamParser], None]]] = {
-    b"P": lambda parser: parser._await(_PAYLOAD.size, parser._on_payload_head),
-    b"E": XbstreamParser._on_end_of_file,
+    b"P": lambda parser: parser._await(PAYLOAD.size, parser._on_payload_head),
+    b"E": lambda parser: parser._on_end_of_file(),
     b"R": lambda parser: parser._await(_NUMBER.size, parser._on_rename_length),
     b"D": XbstreamParser._on_remove,
     b"S": lambda parser: parser._await(_SEEK.size, parser._on_seek_or_sparse),

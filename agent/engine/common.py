@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from agent.engine.loan import Loan, opened
+from agent.engine.options import options_of
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
@@ -29,9 +30,9 @@ class EngineSettings:
     `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
     engines' default of 1000 holds the commit lock for up to a second at the end of a run.
     `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
-    of the programs. `datadir` is that of the server, once it is known, and `run_as` is who
-    the programs run as: this process's own user if None. `left_out` are directories in the
-    datadir that aren't schemas and must not be copied.
+    of the programs. `options` are those of [engine] options, checked. `datadir` is that of the
+    server, once it is known. `run_as` is who the programs run as: this process's own user if None.
+    `left_out` are directories in the datadir that aren't schemas and must not be copied.
     """
 
     socket: Path
@@ -49,6 +50,7 @@ class EngineSettings:
     niceness: int = 10
     grace_seconds: float = 3.0
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: Sequence[str] = ()
     datadir: Path | None = None
     run_as: OsUser | None = None
     left_out: tuple[str, ...] = ()
@@ -143,7 +145,7 @@ class CopyingEngine(ABC):
             self.completed,
             self.causes,
             settings.silent_seconds,
-            self.losses,
+            losses=self.losses,
             release=loan.close,
         )
 
@@ -153,6 +155,8 @@ class CopyingEngine(ABC):
         # nothing is written there while it streams, but it is looked for
         argv += [f"--target-dir={workdir}", *self._common_options()]
         argv += self._backup_options()
+        # of two with one name the last one counts
+        argv += options_of(self._settings.options, self.name)
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
@@ -173,6 +177,7 @@ class CopyingEngine(ABC):
             argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
             argv += [f"--use-memory={memory_bytes}", f"--tmpdir={path}"]
             argv += self._prepare_options(last=last)
+            argv += options_of(self._settings.options, self.name, prepare=True)
             argv += [f"--incremental-dir={one}" for one in beside]
             child = self._child(argv, keep=self.telling, folders=folders, writable=writable)
         return PrepareRun(child, self.completed)

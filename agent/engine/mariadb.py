@@ -59,8 +59,8 @@ class MariadbBackup(CopyingEngine):
     # With these it goes on, and a table that lasts is incomplete. It also goes on after it couldn't
     # open or lock a table, which may have been dropped; the proof by names finds out.
     losses = re.compile(
-        r"aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
-        r"Aria lsn store read error|LSN write error for aria|corruption is ignored"
+        r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
+        r"Aria lsn store read error|LSN write error for aria|.*The corruption is ignored"
     )
     causes = (
         Cause(

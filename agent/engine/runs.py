@@ -112,8 +112,8 @@ class BackupRun(Run):
         proof: re.Pattern[str],
         causes: tuple[Cause, ...],
         silent_seconds: float,
-        losses: re.Pattern[str] | None = None,
         *,
+        losses: re.Pattern[str] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """`release` is called when the program has ended."""
@@ -156,12 +156,15 @@ class BackupRun(Run):
             raise EngineUnproved(
                 f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
             )
-        lost = [
-            line for line in self._child.log.kept() if self._losses and self._losses.search(line)
-        ]
+        self._check_losses()
+
+    def _check_losses(self) -> None:
+        """Raise EngineUnproved if a message, not a table's name in one, tells of lost data."""
+        said = [_LINE_HEAD.sub("", line) for line in self._child.log.kept()]
+        lost = [line for line in said if self._losses and self._losses.match(line)]
         if lost:
             raise EngineUnproved(
-                f"{self._child.name} says 'completed OK!' and also: {_LINE_HEAD.sub('', lost[0])}",
+                f"{self._child.name} says 'completed OK!' and also: {lost[0]}",
                 hint="the engine lost data on its way: check the disk, and back up again",
             )
 

@@ -38,6 +38,7 @@ from agent.model import (
 from agent.operations.abandon import abandon_record
 from agent.operations.commit import publish
 from agent.operations.completeness import Completeness
+from agent.operations.diagnosis import DiagnosedRun
 from agent.operations.lock_watch import LockWatch
 from agent.operations.parts import BackupParts
 from agent.operations.preflight import (
@@ -236,7 +237,8 @@ class BackupOperation:
                 every(WATCH_SECONDS, watch.look, name="watch"),
                 every(locks.interval, locks.look, name="lock watch"),
             ):
-                stream = ProvedStream(engine_run, from_lsn, whole, found.lsn)
+                run = DiagnosedRun(engine_run, self._parts)
+                stream = ProvedStream(run, from_lsn, whole, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.codec.aead import SLAB
-from agent.database import ServerInfo
+from agent.database import Database, ServerInfo
 from agent.datadir import Rules, Survey
 from agent.engine.choice import Chosen
 from agent.errors import (
@@ -94,15 +94,21 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Chec
 
 def surveyed(parts: BackupParts, found: Found, from_lsn: int | None) -> Completeness:
     """Look at what there is to copy; DatadirUnfit if no backup of it could be whole."""
-    rules = Rules(
-        ignored=parts.database.ignored_directories(),
-        # xbstream takes such names, and MyRocks needs one
-        hidden=found.chosen.engine.name == "xtrabackup",
-        accepted=parts.uncopied_engines,
-    )
     datadir = found.server.datadir
-    survey = Survey(datadir, rules)
+    survey = Survey(
+        datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
+    )
     return Completeness(parts.database.tablespaces, datadir, survey, from_lsn)
+
+
+def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
+    """Return what may be in the datadir of a server that `engine` copies."""
+    return Rules(
+        ignored=database.ignored_directories(),
+        # xbstream takes such names, and MyRocks needs one
+        hidden=engine == "xtrabackup",
+        accepted=accepted,
+    )
 
 
 def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
+from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
-from agent.codec.xbstream import XbstreamParser
 from agent.engine.runs import BackupRun
 from agent.errors import (
     DatabaseUnreachable,
@@ -14,6 +14,7 @@ from agent.errors import (
 )
 from agent.model import BinlogPosition
 from agent.operations.completeness import Completeness
+from agent.operations.diagnosis import DiagnosedRun
 
 # What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
 _WHOLE = ("partial", "compact", "compressed", "encrypted")
@@ -48,27 +49,43 @@ class ProvedStream:
     """
 
     def __init__(
-        self, run: BackupRun, from_lsn: int | None, completeness: Completeness, server_lsn: int
+        self,
+        run: BackupRun | DiagnosedRun,
+        from_lsn: int | None,
+        completeness: Completeness,
+        server_lsn: int,
     ) -> None:
         self._run = run
         self._server_lsn = server_lsn
         self._from_lsn = from_lsn
         self._completeness = completeness
-        self._parser = XbstreamParser()
+        self._parser = MendedStream()
+        self._mended = b""
         self.proof: Proof | None = None
 
     def read_into(self, buffer: memoryview) -> int:
         """Fill the buffer; 0 at the proved end. Raises EngineError and StreamError."""
+        while not self._mended:
+            filled = self._fill(buffer)
+            if not filled:
+                self.proof = self._prove()
+                return 0
+            mended = self._parser.passed(buffer[:filled])
+            if mended is None:
+                return filled
+            self._mended = mended
+        count = min(len(buffer), len(self._mended))
+        buffer[:count] = self._mended[:count]
+        self._mended = self._mended[count:]
+        return count
+
+    def _fill(self, buffer: memoryview) -> int:
         filled = 0
         while filled < len(buffer):
             count = self._run.read_into(buffer[filled:])
             if not count:
                 break
             filled += count
-        if filled:
-            self._parser.feed(buffer[:filled])
-        else:
-            self.proof = self._prove()
         return filled
 
     def _prove(self) -> Proof:
@@ -89,7 +106,7 @@ class ProvedStream:
             binlog=parse_binlog_info(binlog) if binlog else None,
             replica=_text(metadata.get("slave_info")),
             galera=_text(metadata.get("galera_info")),
-            raw_bytes=self._parser.raw_bytes,
+            raw_bytes=self._parser.raw_bytes + self._parser.inserted,
             last_table_id=last_table_id,
         )
 
@@ -148,6 +165,13 @@ class ProvedStream:
             )
 
     def _check_names(self) -> None:
+        misnamed = self._parser.misnamed()
+        if misnamed is not None:
+            raise StreamIncomplete(
+                f"the engine renamed a table's file under a wrong name, {misnamed!r}",
+                hint="rename no table with a sign or an umlaut in its name, or in that of its "
+                "schema, while a backup runs (InnoDB's are safe), and back up again",
+            )
         hidden = self._parser.hidden
         if hidden is not None and not self._completeness.survey.hidden_allowed:
             raise StreamInvalid(

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from agent import assembly
 from agent.database import ServerInfo
+from agent.datadir import LOST_FOUND, Survey
 from agent.engine.choice import Chosen
+from agent.engine.compatibility import engine_for
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
+from agent.operations.preflight import datadir_rules
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 
@@ -49,7 +52,8 @@ def _reach(context: Context) -> Outcome:
     try:
         context.database.server()
     except DatabaseUnreachable as error:
-        cure = f"start the server (systemctl start mariadb), or correct [database] socket = {path}"
+        start = "start the server (systemctl start mariadb, or mysql)"
+        cure = f"{start}, or correct [database] socket = {path}"
         return failed(str(error), cure)
     except DatabaseDenied:
         return passed(f"{path} answers")
@@ -92,17 +96,28 @@ def _grants(privileges: Sequence[str], user: str) -> str:
     return " ".join([*whole, *(f"GRANT {name} TO {account};" for name in on_some)])
 
 
+# Accounts that others need as they are.
+_ADMINISTRATORS = frozenset({"root", "mysql", "admin", "debian-sys-maint", "mariadb.sys"})
+
+
 def _surplus(context: Context) -> Outcome:
-    surplus = context.database.surplus_privileges()
+    safe = context.config.engine.safe_slave_backup
+    surplus = context.database.surplus_privileges(safe_slave_backup=safe)
     user = context.config.database.user
-    if surplus:
-        names = ", ".join(surplus)
+    if not surplus:
+        return passed("none")
+    if user in _ADMINISTRATORS or "ALL PRIVILEGES" in surplus:
         return warned(
-            f"{user} holds more than a backup needs: {names}",
-            f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
-            "check then names",
+            f"{user} is an administrator's account",
+            "make the account of systemd/grants.sql for the agent and name it in [database] user; "
+            f"leave {user} as it is",
         )
-    return passed("none")
+    names = ", ".join(surplus)
+    return warned(
+        f"{user} holds more than a backup needs: {names}",
+        f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
+        "check then names",
+    )
 
 
 def _engine(context: Context) -> Outcome:
@@ -139,15 +154,22 @@ def _extractor(context: Context) -> Outcome:
 
 
 def _datadir(context: Context) -> Outcome:
-    """Whether this OS user can read what the engine will copy."""
-    datadir = context.database.server().datadir
+    """Whether this OS user can read what the engine will copy, and a backup can hold it all."""
+    server = context.database.server()
+    datadir = server.datadir
     cure = (
         f"run the agent, and this self-test, as the owner of {datadir}: "
         "User=mysql in the unit; systemctl start backup-agent-self-test, or sudo -u mysql here"
     )
+    engine = context.config.engine
+    accepted = frozenset(name.lower() for name in engine.uncopied_engines)
+    rules = datadir_rules(context.database, engine_for(server.type, server.version), accepted)
+    if not os.access(datadir, os.R_OK | os.X_OK, effective_ids=True):
+        return failed(f"{datadir} can't be read", cure)
+    left_out = Survey(datadir, rules).left_out
     count = 0
     try:
-        for path in _copied(datadir):
+        for path in _copied(datadir, rules.ignored | {LOST_FOUND}):
             count += 1
             if not os.access(path, os.R_OK):
                 return failed(f"{path} can't be read", cure)
@@ -155,15 +177,18 @@ def _datadir(context: Context) -> Outcome:
         return failed(f"{error.filename or datadir} can't be read: {error.strerror}", cure)
     if not count:
         return failed(f"{datadir} holds no database", "run the agent on the server's own machine")
-    size = context.datadir_bytes
-    return passed(f"{datadir}: {count} files readable, {amount(size or 0)}")
+    size = amount(context.datadir_bytes or 0)
+    without = f", without {', '.join(left_out)}" if left_out else ""
+    return passed(f"{datadir}: {count} files readable, {size}{without}")
 
 
-def _copied(datadir: Path) -> Iterator[str]:
+def _copied(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
     """The files in the datadir and one folder below that are copied; OSError."""
     with os.scandir(datadir) as entries:
         for entry in entries:
-            if entry.is_dir(follow_symlinks=True) and not entry.name.startswith("lost+found"):
+            if entry.name in ignored:
+                continue
+            if entry.is_dir(follow_symlinks=True):
                 with os.scandir(entry.path) as tables:
                     yield from (one.path for one in tables if Path(one.name).suffix in _COPIED)
             elif entry.name.startswith(_INNODB) or Path(entry.name).suffix in _COPIED:

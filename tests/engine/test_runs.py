@@ -194,6 +194,48 @@ def test_the_secret_is_never_on_the_command_line(tmp_path: Path) -> None:
     assert shown.split("', '")[1].startswith("--defaults-file=")
 
 
+LOSSES = (
+    "error: aria_read data from ./d/a.MAD failed with error 9",
+    "Aria log file /data//aria_log.00000001 chunk copy error",
+    "Aria lsn store read error for log file x",
+    "WARNING!!! The corruption is ignored due to log-innodb-page-corruption option",
+)
+HARMLESS = (
+    "Copied file ./d/x.MYD for table `d`.`Aria lsn store read error`, 0 bytes",
+    "Error on aria table file open ./d/dropped.MAI",
+    "Warning: We assume the  table was dropped during xtrabackup execution and ignore the "
+    "tablespace ./d/t.ibd",
+    "error: cannot open file ib_buffer_pool",
+)
+
+
+@pytest.mark.parametrize("line", LOSSES)
+def test_words_of_lost_data_count_more_than_a_good_end(tmp_path: Path, line: str) -> None:
+    body = says(f"[00] 2024-05-06 07:08:08 {line}") + SAYS_OK
+    with pytest.raises(EngineUnproved, match=re.escape(line)):
+        finish(fake(tmp_path, body), tmp_path)
+
+
+def test_what_may_have_been_dropped_is_left_to_the_proof_by_names(tmp_path: Path) -> None:
+    lines = "".join(says(f"[00] 2024-05-06 07:08:08 {line}") for line in HARMLESS)
+    with fake(tmp_path, lines + SAYS_OK).start_backup(tmp_path, None) as run:
+        read_all(run)
+        run.finish()
+        assert run.words_about("d/dropped.MAI") == HARMLESS[1]
+        assert "table was dropped" in run.words_about("d/t.ibd")
+        assert run.words_about("dropped.MAI") == HARMLESS[1]
+        assert run.words_about("d/other.MAI") == run.words_about("ropped.MAI") == ""
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    said = ["error: cannot open file ./d/db.opt", "Error: copy_file() failed."]
+    said += ["Failed to copy file ./d/db.opt", "Backup files error"]
+    body = "".join(says(f"[01] 2024-05-06 07:08:08 {line}") for line in said) + "sys.exit(1)"
+    with pytest.raises(EngineFailed, match=r"cannot open file \./d/db\.opt") as caught:
+        finish(fake(tmp_path, body), tmp_path)
+    assert "readable for the OS user" in caught.value.hint
+
+
 def test_an_extractor_that_complains_and_exits_0(tmp_path: Path) -> None:
     engine = fake(tmp_path, f"sys.stdin.read()\n{says('File exists')}")
     with engine.extract(tmp_path) as run:

@@ -202,6 +202,21 @@ def test_a_datadir_that_the_agent_may_not_read(site: Site, scratch: Path, tmp_pa
     assert "host: user" in labels(results, Verdict.WARN)
 
 
+def test_directories_in_the_datadir_that_are_no_schemas(site: Site) -> None:
+    datadir = site.agent.mariadb.datadir
+    (datadir / "lost+found").mkdir()
+    (datadir / ".cache").mkdir()
+    try:
+        fails(site.look("database"), "database: datadir", "ignore_db_dirs")
+        (datadir / ".cache").rmdir()
+        results = site.look("database")
+        (found,) = (one for one in results if one.label == "database: datadir")
+        assert "without lost+found" in str(found)
+    finally:
+        (datadir / "lost+found").rmdir()
+        shutil.rmtree(datadir / ".cache", ignore_errors=True)
+
+
 # --- keys -------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,8 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.uncopied_engines": "storage engines whose tables may lack their data in a backup, such "
     'as `["FEDERATED"]`',
     "engine.safe_slave_backup": "on a replica: its SQL thread stands still meanwhile",
+    "engine.options": "options for the engine, each as `--name=value`: those that "
+    '[engines.md](engines.md#options-of-your-own) lists and no other, as `["--parallel=4"]`',
     "engine.register_redo_log_consumer": "MySQL 8.0.30 and later: the server keeps redo until the "
     "engine has read it",
     "engine.prepare_memory_bytes": "memory of `--prepare` during a restore",

@@ -1,0 +1,104 @@
+"""Streams with renames: what mbstream can't take is mended, what is misnamed is told."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.codec.mariadb_stream import MendedStream
+from agent.errors import StreamInvalid
+from tests.codec.streams import end, payload, remove, rename, seek, whole
+from tests.conftest import need
+
+A, Z = whole(b"a", b"xx"), whole(b"z", b"zzz")
+MENDED = {
+    "an empty file": A + rename(b"a", b"c") + end(b"l"),
+    "a file that was open": A + payload(b"b", b"yy") + rename(b"a", b"c") + end(b"b"),
+    "a file that went back": A
+    + payload(b"b", b"yyyy")
+    + rename(b"a", b"c")
+    + seek(b"b", 2)
+    + end(b"b"),
+    "removed": A + Z + rename(b"z", b"q") + remove(b"a") + end(b"l"),
+    "twice": A + rename(b"a", b"c") + end(b"l") + end(b"m") + rename(b"c", b"./d/e") + end(b"./n"),
+    "not there": A + rename(b"none", b"c") + end(b"l"),
+}
+SOUND = {
+    "a payload": A + rename(b"a", b"c") + Z,
+    "the end": A + rename(b"a", b"c"),
+    "no rename": A + end(b"l") + remove(b"a") + end(b"m"),
+}
+
+
+def mended(stream: bytes, size: int) -> tuple[bytes, int]:
+    """What takes the stream's place, fed in pieces of `size`, and how much of it is new."""
+    parser, out = MendedStream(), bytearray()
+    for at in range(0, len(stream), size):
+        piece = stream[at : at + size]
+        took = parser.passed(memoryview(piece))
+        out += piece if took is None else took
+    parser.finish()
+    assert parser.raw_bytes + parser.inserted == len(out)
+    return bytes(out), parser.inserted
+
+
+def extracted(stream: bytes, folder: Path) -> tuple[int, dict[str, bytes]]:
+    folder.mkdir()
+    done = subprocess.run(
+        ["mbstream", "-x", "-C", str(folder)], input=stream, capture_output=True, check=False
+    )
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return done.returncode, {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_mbstream_takes_what_was_mended(name: str, tmp_path: Path) -> None:
+    need("mbstream")
+    stream = MENDED[name]
+    assert extracted(stream, tmp_path / "before")[0] == 1
+    whole_at_once, inserted = mended(stream, len(stream))
+    assert inserted
+    status, files = extracted(whole_at_once, tmp_path / "after")
+    assert status == 0
+    assert sorted(map(len, files.values())) != []
+    again, nothing = mended(whole_at_once, len(stream))
+    assert (again, nothing) == (whole_at_once, 0)
+    for size in range(1, 60):
+        assert mended(stream, size) == (whole_at_once, inserted)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_is_sound_goes_on_as_it_is(name: str, tmp_path: Path) -> None:
+    need("mbstream")
+    assert extracted(SOUND[name], tmp_path / "x")[0] == 0
+    for size in (1, 7, 1000):
+        assert mended(SOUND[name], size) == (SOUND[name], 0)
+
+
+def misnamed(stream: bytes) -> bytes | None:
+    parser = MendedStream()
+    parser.passed(memoryview(stream))
+    return parser.misnamed()
+
+
+def test_a_name_that_was_encoded_twice_is_told() -> None:
+    odd, twice = b"d/a@002db.MAD", b"d/a@0040002db.MAD"
+    plain = whole(b"d/u.MAD", b"x")
+    frm = whole(b"d/a@002db.frm", b"x")
+    assert misnamed(whole(odd, b"x") + rename(twice, b"d/u.MAD")) == twice
+    assert misnamed(plain + frm + rename(b"d/u.MAD", twice)) == twice
+    partition = whole(b"d/u#P#p0.MAD", b"x")
+    wrong = b"d/a@0040002db#P#p0.MAD"
+    assert misnamed(partition + frm + rename(b"d/u#P#p0.MAD", wrong)) == wrong
+    # a table whose name has an at sign, and one that the engine has not sent yet
+    real = whole(b"d/a@0040b.frm", b"x")
+    assert misnamed(plain + real + rename(b"d/u.MAD", b"d/a@0040b.MAD")) is None
+    assert misnamed(plain + rename(b"d/other@0040002d.MAD", b"d/v.MAD")) is None
+    dropped = rename(b"d/u.MAD", twice) + remove(twice)
+    assert misnamed(plain + frm + dropped) is None
+
+
+def test_what_is_remembered_of_renames_is_bounded() -> None:
+    stream = A + b"".join(rename(b"x@0040%d" % n, b"y") for n in range(10_001))
+    with pytest.raises(StreamInvalid, match="too many"):
+        misnamed(stream)

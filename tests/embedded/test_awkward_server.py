@@ -1,0 +1,141 @@
+"""A server whose global settings would change or end the sessions of the agent or its engine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.config import DEFAULT_PATH
+from agent.database import Database, DatabaseSettings
+from agent.errors import DatabaseDenied, DatabaseQueryFailed
+from tests.conftest import need
+from tests.embedded.user import User
+from tests.stack.mariadb import AGENT_PASSWORD, SMALL_SERVER, MariaDB
+
+pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
+
+# Each by itself ended or changed a query of the agent's, or may do so.
+AWKWARD = {
+    "max_statement_time": "0.0001",
+    "sql_mode": "'ORACLE,ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'",
+    "wait_timeout": "1",
+    "net_write_timeout": "1",
+    "net_read_timeout": "1",
+    "lock_wait_timeout": "1",
+    "innodb_lock_wait_timeout": "1",
+    "tx_read_only": "ON",
+    "autocommit": "OFF",
+    "completion_type": "CHAIN",
+    "idle_transaction_timeout": "1",
+    "lc_messages": "'ja_JP'",
+    "character_set_client": "latin1",
+    "character_set_results": "utf32",
+    "collation_connection": "utf16_general_ci",
+    "group_concat_max_len": "4",
+    "init_connect": "'SET sql_select_limit = DEFAULT'",
+}
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Path) -> Iterator[MariaDB]:
+    need("mariadbd", "mariadb-install-db", "mariadb-backup")
+    started = MariaDB(scratch / "awkward", options=SMALL_SERVER)
+    started.install()
+    try:
+        started.start()
+        started.create_agent_user()
+        started.query("CREATE SCHEMA d; CREATE TABLE d.t (id INT) AS SELECT 1 AS id")
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def user(server: MariaDB, tmp_path: Path) -> User:
+    """One whose agent has the account with the least rights."""
+    user = User(tmp_path / "home", server)
+    user.environment["BACKUP_AGENT_DATABASE__USER"] = server.agent_user
+    user.environment["BACKUP_AGENT_DATABASE__PASSWORD_FILE"] = str(server.password_file)
+    return user
+
+
+@contextmanager
+def settings(server: MariaDB, values: dict[str, str]) -> Iterator[None]:
+    """With other global settings, which end with the block."""
+    before = {
+        name: server.query(f"SELECT IFNULL(QUOTE(@@global.{name}), \"''\")")[0][0]
+        for name in values
+    }
+    numbers = {name: old.strip("'") for name, old in before.items()}
+    server.query("; ".join(f"SET GLOBAL {name} = {value}" for name, value in values.items()))
+    try:
+        yield
+    finally:
+        with server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SET SESSION max_statement_time=0, sql_mode='', autocommit=1")
+            for name, old in before.items():
+                plain = numbers[name].replace(".", "").isdigit()
+                cursor.execute(f"SET GLOBAL {name} = {numbers[name] if plain else old}")
+
+
+def failure(user: User) -> str:
+    done = user.run("backup-create", "--local", "x")
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_a_backup_is_whole_whatever_the_servers_sessions_begin_with(
+    server: MariaDB, user: User
+) -> None:
+    database = Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
+    wanted = database.tablespaces()
+    assert len(wanted) > 3
+    with settings(server, AWKWARD):
+        assert database.tablespaces() == wanted
+        user.create("whole")
+
+
+def test_a_limit_of_rows_cuts_no_list_and_is_named_if_the_engine_fails_of_it(
+    server: MariaDB, user: User
+) -> None:
+    """mariadb-backup 10.11 dies of SIGSEGV with sql_select_limit = 1."""
+    database = Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
+    wanted = database.tablespaces()
+    for name in ("sql_select_limit", "max_join_size"):
+        with settings(server, {name: "1"}):
+            assert database.tablespaces() == wanted
+            said = failure(user)
+        assert "engine_failed: mariadb-backup ended with" in said
+        assert f"the server's global {name} may be too low" in said
+
+
+@pytest.mark.parametrize("language", ["de_DE", "ru_RU"])
+def test_a_missing_right_is_denied_in_every_language(
+    server: MariaDB, user: User, language: str
+) -> None:
+    account = f"{server.agent_user}@localhost"
+    server.query(f"REVOKE BINLOG MONITOR ON *.* FROM {account}")
+    try:
+        with settings(server, {"lc_messages": f"'{language}'"}):
+            said = failure(user)
+    finally:
+        server.query(f"GRANT BINLOG MONITOR ON *.* TO {account}")
+    assert "database_denied: the agent's database user lacks BINLOG MONITOR: " in said
+    assert "what to do: grant BINLOG MONITOR" in said
+
+
+def test_a_login_that_is_refused_in_another_language(server: MariaDB) -> None:
+    wrong = Database(DatabaseSettings(server.socket, server.agent_user, "wrong"))
+    with settings(server, {"lc_messages": "'de_DE'"}), pytest.raises(DatabaseDenied) as caught:
+        wrong.server()
+    assert "refuses the login" in str(caught.value)
+
+
+def test_an_init_connect_that_fails_is_named(server: MariaDB, user: User) -> None:
+    database = Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
+    with settings(server, {"init_connect": "'INSERT INTO audit.logins VALUES (1)'"}):
+        with pytest.raises(DatabaseQueryFailed, match="init_connect") as caught:
+            database.server()
+        assert "CONNECTION ADMIN" in caught.value.hint
+        assert "init_connect must work" in failure(user)
