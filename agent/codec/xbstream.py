@@ -21,11 +21,11 @@ chunk holds the upper half of a length, which is 0, and the lower half of an off
 import re
 import struct
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Final
 
 from isal import isal_zlib
 
+from agent.codec.stream_paths import MAX_PATH, path_digest, plain_path, refusal
 from agent.errors import StreamInvalid
 
 MAGIC: Final = b"XBSTCK01"
@@ -37,8 +37,6 @@ _NUMBER: Final = struct.Struct("<I")
 _ENTRY: Final = struct.Struct("<II")
 _FLAG_REWRITE: Final = 2
 
-MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
-_MOST_FOLDERS: Final = 16  # engines go two deep, plugins of storage engines a little deeper
 _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
 _MAX_ENTRIES: Final = 1 << 18
 _MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, 65,536 bytes a page
@@ -65,18 +63,6 @@ _TWICE: Final = "if its table was dropped and made again meanwhile, back up at a
 _Step = Callable[[bytes], None]
 
 
-def path_digest(path: bytes) -> int:
-    """Return the 8 bytes by which a parser knows the file `path`."""
-    return int.from_bytes(blake2b(path, digest_size=8).digest())
-
-
-def _plain(path: bytes) -> bytes:
-    """Return the one spelling of a path, whose parts may be spelled `.` or be empty."""
-    if path[:2] != b"./" and b"//" not in path and b"/./" not in path:
-        return path
-    return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
-
-
 class XbstreamParser:
     """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
 
@@ -85,6 +71,8 @@ class XbstreamParser:
     bytes, the digest of its name, and of an InnoDB tablespace its number, which stands on its
     first page (in an incremental, in its `.meta`) and outlives every rename.
 
+    Without `checksums` the CRCs are left to whoever reads the stream next.
+
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
     so far, `file_bytes` that of the payloads in it. `spaces` maps the digests of tablespaces
     to their numbers. `hidden` is the first path that begins with a dot; mbstream takes none.
@@ -92,7 +80,8 @@ class XbstreamParser:
     content of the engine's own files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, checksums: bool = True) -> None:
+        self._checksums = checksums
         self.files: set[int] = set()
         self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
@@ -146,7 +135,7 @@ class XbstreamParser:
 
     def contains(self, path: str) -> bool:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
-        return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
+        return path_digest(plain_path(path.encode("utf-8", "surrogateescape"))) in self.files
 
     def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
         at = f"at byte {self.raw_bytes}"
@@ -182,13 +171,9 @@ class XbstreamParser:
         return length
 
     def _checked_path(self, path: bytes) -> bytes:
-        if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
-            raise self._invalid(f"the path {path!r} is not a plain relative one")
-        if path.count(b"/") > _MOST_FOLDERS:
-            raise self._invalid(f"the path {path!r} is deeper than {_MOST_FOLDERS} directories")
-        if path.rpartition(b"/")[2] in (b"", b"."):
-            raise self._invalid(f"the path {path!r} names no file")
-        return _plain(path)
+        if why := refusal(path):
+            raise self._invalid(why)
+        return plain_path(path)
 
     def _on_path(self, path: bytes) -> None:
         self._path = self._checked_path(path)
@@ -322,7 +307,8 @@ class XbstreamParser:
     def _on_payload(self, piece: memoryview) -> None:
         self.raw_bytes += len(piece)
         self.file_bytes += len(piece)
-        self._crc = isal_zlib.crc32(piece, self._crc)
+        if self._checksums:
+            self._crc = isal_zlib.crc32(piece, self._crc)
         if self._capture is not None:
             self._capture += piece
         if self._page is not None:
@@ -342,7 +328,7 @@ class XbstreamParser:
             self._page = None
 
     def _end_payload(self) -> None:
-        if self._crc != self._expected_crc:
+        if self._checksums and self._crc != self._expected_crc:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
         if self._meta is not None and (found := _META_SPACE.search(self._meta)):
             self.spaces[self._file] = int(found[1])
