@@ -11,7 +11,7 @@ from tests.system.agent import SLOW, UNIT, SystemAgent, seconds_of
 from tests.system.machine import CHECKOUT_INSIDE, Machine
 
 # the first test boots and provisions the machine
-pytestmark = pytest.mark.timeout(1100)
+pytestmark = pytest.mark.timeout(400)
 
 UNITS = (UNIT, "backup-agent-self-test.service")
 # With the watchdog of the unit a test would take minutes.
