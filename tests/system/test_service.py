@@ -74,7 +74,6 @@ def test_backup_and_restore_in_the_sandbox(machine: Machine, agent: SystemAgent)
     machine.run("mariadb", text="SET GLOBAL innodb_log_checkpoint_now = ON;")
     increment = agent.create("increment", "--parent", backup["id"])
     agent.cli("restore", "--wait", increment["id"], RESTORED)
-    assert "no Landlock" not in agent.journal()
 
     server = ["mariadbd", f"--datadir={RESTORED}", "--skip-networking", "--skip-log-bin"]
     server += ["--socket=/run/mysqld/restored.sock", "--pid-file=/run/mysqld/restored.pid"]
