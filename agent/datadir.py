@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.codec.frm import table_engine
-from agent.codec.xbstream import path_digest
+from agent.codec.stream_paths import path_digest
 from agent.errors import DatadirUnfit
 
 LOST_FOUND: Final = "lost+found"

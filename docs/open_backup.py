@@ -137,17 +137,21 @@ class Reader:
     """Gives the stream's bytes in any amount."""
 
     def __init__(self, pieces):
-        self.pieces, self.held, self.at = pieces, b"", 0
+        self.pieces, self.held, self.at, self.total = pieces, b"", 0, 0
 
     def take(self, size, least=None):
         """The next `size` bytes, and at least as many, or `least`."""
         while len(self.held) - self.at < size and (piece := next(self.pieces, None)) is not None:
             self.held, self.at = self.held[self.at :] + piece, 0
         taken = self.held[self.at : self.at + size]
-        self.at += len(taken)
+        self.back(-len(taken))
         if len(taken) < (size if least is None else least):
             raise failed("the xbstream ends in the middle of a chunk")
         return taken
+
+    def back(self, size):
+        """Give the last `size` bytes back."""
+        self.at, self.total = self.at - size, self.total - size
 
 
 def number(field):
@@ -167,25 +171,34 @@ def plain(path):
     return path
 
 
-def judged(pieces):
-    """The xbstream, chunk by chunk (agent/codec/xbstream.py), each once its paths are judged."""
-    stream, magic = Reader(pieces), b"XBSTCK01"
+def judged(stream):
+    """The xbstream, chunk by chunk (agent/codec/xbstream.py), each once its paths are judged.
+
+    mbstream stops at the first E after an R if no P is between them: an empty one is put there.
+    """
+    magic, ends, renamed = b"XBSTCK01", {}, False  # how far each unfinished file has come
     while head := stream.take(14, least=0):
         kind, left = head[9:10], 0  # of payload that follows
         if head[:8] != magic or len(head) < 14 or kind not in b"PERDS":
             raise failed("this is no xbstream, or it has chunks of an unknown type")
-        head += plain(stream.take(min(number(head[10:]), 512)))
+        head += (path := plain(stream.take(min(number(head[10:]), 512))))
         if kind == b"P":  # length, offset, CRC
             head += stream.take(20)
-            left = number(head[-20:-12])
+            left, renamed = number(head[-20:-12]), False
+            ends[path] = number(head[-12:-4]) + left
+        elif kind == b"E":
+            at, empty = ends.pop(path, 0), head[:9] + b"P" + head[10:] + bytes(8)
+            head = empty + at.to_bytes(8, "little") + bytes(4) + head if renamed else head
+            renamed = False
         elif kind == b"R":  # the other path
             size = stream.take(4)
-            head += size + plain(stream.take(min(number(size), 512)))
+            head, renamed = head + size + plain(stream.take(min(number(size), 512))), True
         elif kind == b"S":  # MariaDB: an offset; Percona: entries, length, offset, CRC, map
             head += stream.take(8)
             following = stream.take(16, least=0)
             if following[:8] == magic or len(following) < 16:
-                stream.at -= len(following)
+                stream.back(len(following))
+                ends[path] = number(head[-8:])
             else:
                 left = number(head[-8:-4]) * 8 + number(head[-4:] + following[:4])
                 head += following
@@ -198,19 +211,20 @@ def judged(pieces):
 def main(record_path, key_path, stored_path):
     key = read_key(key_path)
     record = read_record(record_path, key)
-    stream, total, whole = pieces(stored_path, record["stored"]), 0, record["stored"]["raw_bytes"]
+    stream, whole = pieces(stored_path, record["stored"]), record["stored"]["raw_bytes"]
     if record["cipher"] != "none":
         stream = decrypted(stream, unwrap(record, key), record)
     elif not isinstance(key, bytes):  # an unchecked record that says so may be a forged one
         raise failed('the record says "not encrypted": give "none" as key if you believe it')
-    for data in judged(inflated(stream)):
-        if total + len(data) > whole:
-            raise failed(f"more than {total} bytes come out, the record says {whole}")
-        total += sys.stdout.buffer.write(data)
+    raw = Reader(inflated(stream))
+    for data in judged(raw):
+        if raw.total > whole:
+            raise failed(f"more than {whole} bytes come out, the record says {whole}")
+        sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-    if total != whole:
-        raise failed(f"{total} bytes came out, the record says {whole}")
-    print(f"OK: all {total} bytes came out; parent: {record['parent_id']!r}", file=sys.stderr)
+    if raw.total != whole:
+        raise failed(f"{raw.total} bytes came out, the record says {whole}")
+    print(f"OK: all {whole} bytes came out; parent: {record['parent_id']!r}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ seen on 10.11.19:
 
 from typing import Final
 
-from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser, path_digest
+from agent.codec.stream_paths import path_digest
+from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
 _MOST_ODD: Final = 10_000
 _SEEK_BYTES: Final = 8
@@ -37,8 +38,8 @@ class MendedStream(XbstreamParser):
     `inserted` counts the bytes that were put in so far.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, checksums: bool = True) -> None:
+        super().__init__(checksums=checksums)
         self.inserted = 0
         self._renamed = False  # and no payload since
         self._gaps: list[tuple[int, bytes]] = []

@@ -20,11 +20,11 @@ half of a length, which is 0, and the lower half of an offset.
 import re
 import struct
 from collections.abc import Callable
-from hashlib import blake2b
 from typing import Final
 
 from isal import isal_zlib
 
+from agent.codec.stream_paths import MAX_PATH, path_digest, plain_path, refusal
 from agent.errors import StreamInvalid
 
 MAGIC: Final = b"XBSTCK01"
@@ -36,11 +36,9 @@ _NUMBER: Final = struct.Struct("<I")
 _ENTRY: Final = struct.Struct("<II")
 _FLAG_REWRITE: Final = 2
 
-MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
-_MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
 _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
 _MAX_ENTRIES: Final = 1 << 18
-_MAX_OFFSET: Final = 1 << 63
+_MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, 65,536 bytes a page
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
 _MAX_META: Final = 1 << 12  # four short lines about a tablespace
 
@@ -63,17 +61,6 @@ _TWICE: Final = "if its table was dropped and made again meanwhile, back up at a
 _Step = Callable[[bytes], None]
 
 
-def path_digest(path: bytes) -> int:
-    return int.from_bytes(blake2b(path, digest_size=8).digest())
-
-
-def _plain(path: bytes) -> bytes:
-    """Return the one spelling of a path, without parts that are empty or `.`."""
-    if path[:2] != b"./" and b"//" not in path and b"/./" not in path:
-        return path
-    return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
-
-
 class XbstreamParser:
     """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
 
@@ -82,6 +69,8 @@ class XbstreamParser:
     bytes, the digest of its name, and of an InnoDB tablespace its number, which stands on its
     first page (in an incremental, in its `.meta`) and outlives every rename.
 
+    Without `checksums` the CRCs are left to whoever reads the stream next.
+
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
     so far, `file_bytes` that of the payloads in it. `spaces` maps the digests of tablespaces
     to their numbers. `hidden` is the first path that begins with a dot; mbstream takes none.
@@ -89,7 +78,8 @@ class XbstreamParser:
     content of the engine's own files.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, checksums: bool = True) -> None:
+        self._checksums = checksums
         self.files: set[int] = set()
         self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
@@ -136,9 +126,14 @@ class XbstreamParser:
         if not self.files:
             raise self._invalid("it holds no file")
 
+    @property
+    def names(self) -> int:
+        """How many names of files and directories are kept in memory."""
+        return len(self.files) + len(self._open) + len(self._folders)
+
     def contains(self, path: str) -> bool:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
-        return path_digest(_plain(path.encode("utf-8", "surrogateescape"))) in self.files
+        return path_digest(plain_path(path.encode("utf-8", "surrogateescape"))) in self.files
 
     def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
         at = self.raw_bytes
@@ -174,13 +169,9 @@ class XbstreamParser:
         return length
 
     def _checked_path(self, path: bytes) -> bytes:
-        if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
-            raise self._invalid(f"the path {path!r} is not a plain relative one")
-        if path.rpartition(b"/")[2] in (b"", b"."):
-            raise self._invalid(f"the path {path!r} names no file")
-        if len(path) > _MAX_NAME and len(max(path.split(b"/"), key=len)) > _MAX_NAME:
-            raise self._invalid(f"the path {path!r} is too long for a file's name")
-        return _plain(path)
+        if why := refusal(path):
+            raise self._invalid(why)
+        return plain_path(path)
 
     def _on_path(self, path: bytes) -> None:
         self._path = self._checked_path(path)
@@ -314,7 +305,8 @@ class XbstreamParser:
     def _on_payload(self, piece: memoryview) -> None:
         self.raw_bytes += len(piece)
         self.file_bytes += len(piece)
-        self._crc = isal_zlib.crc32(piece, self._crc)
+        if self._checksums:
+            self._crc = isal_zlib.crc32(piece, self._crc)
         if self._capture is not None:
             self._capture += piece
         if self._page is not None:
@@ -334,7 +326,7 @@ class XbstreamParser:
             self._page = None
 
     def _end_payload(self) -> None:
-        if self._crc != self._expected_crc:
+        if self._checksums and self._crc != self._expected_crc:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
         if self._meta is not None and (found := _META_SPACE.search(self._meta)):
             self.spaces[self._file] = int(found[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, overload
 
 from agent.catalogue import Catalogue
-from agent.codec.xbstream import XbstreamParser
+from agent.codec.mariadb_stream import MendedStream
 from agent.engine.backup_options import disarm
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
@@ -39,7 +39,7 @@ from agent.store.protocol import Shelf
 log = logging.getLogger(__name__)
 
 # A server with more tables than that would not start; each costs memory here and an inode there.
-MOST_FILES: Final = 2_000_000
+MOST_NAMES: Final = 2_000_000
 # Downloads run ahead of the reader by less than one list's segments.
 _LISTS_KEPT: Final = 2
 
@@ -47,27 +47,31 @@ _LISTS_KEPT: Final = 2
 class Gate:
     """Hands an xbstream on to `write`, each block only when all of it has been judged.
 
+    What mbstream can't read though the engine wrote it is mended on the way: backups were stored
+    as the engine made them.
+
     ContentRefused for a path that leads out of the folder, for anything else that is no xbstream,
-    and for more bytes than the record says or two million files.
+    and for more bytes than the record says or two million names.
     """
 
     def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
         self._write = write
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
-        self._parser = XbstreamParser()
+        # the extractor checks them, and what was sealed or signed was not changed since
+        self._parser = MendedStream(checksums=False)
 
     def write(self, block: bytes) -> None:
         """Judge the next block and hand it on."""
         if self._parser.raw_bytes + len(block) > self._raw_bytes:
             raise self._refused(f"it has more than the {self._raw_bytes} bytes of its record")
         try:
-            self._parser.feed(memoryview(block))
+            mended = self._parser.passed(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
-        if len(self._parser.files) > MOST_FILES:
-            raise self._refused(f"it holds more than {MOST_FILES} files")
-        self._write(block)
+        if self._parser.names > MOST_NAMES:
+            raise self._refused(f"it holds more than {MOST_NAMES} files and directories")
+        self._write(block if mended is None else mended)
 
     def finish(self) -> None:
         """Check that the stream ended between two chunks, and has as many bytes as recorded."""

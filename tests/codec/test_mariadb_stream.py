@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.codec.mariadb_stream import MendedStream
-from agent.codec.xbstream import path_digest
+from agent.codec.stream_paths import path_digest
 from agent.errors import StreamInvalid
 from tests.codec.streams import end, payload, remove, rename, seek, whole
 from tests.conftest import need

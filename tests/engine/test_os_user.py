@@ -139,7 +139,8 @@ def test_root_backs_up_the_servers_user_and_restores_it(
     target = place / "restored"
     done = user.run("restore", "--local", late["id"], target)
     assert done.returncode == 0, done.stderr
-    subprocess.run(["chown", "-R", "mysql:", target], check=True)
+    assert {path.stat().st_uid for path in (target, *target.rglob("*"))} == {mysql.uid}
+    assert "plugin_dir" not in (target / "backup-my.cnf").read_text()
     second = place / "second"
     (second / "tmp").mkdir(parents=True)
     shutil.chown(second / "tmp", "mysql")

@@ -8,7 +8,7 @@ import pytest
 
 from agent.catalogue import Catalogue
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
-from agent.errors import ContentRefused, DataDamaged
+from agent.errors import ContentRefused, DataDamaged, ExtractFailed
 from agent.layout import Segment
 from agent.model import ListRef, Record, Stored
 from agent.operations import extraction
@@ -85,6 +85,22 @@ def test_what_engines_rename_and_remove_still_works(tmp_path: Path) -> None:
     assert [path.name for path in (folder / "d").iterdir()] == ["v.ibd"]
 
 
+@pytest.mark.parametrize("size", [1, 16, 1 << 20], ids=["bytes", "sixteens", "block"])
+def test_what_mbstream_stops_at_is_mended(tmp_path: Path, size: int) -> None:
+    """An Aria table was renamed during a backup that an earlier version stored."""
+    need("mbstream")
+    folder = tmp_path / "target"
+    folder.mkdir()
+    stream = GOOD + rename(b"d/t.ibd", b"d/u.ibd") + end(b"mysql/general_log.CSV") + end(b"d/e")
+    with engine(tmp_path).extract(folder) as run:
+        gate = Gate(run.write, "b", len(stream))
+        feed(gate, stream, size)
+        gate.finish()
+        run.finish()
+    assert (folder / "d/u.ibd").read_bytes() == b"rows"
+    assert (folder / "mysql/general_log.CSV").read_bytes() == b""
+
+
 def gate(raw_bytes: int) -> tuple[Gate, list[bytes]]:
     passed: list[bytes] = []
     return Gate(passed.append, "b", raw_bytes), passed
@@ -111,11 +127,25 @@ def test_a_stream_that_ends_early_is_no_whole_one() -> None:
 
 def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes 20 bytes of the stream, and next to none of what is stored."""
-    monkeypatch.setattr(extraction, "MOST_FILES", 1000)
+    monkeypatch.setattr(extraction, "MOST_NAMES", 1000)
     stream = b"".join(end(b"%d" % number) for number in range(2000))
     one, _ = gate(len(stream))
-    with pytest.raises(ContentRefused, match="more than 1000 files"):
+    with pytest.raises(ContentRefused, match="more than 1000 files and"):
         feed(one, stream, 4096)
+
+
+def test_deep_paths_are_refused() -> None:
+    """Each of their directories takes memory, and one of 511 bytes can have 255."""
+    one, _ = gate(1000)
+    one.write(end(b"a/" * 16 + b"b"))
+    with pytest.raises(ContentRefused, match="deeper than 16 directories"):
+        one.write(end(b"a/" * 17 + b"b"))
+
+
+def test_a_file_of_an_impossible_size_is_refused() -> None:
+    one, _ = gate(1000)
+    with pytest.raises(ContentRefused, match="a seek to"):
+        one.write(seek(b"a", 1 << 48) + end(b"a"))
 
 
 def test_unknown_chunks_are_refused() -> None:
@@ -195,3 +225,16 @@ def test_lists_that_miss_a_segment_are_damage() -> None:
     held = stored(segment_count=2, stored_bytes=20, segment_size=10)
     with pytest.raises(DataDamaged, match="has 0 segments in its lists"):
         SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
+
+
+def test_a_changed_byte_is_left_to_the_extractor(tmp_path: Path) -> None:
+    """The gate spares itself the checksums of gigabytes, which mbstream compares as well."""
+    need("mbstream")
+    stream = bytearray(GOOD)
+    stream[GOOD.index(b"rows")] ^= 1
+    with engine(tmp_path).extract(tmp_path) as run:
+        gate = Gate(run.write, "b", len(stream))
+        gate.write(bytes(stream))
+        gate.finish()
+        with pytest.raises(ExtractFailed, match="checksum"):
+            run.finish()
