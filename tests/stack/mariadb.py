@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ SMALL_SERVER = {
     "innodb-buffer-pool-size": "16M",
     "innodb-data-file-path": "ibdata1:4M:autoextend",
     "innodb-undo-tablespaces": "0",
+    "innodb-autoextend-increment": "1",
 }
 _SYSTEM_SCHEMAS = "('mysql', 'sys', 'information_schema', 'performance_schema')"
 _WORDS = "'paid','shipped to the customer','returned','waiting for stock','gift wrap','express'"
@@ -50,11 +51,11 @@ class MariaDB:
         self._options = dict(options or {})
         self._process: ServerProcess | None = None
 
-    def install(self) -> None:
-        """Make an empty datadir, about 1 s."""
+    def install(self, options: Sequence[str] = ()) -> None:
+        """Make an empty datadir, about 1 s; `options` are arguments for the server."""
         argv = ["mariadb-install-db", "--no-defaults", f"--datadir={self.datadir}"]
         argv += ["--auth-root-authentication-method=socket", "--skip-test-db"]
-        argv += [f"--auth-root-socket-user={self.admin}", f"--user={self.admin}"]
+        argv += [f"--auth-root-socket-user={self.admin}", f"--user={self.admin}", *options]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             raise StackError(f"mariadb-install-db failed:\n{done.stdout}\n{done.stderr}")
@@ -93,6 +94,10 @@ class MariaDB:
     def start(self) -> None:
         self.launch()
         self.wait_ready()
+
+    def running(self) -> bool:
+        """Return True if the server was started and has not ended."""
+        return self._process is not None and self._process.running()
 
     def stop(self) -> None:
         """Shut down cleanly; nothing happens where it doesn't run."""
