@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Final
 
 from tests.faults import broker, cancel, crashes, damage, disk, engine, messages, secrets, swift
+from tests.faults.names import trials as names
 from tests.faults.trial import Plan, Trial
 
 MODULES: Final[tuple[ModuleType, ...]] = (
@@ -18,6 +19,7 @@ MODULES: Final[tuple[ModuleType, ...]] = (
     disk,
     secrets,
     messages,
+    names,
 )
 
 

@@ -1,0 +1,36 @@
+"""The files of a datadir that aren't InnoDB's, by name and digest."""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Final
+
+Files = Mapping[str, str]
+
+# What holds the same bytes in the copy.
+_EXACT: Final = (".frm", ".MYD", ".CSV", ".MRG", ".TRG", ".TRN", ".par", ".opt")
+# These note whether they are open, so their bytes are the same only if they were closed.
+_CLOSED: Final = (".MYI", ".MAI", ".MAD", ".ARZ", ".CSM")
+_NAMED: Final = (".ibd", ".isl")
+# The server's own, which it writes at will.
+_RESTLESS: Final = ("mysql/", "performance_schema/", "sys/")
+
+
+def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str, str]:
+    """Return the tables' files by their path; a digest if the bytes have to be the same.
+
+    `but` are paths of files and directories that aren't the server's.
+    """
+    found = {}
+    for path in sorted(datadir.glob("*/*")):
+        name = str(path.relative_to(datadir))
+        if name in but or path.parent.name in but:
+            continue
+        exact = (*_EXACT, *_CLOSED) if closed else _EXACT
+        if path.suffix in (*_EXACT, *_CLOSED, *_NAMED) and path.exists() and not path.is_dir():
+            whole = path.suffix in exact and not name.startswith(_RESTLESS)
+            # a file that an .isl tells of comes back in its schema's directory
+            found[name.replace(".isl", ".ibd")] = (
+                hashlib.sha256(path.read_bytes()).hexdigest()[:12] if whole else "there"
+            )
+    return found

@@ -1,0 +1,253 @@
+"""A server and an agent for one script, and the deeds on their files."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import pymysql
+
+from tests.faults.names.command import Commands
+from tests.faults.names.script import Script, Step
+from tests.faults.trial import Bench
+from tests.stack.agent import Agent, Tables
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.process import StackError
+
+_PLUGINS: Final = {"plugin-load-add": "ha_archive;ha_blackhole"}
+# What a datadir is made with, and can't be changed later.
+_INBORN: Final = (
+    "innodb-page-size",
+    "innodb-data-file-path",
+    "innodb-undo-tablespaces",
+    "lower-case-table-names",
+    "innodb-checksum-algorithm",
+)
+_COMPLAINT: Final = re.compile(r"^backup-agent: (\w+): (.*)", re.MULTILINE | re.DOTALL)
+
+
+Settings = dict[str, object]
+
+
+class Failure(NamedTuple):
+    """What a command said: the error's code, and all of its words."""
+
+    code: str
+    words: str
+
+
+class Templates:
+    """Empty datadirs by the options that they are made with, and the command line."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.folder = bench.folder / f"names-{os.urandom(4).hex()}"
+        self.folder.mkdir(parents=True)
+        self._made: dict[tuple[str, ...], Path] = {}
+        self.commands = Commands(self.folder)
+
+    def copy(self, options: dict[str, str], target: Path) -> None:
+        """Put an empty datadir for those options at `target`."""
+        key = tuple(options.get(name, "") for name in _INBORN)
+        if key not in self._made:
+            folder = self.folder / f"template-{len(self._made)}"
+            server = MariaDB(folder, options=options)
+            server.install([f"--{name}={options[name]}" for name in _INBORN if name in options])
+            server.start()
+            server.create_agent_user()
+            server.stop()
+            self._made[key] = folder
+        shutil.copytree(self._made[key] / "data", target, symlinks=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with self.commands:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Rig:
+    """One server with what its script has made so far, and an agent with a store of its own."""
+
+    def __init__(
+        self,
+        templates: Templates,
+        script: Script,
+        *,
+        swift: bool,
+        engine: Settings | None = None,
+    ) -> None:
+        self.script = script
+        self.templates = templates
+        self.folder = templates.folder / f"trial-{os.urandom(4).hex()}"
+        self.options = {**SMALL_SERVER, **_PLUGINS, **script.options}
+        self.ext = self.folder / "ext"
+        self.ext.mkdir(parents=True)
+        self.server = MariaDB(self.folder / "server", options=self.options)
+        templates.copy(self.options, self.server.datadir)
+        self.server.start()
+        self.server.create_agent_user()
+        self.agent = self._agent(swift, engine or {})
+        self.suspects: list[str] = []
+        self.refused: list[str] = []
+        self.strays: set[str] = set()
+
+    def _agent(self, swift: bool, engine: Settings) -> Agent:
+        url = f"file://{self.folder}/store"
+        store: dict[str, object] = {} if swift else {"url": url, "user": None, "key_file": None}
+        pipeline: Settings = {"bytes_per_second": self.script.bytes_per_second}
+        pipeline["segment_bytes"] = 1 << 20
+        overrides: Tables = {"store": store, "pipeline": pipeline, "engine": engine}
+        bench = self.templates.bench
+        agent = Agent(self.folder / "agent", bench.rabbitmq, bench.swift, self.server, overrides)
+        agent.write()
+        return agent
+
+    def close(self) -> None:
+        self.server.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    # --- steps ---------------------------------------------------------------------------
+
+    @contextmanager
+    def stepping(self) -> Iterator["Steps"]:
+        """A connection on which steps are done one after the other."""
+        with self.server.connect() as connection, connection.cursor() as cursor:
+            yield Steps(self, cursor)
+
+    # --- the agent's commands ------------------------------------------------------------
+
+    def back_up(self, parent: str | None) -> str | Failure:
+        """Make a backup with the command line; its id, or what was said."""
+        arguments = ["backup-create", "--local", "--json", "names"]
+        return self._run(*arguments, *(["--parent", parent] if parent else []))
+
+    def restore(self, backup: str, target: Path) -> str | Failure:
+        return self._run("restore", "--local", "--json", backup, target)
+
+    def _run(self, *arguments: str | Path) -> str | Failure:
+        done = self.templates.commands.run("--config", self.agent.config, *arguments)
+        if done.status == 0:
+            found = re.search(r'"id": "([^"]+)"', done.stdout)
+            return found[1] if found else done.stdout
+        complaint = _COMPLAINT.search(done.stderr)
+        if complaint is None:
+            return Failure("traceback", f"status {done.status}: {done.stderr[-2000:]}")
+        return Failure(complaint[1], complaint[2])
+
+    def copy_of(self, datadir: Path) -> MariaDB:
+        """A server for a restored datadir, with the same options."""
+        if not self.script.beside:
+            self.server.kill()
+            self.ext.rename(self.folder / "ext away")
+            self.server.datadir.rename(self.folder / "data away")
+        return MariaDB(self.folder / "copy", datadir, options=self.options)
+
+
+class Steps:
+    """Does steps on one connection; a step that is refused is noted, and nothing else."""
+
+    def __init__(self, rig: Rig, cursor: "pymysql.cursors.Cursor") -> None:
+        self._rig = rig
+        self._cursor = cursor
+
+    def do(self, step: Step) -> bool:
+        """Do it; whether the server took it."""
+        try:
+            if step.sql:
+                self._cursor.execute(step.sql.replace("{ext}", str(self._rig.ext)))
+            else:
+                _DEEDS[step.deed[0]](self._rig, *step.deed[1:])
+        except (pymysql.MySQLError, OSError) as error:
+            self._rig.refused.append(f"{step.told()}: {error}")
+            return False
+        self._rig.suspects += step.suspects
+        if "``" in step.sql:
+            # mariadb-backup doesn't escape names in this statement of its own, which tells them
+            self._rig.suspects.append("BACKUP LOCK")
+        return True
+
+    def do_all(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            self.do(step)
+
+
+def _export(rig: Rig, schema: str, table: str) -> None:
+    for end in ("ibd", "cfg"):
+        shutil.copy(rig.server.datadir / schema / f"{table}.{end}", rig.ext / f"{table}.{end}.kept")
+
+
+def _import(rig: Rig, schema: str, table: str) -> None:
+    for end in ("ibd", "cfg"):
+        shutil.copy(rig.ext / f"{table}.{end}.kept", rig.server.datadir / schema / f"{table}.{end}")
+
+
+def _move(rig: Rig, schema: str) -> None:
+    shutil.move(rig.server.datadir / schema, rig.ext / schema)
+    (rig.server.datadir / schema).symlink_to(rig.ext / schema)
+
+
+def _duplicate(rig: Rig, schema: str, table: str, copy: str) -> None:
+    folder = rig.server.datadir / schema
+    shutil.copy(folder / f"{table}.ibd", folder / f"{copy}.ibd")
+    rig.strays.add(f"{schema}/{copy}.ibd")
+
+
+def _stray(rig: Rig, schema: str, name: str) -> None:
+    """A file with a few bytes, or a directory of root's if the name ends in a slash."""
+    folder = rig.server.datadir
+    if schema:
+        encoded = rig.server.query(
+            f"SELECT CAST(CONVERT({_text(schema)} USING filename) AS BINARY)"
+        )
+        folder = folder / encoded[0][0].decode()
+    path = folder / name
+    if not folder.is_dir():
+        raise OSError(f"{folder} is not there")
+    rig.strays.add(
+        str((path if schema else folder / name.split("/")[0]).relative_to(rig.server.datadir))
+    )
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    if name.endswith("/"):
+        path.mkdir(mode=0o700, exist_ok=True)
+    elif not path.exists():
+        path.write_bytes(b"not a table\n" * 9)
+
+
+def _text(value: str) -> str:
+    return "_utf8mb4 0x" + value.encode().hex()
+
+
+_DEEDS: Final[Mapping[str, Callable[..., None]]] = {
+    "export": _export,
+    "import": _import,
+    "move": _move,
+    "duplicate": _duplicate,
+    "stray": _stray,
+}
+
+
+def started(server: MariaDB) -> str | None:
+    """Start a server; what its log says if it doesn't answer."""
+    try:
+        server.start()
+    except StackError as error:
+        return str(error)[-1500:]
+    return None
+
+
+@contextmanager
+def ended(server: MariaDB) -> Iterator[None]:
+    with ExitStack() as end:
+        end.callback(server.kill)
+        yield
