@@ -49,7 +49,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/test faults", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all cases: about half an hour")
+    parser.add_argument("--full", action="store_true", help="all cases: over half an hour")
     parser.add_argument(
         "--seed", type=int, default=random.randrange(1 << 32), metavar="N", help="of an earlier run"
     )

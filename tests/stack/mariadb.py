@@ -104,6 +104,7 @@ class MariaDB:
         self.wait_ready()
 
     def running(self) -> bool:
+        """Return True if the server was started and has not ended."""
         return self._process is not None and self._process.running()
 
     def stop(self) -> None:

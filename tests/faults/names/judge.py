@@ -24,6 +24,8 @@ _SHOWN = 12
 # What a server says of a directory that isn't a schema's, and of a MyISAM table that was open when
 # it was copied: it repairs that when it opens it, and the rows are the same.
 _HARMLESS = re.compile(r"Invalid \(old\?\) table or database name|marked as crashed")
+# A name to which no incremental can add `.delta`: 255 bytes are the most that a file's name has.
+_TOO_LONG = re.compile(r"[^/\s]{250}")
 
 
 class Outcome(NamedTuple):
@@ -51,27 +53,23 @@ def tried(
     `engine` are keys of the agent's configuration of that name.
     """
     with Rig(templates, script, swift=swift, engine=engine) as rig:
-        try:
-            return _judged(rig)
-        except pymysql.MySQLError:
-            if rig.server.running():
-                raise
-            # a defect of the server, and none of who copies it
-            return Outcome("no verdict: the server crashed")
-
-
-def _judged(rig: Rig) -> Outcome:
-    made: list[_Made] = []
-    for phase in range(rig.script.backups):
-        done = _backed_up(rig, phase, made[-1].id if made else None)
-        if isinstance(done, Failure):
-            outcome = refusal(rig.suspects, done)
-            if outcome.fault or not made:
-                return outcome
-            lost = _restored(rig, made[-1], made[:-1])
-            return lost if lost.fault else outcome
-        made.append(done)
-    return _restored(rig, made[-1], made[:-1])
+        made: list[_Made] = []
+        for phase in range(script.backups):
+            try:
+                done = _backed_up(rig, phase, made[-1].id if made else None)
+            except pymysql.MySQLError:
+                if rig.server.running():
+                    raise
+                # a defect of the server, and none of who copies it
+                return Outcome("no verdict: the server crashed")
+            if isinstance(done, Failure):
+                outcome = refusal(rig.suspects, done)
+                if outcome.fault or not made:
+                    return outcome
+                lost = _restored(rig, made[-1], made[:-1])
+                return lost if lost.fault else outcome
+            made.append(done)
+        return _restored(rig, made[-1], made[:-1])
 
 
 def _backed_up(rig: Rig, phase: int, parent: str | None) -> "_Made | Failure":
@@ -97,6 +95,8 @@ def refusal(suspects: Sequence[str], failure: Failure) -> Outcome:
     said = f"{failure.code}: {failure.words}"
     if failure.code in ("internal", "traceback"):
         return Outcome("", failure.code, said)
+    if _TOO_LONG.search(failure.words):
+        return Outcome(f"refused {failure.code}", detail=said)
     if not suspects:
         return Outcome("", f"false alarm {failure.code}", said)
     if not any(name in failure.words for name in _aliases(suspects)):
@@ -127,7 +127,10 @@ def _restored(rig: Rig, last: _Made, before: Sequence[_Made]) -> Outcome:
     with ended(server):
         if log := started(server):
             return Outcome("", "start", log)
-        lost = _lost(server, last, before)
+        try:
+            lost = _lost(server, last, before)
+        except pymysql.MySQLError as error:
+            return Outcome("", "copy", f"{error}: {complaints(server.folder / 'server.log')[-3:]}")
     return Outcome("", "content", "\n".join(lost[:_SHOWN])) if lost else Outcome("equal")
 
 

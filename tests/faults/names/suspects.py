@@ -118,7 +118,7 @@ def orphan(model: Model) -> None:
     word = model.plain()
     model.deed("stray", name, word + end, suspects=(word,))
     if model.chance.random() < 0.3:
-        model.deed("stray", "", f".snapshot/{word}.ibd", suspects=(word,))
+        model.deed("stray", "", f".snapshot/{word}.ibd", suspects=(word, ".snapshot"))
 
 
 def stray(model: Model) -> None:
@@ -140,7 +140,9 @@ def stray(model: Model) -> None:
             "lost+found/#1234",
         )
     )
-    model.deed("stray", "", name)
+    # the engine takes a directory for a schema, and mbstream no name that begins with a dot
+    hidden = name.startswith(".") and name.endswith("/")
+    model.deed("stray", "", name, suspects=(name[:-1],) if hidden else ())
 
 
 def stray_in_schema(model: Model) -> None:

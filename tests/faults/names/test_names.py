@@ -104,6 +104,7 @@ def test_files_that_are_lost_or_stay_are_seen(tmp_path: Path) -> None:
         ("stream_incomplete", "d/a@002db.MAD is not in the stream", ["a-b"], ""),
         ("stream_incomplete", "it is incomplete", ["a-b"], "unnamed stream_incomplete"),
         ("stream_incomplete", "d/t.MAD is not there", [], "false alarm stream_incomplete"),
+        ("parent_unusable", f"the name {'x' * 251}.ibd is too long", [], ""),
         ("internal", "d/t.MAD", ["t"], "internal"),
         ("traceback", "Traceback ... t", ["t"], "traceback"),
     ],
