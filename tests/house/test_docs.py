@@ -53,6 +53,43 @@ def test_a_missing_path_is_noticed() -> None:
     assert missing_paths(text) == ["agent/attic.py", "script/none"]
 
 
+_TEST = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)?\w+)")
+
+
+def missing_tests(text: str) -> list[str]:
+    """Return the tests that `text` names, as `tests/x.py::name`, and that aren't there."""
+    return [
+        match.group() for match in _TEST.finditer(text) if match[2] not in known_tests(match[1])
+    ]
+
+
+def known_tests(name: str) -> set[str]:
+    """Return the names of a file's tests as pytest has them: `test_x`, `TestX::test_y`."""
+    path = CHECKOUT / name
+    if not path.exists():
+        return set()
+    found = set()
+    for node in tree_of(path).body:
+        inside = node.body if isinstance(node, ast.ClassDef) else [node]
+        owner = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        functions = (one for one in inside if isinstance(one, ast.FunctionDef))
+        found |= {owner + one.name for one in functions if one.name.startswith("test_")}
+    return found
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_tests_in_documents_exist(name: str) -> None:
+    assert missing_tests((CHECKOUT / name).read_text()) == []
+
+
+def test_a_missing_test_is_noticed() -> None:
+    here = "tests/house/test_docs.py"
+    in_a_class = "tests/test_keys.py::TestMasterKey::test_text_round_trip"
+    there = [f"{here}::test_a_missing_test_is_noticed", in_a_class]
+    gone = [f"{here}::test_x", f"{here}::missing_tests", "tests/none.py::test_y"]
+    assert missing_tests(" ".join(f"`{one}`" for one in there + gone)) == gone
+
+
 # a piece of code in a document: a fenced block, an indented line, a span in backticks
 _CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4}(.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?<![\w.-])backup-agent +(?!v1 )([a-z-][^\n|;>&#()]+)")
