@@ -326,7 +326,7 @@ def test_what_is_cached_is_checked_like_any_other(store: Watched, cache: RecordC
     _asked(store, cache)
     for keys, state in [
         (keyring("k9", fill=9), RecordState.KEY_NOT_HERE),
-        (keyring("k1", fill=9), RecordState.BAD),
+        (keyring("k1", fill=9), RecordState.OTHER_KEY),
     ]:
         store.asked.clear()
         [row] = Catalogue(store, keys, cache).records()

@@ -327,7 +327,7 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
     try:
         missing = f"the exchange {wire.TASK_EXCHANGE} is missing and can't be made"
         poll("it is noticed", lambda: missing in link.trouble, 10)
-        assert missing in caplog.text
+        poll("it is logged", lambda: missing in caplog.text, 10)
         assert link.consuming.is_set()
     finally:
         channel.exchange_declare(wire.TASK_EXCHANGE, "direct", durable=True)

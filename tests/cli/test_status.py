@@ -44,7 +44,7 @@ def test_no_agent(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_agent_that_loses_its_broker(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    link: Any = SimpleNamespace(consuming=threading.Event(), beats=0)
+    link: Any = SimpleNamespace(consuming=threading.Event(), beats=0, trouble="")
     with only_agent(config.parent / "state" / "lock") as say:
         supervision = Supervision(Notifier({}), link, "backup.tasks.x", say)
         link.consuming.set()

@@ -22,7 +22,7 @@ from agent.model import (
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
-from tests.engine.scripts import script
+from tests.engine.scripts import NOTE_PREPARE, preparing, script
 from tests.stack.agent import Agent, Tables
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -39,7 +39,7 @@ def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) 
         folder / "patient",
         "if '--prepare' in sys.argv:\n"
         "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        f"    open({str(folder / 'begun')!r}, 'w')\n    time.sleep(600)\n"
+        f"    {NOTE_PREPARE}\n    time.sleep(600)\n"
         "os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])",
     )
     overrides: Tables = {"engine": {"program": patient}, "pipeline": {"segment_bytes": 1 << 20}}
@@ -193,9 +193,7 @@ def test_a_restore_whose_engine_ignores_it(own: Agent, reports: Reports) -> None
     folder.mkdir()
     task = RestoreTask(task_id=str(uuid.uuid4()), backup_id=backup_id, target=str(folder))
     own.send(task)
-    begun = own.folder.parent / "begun"
-    poll("it prepares", begun.exists, 60)
-    begun.unlink()
+    poll("it prepares", lambda: bool(preparing(folder)), 60)
     end(own, reports, task.task_id)
     assert list(folder.parent.iterdir()) == [folder]
     assert list(folder.iterdir()) == []

@@ -114,7 +114,7 @@ def test_another_key_opens_nothing(small_segments: Agent, stored: str, tmp_path:
     finally:
         key.write_text(right)
     assert done.returncode == 1
-    assert "record_damaged" in done.stderr
+    assert "key_not_here" in done.stderr
     assert not (tmp_path / "back").exists()
 
 

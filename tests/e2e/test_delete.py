@@ -205,7 +205,7 @@ def test_nothing_is_made_or_restored_on_a_chain_that_is_being_deleted(
     made = own.cli("backup-create", own.instance_id, "inc", "--wait", "--json", "--parent", base)
     assert made.returncode == 1
     assert f"parent_unusable: the parent can't be used: backup {base} is DELETING" in made.stderr
-    assert left_of(objects, json.loads(made.stdout)["id"]) == []
+    assert left_of(objects, json.loads(made.stdout)["task_id"]) == []
     restored = own.cli("restore", "--local", base, tmp_path / "back")
     assert restored.returncode == 1
     assert f"backup_unusable: backup {base} is DELETING" in restored.stderr

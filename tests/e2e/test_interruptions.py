@@ -15,7 +15,7 @@ from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports, doomed
-from tests.engine.scripts import script
+from tests.engine.scripts import NOTE_PREPARE, preparing, script
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -168,7 +168,7 @@ def test_a_restore_interrupted_while_it_prepares_says_so(
     patient = script(
         tmp_path / "patient",
         "if '--prepare' in sys.argv:\n    print('preparing', file=sys.stderr)\n"
-        f"    open({str(tmp_path / 'begun')!r}, 'w')\n    time.sleep(60)\n"
+        f"    {NOTE_PREPARE}\n    time.sleep(60)\n"
         "os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])",
     )
     own = Agent(
@@ -179,7 +179,7 @@ def test_a_restore_interrupted_while_it_prepares_says_so(
     own.write()
     try:
         restore = own.spawn("restore", "--local", base, tmp_path / "back")
-        poll("it prepares", lambda: (tmp_path / "begun").exists(), 30)
+        poll("it prepares", lambda: bool(preparing(tmp_path / "back")), 30)
         restore.stop(signal.SIGTERM, 10)
     finally:
         agent.config.write_text(config)

@@ -31,13 +31,13 @@ def another(agent: Agent, folder: Path, overrides: Tables) -> Iterator[Agent]:
 
 
 def refused(agent: Agent, code: str, *arguments: str) -> dict[str, Any]:
-    """A create that must fail with that code; the view of the backup that was not made."""
+    """A create that must fail with that code; the view of the backup, or what would be its id."""
     done = agent.cli("backup-create", agent.instance_id, "refused", "--wait", "--json", *arguments)
     assert done.returncode == 1
     assert f"backup-agent: {code}: " in done.stderr
     assert "what to do: " in done.stderr
     view: dict[str, Any] = json.loads(done.stdout)
-    return view
+    return {"id": view.get("task_id"), **view}
 
 
 def assert_unusable(agent: Agent, backup_id: str) -> None:

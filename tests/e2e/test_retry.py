@@ -15,7 +15,7 @@ from agent.model import BackupRequest, CreateTask, Limits, RestoreTask, Task
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
-from tests.engine.scripts import script
+from tests.engine.scripts import NOTE_PREPARE, preparing, script
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -33,22 +33,17 @@ os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])
 
 
 class Site:
-    """An agent whose prepares hang for as long as `wait` is there; `begun` has their numbers."""
+    """An agent whose prepares hang for as long as `wait` is there."""
 
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent = agent
         self.wait = folder / "wait"
-        self.begun = folder / "begun"
-
-    def prepares(self) -> list[int]:
-        return [int(line) for line in self.begun.read_text().split()] if self.begun.exists() else []
 
 
 @pytest.fixture(scope="module")
 def site_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("retry")
-    wait, begun = folder / "wait", folder / "begun"
-    body = _PATIENT.format(wait=str(wait), begun=str(begun))
+    body = _PATIENT.format(wait=str(folder / "wait"), note=NOTE_PREPARE)
     overrides: dict[str, dict[str, object]] = {
         "engine": {"program": script(folder / "patient", body)},
         "pipeline": {"segment_bytes": 1 << 20},
@@ -98,13 +93,12 @@ def steps(reports: Reports, task: Task) -> list[str]:
 def restore(site: Site, backup_id: str, *, retry: bool) -> RestoreTask:
     """Have the agent restore until it prepares, which hangs."""
     site.wait.touch()
-    before = len(site.prepares())
     target = site.agent.folder / "restore" / uuid.uuid4().hex
     task = RestoreTask(
         task_id=str(uuid.uuid4()), backup_id=backup_id, target=str(target), retry=retry
     )
     site.agent.send(task)
-    poll("it prepares", lambda: len(site.prepares()) > before, 60)
+    poll("it prepares", lambda: bool(preparing(target)), 60)
     return task
 
 
@@ -114,9 +108,10 @@ def test_what_a_killed_agent_leaves_running_is_ended_and_its_folder_removed(
     agent = site.agent
     with Reports(agent) as reports:
         task = restore(site, kept, retry=False)
-        left = psutil.Process(site.prepares()[-1])
-        agent.kill()
         target = Path(task.target)
+        [number] = preparing(target)
+        left = psutil.Process(number)
+        agent.kill()
         assert left.is_running()
         assert [path.name for path in target.iterdir()] == [f".backup-agent-restore-{task.task_id}"]
         (target / "ibdata1").write_text("somebody's")
@@ -148,16 +143,16 @@ def test_a_local_restore_that_was_killed_says_what_to_do(
     site: Site, kept: str, tmp_path: Path
 ) -> None:
     site.wait.touch()
-    before = len(site.prepares())
     spawned = site.agent.spawn("restore", "--local", kept, tmp_path / "back")
-    poll("it prepares", lambda: len(site.prepares()) > before, 60)
+    poll("it prepares", lambda: bool(preparing(tmp_path / "back")), 60)
+    [left] = preparing(tmp_path / "back")
     spawned.stop(9)
-    psutil.Process(site.prepares()[-1]).kill()
+    psutil.Process(left).kill()
     site.wait.unlink()
     refused = site.agent.cli("restore", "--local", kept, tmp_path / "back")
     assert refused.returncode == 1
-    (left,) = (tmp_path / "back").iterdir()
-    assert f"was cut off and left {left}" in refused.stderr
+    (folder,) = (tmp_path / "back").iterdir()
+    assert f"was cut off and left {folder}" in refused.stderr
     assert "remove that folder, if no restore runs there" in refused.stderr
 
 

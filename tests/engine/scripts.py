@@ -11,6 +11,18 @@ def script(path: Path, body: str) -> str:
     return str(path)
 
 
+# Statements that note the process in the folder that is prepared: a prepare may write nowhere else.
+NOTE_PREPARE = (
+    "folder = next(one for one in sys.argv if one.startswith('--target-dir='))[13:]; "
+    "open(folder + '/begun', 'w').write(str(os.getpid()))"
+)
+
+
+def preparing(folder: Path) -> list[int]:
+    """Return the ids of processes that have noted themselves below a restore's target."""
+    return [int(text) for path in folder.rglob("begun") if (text := path.read_text())]
+
+
 def known(pid: int) -> bool:
     """Whether the kernel has any process of that id left, a zombie included."""
     return Path(f"/proc/{pid}").exists()

@@ -96,6 +96,9 @@ class Sink:
     def version(self) -> str:
         return self._chain.full.engine_version
 
+    def run_as(self, _user: object) -> "Sink":
+        return self
+
     def extract(self, folder: Path) -> "_Extract":
         return _Extract(self, folder, next(self._records), self._chain.streams)
 

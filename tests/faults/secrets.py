@@ -183,7 +183,10 @@ def _collect(stage: Stage) -> None:
     stage.ledger.pump()
     sight.add("reports", json.dumps(stage.ledger.reports).encode())
     sight.add("the daemon's log", agent.log.read_bytes())
-    for started in agent.folder.glob("*.started"):
+    for started in (
+        *agent.folder.glob("*.started"),
+        *(agent.folder / "restored").glob("*.started"),
+    ):
         sight.add(f"start of {started.stem}", started.read_bytes())
     sight.look_at_files(agent)
 
@@ -331,8 +334,10 @@ def _database_user(bench: Bench) -> Iterator[_Account]:
 
 def _witnessed(program: str, folder: Path) -> Path:
     """A script that notes what it was started with and becomes `program`."""
+    # what extracts may write nowhere else than where it extracts to: mbstream -x -C FOLDER
+    place = "$3" if program == "mbstream" else folder
     script = folder / program
-    script.write_text(_WITNESS.format(log=folder / f"{program}.started", program=program))
+    script.write_text(_WITNESS.format(log=f"{place}/{program}.started", program=program))
     script.chmod(0o755)
     return script
 

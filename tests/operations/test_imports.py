@@ -13,7 +13,7 @@ from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 
-TABLES = ("u", "emptied", "updated", "again", "raw", "late")
+TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: 
         "KEY_BLOCK_SIZE=4 AS SELECT * FROM d.made",
         "CREATE TABLE d.holes (id INT PRIMARY KEY, v CHAR(100)) PAGE_COMPRESSED=1 "
         "AS SELECT * FROM d.made",
-        "ALTER TABLE d.late ADD KEY (v)",
+        "ALTER TABLE d.keyed ADD KEY (v)",
         "OPTIMIZE TABLE d.again",
         "RENAME TABLE d.made TO d.renamed",
         "DELETE FROM d.renamed WHERE id > 100",

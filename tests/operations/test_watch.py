@@ -167,6 +167,7 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     monkeypatch.setattr(backup_module, "look", lambda *_: found)
     monkeypatch.setattr(backup_module, "usable_chain", lambda *_: [base])
     monkeypatch.setattr(backup_module, "laid_out", lambda *_: None)
+    monkeypatch.setattr(backup_module, "surveyed", lambda *_: None)
     Catalogue(folder, KEYS).condemn(base.id)
     with pytest.raises(ParentUnusable, match="DELETING") as raised:
         making.run()
