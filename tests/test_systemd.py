@@ -17,7 +17,7 @@ UNIT = (FOLDER / "backup-agent.service").read_text()
 SELF_TEST = (FOLDER / "backup-agent-self-test.service").read_text()
 # Keys whose line in the example can't be their default, because they have none.
 _EXAMPLES = {"ca_file", "container", "program", "extractor", "bytes_per_second"}
-_EXAMPLES |= {"control_url", "control_password_file"}
+_EXAMPLES |= {"control_url", "control_password_file", "options"}
 
 
 def sections() -> dict[str, type[BaseModel]]:

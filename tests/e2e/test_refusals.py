@@ -1,6 +1,7 @@
 """Each thing that can't be done gives one clear error, and no record that looks usable."""
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -183,6 +184,8 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
         shutil.rmtree(server.datadir)
         done = own.cli("restore", "--local", older, server.datadir)
         assert done.returncode == 0, done.stderr
+        for path in (server.datadir, *server.datadir.rglob("*")):
+            shutil.chown(path, os.getuid(), os.getgid())
         server.start()
         server.create_agent_user()
 

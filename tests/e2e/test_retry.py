@@ -24,7 +24,7 @@ from tests.stack.swift import SwiftServer
 # doesn't end when its pipes are closed.
 _PATIENT = """
 if '--prepare' in sys.argv and os.path.exists({wait!r}):
-    open({begun!r}, 'a').write(f'{{os.getpid()}}\\n')
+    {note}
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     while True:
         time.sleep(1)

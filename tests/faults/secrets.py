@@ -27,6 +27,7 @@ from tests.e2e.objects import Objects
 from tests.faults.leaks import Sight
 from tests.faults.ledger import Ledger
 from tests.faults.trial import Bench, Plan, Seen, Trial
+from tests.engine.scripts import open_way
 from tests.stack.agent import KEY_ID, Agent, Tables, write_private
 from tests.stack.process import ServerProcess, poll
 
@@ -339,6 +340,7 @@ def _witnessed(program: str, folder: Path) -> Path:
     script = folder / program
     script.write_text(_WITNESS.format(log=f"{place}/{program}.started", program=program))
     script.chmod(0o755)
+    open_way(script)
     return script
 
 

@@ -118,7 +118,7 @@ def test_a_refusal_names_what_is_suspicious(
 
 
 def test_a_backup_that_lacks_a_table_is_found_and_made_small(templates: Templates) -> None:
-    """The engine leaves a schema out. The agent refuses that, for no reason that the judge knows."""
+    """The engine leaves a schema out. The agent says so, and the judge knows of no reason."""
     made = Script("-", (*_STEPS, Step(0, "CREATE DATABASE e"), Step(1, "CREATE TABLE e.t (a INT)")))
 
     def shows(other: Script) -> bool:
