@@ -89,7 +89,9 @@ class CopyingEngine(ABC):
     """Lines of its log that are kept because they may tell why it failed."""
     causes: ClassVar[tuple[Cause, ...]]
     losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
-    """Lines, among those that are told, that mean lost data however well the program ends."""
+    """Starts of messages of a backup that mean lost data however well the program ends."""
+    unapplied: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    """The same of a prepare."""
     stated: ClassVar[re.Pattern[str]]
     """Where the output of `--version` states the version."""
 
@@ -158,7 +160,7 @@ class CopyingEngine(ABC):
             _write_options(secret_file, self.group, settings, loan.socket)
             loan.give(secret_file, workdir)
             argv = self._backup_argv(loan.path, from_lsn)
-            child = self._child(argv, stdout=True, keep=self.telling, loan=loan)
+            child = self._child(argv, stdout=True, keep=self.telling, losses=self.losses, loan=loan)
         except AgentError:
             loan.close()
             secret_file.unlink(missing_ok=True)
@@ -169,7 +171,6 @@ class CopyingEngine(ABC):
             self.completed,
             self._causes(),
             settings.silent_seconds,
-            losses=self.losses,
             release=loan.close,
         )
 
@@ -202,7 +203,7 @@ class CopyingEngine(ABC):
         argv += self._prepare_options(last=last)
         argv += options_of(self._settings.options, self.name, prepare=True)
         argv += [f"--incremental-dir={one}" for one in beside]
-        child = self._child(argv, keep=self.telling, writable=writable)
+        child = self._child(argv, keep=self.telling, losses=self.unapplied, writable=writable)
         return PrepareRun(child, self.completed, _PREPARE_CAUSES)
 
     def _common_options(self) -> list[str]:
@@ -227,6 +228,7 @@ class CopyingEngine(ABC):
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
+        losses: re.Pattern[str] | None = None,
         loan: Loan | None = None,
         writable: Sequence[Path] | None = None,
     ) -> Child:
@@ -237,6 +239,7 @@ class CopyingEngine(ABC):
             stdin=stdin,
             stdout=stdout,
             keep=keep,
+            losses=losses,
             niceness=self._settings.niceness,
             grace=self._settings.grace_seconds,
             environment={**own, **self._settings.environment},

@@ -62,6 +62,12 @@ class MariadbBackup(CopyingEngine):
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
         r"Aria lsn store read error|LSN write error for aria|.*The corruption is ignored"
     )
+    # storage/maria/ma_recovery.c: a table that it can't open, read or trust stays as it was, and
+    # the rest goes on. The words may stand behind a progress of pages. Names are those of files,
+    # without blanks and asterisks.
+    unapplied = re.compile(
+        r"[\w %:.;()]*\*\*\*WARNING: |Table '\S+' is crashed|Got error \d+ when executing "
+    )
     causes = (
         Cause(
             re.compile(r"Was only able to copy log"),
@@ -82,6 +88,12 @@ class MariadbBackup(CopyingEngine):
             "the server ended or closed the engine's connection: see the server's error log",
         ),
         Cause(re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"), LockTimeout),
+        Cause(
+            re.compile(r"query BACKUP LOCK \.\.\.' at line \d"),
+            EngineFailed,
+            "rename the table: mariadb-backup can't copy a table that isn't InnoDB's and has a "
+            "backtick in its name or its schema's",
+        ),
         Cause(
             re.compile(r"Too many open files"),
             EngineFailed,

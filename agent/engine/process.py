@@ -70,6 +70,7 @@ class Child:
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
+        losses: re.Pattern[str] | None = None,
         niceness: int = 0,
         grace: float = GRACE_SECONDS,
         environment: Mapping[str, str] = MappingProxyType({}),
@@ -90,7 +91,7 @@ class Child:
             EngineMissing, EngineFailed: the program can't be started.
         """
         self.name = Path(argv[0]).name
-        self.log = LogTail(keep)
+        self.log = LogTail(keep, losses)
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()

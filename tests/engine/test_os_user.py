@@ -16,10 +16,10 @@ from agent.config import DEFAULT_PATH
 from agent.engine.mariadb import MariadbBackup
 from agent.engine.os_user import OsUser, os_user, owner_of
 from agent.engine.process import Child
-from agent.errors import DatabaseUnreachable, EngineFailed
+from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
 from tests.conftest import need
 from tests.embedded.user import User
-from tests.engine.test_mariadb import engine_of
+from tests.engine.test_mariadb import backup, engine_of, extract, prepare
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import poll
@@ -204,6 +204,23 @@ def test_the_rows_of_arias_log_are_restored_below_a_closed_directory(
     done = user.run("restore", "--local", late, closed / "link" / "mine")
     assert done.returncode == 0, done.stderr
     assert words(server, closed / "mine", tmp_path / "two") == ("late one,later", "late")
+
+
+def test_a_table_that_arias_recovery_can_not_open_is_named(
+    logged: tuple[User, str, str], server: MariaDB, place: Path, mysql: OsUser
+) -> None:
+    """The engine itself goes on without it, and says that all is well."""
+    assert logged
+    server.query("UPDATE aria.`t t` SET word = 'lost'")
+    target = place / "unreadable"
+    with private("run") as workdir:
+        backup(engine(server), workdir / "stream")
+        extract(engine_of(server), workdir / "stream", target)
+    subprocess.run(["chown", "-R", "mysql:", target], check=True)
+    os.chown(target / "aria" / "t@0020t.MAI", 0, 0)
+    with pytest.raises(PrepareFailed) as caught:
+        prepare(engine_of(server).run_as(mysql), target)
+    assert "./aria/t@0020t could not be opened: Error: 13" in str(caught.value)
 
 
 class Bound(User):
