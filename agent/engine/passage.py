@@ -10,12 +10,14 @@ mount_namespaces(7), mount(2), unshare(2).
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Final
 
+from agent.engine.kernel import LIBC, checked
 from agent.engine.os_user import OsUser
 
 _CLONE_NEWNS: Final = 0x20000
@@ -50,9 +52,10 @@ def possible() -> bool:
 
 
 def open_way(user: OsUser, folders: Sequence[Path]) -> None:
-    """Let `user` reach `folders`, for this thread and what it starts. There is no way back.
+    """Let `user` reach its own `folders`, for this thread and what it starts.
 
-    Does nothing if no directory is closed. OSError if the system doesn't allow it.
+    There is no way back. Does nothing if no directory is closed. OSError if the system doesn't
+    allow it, or a folder isn't the user's own: somebody may have put a link there.
     """
     real = [folder.resolve() for folder in folders]
     closed = {closed_directory(user, folder) for folder in real} - {None}
@@ -61,6 +64,9 @@ def open_way(user: OsUser, folders: Sequence[Path]) -> None:
     _own_mounts()
     kept = [os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for folder in real]
     try:
+        for folder, descriptor in zip(real, kept, strict=True):
+            if os.fstat(descriptor).st_uid != user.uid:
+                raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
         for directory in closed:
             _mount("tmpfs", str(directory), "tmpfs", _NOSUID | _NODEV | _NOEXEC, _COVER)
         for folder, descriptor in zip(real, kept, strict=True):
@@ -81,7 +87,7 @@ def _passable(user: OsUser, status: os.stat_result) -> bool:
 
 def _own_mounts() -> None:
     """Give this thread mounts of its own; those of the machine still follow, none goes back."""
-    _checked(_libc().unshare(_CLONE_NEWNS))
+    checked(LIBC.unshare(_CLONE_NEWNS), "mount namespace")
     _mount("none", "/", None, _REC | _SLAVE)
 
 
@@ -95,14 +101,4 @@ def _make_path(folder: Path) -> None:
 
 def _mount(source: str, place: str, kind: str | None, flags: int, data: bytes = b"") -> None:
     fields = (os.fsencode(source), os.fsencode(place), kind.encode() if kind else None)
-    _checked(_libc().mount(*fields, ctypes.c_ulong(flags), data))
-
-
-def _checked(result: int) -> None:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "mount namespace")
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    checked(LIBC.mount(*fields, ctypes.c_ulong(flags), data), f"mount of {place}")

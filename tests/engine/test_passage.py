@@ -10,6 +10,7 @@ import pytest
 from agent.engine.os_user import OsUser
 from agent.engine.passage import closed_directory, possible
 from agent.engine.process import Child
+from agent.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))
@@ -57,6 +58,17 @@ def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
     assert (one / "made").stat().st_uid == USER.uid
     assert Path("/proc/self/mounts").read_text() == mounts
     assert sorted(path.name for path in (place / "one").iterdir()) == ["inner", "secret"]
+
+
+@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+def test_no_way_leads_to_what_is_not_the_users(place: Path) -> None:
+    """As if the user had put a link in the place of its folder."""
+    work = folder(place, "three", 0o700)
+    (place / "three" / "roots").mkdir(mode=0o755)
+    work.parent.joinpath("link").symlink_to(place / "three" / "roots")
+    argv = [str(place / "shows"), "/", "/", "/"]
+    with pytest.raises(EngineFailed, match="three/roots belongs to another user"):
+        Child(argv, setting="", user=USER, writable=[work.parent / "link"])
 
 
 @pytest.mark.parametrize(
