@@ -62,11 +62,12 @@ class MariadbBackup(CopyingEngine):
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
         r"Aria lsn store read error|LSN write error for aria|.*The corruption is ignored"
     )
-    # storage/maria/ma_recovery.c: a table that it can't open, read or trust stays as it was, and
-    # the rest goes on. The words may stand behind a progress of pages. Names are those of files,
-    # without blanks and asterisks.
+    # new_table() of storage/maria/ma_recovery.c: that table stays as it was, and the rest goes on.
+    # Not `may be crashed`: the table has become one without a log since, so all of it is in its
+    # files. Nor `is crashed`: so it is on the server. Names are those of files, without blanks.
     unapplied = re.compile(
-        r"[\w %:.;()]*\*\*\*WARNING: |Table '\S+' is crashed|Got error \d+ when executing "
+        r"\*\*\*WARNING: ((?!\./[^/]+/#sql)\S+ (could not be opened|may be corrupted)|"
+        r"Can't read length of file)"
     )
     causes = (
         Cause(

@@ -167,7 +167,11 @@ def logged(server: MariaDB, place: Path) -> tuple[User, str, str]:
     """A user, a full and an incremental backup: what Aria's tables lack is in Aria's log."""
     server.query(
         "CREATE SCHEMA aria; CREATE TABLE aria.`t t` (id INT PRIMARY KEY, word TEXT) ENGINE=Aria;"
-        "INSERT INTO aria.`t t` SELECT seq, 'old' FROM aria.seq_1_to_9; FLUSH TABLES"
+        "INSERT INTO aria.`t t` SELECT seq, 'old' FROM aria.seq_1_to_9; FLUSH TABLES;"
+        # of this one Aria's recovery says `***WARNING: ... may be crashed`, and all is well
+        "CREATE TABLE aria.unlogged ENGINE=Aria AS SELECT 1 AS id;"
+        "UPDATE aria.unlogged SET id = 2;"
+        "ALTER TABLE aria.unlogged TRANSACTIONAL=0; UPDATE aria.unlogged SET id = 3"
     )
     user = User(place / "logged", server)
     server.query("CREATE OR REPLACE USER `late one`; UPDATE aria.`t t` SET word = 'of the full'")
@@ -185,6 +189,7 @@ def words(server: MariaDB, target: Path, scratch: Path) -> tuple[str, str]:
             "SELECT GROUP_CONCAT(User ORDER BY User) FROM mysql.global_priv WHERE User LIKE 'late%'"
         )
         ((word,),) = restored.query("SELECT GROUP_CONCAT(DISTINCT word) FROM aria.`t t`")
+        assert restored.query("SELECT id FROM aria.unlogged") == [(3,)]
     finally:
         restored.stop()
     return accounts, word
