@@ -64,12 +64,14 @@ class TableFile(NamedTuple):
 class Rules(NamedTuple):
     """What may be in a datadir: `ignored` directories, and names that begin with a dot.
 
-    Tables of the engines in `accepted` (lower case) may be left without their data.
+    Tables of the engines in `accepted` (lower case) may be left without their data. `backticks`
+    may be in the names of tables that aren't InnoDB's.
     """
 
     ignored: frozenset[str] = frozenset()
     hidden: bool = False
     accepted: frozenset[str] = frozenset()
+    backticks: bool = False
 
 
 class Survey:
@@ -114,9 +116,19 @@ class Survey:
                 hint="move it out of the datadir, or name it in the server's ignore_db_dirs",
             )
         for file in files:
+            self._check_name(file)
             self._check_readable(file)
             self._identities.append(_identity(file))
         self._check_engines(folder, [name for name, _ in names])
+
+    def _check_name(self, file: TableFile) -> None:
+        if not self._rules.backticks and _suffix(file.path) in _DATA and "`" in file.table:
+            raise DatadirUnfit(
+                f"the table {file.table} has a backtick in its name, and mariadb-backup can copy "
+                "none such that isn't InnoDB's",
+                hint="rename the table, or move it into a schema without a backtick; or alter it "
+                "to InnoDB",
+            )
 
     def _check_readable(self, file: TableFile) -> None:
         path = f"{self._datadir}/{file.path}"

@@ -153,6 +153,20 @@ def test_tables_whose_data_is_elsewhere(datadir: Path) -> None:
     assert not survey.rocksdb_lost(lambda path: path == "#rocksdb/CURRENT")
 
 
+def test_a_backtick_in_the_name_of_a_table_that_is_not_innodbs(datadir: Path) -> None:
+    for name in ("i@0060.frm", "i@0060.ibd", "p#P#x@0060.MAD"):
+        (datadir / "d" / name).write_bytes(b"x")
+    Survey(datadir, Rules())
+    (datadir / "s@0060").mkdir()
+    for path, table in (("d/a@0060b.MYD", "d.a`b"), ("s@0060/t#P#p0.MAI", "s`.t")):
+        (datadir / path).write_bytes(b"x")
+        with pytest.raises(DatadirUnfit, match=rf"the table {table} has a backtick") as caught:
+            Survey(datadir, Rules())
+        assert "rename" in caught.value.hint
+        Survey(datadir, Rules(backticks=True))
+        (datadir / path).unlink()
+
+
 def test_birth_times(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"")
     born = birth_time(tmp_path / "x")

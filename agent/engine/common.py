@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from agent.engine.loan import Loan, opened
+from agent.engine.loan import Loan
 from agent.engine.options import options_of
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
@@ -89,7 +89,9 @@ class CopyingEngine(ABC):
     """Lines of its log that are kept because they may tell why it failed."""
     causes: ClassVar[tuple[Cause, ...]]
     losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
-    """Lines, among those that are told, that mean lost data however well the program ends."""
+    """Starts of messages of a backup that mean lost data however well the program ends."""
+    unapplied: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    """The same of a prepare."""
     stated: ClassVar[re.Pattern[str]]
     """Where the output of `--version` states the version."""
 
@@ -158,7 +160,7 @@ class CopyingEngine(ABC):
             _write_options(secret_file, self.group, settings, loan.socket)
             loan.give(secret_file, workdir)
             argv = self._backup_argv(loan.path, from_lsn)
-            child = self._child(argv, stdout=True, keep=self.telling, loan=loan)
+            child = self._child(argv, stdout=True, keep=self.telling, losses=self.losses, loan=loan)
         except AgentError:
             loan.close()
             secret_file.unlink(missing_ok=True)
@@ -169,7 +171,6 @@ class CopyingEngine(ABC):
             self.completed,
             self._causes(),
             settings.silent_seconds,
-            losses=self.losses,
             release=loan.close,
         )
 
@@ -185,25 +186,24 @@ class CopyingEngine(ABC):
 
     def extract(self, folder: Path) -> ExtractRun:
         """Start the extractor with `-x` into `folder`, the only place that it may write to."""
-        with opened(self._settings.run_as, folder) as (folders, (path,)):
-            argv = [self._settings.extractor, "-x", "-C", str(path)]
-            child = self._child(
-                argv, setting=_EXTRACTOR, stdin=True, folders=folders, writable=[folder]
-            )
+        place = folder.resolve()
+        argv = [self._settings.extractor, "-x", "-C", str(place)]
+        child = self._child(argv, setting=_EXTRACTOR, stdin=True, writable=[place])
         return ExtractRun(child, self._settings.silent_seconds)
 
     def prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
         """Start `--prepare` of one link of a chain; it may write to its folders only."""
-        writable = [target] if incremental is None else [target, incremental]
-        with opened(self._settings.run_as, *writable) as (folders, (path, *beside)):
-            argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
-            argv += [f"--use-memory={memory_bytes}", f"--tmpdir={path}"]
-            argv += self._prepare_options(last=last)
-            argv += options_of(self._settings.options, self.name, prepare=True)
-            argv += [f"--incremental-dir={one}" for one in beside]
-            child = self._child(argv, keep=self.telling, folders=folders, writable=writable)
+        # a link may lead through directories that are closed to the user
+        writable = [folder.resolve() for folder in (target, incremental) if folder is not None]
+        path, *beside = writable
+        argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
+        argv += [f"--use-memory={memory_bytes}", f"--tmpdir={path}"]
+        argv += self._prepare_options(last=last)
+        argv += options_of(self._settings.options, self.name, prepare=True)
+        argv += [f"--incremental-dir={one}" for one in beside]
+        child = self._child(argv, keep=self.telling, losses=self.unapplied, writable=writable)
         return PrepareRun(child, self.completed, _PREPARE_CAUSES)
 
     def _common_options(self) -> list[str]:
@@ -228,8 +228,8 @@ class CopyingEngine(ABC):
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
+        losses: re.Pattern[str] | None = None,
         loan: Loan | None = None,
-        folders: Sequence[int] = (),
         writable: Sequence[Path] | None = None,
     ) -> Child:
         own = {"HOME": str(loan.path), "TMPDIR": str(loan.path)} if loan is not None else {}
@@ -239,11 +239,12 @@ class CopyingEngine(ABC):
             stdin=stdin,
             stdout=stdout,
             keep=keep,
+            losses=losses,
             niceness=self._settings.niceness,
             grace=self._settings.grace_seconds,
             environment={**own, **self._settings.environment},
             user=self._settings.run_as,
-            folders=(loan.folder,) if loan and loan.folder is not None else folders,
+            folders=(loan.folder,) if loan and loan.folder is not None else (),
             writable=writable,
         )
 

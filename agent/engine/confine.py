@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from agent.engine.kernel import LIBC, checked
+
 log = logging.getLogger(__name__)
 
 # The same numbers on every architecture since Linux 5.1.
@@ -65,7 +67,7 @@ def confine_thread(writable: Sequence[Path]) -> None:
         for path in _DEVICES:
             _allow(handle, path, rights & _FOR_FILES)
         # the kernel wants it of threads without CAP_SYS_ADMIN; it is good for all
-        _checked(_libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        checked(LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "landlock")
         _call(_RESTRICT_SELF, handle, 0)
     finally:
         os.close(handle)
@@ -73,7 +75,7 @@ def confine_thread(writable: Sequence[Path]) -> None:
 
 def _version() -> int:
     """Return the version of the kernel's Landlock, 0 if there is none."""
-    version = int(_libc().syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION))
+    version = int(LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION))
     return max(version, 0)
 
 
@@ -87,15 +89,4 @@ def _allow(handle: int, path: Path, rights: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    return _checked(int(_libc().syscall(number, *arguments)))
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), "landlock")
-    return result
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    return checked(int(LIBC.syscall(number, *arguments)), "landlock")

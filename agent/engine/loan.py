@@ -1,8 +1,7 @@
 """The scratch folder of a run, given to the OS user that the engine runs as."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -57,24 +56,3 @@ class Loan:
     def close(self) -> None:
         """End the relay and close the descriptor; may be called again."""
         self._undo.close()
-
-
-@contextmanager
-def opened(user: OsUser | None, *folders: Path) -> Iterator[tuple[Sequence[int], Sequence[Path]]]:
-    """Open folders for `user`; their descriptors, and the paths that it reaches them by.
-
-    The folders above them may be closed to another user. So that one goes through the
-    descriptors, which it inherits. EngineFailed if one can't be opened.
-    """
-    if user is None:
-        yield (), folders
-        return
-    with ExitStack() as stack:
-        descriptors = []
-        for folder in folders:
-            try:
-                descriptors.append(os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            except OSError as error:
-                raise EngineFailed(f"can't open {folder}: {error.strerror}") from error
-            stack.callback(os.close, descriptors[-1])
-        yield descriptors, [Path(f"/proc/self/fd/{number}") for number in descriptors]

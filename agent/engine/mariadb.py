@@ -62,6 +62,13 @@ class MariadbBackup(CopyingEngine):
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
         r"Aria lsn store read error|LSN write error for aria|.*The corruption is ignored"
     )
+    # new_table() of storage/maria/ma_recovery.c: that table stays as it was, and the rest goes on.
+    # Not `may be crashed`: the table has become one without a log since, so all of it is in its
+    # files. Nor `is crashed`: so it is on the server. Names are those of files, without blanks.
+    unapplied = re.compile(
+        r"\*\*\*WARNING: ((?!\./[^/]+/#sql)\S+ (could not be opened|may be corrupted)|"
+        r"Can't read length of file)"
+    )
     causes = (
         Cause(
             re.compile(r"Was only able to copy log"),
@@ -82,6 +89,12 @@ class MariadbBackup(CopyingEngine):
             "the server ended or closed the engine's connection: see the server's error log",
         ),
         Cause(re.compile(r"Lock wait timeout exceeded|Unable to obtain lock"), LockTimeout),
+        Cause(
+            re.compile(r"query BACKUP LOCK \.\.\.' at line \d"),
+            EngineFailed,
+            "rename the table: mariadb-backup can't copy a table that isn't InnoDB's and has a "
+            "backtick in its name or its schema's",
+        ),
         Cause(
             re.compile(r"Too many open files"),
             EngineFailed,

@@ -20,6 +20,14 @@ class OsUser(NamedTuple):
     gid: int
     groups: tuple[int, ...]
 
+    @property
+    def name(self) -> str:
+        """What the system calls it; its number if it has no name."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except KeyError:
+            return f"uid {self.uid}"
+
 
 def owner_of(folder: Path) -> OsUser | None:
     """Return the owner of `folder` if this process is root and the owner is not.

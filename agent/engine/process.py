@@ -36,6 +36,7 @@ from typing import IO, Self, cast
 from agent.engine.confine import confine_thread
 from agent.engine.log_tail import LogTail
 from agent.engine.os_user import OsUser
+from agent.engine.passage import open_way
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 
 PIPE_BYTES = 1 << 20
@@ -69,6 +70,7 @@ class Child:
         stdin: bool = False,
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
+        losses: re.Pattern[str] | None = None,
         niceness: int = 0,
         grace: float = GRACE_SECONDS,
         environment: Mapping[str, str] = MappingProxyType({}),
@@ -89,13 +91,13 @@ class Child:
             EngineMissing, EngineFailed: the program can't be started.
         """
         self.name = Path(argv[0]).name
-        self.log = LogTail(keep)
+        self.log = LogTail(keep, losses)
         self._grace = grace
         self._killer: threading.Timer | None = None
         self._lock = threading.Lock()
         start = partial(_start, argv, setting, stdin, stdout, environment, user, folders)
         self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
-        self._popen = start() if writable is None else self._start_confined(start, writable)
+        self._popen = start() if writable is None else self._start_confined(start, writable, user)
         _dump_no_core(self._popen.pid)
         for pipe in (self._popen.stdin, self._popen.stdout):
             _enlarge(pipe)
@@ -209,13 +211,18 @@ class Child:
                 os.killpg(self._popen.pid, signum)
 
     def _start_confined(
-        self, start: Callable[[], "subprocess.Popen[bytes]"], writable: Sequence[Path]
+        self,
+        start: Callable[[], "subprocess.Popen[bytes]"],
+        writable: Sequence[Path],
+        user: OsUser | None,
     ) -> "subprocess.Popen[bytes]":
         """Start the child on the draining thread, which gives up writing elsewhere before."""
         started: Future[subprocess.Popen[bytes]] = Future()
 
         def begin() -> None:
             try:
+                if user is not None:
+                    open_way(user, writable)
                 confine_thread(writable)
                 self._popen = start()
             except BaseException as error:  # noqa: BLE001 - raised by the thread that waits

@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from agent.engine.log_tail import without_head
 from agent.engine.process import Child
 from agent.errors import (
     AgentError,
@@ -31,12 +32,6 @@ _CRASHES = frozenset(
     {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGTRAP}
 )
 _SHOWN_LINES = 4
-# mariadb-backup's, that of xtrabackup 2.4 and early 8.0, and that of the servers' own logs
-_LINE_HEAD = re.compile(
-    r"^(\[\d\d\] )?(FATAL ERROR: )?(\d{6} [\d:]{8} )?"
-    r"(\d{4}-\d\d-\d\d[ T] ?[\d:.]+(Z|[+-]\d\d:\d\d)? (\d+ )?)?"
-    r"(\[\w+\] \[MY-\d+\] \[\w+\] )?"
-)
 
 
 class Cause(NamedTuple):
@@ -84,8 +79,7 @@ class Run:
 
     def _words(self) -> str:
         lines = self._child.log.kept() or self._child.log.lines()
-        shown = [_LINE_HEAD.sub("", line) for line in lines[-_SHOWN_LINES:]]
-        return "; ".join(shown) or "it said nothing"
+        return "; ".join(map(without_head, lines[-_SHOWN_LINES:])) or "it said nothing"
 
     def _check_signal(self, status: int) -> None:
         """EngineKilled where a signal ended it that neither this agent sent nor it itself."""
@@ -102,7 +96,7 @@ class Run:
     ) -> AgentError:
         """Return the error of the first cause that the log shows, else `otherwise`."""
         story = self._story(status)
-        log = "\n".join(self._child.log.kept() + self._child.log.lines())
+        log = "\n".join(self._child.log.messages())
         for cause in causes:
             if cause.pattern.search(log):
                 return cause.error(story, hint=cause.hint)
@@ -124,12 +118,10 @@ class BackupRun(Run):
         causes: tuple[Cause, ...],
         silent_seconds: float,
         *,
-        losses: re.Pattern[str] | None = None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         """`release` is called when the program has ended."""
         super().__init__(child)
-        self._losses = losses
         self._secret_file = secret_file
         self._release = release
         self._proof = proof
@@ -167,23 +159,16 @@ class BackupRun(Run):
             raise EngineUnproved(
                 f"{self._child.name} ended with status 0 but without its closing 'completed OK!'"
             )
-        self._check_losses()
-
-    def _check_losses(self) -> None:
-        """Raise EngineUnproved if a message, not a table's name in one, tells of lost data."""
-        said = [_LINE_HEAD.sub("", line) for line in self._child.log.kept()]
-        lost = [line for line in said if self._losses and self._losses.match(line)]
-        if lost:
+        if self._child.log.lost is not None:
             raise EngineUnproved(
-                f"{self._child.name} says 'completed OK!' and also: {lost[0]}",
+                f"{self._child.name} says 'completed OK!' and also: {self._child.log.lost}",
                 hint="the engine lost data on its way: check the disk, and back up again",
             )
 
     def words_about(self, path: str) -> str:
         """Return what the program said of trouble with a file, named as in the stream."""
         said = [line for line in self._child.log.kept() if f"/{path}" in line]
-        # mysys rings the bell before some of its messages
-        return "; ".join(_LINE_HEAD.sub("", line.lstrip("\a")) for line in said[:_SHOWN_LINES])
+        return "; ".join(map(without_head, said[:_SHOWN_LINES]))
 
     def close(self) -> None:
         super().close()
@@ -252,7 +237,8 @@ class PrepareRun(Run):
         self._causes = causes
 
     def finish(self, seconds: float = PREPARE_SECONDS) -> None:
-        """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`.
+        """Wait for the end; PrepareFailed without exit status 0 and `completed OK!`, and if a
+        line tells of lost data all the same.
 
         EngineKilled where a foreign signal ended it. Silence is no failure here: rolling back a
         large transaction or applying a large file takes long without a word.
@@ -261,3 +247,9 @@ class PrepareRun(Run):
         self._check_signal(status)
         if status or not self._completed(self._proof):
             raise self._failure(status, self._causes, PrepareFailed)
+        if self._child.log.lost is not None:
+            raise PrepareFailed(
+                f"{self._child.name} says 'completed OK!' and also: {self._child.log.lost}",
+                hint="rows of the named table would be lost. Restore again, or an earlier backup; "
+                "docs/restore-without-the-agent.md saves the rest, if there is no other",
+            )

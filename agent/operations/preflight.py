@@ -138,6 +138,8 @@ def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> 
         # xbstream takes such names, and MyRocks needs one
         hidden=engine == "xtrabackup",
         accepted=accepted,
+        # it locks tables one by one, and doesn't escape their names
+        backticks=engine != "mariadb-backup",
     )
 
 

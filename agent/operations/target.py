@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.engine.os_user import OsUser, first_user, owner_of
+from agent.engine.passage import closed_directory, possible
 from agent.errors import TargetRefused
 from agent.host import nearest, sync_filesystem, sync_folder
 
@@ -40,13 +41,18 @@ class Work:
         self._note = self.folder / "entries.json"
 
     def make(self) -> None:
-        """Make it, and the target if it is missing, for the user alone; TargetRefused."""
+        """Make it, and the target if it is missing, for the user alone; TargetRefused.
+
+        It is refused if the user couldn't get there.
+        """
         with usable(self.target):
             # `parents` of mkdir gives the parents the umask's mode
             self.target.parent.mkdir(parents=True, exist_ok=True)
             if not self.target.exists():
                 self._make(self.target)
             self._make(self.folder)
+            if self.user is not None:
+                _check_way(self.user, self.folder)
 
     def make_inside(self, folder: Path) -> None:
         """Make one of the folders in it; TargetRefused."""
@@ -201,6 +207,17 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
     for datadir in datadirs:
         return owner_of(datadir)
     return first_user(_SERVER_USERS)
+
+
+def _check_way(user: OsUser, folder: Path) -> None:
+    """Check that `user` can reach `folder`, or can be let through; TargetRefused."""
+    closed = closed_directory(user, folder)
+    if closed is not None and not possible():
+        raise TargetRefused(
+            f"the directory {closed} is closed to {user.name}, the OS user that the restore's "
+            "programs run as, and the system allows no mount namespace to get around it",
+            hint=f"let that user through (chmod o+x {closed}), or name another target",
+        )
 
 
 @contextlib.contextmanager

@@ -139,3 +139,15 @@ def test_an_init_connect_that_fails_is_named(server: MariaDB, user: User) -> Non
             database.server()
         assert "CONNECTION ADMIN" in caught.value.hint
         assert "init_connect must work" in failure(user)
+
+
+def test_a_backtick_in_a_name_is_told_before_the_engine_fails_of_it(
+    server: MariaDB, user: User
+) -> None:
+    server.query("CREATE TABLE d.`a``b` (id INT) ENGINE=InnoDB")
+    user.create("innodb")
+    server.query("ALTER TABLE d.`a``b` ENGINE=Aria")
+    try:
+        assert "datadir_unfit: the table d.a`b has a backtick in its name" in failure(user)
+    finally:
+        server.query("DROP TABLE d.`a``b`")

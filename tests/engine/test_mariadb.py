@@ -107,6 +107,26 @@ def test_a_chain_restores_to_a_server_with_the_same_rows(
         restored.stop()
 
 
+def test_a_tables_name_chooses_neither_the_error_nor_the_words(
+    mariadb: MariaDB, tmp_path: Path
+) -> None:
+    """A backtick makes the engine fail, and other names look like another failure."""
+    causes = ("Failed to connect to", "Access denied; you need", "Lost connection to")
+    names = [f"{words} {n}" for words in causes for n in range(3)]
+    names += ["n\nFATAL ERROR: Was only able to copy log", "Too many open files", "a``b"]
+    made = "".join(f"CREATE TABLE odd.`{name}` (a INT) ENGINE=MyISAM;" for name in names)
+    mariadb.query("CREATE SCHEMA odd; " + made)
+    try:
+        with pytest.raises(EngineFailed) as caught:
+            backup(engine_of(mariadb), tmp_path / "stream")
+    finally:
+        mariadb.query("DROP SCHEMA odd")
+    assert type(caught.value) is EngineFailed
+    assert "BACKUP LOCK `odd`.`a`b`: You have an error" in str(caught.value)
+    assert "Copied file" not in str(caught.value)
+    assert "rename the table" in caught.value.hint
+
+
 def test_the_secret_is_nowhere_to_be_seen(mariadb: MariaDB, tmp_path: Path) -> None:
     settings = MariadbBackupSettings(socket=Path("s"), user="u", password=AGENT_PASSWORD)
     assert AGENT_PASSWORD not in repr(settings)

@@ -16,10 +16,10 @@ from agent.config import DEFAULT_PATH
 from agent.engine.mariadb import MariadbBackup
 from agent.engine.os_user import OsUser, os_user, owner_of
 from agent.engine.process import Child
-from agent.errors import DatabaseUnreachable, EngineFailed
+from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
 from tests.conftest import need
 from tests.embedded.user import User
-from tests.engine.test_mariadb import engine_of
+from tests.engine.test_mariadb import backup, engine_of, extract, prepare
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import poll
@@ -151,6 +151,105 @@ def test_root_backs_up_the_servers_user_and_restores_it(
         assert restored.checksums() == wanted
     finally:
         restored.stop()
+
+
+@pytest.fixture
+def closed(place: Path) -> Iterator[Path]:
+    """A folder below one that is closed to everybody but root."""
+    (place / "closed").mkdir(mode=0o700)
+    (place / "closed" / "below").mkdir()
+    yield place / "closed" / "below"
+    shutil.rmtree(place / "closed")
+
+
+@pytest.fixture(scope="module")
+def logged(server: MariaDB, place: Path) -> tuple[User, str, str]:
+    """A user, a full and an incremental backup: what Aria's tables lack is in Aria's log."""
+    server.query(
+        "CREATE SCHEMA aria; CREATE TABLE aria.`t t` (id INT PRIMARY KEY, word TEXT) ENGINE=Aria;"
+        "INSERT INTO aria.`t t` SELECT seq, 'old' FROM aria.seq_1_to_9; FLUSH TABLES;"
+        # of this one Aria's recovery says `***WARNING: ... may be crashed`, and all is well
+        "CREATE TABLE aria.unlogged ENGINE=Aria AS SELECT 1 AS id;"
+        "UPDATE aria.unlogged SET id = 2;"
+        "ALTER TABLE aria.unlogged TRANSACTIONAL=0; UPDATE aria.unlogged SET id = 3"
+    )
+    user = User(place / "logged", server)
+    server.query("CREATE OR REPLACE USER `late one`; UPDATE aria.`t t` SET word = 'of the full'")
+    full = user.create("full")["id"]
+    server.query("CREATE OR REPLACE USER `later`; UPDATE aria.`t t` SET word = 'late'")
+    return user, full, user.create("late", "--parent", full)["id"]
+
+
+def words(server: MariaDB, target: Path, scratch: Path) -> tuple[str, str]:
+    """What a server on the restored datadir has of accounts and of the table."""
+    restored = MariaDB(scratch, target, server.options | {"user": "root"})
+    try:
+        restored.start()
+        ((accounts,),) = restored.query(
+            "SELECT GROUP_CONCAT(User ORDER BY User) FROM mysql.global_priv WHERE User LIKE 'late%'"
+        )
+        ((word,),) = restored.query("SELECT GROUP_CONCAT(DISTINCT word) FROM aria.`t t`")
+        assert restored.query("SELECT id FROM aria.unlogged") == [(3,)]
+    finally:
+        restored.stop()
+    return accounts, word
+
+
+@pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
+def test_the_rows_of_arias_log_are_restored_below_a_closed_directory(
+    logged: tuple[User, str, str], server: MariaDB, closed: Path, tmp_path: Path
+) -> None:
+    user, full, late = logged
+    done = user.run("restore", "--local", full, closed / "target")
+    assert done.returncode == 0, done.stderr
+    assert words(server, closed / "target", tmp_path / "one") == ("late one", "of the full")
+    # an empty folder of root's, reached by a link that itself is in a closed place
+    (closed / "mine").mkdir(mode=0o700)
+    (closed / "link").symlink_to(closed)
+    done = user.run("restore", "--local", late, closed / "link" / "mine")
+    assert done.returncode == 0, done.stderr
+    assert words(server, closed / "mine", tmp_path / "two") == ("late one,later", "late")
+
+
+def test_a_table_that_arias_recovery_can_not_open_is_named(
+    logged: tuple[User, str, str], server: MariaDB, place: Path, mysql: OsUser
+) -> None:
+    """The engine itself goes on without it, and says that all is well."""
+    assert logged
+    server.query("UPDATE aria.`t t` SET word = 'lost'")
+    target = place / "unreadable"
+    with private("run") as workdir:
+        backup(engine(server), workdir / "stream")
+        extract(engine_of(server), workdir / "stream", target)
+    subprocess.run(["chown", "-R", "mysql:", target], check=True)
+    os.chown(target / "aria" / "t@0020t.MAI", 0, 0)
+    with pytest.raises(PrepareFailed) as caught:
+        prepare(engine_of(server).run_as(mysql), target)
+    assert "./aria/t@0020t could not be opened: Error: 13" in str(caught.value)
+
+
+class Bound(User):
+    """Root without the right to mount, as in most containers."""
+
+    def _argv(self, verb: str, *arguments: str | Path) -> list[str]:
+        return ["setpriv", "--bounding-set", "-sys_admin", *super()._argv(verb, *arguments)]
+
+
+@pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
+def test_without_the_right_to_mount_the_closed_directory_is_named(
+    logged: tuple[User, str, str], server: MariaDB, place: Path, closed: Path
+) -> None:
+    need("setpriv")
+    user = Bound(place / "logged", server)
+    done = user.run("restore", "--local", logged[1], closed / "target")
+    assert done.returncode == 1
+    assert f"target_refused: the directory {closed.parent} is closed to mysql" in done.stderr
+    assert f"chmod o+x {closed.parent}" in done.stderr
+    assert list(closed.iterdir()) == []
+    closed.parent.chmod(0o711)
+    closed.chmod(0o711)
+    done = user.run("restore", "--local", logged[1], closed / "target")
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) -> None:

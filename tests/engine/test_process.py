@@ -52,6 +52,37 @@ def test_tail_is_bounded_and_keeps_what_tells() -> None:
         assert len(tail._partial) == LINE_BYTES
 
 
+_TIME = "[01] 2024-05-06 07:08:09 "
+_NAMED = (
+    "Copied file ./d/Failed@0020to.MYD for table `d`.`Failed to`, 0 bytes",
+    "Streaming ./d/Failed to.frm to <STDOUT>",
+    "        ...done",
+    "Skip table Failed to.x at it is in exclude list",
+    "Error on BACKUP LOCK for aria table `Failed to`.`x` Failed to`y`",
+    "Skip table d.n\nFATAL ERROR: Failed to\n\nFailed to at it is in exclude list",
+    "Copied file ./d/a@000a.MYD for table `d`.`a\n[00] FATAL ERROR: Failed to`, 1024 bytes",
+)
+
+
+@pytest.mark.parametrize("line", _NAMED)
+def test_a_name_is_no_message(line: str) -> None:
+    tail = LogTail(re.compile("Failed to"), re.compile("Failed to"))
+    tail.feed(f"{_TIME}{line}\n".encode() * 30)
+    assert tail.kept() == []
+    assert not any("Failed to" in said for said in tail.messages())
+    tail.feed(f"{_TIME}FATAL ERROR: Failed to `x`\n".encode())
+    assert tail.kept() == [f"{_TIME}FATAL ERROR: Failed to `x`"]
+    assert tail.messages()[0] == f"{_TIME}FATAL ERROR: Failed to ..."
+
+
+def test_a_name_that_does_not_end_hides_no_loss_and_little_else() -> None:
+    tail = LogTail(re.compile("Failed to"), re.compile("lost|Failed"))
+    tail.feed(f"{_TIME}Skip table d.n\n{_TIME}lost rows\n".encode())
+    assert tail.lost == "lost rows"
+    tail.feed(b"x\n" * 63 + b"Failed to\n")
+    assert tail.kept() == ["Failed to"]
+
+
 def test_tail_hides_password_hashes() -> None:
     tail = LogTail()
     tail.feed(b"1.GRANT RELOAD ON *.* TO `a`@`b` IDENTIFIED BY PASSWORD '*69F1'\n")

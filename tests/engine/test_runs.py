@@ -227,6 +227,40 @@ def test_what_may_have_been_dropped_is_left_to_the_proof_by_names(tmp_path: Path
         assert run.words_about("d/other.MAI") == run.words_about("ropped.MAI") == ""
 
 
+UNAPPLIED = (
+    "***WARNING: ./mysql/global_priv could not be opened: Error: 13",
+    "***WARNING: ./d/t@0020t could not be opened: Error: 24",
+    "***WARNING: ./d/t may be corrupted",
+    "***WARNING: Can't read length of file './d/t.MAD'",
+)
+APPLIED = (
+    "recovered pages: 0% 29% 51% 100% (0.0 seconds); tables to flush: 2 1 0",
+    "***WARNING: './d/t' may be crashed",
+    "***WARNING: ./d/#sql-1f-3 could not be opened: Error: 130",
+    "Table './d/t' is crashed, skipping it. Please repair it with aria_chk -r",
+    "***WARNING: 3 UNDO records skipped in UNDO phase; some tables may be left inconsistent!***",
+    "2024-05-06  7:08:09 0 [Warning] InnoDB: `d`.`***WARNING: x could not be opened`",
+    "[00] 2024-05-06 07:08:09 Copying ./inc/d/x.MYD to ./***WARNING:/t could not be opened",
+)
+
+
+@pytest.mark.parametrize("line", UNAPPLIED)
+def test_what_a_prepare_could_not_apply_is_a_failure(tmp_path: Path, line: str) -> None:
+    # more lines than are kept of any sort stand before and behind it
+    noise = "for n in range(99): print('[ERROR] a', n, file=sys.stderr)\n"
+    engine = fake(tmp_path, f"{noise}{says(line)}{noise}{SAYS_OK}")
+    run = engine.prepare(tmp_path, None, 1 << 20, last=True)
+    with run, pytest.raises(PrepareFailed, match=re.escape(line)) as caught:
+        run.finish()
+    assert "lost" in caught.value.hint
+
+
+def test_what_a_prepare_says_on_a_good_way(tmp_path: Path) -> None:
+    body = "".join(map(says, APPLIED)) + SAYS_OK
+    with fake(tmp_path, body).prepare(tmp_path, None, 1 << 20, last=True) as run:
+        run.finish()
+
+
 def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
     said = ["error: cannot open file ./d/db.opt", "Error: copy_file() failed."]
     said += ["Failed to copy file ./d/db.opt", "Backup files error"]

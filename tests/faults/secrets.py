@@ -24,10 +24,10 @@ from agent.model import BackupRequest, CreateTask, Limits, WrappedKey
 from agent.secret_files import load_keyring
 from tests.broker.probe import probing
 from tests.e2e.objects import Objects
+from tests.engine.scripts import open_way
 from tests.faults.leaks import Sight
 from tests.faults.ledger import Ledger
 from tests.faults.trial import Bench, Plan, Seen, Trial
-from tests.engine.scripts import open_way
 from tests.stack.agent import KEY_ID, Agent, Tables, write_private
 from tests.stack.process import ServerProcess, poll
 

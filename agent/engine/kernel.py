@@ -1,0 +1,15 @@
+"""System calls that Python's own modules lack."""
+
+import ctypes
+import os
+from typing import Final
+
+LIBC: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def checked(result: int, what: str) -> int:
+    """Return the result of a call of LIBC; OSError, naming `what`, if it is negative."""
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result

@@ -1,0 +1,94 @@
+"""Another user's program reaches its folders below closed directories, and nothing else there."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.engine.os_user import OsUser
+from agent.engine.passage import closed_directory, possible
+from agent.engine.process import Child
+from agent.errors import EngineFailed
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+USER = OsUser(54321, 54322, (54323,))
+PROGRAM = """#!/bin/sh
+cd "$1" && realpath "$PWD/file" && echo new > made && ls "$2" && ls "$3"
+"""
+
+
+@pytest.fixture
+def place(scratch: Path) -> Iterator[Path]:
+    """An open folder with a program in it."""
+    mode = stat.S_IMODE(scratch.stat().st_mode)
+    scratch.chmod(0o755)
+    (scratch / "shows").write_text(PROGRAM)
+    (scratch / "shows").chmod(0o755)
+    yield scratch
+    scratch.chmod(mode)
+
+
+def folder(place: Path, name: str, mode: int) -> Path:
+    """Make `place/name/inner/work`, which is the user's; the first of it has that mode."""
+    work = place / name / "inner" / "work"
+    work.mkdir(parents=True)
+    (place / name / "secret").touch()
+    (work / "file").touch()
+    for directory in (work, work / "file"):
+        os.chown(directory, USER.uid, USER.gid)
+    for directory in (work, work.parent):
+        directory.chmod(0o700)
+    (place / name).chmod(mode)
+    return work
+
+
+@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
+    one, two = folder(place, "one", 0o700), folder(place, "two", 0o755)
+    mounts = Path("/proc/self/mounts").read_text()
+    argv = [str(place / "shows"), str(one), str(place / "one"), str(two)]
+    with Child(argv, setting="", stdout=True, user=USER, writable=[one, two]) as child:
+        shown = child.stdout.readall().decode().splitlines()
+        assert child.wait(10) == 2, child.log.lines()
+    assert shown == [f"{one}/file"]
+    # a directory that leads on shows nothing of what else is there
+    assert "Permission denied" in child.log.lines()[-1]
+    assert (one / "made").stat().st_uid == USER.uid
+    assert Path("/proc/self/mounts").read_text() == mounts
+    assert sorted(path.name for path in (place / "one").iterdir()) == ["inner", "secret"]
+
+
+@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+def test_no_way_leads_to_what_is_not_the_users(place: Path) -> None:
+    """As if the user had put a link in the place of its folder."""
+    work = folder(place, "three", 0o700)
+    (place / "three" / "roots").mkdir(mode=0o755)
+    work.parent.joinpath("link").symlink_to(place / "three" / "roots")
+    argv = [str(place / "shows"), "/", "/", "/"]
+    with pytest.raises(EngineFailed, match="three/roots belongs to another user"):
+        Child(argv, setting="", user=USER, writable=[work.parent / "link"])
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "closed"),
+    [
+        ((0, 0), 0o701, False),
+        ((0, 0), 0o770, True),
+        ((0, 54322), 0o710, False),
+        ((0, 54323), 0o710, False),
+        ((0, 54323), 0o701, True),
+        ((54321, 0), 0o611, True),
+        ((54321, 0), 0o100, False),
+    ],
+)
+def test_whom_a_directory_is_closed_to(
+    place: Path, owner: tuple[int, int], mode: int, closed: bool
+) -> None:
+    directory = place / f"{owner}{mode}"
+    directory.mkdir()
+    os.chown(directory, *owner)
+    directory.chmod(mode)
+    (directory / "x").mkdir()
+    assert closed_directory(USER, directory / "x") == (directory if closed else None)
