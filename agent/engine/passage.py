@@ -57,7 +57,7 @@ def open_way(user: OsUser, folders: Sequence[Path]) -> None:
     There is no way back. Does nothing if no directory is closed. OSError if the system doesn't
     allow it, or a folder isn't the user's own: somebody may have put a link there.
     """
-    real = [folder.resolve() for folder in folders]
+    real = _united(user, [folder.resolve() for folder in folders])
     closed = {closed_directory(user, folder) for folder in real} - {None}
     if not closed:
         return
@@ -75,6 +75,15 @@ def open_way(user: OsUser, folders: Sequence[Path]) -> None:
     finally:
         for descriptor in kept:
             os.close(descriptor)
+
+
+def _united(user: OsUser, folders: Sequence[Path]) -> Sequence[Path]:
+    """Return the one directory of the user's that holds all `folders`, if there is one.
+
+    A prepare moves files from one folder to another, which fails between two mounts (EXDEV).
+    """
+    holder = Path(os.path.commonpath(folders))
+    return [holder] if holder.stat().st_uid == user.uid else folders
 
 
 def _passable(user: OsUser, status: os.stat_result) -> bool:

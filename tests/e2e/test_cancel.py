@@ -22,7 +22,7 @@ from agent.model import (
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
-from tests.engine.scripts import NOTE_PREPARE, preparing, script
+from tests.engine.scripts import patient, preparing
 from tests.stack.agent import Agent, Tables
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -35,14 +35,8 @@ SECONDS = 8.0
 def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
     """An agent whose backups have many segments, and whose prepare takes for ever."""
     folder = tmp_path_factory.mktemp("cancel")
-    patient = script(
-        folder / "patient",
-        "if '--prepare' in sys.argv:\n"
-        "    signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        f"    {NOTE_PREPARE}\n    time.sleep(600)\n"
-        "os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])",
-    )
-    overrides: Tables = {"engine": {"program": patient}, "pipeline": {"segment_bytes": 1 << 20}}
+    program = patient(folder / "patient", "trap '' INT; sleep 600")
+    overrides: Tables = {"engine": {"program": program}, "pipeline": {"segment_bytes": 1 << 20}}
     servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
     own = Agent(folder / "agent", *servers, overrides)
     yield own

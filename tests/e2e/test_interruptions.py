@@ -15,7 +15,7 @@ from agent.model import BackupRequest, CreateTask, Limits, PingTask
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports, doomed
-from tests.engine.scripts import NOTE_PREPARE, preparing, script
+from tests.engine.scripts import patient, preparing
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -165,14 +165,9 @@ def test_a_restore_interrupted_while_it_prepares_says_so(
     agent: Agent, base: str, tmp_path: Path
 ) -> None:
     """Not in the words of the program that was killed for it."""
-    patient = script(
-        tmp_path / "patient",
-        "if '--prepare' in sys.argv:\n    print('preparing', file=sys.stderr)\n"
-        f"    {NOTE_PREPARE}\n    time.sleep(60)\n"
-        "os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])",
-    )
+    program = patient(tmp_path / "patient", "echo preparing >&2; exec sleep 60")
     own = Agent(
-        agent.folder, agent.rabbitmq, agent.swift, agent.mariadb, {"engine": {"program": patient}}
+        agent.folder, agent.rabbitmq, agent.swift, agent.mariadb, {"engine": {"program": program}}
     )
     own.tenant_id, own.instance_id = agent.tenant_id, agent.instance_id
     config = agent.config.read_text()

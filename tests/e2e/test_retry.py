@@ -15,21 +15,13 @@ from agent.model import BackupRequest, CreateTask, Limits, RestoreTask, Task
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
-from tests.engine.scripts import NOTE_PREPARE, preparing, script
+from tests.engine.scripts import patient, preparing
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 
-# Does what the real one does, but waits before it prepares as long as there is that file, and
-# doesn't end when its pipes are closed.
-_PATIENT = """
-if '--prepare' in sys.argv and os.path.exists({wait!r}):
-    {note}
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    while True:
-        time.sleep(1)
-os.execvp('mariadb-backup', ['mariadb-backup', *sys.argv[1:]])
-"""
+# A prepare that waits, and doesn't end when its pipes are closed.
+_FOR_EVER = "trap '' PIPE; while :; do sleep 1; done"
 
 
 class Site:
@@ -43,9 +35,10 @@ class Site:
 @pytest.fixture(scope="module")
 def site_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("retry")
-    body = _PATIENT.format(wait=str(folder / "wait"), note=NOTE_PREPARE)
     overrides: dict[str, dict[str, object]] = {
-        "engine": {"program": script(folder / "patient", body)},
+        "engine": {
+            "program": patient(folder / "patient", _FOR_EVER, f"[ -e '{folder / 'wait'}' ]")
+        },
         "pipeline": {"segment_bytes": 1 << 20},
     }
     servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)

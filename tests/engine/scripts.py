@@ -20,11 +20,29 @@ def open_way(path: Path) -> None:
             folder.chmod(folder.stat().st_mode | 0o011)
 
 
-# Statements that note the process in the folder that is prepared: a prepare may write nowhere else.
-NOTE_PREPARE = (
-    "folder = next(one for one in sys.argv if one.startswith('--target-dir='))[13:]; "
-    "open(folder + '/begun', 'w').write(str(os.getpid()))"
-)
+# Its prepare notes its process in the folder that it works in: it may write nowhere else.
+_PATIENT = """#!/bin/sh
+case " $* " in *" --prepare "*)
+    if {condition}; then
+        for one in "$@"; do
+            case $one in --target-dir=*) echo $$ >"${{one#*=}}/begun" ;; esac
+        done
+        {prepare}
+    fi
+esac
+exec mariadb-backup "$@"
+"""
+
+
+def patient(path: Path, prepare: str, condition: str = "true") -> str:
+    """Write an engine whose prepares run the shell's `prepare` if `condition`; return its path.
+
+    In the shell's words, because another user than root may be unable to start this Python.
+    """
+    path.write_text(_PATIENT.format(condition=condition, prepare=prepare))
+    path.chmod(0o755)
+    open_way(path)
+    return str(path)
 
 
 def preparing(folder: Path) -> list[int]:

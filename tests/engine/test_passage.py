@@ -61,6 +61,22 @@ def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
 
 
 @pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+def test_files_move_between_the_folders_of_one_restore(place: Path) -> None:
+    """As those of tables that an incremental brings along, which rename(2) moves."""
+    work = folder(place, "four", 0o700)
+    for name in ("datadir", "incremental"):
+        (work / name).mkdir(mode=0o700)
+        os.chown(work / name, USER.uid, USER.gid)
+    (work / "incremental" / "t.ibd").touch()
+    code = "import os, sys; os.rename(f'{sys.argv[1]}/t.ibd', f'{sys.argv[2]}/t.ibd')"
+    folders = [work / "incremental", work / "datadir"]
+    argv = ["/usr/bin/python3", "-c", code, *map(str, folders)]
+    with Child(argv, setting="", user=USER, writable=folders) as child:
+        assert child.wait(10) == 0, child.log.lines()
+    assert [path.name for path in (work / "datadir").iterdir()] == ["t.ibd"]
+
+
+@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
 def test_no_way_leads_to_what_is_not_the_users(place: Path) -> None:
     """As if the user had put a link in the place of its folder."""
     work = folder(place, "three", 0o700)

@@ -125,7 +125,8 @@ def test_a_backup_that_lacks_a_table_is_found_and_made_small(templates: Template
         with_table = any(step.sql == _ARIA for step in other.steps)
         return with_table and any("CREATE DATABASE d" in step.sql for step in other.steps)
 
-    assert tried(templates, made).verdict == "equal"
+    outcome = tried(templates, made)
+    assert outcome.verdict == "equal", outcome
     small = shrunk(made, shows, 10)
     assert [step.sql for step in small.steps] == ["CREATE DATABASE d", _ARIA]
     assert small.backups == 1
