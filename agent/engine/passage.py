@@ -52,38 +52,26 @@ def possible() -> bool:
 
 
 def open_way(user: OsUser, folders: Sequence[Path]) -> None:
-    """Let `user` reach its own `folders`, for this thread and what it starts.
+    """Let `user` reach `folders` in a folder of its own, for this thread and what it starts.
 
-    There is no way back. Does nothing if no directory is closed. OSError if the system doesn't
-    allow it, or a folder isn't the user's own: somebody may have put a link there.
+    There is no way back. Does nothing if no directory above is closed. OSError if the system
+    doesn't allow it, or the folder isn't the user's own: somebody may have put a link there.
     """
-    real = _united(user, [folder.resolve() for folder in folders])
-    closed = {closed_directory(user, folder) for folder in real} - {None}
-    if not closed:
+    # one mount for all of them: no rename leads from one to another
+    place = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    closed = closed_directory(user, place)
+    if closed is None:
         return
     _own_mounts()
-    kept = [os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for folder in real]
+    kept = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for folder, descriptor in zip(real, kept, strict=True):
-            if os.fstat(descriptor).st_uid != user.uid:
-                raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
-        for directory in closed:
-            _mount("tmpfs", str(directory), "tmpfs", _NOSUID | _NODEV | _NOEXEC, _COVER)
-        for folder, descriptor in zip(real, kept, strict=True):
-            _make_path(folder)
-            _mount(f"/proc/self/fd/{descriptor}", str(folder), None, _BIND)
+        if os.fstat(kept).st_uid != user.uid:
+            raise PermissionError(errno.EPERM, f"{place} belongs to another user")
+        _mount("tmpfs", str(closed), "tmpfs", _NOSUID | _NODEV | _NOEXEC, _COVER)
+        _make_path(place)
+        _mount(f"/proc/self/fd/{kept}", str(place), None, _BIND)
     finally:
-        for descriptor in kept:
-            os.close(descriptor)
-
-
-def _united(user: OsUser, folders: Sequence[Path]) -> Sequence[Path]:
-    """Return the one directory of the user's that holds all `folders`, if there is one.
-
-    A prepare moves files from one folder to another, which fails between two mounts (EXDEV).
-    """
-    holder = Path(os.path.commonpath(folders))
-    return [holder] if holder.stat().st_uid == user.uid else folders
+        os.close(kept)
 
 
 def _passable(user: OsUser, status: os.stat_result) -> bool:

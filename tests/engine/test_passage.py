@@ -14,8 +14,13 @@ from agent.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))
-PROGRAM = """#!/bin/sh
-cd "$1" && realpath "$PWD/file" && echo new > made && ls "$2" && ls "$3"
+# what a link can join, a rename can, too
+PROGRAM = """#!/bin/sh -e
+cd "$1"
+realpath "$PWD/file"
+echo new > made
+ln made "$2/linked"
+ls "$3"
 """
 
 
@@ -46,15 +51,21 @@ def folder(place: Path, name: str, mode: int) -> Path:
 
 @pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
 def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
-    one, two = folder(place, "one", 0o700), folder(place, "two", 0o755)
+    work = folder(place, "one", 0o700)
+    one, two = work / "one", work / "two"
+    for directory in (one, two):
+        directory.mkdir(mode=0o700)
+        (directory / "file").touch()
+        os.chown(directory, USER.uid, USER.gid)
     mounts = Path("/proc/self/mounts").read_text()
-    argv = [str(place / "shows"), str(one), str(place / "one"), str(two)]
+    argv = [str(place / "shows"), str(one), str(two), str(place / "one")]
     with Child(argv, setting="", stdout=True, user=USER, writable=[one, two]) as child:
         shown = child.stdout.readall().decode().splitlines()
         assert child.wait(10) == 2, child.log.lines()
     assert shown == [f"{one}/file"]
     # a directory that leads on shows nothing of what else is there
     assert "Permission denied" in child.log.lines()[-1]
+    assert (two / "linked").samefile(one / "made")
     assert (one / "made").stat().st_uid == USER.uid
     assert Path("/proc/self/mounts").read_text() == mounts
     assert sorted(path.name for path in (place / "one").iterdir()) == ["inner", "secret"]

@@ -174,7 +174,7 @@ class Steps:
         self._rig.suspects += step.suspects
         if "``" in step.sql:
             # mariadb-backup doesn't escape names in this statement of its own, which tells them
-            self._rig.suspects.append("BACKUP LOCK")
+            self._rig.suspects += ["BACKUP LOCK", "has a backtick"]
         return True
 
     def do_all(self, steps: Sequence[Step]) -> None:
