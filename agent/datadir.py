@@ -61,6 +61,13 @@ class TableFile(NamedTuple):
         return f"{_decoded(schema)}.{_decoded(_stem(name))}"
 
 
+def named(path: str) -> str:
+    """Return `the table d.t` for the name of its file, `the schema d` for that of a directory."""
+    return (
+        f"the table {TableFile(path, 0).table}" if "/" in path else f"the schema {_decoded(path)}"
+    )
+
+
 class Rules(NamedTuple):
     """What may be in a datadir: `ignored` directories, and names that begin with a dot.
 

@@ -1,6 +1,6 @@
-"""What mariadb-backup and mbstream of 10.11 get wrong about tables that are renamed meanwhile.
+"""What mariadb-backup and mbstream of 10.11 get wrong about DDL that is done meanwhile.
 
-Both concern the chunks R and D, which tell of DDL on tables that aren't InnoDB's, and both were
+All concern the chunks R and D, which tell of DDL on tables that aren't InnoDB's, and all were
 seen on 10.11.19:
 
 - mbstream checks the checksum of each E chunk against the payload before it, whose buffer an R
@@ -10,8 +10,11 @@ seen on 10.11.19:
   there. mbstream passes over a path that isn't there, and exits 0.
 - mariadb-backup leaves out an Aria table that is renamed between its look at the directory and its
   opening of the file, and says `completed OK!`. Its `.frm` is in the stream, and its data isn't.
+- mariadb-backup replays the server's list of DDL over a copy that is newer: a D takes away what was
+  made again under the name of a dropped table or schema and is in the stream by then.
 """
 
+from array import array
 from typing import Final
 
 from agent.codec.stream_paths import path_digest
@@ -30,6 +33,9 @@ _DATA_OF: Final = {
     42: (b".MAI", b".MAD"),
 }
 _AT: Final = b"@0040"
+# What is copied while the server holds DDL back: its table is there, and what a D before that DDL
+# was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
+_LASTING: Final = (b".frm", b".new", b".ren")
 
 
 class MendedStream(XbstreamParser):
@@ -49,6 +55,8 @@ class MendedStream(XbstreamParser):
         self._odd_targets: list[bytes] = []
         self._head: bytearray | None = None  # how the `.frm` begins that is under way
         self._needed_by: dict[int, tuple[int, ...]] = {}
+        self._lasting: dict[bytes, array[int]] = {}  # digests of such files by directory
+        self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
     def passed(self, view: memoryview) -> bytes | None:
         """Take the next bytes; return what takes their place, or None if they go on as they are."""
@@ -78,6 +86,15 @@ class MendedStream(XbstreamParser):
             if path_digest(target) in self.files and path_digest(stem + b".frm") not in self.files:
                 return target
         return None
+
+    @property
+    def names(self) -> int:
+        """How many names of files and directories are kept in memory."""
+        return super().names + sum(map(len, self._lasting.values())) + len(self._removed)
+
+    def lost(self) -> list[bytes]:
+        """Return the paths of lasting files, or their directories, that were wrongly removed."""
+        return sorted({path for file, path in self._removed.items() if file not in self.files})
 
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
@@ -127,6 +144,19 @@ class MendedStream(XbstreamParser):
             start = self.raw_bytes - HEAD.size - self._path_bytes
             self._gaps.append((start, _empty_payload(self._path, self._open.get(self._file, 0))))
         super()._on_end_of_file()
+        if self._path.endswith(_LASTING):
+            folder = self._path.rpartition(b"/")[0]
+            self._lasting.setdefault(folder, array("Q")).append(self._file)
+
+    def _on_remove(self) -> None:
+        if self._file in self.files and self._path.endswith(_LASTING):
+            self._removed[self._file] = self._path
+        # mbstream takes a directory away with all that is in it
+        for file in self._lasting.pop(self._path, ()):
+            if file in self.files:
+                self.files.remove(file)
+                self._removed[file] = self._path
+        super()._on_remove()
 
     def _on_path(self, path: bytes) -> None:
         self._path_bytes = len(path)

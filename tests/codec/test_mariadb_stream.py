@@ -124,6 +124,32 @@ def test_a_definition_without_its_data_is_told() -> None:
     assert lacking(aria, whole(b"d/a.frm", again, flags=2)) == set()
 
 
+def test_what_was_made_again_and_then_removed_is_told(tmp_path: Path) -> None:
+    need("mbstream")
+    frm, new, ren = whole(b"d/t.frm", b"x"), whole(b"d/u.new", b"y"), whole(b"e/i.ren", b"d/i")
+    data, note = whole(b"d/t.MAD", b"z"), whole(b"d/db.opt", b"")
+    cases = {
+        frm + new: [],
+        data + remove(b"d/t.MAD") + remove(b"d/t.frm") + remove(b"d"): [],
+        frm + remove(b"./d/t.frm"): [b"d/t.frm"],
+        frm + remove(b"d/t.frm") + whole(b"d/t.frm", b"again", flags=2): [],
+        note + remove(b"d") + whole(b"d/db.opt", b"", flags=2): [],
+        new + remove(b"d") + note: [b"d"],
+        ren + frm + remove(b"e"): [b"e"],
+        frm + new + remove(b"d") + frm: [b"d"],
+        frm + remove(b"d") + frm + data: [],
+    }
+    for at, (stream, expected) in enumerate(cases.items()):
+        parser = MendedStream()
+        parser.passed(memoryview(stream))
+        parser.finish() if parser.files else None
+        assert parser.lost() == expected
+        status, files = extracted(stream, tmp_path / str(at))
+        assert status == 0
+        lasting = {path for path in files if path.endswith((".frm", ".new", ".ren"))}
+        assert {path_digest(path.encode()) for path in lasting} <= parser.files
+
+
 def test_what_is_remembered_of_renames_is_bounded() -> None:
     stream = A + b"".join(rename(b"x@0040%d" % n, b"y") for n in range(10_001))
     with pytest.raises(StreamInvalid, match="too many"):
