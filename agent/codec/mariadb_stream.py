@@ -14,7 +14,6 @@ seen on 10.11.19:
   made again under the name of a dropped table or schema and is in the stream by then.
 """
 
-from array import array
 from typing import Final
 
 from agent.codec.stream_paths import path_digest
@@ -55,7 +54,7 @@ class MendedStream(XbstreamParser):
         self._odd_targets: list[bytes] = []
         self._head: bytearray | None = None  # how the `.frm` begins that is under way
         self._needed_by: dict[int, tuple[int, ...]] = {}
-        self._lasting: dict[bytes, array[int]] = {}  # digests of such files by directory
+        self._lasting: dict[bytes, set[int]] = {}  # digests of such files by directory
         self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
     def passed(self, view: memoryview) -> bytes | None:
@@ -90,7 +89,7 @@ class MendedStream(XbstreamParser):
     @property
     def names(self) -> int:
         """How many names of files and directories are kept in memory."""
-        return super().names + sum(map(len, self._lasting.values())) + len(self._removed)
+        return super().names + len(self._removed)
 
     def lost(self) -> list[bytes]:
         """Return the paths of lasting files, or their directories, that were wrongly removed."""
@@ -146,17 +145,21 @@ class MendedStream(XbstreamParser):
         super()._on_end_of_file()
         if self._path.endswith(_LASTING):
             folder = self._path.rpartition(b"/")[0]
-            self._lasting.setdefault(folder, array("Q")).append(self._file)
+            self._lasting.setdefault(folder, set()).add(self._file)
 
     def _on_remove(self) -> None:
         if self._file in self.files and self._path.endswith(_LASTING):
             self._removed[self._file] = self._path
         # mbstream takes a directory away with all that is in it
-        for file in self._lasting.pop(self._path, ()):
-            if file in self.files:
-                self.files.remove(file)
-                self._removed[file] = self._path
+        for file in self._lasting.pop(self._path, set()) & self.files:
+            self.files.remove(file)
+            self._removed[file] = self._path
+        self._folders.discard(self._path)
         super()._on_remove()
+
+    def _remove(self) -> bool:
+        self._lasting.get(self._path.rpartition(b"/")[0], set()).discard(self._file)
+        return super()._remove()
 
     def _on_path(self, path: bytes) -> None:
         self._path_bytes = len(path)
@@ -167,9 +170,14 @@ class MendedStream(XbstreamParser):
         super()._on_payload_head(head)
 
     def _on_other_path(self, path: bytes) -> None:
-        source, known = self._path, self._file in self.files
-        super()._on_other_path(path)
         self._renamed = True
+        source, known = self._path, self._file in self.files
+        folder = self._checked_path(path).rpartition(b"/")[0]
+        if folder and folder not in self._folders:
+            # mbstream makes no directory for it and passes over the error: the file stays
+            self._await(HEAD.size, self._on_head)
+            return
+        super()._on_other_path(path)
         if not known and _AT in source:
             self._unknown.append(source)
         if known and _AT in path:
