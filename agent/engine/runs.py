@@ -171,12 +171,15 @@ class BackupRun(Run):
 
     def _check_losses(self) -> None:
         """Raise EngineUnproved if a message, not a table's name in one, tells of lost data."""
-        said = [_LINE_HEAD.sub("", line) for line in self._child.log.kept()]
+        log = self._child.log
+        # kept are the first lines that tell something; these come near the end
+        said = [_LINE_HEAD.sub("", line) for line in log.kept() + log.lines()]
         lost = [line for line in said if self._losses and self._losses.match(line)]
         if lost:
             raise EngineUnproved(
                 f"{self._child.name} says 'completed OK!' and also: {lost[0]}",
-                hint="the engine lost data on its way: check the disk, and back up again",
+                hint="the engine lost data on its way: check the disk, make and drop no schema "
+                "while a backup runs, and back up again",
             )
 
     def words_about(self, path: str) -> str:
