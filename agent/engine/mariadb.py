@@ -63,8 +63,9 @@ class MariadbBackup(CopyingEngine):
     # gives up the server's list of DDL, tables that were altered meanwhile have their old rows.
     losses = re.compile(
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
-        r"Aria lsn store read error|LSN write error for aria|\s*WARNING!!! The corruption is ignored|"
-        r"Failed to re-copy |Failed to (remove|rename) .*\.$|DDL log file .*(open|read) "
+        r"Aria lsn store read error|LSN write error for aria|Failed to re-copy |"
+        r"\s*WARNING!!! The corruption is ignored|"
+        r"Failed to (remove|rename) .*\.$|DDL log file .*(open|read) "
     )
     causes = (
         Cause(
