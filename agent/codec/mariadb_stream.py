@@ -14,6 +14,7 @@ seen on 10.11.19:
   made again under the name of a dropped table or schema and is in the stream by then.
 """
 
+import re
 from typing import Final
 
 from agent.codec.stream_paths import path_digest
@@ -31,6 +32,10 @@ _DATA_OF: Final = {
     17: (b".CSV",),
     42: (b".MAI", b".MAD"),
 }
+# The engine's number of a partitioned table, whose partitions' engine is at another place.
+_PARTITIONED: Final = 20
+_PARTITIONS_AT: Final = 61
+_PARTITION: Final = re.compile(rb"#P#.*\.(?:MYD|MAD|ARZ|CSV)$", re.IGNORECASE | re.DOTALL)
 _AT: Final = b"@0040"
 # What is copied while the server holds DDL back: its table is there, and what a D before that DDL
 # was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
@@ -54,6 +59,8 @@ class MendedStream(XbstreamParser):
         self._odd_targets: list[bytes] = []
         self._head: bytearray | None = None  # how the `.frm` begins that is under way
         self._needed_by: dict[int, tuple[int, ...]] = {}
+        self._partitioned: set[int] = set()  # the `.frm` files that need partitions
+        self._parted: set[int] = set()  # those whose partitions have come, one at least
         self._lasting: dict[bytes, set[int]] = {}  # digests of such files by directory
         self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
@@ -89,7 +96,7 @@ class MendedStream(XbstreamParser):
     @property
     def names(self) -> int:
         """How many names of files and directories are kept in memory."""
-        return super().names + len(self._removed)
+        return super().names + len(self._removed) + len(self._parted)
 
     def lost(self) -> list[bytes]:
         """Return the paths of lasting files, or their directories, that were wrongly removed."""
@@ -97,11 +104,8 @@ class MendedStream(XbstreamParser):
 
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
-        return {
-            frm
-            for frm, data in self._needed_by.items()
-            if frm in self.files and not self.files.issuperset(data)
-        }
+        lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
+        return self.files & (lacking | self._partitioned - self._parted)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         self._head = bytearray() if offset == 0 and self._path.endswith(b".frm") else None
@@ -122,6 +126,9 @@ class MendedStream(XbstreamParser):
         name = self._path.rpartition(b"/")[2]
         is_table = head[:2] == _FRM_MAGIC and not name.startswith(b"#sql")
         ends = _DATA_OF.get(head[3], ()) if is_table else ()
+        self._partitioned.discard(self._file)
+        if is_table and head[3] == _PARTITIONED and head[_PARTITIONS_AT] in _DATA_OF:
+            self._partitioned.add(self._file)
         stem = self._path.removesuffix(b".frm")
         self._needed_by.pop(self._file, None)
         if ends:
@@ -143,6 +150,8 @@ class MendedStream(XbstreamParser):
             start = self.raw_bytes - HEAD.size - self._path_bytes
             self._gaps.append((start, _empty_payload(self._path, self._open.get(self._file, 0))))
         super()._on_end_of_file()
+        if found := _PARTITION.search(self._path):
+            self._parted.add(path_digest(self._path[: found.start()] + b".frm"))
         if self._path.endswith(_LASTING):
             folder = self._path.rpartition(b"/")[0]
             self._lasting.setdefault(folder, set()).add(self._file)

@@ -119,6 +119,12 @@ def test_a_definition_without_its_data_is_told() -> None:
     begun = b"\xfe\x01\x0a\x2a" + bytes(100)
     mixed = payload(b"d/a.frm", begun) + payload(b"x", b"y") + end(b"d/a.frm") + end(b"x")
     assert lacking(mixed) == {path_digest(b"d/a.frm")}
+    # of a partitioned table one partition at least has to be there
+    parted = whole(b"d/p.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x2a" + bytes(9))
+    innodb = whole(b"d/q.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x0c" + bytes(9))
+    assert lacking(parted, innodb) == {path_digest(b"d/p.frm")}
+    assert lacking(parted, whole(b"d/p#P#x.MAD", b"x")) == set()
+    assert lacking(whole(b"d/p#p#x#sp#y.MAD", b"x"), parted) == set()
     # moved through a schema that was made and dropped meanwhile: mbstream leaves its file behind
     csv, text = frm(b"d/c.frm", 17), whole(b"e/c.CSV", b"x")
     over = rename(b"e/c.CSV", b"f/c.CSV") + rename(b"f/c.CSV", b"d/c.CSV")
