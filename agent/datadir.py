@@ -25,10 +25,12 @@ LOST_FOUND: Final = "lost+found"
 _DATA: Final = frozenset({".MYD", ".MYI", ".MAD", ".MAI", ".MRG", ".ARM", ".ARZ", ".CSM", ".CSV"})
 _COPIED: Final = _DATA | {".frm", ".TRG", ".TRN", ".opt", ".par", ".sdi"}
 _INNODB: Final = frozenset({".ibd", ".isl"})
-# Names at the top of a stream, or of a prepared backup, that are files.
+# Names at the top of a stream, or of a prepared backup, that are files; the engine also looks for
+# undo tablespaces and for a list of corrupted pages that aren't there.
 _TAKEN: Final = re.compile(
     r"(xtrabackup|mariadb_backup)_(checkpoints|info|binlog_info|binlog_pos_innodb|slave_info|"
     r"galera_info|logfile|binary|master_key_id|tablespaces|keys)|"
+    r"innodb_corrupted_pages|undo[01]\d\d|"
     r"backup-my\.cnf|ibdata\d+|ib_logfile\d+|ib_buffer_pool|ib_lru_dump|aria_log_control"
 )
 # Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or nowhere.
@@ -59,6 +61,13 @@ class TableFile(NamedTuple):
         """The table as SQL names it, without quotes; a schema's own file has none."""
         schema, _, name = self.path.partition("/")
         return f"{_decoded(schema)}.{_decoded(_stem(name))}"
+
+
+def named(path: str) -> str:
+    """Return `the table d.t` for the name of its file, `the schema d` for that of a directory."""
+    return (
+        f"the table {TableFile(path, 0).table}" if "/" in path else f"the schema {_decoded(path)}"
+    )
 
 
 class Rules(NamedTuple):
@@ -96,8 +105,8 @@ class Survey:
     def _note(self, folder: str) -> None:
         if _TAKEN.fullmatch(folder):
             raise DatadirUnfit(
-                f"the schema {folder} has the name of a file that each backup holds, so that no "
-                "backup with both can be restored",
+                f"the schema {folder} has the name of a file that the engine makes or looks for, "
+                "so that no backup of both is sure to be restored",
                 hint=f"move the tables of {folder} into a schema with another name, and drop it",
             )
         names = _names(self._datadir, folder)

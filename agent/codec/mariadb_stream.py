@@ -1,6 +1,6 @@
-"""What mariadb-backup and mbstream of 10.11 get wrong about tables that are renamed meanwhile.
+"""What mariadb-backup and mbstream of 10.11 get wrong about DDL that is done meanwhile.
 
-Both concern the chunks R and D, which tell of DDL on tables that aren't InnoDB's, and both were
+All concern the chunks R and D, which tell of DDL on tables that aren't InnoDB's, and all were
 seen on 10.11.19:
 
 - mbstream checks the checksum of each E chunk against the payload before it, whose buffer an R
@@ -10,8 +10,11 @@ seen on 10.11.19:
   there. mbstream passes over a path that isn't there, and exits 0.
 - mariadb-backup leaves out an Aria table that is renamed between its look at the directory and its
   opening of the file, and says `completed OK!`. Its `.frm` is in the stream, and its data isn't.
+- mariadb-backup replays the server's list of DDL over a copy that is newer: a D takes away what was
+  made again under the name of a dropped table or schema and is in the stream by then.
 """
 
+import re
 from typing import Final
 
 from agent.codec.stream_paths import path_digest
@@ -29,7 +32,14 @@ _DATA_OF: Final = {
     17: (b".CSV",),
     42: (b".MAI", b".MAD"),
 }
+# The engine's number of a partitioned table, whose partitions' engine is at another place.
+_PARTITIONED: Final = 20
+_PARTITIONS_AT: Final = 61
+_PARTITION: Final = re.compile(rb"#P#.*\.(?:MYD|MAD|ARZ|CSV)$", re.IGNORECASE | re.DOTALL)
 _AT: Final = b"@0040"
+# What is copied while the server holds DDL back: its table is there, and what a D before that DDL
+# was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
+_LASTING: Final = (b".frm", b".new", b".ren")
 
 
 class MendedStream(XbstreamParser):
@@ -49,6 +59,10 @@ class MendedStream(XbstreamParser):
         self._odd_targets: list[bytes] = []
         self._head: bytearray | None = None  # how the `.frm` begins that is under way
         self._needed_by: dict[int, tuple[int, ...]] = {}
+        self._partitioned: set[int] = set()  # the `.frm` files that need partitions
+        self._parted: set[int] = set()  # those whose partitions have come, one at least
+        self._lasting: dict[bytes, set[int]] = {}  # digests of such files by directory
+        self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
     def passed(self, view: memoryview) -> bytes | None:
         """Take the next bytes; return what takes their place, or None if they go on as they are."""
@@ -79,13 +93,19 @@ class MendedStream(XbstreamParser):
                 return target
         return None
 
+    @property
+    def names(self) -> int:
+        """How many names of files and directories are kept in memory."""
+        return super().names + len(self._removed) + len(self._parted)
+
+    def lost(self) -> list[bytes]:
+        """Return the paths of lasting files, or their directories, that were wrongly removed."""
+        return sorted({path for file, path in self._removed.items() if file not in self.files})
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
-        return {
-            frm
-            for frm, data in self._needed_by.items()
-            if frm in self.files and not self.files.issuperset(data)
-        }
+        lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
+        return self.files & (lacking | self._partitioned - self._parted)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         self._head = bytearray() if offset == 0 and self._path.endswith(b".frm") else None
@@ -106,6 +126,9 @@ class MendedStream(XbstreamParser):
         name = self._path.rpartition(b"/")[2]
         is_table = head[:2] == _FRM_MAGIC and not name.startswith(b"#sql")
         ends = _DATA_OF.get(head[3], ()) if is_table else ()
+        self._partitioned.discard(self._file)
+        if is_table and head[3] == _PARTITIONED and head[_PARTITIONS_AT] in _DATA_OF:
+            self._partitioned.add(self._file)
         stem = self._path.removesuffix(b".frm")
         self._needed_by.pop(self._file, None)
         if ends:
@@ -127,6 +150,25 @@ class MendedStream(XbstreamParser):
             start = self.raw_bytes - HEAD.size - self._path_bytes
             self._gaps.append((start, _empty_payload(self._path, self._open.get(self._file, 0))))
         super()._on_end_of_file()
+        if found := _PARTITION.search(self._path):
+            self._parted.add(path_digest(self._path[: found.start()] + b".frm"))
+        if self._path.endswith(_LASTING):
+            folder = self._path.rpartition(b"/")[0]
+            self._lasting.setdefault(folder, set()).add(self._file)
+
+    def _on_remove(self) -> None:
+        if self._file in self.files and self._path.endswith(_LASTING):
+            self._removed[self._file] = self._path
+        # mbstream takes a directory away with all that is in it
+        for file in self._lasting.pop(self._path, set()) & self.files:
+            self.files.remove(file)
+            self._removed[file] = self._path
+        self._folders.discard(self._path)
+        super()._on_remove()
+
+    def _remove(self) -> bool:
+        self._lasting.get(self._path.rpartition(b"/")[0], set()).discard(self._file)
+        return super()._remove()
 
     def _on_path(self, path: bytes) -> None:
         self._path_bytes = len(path)
@@ -137,9 +179,14 @@ class MendedStream(XbstreamParser):
         super()._on_payload_head(head)
 
     def _on_other_path(self, path: bytes) -> None:
-        source, known = self._path, self._file in self.files
-        super()._on_other_path(path)
         self._renamed = True
+        source, known = self._path, self._file in self.files
+        folder = self._checked_path(path).rpartition(b"/")[0]
+        if folder and folder not in self._folders:
+            # mbstream makes no directory for it and passes over the error: the file stays
+            self._await(HEAD.size, self._on_head)
+            return
+        super()._on_other_path(path)
         if not known and _AT in source:
             self._unknown.append(source)
         if known and _AT in path:

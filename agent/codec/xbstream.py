@@ -337,6 +337,6 @@ _ON_PATH: Final[dict[bytes, Callable[[XbstreamParser], None]]] = {
     b"P": lambda parser: parser._await(PAYLOAD.size, parser._on_payload_head),
     b"E": lambda parser: parser._on_end_of_file(),
     b"R": lambda parser: parser._await(_NUMBER.size, parser._on_rename_length),
-    b"D": XbstreamParser._on_remove,
+    b"D": lambda parser: parser._on_remove(),
     b"S": lambda parser: parser._await(_SEEK.size, parser._on_seek_or_sparse),
 }

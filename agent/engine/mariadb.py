@@ -54,13 +54,18 @@ class MariadbBackup(CopyingEngine):
         r"gone away|Lost connection|Lock wait timeout|Unable to obtain lock|Permission denied|"
         # extra/mariabackup/aria_backup_client.cc, common_engine.cc, backup_copy.cc, xtrabackup.cc
         r"Error (\d+ )?on|cannot (open|stat)|Failed to copy|table was dropped|aria_\w+ .*failed|"
-        r"Aria .* error|Aria log file .* failed|corruption is ignored"
+        r"Aria .* error|Aria log file .* failed|corruption is ignored|"
+        # ddl_log.cc
+        r"Failed to re-copy|Failed to (remove|rename) |DDL log file "
     )
     # With these it goes on, and a table that lasts is incomplete. It also goes on after it couldn't
-    # open or lock a table, which may have been dropped; the proof by names finds out.
+    # open or lock a table, which may have been dropped; the proof by names finds out. Where it
+    # gives up the server's list of DDL, tables that were altered meanwhile have their old rows.
     losses = re.compile(
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
-        r"Aria lsn store read error|LSN write error for aria|.*The corruption is ignored"
+        r"Aria lsn store read error|LSN write error for aria|Failed to re-copy |"
+        r"\s*WARNING!!! The corruption is ignored|"
+        r"Failed to (remove|rename) .*\.$|DDL log file .*(open|read) "
     )
     # new_table() of storage/maria/ma_recovery.c: that table stays as it was, and the rest goes on.
     # Not `may be crashed`: the table has become one without a log since, so all of it is in its

@@ -162,7 +162,8 @@ class BackupRun(Run):
         if self._child.log.lost is not None:
             raise EngineUnproved(
                 f"{self._child.name} says 'completed OK!' and also: {self._child.log.lost}",
-                hint="the engine lost data on its way: check the disk, and back up again",
+                hint="the engine lost data on its way: check the disk, make and drop no schema "
+                "while a backup runs, and back up again",
             )
 
     def words_about(self, path: str) -> str:

@@ -1,9 +1,11 @@
 """The engine's stream as a source that ends only when it is proved to be a whole backup."""
 
+import os
 from typing import NamedTuple
 
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
+from agent.datadir import named
 from agent.engine.runs import BackupRun
 from agent.errors import (
     DatabaseUnreachable,
@@ -25,6 +27,11 @@ _NOT_ASKED = (
 _SHORT_REDO = (
     "a statement with a line 'Log sequence number' in it deceives the engine: look for it in SHOW "
     "ENGINE INNODB STATUS, end that session and back up again"
+)
+_MADE_AGAIN = (
+    "back up again; while a backup runs, make nothing again under the name of a dropped schema, or "
+    "of a dropped or replaced table that wasn't InnoDB's, and drop no schema out of which a table "
+    "was moved"
 )
 
 
@@ -99,6 +106,7 @@ class ProvedStream:
         self._check_lsns(checkpoints)
         self._check_info(parse_info(metadata.get("info", b"")))
         self._check_names()
+        self._check_removed()
         last_table_id = self._completeness.prove(self._parser, self._run.words_about)
         self._check_definitions()
         binlog = metadata.get("binlog_info")
@@ -163,6 +171,16 @@ class ProvedStream:
             raise LsnMismatch(
                 f"asked for innodb_from_lsn = {asked[0]}, incremental = {asked[1]}, but the "
                 f"engine's xtrabackup_info has {lsns[0]} and {lsns[1]}"
+            )
+
+    def _check_removed(self) -> None:
+        """Look for tables that the engine removed from the stream although they are there."""
+        lost = self._parser.lost()
+        if lost:
+            raise StreamIncomplete(
+                f"the engine took {named(os.fsdecode(lost[0]))} for dropped, and left out a table "
+                "that is there",
+                hint=_MADE_AGAIN,
             )
 
     def _check_definitions(self) -> None:

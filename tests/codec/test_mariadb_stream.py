@@ -116,12 +116,65 @@ def test_a_definition_without_its_data_is_told() -> None:
     assert lacking(*others) == set()
     assert lacking(frm(b"d/c.frm", 17), end(b"d/c.CSV")) == set()
     # another file's bytes stand between
-    text = b"\xfe\x01\x0a\x2a" + bytes(100)
-    mixed = payload(b"d/a.frm", text) + payload(b"x", b"y") + end(b"d/a.frm") + end(b"x")
+    begun = b"\xfe\x01\x0a\x2a" + bytes(100)
+    mixed = payload(b"d/a.frm", begun) + payload(b"x", b"y") + end(b"d/a.frm") + end(b"x")
     assert lacking(mixed) == {path_digest(b"d/a.frm")}
+    # of a partitioned table one partition at least has to be there
+    parted = whole(b"d/p.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x2a" + bytes(9))
+    innodb = whole(b"d/q.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x0c" + bytes(9))
+    assert lacking(parted, innodb) == {path_digest(b"d/p.frm")}
+    assert lacking(parted, whole(b"d/p#P#x.MAD", b"x")) == set()
+    assert lacking(whole(b"d/p#p#x#sp#y.MAD", b"x"), parted) == set()
+    # moved through a schema that was made and dropped meanwhile: mbstream leaves its file behind
+    csv, text = frm(b"d/c.frm", 17), whole(b"e/c.CSV", b"x")
+    over = rename(b"e/c.CSV", b"f/c.CSV") + rename(b"f/c.CSV", b"d/c.CSV")
+    assert lacking(csv, text, over) == {path_digest(b"d/c.frm")}
+    assert lacking(csv, whole(b"f/db.opt", b"x"), text, over) == set()
     # written again as another engine's
     again = b"\xfe\x01\x0a\x0c" + bytes(100)
     assert lacking(aria, whole(b"d/a.frm", again, flags=2)) == set()
+
+
+def test_what_was_made_again_and_then_removed_is_told(tmp_path: Path) -> None:
+    need("mbstream")
+    frm, new, ren = whole(b"d/t.frm", b"x"), whole(b"d/u.new", b"y"), whole(b"e/i.ren", b"d/i")
+    data, note = whole(b"d/t.MAD", b"z"), whole(b"d/db.opt", b"")
+    cases = {
+        frm + new: [],
+        # which mbstream means to take for all partitions, and doesn't
+        whole(b"d/p#P#p0.new", b"y") + remove(b"d/p#P#*"): [],
+        data + remove(b"d/t.MAD") + remove(b"d/t.frm") + remove(b"d"): [],
+        frm + remove(b"./d/t.frm"): [b"d/t.frm"],
+        frm + remove(b"d/t.frm") + whole(b"d/t.frm", b"again", flags=2): [],
+        note + remove(b"d") + whole(b"d/db.opt", b"", flags=2): [],
+        new + remove(b"d") + note: [b"d"],
+        ren + frm + remove(b"e"): [b"e"],
+        frm + new + remove(b"d") + frm: [b"d"],
+        frm + remove(b"d") + frm + data: [],
+        frm + rename(b"d/t.frm", b"d/u.frm") + remove(b"d/u.frm"): [b"d/u.frm"],
+        frm + ren + rename(b"d/t.frm", b"e/t.frm") + remove(b"d"): [],
+        frm + rename(b"d/t.frm", b"e/t.frm") + remove(b"d"): [b"d"],
+    }
+    for at, (stream, expected) in enumerate(cases.items()):
+        parser = MendedStream()
+        parser.passed(memoryview(stream))
+        parser.finish() if parser.files else None
+        assert parser.lost() == expected
+        status, files = extracted(stream, tmp_path / str(at))
+        assert status == 0
+        for name in ("d/t.frm", "d/u.new", "e/i.ren", "d/u.frm", "e/t.frm", "d/p#P#p0.new"):
+            assert (name in files) == (path_digest(name.encode()) in parser.files)
+
+
+def test_of_what_was_removed_no_more_is_kept_than_its_names() -> None:
+    parser = MendedStream()
+    for n in range(50):
+        path = b"d/%d.frm" % n
+        parser.passed(memoryview(whole(path, b"x") + rename(path, b"d/t")))
+        parser.passed(memoryview(whole(path, b"x") + remove(path) + whole(path, b"x", flags=2)))
+        parser.passed(memoryview(remove(path)))
+    assert parser.names == len([b"d", b"d/t"]) + 50
+    assert not any(parser._lasting.values())
 
 
 def test_what_is_remembered_of_renames_is_bounded() -> None:

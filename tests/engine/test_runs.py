@@ -199,6 +199,7 @@ LOSSES = (
     "Aria log file /data//aria_log.00000001 chunk copy error",
     "Aria lsn store read error for log file x",
     "WARNING!!! The corruption is ignored due to log-innodb-page-corruption option",
+    "Failed to re-copy ./h/db.opt.",
 )
 HARMLESS = (
     "Copied file ./d/x.MYD for table `d`.`Aria lsn store read error`, 0 bytes",
@@ -206,6 +207,8 @@ HARMLESS = (
     "Warning: We assume the  table was dropped during xtrabackup execution and ignore the "
     "tablespace ./d/t.ibd",
     "error: cannot open file ib_buffer_pool",
+    "Copied file ./d/y.MYD for table `d`.`Failed to re-copy `, 0 bytes",
+    "Copied file ./d/z.MYD for table `d`.`The corruption is ignored`, 0 bytes",
 )
 
 
@@ -214,6 +217,12 @@ def test_words_of_lost_data_count_more_than_a_good_end(tmp_path: Path, line: str
     body = says(f"[00] 2024-05-06 07:08:08 {line}") + SAYS_OK
     with pytest.raises(EngineUnproved, match=re.escape(line)):
         finish(fake(tmp_path, body), tmp_path)
+
+
+def test_lost_data_is_seen_after_many_words_that_tell_less(tmp_path: Path) -> None:
+    flood = "".join(says(f"Error on aria table file open ./d/t{n}.MAI") for n in range(50))
+    with pytest.raises(EngineUnproved, match="re-copy"):
+        finish(fake(tmp_path, flood + says("Failed to re-copy ./h/db.opt.") + SAYS_OK), tmp_path)
 
 
 def test_what_may_have_been_dropped_is_left_to_the_proof_by_names(tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def test_all_kinds_of_tables_come_back_from_both_kinds_of_backups(workshop: Work
     assert ("#mysql50#lost+found",) not in names
 
 
-@pytest.mark.parametrize("name", ["xtrabackup_checkpoints", "mariadb_backup_info", "ib_lru_dump"])
+TAKEN_NAMES = ("xtrabackup_checkpoints", "mariadb_backup_info", "ib_lru_dump", "undo001")
+
+
+@pytest.mark.parametrize("name", [*TAKEN_NAMES, "innodb_corrupted_pages"])
 def test_a_schema_with_the_name_of_a_file_is_refused_before_the_copy(
     workshop: Workshop, name: str
 ) -> None:

@@ -5,14 +5,14 @@ from typing import Final
 
 from tests.faults.names import objects
 from tests.faults.names.model import Model, Table
-from tests.faults.names.words import ENGINE_FILES, quoted
+from tests.faults.names.words import NO_SCHEMAS, quoted
 
 Plant = Callable[[Model], None]
 
 
 def engine_schema(model: Model) -> None:
     """Make a schema whose directory has the name of a file of the engine's."""
-    name = model.chance.choice(ENGINE_FILES)
+    name = model.chance.choice(NO_SCHEMAS)
     suspects = (name,)
     model.add_schema(name, suspects)
     if model.chance.random() < 0.8:
@@ -157,7 +157,7 @@ def table_of_engine_name(model: Model) -> None:
     """Make an innocent table: in a schema of its own kind no name clashes."""
     objects.make(
         model,
-        Table(model.schema(), model.chance.choice(ENGINE_FILES), "InnoDB"),
+        Table(model.schema(), model.chance.choice(NO_SCHEMAS), "InnoDB"),
         objects.columns(),
         "",
     )

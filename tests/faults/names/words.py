@@ -36,6 +36,8 @@ _SERVER_FILES: Final = (
     "lost+found",
     "tmp",
 )
+# A schema of such a name can't be backed up: the engine also looks for files that aren't there.
+NO_SCHEMAS: Final = (*ENGINE_FILES, "undo001", "innodb_corrupted_pages")
 _SUFFIXES: Final = (
     *(".isl", ".ibd", ".new", ".ren", ".del", ".delta", ".meta", ".ibd.delta", ".ibd.meta"),
     *(".frm", ".MYD", ".MAI", ".CSM", ".opt", ".TRN", ".par", ".qp", ".gz", ".xbstream"),
@@ -106,7 +108,7 @@ def word(chance: Random) -> str:
 
 def schema_word(chance: Random) -> str:
     """As `word`, but not a file of the engine's: such a schema's directory clashes with it."""
-    while (found := word(chance)) in ENGINE_FILES:
+    while (found := word(chance)) in NO_SCHEMAS:
         pass
     return found
 

@@ -1,0 +1,133 @@
+"""On a real server: schemas and tables that are dropped and made again while a backup runs.
+
+The engine's stream is held up at its first bytes until the statements are done: the server has
+begun to list DDL for it then, its tablespaces are known, and nearly all is yet to be copied.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from agent.engine.runs import BackupRun
+from agent.errors import EngineUnproved, StreamIncomplete
+from tests.conftest import need
+from tests.operations.workshop import Workshop
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
+
+ID = "(id INT)"
+FILLED = (
+    *("CREATE SCHEMA d", "CREATE SCHEMA e", "CREATE SCHEMA `f-g`"),
+    *(f"CREATE TABLE d.i {ID}", f"CREATE TABLE e.i {ID}", f"CREATE TABLE `f-g`.i {ID}"),
+    *(f"CREATE TABLE d.`a-b` {ID} ENGINE=Aria", f"CREATE TABLE e.a {ID} ENGINE=Aria"),
+    *(f"CREATE TABLE d.a {ID} ENGINE=Aria", f"CREATE TABLE d.m {ID} ENGINE=MyISAM"),
+    f"CREATE TABLE d.p {ID} ENGINE=Aria PARTITION BY HASH (id) PARTITIONS 2",
+    *(f"INSERT INTO {name} VALUES (1), (2)" for name in ("d.i", "e.i", "d.a", "e.a", "d.m")),
+)
+# What is lost, and the name that the error has to tell.
+LOSING = {
+    "a table of InnoDB's for one of Aria's": (
+        "the table d.a ",
+        ("DROP TABLE d.a", f"CREATE TABLE d.a {ID}", "INSERT INTO d.a VALUES (7)"),
+    ),
+    "Aria's for Aria's": ("the table d.a ", (f"CREATE OR REPLACE TABLE d.a {ID} ENGINE=Aria",)),
+    "a schema with signs": (
+        "the schema f-g ",
+        ("CREATE OR REPLACE SCHEMA `f-g`", "CREATE VIEW `f-g`.v AS SELECT 1"),
+    ),
+    "a table moved out of a schema": (
+        "the schema e ",
+        ("RENAME TABLE e.i TO d.j", "DROP SCHEMA e"),
+    ),
+}
+HARMLESS = (
+    *("DROP TABLE d.i", f"CREATE TABLE d.i {ID}", "INSERT INTO d.i VALUES (5)"),
+    *("CREATE OR REPLACE TABLE d.i (id INT, more INT)", "TRUNCATE d.i"),
+    *("DROP TABLE d.a", "DROP TABLE d.m", "DROP TABLE d.`a-b`", "DROP TABLE d.p"),
+    *(f"CREATE TABLE d.n {ID} ENGINE=MyISAM", "INSERT INTO d.n VALUES (3)", "TRUNCATE d.n"),
+    *("DROP TABLE d.n", f"CREATE TABLE d.n2 {ID}", "RENAME TABLE d.n2 TO d.n3"),
+    *("ALTER TABLE d.n3 ADD COLUMN x INT, ALGORITHM=COPY", "DROP SCHEMA e", "DROP SCHEMA `f-g`"),
+    *("CREATE SCHEMA `f-g`", "CREATE SCHEMA IF NOT EXISTS d"),
+)
+
+
+@pytest.fixture(scope="module")
+def server(scratch: Path) -> Iterator[MariaDB]:
+    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
+    server = MariaDB(scratch / "again", options=SMALL_SERVER)
+    server.install()
+    try:
+        server.start()
+        server.create_agent_user()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
+    server.execute_many(*FILLED)
+    server.checkpoint()  # else the copied log tells of them, as if they were made meanwhile
+    yield Workshop(server, tmp_path)
+    server.execute_many(*(f"DROP SCHEMA IF EXISTS `{name}`" for name in ("d", "e", "f-g")))
+
+
+@contextmanager
+def meanwhile(server: MariaDB, statements: Sequence[str]) -> Iterator[None]:
+    """Do the statements when the first bytes of a backup have come, and before any others."""
+    left = list(statements)
+    read = BackupRun.read_into
+
+    def read_into(run: BackupRun, buffer: memoryview) -> int:
+        count = read(run, buffer)
+        server.execute_many(*left)
+        left.clear()
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BackupRun, "read_into", read_into)
+        yield
+    assert not left
+
+
+@pytest.mark.parametrize("what", LOSING)
+def test_what_the_engine_loses_fails_the_backup_and_is_named(workshop: Workshop, what: str) -> None:
+    name, statements = LOSING[what]
+    with meanwhile(workshop.server, statements), pytest.raises(StreamIncomplete) as caught:
+        workshop.backup()
+    assert f"the engine took {name}" in str(caught.value)
+    assert "back up again" in caught.value.hint
+
+
+def test_an_incremental_that_loses_a_table_fails_too(workshop: Workshop) -> None:
+    full = workshop.backup()
+    with (
+        meanwhile(workshop.server, ["RENAME TABLE d.p TO d.q", f"CREATE TABLE d.p {ID}"]),
+        pytest.raises(StreamIncomplete, match=r"the table d\.p "),
+    ):
+        workshop.backup(full)
+
+
+def test_a_schema_that_was_made_and_dropped_ends_the_replay_of_ddl(workshop: Workshop) -> None:
+    """The engine says so and goes on; a table altered meanwhile may have its old rows then."""
+    brief = ["CREATE SCHEMA h", "DROP SCHEMA h", "ALTER TABLE d.a ADD COLUMN x INT DEFAULT 3"]
+    with (
+        meanwhile(workshop.server, brief),
+        pytest.raises(EngineUnproved, match=r"Failed to re-copy \./h/db\.opt"),
+    ):
+        workshop.backup()
+
+
+def test_other_ddl_is_held_by_both_kinds_of_backups(workshop: Workshop) -> None:
+    server = workshop.server
+    full = workshop.backup()
+    with meanwhile(server, HARMLESS):
+        child = workshop.backup(full)
+    expected = server.checksums()
+    assert workshop.restored(child)[0] == expected
+    again = ("DROP TABLE d.i", f"CREATE TABLE d.i {ID}", "INSERT INTO d.i VALUES (9)")
+    with meanwhile(server, again):
+        other = workshop.backup()
+    assert server.checksums() != expected
+    assert workshop.restored(other)[0] == server.checksums()
