@@ -2,8 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -23,18 +21,6 @@ from tests.broker.probe import Keeper, Probe, draft, probing, settings_for
 from tests.broker.site import Site
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
-
-
-@pytest.fixture
-def site(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Site]:
-    with ExitStack() as cleanup:
-        yield Site(rabbitmq, tmp_path, cleanup)
-
-
-@pytest.fixture
-def probe(rabbitmq: RabbitMQ) -> Iterator[Probe]:
-    with probing(rabbitmq) as probe:
-        yield probe
 
 
 def ping() -> PingTask:

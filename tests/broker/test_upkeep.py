@@ -2,9 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -13,24 +11,11 @@ from agent.broker import wire
 from agent.broker.probe import Probe as SelfTestProbe
 from agent.errors import QueueFull
 from agent.model import PingTask
-from tests.broker.probe import QUICK, Keeper, Probe, probing, settings_for
+from tests.broker.probe import QUICK, Keeper, Probe, settings_for
 from tests.broker.site import Site
 from tests.stack.process import poll
-from tests.stack.rabbitmq import RabbitMQ
 
 OFTEN = QUICK._replace(check=0.1)
-
-
-@pytest.fixture
-def site(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Site]:
-    with ExitStack() as cleanup:
-        yield Site(rabbitmq, tmp_path, cleanup)
-
-
-@pytest.fixture
-def probe(rabbitmq: RabbitMQ) -> Iterator[Probe]:
-    with probing(rabbitmq) as probe:
-        yield probe
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,9 @@ import pytest
 from agent.config import DEFAULT_PATH
 from agent.database import Database, DatabaseSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed
-from tests.conftest import need
 from tests.embedded.user import User
-from tests.stack.mariadb import AGENT_PASSWORD, SMALL_SERVER, MariaDB
+from tests.stack.fixtures_mariadb import private_server
+from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 
 pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
 
@@ -39,16 +39,9 @@ AWKWARD = {
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
-    need("mariadbd", "mariadb-install-db", "mariadb-backup")
-    started = MariaDB(scratch / "awkward", options=SMALL_SERVER)
-    started.install()
-    try:
-        started.start()
-        started.create_agent_user()
+    with private_server(scratch / "awkward") as started:
         started.query("CREATE SCHEMA d; CREATE TABLE d.t (id INT) AS SELECT 1 AS id")
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from agent.config import DEFAULT_PATH
-from tests.conftest import need
 from tests.embedded.test_embedded import restored_checksums
 from tests.embedded.user import User
-from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.fixtures_mariadb import private_server
+from tests.stack.mariadb import MariaDB
 
 pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
 
@@ -52,11 +52,7 @@ HOSTILE = "".join(
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
-    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
-    started = MariaDB(scratch / "host-options", options=SMALL_SERVER)
-    started.install()
-    try:
-        started.start()
+    with private_server(scratch / "host-options") as started:
         for schema, engine in (("d", "InnoDB"), ("e", "InnoDB"), ("d_aria", "Aria")):
             started.query(
                 f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.t (id INT PRIMARY KEY, word TEXT) "
@@ -65,8 +61,6 @@ def server(scratch: Path) -> Iterator[MariaDB]:
                 f"CREATE TABLE {schema}.m (id INT) ENGINE=MyISAM; INSERT INTO {schema}.m VALUES (1)"
             )
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture

@@ -11,24 +11,17 @@ import pytest
 
 from agent.errors import AgentError, DatadirUnfit, StreamIncomplete
 from agent.model import Record
-from tests.conftest import need
 from tests.operations.workshop import Workshop
-from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.fixtures_mariadb import private_server
+from tests.stack.mariadb import MariaDB
 
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
     """A small server of this module's own, whose datadir tests spoil and mend."""
-    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
     # log_bin as an operator may have it, with letters that end words
-    server = MariaDB(scratch / "complete", options=SMALL_SERVER | {"log-bin": "'a b'"})
-    server.install()
-    try:
-        server.start()
-        server.create_agent_user()
+    with private_server(scratch / "complete", **{"log-bin": "'a b'"}) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -8,22 +8,17 @@ import pytest
 
 from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
-from tests.conftest import need
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
-from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.fixtures_mariadb import private_server
+from tests.stack.mariadb import MariaDB
 
 TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed")
 
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
-    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
-    server = MariaDB(scratch / "imports", options=SMALL_SERVER)
-    server.install()
-    try:
-        server.start()
-        server.create_agent_user()
+    with private_server(scratch / "imports") as server:
         server.query("CREATE SCHEMA d")
         for name in TABLES:
             server.query(
@@ -34,8 +29,6 @@ def server(scratch: Path) -> Iterator[MariaDB]:
             server.query(f"UPDATE d.{name} SET v = v + 5")
         server.query("TRUNCATE d.emptied")
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 
 from agent.engine.runs import BackupRun
 from agent.errors import EngineUnproved, StreamIncomplete
-from tests.conftest import need
 from tests.operations.workshop import Workshop
-from tests.stack.mariadb import SMALL_SERVER, MariaDB
+from tests.stack.fixtures_mariadb import private_server
+from tests.stack.mariadb import MariaDB
 
 ID = "(id INT)"
 FILLED = (
@@ -54,15 +54,8 @@ HARMLESS = (
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
-    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
-    server = MariaDB(scratch / "again", options=SMALL_SERVER)
-    server.install()
-    try:
-        server.start()
-        server.create_agent_user()
+    with private_server(scratch / "again") as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """Fixtures of the private MariaDB."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import SMALL_SERVER, MariaDB
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,20 @@ def mariadb(scratch: Path) -> Iterator[MariaDB]:
         server.start()
         server.create_agent_user()
         server.load_rows(40)
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def private_server(folder: Path, **options: str) -> Iterator[MariaDB]:
+    """A small server of a module's own, for tests that spoil what others need."""
+    need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
+    server = MariaDB(folder, options=SMALL_SERVER | options)
+    server.install()
+    try:
+        server.start()
+        server.create_agent_user()
         yield server
     finally:
         server.stop()
