@@ -330,10 +330,8 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
         poll("it is logged", lambda: missing in caplog.text, 10)
         assert link.consuming.is_set()
     finally:
-        channel.exchange_declare(wire.TASK_EXCHANGE, "direct", durable=True)
-        for instance in (place.mine, place.other):
-            channel.queue_bind(_queue(instance), wire.TASK_EXCHANGE, instance)
         connection.close()
+        place.server.bind_tasks()
     poll("it is well again", lambda: link.trouble == "", 10)
 
 

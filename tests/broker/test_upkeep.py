@@ -35,6 +35,7 @@ def comes_through(site: Site, probe: Probe) -> None:
     poll("the task is kept", lambda: site.journal.status(task.task_id) is not None, 10)
 
 
+@pytest.mark.usefixtures("tasks_bound")
 def test_a_deleted_exchange_of_tasks_is_made_again_while_connected(
     site: Site, probe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +121,7 @@ def test_a_second_agent_says_that_it_may_be_the_stand_by(
     assert len(second.bodies) == 1
 
 
+@pytest.mark.usefixtures("tasks_bound")
 @pytest.mark.parametrize("gone", ["exchange", "binding", "nothing"])
 def test_the_self_tests_probe_changes_nothing_and_tells(
     site: Site, probe: Probe, gone: str

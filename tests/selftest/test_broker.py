@@ -64,13 +64,13 @@ def test_a_served_instance(served: Site) -> None:
     assert said(results, "declare").found == "exchanges and queues are there"
 
 
+@pytest.mark.usefixtures("tasks_bound")
 def test_an_exchange_that_was_deleted(served: Site, channel: BlockingChannel) -> None:
     channel.exchange_delete(wire.TASK_EXCHANGE)
     for _ in range(2):  # the first look repairs nothing
         results = list(served.look(*GROUPS))
         warns(results, "broker: declare")
         assert f"exchange {wire.TASK_EXCHANGE}" in said(results, "declare").found
-    channel.exchange_declare(wire.TASK_EXCHANGE, "direct", durable=True)
 
 
 def test_a_binding_that_was_deleted(served: Site, channel: BlockingChannel) -> None:

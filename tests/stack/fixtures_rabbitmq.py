@@ -19,3 +19,10 @@ def rabbitmq(scratch: Path) -> Iterator[RabbitMQ]:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def tasks_bound(rabbitmq: RabbitMQ) -> Iterator[None]:
+    """For a test that deletes the exchange of tasks: other instances have their bindings again."""
+    yield
+    rabbitmq.bind_tasks()

@@ -9,6 +9,7 @@ import pika
 import psutil
 from pika.exceptions import AMQPError
 
+from agent.broker import wire
 from tests.stack.process import ServerProcess, free_port, poll, port_answers
 
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -114,6 +115,17 @@ class RabbitMQ:
             check=True,
         )
         return done.stdout
+
+    def bind_tasks(self) -> None:
+        """Bind all queues of tasks to their exchange, which a test may have deleted."""
+        queues = self.control("--quiet", "list_queues", "-p", VHOST, "name").split()
+        with pika.BlockingConnection(self.parameters()) as connection:
+            channel = connection.channel()
+            channel.exchange_declare(wire.TASK_EXCHANGE, "direct", durable=True)
+            for queue in queues:
+                instance_id = queue.removeprefix(wire.task_queue(""))
+                if instance_id != queue:
+                    channel.queue_bind(queue, wire.TASK_EXCHANGE, instance_id)
 
     def freeze(self) -> None:
         """Have the node stand still: connections stay open and nothing answers."""
