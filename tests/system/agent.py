@@ -64,19 +64,20 @@ class SystemAgent:
         return view
 
     def begin_slow_backup(self) -> ServerProcess:
-        """Begin a backup and wait until its engine runs; the command that follows it.
+        """Begin a backup and wait until its engine copies; the command that follows it.
 
         The unit must have the drop-in `SLOW`.
         """
         argv = self.machine.argv("backup-agent", "backup-create", self.instance_id, "slow")
         log = self.machine.folder / f"create-{uuid.uuid4().hex[:8]}.log"
         waiting = ServerProcess([*argv, "--wait"], log)
-        poll("the engine runs", self.engine_runs, 60)
-        poll("a segment is stored", self._some_segment, 60)
+        poll("the engine copies", self._engine_copies, 60)
         return waiting
 
-    def _some_segment(self) -> bool:
-        return any("_segments/" in name for name in self.objects())
+    def _engine_copies(self) -> bool:
+        """Before it copies, it also runs to say its version."""
+        pattern = "mariadb-backup --defaults-file="
+        return self.machine.run("pgrep", "--full", pattern, check=False).returncode == 0
 
     def engine_runs(self) -> bool:
         """Whether a mariadb-backup or mbstream runs anywhere on the machine."""
