@@ -205,6 +205,27 @@ OPERATOR_MAY_NOT: dict[str, Attempt] = {
     ),
 }
 
+# whoever sends all tasks still can't speak as an agent, nor take what is meant for one
+CONTROL_MAY_NOT: dict[str, Attempt] = {
+    "take tasks": lambda c, p: c.basic_consume(_queue(p.mine), lambda *_: None),
+    "look into tasks": lambda c, p: c.basic_get(_queue(p.mine)),
+    "purge tasks": lambda c, p: c.queue_purge(_queue(p.mine)),
+    "delete a queue": lambda c, p: c.queue_delete(_queue(p.mine)),
+    "unbind a queue": lambda c, p: c.queue_unbind(_queue(p.mine), wire.TASK_EXCHANGE, p.mine),
+    "copy all tasks": lambda c, p: c.queue_bind(_private(c, p), wire.TASK_EXCHANGE, p.mine),
+    "send by the default exchange": lambda c, p: c.basic_publish("", _queue(p.mine), b"{}"),
+    "report": lambda c, p: c.basic_publish(
+        wire.REPORT_EXCHANGE, f"{p.mine}.agent.ping.DONE", b"{}"
+    ),
+    "report by dead letters": lambda c, p: c.queue_declare(
+        wire.client_queue(p.mine),
+        arguments=_dead_letters_to(wire.REPORT_EXCHANGE, f"{p.mine}.agent.ping.DONE"),
+    ),
+    "bury": lambda c, p: c.basic_publish(wire.DEAD, "", b"{}"),
+    "delete dead letters' queue": lambda c, p: c.queue_delete(wire.DEAD),
+    "delete an exchange": lambda c, p: c.exchange_delete(wire.TASK_EXCHANGE),
+}
+
 
 def _private(channel: BlockingChannel, place: Place) -> str:
     name = wire.client_queue(place.mine)
@@ -214,13 +235,17 @@ def _private(channel: BlockingChannel, place: Place) -> str:
 
 @pytest.mark.parametrize(
     ("user", "attempts"),
-    [("agent", AGENT_MAY_NOT), ("operator", OPERATOR_MAY_NOT)],
-    ids=["agent", "operator"],
+    [
+        ("agent-{}", AGENT_MAY_NOT),
+        ("operator-{}", OPERATOR_MAY_NOT),
+        ("backup-control", CONTROL_MAY_NOT),
+    ],
+    ids=["agent", "operator", "control"],
 )
-def test_one_machine_can_do_nothing_to_another(
+def test_nobody_can_do_what_the_rights_do_not_give(
     place: Place, user: str, attempts: dict[str, Attempt]
 ) -> None:
-    login = place.server.parameters(f"{user}-{place.mine}", PASSWORD)
+    login = place.server.parameters(user.format(place.mine), PASSWORD)
     connection = pika.BlockingConnection(login)
     answers = {}
     for name, attempt in attempts.items():
