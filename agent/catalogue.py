@@ -274,8 +274,11 @@ class Catalogue:
         """Remove the record of a backup of which nothing else is left."""
         self._store.delete(Shelf.OBJECTS, record_name(backup_id))
 
-    def fence(self, record: Record) -> None:
-        """Fenced unless the backup still is this attempt's to change, and its chain whole."""
+    def fence(self, record: Record) -> list[Record]:
+        """Return the ancestors of a backup that is about to be COMPLETED, the full one first.
+
+        Fenced unless the backup still is this attempt's to change, and its chain whole.
+        """
         there = self.read(record.id)
         if there is None:
             raise Fenced(f"the record of backup {record.id} is gone")
@@ -288,13 +291,15 @@ class Catalogue:
         }
         if there.status not in open_to.get(record.status, _CHANGEABLE):
             raise Fenced(f"backup {record.id} is {there.status} already")
-        if record.parent_id is not None and record.status is BackupStatus.COMPLETED:
-            try:
-                parent = self.chain(record.parent_id)[-1]
-            except (BackupUnknown, BackupUnusable) as error:
-                raise Fenced(f"an ancestor of backup {record.id} is gone: {error}") from error
-            if parent.to_lsn != record.from_lsn:
-                raise Fenced(f"the parent of backup {record.id} is another one now")
+        if record.parent_id is None or record.status is not BackupStatus.COMPLETED:
+            return []
+        try:
+            chain = self.chain(record.parent_id)
+        except (BackupUnknown, BackupUnusable) as error:
+            raise Fenced(f"an ancestor of backup {record.id} is gone: {error}") from error
+        if chain[-1].to_lsn != record.from_lsn:
+            raise Fenced(f"the parent of backup {record.id} is another one now")
+        return chain
 
     def _get(self, backup_id: str) -> bytes | None:
         try:

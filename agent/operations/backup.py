@@ -128,7 +128,7 @@ class BackupOperation:
         reached(Point.LISTS_STORED)
         self._on_finished(finished)
         reached(Point.RECORD_JOURNALLED)
-        return self._commit(finished, parent, manifest)
+        return self._commit(finished, manifest)
 
     def make_way(self, deleted: str) -> None:
         """Stop with Cancelled where the backup to be deleted is this one or an ancestor.
@@ -270,8 +270,8 @@ class BackupOperation:
             stop=self._stop,
         ).run()
 
-    def _commit(self, finished: Record, parent: Record | None, manifest: Manifest) -> Record:
-        publish(self._parts, finished, parent, manifest)
+    def _commit(self, finished: Record, manifest: Manifest) -> Record:
+        publish(self._parts, finished, manifest)
         reached(Point.OBJECT_STORED)
         # The point of no return: whoever wants to cancel it now comes too late.
         self._stop.close()

@@ -17,14 +17,13 @@ def resume_commit(parts: BackupParts, journalled: str) -> Record:
     """
     record = as_kept(journalled)
     parts.catalogue.fence(record)
-    parent = parts.catalogue.need(record.parent_id) if record.parent_id else None
     limits = parts.store.limits()
     manifest = Manifest(parts.store, limits, record.id, record.attempt, sealed=record.sealed)
     for number, segment in enumerate(parts.catalogue.segments(record)):
         manifest.add(number, segment)
     if record.stored is None or manifest.finish().etag != record.stored.slo_etag:
         raise DataDamaged(f"the segments of backup {record.id} are not those of its record")
-    publish(parts, record, parent, manifest)
+    publish(parts, record, manifest)
     parts.catalogue.write(record)
     return record
 
@@ -37,17 +36,14 @@ def as_kept(journalled: str) -> Record:
         raise RecordDamaged("the record in the journal can't be read") from error
 
 
-def publish(
-    parts: BackupParts, finished: Record, parent: Record | None, manifest: Manifest
-) -> None:
+def publish(parts: BackupParts, finished: Record, manifest: Manifest) -> None:
     """Write the object of a backup that still is this attempt's to complete; else Fenced.
 
     ParentUnusable if the bytes of an ancestor are gone by now.
     """
-    parts.catalogue.fence(finished)
-    if parent is not None:
-        check_stored(parts, parts.catalogue.chain(parent.id))
-    manifest.publish(_headers(finished, parent))
+    chain = parts.catalogue.fence(finished)
+    check_stored(parts, chain)
+    manifest.publish(_headers(finished, chain[-1] if chain else None))
 
 
 def _headers(record: Record, parent: Record | None) -> dict[str, str]:
