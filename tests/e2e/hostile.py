@@ -1,12 +1,11 @@
 """Makes stored backups whose keys, record, segments and stream are valid, and whose content is not.
 
 So could whoever holds the keys of a machine: a rooted VM of the same tenant, say. They are made of
-the golden full backup, which a real MariaDB wrote.
+a real backup of the golden tables, by the engine that is here: none prepares another series'.
 """
 
 import os
 import subprocess
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -18,7 +17,7 @@ from agent.layout import Segment, encode_list, list_name, list_ref, segment_name
 from agent.model import Record, Stored
 from agent.store.protocol import Shelf, Store
 from tests.codec.streams import head, remove, rename, whole
-from tests.golden import places, rescue
+from tests.golden import make, places, rescue
 from tests.operations.stored import place_record, put
 from tests.pipeline.path import PLAN, MemorySource, Shelf as Sent, upload
 
@@ -32,19 +31,27 @@ __attribute__((constructor)) static void loaded(void) {
 """
 
 
-@cache
-def golden() -> bytes:
-    """The xbstream of the golden full backup."""
-    full = places.expected().full
-    done = rescue.read(places.record_file(full), places.MASTER, places.segments(full))
+class Original(NamedTuple):
+    """The record and the xbstream of a real full backup."""
+
+    record: Record
+    stream: bytes
+
+
+def original(folder: Path) -> Original:
+    """Make the backup that the hostile ones are made of; `folder` is for that alone."""
+    with make.original(folder) as (_, config):
+        made = make.backup(config, "original")
+    store, key = folder / make.STORE.name, folder / "keys" / f"{make.KEY_ID}.key"
+    done = rescue.read(places.record_file(made, store), key, places.segments(made, store))
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return Original(Record.model_validate(places.record(made, store)), done.stdout)
 
 
-def store_backup(store: Store, keys: Keyring, stream: bytes, **changes: object) -> Record:
-    """Store `stream` as a COMPLETED full backup; its record."""
-    record = Record.model_validate(places.record(places.expected().full))
-    record = record.model_copy(update={"id": str(uuid4()), "attempt": str(uuid4())})
+def store_backup(store: Store, keys: Keyring, made: Original, **changes: object) -> Record:
+    """Store a stream as a COMPLETED full backup, with what else the record says; its record."""
+    stream = made.stream
+    record = made.record.model_copy(update={"id": str(uuid4()), "attempt": str(uuid4())})
     data_key, sent = os.urandom(32), Sent()
     upload(MemorySource(stream), sent.send, sealing=SealingStream(data_key, record.id.encode()))
     rows = []
@@ -93,15 +100,17 @@ def plugin(folder: Path, canary: Path) -> bytes:
     return (folder / "plugin.so").read_bytes()
 
 
-def cases(outside: Path, *, compiled: bool = True) -> dict[str, Case]:
-    """Every kind, aimed at the canaries in `outside`: see `plant`."""
-    library = plugin(outside.parent, outside / "loaded") if compiled else b""
-    return {**_streams(bytes(outside)), **_options(outside, library), **_files(bytes(outside))}
+def cases(good: bytes, outside: Path, library: bytes = b"") -> dict[str, Case]:
+    """Every kind, made of the stream `good`, aimed at the canaries in `outside`: see `plant`.
+
+    `library` is a plugin as `plugin` makes it.
+    """
+    far = bytes(outside)
+    return {**_streams(good, far), **_options(good, outside, library), **_files(good, far)}
 
 
-def _streams(far: bytes) -> dict[str, Case]:
+def _streams(good: bytes, far: bytes) -> dict[str, Case]:
     """What the stream itself does to paths."""
-    good = golden()
     streams = {
         "rename out": good + rename(b"ibdata1", far + b"/new"),
         "rename above": good + rename(b"ibdata1", b"../../../outside/new"),
@@ -118,14 +127,14 @@ def _streams(far: bytes) -> dict[str, Case]:
     return {name: Case(stream, in_stream=True) for name, stream in streams.items()}
 
 
-def _options(outside: Path, library: bytes) -> dict[str, Case]:
+def _options(good: bytes, outside: Path, library: bytes) -> dict[str, Case]:
     """What the backup's own option file says."""
     load = "plugin_load=file_key_management=file_key_management"
     own = whole(b"file_key_management.so", library)
 
     def case(text: str, more: bytes = b"") -> Case:
         lines = f"[mysqld]\ninnodb_page_size=16384\n{text}\n".encode()
-        return Case(golden() + whole(b"backup-my.cnf", lines, REWRITE) + more)
+        return Case(good + whole(b"backup-my.cnf", lines, REWRITE) + more)
 
     return {
         "plugin of its own": case(f"plugin_dir=./\n{load}", own)._replace(errors=()),
@@ -136,16 +145,16 @@ def _options(outside: Path, library: bytes) -> dict[str, Case]:
         "system tablespace outside": case("innodb_data_file_path=../../../outside/canary:65536"),
         "temporary files outside": case(f"tmpdir={outside}"),
         "options that are a folder": Case(
-            golden() + remove(b"backup-my.cnf") + whole(b"backup-my.cnf/x", b"x")
+            good + remove(b"backup-my.cnf") + whole(b"backup-my.cnf/x", b"x")
         ),
         "undo outside": case(f"innodb_undo_directory={outside}")._replace(errors=()),
         "log outside": case(f"innodb_log_group_home_dir={outside}")._replace(errors=()),
     }
 
 
-def _files(far: bytes) -> dict[str, Case]:
+def _files(good: bytes, far: bytes) -> dict[str, Case]:
     """What the engine reads at prepare."""
-    good, table = golden(), b"golden/numbers.ibd"
+    table = b"golden/numbers.ibd"
     return {
         "link": Case(good + whole(b"golden/numbers.isl", far + b"/golden/numbers.ibd"), ()),
         "link to another's": Case(good + whole(b"golden/far.isl", far + b"/canary.ibd"), ()),

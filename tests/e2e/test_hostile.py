@@ -21,7 +21,17 @@ from agent.operations.restore import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
 from tests.conftest import need
-from tests.e2e.hostile import Case, Planted, cases, plant, seen, store_backup
+from tests.e2e.hostile import (
+    Case,
+    Original,
+    Planted,
+    cases,
+    original,
+    plant,
+    plugin,
+    seen,
+    store_backup,
+)
 from tests.e2e.reports import Reports
 from tests.golden import make, rescue
 from tests.golden.places import MASTER
@@ -34,6 +44,7 @@ class Place(NamedTuple):
 
     folder: Path
     config: Path
+    original: Original
     cases: dict[str, Case]
     ids: dict[str, str]
     planted: Planted
@@ -50,20 +61,24 @@ def place() -> Iterator[Place]:
     folder.chmod(0o755)
     (folder / "agent").mkdir()
     config = configure(folder / "agent", folder / "store")
-    planted = plant(folder / "outside")
-    streams = cases(folder / "outside")
+    (folder / "original").mkdir()
+    made = original(folder / "original")
+    shutil.rmtree(folder / "original")
+    outside = folder / "outside"
+    planted = plant(outside)
+    streams = cases(made.stream, outside, plugin(folder, outside / "loaded"))
     parts = assembly.restore_parts(load(config))
     parts.store.open()
     ids = {
-        name: store_backup(parts.store, parts.keyring, case.stream).id
+        name: store_backup(parts.store, parts.keyring, made._replace(stream=case.stream)).id
         for name, case in streams.items()
     }
     parts.store.close()
-    yield Place(folder, config, streams, ids, planted)
+    yield Place(folder, config, made, streams, ids, planted)
     shutil.rmtree(folder)
 
 
-NAMES = sorted(cases(Path("/outside"), compiled=False))
+NAMES = sorted(cases(b"", Path("/outside")))
 # One of each kind: the reader's own tests have all that the stream can do.
 BY_HAND = (
     *("rename above", "remove", "plugin of its own", "plugin by path", "included options"),
@@ -139,7 +154,8 @@ def test_by_task_nothing_is_left(place: Place, agent: Agent) -> None:
     objects.store.open()
     with Reports(agent) as reports:
         for name in ("rename above", "another plugin"):
-            record = store_backup(objects.store, objects.keyring, place.cases[name].stream)
+            hostile = place.original._replace(stream=place.cases[name].stream)
+            record = store_backup(objects.store, objects.keyring, hostile)
             target = agent.folder / "restore" / "hostile"
             task = RestoreTask(task_id=str(uuid4()), backup_id=record.id, target=str(target))
             agent.send(task)

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,12 +46,12 @@ _CHANGES: Final = (
 )
 
 
-def make(folder: Path) -> None:
-    """Run a server in `folder`, make both backups and put them into this package's folder."""
+@contextmanager
+def original(folder: Path) -> Iterator[tuple[MariaDB, Path]]:
+    """A server in `folder` with the golden tables, and the configuration of an agent with keys."""
     server = MariaDB(folder / "mariadb")
     server.install()
-    with ExitStack() as ends:
-        ends.callback(server.stop)
+    try:
         server.start()
         server.create_agent_user()
         _shrink(server)
@@ -60,11 +61,19 @@ def make(folder: Path) -> None:
         _run(config, "keygen", "--folder", folder / "keys", KEY_ID)
         _run(config, "keygen", "--folder", folder / "keys", RECOVERY_ID, "--recovery",
              "--private", folder / "keys" / "recovery.pem")  # fmt: skip
-        full = _backup(config, "golden full")
+        yield server, config
+    finally:
+        server.stop()
+
+
+def make(folder: Path) -> None:
+    """Run a server in `folder`, make both backups and put them into this package's folder."""
+    with original(folder) as (server, config):
+        full = backup(config, "golden full")
         checksums = {"full": server.checksums()}
         server.execute_many(*_CHANGES)
         server.checkpoint()
-        child = _backup(config, "golden inc.001", "--parent", full)
+        child = backup(config, "golden inc.001", "--parent", full)
         checksums["incremental"] = server.checksums()
     for kept in (STORE, KEYS):
         shutil.rmtree(kept, ignore_errors=True)
@@ -116,7 +125,8 @@ def _configure(folder: Path, server: MariaDB) -> Path:
     return config
 
 
-def _backup(config: Path, name: str, *arguments: str) -> str:
+def backup(config: Path, name: str, *arguments: str) -> str:
+    """Have the agent make a backup; its id."""
     backup_id: str = json.loads(
         _run(config, "backup-create", "--local", name, "--json", *arguments)
     )["id"]

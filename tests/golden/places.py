@@ -23,20 +23,21 @@ def expected() -> Expected:
     return Expected(**json.loads(EXPECTED.read_text()))
 
 
-def record_file(backup_id: str) -> Path:
-    return STORE / CONTAINER / f"{backup_id}.json"
+def record_file(backup_id: str, store: Path = STORE) -> Path:
+    return store / CONTAINER / f"{backup_id}.json"
 
 
-def record(backup_id: str) -> dict[str, Any]:
+def record(backup_id: str, store: Path = STORE) -> dict[str, Any]:
     """Line 1 of a record, unchecked."""
-    found: dict[str, Any] = json.loads(record_file(backup_id).read_bytes().splitlines()[0])
+    raw = record_file(backup_id, store).read_bytes()
+    found: dict[str, Any] = json.loads(raw.splitlines()[0])
     return found
 
 
-def segments(backup_id: str) -> Path:
+def segments(backup_id: str, store: Path = STORE) -> Path:
     """The folder with the segments of a backup."""
-    attempt: str = record(backup_id)["attempt"]
-    return STORE / f"{CONTAINER}_segments" / backup_id / attempt
+    attempt: str = record(backup_id, store)["attempt"]
+    return store / f"{CONTAINER}_segments" / backup_id / attempt
 
 
 def joined(backup_id: str) -> bytes:

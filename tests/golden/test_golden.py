@@ -10,6 +10,7 @@ import pytest
 from agent.catalogue import Catalogue
 from agent.config import KeysSection
 from agent.keys import RecordState
+from agent.operations.preflight import series
 from agent.secret_files import load_keyring
 from agent.store.directory import DirectoryStore
 from tests.conftest import need
@@ -56,6 +57,13 @@ def configure(folder: Path, store: Path) -> Path:
     return config
 
 
+def engine_here() -> str:
+    """What the engine says of its version; no series but its own prepares a backup."""
+    argv = ["mariadb-backup", "--version"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
 def test_it_is_the_one_that_was_made() -> None:
     assert make.SUMS.read_text() == make.sums(), "the golden files have changed"
     sizes = [file.stat().st_size for file in make.STORE.rglob("*") if file.is_file()]
@@ -85,6 +93,11 @@ def test_the_agent_restores_it(store: Path, tmp_path: Path, which: str) -> None:
     argv = [sys.executable, "-m", "agent", "--config", str(configure(tmp_path, store))]
     argv += ["restore", "--local", getattr(expected, which), str(tmp_path / "back")]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    made_by = series(places.record(expected.full)["engine_version"])
+    if made_by not in engine_here():
+        assert "engine_unsupported" in done.stderr
+        assert f"install mariadb-backup {made_by}" in done.stderr
+        return
     assert done.returncode == 0, done.stderr
     assert checksums_of(tmp_path / "back", tmp_path / "server") == expected.checksums[which]
 
