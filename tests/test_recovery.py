@@ -1,6 +1,6 @@
 """What becomes of tasks that an agent's end cut off, by what journal and store hold of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -99,8 +99,10 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.journal.close()
 
 
 def create(backup_id: str, *, retry: bool = False) -> CreateTask:

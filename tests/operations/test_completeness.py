@@ -81,7 +81,7 @@ def test_all_kinds_of_tables_come_back_from_both_kinds_of_backups(workshop: Work
     assert ("#mysql50#lost+found",) not in names
 
 
-TAKEN_NAMES = ("xtrabackup_checkpoints", "mariadb_backup_info", "ib_lru_dump", "undo001")
+TAKEN_NAMES = ("xtrabackup_checkpoints", "mariadb_backup_info", "ib_lru_dump", "undo100")
 
 
 @pytest.mark.parametrize("name", [*TAKEN_NAMES, "innodb_corrupted_pages"])
