@@ -24,7 +24,7 @@ def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str
     found = {}
     for path in sorted(datadir.glob("*/*")):
         name = str(path.relative_to(datadir))
-        if name in but or path.parent.name in but:
+        if name in but or path.parent.name in but or _is_discovered(path):
             continue
         exact = (*_EXACT, *_CLOSED) if closed else _EXACT
         if path.suffix in (*_EXACT, *_CLOSED, *_NAMED) and path.exists() and not path.is_dir():
@@ -34,3 +34,9 @@ def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str
                 hashlib.sha256(path.read_bytes()).hexdigest()[:12] if whole else "there"
             )
     return found
+
+
+def _is_discovered(path: Path) -> bool:
+    """Whether the server makes this file when it needs it: an ARCHIVE table keeps its definition
+    in its data, and has no `.frm` until somebody reads the table."""
+    return path.suffix == ".frm" and path.with_suffix(".ARZ").exists()
