@@ -52,6 +52,18 @@ def drain(journal: Journal) -> list[Report]:
     return reports
 
 
+def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
+    """A name that is no UTF-8, as Python writes it, and a table that the server names by half."""
+    task, name = ping(), os.fsdecode(b"caf\xe9")
+    accept(journal, task)
+    info = ErrorInfo(code="internal", message=f"{name} is no schema", hint="rename \ud800")
+    assert ErrorInfo.of(Internal(info.message, hint=info.hint)) == info
+    failed = draft(task, TaskStatus.FAILED).model_copy(update={"error": info})
+    journal.report(failed)
+    assert drain(journal)[-1].error == info
+    assert (info.message, info.hint) == (r"caf\udce9 is no schema", r"rename \ud800")
+
+
 class Clock:
     """Unix seconds that a test sets."""
 
