@@ -44,10 +44,9 @@ def dead(error: AgentError) -> Verdict:
 
 
 class Topology(Protocol):
-    """What makes a missing exchange or queue again, and sends the probes that come in here."""
+    """What makes a missing exchange or queue again."""
 
     async def repair(self, session: Session) -> None: ...
-    def probe_came(self) -> None: ...
 
 
 class Intake:
@@ -126,7 +125,6 @@ class Intake:
                 return
             self._given = True
             if delivery.body == wire.PROBE:
-                self._topology.probe_came()
                 channel.ack(delivery)
                 continue
             verdict = self._ask(delivery)

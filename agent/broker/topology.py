@@ -124,11 +124,9 @@ class Upkeep:
         self._instance_id = instance_id
         self._pace = pace
         self._may_bind = self._may_publish = True
-        self._probing = False
 
     async def begin(self, session: Session) -> None:
         """Make and bind what a new connection needs; BrokerDenied if no task could come."""
-        self._probing = False
         try:
             await self.repair(session)
         except BrokerDenied:
@@ -157,12 +155,14 @@ class Upkeep:
             await self.repair(session)
         except BrokerDenied:
             return  # it is said
-        if self._may_publish and not self._probing:
+        if self._may_publish and await self._is_empty(session):
             await self._check_binding(session)
 
-    def probe_came(self) -> None:
-        """Take note that a probe came back from the queue."""
-        self._probing = False
+    async def _is_empty(self, session: Session) -> bool:
+        """Tell whether the queue has no message: while tasks wait, and a probe, none is sent."""
+        queue = wire.task_queue(self._instance_id)
+        found = await session.find("queue_declare", queue=queue)
+        return found is not None and found.method.message_count == 0
 
     async def _bind_all(self, session: Session) -> None:
         """Bind anew what may be bound already: AMQP has no way to ask."""
@@ -183,7 +183,6 @@ class Upkeep:
         await channel.confirm()
         try:
             await channel.publish(wire.TASK_EXCHANGE, self._instance_id, wire.PROBE, properties())
-            self._probing = True
         except Unroutable:
             await self._bind_again(session)
         except QueueFull:
