@@ -16,7 +16,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import properties
-from agent.broker.pace import Pace
+from agent.broker.pace import Pace, Voice
 from agent.broker.session import Channel, Delivery, Session
 from agent.errors import AgentError, QueueFull, Unroutable
 
@@ -68,6 +68,7 @@ class Intake:
         self._ready = ready
         self._topology = topology
         self._pace = pace
+        self._voice = Voice()
 
     async def run(self, session: Session) -> None:
         """Take messages until the connection is lost; none any more once the link stops."""
@@ -107,15 +108,17 @@ class Intake:
         """
         found = await session.find("queue_declare", queue=self._queue)
         others = found.method.consumer_count - 1 if found is not None else 0
-        self.trouble = ""
-        if others > 0 and not self._given:
-            self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
-            self._pace.say(
-                logging.WARNING,
-                f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
-                "another agent runs for this instance, or the broker has not yet noticed that a "
-                "connection was lost; stop all agents of the instance but one",
-            )
+        if others <= 0 or self._given:
+            self.trouble = ""
+            self._voice.calm()
+            return
+        self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
+        self._voice.complain(
+            logging.WARNING,
+            f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
+            "another agent runs for this instance, or the broker has not yet noticed that a "
+            "connection was lost; stop all agents of the instance but one",
+        )
 
     async def _take_messages(self, session: Session, channel: Channel, consumer: str) -> None:
         """Take messages until one can't be kept; when it was kept at last, return."""
@@ -144,7 +147,7 @@ class Intake:
 
     def _holds(self, error: AgentError, what: str) -> None:
         self.trouble = str(error)
-        self._pace.say(logging.ERROR, f"{what}: {error}; {error.hint}")
+        self._voice.complain(logging.ERROR, f"{what}: {error}; {error.hint}")
 
     async def _hold(self, session: Session, channel: Channel, delivery: Delivery) -> None:
         """Offer a message again and again; give it back when it was held for too long."""

@@ -7,7 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 from agent.broker import wire
 from agent.broker.amqp import properties
-from agent.broker.pace import Pace, wait
+from agent.broker.pace import Pace, Voice, wait
 from agent.broker.session import Channel, Session
 from agent.crash import Point, reached
 from agent.errors import JournalError, QueueFull, Unroutable
@@ -41,6 +41,7 @@ class Outflow:
         self.trouble = ""
         self._outbox = outbox
         self._pace = pace
+        self._voice = Voice()
 
     async def run(self, session: Session) -> None:
         """Publish the outbox as it fills; returns when the link stops and it is empty."""
@@ -59,14 +60,14 @@ class Outflow:
                 await self._send(channel, report)
             except (Unroutable, QueueFull) as error:
                 self.trouble = str(error) if isinstance(error, QueueFull) else ""
-                pace.say(logging.WARNING, f"{error}; {error.hint}")
+                self._voice.complain(logging.WARNING, f"{error}; {error.hint}")
                 if pace.stopping.is_set():
                     return
                 await self._wait(error, failures)
                 failures += 1
             else:
                 if failures:
-                    pace.say(logging.INFO, "reports are taken again")
+                    self._voice.tell(logging.INFO, "reports are taken again")
                 self.trouble, failures = "", 0
 
     async def _wait(self, error: Unroutable | QueueFull, failures: int) -> None:
@@ -101,7 +102,7 @@ class Outflow:
             try:
                 return step()
             except JournalError as error:
-                self._pace.say(logging.ERROR, f"reports wait: {error}; {error.hint}")
+                self._voice.complain(logging.ERROR, f"reports wait: {error}; {error.hint}")
                 if self._pace.stopping.is_set():
                     raise
                 await self._pace.pause(self._pace.pauses.after(failures))

@@ -11,7 +11,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, broker_error, properties
-from agent.broker.pace import Pace
+from agent.broker.pace import Voice
 from agent.broker.session import Session
 from agent.errors import BrokerDenied, BrokerError, QueueFull, Unroutable
 
@@ -118,11 +118,11 @@ class Upkeep:
     `trouble` says what is missing and can't be made.
     """
 
-    def __init__(self, settings: BrokerSettings, instance_id: str, pace: Pace) -> None:
+    def __init__(self, settings: BrokerSettings, instance_id: str) -> None:
         self.trouble = ""
         self._settings = settings
         self._instance_id = instance_id
-        self._pace = pace
+        self._voice = Voice()
         self._may_bind = self._may_publish = True
 
     async def begin(self, session: Session) -> None:
@@ -142,12 +142,12 @@ class Upkeep:
             made = await declare(session, self._settings, self._instance_id)
         except BrokerDenied as error:
             self.trouble = str(error)
-            self._pace.say(logging.ERROR, f"{error}; {error.hint}")
+            self._voice.complain(logging.ERROR, f"{error}; {error.hint}")
             raise
         self.trouble = ""
         if made:
             names = ", ".join(str(one) for one in made)
-            self._pace.say(logging.WARNING, f"made on the broker, where it was missing: {names}")
+            self._voice.tell(logging.WARNING, f"made on the broker, where it was missing: {names}")
 
     async def check(self, session: Session) -> None:
         """Repair what is missing, and see whether a task would reach the queue."""
@@ -157,6 +157,8 @@ class Upkeep:
             return  # it is said
         if self._may_publish and await self._is_empty(session):
             await self._check_binding(session)
+        if not self.trouble:
+            self._voice.calm()
 
     async def _is_empty(self, session: Session) -> bool:
         """Tell whether the queue has no message: while tasks wait, and a probe, none is sent."""
@@ -171,7 +173,7 @@ class Upkeep:
                 await _bind(session, self._settings, queue)
         except BrokerDenied:
             self._may_bind = False
-            self._pace.say(
+            self._voice.tell(
                 logging.INFO,
                 f"the user {self._settings.address.user} may not bind queues: they are taken as "
                 "bound already",
@@ -198,9 +200,9 @@ class Upkeep:
             await _bind(session, self._settings, queue)
         except BrokerDenied as error:
             self.trouble = f"no task can come: {error}"
-            self._pace.say(logging.ERROR, f"{self.trouble}; {error.hint}")
+            self._voice.complain(logging.ERROR, f"{self.trouble}; {error.hint}")
             return
-        self._pace.say(
+        self._voice.tell(
             logging.WARNING,
             f"the queue {queue.name} was not bound to {queue.exchange}, so that tasks were "
             "returned to their senders: it is bound again",

@@ -25,7 +25,7 @@ from agent.broker.link import BrokerLink
 from agent.broker.probe import Probe as SelfTestProbe
 from agent.broker.rights import Rights, agent_rights, control_rights, operator_rights
 from agent.errors import BrokerDenied
-from agent.journal import Journal
+from agent.journal import Journal, OutboxItem
 from agent.model import PingTask, Report, TaskStatus, utc_now
 from tests.broker.probe import QUICK, Keeper, draft, settings_for
 from tests.house.source import CHECKOUT
@@ -358,6 +358,43 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
         connection.close()
         place.server.bind_tasks()
     poll("it is well again", lambda: link.trouble == "", 10)
+
+
+def test_two_troubles_that_last_are_logged_once_each(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exchange that is gone, which each check finds, and a report that each try has returned."""
+    journal = Counted(tmp_path / "journal.sqlite", place.other, str(uuid4()))
+    settings = place.settings(f"agent-{place.other}", rights=agent_rights(place.other))
+    pauses = QUICK._replace(check=0.1)
+    link = BrokerLink(settings, place.other, Keeper(journal), journal, pauses)
+    link.start()
+    try:
+        assert link.consuming.wait(20)
+        with pika.BlockingConnection(place.server.parameters()) as connection:
+            connection.channel().exchange_delete(wire.TASK_EXCHANGE)
+        task = PingTask(task_id=str(uuid4()))
+        journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+        link.wake()
+        poll("both are noticed", lambda: bool(link.trouble) and "no queue" in caplog.text, 10)
+        before = journal.looks
+        poll("the report is tried again", lambda: journal.looks > before + 10, 20)
+    finally:
+        link.stop(0.5)
+        journal.close()
+        place.server.bind_tasks()
+    assert caplog.text.count("is missing and can't be made") == 1
+    assert caplog.text.count("no queue takes messages") == 1
+
+
+class Counted(Journal):
+    """A journal that counts how often its next report was asked for."""
+
+    looks = 0
+
+    def next_report(self) -> OutboxItem | None:
+        self.looks += 1
+        return super().next_report()
 
 
 def test_the_self_tests_probe_needs_no_more_rights(
