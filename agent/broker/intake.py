@@ -18,7 +18,7 @@ from agent.broker import wire
 from agent.broker.amqp import properties
 from agent.broker.pace import Pace, Voice
 from agent.broker.session import Channel, Delivery, Session
-from agent.errors import AgentError, QueueFull, Unroutable
+from agent.errors import AgentError, BrokerDenied, QueueFull, Unroutable
 
 _LOG = logging.getLogger("agent.broker.link")
 _PREFETCH: Final = 1
@@ -181,10 +181,11 @@ class Intake:
         except QueueFull as error:
             self._dropped(error)
         except (Unroutable, ChannelClosedByBroker):
+            # a broker that doesn't answer is no reason: the message stays in its queue
             try:
                 await self._topology.repair(session)
                 await self._publish_dead(session, delivery, verdict)
-            except (AgentError, ChannelClosedByBroker) as error:
+            except (BrokerDenied, QueueFull, Unroutable, ChannelClosedByBroker) as error:
                 self._dropped(error)
 
     @staticmethod
