@@ -53,7 +53,7 @@ class BrokerLink:
         self._voice = Voice()
         self._upkeep = Upkeep(settings, instance_id)
         self._intake = Intake(instance_id, on_message, ready, self._upkeep, self._pace)
-        self._outflow = Outflow(outbox, self._pace)
+        self._outflow = Outflow(settings, outbox, self._pace)
         self.consuming = self._intake.consuming
         self._loop = asyncio.new_event_loop()
         self._main: asyncio.Task[None] | None = None
@@ -117,11 +117,14 @@ class BrokerLink:
     async def _reconnecting(self) -> None:
         failures = 0
         while not self._pace.stopping.is_set():
+            began = self._loop.time()
             try:
                 with translated(self._settings):
                     await self._connection()
             except AgentError as error:
-                failures = 0 if self._connected else failures
+                # a broker that ends each connection at once is no better than one that takes none
+                lasted = self._loop.time() - began
+                failures = 0 if self._connected and lasted > self._pace.pauses.longest else failures
                 self._connected = False
                 self._voice.complain(logging.WARNING, f"{error.code}: {error}; {error.hint}")
                 await self._pace.pause(self._pace.pauses.after(failures))

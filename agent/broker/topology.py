@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
-from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, broker_error, properties
+from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, refusal
 from agent.broker.pace import Voice
 from agent.broker.session import Session
-from agent.errors import BrokerDenied, BrokerError, QueueFull, Unroutable
+from agent.errors import BrokerDenied, QueueFull, Unroutable
 
 _DEAD_MESSAGES: Final = 10_000
 _DEAD_BYTES: Final = 64 * 1024 * 1024
@@ -90,7 +90,7 @@ async def _create(session: Session, settings: BrokerSettings, made: Made, **argu
     try:
         await channel.call(f"{made.kind}_declare", durable=True, **arguments)
     except ChannelClosedByBroker as error:
-        raise _denied(settings, error, f"the {made} is missing and can't be made") from error
+        raise refusal(settings, error, f"the {made} is missing and can't be made") from error
     channel.close()
 
 
@@ -102,14 +102,8 @@ async def _bind(session: Session, settings: BrokerSettings, queue: _Queue) -> No
         )
     except ChannelClosedByBroker as error:
         what = f"the queue {queue.name} can't be bound to {queue.exchange}"
-        raise _denied(settings, error, what) from error
+        raise refusal(settings, error, what) from error
     channel.close()
-
-
-def _denied(settings: BrokerSettings, error: ChannelClosedByBroker, what: str) -> BrokerError:
-    """The error in our words, with what could not be done for the want of a right."""
-    said = broker_error(settings, error)
-    return type(said)(f"{what}: {said}", hint=said.hint)
 
 
 class Upkeep:
