@@ -510,3 +510,18 @@ def test_a_denied_command_says_which_rights_it_needs(place: Place) -> None:
     with ControlClient(agent) as client, pytest.raises(BrokerDenied) as caught:
         client.send_task(place.mine, PingTask(task_id=str(uuid4())))
     assert "set [broker] control_url" in caught.value.hint
+
+
+def test_one_who_may_not_send_tasks_is_denied_where_instances_have_no_way_of_their_own(
+    place: Place,
+) -> None:
+    """As where an agent with more rights has made all that is there."""
+    user, instance = f"new-{uuid4()}", str(uuid4())
+    place.server.control("add_user", user, PASSWORD)
+    place.server.control("set_permissions", "-p", "backup", user, "^$", r"^backup\.own\.", "^$")
+    with probing(place.server) as probe:
+        probe.channel.queue_declare(_queue(instance), durable=True)
+        with ControlClient(place.settings(user)) as client, pytest.raises(BrokerDenied) as caught:
+            client.send_task(instance, PingTask(task_id=str(uuid4())))
+        probe.channel.queue_delete(_queue(instance))
+    assert f"access to exchange '{wire.TASK_EXCHANGE}'" in str(caught.value)
