@@ -26,6 +26,7 @@ from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.conftest import need
+from tests.journals import unsent
 from tests.stack.certificate import self_signed
 from tests.stack.process import poll
 from tests.stack.rabbitmq import SERVER, RabbitMQ
@@ -172,7 +173,7 @@ def test_a_frozen_broker_delays_nobody_for_ever(
             journal.accept(task, draft(task, TaskStatus.ACCEPTED))
             link.wake()
             poll("the link gives up", lambda: not link.consuming.is_set(), 20)
-            assert journal.outbox_size() == 1
+            assert unsent(journal) == 1
         assert link.consuming.wait(20)
         poll("nothing is lost", lambda: "no queue takes" in caplog.text, 20)
     assert "broker_silent: RabbitMQ at" in caplog.text
@@ -213,7 +214,7 @@ def test_a_frozen_broker_does_not_hold_up_the_stop(
             link.stop(0.5)
             assert time.monotonic() - begin < 6
             assert not link.alive()
-    assert journal.outbox_size() == 1
+    assert unsent(journal) == 1
 
 
 def test_nothing_is_left_of_a_node_whose_test_run_is_killed(tmp_path: Path) -> None:

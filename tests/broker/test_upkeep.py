@@ -14,6 +14,7 @@ from agent.errors import QueueFull
 from agent.model import PingTask
 from tests.broker.probe import QUICK, Keeper, Probe, settings_for
 from tests.broker.site import Site
+from tests.journals import unsent
 from tests.stack.process import poll
 
 OFTEN = QUICK._replace(check=0.1)
@@ -116,7 +117,7 @@ def test_a_full_queue_of_reports_disturbs_nothing_else(
 
 def _empty(site: Site, probe: Probe, queue: str) -> bool:
     probe.channel.basic_get(queue, auto_ack=True)
-    return site.journal.outbox_size() == 0
+    return unsent(site.journal) == 0
 
 
 def test_a_second_agent_says_that_it_may_be_the_stand_by(
