@@ -1,7 +1,8 @@
 """COMPLETED backups that nothing can be restored from, because an ancestor is missing.
 
-Fed with the rows of a listing, of which it keeps a few numbers each. A listing may lag behind,
-so an ancestor that it lacks is asked for by its name before it is called missing.
+Fed with the rows of a listing, of which it keeps a few numbers each. A listing may lag behind, and
+a long one takes minutes. So an ancestor that it lacks, or that was not COMPLETED when it was read,
+is asked for by its name before the verdict.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from agent.keys import RecordState
 from agent.listing import Listed
 from agent.model import BackupStatus
 
-# Ancestors asked for by name. More than this many are not missing: the listing is far behind.
+# Ancestors asked for by name. Of more than this many nothing is said: the listing is far behind.
 _LOOKS: Final = 200
 
 Look = Callable[[str], Listed | None]
@@ -40,7 +41,7 @@ class Ancestry:
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
         self._verdicts: dict[str, str | None] = {}
-        self._missed: dict[str, str | None] = {}
+        self._asked: dict[str, tuple[str | None, bool]] = {}
 
     def add(self, row: Listed) -> None:
         """Note a row, if its record can be trusted."""
@@ -92,9 +93,10 @@ class Ancestry:
 
     def _parent(self, child: _Node, parent_id: str, look: Look) -> tuple[str | None, bool]:
         """Return what is wrong with a parent, and whether it is known at all."""
-        if parent_id not in self._nodes:
-            why = self._missing(parent_id, look)
-            if why is not None or parent_id not in self._nodes:
+        listed = self._nodes.get(parent_id)
+        if listed is None or listed.status is not BackupStatus.COMPLETED:
+            why, known = self._ask(parent_id, look)
+            if not known:
                 return why, False
         parent = self._nodes[parent_id]
         if parent.status is not BackupStatus.COMPLETED:
@@ -103,20 +105,20 @@ class Ancestry:
             return f"its ancestor {parent_id} ends at another LSN than its child begins", True
         return None, True
 
-    def _missing(self, parent_id: str, look: Look) -> str | None:
-        """Ask for a parent that was not listed; return what is wrong with it."""
-        if parent_id not in self._missed and len(self._missed) < _LOOKS:
-            self._missed[parent_id] = self._look(parent_id, look)
-        return self._missed.get(parent_id)
+    def _ask(self, parent_id: str, look: Look) -> tuple[str | None, bool]:
+        """Look at a parent once; return what is wrong with it, and whether it is known by that."""
+        if parent_id not in self._asked and len(self._asked) < _LOOKS:
+            self._asked[parent_id] = self._look(parent_id, look)
+        return self._asked.get(parent_id, (None, False))
 
-    def _look(self, parent_id: str, look: Look) -> str | None:
+    def _look(self, parent_id: str, look: Look) -> tuple[str | None, bool]:
         try:
             row = look(parent_id)
         except (StoreBusy, StoreMismatch, StoreRejected):
-            return None
+            return None, False
         if row is None:
-            return f"its ancestor {parent_id} is gone"
-        self.add(row)
+            return f"its ancestor {parent_id} is gone", False
         if row.state is RecordState.BAD:
-            return f"the record of its ancestor {parent_id} fails its check"
-        return None
+            return f"the record of its ancestor {parent_id} fails its check", False
+        self.add(row)
+        return None, row.record is not None and row.state is RecordState.OK

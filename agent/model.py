@@ -7,7 +7,7 @@ numbers; times are RFC 3339 strings in UTC with `Z`.
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 
 from agent.errors import AgentError, Internal
 from agent.values import (
@@ -59,12 +59,23 @@ class Datastore(Frozen):
     version_id: Annotated[str, Field(max_length=64)] | None = None
 
 
+def _encodable(text: str) -> str:
+    """Escape what UTF-8 has no bytes for: half characters, by which Python writes odd file names.
+
+    The JSON of a report could not be made otherwise.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class ErrorInfo(Frozen):
     """An error as reports and records carry it."""
 
     code: str
-    message: str
-    hint: str
+    message: _Text
+    hint: _Text
 
     @classmethod
     def of(cls, error: BaseException) -> Self:

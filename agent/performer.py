@@ -258,7 +258,7 @@ class Performer:
                 raise _Undecided(operation.attempt) from error
             if silent(problem) or (isinstance(problem, StoreFull) and not operation.undecided):
                 # reported as FAILED now, and cleaned up when the store answers, or has room
-                self.recovery.add(task, ErrorInfo.of(error), operation.attempt)
+                self.recovery.add(task, ErrorInfo.of(error), operation.attempt, told=True)
             return operation.record, problem
 
     def _restore(self, task: RestoreTask, parts: BackupParts, stop: Stop) -> Record:

@@ -78,12 +78,15 @@ def any_left(store: Store, record: Record) -> bool:
 
     The listing is only where to look: it may lag behind, so what it names has to answer, too.
     """
-    names = (
-        list_name(record.id, record.attempt, 0),
-        segment_name(record.id, record.attempt, 0),
-    )
-    rows = islice(store.list(Shelf.SEGMENTS, attempt_prefix(record.id, record.attempt)), _ASKED)
-    return any(_answers(store, name) for name in (*names, *(row.name for row in rows)))
+    return any(_answers(store, name) for name in _to_ask(store, record))
+
+
+def _to_ask(store: Store, record: Record) -> Iterator[str]:
+    """Yield names in order of likelihood; nothing is listed if one of the first answers."""
+    yield list_name(record.id, record.attempt, 0)
+    yield segment_name(record.id, record.attempt, 0)
+    rows = store.list(Shelf.SEGMENTS, attempt_prefix(record.id, record.attempt))
+    yield from (row.name for row in islice(rows, _ASKED))
 
 
 def _answers(store: Store, name: str) -> bool:

@@ -10,8 +10,10 @@ is left to `backup-agent gc`.
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from time import monotonic
+from typing import Final
 
 from agent.crash import Point, reached
 from agent.engine.checkpoints import read_checkpoints
@@ -47,14 +49,38 @@ log = logging.getLogger(__name__)
 
 # How often a task is begun at most: one that ends the agent each time must not do so for ever.
 MOST_RUNS: Final = 3
+# Seconds between two tries to clean up in a store that is full.
+_FIRST_PAUSE: Final = 5.0
+_LONGEST_PAUSE: Final = 300.0
 
 
-class _Waiting(NamedTuple):
-    """A task, its attempt if it made one, and what it failed with as far as is known."""
+@dataclass(eq=False)
+class _Waiting:
+    """A task, its attempt if it made one, and what it failed with as far as is known.
+
+    `told` says that it has had its final report: only what is left of it waits, for room in the
+    store. That was lacking `tries` times; not before `due` (monotonic seconds) it is tried again.
+    `logged` is why it waits, as the log has it.
+    """
 
     task: Task
     attempt: str
     info: ErrorInfo
+    told: bool = False
+    tries: int = 0
+    due: float = 0.0
+    logged: str = ""
+
+    def postpone(self) -> None:
+        """Have it wait, twice as long each time."""
+        self.due = monotonic() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.tries, 16))
+        self.tries += 1
+
+    def log(self, problem: AgentError) -> None:
+        """Log why it waits, once while that is the same."""
+        if str(problem) != self.logged:
+            log.warning("task %s is not cleaned up: %s", self.task.task_id, problem)
+        self.logged = str(problem)
 
 
 def silent(problem: BaseException) -> bool:
@@ -87,9 +113,12 @@ class Recovery:
         lost = self._stores.lost(one.task)
         return _interrupted(one) if lost is None else ErrorInfo.of(lost)
 
-    def add(self, task: Task, info: ErrorInfo, attempt: str = "") -> None:
-        """Keep a task that failed with `info` as far as is known."""
-        self._waiting.append(_Waiting(task, attempt, info))
+    def add(self, task: Task, info: ErrorInfo, attempt: str = "", *, told: bool = False) -> None:
+        """Keep a task that failed with `info` as far as is known.
+
+        `told`: its final report says so, and there is only something left to be removed.
+        """
+        self._waiting.append(_Waiting(task, attempt, info, told))
 
     def run(self) -> None:
         """Report how the tasks ended; keep those of which the store still says nothing.
@@ -97,7 +126,7 @@ class Recovery:
         JournalError where the journal can't be used; what it wasn't told is kept.
         """
         for one in list(self._waiting):
-            if self._told(one):
+            if monotonic() >= one.due and self._settle_and_report(one):
                 self._waiting.remove(one)
 
     def take_deletes(self) -> Iterator[DeleteTask]:
@@ -124,42 +153,47 @@ class Recovery:
         log.warning("task %s was cut off, and is begun again", task.task_id)
         return True
 
-    def _told(self, one: _Waiting) -> bool:
+    def _settle_and_report(self, one: _Waiting) -> bool:
+        """Clean up and report a task; return whether there is nothing more to be done for it."""
         if isinstance(one.task, DeleteTask):
             return False
-        for cancel in self._journal.cancels(one.task.task_id):
-            one = one._replace(info=ErrorInfo.of(cancellation(cancel)))
+        task_id, info = one.task.task_id, one.info
+        for cancel in self._journal.cancels(task_id):
+            info = ErrorInfo.of(cancellation(cancel))
         record, clean, full = None, False, False
         try:
-            record = self._settled(one)
+            record = self._settled(one, info)
             clean = True
         except TokenLost as problem:
-            one = one._replace(info=ErrorInfo.of(problem))
+            info = ErrorInfo.of(problem)
         except JournalError:
             raise
         except AgentError as problem:
-            log.warning("task %s is not cleaned up: %s", one.task.task_id, problem)
+            one.log(problem)
             if silent(problem):
                 return False
             # told now, and cleaned up when there is room: for that its bytes went already
-            journalled = self._journal.kept_record(one.task.task_id) is not None
-            full = isinstance(problem, StoreFull) and not journalled
+            full = isinstance(problem, StoreFull) and self._journal.kept_record(task_id) is None
         reached(Point.RECOVERED)
-        cut_off = clean and one.info.code == Interrupted.code
-        if not (cut_off and self.again(one.task, record)):
-            self._end(one, record)
+        cut_off = clean and info.code == Interrupted.code
+        # of a task that has ended the journal may know nothing any more
+        if not (one.told or (cut_off and self.again(one.task, record))):
+            self._end(one.task, info, record)
+        if full:
+            one.told = True
+            one.postpone()
         return not full
 
-    def _end(self, one: _Waiting, record: Record | None) -> None:
+    def _end(self, task: Task, info: ErrorInfo, record: Record | None) -> None:
         if record is not None and record.status is BackupStatus.COMPLETED:
-            self._reporter.tell(one.task, TaskStatus.DONE, record=record)
+            self._reporter.tell(task, TaskStatus.DONE, record=record)
             return
-        info = record.error if record and record.error else one.info
+        info = record.error if record and record.error else info
         cancelled = info.code == Cancelled.code
         status = TaskStatus.CANCELLED if cancelled else TaskStatus.FAILED
-        self._reporter.tell(one.task, status, record=record, error=info)
+        self._reporter.tell(task, status, record=record, error=info)
 
-    def _settled(self, one: _Waiting) -> Record | None:
+    def _settled(self, one: _Waiting, info: ErrorInfo) -> Record | None:
         """What is left of the task: a COMPLETED record where it was done."""
         if isinstance(one.task, RestoreTask):
             return self._settled_restore(one.task)
@@ -167,7 +201,7 @@ class Recovery:
             return None
         with self._stores.parts(one.task) as parts:
             parts.store.open(create=False)
-            return self._settled_create(one.task, parts, one.attempt, one.info)
+            return self._settled_create(one.task, parts, one.attempt, info)
 
     def _settled_create(
         self, task: CreateTask, parts: BackupParts, attempt: str, info: ErrorInfo

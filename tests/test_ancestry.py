@@ -52,8 +52,17 @@ def test_all_below_a_missing_ancestor_are_named() -> None:
 def test_an_ancestor_that_is_not_completed(status: BackupStatus) -> None:
     one, two, three = chain(3)
     gone = one.model_copy(update={"status": status})
-    found = broken([listed(three), listed(gone), listed(two)])
+    found = broken([listed(three), listed(gone), listed(two)], [listed(gone)])
     assert found == dict.fromkeys((2, 3), f"its ancestor {one.id} is {status}")
+
+
+def test_an_ancestor_that_was_completed_after_it_was_read() -> None:
+    """A listing that takes long reads the child later, when it is COMPLETED as well."""
+    one, two, three = chain(3)
+    early = listed(one.model_copy(update={"status": BackupStatus.BUILDING, "to_lsn": None}))
+    assert broken([early, listed(two), listed(three)], [listed(one)]) == {}
+    # one that can't be read again may be COMPLETED by now
+    assert broken([early, listed(two)], [listed(one, RecordState.KEY_NOT_HERE)]) == {}
 
 
 def test_ancestors_that_do_not_fit_or_come_back_to_themselves() -> None:

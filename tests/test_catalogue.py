@@ -388,6 +388,16 @@ def test_segments_come_from_the_lists_in_order(store: SwiftStore, catalogue: Cat
     assert list(catalogue.segments(_with_lists(store, rows[:3], rows[3:]))) == rows
 
 
+def test_a_backup_whose_first_list_answers_is_asked_for_once(
+    swift: SwiftServer, store: SwiftStore, catalogue: Catalogue
+) -> None:
+    one = _with_lists(store, [Segment(1, "0" * 32)])
+    before = len(swift.requests())
+    assert catalogue.keeps(one)
+    [only] = swift.requests()[before:]
+    assert only.startswith("HEAD ")
+
+
 def _without(store: SwiftStore, name: str) -> None:
     store.delete(Shelf.SEGMENTS, name)
 

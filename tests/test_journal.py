@@ -20,6 +20,7 @@ from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
 from agent.journal import Acceptance, CutOff, Journal, OutboxItem
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
+from tests.journals import unsent
 
 INSTANCE = str(uuid4())
 RUN = str(uuid4())
@@ -48,8 +49,20 @@ def drain(journal: Journal) -> list[Report]:
         assert item == OutboxItem(report.seq, wire.routing_key(report), item.body)
         reports.append(report)
         journal.sent(item.seq)
-    assert journal.outbox_size() == 0
+    assert unsent(journal) == 0
     return reports
+
+
+def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
+    """A name that is no UTF-8, as Python writes it, and a table that the server names by half."""
+    task, name = ping(), os.fsdecode(b"caf\xe9")
+    accept(journal, task)
+    info = ErrorInfo(code="internal", message=f"{name} is no schema", hint="rename \ud800")
+    assert ErrorInfo.of(Internal(info.message, hint=info.hint)) == info
+    failed = draft(task, TaskStatus.FAILED).model_copy(update={"error": info})
+    journal.report(failed)
+    assert drain(journal)[-1].error == info
+    assert (info.message, info.hint) == (r"caf\udce9 is no schema", r"rename \ud800")
 
 
 class Clock:
@@ -114,7 +127,7 @@ def test_a_refused_task_leaves_no_report(path: Path) -> None:
     with pytest.raises(JournalFull, match="2 tasks are unfinished"):
         accept(journal, refused)
     assert journal.status(refused.task_id) is None
-    assert journal.outbox_size() == 0
+    assert unsent(journal) == 0
     assert accept(journal, first) is Acceptance.KNOWN
     journal.claim()
     journal.report(draft(first, TaskStatus.DONE))
@@ -158,11 +171,11 @@ def test_repeats_do_not_pile_up_unsent(journal: Journal) -> None:
     task = ping()
     for _ in range(5):
         accept(journal, task)
-    assert journal.outbox_size() == 1
+    assert unsent(journal) == 1
     drain(journal)
     for _ in range(5):
         accept(journal, task)
-    assert journal.outbox_size() == 1
+    assert unsent(journal) == 1
 
 
 def test_tasks_are_claimed_oldest_first_once_each(path: Path, journal: Journal) -> None:
@@ -228,7 +241,7 @@ def test_whoever_shows_a_tasks_reports_takes_them_alone(journal: Journal) -> Non
     assert taken[-1].progress.raw_bytes == 7
     assert journal.take_reports(shown.task_id) == []
     assert [report.task_id for report in journal.take_reports()] == [other.task_id] * 2
-    assert journal.outbox_size() == 0
+    assert unsent(journal) == 0
     assert journal.status(shown.task_id) is TaskStatus.RUNNING
 
 
@@ -247,7 +260,7 @@ def test_nothing_is_said_about_a_task_after_its_end(journal: Journal) -> None:
 def test_a_report_about_no_task_is_a_defect(journal: Journal) -> None:
     with pytest.raises(Internal):
         journal.report(draft(ping(), TaskStatus.DONE))
-    assert journal.outbox_size() == 0
+    assert unsent(journal) == 0
 
 
 def test_a_refusal_under_a_known_id_says_how_that_task_is(journal: Journal) -> None:
@@ -270,7 +283,7 @@ def test_a_full_outbox_gives_up_progress_then_steps_but_never_an_end(path: Path)
     with pytest.raises(JournalFull):
         journal.refuse(draft(ping(), TaskStatus.FAILED))
     journal.report(draft(tasks[0], TaskStatus.RUNNING, raw_bytes=1))
-    assert journal.outbox_size() == 4
+    assert unsent(journal) == 4
     for task in tasks:
         journal.report(draft(task, TaskStatus.DONE))
     assert [report.status for report in drain(journal)] == [TaskStatus.DONE] * 4
@@ -286,7 +299,7 @@ def test_an_outbox_that_gives_up_reports_says_so_once(
         accept(journal, task)
         for _ in range(4):
             journal.report(draft(task, TaskStatus.RUNNING))
-        assert journal.outbox_size() == 2
+        assert unsent(journal) == 2
         with pytest.raises(JournalFull, match="the journal is full: 2 reports wait"):
             accept(journal, ping())
         assert caplog.text.count("2 reports wait for the broker, which is all") == times
@@ -342,7 +355,7 @@ def test_ended_tasks_are_forgotten_oldest_first(path: Path) -> None:
     known = [task for task in tasks if journal.status(task.task_id)]
     assert known == tasks[3:]
     assert journal.status(waiting.task_id) is TaskStatus.ACCEPTED
-    assert journal.outbox_size() == 7
+    assert unsent(journal) == 7
     journal.close()
 
 
@@ -494,7 +507,7 @@ def test_a_full_disk_is_told_and_loses_nothing(path: Path, journal: Journal) -> 
     with pytest.raises(JournalError, match="no space is left"):
         fill()
     unfinished = journal.unfinished()
-    assert unfinished == journal.outbox_size()
+    assert unfinished == unsent(journal)
     assert accept(journal, kept) is Acceptance.KNOWN
 
 
@@ -673,10 +686,10 @@ class JournalMachine(RuleBasedStateMachine):
     def report(self, data: st.DataObject, status: TaskStatus) -> None:
         task = data.draw(st.sampled_from(self.tasks))
         before = self.statuses[task.task_id]
-        size = self.journal.outbox_size()
+        size = unsent(self.journal)
         self.journal.report(draft(task, status, raw_bytes=None if status.final else 1))
         if before.final:
-            assert self.journal.outbox_size() == size
+            assert unsent(self.journal) == size
         else:
             self.statuses[task.task_id] = status
 

@@ -1,6 +1,7 @@
 """What becomes of tasks that an agent's end cut off, by what journal and store hold of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -263,6 +264,58 @@ def test_a_task_that_the_agents_end_interrupts_is_put_back(site: Site) -> None:
     assert performer.recovery.again(task, None)
     assert site.journal.claim() == task
     assert not performer.recovery.again(create(task.backup.id), None)
+
+
+class Full(DirectoryStore):
+    """A store that takes no record; `asked` counts them."""
+
+    asked = 0
+
+    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+        self.asked += 1
+        raise StoreFull(f"put {name}: no space is left")
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reported: bool
+) -> None:
+    """Also when the journal has forgotten the task, which was reported here or by the performer."""
+    now = [1000.0]
+    monkeypatch.setattr("agent.recovery.monotonic", lambda: now[0])
+    building = record()
+    place(site.store, site.keys, building)
+    task, roomy = create(building.id), site.store
+    site.begin(task, building.attempt)
+    site.store = full = Full(site.folder / "store", "database_backups_x")
+    recovery = site.start().recovery
+    if reported:
+        error = ErrorInfo.of(StoreFull("no space is left"))
+        draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.FAILED)
+        site.journal.report(draft.model_copy(update={"error": error}))
+        recovery = site.start().recovery
+        recovery.add(task, error, building.attempt, told=True)
+    recovery.run()
+    assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
+    with site.journal._file.transaction() as db:
+        db.execute("DELETE FROM tasks")
+    tries = []
+    for _ in range(2000):
+        before = full.asked
+        recovery.run()
+        tries += [now[0]] if full.asked > before else []
+        now[0] += 1.0
+    pauses = [int(later - earlier) for earlier, later in pairwise([1000.0, *tries])]
+    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
+    assert site.finals(task) == []
+    assert caplog.text.count("is not cleaned up") == 1
+    monkeypatch.setattr(Full, "put", DirectoryStore.put)
+    now[0] += 300.0
+    recovery.run()
+    left = read(site, building.id)
+    assert left is not None
+    assert left.status is BackupStatus.FAILED
+    assert held(roomy).segments == {}
 
 
 # --- restores ----------------------------------------------------------------------------

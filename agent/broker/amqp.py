@@ -37,13 +37,18 @@ from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInv
 QueueType = Literal["quorum", "classic"]
 _PERSISTENT: Final = 2
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
-# AMQP 0-9-1 reply codes: access-refused, precondition-failed, not-allowed
+# AMQP 0-9-1 reply codes: access-refused, not-found; precondition-failed, not-allowed
 ACCESS_REFUSED: Final = 403
+NOT_FOUND: Final = 404
 _DENIALS: Final = (ACCESS_REFUSED, 406, 530)
 
 _LOGIN_HINT: Final = (
     "set [broker] control_url and control_password_file to a user who may do this: see Rights on "
     "the broker in docs/operations.md"
+)
+_MISSING_HINT: Final = (
+    "have what is missing made: an agent that may make it does within a minute, else "
+    "script/broker-definitions does: see Rights on the broker in docs/operations.md"
 )
 
 
@@ -178,6 +183,8 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
         text = f"{settings.where} refuses: {cause.reply_text}"
         if cause.reply_code == ACCESS_REFUSED:
             return BrokerDenied(text, hint=_rights_hint(settings))
+        if cause.reply_code == NOT_FOUND:
+            return BrokerUnreachable(text, hint=_MISSING_HINT)
         return BrokerDenied(text) if cause.reply_code in _DENIALS else BrokerUnreachable(text)
     if isinstance(cause, ssl.SSLError):
         return BrokerUnreachable(
@@ -185,6 +192,12 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
             hint="check that [broker] ca_file holds the authority of the broker's certificate",
         )
     return BrokerUnreachable(f"{settings.where} can't be reached: {_text(cause)}")
+
+
+def refusal(settings: BrokerSettings, error: BaseException, what: str) -> BrokerError:
+    """Return the error in our words, with `what` could not be done because of it."""
+    said = broker_error(settings, error)
+    return type(said)(f"{what}: {said}", hint=said.hint)
 
 
 def _rights_hint(settings: BrokerSettings) -> str:

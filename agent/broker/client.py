@@ -120,8 +120,10 @@ class ControlClient:
         except ChannelClosedByBroker as error:
             if error.reply_code != ACCESS_REFUSED:
                 raise
-            # one who may send tasks to this instance alone
+            # one who may send tasks to this instance alone, if the instance has such a way
             own = wire.own_exchange(instance_id)
+            if not await self._opened().exists("exchange_declare", exchange=own):
+                raise
             await self._publish(own, instance_id, body, persistent)
         return consumers
 

@@ -16,9 +16,9 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import properties
-from agent.broker.pace import Pace
+from agent.broker.pace import Pace, Voice
 from agent.broker.session import Channel, Delivery, Session
-from agent.errors import AgentError, QueueFull, Unroutable
+from agent.errors import AgentError, BrokerDenied, QueueFull, Unroutable
 
 _LOG = logging.getLogger("agent.broker.link")
 _PREFETCH: Final = 1
@@ -44,10 +44,9 @@ def dead(error: AgentError) -> Verdict:
 
 
 class Topology(Protocol):
-    """What makes a missing exchange or queue again, and sends the probes that come in here."""
+    """What makes a missing exchange or queue again."""
 
     async def repair(self, session: Session) -> None: ...
-    def probe_came(self) -> None: ...
 
 
 class Intake:
@@ -69,6 +68,7 @@ class Intake:
         self._ready = ready
         self._topology = topology
         self._pace = pace
+        self._voice = Voice()
 
     async def run(self, session: Session) -> None:
         """Take messages until the connection is lost; none any more once the link stops."""
@@ -108,15 +108,17 @@ class Intake:
         """
         found = await session.find("queue_declare", queue=self._queue)
         others = found.method.consumer_count - 1 if found is not None else 0
-        self.trouble = ""
-        if others > 0 and not self._given:
-            self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
-            self._pace.say(
-                logging.WARNING,
-                f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
-                "another agent runs for this instance, or the broker has not yet noticed that a "
-                "connection was lost; stop all agents of the instance but one",
-            )
+        if others <= 0 or self._given:
+            self.trouble = ""
+            self._voice.calm()
+            return
+        self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
+        self._voice.complain(
+            logging.WARNING,
+            f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
+            "another agent runs for this instance, or the broker has not yet noticed that a "
+            "connection was lost; stop all agents of the instance but one",
+        )
 
     async def _take_messages(self, session: Session, channel: Channel, consumer: str) -> None:
         """Take messages until one can't be kept; when it was kept at last, return."""
@@ -126,7 +128,6 @@ class Intake:
                 return
             self._given = True
             if delivery.body == wire.PROBE:
-                self._topology.probe_came()
                 channel.ack(delivery)
                 continue
             verdict = self._ask(delivery)
@@ -146,7 +147,7 @@ class Intake:
 
     def _holds(self, error: AgentError, what: str) -> None:
         self.trouble = str(error)
-        self._pace.say(logging.ERROR, f"{what}: {error}; {error.hint}")
+        self._voice.complain(logging.ERROR, f"{what}: {error}; {error.hint}")
 
     async def _hold(self, session: Session, channel: Channel, delivery: Delivery) -> None:
         """Offer a message again and again; give it back when it was held for too long."""
@@ -180,10 +181,11 @@ class Intake:
         except QueueFull as error:
             self._dropped(error)
         except (Unroutable, ChannelClosedByBroker):
+            # a broker that doesn't answer is no reason: the message stays in its queue
             try:
                 await self._topology.repair(session)
                 await self._publish_dead(session, delivery, verdict)
-            except (AgentError, ChannelClosedByBroker) as error:
+            except (BrokerDenied, QueueFull, Unroutable, ChannelClosedByBroker) as error:
                 self._dropped(error)
 
     @staticmethod

@@ -15,7 +15,7 @@ from typing import Any, Final
 from agent.broker.amqp import BrokerSettings, translated
 from agent.broker.intake import Intake, Verdict
 from agent.broker.outflow import Outbox, Outflow
-from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses
+from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses, Voice
 from agent.broker.session import Session
 from agent.broker.topology import Upkeep
 from agent.errors import AgentError
@@ -50,9 +50,10 @@ class BrokerLink:
         self._settings = settings
         self._instance_id = instance_id
         self._pace = Pace(pauses)
-        self._upkeep = Upkeep(settings, instance_id, self._pace)
+        self._voice = Voice()
+        self._upkeep = Upkeep(settings, instance_id)
         self._intake = Intake(instance_id, on_message, ready, self._upkeep, self._pace)
-        self._outflow = Outflow(outbox, self._pace)
+        self._outflow = Outflow(settings, outbox, self._pace)
         self.consuming = self._intake.consuming
         self._loop = asyncio.new_event_loop()
         self._main: asyncio.Task[None] | None = None
@@ -116,13 +117,16 @@ class BrokerLink:
     async def _reconnecting(self) -> None:
         failures = 0
         while not self._pace.stopping.is_set():
+            began = self._loop.time()
             try:
                 with translated(self._settings):
                     await self._connection()
             except AgentError as error:
-                failures = 0 if self._connected else failures
+                # a broker that ends each connection at once is no better than one that takes none
+                lasted = self._loop.time() - began
+                failures = 0 if self._connected and lasted > self._pace.pauses.longest else failures
                 self._connected = False
-                self._pace.say(logging.WARNING, f"{error.code}: {error}; {error.hint}")
+                self._voice.complain(logging.WARNING, f"{error.code}: {error}; {error.hint}")
                 await self._pace.pause(self._pace.pauses.after(failures))
                 failures += 1
 
@@ -131,7 +135,7 @@ class BrokerLink:
         try:
             await self._upkeep.begin(session)
             self._connected = True
-            self._pace.say(logging.INFO, f"connected to {self._settings.where}")
+            self._voice.tell(logging.INFO, f"connected to {self._settings.where}")
             await _race(
                 self._intake.run(session),
                 self._outflow.run(session),

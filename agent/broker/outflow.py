@@ -5,12 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from pika.exceptions import ChannelClosedByBroker
+
 from agent.broker import wire
-from agent.broker.amqp import properties
-from agent.broker.pace import Pace, wait
+from agent.broker.amqp import BrokerSettings, properties, refusal
+from agent.broker.pace import Pace, Voice, wait
 from agent.broker.session import Channel, Session
 from agent.crash import Point, reached
-from agent.errors import JournalError, QueueFull, Unroutable
+from agent.errors import BrokerError, JournalError, QueueFull, Unroutable
 
 T = TypeVar("T")
 _IDLE_SECONDS: Final = 30.0
@@ -35,17 +37,19 @@ class Outbox(Protocol):
 
 
 class Outflow:
-    """Publishes one outbox; `trouble` says that a queue which takes reports is full."""
+    """Publishes one outbox; `trouble` says why the broker takes no report that has readers."""
 
-    def __init__(self, outbox: Outbox, pace: Pace) -> None:
+    def __init__(self, settings: BrokerSettings, outbox: Outbox, pace: Pace) -> None:
         self.trouble = ""
+        self._settings = settings
         self._outbox = outbox
         self._pace = pace
+        self._voice = Voice()
+        self._channel: Channel | None = None
 
     async def run(self, session: Session) -> None:
         """Publish the outbox as it fills; returns when the link stops and it is empty."""
-        channel = await session.channel()
-        await channel.confirm()
+        self._channel = None
         pace, failures = self._pace, 0
         while True:
             pace.awake.clear()
@@ -55,40 +59,54 @@ class Outflow:
                     return
                 await wait(pace.awake, _IDLE_SECONDS)
                 continue
-            try:
-                await self._send(channel, report)
-            except (Unroutable, QueueFull) as error:
-                self.trouble = str(error) if isinstance(error, QueueFull) else ""
-                pace.say(logging.WARNING, f"{error}; {error.hint}")
-                if pace.stopping.is_set():
-                    return
-                await self._wait(error, failures)
-                failures += 1
-            else:
+            refused = await self._send(session, report)
+            if refused is None:
                 if failures:
-                    pace.say(logging.INFO, "reports are taken again")
+                    self._voice.tell(logging.INFO, "reports are taken again")
                 self.trouble, failures = "", 0
+                continue
+            self.trouble = "" if isinstance(refused, Unroutable) else str(refused)
+            self._voice.complain(logging.WARNING, f"{refused}; {refused.hint}")
+            if pace.stopping.is_set():
+                return
+            await self._wait(refused, failures)
+            failures += 1
 
-    async def _wait(self, error: Unroutable | QueueFull, failures: int) -> None:
-        """A further report is a reason to try at once: its reader may have come.
+    async def _wait(self, refused: BrokerError, failures: int) -> None:
+        """Wait longer each time. A further report is no reason to try at once.
 
-        Not if a queue is full: each report of a running task would be one more try.
+        Each report of a running task would be one more try. But if a report has no reader, one may
+        have come.
         """
         seconds = self._pace.pauses.after(failures)
-        if isinstance(error, QueueFull):
-            await self._pace.pause(seconds)
-        else:
+        if isinstance(refused, Unroutable):
             await wait(self._pace.awake, seconds)
+        else:
+            await self._pace.pause(seconds)
 
-    async def _send(self, channel: Channel, report: Outgoing) -> None:
-        await channel.publish(
-            wire.REPORT_EXCHANGE,
-            report.routing_key,
-            report.body,
-            properties(message_id=str(report.seq), app_id="backup-agent"),
-        )
+    async def _send(self, session: Session, report: Outgoing) -> BrokerError | None:
+        """Publish one report; return why it is not taken.
+
+        A missing exchange or right closes the channel. It is no reason to give up the connection:
+        what is missing may be there again at the next try.
+        """
+        try:
+            await self._publish(session, report)
+        except (Unroutable, QueueFull) as error:
+            return error
+        except ChannelClosedByBroker as error:
+            self._channel = None
+            return refusal(self._settings, error, "no report can be sent")
         reached(Point.PUBLISHED)
         await self._insist(partial(self._outbox.sent, report.seq))
+        return None
+
+    async def _publish(self, session: Session, report: Outgoing) -> None:
+        if self._channel is None:
+            self._channel = await session.channel()
+            await self._channel.confirm()
+        told = properties(message_id=str(report.seq), app_id="backup-agent")
+        await self._channel.publish(wire.REPORT_EXCHANGE, report.routing_key, report.body, told)
 
     async def _insist(self, step: Callable[[], T]) -> T:
         """Do a step of the outbox until it can be read or written; JournalError if the link stops.
@@ -101,7 +119,7 @@ class Outflow:
             try:
                 return step()
             except JournalError as error:
-                self._pace.say(logging.ERROR, f"reports wait: {error}; {error.hint}")
+                self._voice.complain(logging.ERROR, f"reports wait: {error}; {error.hint}")
                 if self._pace.stopping.is_set():
                     raise
                 await self._pace.pause(self._pace.pauses.after(failures))

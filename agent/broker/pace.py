@@ -1,4 +1,4 @@
-"""What the parts of a link share: when to stop, how long to pause, and what was said last."""
+"""What the parts of a link share: when to stop, how long to pause, and how to log trouble once."""
 
 import asyncio
 import contextlib
@@ -37,17 +37,32 @@ class Pace:
         self.pauses = pauses
         self.stopping = asyncio.Event()
         self.awake = asyncio.Event()
-        self._said = ""
 
     async def pause(self, seconds: float) -> None:
         """Wait, but not longer than until the link stops."""
         await wait(self.stopping, seconds)
 
-    def say(self, level: int, text: str) -> None:
-        """Log it, unless it is what was said last."""
-        if text != self._said:
+
+class Voice:
+    """One part's lines in the log: what keeps it from its work is logged once while it lasts."""
+
+    def __init__(self) -> None:
+        self._trouble = ""
+
+    def complain(self, level: int, text: str) -> None:
+        """Log a trouble, unless it is the one that lasts."""
+        if text != self._trouble:
             _LOG.log(level, "%s", text)
-        self._said = text
+        self._trouble = text
+
+    def tell(self, level: int, text: str) -> None:
+        """Log what happened, by which the trouble is over."""
+        _LOG.log(level, "%s", text)
+        self.calm()
+
+    def calm(self) -> None:
+        """Take note that the trouble is over: the same one would be logged again."""
+        self._trouble = ""
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:

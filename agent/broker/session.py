@@ -18,10 +18,9 @@ from pika.exceptions import ChannelClosedByBroker
 from pika.frame import Header
 from pika.spec import Basic
 
-from agent.broker.amqp import BrokerSettings, parameters
+from agent.broker.amqp import NOT_FOUND, BrokerSettings, parameters
 from agent.errors import BrokerSilent, BrokerUnreachable, QueueFull, Unroutable
 
-_NOT_FOUND = 404
 _CLOSE_SECONDS = 2.0
 _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
@@ -241,7 +240,7 @@ class Session:
         try:
             answer = await channel.call(method, passive=True, **arguments)
         except ChannelClosedByBroker as error:
-            if error.reply_code != _NOT_FOUND:
+            if error.reply_code != NOT_FOUND:
                 raise
             return None
         channel.close()

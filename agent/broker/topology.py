@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
-from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, broker_error, properties
-from agent.broker.pace import Pace
+from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, refusal
+from agent.broker.pace import Voice
 from agent.broker.session import Session
-from agent.errors import BrokerDenied, BrokerError, QueueFull, Unroutable
+from agent.errors import BrokerDenied, QueueFull, Unroutable
 
 _DEAD_MESSAGES: Final = 10_000
 _DEAD_BYTES: Final = 64 * 1024 * 1024
@@ -90,7 +90,7 @@ async def _create(session: Session, settings: BrokerSettings, made: Made, **argu
     try:
         await channel.call(f"{made.kind}_declare", durable=True, **arguments)
     except ChannelClosedByBroker as error:
-        raise _denied(settings, error, f"the {made} is missing and can't be made") from error
+        raise refusal(settings, error, f"the {made} is missing and can't be made") from error
     channel.close()
 
 
@@ -102,14 +102,8 @@ async def _bind(session: Session, settings: BrokerSettings, queue: _Queue) -> No
         )
     except ChannelClosedByBroker as error:
         what = f"the queue {queue.name} can't be bound to {queue.exchange}"
-        raise _denied(settings, error, what) from error
+        raise refusal(settings, error, what) from error
     channel.close()
-
-
-def _denied(settings: BrokerSettings, error: ChannelClosedByBroker, what: str) -> BrokerError:
-    """The error in our words, with what could not be done for the want of a right."""
-    said = broker_error(settings, error)
-    return type(said)(f"{what}: {said}", hint=said.hint)
 
 
 class Upkeep:
@@ -118,17 +112,15 @@ class Upkeep:
     `trouble` says what is missing and can't be made.
     """
 
-    def __init__(self, settings: BrokerSettings, instance_id: str, pace: Pace) -> None:
+    def __init__(self, settings: BrokerSettings, instance_id: str) -> None:
         self.trouble = ""
         self._settings = settings
         self._instance_id = instance_id
-        self._pace = pace
+        self._voice = Voice()
         self._may_bind = self._may_publish = True
-        self._probing = False
 
     async def begin(self, session: Session) -> None:
         """Make and bind what a new connection needs; BrokerDenied if no task could come."""
-        self._probing = False
         try:
             await self.repair(session)
         except BrokerDenied:
@@ -144,12 +136,12 @@ class Upkeep:
             made = await declare(session, self._settings, self._instance_id)
         except BrokerDenied as error:
             self.trouble = str(error)
-            self._pace.say(logging.ERROR, f"{error}; {error.hint}")
+            self._voice.complain(logging.ERROR, f"{error}; {error.hint}")
             raise
         self.trouble = ""
         if made:
             names = ", ".join(str(one) for one in made)
-            self._pace.say(logging.WARNING, f"made on the broker, where it was missing: {names}")
+            self._voice.tell(logging.WARNING, f"made on the broker, where it was missing: {names}")
 
     async def check(self, session: Session) -> None:
         """Repair what is missing, and see whether a task would reach the queue."""
@@ -157,12 +149,16 @@ class Upkeep:
             await self.repair(session)
         except BrokerDenied:
             return  # it is said
-        if self._may_publish and not self._probing:
+        if self._may_publish and await self._is_empty(session):
             await self._check_binding(session)
+        if not self.trouble:
+            self._voice.calm()
 
-    def probe_came(self) -> None:
-        """Take note that a probe came back from the queue."""
-        self._probing = False
+    async def _is_empty(self, session: Session) -> bool:
+        """Tell whether the queue has no message: while tasks wait, and a probe, none is sent."""
+        queue = wire.task_queue(self._instance_id)
+        found = await session.find("queue_declare", queue=queue)
+        return found is not None and found.method.message_count == 0
 
     async def _bind_all(self, session: Session) -> None:
         """Bind anew what may be bound already: AMQP has no way to ask."""
@@ -171,7 +167,7 @@ class Upkeep:
                 await _bind(session, self._settings, queue)
         except BrokerDenied:
             self._may_bind = False
-            self._pace.say(
+            self._voice.tell(
                 logging.INFO,
                 f"the user {self._settings.address.user} may not bind queues: they are taken as "
                 "bound already",
@@ -183,7 +179,6 @@ class Upkeep:
         await channel.confirm()
         try:
             await channel.publish(wire.TASK_EXCHANGE, self._instance_id, wire.PROBE, properties())
-            self._probing = True
         except Unroutable:
             await self._bind_again(session)
         except QueueFull:
@@ -199,9 +194,9 @@ class Upkeep:
             await _bind(session, self._settings, queue)
         except BrokerDenied as error:
             self.trouble = f"no task can come: {error}"
-            self._pace.say(logging.ERROR, f"{self.trouble}; {error.hint}")
+            self._voice.complain(logging.ERROR, f"{self.trouble}; {error.hint}")
             return
-        self._pace.say(
+        self._voice.tell(
             logging.WARNING,
             f"the queue {queue.name} was not bound to {queue.exchange}, so that tasks were "
             "returned to their senders: it is bound again",

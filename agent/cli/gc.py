@@ -47,7 +47,6 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
     """Collect and tell; what went before an error is told, too."""
     embedded.need_key(config, arguments)
     seen: list[Orphan] = []
-    show = _show_json if arguments.json else _show
     try:
         with _operation(config, dry_run=arguments.dry_run) as operation:
             for orphan in operation.run():
@@ -55,10 +54,16 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
     except AgentError as error:
         if not seen:
             raise
-        show(seen, {}, dry_run=arguments.dry_run, failure=error)
+        if arguments.json:
+            _show_json(seen, {}, dry_run=arguments.dry_run, failure=error)
+        else:
+            _show(seen, dry_run=arguments.dry_run)
         return tables.fail(error, for_program=False)
     broken = {one.backup_id: one.why for one in operation.broken}
-    show(seen, broken, dry_run=arguments.dry_run)
+    if arguments.json:
+        _show_json(seen, broken, dry_run=arguments.dry_run)
+    else:
+        _show(seen, dry_run=arguments.dry_run)
     for line in tables.unrestorable(broken):
         print(line, file=sys.stderr)
     return 0
@@ -86,14 +91,7 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
         store.close()
 
 
-def _show(
-    seen: Sequence[Orphan],
-    _broken: Mapping[str, str],
-    *,
-    dry_run: bool,
-    failure: AgentError | None = None,
-) -> None:
-    """A failure is said on standard error, after the table."""
+def _show(seen: Sequence[Orphan], *, dry_run: bool) -> None:
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]

@@ -282,10 +282,6 @@ class Journal:
         with self._file.transaction() as db:
             return self._outbox.take(db, task_id)
 
-    def outbox_size(self) -> int:
-        with self._file.transaction() as db:
-            return self._outbox.size(db)
-
     # --- lineage -------------------------------------------------------------------------
 
     def observe_lsn(self, lineage_key: str, lsn: int) -> str:

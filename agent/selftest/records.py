@@ -1,9 +1,9 @@
 """Group `records`: whether what this instance has stored can be opened and restored from here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from agent import assembly
 from agent.ancestry import Ancestry, Broken
@@ -18,47 +18,54 @@ _MOST: Final = 1000
 _NO_BACKUP: Final = "no backup of this instance there yet"
 
 
+class _Found(NamedTuple):
+    """One record of this instance in each state, and the backups that lack an ancestor."""
+
+    own: Mapping[RecordState, Listed]
+    broken: Sequence[Broken]
+
+
 class _Group:
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._own: dict[RecordState, Listed] = {}
 
     @cached_property
     def _keyring(self) -> Keyring:
         return assembly.keyring(self._context.config)
 
     @cached_property
-    def _broken(self) -> list[Broken]:
-        """Read all records once: what lacks an ancestor; one of this instance of each state."""
+    def _found(self) -> _Found:
+        """Read the records, once for all checks."""
         instance_id = self._context.config.agent.instance_id
         # without the cache of records: a self-test leaves nothing behind
         catalogue = Catalogue(self._context.store, self._keyring)
-        ancestry = Ancestry()
+        ancestry, own = Ancestry(), dict[RecordState, Listed]()
         try:
             for row in islice(catalogue.records(), _MOST):
                 ancestry.add(row)
                 if row.record and row.record.instance_id == instance_id:
-                    self._own[row.state] = row
-            return ancestry.broken(catalogue.look)
+                    own[row.state] = row
+            return _Found(own, ancestry.broken(catalogue.look))
         except StoreNotFound:
-            return []  # before the first backup there is no container
+            return _Found({}, [])  # before the first backup there is no container
 
     def keys(self) -> Outcome:
         """The keys here are those that this instance's backups were made with."""
-        if self._broken is not None and RecordState.OTHER_KEY in self._own:
+        own = self._found.own
+        if RecordState.OTHER_KEY in own:
             return failed(
-                f"backup {self._own[RecordState.OTHER_KEY].backup_id} of this instance was made "
+                f"backup {own[RecordState.OTHER_KEY].backup_id} of this instance was made "
                 f"with another key of the same id as one here (active: {self._active})",
                 "compare the SHA-256 with the pages in escrow, put the right key into [keys] "
                 "folder, and give each machine a key with an id of its own: keygen, then rekey",
             )
-        if RecordState.KEY_NOT_HERE in self._own:
+        if RecordState.KEY_NOT_HERE in own:
             return warned(
-                f"no key here opens backup {self._own[RecordState.KEY_NOT_HERE].backup_id} of this "
+                f"no key here opens backup {own[RecordState.KEY_NOT_HERE].backup_id} of this "
                 "instance",
                 "put its key back from escrow: backup-agent backup-show --json names its id",
             )
-        good = self._own.get(RecordState.OK)
+        good = own.get(RecordState.OK)
         if good is None or good.record is None:
             return passed(_NO_BACKUP)
         if good.record.sealed:
@@ -72,14 +79,13 @@ class _Group:
 
     def chains(self) -> Outcome:
         """No COMPLETED backup lacks an ancestor."""
-        if not self._broken:
+        broken = self._found.broken
+        if not broken:
             return passed(f"no completed backup lacks an ancestor, of up to {_MOST} looked at")
-        mine = [
-            one for one in self._broken if one.instance_id == self._context.config.agent.instance_id
-        ]
-        first = (mine or self._broken)[0]
+        mine = [one for one in broken if one.instance_id == self._context.config.agent.instance_id]
+        first = (mine or broken)[0]
         found = (
-            f"nothing can be restored from {len(self._broken)} completed backups, {len(mine)} of "
+            f"nothing can be restored from {len(broken)} completed backups, {len(mine)} of "
             f"this instance: {first.backup_id} ({first.why})"
         )
         cure = "make a full backup; delete those that backup-list names"

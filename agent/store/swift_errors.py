@@ -27,7 +27,8 @@ from agent.errors import (
 )
 
 _LONGEST_PAUSE: Final = 30.0  # seconds between two attempts, whatever Retry-After says
-_LONGEST_TEXT: Final = 200  # characters of a foreign message
+_MOST_READ: Final = 8 << 10  # bytes or characters of a foreign message, with its markup
+_LONGEST_TEXT: Final = 200  # and of what is left of it
 _CA_HINT: Final = (
     "if the store's certificate is signed by a private CA, name its file in [store] ca_file"
 )
@@ -139,7 +140,7 @@ def _refusal(
     if not status:
         return StoreRejected(f"{what}: {_bounded(error.msg)}")
     # whoever refuses a key or a token may say which
-    body = b"" if status in _DENIALS else error.http_response_content or b""
+    body = (b"" if status in _DENIALS else error.http_response_content or b"")[:_MOST_READ]
     text = _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
     kind = meanings.get(status) or _MEANINGS.get(status)
     if kind is None and status == 413:
@@ -153,7 +154,8 @@ def _refusal(
 
 def _bounded(text: str) -> str:
     """One line without markup, short enough for a message."""
-    return " ".join(re.sub(r"<[^>]*>", " ", text).split())[:_LONGEST_TEXT]
+    # a tag ends before the next one: else the time for many that stay open grows by their square
+    return " ".join(re.sub(r"<[^<>]*>", " ", text[:_MOST_READ]).split())[:_LONGEST_TEXT]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -13,7 +13,8 @@ from urllib.parse import quote
 from swiftclient import client
 
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected, StoreUnreachable
-from agent.store.protocol import ManifestEntry
+from agent.store.protocol import ManifestEntry, Stat
+from agent.store.swift_head import stat
 from agent.store.swift_session import LEAST_RATE, Link, SwiftSession
 
 _CONNECTIONS: Final = 8  # for HEADs, which are waiting and not bytes
@@ -79,20 +80,14 @@ def check_entries(
 def _check_entry(
     session: SwiftSession, to: Destination, container: str, entry: ManifestEntry
 ) -> None:
-    def head(link: Link) -> Mapping[str, str]:
-        found: Mapping[str, str] = client.head_object(
-            link.url, link.token, container, entry.name, http_conn=link.http
-        )
-        return found
-
+    what = f"{to.what}: look at {container}/{entry.name}"
     try:
-        found = session.call(f"{to.what}: look at {container}/{entry.name}", head)
+        found = session.call(what, partial(stat, container, entry.name))
     except StoreNotFound as error:
         raise StoreMismatch(str(error)) from error
-    size, etag = found.get("content-length", ""), found.get("etag", "").strip('"')
-    if (size, etag) != (str(entry.size), entry.etag):
+    if found != Stat(entry.etag, entry.size):
         raise StoreMismatch(
-            f"{to.what}: {entry.name} has {size[:20]} bytes with ETag {etag[:40]}, "
+            f"{to.what}: {entry.name} has {found.size} bytes with ETag {found.etag[:40]}, "
             f"not {entry.size} with {entry.etag[:40]}"
         )
 

@@ -22,6 +22,7 @@ from agent.errors import (
 from agent.journal import Journal
 from agent.model import PingTask, Report, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
+from tests.journals import unsent
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
 
@@ -91,7 +92,7 @@ def test_no_report_is_missed_that_comes_before_one_reads(
     client.send_task(agent.instance_id, task)
     poll("it is taken", lambda: agent.journal.status(task.task_id) is not None, 10)
     agent.report(task, TaskStatus.DONE)
-    poll("all is published", lambda: agent.journal.outbox_size() == 0, 10)
+    poll("all is published", lambda: unsent(agent.journal) == 0, 10)
     told = [report.status for report in client.reports(task.task_id, idle_seconds=10)]
     assert told == [TaskStatus.ACCEPTED, TaskStatus.DONE]
 

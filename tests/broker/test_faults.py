@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,11 +19,14 @@ from agent.broker.amqp import BrokerSettings
 from agent.broker.client import ControlClient
 from agent.broker.intake import ACK, HOLD, Verdict
 from agent.broker.link import BrokerLink
+from agent.broker.session import Session
+from agent.broker.topology import Upkeep
 from agent.errors import BrokerSilent, BrokerUnreachable
 from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.conftest import need
+from tests.journals import unsent
 from tests.stack.certificate import self_signed
 from tests.stack.process import poll
 from tests.stack.rabbitmq import SERVER, RabbitMQ
@@ -170,10 +173,34 @@ def test_a_frozen_broker_delays_nobody_for_ever(
             journal.accept(task, draft(task, TaskStatus.ACCEPTED))
             link.wake()
             poll("the link gives up", lambda: not link.consuming.is_set(), 20)
-            assert journal.outbox_size() == 1
+            assert unsent(journal) == 1
         assert link.consuming.wait(20)
         poll("nothing is lost", lambda: "no queue takes" in caplog.text, 20)
     assert "broker_silent: RabbitMQ at" in caplog.text
+
+
+def test_a_dead_letter_outlives_a_broker_that_is_slow_to_make_its_place_again(
+    broker: RabbitMQ, journal: Journal, instance_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(broker, answer_seconds=0.5, connect_seconds=0.5)
+    slow, repair = threading.Event(), Upkeep.repair
+
+    async def freezing(self: Upkeep, session: Session) -> None:
+        freeze = nullcontext() if slow.is_set() else frozen(broker)
+        slow.set()
+        with freeze:
+            await repair(self, session)
+
+    keeper = Keeper(journal)
+    with linked(settings, instance_id, keeper, journal) as link, probing(broker) as probe:
+        probe.channel.queue_purge(wire.DEAD)
+        probe.channel.exchange_delete(wire.DEAD)
+        monkeypatch.setattr(Upkeep, "repair", freezing)
+        probe.send(instance_id, b"junk")
+        assert slow.wait(20)
+        assert probe.take(wire.DEAD)[2] == b"junk"
+        assert link.consuming.wait(20)
+    assert keeper.bodies == [b"junk"] * 2
 
 
 def test_a_frozen_broker_does_not_hold_up_the_stop(
@@ -187,7 +214,7 @@ def test_a_frozen_broker_does_not_hold_up_the_stop(
             link.stop(0.5)
             assert time.monotonic() - begin < 6
             assert not link.alive()
-    assert journal.outbox_size() == 1
+    assert unsent(journal) == 1
 
 
 def test_nothing_is_left_of_a_node_whose_test_run_is_killed(tmp_path: Path) -> None:

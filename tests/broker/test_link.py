@@ -19,6 +19,7 @@ from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import Keeper, Probe, draft, probing, settings_for
 from tests.broker.site import Site
+from tests.journals import unsent
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
 
@@ -40,7 +41,7 @@ def test_a_task_is_journalled_acknowledged_and_reported(site: Site, probe: Probe
     assert site.journal.claim() == task
     site.report(task, TaskStatus.DONE, link)
     assert probe.report(queue).status is TaskStatus.DONE
-    poll("the outbox empty", lambda: site.journal.outbox_size() == 0, 10)
+    poll("the outbox empty", lambda: unsent(site.journal) == 0, 10)
     link.stop(5)
     assert not link.alive()
     assert not link.consuming.is_set()
@@ -131,11 +132,11 @@ def test_reports_that_nobody_reads_wait_in_order(
     with caplog.at_level(logging.INFO, "agent.broker"):
         site.running()
         poll("the first is returned", lambda: "no queue takes messages" in caplog.text, 10)
-        assert site.journal.outbox_size() == 3
+        assert unsent(site.journal) == 3
         queue = probe.reports_queue(site.instance_id)
         told = [probe.report(queue).task_id for _ in range(3)]
         assert told == [task.task_id for task in tasks]
-        poll("the outbox empty", lambda: site.journal.outbox_size() == 0, 10)
+        poll("the outbox empty", lambda: unsent(site.journal) == 0, 10)
         poll("it is said", lambda: "reports are taken again" in caplog.text, 10)
     assert caplog.text.count("no queue takes messages") == 1
 
@@ -155,7 +156,7 @@ def test_a_broker_that_dies_costs_nothing(
         poll("the loss is seen", lambda: not link.consuming.is_set(), 10)
         tasks = [site.ping() for _ in range(5)]
         link.wake()
-        assert site.journal.outbox_size() == 5
+        assert unsent(site.journal) == 5
     finally:
         rabbitmq.start()
     assert link.consuming.wait(30)
@@ -248,7 +249,7 @@ def test_stop_publishes_what_waits_first(site: Site, probe: Probe) -> None:
         site.ping()
     link.stop(20)
     assert not link.alive()
-    assert site.journal.outbox_size() == 0
+    assert unsent(site.journal) == 0
     assert probe.waiting(queue) == 50
 
 
@@ -257,7 +258,7 @@ def test_stop_does_not_wait_for_reports_that_nobody_reads(site: Site) -> None:
     site.ping()
     link.stop(20)
     assert not link.alive()
-    assert site.journal.outbox_size() == 1
+    assert unsent(site.journal) == 1
 
 
 def test_a_link_without_a_broker_goes_on_and_can_be_stopped(

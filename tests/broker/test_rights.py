@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import uuid4
 
 import pika
@@ -22,12 +22,13 @@ from agent.broker import wire
 from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings
 from agent.broker.client import ControlClient
 from agent.broker.link import BrokerLink
+from agent.broker.pace import Pauses
 from agent.broker.probe import Probe as SelfTestProbe
 from agent.broker.rights import Rights, agent_rights, control_rights, operator_rights
 from agent.errors import BrokerDenied
-from agent.journal import Journal
+from agent.journal import Journal, OutboxItem
 from agent.model import PingTask, Report, TaskStatus, utc_now
-from tests.broker.probe import QUICK, Keeper, draft, settings_for
+from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.house.source import CHECKOUT
 from tests.stack.process import poll
 from tests.stack.rabbitmq import RabbitMQ
@@ -360,6 +361,135 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
     poll("it is well again", lambda: link.trouble == "", 10)
 
 
+def test_two_troubles_that_last_are_logged_once_each(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An exchange that is gone, which each check finds, and a report that each try has returned."""
+    journal = Counted(tmp_path / "journal.sqlite", place.other, str(uuid4()))
+    settings = place.settings(f"agent-{place.other}", rights=agent_rights(place.other))
+    pauses = QUICK._replace(check=0.1)
+    link = BrokerLink(settings, place.other, Keeper(journal), journal, pauses)
+    link.start()
+    try:
+        assert link.consuming.wait(20)
+        with pika.BlockingConnection(place.server.parameters()) as connection:
+            connection.channel().exchange_delete(wire.TASK_EXCHANGE)
+        task = PingTask(task_id=str(uuid4()))
+        journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+        link.wake()
+        poll("both are noticed", lambda: bool(link.trouble) and "no queue" in caplog.text, 10)
+        before = journal.looks
+        poll("the report is tried again", lambda: journal.looks > before + 10, 20)
+    finally:
+        link.stop(0.5)
+        journal.close()
+        place.server.bind_tasks()
+    assert caplog.text.count("is missing and can't be made") == 1
+    assert caplog.text.count("no queue takes messages") == 1
+
+
+@pytest.mark.parametrize("lost", ["exchange", "right"])
+def test_reports_that_the_broker_refuses_cost_no_connection(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    """The link goes on to take tasks, and says which right or exchange its reports lack."""
+    caplog.set_level(logging.INFO, "agent.broker")
+    lose, restore, said = REFUSALS[lost]
+    journal = Counted(tmp_path / "journal.sqlite", place.other, str(uuid4()))
+    settings = place.settings(f"agent-{place.other}", rights=agent_rights(place.other))
+    pauses = QUICK._replace(check=0.2)
+    link = BrokerLink(settings, place.other, Keeper(journal), journal, pauses)
+    lose(place)
+    try:
+        link.start()
+        task = PingTask(task_id=str(uuid4()))
+        journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+        poll("it is tried again", lambda: journal.looks > 10, 20)
+        assert link.consuming.is_set()
+        assert f"no report can be sent: {settings.where} refuses: {said}" in link.trouble
+        restore(place)
+        with probing(place.server) as probe:
+            queue = probe.reports_queue(place.other)
+            assert probe.report(queue).task_id == task.task_id
+            probe.channel.queue_delete(queue)
+        poll("it is well again", lambda: link.trouble == "", 10)
+    finally:
+        restore(place)
+        link.stop(0.5)
+        journal.close()
+    assert caplog.text.count("connected to RabbitMQ") == 1
+    assert caplog.text.count("no report can be sent") == 1
+    hint = {"exchange": "script/broker-definitions", "right": "rabbitmqctl set_topic_permissions"}
+    assert hint[lost] in caplog.text
+
+
+def _delete_reports(place: Place) -> None:
+    with probing(place.server) as probe:
+        probe.channel.exchange_delete(wire.REPORT_EXCHANGE)
+
+
+def _make_reports(place: Place) -> None:
+    with probing(place.server) as probe:
+        probe.channel.exchange_declare(wire.REPORT_EXCHANGE, "topic", durable=True)
+
+
+def _set_topics(place: Place, topics: str) -> None:
+    user = f"agent-{place.other}"
+    arguments = ("-p", "backup", user, wire.REPORT_EXCHANGE, topics, "^$")
+    place.server.control("set_topic_permissions", *arguments)
+
+
+REFUSALS: dict[str, tuple[Callable[[Place], None], Callable[[Place], None], str]] = {
+    "exchange": (_delete_reports, _make_reports, "NOT_FOUND - no exchange 'backup.reports'"),
+    "right": (
+        lambda place: _set_topics(place, "^$"),
+        lambda place: _set_topics(place, agent_rights(place.other).publish),
+        "ACCESS_REFUSED - access to topic",
+    ),
+}
+
+
+class Recorded(Pauses):
+    """Pauses that keep after how many failures each was asked for."""
+
+    asked: ClassVar[list[int]] = []
+
+    def after(self, failures: int) -> float:
+        self.asked.append(failures)
+        return super().after(failures)
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(30.0, [0, 1, 2, 3]), (0.01, [0, 0, 0, 0])])
+def test_a_connection_counts_as_a_success_once_it_has_lasted(
+    place: Place, tmp_path: Path, longest: float, expected: list[int]
+) -> None:
+    """An agent that may not take its own tasks is connected, and then disconnected at once."""
+    user = f"new-{uuid4()}"
+    place.server.control("add_user", user, PASSWORD)
+    place.server.control("set_permissions", "-p", "backup", user, "^$", ".*", "^$")
+    journal = Journal(tmp_path / "journal.sqlite", place.mine, str(uuid4()))
+    Recorded.asked.clear()
+    pauses = Recorded(first=0.05, longest=longest)
+    link = BrokerLink(place.settings(user), place.mine, Keeper(journal), journal, pauses)
+    link.start()
+    try:
+        poll("it connects anew", lambda: len(Recorded.asked) > 3, 20)
+    finally:
+        link.stop(0.5)
+        journal.close()
+    assert Recorded.asked[:4] == expected
+
+
+class Counted(Journal):
+    """A journal that counts how often its next report was asked for."""
+
+    looks = 0
+
+    def next_report(self) -> OutboxItem | None:
+        self.looks += 1
+        return super().next_report()
+
+
 def test_the_self_tests_probe_needs_no_more_rights(
     place: Place, linked: tuple[BrokerLink, Journal]
 ) -> None:
@@ -380,3 +510,18 @@ def test_a_denied_command_says_which_rights_it_needs(place: Place) -> None:
     with ControlClient(agent) as client, pytest.raises(BrokerDenied) as caught:
         client.send_task(place.mine, PingTask(task_id=str(uuid4())))
     assert "set [broker] control_url" in caught.value.hint
+
+
+def test_one_who_may_not_send_tasks_is_denied_where_instances_have_no_way_of_their_own(
+    place: Place,
+) -> None:
+    """As where an agent with more rights has made all that is there."""
+    user, instance = f"new-{uuid4()}", str(uuid4())
+    place.server.control("add_user", user, PASSWORD)
+    place.server.control("set_permissions", "-p", "backup", user, "^$", r"^backup\.own\.", "^$")
+    with probing(place.server) as probe:
+        probe.channel.queue_declare(_queue(instance), durable=True)
+        with ControlClient(place.settings(user)) as client, pytest.raises(BrokerDenied) as caught:
+            client.send_task(instance, PingTask(task_id=str(uuid4())))
+        probe.channel.queue_delete(_queue(instance))
+    assert f"access to exchange '{wire.TASK_EXCHANGE}'" in str(caught.value)

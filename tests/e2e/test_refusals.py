@@ -93,6 +93,19 @@ def test_an_engine_that_only_says_no(agent: Agent, tmp_path: Path) -> None:
         assert_unusable(second, view["id"])
 
 
+def test_a_name_that_is_not_utf_8_is_told_and_ends_nothing(agent: Agent) -> None:
+    stray = os.fsencode(agent.mariadb.datadir) + b"/.caf\xe9"
+    os.mkdir(stray)
+    try:
+        view = refused(agent, "datadir_unfit")
+    finally:
+        os.rmdir(stray)
+    assert_unusable(agent, view["id"])
+    assert r"/.caf\udce9 as if" in agent.log.read_text()
+    assert agent.running()
+    assert agent.create("after it")["status"] == "COMPLETED"
+
+
 def test_a_wrong_swift_password_and_no_swift(agent: Agent, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     write_private(wrong, "not the key")

@@ -16,6 +16,7 @@ from agent.journal import Journal
 from agent.lock import only_agent
 from agent.model import PingTask, ReportDraft, TaskStatus
 from tests.embedded.user import User
+from tests.journals import unsent
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, poll
 
@@ -184,7 +185,7 @@ def test_the_daemons_tasks_and_reports_are_left_to_the_daemon(user: User) -> Non
 def outbox(user: User) -> int:
     journal = Journal(user.state / "journal.sqlite", str(uuid4()), str(uuid4()))
     try:
-        return journal.outbox_size()
+        return unsent(journal)
     finally:
         journal.close()
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -224,6 +225,15 @@ def test_answers_fill_no_memory(
     swift.inject([{**large, "body": "x", "headers": bomb}])
     with pytest.raises(StoreRejected, match="compressed"):
         act(store)
+
+
+def test_a_refusal_of_open_tags_takes_no_time(swift: SwiftServer, store: SwiftStore) -> None:
+    name, text = fresh(), "<h1>Not today</h1>" + "<" * 300_000
+    swift.inject([{"match": name, "status": 400, "body": text}])
+    begin = time.process_time()
+    with pytest.raises(StoreRejected, match=r"answered 400 \(Not today <"):
+        store.put(Shelf.SEGMENTS, name, PARTS)
+    assert time.process_time() - begin < 2
 
 
 def test_a_store_that_comes_back_is_used_again(

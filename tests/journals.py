@@ -1,0 +1,10 @@
+"""What tests see of a journal that the agent has no use for."""
+
+from agent.journal import Journal
+
+
+def unsent(journal: Journal) -> int:
+    """Return how many reports wait in the outbox."""
+    with journal._file.transaction() as db:
+        (count,) = db.execute("SELECT count(*) FROM outbox").fetchone()
+    return int(count)
