@@ -9,14 +9,16 @@ reads no more than the engine will.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from agent.database import Tablespace
 from agent.datadir import birth_time
 from agent.dialect import half_made
-from agent.errors import LineageChanged, ParentUnusable
+from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
@@ -28,7 +30,14 @@ _LSN_AT, _LSN_END = 16, 24
 _FLAGS_AT = 54
 _FULL_CRC32 = 1 << 4
 
+_UNREAD = (
+    "make the file and the directories above it readable for the OS user of the agent, or run the "
+    "agent as the database server's own OS user; after an input/output error look for the disk in "
+    "the kernel's log (journalctl -k)"
+)
+
 Check = Callable[[], None]
+T = TypeVar("T")
 
 
 def check_imports(
@@ -59,30 +68,47 @@ def check_imports(
 
 
 def tablespace_file(datadir: Path, name: str) -> Path | None:
-    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone."""
+    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone.
+
+    DatadirUnfit if that can't be looked up.
+    """
     path = datadir / name
-    if path.is_file():
+    if _is_file(path):
         return path
-    try:
-        linked = Path(os.fsdecode(path.with_suffix(".isl").read_bytes().strip()))
-    except OSError:
-        return None
-    return linked if linked.is_file() else None
+    link = _of_file(path.with_suffix(".isl"), Path.read_bytes, b"").strip()
+    linked = Path(os.fsdecode(link))
+    return linked if link and _is_file(linked) else None
 
 
 def imported(path: Path, limit: int = 0, check: Check = lambda: None) -> bool:
-    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN."""
+    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN.
+
+    DatadirUnfit if it can't be read. False if it is gone.
+    """
+    return _of_file(path, lambda file: any(lsn <= limit for lsn in _lsns(file, check)), False)
+
+
+def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
+    """Return what `read` finds in a file that the server may drop meanwhile."""
     try:
-        return any(lsn <= limit for lsn in _lsns(path, check))
+        return read(path)
     except FileNotFoundError:
-        return False
+        return gone
+    except OSError as error:
+        raise DatadirUnfit(f"{path} can't be read: {error.strerror}", hint=_UNREAD) from error
+
+
+def _is_file(path: Path) -> bool:
+    # Path.is_file of Python 3.14 takes an error for an answer
+    return _of_file(path, lambda file: stat.S_ISREG(file.stat().st_mode), False)
 
 
 def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
     ended = datetime.fromisoformat(parent.updated).timestamp()
     if parent.last_table_id is None:
         # a record of an agent that didn't note the ids: all that was touched since it began
-        return path.stat().st_ctime >= datetime.fromisoformat(parent.created).timestamp()
+        changed = _of_file(path, lambda file: file.stat().st_ctime, 0.0)
+        return changed >= datetime.fromisoformat(parent.created).timestamp()
     return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > ended
 
 

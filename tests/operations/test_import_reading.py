@@ -1,0 +1,53 @@
+"""How the files of tables are read for imports: what can't be read, what is gone, which ones."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.database import Tablespace
+from agent.errors import DatadirUnfit
+from agent.model import Record
+from agent.operations.imports import check_imports
+from tests.records import completed
+
+
+def parent(**changes: object) -> Record:
+    return completed(to_lsn=50).model_copy(update={"last_table_id": 20, **changes})
+
+
+def check(datadir: Path, parent: Record, table_id: int = 30) -> None:
+    check_imports(parent, {5: Tablespace("d/t.ibd", 0, table_id)}, datadir, lambda: None)
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    return folder
+
+
+def test_what_can_not_be_read_is_named(schema: Path) -> None:
+    table, link = schema / "t.ibd", schema / "t.isl"
+    table.symlink_to(table)
+    with pytest.raises(DatadirUnfit, match=rf"{table} can't be read: Too many levels") as caught:
+        check(schema.parent, parent())
+    assert "OS user" in caught.value.hint
+    table.unlink()
+    # the kernel answers EIO for its first page
+    link.write_text("/proc/self/mem\n")
+    for record in (parent(), parent(last_table_id=None)):
+        with pytest.raises(DatadirUnfit, match=r"/proc/self/mem can't be read: Input/output error"):
+            check(schema.parent, record)
+    link.unlink()
+    link.mkdir()
+    with pytest.raises(DatadirUnfit, match=r"t\.isl can't be read: Is a directory"):
+        check(schema.parent, parent())
+
+
+def test_a_table_that_is_gone_is_passed_over(schema: Path) -> None:
+    check(schema.parent, parent())
+    (schema / "t.isl").write_text(f"{schema}/elsewhere.ibd")
+    check(schema.parent, parent())
+    schema.joinpath("t.isl").unlink()
+    schema.rmdir()
+    check(schema.parent, parent(last_table_id=None))
