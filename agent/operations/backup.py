@@ -298,7 +298,7 @@ class BackupOperation:
                 "locationRef": f"{self._parts.store.location}/{_object_name(record)}",
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
-                "last_table_id": proof.last_table_id,
+                **proof.tables._asdict(),
                 "binlog": proof.binlog,
                 "replica": proof.replica,
                 "galera": proof.galera,

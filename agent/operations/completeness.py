@@ -5,8 +5,10 @@ the names of their files (agent/datadir.py). What DDL makes, drops or renames me
 missing.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.codec.xbstream import XbstreamParser
 from agent.database import Tablespace
@@ -33,6 +35,16 @@ Tablespaces = Callable[[], Mapping[int, Tablespace]]
 Told = Callable[[str], str]
 
 
+class Tables(NamedTuple):
+    """Which tables are in a backup, as its record keeps it.
+
+    All with ids up to `last_table_id`, as the server listed them at `listed_at` (Unix seconds).
+    """
+
+    last_table_id: int
+    listed_at: float
+
+
 class Completeness:
     """The proof for one run; make it before the engine starts, and call `prove` at its end.
 
@@ -50,12 +62,13 @@ class Completeness:
         self._before = tablespaces()
         self._last_id = max((space.table_id for space in self._before.values()), default=0)
 
-    def prove(self, parser: XbstreamParser, told: Told) -> int:
-        """Check the whole of a stream; return the id up to which all tables are in it.
+    def prove(self, parser: XbstreamParser, told: Told) -> Tables:
+        """Check the whole of a stream; return which tables are in it.
 
         `told` returns the engine's own words about a file, if it had any. Raises
         StreamIncomplete with the name of what is missing.
         """
+        listed_at = time.time()
         after = self.tablespaces()
         held = _Held(parser)
         self._check_tablespaces(after, held, told)
@@ -70,7 +83,7 @@ class Completeness:
             if half_made(space.path) or not held(number, space)
         ]
         last = max((space.table_id for space in after.values()), default=0)
-        return min([last, *(one - 1 for one in late)])
+        return Tables(min([last, *(one - 1 for one in late)]), listed_at)
 
     def _check_tablespaces(
         self, after: Mapping[int, Tablespace], held: "_Held", told: Told

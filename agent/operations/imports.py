@@ -104,12 +104,12 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
-    ended = datetime.fromisoformat(parent.updated).timestamp()
     if parent.last_table_id is None:
         # a record of an agent that didn't note the ids: all that was touched since it began
         changed = _of_file(path, lambda file: file.stat().st_ctime, 0.0)
         return changed >= datetime.fromisoformat(parent.created).timestamp()
-    return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > ended
+    listed = parent.listed_at or datetime.fromisoformat(parent.updated).timestamp()
+    return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > listed
 
 
 def _lsns(path: Path, check: Check) -> Iterator[int]:

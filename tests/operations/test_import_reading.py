@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from agent.database import Tablespace
-from agent.errors import DatadirUnfit
+from agent.datadir import birth_time
+from agent.errors import DatadirUnfit, LineageChanged
 from agent.model import Record
+from agent.values import utc
 from agent.operations.imports import check_imports
 from tests.records import completed
 
@@ -51,3 +53,22 @@ def test_a_table_that_is_gone_is_passed_over(schema: Path) -> None:
     schema.joinpath("t.isl").unlink()
     schema.rmdir()
     check(schema.parent, parent(last_table_id=None))
+
+
+def page(lsn: int, size: int = 16 << 10) -> bytes:
+    return bytes(16) + lsn.to_bytes(8, "big") + b"\1" + bytes(size - 25)
+
+
+def test_what_was_there_when_the_parents_tables_were_listed_may_have_old_pages(
+    schema: Path,
+) -> None:
+    """A table may be born in the second in which the parent ended, and a file be put there."""
+    table = schema / "t.ibd"
+    table.write_bytes(page(0) + page(40))
+    born = birth_time(table)
+    if not born:
+        pytest.skip("the filesystem of the temporary folder keeps no birth times")
+    check(schema.parent, parent(updated=utc(born), listed_at=born), table_id=20)
+    for late in (parent(updated=utc(born), listed_at=born - 0.01), parent(updated=utc(born - 1))):
+        with pytest.raises(LineageChanged, match=r"d/t\.ibd"):
+            check(schema.parent, late, table_id=20)

@@ -193,14 +193,14 @@ def test_tables_are_in_it_up_to_an_id() -> None:
     def last(**late: int) -> int:
         proof = proved(stream, before, {**before, **spaces(first_id=22, **late)})
         assert proof
-        return proof.last_table_id
+        return proof.tables.last_table_id
 
     assert last() == 21
     assert last(c=7) == 21
     made = {9: Tablespace("db/#sql-alter-1.ibd", 1, 18)}
     proof = proved(stream, {**before, **made})
     assert proof
-    assert proof.last_table_id == 17
+    assert proof.tables.last_table_id == 17
 
 
 def test_a_table_that_was_imported_meanwhile_is_told() -> None:
