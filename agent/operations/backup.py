@@ -117,7 +117,7 @@ class BackupOperation:
         plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
-        whole = surveyed(self._parts, found, parent.to_lsn if parent else None)
+        whole = surveyed(self._parts, found, parent.to_lsn if parent else None, self._stop.check)
         record = self._begin(found, parent, data_key)
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed

@@ -14,8 +14,8 @@ from agent.codec.xbstream import XbstreamParser
 from agent.database import Tablespace
 from agent.datadir import Survey, TableFile
 from agent.dialect import half_made
-from agent.errors import StreamIncomplete
-from agent.operations.imports import imported, tablespace_file
+from agent.errors import DatadirUnfit, StreamIncomplete
+from agent.operations.imports import Check, imported, tablespace_file
 
 # Copied tablespaces are whole files; a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
@@ -48,17 +48,23 @@ class Tables(NamedTuple):
 class Completeness:
     """The proof for one run; make it before the engine starts, and call `prove` at its end.
 
-    `from_lsn` is where an incremental begins, None for a full backup.
-
+    `from_lsn` is where an incremental begins, None for a full backup. `check` is called now and
+    then, to raise what stops the task.
     """
 
     def __init__(
-        self, tablespaces: Tablespaces, datadir: Path, survey: Survey, from_lsn: int | None
+        self,
+        tablespaces: Tablespaces,
+        datadir: Path,
+        survey: Survey,
+        from_lsn: int | None,
+        check: Check,
     ) -> None:
         self.survey = survey
         self.tablespaces = tablespaces
         self._datadir = datadir
         self._from_lsn = from_lsn
+        self._check = check
         self._before = tablespaces()
         self._last_id = max((space.table_id for space in self._before.values()), default=0)
 
@@ -106,18 +112,27 @@ class Completeness:
                 missing.append(space)
         if missing:
             first = min(missing)
-            file = tablespace_file(self._datadir, first.path)
             raise StreamIncomplete(
                 f"of the server's tablespaces {len(missing)} are not in the stream, "
                 f"{first.path} among them{_words(told, first.path)}",
-                hint=_IMPORTED if file and imported(file) else None,
+                hint=_IMPORTED if self._looks_imported(first) else None,
             )
+
+    def _looks_imported(self, space: Tablespace) -> bool:
+        try:
+            return self._is_imported(space, 0)
+        except DatadirUnfit:
+            # the hint for another failure, which is the one to be told
+            return False
+
+    def _is_imported(self, space: Tablespace, limit: int) -> bool:
+        file = tablespace_file(self._datadir, space.path)
+        return file is not None and imported(file, limit, self._check)
 
     def _check_made(self, after: Mapping[int, Tablespace]) -> None:
         """Look for an import into a table that was made meanwhile; those are few."""
         for space in after.values():
-            file = tablespace_file(self._datadir, space.path) if self._is_made(space) else None
-            if file and imported(file, self._from_lsn or 0):
+            if self._is_made(space) and self._is_imported(space, self._from_lsn or 0):
                 raise StreamIncomplete(
                     f"the tablespace {space.path} was imported during the backup", hint=_MEANWHILE
                 )
@@ -126,7 +141,11 @@ class Completeness:
         return space.table_id > self._last_id > 0 and not half_made(space.path)
 
     def _check_files(self, parser: XbstreamParser, told: Told) -> None:
-        lost = list(self.survey.lost(parser.contains, lambda path: bool(told(path))))
+        def held(path: str) -> bool:
+            self._check()
+            return parser.contains(path)
+
+        lost = list(self.survey.lost(held, lambda path: bool(told(path))))
         if lost:
             first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
             raise StreamIncomplete(

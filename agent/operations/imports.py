@@ -80,7 +80,7 @@ def tablespace_file(datadir: Path, name: str) -> Path | None:
     return linked if link and _is_file(linked) else None
 
 
-def imported(path: Path, limit: int = 0, check: Check = lambda: None) -> bool:
+def imported(path: Path, limit: int, check: Check) -> bool:
     """Tell whether a tablespace has a page, not empty and not its first, of no later LSN.
 
     DatadirUnfit if it can't be read. False if it is gone.

@@ -122,13 +122,16 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Chec
         return []
 
 
-def surveyed(parts: BackupParts, found: Found, from_lsn: int | None) -> Completeness:
-    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole."""
+def surveyed(parts: BackupParts, found: Found, from_lsn: int | None, check: Check) -> Completeness:
+    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole.
+
+    `check` is called now and then, to raise what stops the task.
+    """
     datadir = found.server.datadir
     survey = Survey(
         datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
     )
-    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn)
+    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn, check)
 
 
 def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:

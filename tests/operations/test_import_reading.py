@@ -8,8 +8,8 @@ from agent.database import Tablespace
 from agent.datadir import birth_time
 from agent.errors import DatadirUnfit, LineageChanged
 from agent.model import Record
-from agent.values import utc
 from agent.operations.imports import check_imports
+from agent.values import utc
 from tests.records import completed
 
 

@@ -10,9 +10,11 @@ import pytest
 from agent.database import Tablespace
 from agent.datadir import Rules, Survey
 from agent.engine.runs import BackupRun
-from agent.errors import LsnMismatch, StreamIncomplete, StreamInvalid
+from agent.errors import Cancelled, LsnMismatch, StreamIncomplete, StreamInvalid
 from agent.operations.completeness import Completeness
+from agent.operations.imports import Check
 from agent.operations.proof import Proof, ProvedStream
+from agent.pipeline.stop import Stop
 from tests.codec.streams import whole
 from tests.engine.percona import info
 
@@ -69,11 +71,12 @@ def proved(
     from_lsn: int | None = None,
     server_lsn: int = 0,
     datadir: Path = Path("/nonexistent"),
+    check: Check = lambda: None,
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
-    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn)
+    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn, check)
     source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
@@ -227,3 +230,24 @@ def test_a_table_made_and_imported_meanwhile_is_told(tmp_path: Path) -> None:
     (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) + lsn_page(60) + lsn_page(0))
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd was imported during"):
         proved(stream, before, after, datadir=tmp_path)
+
+
+def test_a_stop_ends_the_reading_of_tables_after_the_engines_end(tmp_path: Path) -> None:
+    stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
+    before = spaces(first_id=20, a=5)
+    after = {**before, 6: Tablespace("db/b.ibd", SMALL, 30)}
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) * 256)
+    stop = Stop()
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            stop.request(Cancelled("the task was cancelled"))
+        stop.check()
+
+    with pytest.raises(Cancelled):
+        proved(stream, before, after, datadir=tmp_path, check=check)
+    # before the file's end
+    assert len(calls) == 2
