@@ -31,7 +31,8 @@ _UNREAD = (
     "table was renamed meanwhile, back up again at a quieter time"
 )
 
-Tablespaces = Callable[[], Mapping[int, Tablespace]]
+Listing = Mapping[int, Tablespace]
+Tablespaces = Callable[[], Listing]
 Told = Callable[[str], str]
 
 
@@ -48,8 +49,10 @@ class Tables(NamedTuple):
 class Completeness:
     """The proof for one run; make it before the engine starts, and call `prove` at its end.
 
-    `from_lsn` is where an incremental begins, None for a full backup. `check` is called now and
-    then, to raise what stops the task.
+    `from_lsn` is where an incremental begins, None for a full backup. `read` are the tablespaces
+    as they were listed before an incremental's were read for imports, which may take hours: what
+    came after that is read at the end. What must be in the stream is what there is now. `check`
+    is called now and then, to raise what stops the task.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Completeness:
         survey: Survey,
         from_lsn: int | None,
         check: Check,
+        read: Listing | None = None,
     ) -> None:
         self.survey = survey
         self.tablespaces = tablespaces
@@ -66,7 +70,7 @@ class Completeness:
         self._from_lsn = from_lsn
         self._check = check
         self._before = tablespaces()
-        self._last_id = max((space.table_id for space in self._before.values()), default=0)
+        self._read = self._before if read is None else read
 
     def prove(self, parser: XbstreamParser, told: Told) -> Tables:
         """Check the whole of a stream; return which tables are in it.
@@ -88,15 +92,14 @@ class Completeness:
             for number, space in after.items()
             if half_made(space.path) or not held(number, space)
         ]
-        last = max((space.table_id for space in after.values()), default=0)
+        last = _last_id(after)
         return Tables(min([last, *(one - 1 for one in late)]), listed_at)
 
-    def _check_tablespaces(
-        self, after: Mapping[int, Tablespace], held: "_Held", told: Told
-    ) -> None:
+    def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
         """By number: under the same name a table may be another one by now, dropped and made
         again right after the engine let the DDL go on."""
         missing = []
+        last_id = _last_id(self._before)
         for number, space in after.items():
             before = self._before.get(number)
             if half_made(space.path):
@@ -107,7 +110,7 @@ class Completeness:
                     hint=_MEANWHILE,
                 )
             # without a number, one that was there, discarded, and was imported meanwhile
-            lasted = before or 0 < space.table_id <= self._last_id
+            lasted = before or 0 < space.table_id <= last_id
             if lasted and not held(number, space):
                 missing.append(space)
         if missing:
@@ -129,16 +132,16 @@ class Completeness:
         file = tablespace_file(self._datadir, space.path)
         return file is not None and imported(file, limit, self._check)
 
-    def _check_made(self, after: Mapping[int, Tablespace]) -> None:
-        """Look for an import into a table that was made meanwhile; those are few."""
-        for space in after.values():
-            if self._is_made(space) and self._is_imported(space, self._from_lsn or 0):
+    def _check_made(self, after: Listing) -> None:
+        """Look for an import into a table that was made or finished meanwhile; those are few."""
+        last_id = _last_id(self._read)
+        for number, space in after.items():
+            old = self._read.get(number)
+            came = space.table_id > last_id or (old and half_made(old.path))
+            if came and not half_made(space.path) and self._is_imported(space, self._from_lsn or 0):
                 raise StreamIncomplete(
                     f"the tablespace {space.path} was imported during the backup", hint=_MEANWHILE
                 )
-
-    def _is_made(self, space: Tablespace) -> bool:
-        return space.table_id > self._last_id > 0 and not half_made(space.path)
 
     def _check_files(self, parser: XbstreamParser, told: Told) -> None:
         def held(path: str) -> bool:
@@ -159,7 +162,7 @@ class Completeness:
                 hint="look for what the engine says of RocksDB, or alter them to InnoDB",
             )
 
-    def _check_volume(self, after: Mapping[int, Tablespace], raw_bytes: int) -> None:
+    def _check_volume(self, after: Listing, raw_bytes: int) -> None:
         allocated = sum(
             min(space.allocated, self._before[number].allocated)
             for number, space in after.items()
@@ -184,6 +187,10 @@ class _Held:
         # one that the server has made but not written yet has no number on its first page
         names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
         return any(map(self._parser.contains, names))
+
+
+def _last_id(listing: Listing) -> int:
+    return max((space.table_id for space in listing.values()), default=0)
 
 
 def _words(told: Told, path: str) -> str:

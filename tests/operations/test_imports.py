@@ -3,17 +3,20 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
+from agent.operations import preflight
+from agent.operations.imports import check_imports
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
 from tests.stack.mariadb import MariaDB
 
-TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed")
+TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap")
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,19 @@ def test_an_import_that_was_updated_in_part(workshop: Workshop, base: Record) ->
     workshop.server.checkpoint()
     refused(workshop, base, "updated")
     workshop.server.query("DROP TABLE d.updated")
+
+
+def test_an_import_while_the_tables_are_read_for_imports(
+    workshop: Workshop, base: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_import(*arguments: Any) -> None:
+        check_imports(*arguments)
+        bring_back(workshop.server, "gap")
+
+    monkeypatch.setattr(preflight, "check_imports", then_import)
+    with pytest.raises(StreamIncomplete, match=r"d/gap\.ibd was imported during the backup"):
+        workshop.backup(base)
+    workshop.server.query("DROP TABLE d.gap")
 
 
 def test_an_imported_table_that_became_a_partition(workshop: Workshop, base: Record) -> None:

@@ -72,11 +72,12 @@ def proved(
     server_lsn: int = 0,
     datadir: Path = Path("/nonexistent"),
     check: Check = lambda: None,
+    read: Listing | None = None,
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
-    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn, check)
+    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn, check, read)
     source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
@@ -251,3 +252,24 @@ def test_a_stop_ends_the_reading_of_tables_after_the_engines_end(tmp_path: Path)
         proved(stream, before, after, datadir=tmp_path, check=check)
     # before the file's end
     assert len(calls) == 2
+
+
+def test_what_came_while_tables_were_read_for_imports_is_read_at_the_end(tmp_path: Path) -> None:
+    """Imported, or finished by an ALTER, after the look at all tables and before the engine."""
+    stream = meta("db/a.ibd", 5) + note(NOTE % (b"incremental", 50, 60))
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    now = spaces(first_id=30, a=5)
+    altered = {5: Tablespace("db/#sql-alter-1.ibd", SMALL, 30)}
+    assert proved(stream, now, from_lsn=50, datadir=tmp_path, read=now)
+    for read in (spaces(first_id=20, a=5), spaces(first_id=20, b=7), {}, altered):
+        with pytest.raises(StreamIncomplete, match=r"db/a\.ibd was imported during"):
+            proved(stream, now, from_lsn=50, datadir=tmp_path, read=read)
+
+
+def test_what_was_made_before_the_engine_began_must_be_there(tmp_path: Path) -> None:
+    own = note(NOTE % (b"incremental", 50, 60))
+    read = spaces(first_id=20, a=5)
+    before = spaces(first_id=20, a=5, b=6)
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
+        proved(meta("db/a.ibd", 5) + own, before, from_lsn=50, datadir=tmp_path, read=read)
