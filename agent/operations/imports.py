@@ -109,7 +109,8 @@ def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
         changed = _of_file(path, lambda file: file.stat().st_ctime, 0.0)
         return changed >= datetime.fromisoformat(parent.created).timestamp()
     listed = parent.listed_at or datetime.fromisoformat(parent.updated).timestamp()
-    return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > listed
+    absent = space.table_id > parent.last_table_id or space.table_id in parent.absent_table_ids
+    return absent or (birth_time(path) or 0.0) > listed
 
 
 def _lsns(path: Path, check: Check) -> Iterator[int]:

@@ -1,5 +1,6 @@
 """How the files of tables are read for imports: what can't be read, what is gone, which ones."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_what_was_there_when_the_parents_tables_were_listed_may_have_old_pages(
     for late in (parent(updated=utc(born), listed_at=born - 0.01), parent(updated=utc(born - 1))):
         with pytest.raises(LineageChanged, match=r"d/t\.ibd"):
             check(schema.parent, late, table_id=20)
+
+
+def test_what_the_parent_lacks_is_read_and_what_it_holds_is_not(schema: Path) -> None:
+    (schema / "t.ibd").write_bytes(page(0) + page(40))
+    later = parent(absent_table_ids=(15, 17), listed_at=time.time() + 60)
+    for held in (14, 16, 20):
+        check(schema.parent, later, table_id=held)
+    for absent in (15, 17, 21):
+        with pytest.raises(LineageChanged, match=r"d/t\.ibd"):
+            check(schema.parent, later, table_id=absent)
+
+
+def test_a_record_without_the_list_lacks_nothing_up_to_its_last() -> None:
+    record = parent()
+    text = record.model_dump_json(exclude={"absent_table_ids", "listed_at"})
+    assert Record.model_validate_json(text) == record

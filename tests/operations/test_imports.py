@@ -1,10 +1,14 @@
 """Tables whose pages are older than the parent: imported, exchanged, or put in place by hand."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
 from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
@@ -14,7 +18,7 @@ from agent.operations.imports import check_imports
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import MariaDB, connection_id
 
 TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap")
 
@@ -158,6 +162,49 @@ def test_an_import_while_the_tables_are_read_for_imports(
     with pytest.raises(StreamIncomplete, match=r"d/gap\.ibd was imported during the backup"):
         workshop.backup(base)
     workshop.server.query("DROP TABLE d.gap")
+
+
+@contextmanager
+def long_alter(server: MariaDB) -> Iterator[None]:
+    """Have an ALTER copy rows meanwhile, each of which takes long; it is killed at the end."""
+    slow = "SHA2(CONCAT(id, REPEAT('x', 10000000)), 512)"
+    server.execute_many(
+        "CREATE OR REPLACE TABLE d.big (id INT PRIMARY KEY)",
+        "INSERT INTO d.big SELECT seq FROM d.seq_1_to_10000",
+    )
+    with server.connect() as connection, ThreadPoolExecutor(1) as pool:
+
+        def alter() -> None:
+            with connection.cursor() as cursor, suppress(pymysql.err.Error):
+                cursor.execute(f"ALTER TABLE d.big ADD c CHAR(128) AS ({slow}) PERSISTENT")
+
+        ended = pool.submit(alter)
+        listed = "SELECT NAME FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE 'd/#sql%'"
+        deadline = time.monotonic() + 60
+        while not server.query(listed):
+            assert time.monotonic() < deadline
+        try:
+            yield
+            assert not ended.done()
+        finally:
+            server.query(f"KILL QUERY {connection_id(connection)}")
+    server.query("DROP TABLE d.big")
+
+
+def test_a_long_alter_breaks_the_chain_for_no_other_table(workshop: Workshop) -> None:
+    server = workshop.server
+    with long_alter(server):
+        server.query("CREATE TABLE d.staging (id INT PRIMARY KEY, v CHAR(100))")
+        server.query("INSERT INTO d.staging SELECT seq, seq FROM d.seq_1_to_5000")
+        server.checkpoint()
+        full = workshop.backup()
+        assert len(full.absent_table_ids) == 1
+        server.query("INSERT INTO d.staging VALUES (100000, 'new')")
+        server.checkpoint()
+        child = workshop.backup(full)
+    expected = server.query("CHECKSUM TABLE d.staging")
+    assert workshop.restored(child, "CHECKSUM TABLE d.staging")[1] == [expected]
+    server.query("DROP TABLE d.staging")
 
 
 def test_an_imported_table_that_became_a_partition(workshop: Workshop, base: Record) -> None:

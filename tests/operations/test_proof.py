@@ -194,17 +194,29 @@ def test_tables_are_in_it_up_to_an_id() -> None:
     stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
     before = spaces(first_id=20, a=5, b=6)
 
-    def last(**late: int) -> int:
-        proof = proved(stream, before, {**before, **spaces(first_id=22, **late)})
-        assert proof
-        return proof.tables.last_table_id
+    def last(**late: int) -> tuple[int, tuple[int, ...]]:
+        return tables({**before, **spaces(first_id=22, **late)})
 
-    assert last() == 21
-    assert last(c=7) == 21
-    made = {9: Tablespace("db/#sql-alter-1.ibd", 1, 18)}
-    proof = proved(stream, {**before, **made})
-    assert proof
-    assert proof.tables.last_table_id == 17
+    def tables(after: Listing) -> tuple[int, tuple[int, ...]]:
+        proof = proved(stream, before, after)
+        assert proof
+        return proof.tables[:2]
+
+    assert last() == (21, ())
+    assert last(c=7) == (21, ())
+
+    def made(count: int, first_id: int) -> Listing:
+        names = {f"#sql-alter-{n}": n for n in range(9, 9 + count)}
+        return {**before, **spaces(first_id=first_id, **names)}
+
+    # one that an ALTER makes, and those of a table with very many partitions
+    assert tables(made(1, 18)) == (21, (18,))
+    assert tables(made(1, 30)) == (21, ())
+    stream = file("db/d.ibd", 8) + stream
+    late = {7: Tablespace("db/c.ibd", SMALL, 999), 8: Tablespace("db/d.ibd", SMALL, 1000)}
+    assert tables({**made(1, 18), **late}) == (1000, (18, 999))
+    assert tables({**made(499, 30), **late}) == (1000, (*range(30, 529), 999))
+    assert tables({**made(500, 30), **late}) == (29, ())
 
 
 def test_a_table_that_was_imported_meanwhile_is_told() -> None:
