@@ -7,13 +7,12 @@ missing.
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from agent.codec.xbstream import XbstreamParser
-from agent.database import Tablespace
+from agent.database import ServerInfo, Tablespace
 from agent.datadir import Survey, TableFile
-from agent.dialect import half_made
+from agent.dialect import half_made, truncates_in_place
 from agent.errors import DatadirUnfit, StreamIncomplete
 from agent.operations.imports import Check, imported, tablespace_file
 
@@ -62,8 +61,8 @@ class Completeness:
 
     def __init__(
         self,
+        server: ServerInfo,
         tablespaces: Tablespaces,
-        datadir: Path,
         survey: Survey,
         from_lsn: int | None,
         check: Check,
@@ -71,7 +70,7 @@ class Completeness:
     ) -> None:
         self.survey = survey
         self.tablespaces = tablespaces
-        self._datadir = datadir
+        self._server = server
         self._from_lsn = from_lsn
         self._check = check
         self._before = tablespaces()
@@ -102,14 +101,12 @@ class Completeness:
             before = self._before.get(number)
             if half_made(space.path):
                 continue
-            if before and before.table_id != space.table_id:
+            if before and self._is_replaced(before, space):
                 raise StreamIncomplete(
                     f"the tablespace {space.path} was discarded and imported during the backup",
                     hint=_MEANWHILE,
                 )
-            # without a number, one that was there, discarded, and was imported meanwhile
-            lasted = before or 0 < space.table_id <= last_id
-            if lasted and not held(number, space):
+            if not held(number, space) and (before or self._is_due(space, last_id)):
                 missing.append(space)
         if missing:
             first = min(missing)
@@ -119,6 +116,25 @@ class Completeness:
                 hint=_IMPORTED if self._looks_imported(first) else None,
             )
 
+    def _is_replaced(self, before: Tablespace, after: Tablespace) -> bool:
+        """Tell whether a table's file became another one under its number.
+
+        The engine removes the file at its end, or a prepare does, though all its pages be newer.
+        """
+        if not before.table_id or not after.table_id or before.table_id == after.table_id:
+            return False
+        return not truncates_in_place(self._server.type, self._server.number)
+
+    def _is_due(self, space: Tablespace, last_id: int) -> bool:
+        """Tell whether a tablespace must be in the stream that wasn't listed before.
+
+        One whose table was there, discarded, and was imported meanwhile must. So must a general
+        tablespace: the record has no id of it, by which the next incremental could find it.
+        """
+        if space.table_id:
+            return space.table_id <= last_id
+        return last_id > 0 and tablespace_file(self._server.datadir, space.path) is not None
+
     def _looks_imported(self, space: Tablespace) -> bool:
         try:
             return self._is_imported(space, 0)
@@ -127,7 +143,7 @@ class Completeness:
             return False
 
     def _is_imported(self, space: Tablespace, limit: int) -> bool:
-        file = tablespace_file(self._datadir, space.path)
+        file = tablespace_file(self._server.datadir, space.path)
         return file is not None and imported(file, limit, self._check)
 
     def _check_made(self, after: Listing) -> None:

@@ -147,7 +147,8 @@ def surveyed(parts: BackupParts, found: Found, base: Base, check: Check) -> Comp
         datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
     )
     from_lsn = base.parent.to_lsn if base.parent else None
-    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn, check, base.read)
+    listing = parts.database.tablespaces
+    return Completeness(found.server, listing, survey, from_lsn, check, base.read)
 
 
 def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:

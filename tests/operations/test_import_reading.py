@@ -89,3 +89,11 @@ def test_a_record_without_the_list_lacks_nothing_up_to_its_last() -> None:
     record = parent()
     text = record.model_dump_json(exclude={"absent_table_ids", "listed_at"})
     assert Record.model_validate_json(text) == record
+
+
+def test_a_general_tablespace_may_have_old_pages(schema: Path) -> None:
+    """A table is made in it, and those of the parent are in it, too."""
+    (schema.parent / "ts1.ibd").write_bytes(page(0) + page(40) + page(60))
+    listing = {5: Tablespace("ts1.ibd", 0), 6: Tablespace("d/t.ibd", 0, 30)}
+    later = parent(listed_at=time.time() + 60)
+    check_imports(later, listing, schema.parent, lambda: None)

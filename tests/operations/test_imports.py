@@ -15,12 +15,13 @@ from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
 from agent.operations import preflight
 from agent.operations.imports import check_imports
+from agent.operations.proof import ProvedStream
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
 from tests.stack.mariadb import MariaDB, connection_id
 
-TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap")
+TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap", "during")
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +163,27 @@ def test_an_import_while_the_tables_are_read_for_imports(
     with pytest.raises(StreamIncomplete, match=r"d/gap\.ibd was imported during the backup"):
         workshop.backup(base)
     workshop.server.query("DROP TABLE d.gap")
+
+
+def test_an_import_while_the_engine_copies(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file may be in the stream, but a prepare removes it: the redo log has its end."""
+    plain = ProvedStream.read_into
+    done: list[int] = []
+
+    def import_after_the_first_bytes(stream: ProvedStream, buffer: memoryview) -> int:
+        count = plain(stream, buffer)
+        if not done:
+            bring_back(workshop.server, "during")
+            workshop.server.query("UPDATE d.during SET v = v + 7")
+            done.append(count)
+        return count
+
+    monkeypatch.setattr(ProvedStream, "read_into", import_after_the_first_bytes)
+    with pytest.raises(StreamIncomplete, match=r"d/during\.ibd was discarded and imported"):
+        workshop.backup()
+    workshop.server.query("DROP TABLE d.during")
 
 
 @contextmanager

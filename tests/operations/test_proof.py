@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from agent.database import Tablespace
+from agent.database import ServerInfo, Tablespace
 from agent.datadir import Rules, Survey
 from agent.engine.runs import BackupRun
 from agent.errors import Cancelled, LsnMismatch, StreamIncomplete, StreamInvalid
@@ -73,11 +73,13 @@ def proved(
     datadir: Path = Path("/nonexistent"),
     check: Check = lambda: None,
     read: Listing | None = None,
+    version: tuple[str, str] = ("mariadb", "10.11.6-MariaDB"),
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
-    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn, check, read)
+    server = ServerInfo(*version, "", None, datadir)
+    completeness = Completeness(server, lambda: next(listings), survey, from_lsn, check, read)
     source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
@@ -285,3 +287,36 @@ def test_what_was_made_before_the_engine_began_must_be_there(tmp_path: Path) -> 
     before = spaces(first_id=20, a=5, b=6)
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
         proved(meta("db/a.ibd", 5) + own, before, from_lsn=50, datadir=tmp_path, read=read)
+
+
+def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:
+    """It has no id of its own: what is made in it meanwhile changes nothing."""
+    mysql = ("mysql", "8.0.35-27")
+    before = {**spaces(first_id=20, a=5), 6: Tablespace("ts1.ibd", SMALL)}
+    both = file("db/a.ibd", 5) + file("ts1.ibd", 6) + note(FULL)
+    assert proved(both, before, version=mysql)
+    made = {**before, 7: Tablespace("ts2.ibd", SMALL)}
+    # dropped again while the server was asked
+    assert proved(both, before, made, datadir=tmp_path, version=mysql)
+    (tmp_path / "ts2.ibd").write_bytes(lsn_page(60))
+    with pytest.raises(StreamIncomplete, match=r"ts2\.ibd among them"):
+        proved(both, before, made, datadir=tmp_path, version=mysql)
+
+
+def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
+    """It leaves the tablespace its number; elsewhere the engine removes what it has copied."""
+    stream = file("db/a.ibd", 5) + note(FULL)
+    before, after = spaces(first_id=20, a=5), spaces(first_id=30, a=5)
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) * 2)
+    old = ("mysql", "5.7.44-48")
+    assert proved(stream, before, after, datadir=tmp_path, version=old)
+    for other in (("mysql", "8.0.35-27"), ("mariadb", "11.8.2-MariaDB")):
+        with pytest.raises(StreamIncomplete, match="discarded and imported during"):
+            proved(stream, before, after, datadir=tmp_path, version=other)
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    with pytest.raises(StreamIncomplete, match="was imported during the backup"):
+        proved(stream, before, after, datadir=tmp_path, version=old)
+    # dropped while the server was asked for the ids
+    gone = {5: after[5]._replace(table_id=0)}
+    assert proved(stream, before, gone, datadir=tmp_path)
