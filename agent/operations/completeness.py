@@ -27,6 +27,7 @@ _IMPORTED = (
     "GLOBAL innodb_log_checkpoint_now = ON, or wait for the next checkpoint, then back up again"
 )
 _MEANWHILE = "import no tablespace while a backup runs, and back up again"
+_FINISHED = "make a full backup: the parent lacks the table, too"
 _UNREAD = (
     "make the file readable for the OS user that runs the engine; mariadb-backup follows no "
     "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir; if the "
@@ -147,14 +148,19 @@ class Completeness:
         return file is not None and imported(file, limit, self._check)
 
     def _check_made(self, after: Listing) -> None:
-        """Look for an import into a table that was made or finished meanwhile; those are few."""
+        """Look for old pages in tables that were made or finished meanwhile; those are few."""
         last_id = _last_id(self._read)
         for number, space in after.items():
             old = self._read.get(number)
-            came = space.table_id > last_id or (old and half_made(old.path))
-            if came and not half_made(space.path) and self._is_imported(space, self._from_lsn or 0):
+            finished = old is not None and half_made(old.path)
+            if half_made(space.path) or not (finished or space.table_id > last_id):
+                continue
+            if self._is_imported(space, self._from_lsn or 0):
+                how = "made by an ALTER that ended" if finished else "imported"
                 raise StreamIncomplete(
-                    f"the tablespace {space.path} was imported during the backup", hint=_MEANWHILE
+                    f"the tablespace {space.path} was {how} during the backup, which has not all "
+                    "of its pages",
+                    hint=_FINISHED if finished else _MEANWHILE,
                 )
 
     def _check_files(self, parser: XbstreamParser, told: Told) -> None:

@@ -1,11 +1,12 @@
-"""Tables whose pages an incremental backup would leave out: imported, or put in place by hand.
+"""Tables whose pages an incremental backup would leave out: imported, put in place, half-made.
 
 The engines copy the pages that have a newer LSN than the parent ends at. `ALTER TABLE ... IMPORT
 TABLESPACE` leaves pages with LSN 0, and a file that was copied into place has those of its past.
-So the files that came since the parent are read before an incremental begins. They are few: what
-was made, rebuilt, truncated or imported has a table id higher than the parent's last, and what
-was copied has a birth time after it. All their pages are in the incremental as a rule, so this
-reads no more than the engine will.
+What an ALTER was making while the parent ran is not in it, and has pages of that time. So the
+files that came since the parent are read before an incremental begins. They are few: what was
+made, rebuilt, truncated or imported has a table id higher than the parent's last, what was
+half-made is listed in its record, and what was copied has a later birth time. All their pages are
+in the incremental as a rule, so this reads no more than the engine will.
 """
 
 import os
@@ -62,8 +63,9 @@ def check_imports(
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
         if imported(path, limit, check):
             raise LineageChanged(
-                f"the tablespace {space.path} was imported or replaced since parent {parent.id}, "
-                "and has pages that an incremental backup leaves out"
+                f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
+                "incremental on it would: it was imported, its file was put in place, or an ALTER "
+                "was making it while the parent was made"
             )
 
 
