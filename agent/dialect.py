@@ -116,11 +116,18 @@ class Tablespace(NamedTuple):
     `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
     is discarded gets one higher than all before. A general tablespace, which holds many tables
     and can't be imported, has 0; so has a table that was dropped while the server was asked.
+    A `discarded` one has no file, and waits for IMPORT TABLESPACE.
     """
 
     path: str
     allocated: int
     table_id: int = 0
+    discarded: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a table with all its data: neither discarded nor half-made."""
+        return not self.discarded and not half_made(self.path)
 
 
 class ReplicaWords(NamedTuple):

@@ -100,7 +100,7 @@ class Completeness:
         last_id = _last_id(self._before)
         for number, space in after.items():
             before = self._before.get(number)
-            if half_made(space.path):
+            if not space.whole:
                 continue
             if before and self._is_replaced(before, space):
                 raise StreamIncomplete(
@@ -153,7 +153,8 @@ class Completeness:
         for number, space in after.items():
             old = self._read.get(number)
             finished = old is not None and half_made(old.path)
-            if half_made(space.path) or not (finished or space.table_id > last_id):
+            came = space.table_id > last_id or (old is not None and not old.whole)
+            if not came or not space.whole:
                 continue
             if self._is_imported(space, self._from_lsn or 0):
                 how = "made by an ALTER that ended" if finished else "imported"
@@ -212,9 +213,7 @@ class _Held:
 def _tables(after: Listing, held: _Held, listed_at: float) -> Tables:
     # what isn't there was made too late, or isn't made yet
     present = {
-        number: space
-        for number, space in after.items()
-        if not half_made(space.path) and held(number, space)
+        number: space for number, space in after.items() if space.whole and held(number, space)
     }
     last = _last_id(present)
     ids = (space.table_id for number, space in after.items() if number not in present)

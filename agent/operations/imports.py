@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from agent.database import Tablespace
 from agent.datadir import birth_time
-from agent.dialect import half_made
 from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
@@ -56,8 +55,8 @@ def check_imports(
                 f"the name of the file {space.path} is too long for an incremental backup",
                 hint="rename the table or its partition, or make full backups",
             )
-        path = tablespace_file(datadir, space.path)
-        if path is None or half_made(space.path) or not _is_suspect(parent, space, path):
+        path = tablespace_file(datadir, space.path) if space.whole else None
+        if path is None or not _is_suspect(parent, space, path):
             continue
         # without an id all that was touched is suspect, and most of it has old pages by right
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0

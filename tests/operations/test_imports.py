@@ -21,7 +21,7 @@ from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
 from tests.stack.mariadb import MariaDB, connection_id
 
-TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap", "during")
+TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap", "during", "bare")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,19 @@ def test_an_import_into_a_table_that_was_empty(workshop: Workshop, base: Record)
     bring_back(workshop.server, "emptied")
     refused(workshop, base, "emptied")
     workshop.server.query("DROP TABLE d.emptied")
+
+
+def test_an_import_into_a_table_without_a_file_in_the_parent(workshop: Workshop) -> None:
+    """Discarded before the parent, with an id below its last; the file is older than it, too."""
+    server = workshop.server
+    server.query("ALTER TABLE d.bare DISCARD TABLESPACE; CREATE TABLE d.higher (id INT)")
+    full = workshop.backup()
+    for suffix in ("ibd", "cfg"):
+        shutil.move(server.folder / f"kept/bare.{suffix}", server.datadir / "d")
+    server.query("ALTER TABLE d.bare IMPORT TABLESPACE")
+    server.checkpoint()
+    refused(workshop, full, "bare")
+    server.query("DROP TABLE d.bare, d.higher")
 
 
 def test_an_import_that_was_updated_in_part(workshop: Workshop, base: Record) -> None:

@@ -323,3 +323,18 @@ def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
     # dropped while the server was asked for the ids
     gone = {5: after[5]._replace(table_id=0)}
     assert proved(stream, before, gone, datadir=tmp_path)
+
+
+def test_a_discarded_table_need_not_be_there_and_is_noted(tmp_path: Path) -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    listing = spaces(first_id=20, b=6, a=5)
+    bare = {**listing, 6: listing[6]._replace(discarded=True)}
+    for before in (bare, listing):
+        proof = proved(stream, before, bare)
+        assert proof
+        assert proof.tables[:2] == (21, (20,))
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    both = file("db/b.ibd", 6) + stream
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd was imported during"):
+        proved(both, bare, listing, datadir=tmp_path)
