@@ -152,7 +152,7 @@ def test_bytes_that_go_while_the_engine_runs_end_the_backup_before_its_commit(
     without_last(folder, full)
     manifest = Manifest(folder, folder.limits(), making.id, making.attempt)
     with pytest.raises(ParentUnusable, match=full.id):
-        publish(parts(folder), done, full, manifest)
+        publish(parts(folder), done, manifest)
     assert Catalogue(folder, KEYS).need(making.id) == making
 
 
