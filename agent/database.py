@@ -131,15 +131,22 @@ class Database:
         as in `a@002db/t#P#p0.ibd`, are those of a full backup's stream, also for files outside
         the datadir; but there one that was created or renamed since the server's last checkpoint
         ends in `.new`. Half-made tables of a running ALTER (`#sql...`) are there, and so are
-        MySQL's general tablespaces and its data dictionary `mysql.ibd`. PROCESS.
+        MySQL's general tablespaces and its data dictionary `mysql.ibd`, and MariaDB's tables
+        whose tablespace is discarded. PROCESS.
         """
         info = self.server()
         found = {}
         rows = dialect.joined(map(self._rows, dialect.tablespaces_queries(info.type, info.number)))
         for space, (path, allocated, table_id) in rows.items():
             name = path and dialect.stream_name(path, general=info.type == "mysql")
-            if name and (allocated is not None or os.path.isfile(info.datadir / name)):
-                found[space] = Tablespace(name, int(allocated or 0), int(table_id or 0))
+            if not name:
+                continue
+            table = Tablespace(name, int(allocated or 0), int(table_id or 0))
+            path = info.datadir / name
+            if allocated is not None or os.path.isfile(path):
+                found[space] = table
+            elif not os.path.isfile(path.with_suffix(".isl")):
+                found[space] = table._replace(discarded=True)
         return found
 
     def ignored_directories(self) -> frozenset[str]:

@@ -46,7 +46,7 @@ _REPLICA_ADMIN: Final = {
 _USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:1]})
 _USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
 
-# Rows of number, path, allocated bytes, highest table id. The first query of each row tells
+# Rows of number, path, allocated bytes, table id. The first query of each row tells
 # which tablespaces there are; the others fill in what it doesn't know. They are joined here: the
 # servers have no index on these tables, and take seconds where there are thousands.
 _TABLESPACES: Final = {
@@ -65,21 +65,21 @@ _TABLESPACES: Final = {
         "FROM information_schema.INNODB_TABLESPACES "
         "WHERE SPACE_TYPE IN ('Single', 'General') AND FILE_SIZE > 0",
         "SELECT SPACE, PATH, NULL, NULL FROM information_schema.INNODB_TABLESPACES_BRIEF",
-        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_TABLES "
-        "GROUP BY SPACE",
+        "SELECT SPACE, NULL, NULL, TABLE_ID FROM information_schema.INNODB_TABLES "
+        "WHERE SPACE_TYPE = 'Single'",
     ),
     "mysql 5.7": (
         "SELECT SPACE, NULL, ALLOCATED_SIZE, NULL "
         "FROM information_schema.INNODB_SYS_TABLESPACES WHERE FILE_SIZE > 0",
         "SELECT SPACE, PATH, NULL, NULL FROM information_schema.INNODB_SYS_DATAFILES",
-        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_SYS_TABLES "
-        "GROUP BY SPACE",
+        "SELECT SPACE, NULL, NULL, TABLE_ID FROM information_schema.INNODB_SYS_TABLES "
+        "WHERE SPACE_TYPE = 'Single'",
     ),
-    # which doesn't tell sizes
+    # which doesn't tell sizes, and has no general tablespaces
     "mysql 5.6": (
         "SELECT SPACE, PATH, 0, NULL FROM information_schema.INNODB_SYS_DATAFILES",
-        "SELECT SPACE, NULL, NULL, MAX(TABLE_ID) FROM information_schema.INNODB_SYS_TABLES "
-        "GROUP BY SPACE",
+        "SELECT SPACE, NULL, NULL, TABLE_ID FROM information_schema.INNODB_SYS_TABLES "
+        "WHERE SPACE > 0",
     ),
 }
 # Error numbers of the MariaDB and MySQL manuals: ER_DBACCESS_DENIED, ER_ACCESS_DENIED,
@@ -111,15 +111,23 @@ _GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
 
 
 class Tablespace(NamedTuple):
-    """One InnoDB table's or partition's own file; `allocated` in bytes.
+    """One InnoDB table's or partition's own file, or a general tablespace; `allocated` in bytes.
 
     `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
-    is discarded gets one higher than all before; 0 if the server doesn't tell.
+    is discarded gets one higher than all before. A general tablespace, which holds many tables
+    and can't be imported, has 0; so has a table that was dropped while the server was asked.
+    A `discarded` one has no file, and waits for IMPORT TABLESPACE.
     """
 
     path: str
     allocated: int
     table_id: int = 0
+    discarded: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a table with all its data: neither discarded nor half-made."""
+        return not self.discarded and not half_made(self.path)
 
 
 class ReplicaWords(NamedTuple):
@@ -176,6 +184,14 @@ def tablespaces_queries(server_type: str, number: Version) -> tuple[str, ...]:
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
     return _TABLESPACES["mysql 5.7" if number >= (5, 7) else "mysql 5.6"]
+
+
+def truncates_in_place(server_type: str, number: Version) -> bool:
+    """Return True if TRUNCATE gives a table another id and leaves its tablespace the number.
+
+    On all other servers the same number with another id was discarded, and imported or not.
+    """
+    return server_type == "mysql" and (5, 7) <= number < (8, 0)
 
 
 def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:

@@ -264,6 +264,8 @@ class Record(BackupView):
     from_lsn: int
     to_lsn: int | None = None
     last_table_id: int | None = None
+    absent_table_ids: tuple[int, ...] = ()
+    listed_at: Annotated[float, Field(allow_inf_nan=False)] | None = None
     server_version: str
     engine: str
     engine_version: str

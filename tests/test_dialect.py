@@ -160,16 +160,23 @@ def test_mysqls_tablespaces_are_named_as_in_the_stream() -> None:
             (3, "./ts1.ibd", None, None),
             (4, "/elsewhere/shop/t.ibd", None, None),
         ],
-        "INNODB_TABLES": [(0, None, None, 70), (2, None, None, 71), (3, None, None, 99)],
+        "INNODB_TABLES": [(2, None, None, 71)],
     }
     for version in ("8.0.35-27", "8.4.0"):
         assert _Mysql(version, answers).tablespaces() == {
             4294967294: Tablespace("mysql.ibd", 1),
             2: Tablespace("shop/part#p#p0.ibd", 2, 71),
-            3: Tablespace("ts1.ibd", 3, 99),
+            3: Tablespace("ts1.ibd", 3),
             4: Tablespace("shop/t.ibd", 4),
             5: Tablespace("shop/#sql-ib77-1.ibd", 5),
         }
+
+
+@pytest.mark.parametrize("number", [(8, 0, 35), (8, 4), (5, 7, 44)])
+def test_only_a_table_with_a_tablespace_of_its_own_gives_it_an_id(number: dialect.Version) -> None:
+    asked = [sql for sql in dialect.tablespaces_queries("mysql", number) if "TABLE_ID" in sql]
+    assert len(asked) == 1
+    assert asked[0].endswith("WHERE SPACE_TYPE = 'Single'")
 
 
 def test_older_mysqls_tell_less() -> None:

@@ -130,10 +130,17 @@ class ParentUnusable(TaskRefused):
 
 
 class LineageChanged(TaskRefused):
-    """The datadir is not the one that the parent was made of: restored, replaced, rolled back."""
+    """An incremental on the parent would lack something.
+
+    The datadir is not the one that it was made of (restored, replaced, rolled back), or has a table
+    with pages of another past: imported, put in place, half-made while the parent was made.
+    """
 
     code = "lineage_changed"
-    default_hint = "the datadir's history changed since the parent was made: make a full backup"
+    default_hint = (
+        "the datadir's history changed since the parent was made: make a full backup; with "
+        'on_broken_chain = "full" it is made by itself'
+    )
 
 
 class TargetRefused(TaskRefused):

@@ -49,7 +49,7 @@ from agent.operations.preflight import (
     look,
     series,
     surveyed,
-    usable_chain,
+    usable_base,
     whole_chain,
 )
 from agent.operations.proof import Proof, ProvedStream
@@ -110,15 +110,14 @@ class BackupOperation:
             return self._make(limits, found)
 
     def _make(self, limits: StoreLimits, found: Found) -> Record:
-        chain = usable_chain(self._parts, self._task, found, self._stop.check)
-        self._line = {self._task.backup.id, *(record.id for record in chain)}
+        base = usable_base(self._parts, self._task, found, self._stop.check)
+        self._line = {self._task.backup.id, *(record.id for record in base.chain)}
         self._make_way()
-        parent = chain[-1] if chain else None
         plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
-        whole = surveyed(self._parts, found, parent.to_lsn if parent else None)
-        record = self._begin(found, parent, data_key)
+        whole = surveyed(self._parts, found, base, self._stop.check)
+        record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed
         )
@@ -298,7 +297,7 @@ class BackupOperation:
                 "locationRef": f"{self._parts.store.location}/{_object_name(record)}",
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
-                "last_table_id": proof.last_table_id,
+                **proof.tables._asdict(),
                 "binlog": proof.binlog,
                 "replica": proof.replica,
                 "galera": proof.galera,

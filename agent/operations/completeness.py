@@ -5,57 +5,85 @@ the names of their files (agent/datadir.py). What DDL makes, drops or renames me
 missing.
 """
 
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import NamedTuple
 
 from agent.codec.xbstream import XbstreamParser
-from agent.database import Tablespace
+from agent.database import ServerInfo, Tablespace
 from agent.datadir import Survey, TableFile
-from agent.dialect import half_made
-from agent.errors import StreamIncomplete
-from agent.operations.imports import imported, tablespace_file
+from agent.dialect import half_made, truncates_in_place
+from agent.errors import DatadirUnfit, StreamIncomplete
+from agent.operations.imports import Check, imported, tablespace_file
 
 # Copied tablespaces are whole files; a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
 _PLAUSIBLE_SHARE = 0.5
+# Each makes the record some 8 bytes longer, which has 2 KiB and is read for every list of backups.
+# An ALTER of a table with a partition for each day of a year has them all half-made at a time.
+_MOST_ABSENT = 500
 _IMPORTED = (
     "the engine leaves out a table that was imported since the server's last checkpoint: run SET "
     "GLOBAL innodb_log_checkpoint_now = ON, or wait for the next checkpoint, then back up again"
 )
 _MEANWHILE = "import no tablespace while a backup runs, and back up again"
+_FINISHED = "make a full backup: the parent lacks the table, too"
 _UNREAD = (
     "make the file readable for the OS user that runs the engine; mariadb-backup follows no "
     "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir; if the "
     "table was renamed meanwhile, back up again at a quieter time"
 )
 
-Tablespaces = Callable[[], Mapping[int, Tablespace]]
+Listing = Mapping[int, Tablespace]
+Tablespaces = Callable[[], Listing]
 Told = Callable[[str], str]
+
+
+class Tables(NamedTuple):
+    """Which tables are in a backup, as its record keeps it.
+
+    All with ids up to `last_table_id` but those of `absent_table_ids`, in ascending order, as the
+    server listed them at `listed_at` (Unix seconds).
+    """
+
+    last_table_id: int
+    absent_table_ids: tuple[int, ...]
+    listed_at: float
 
 
 class Completeness:
     """The proof for one run; make it before the engine starts, and call `prove` at its end.
 
-    `from_lsn` is where an incremental begins, None for a full backup.
-
+    `from_lsn` is where an incremental begins, None for a full backup. `read` are the tablespaces
+    as they were listed before an incremental's were read for imports, which may take hours: what
+    came after that is read at the end. What must be in the stream is what there is now. `check`
+    is called now and then, to raise what stops the task.
     """
 
     def __init__(
-        self, tablespaces: Tablespaces, datadir: Path, survey: Survey, from_lsn: int | None
+        self,
+        server: ServerInfo,
+        tablespaces: Tablespaces,
+        survey: Survey,
+        from_lsn: int | None,
+        check: Check,
+        read: Listing | None = None,
     ) -> None:
         self.survey = survey
         self.tablespaces = tablespaces
-        self._datadir = datadir
+        self._server = server
         self._from_lsn = from_lsn
+        self._check = check
         self._before = tablespaces()
-        self._last_id = max((space.table_id for space in self._before.values()), default=0)
+        self._read = self._before if read is None else read
 
-    def prove(self, parser: XbstreamParser, told: Told) -> int:
-        """Check the whole of a stream; return the id up to which all tables are in it.
+    def prove(self, parser: XbstreamParser, told: Told) -> Tables:
+        """Check the whole of a stream; return which tables are in it.
 
         `told` returns the engine's own words about a file, if it had any. Raises
         StreamIncomplete with the name of what is missing.
         """
+        listed_at = time.time()
         after = self.tablespaces()
         held = _Held(parser)
         self._check_tablespaces(after, held, told)
@@ -63,57 +91,85 @@ class Completeness:
         self._check_files(parser, told)
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
-        # what isn't there was made too late, or isn't made yet
-        late = [
-            space.table_id
-            for number, space in after.items()
-            if half_made(space.path) or not held(number, space)
-        ]
-        last = max((space.table_id for space in after.values()), default=0)
-        return min([last, *(one - 1 for one in late)])
+        return _tables(after, held, listed_at)
 
-    def _check_tablespaces(
-        self, after: Mapping[int, Tablespace], held: "_Held", told: Told
-    ) -> None:
+    def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
         """By number: under the same name a table may be another one by now, dropped and made
         again right after the engine let the DDL go on."""
         missing = []
+        last_id = _last_id(self._before)
         for number, space in after.items():
             before = self._before.get(number)
-            if half_made(space.path):
+            if not space.whole:
                 continue
-            if before and before.table_id != space.table_id:
+            if before and self._is_replaced(before, space):
                 raise StreamIncomplete(
                     f"the tablespace {space.path} was discarded and imported during the backup",
                     hint=_MEANWHILE,
                 )
-            # without a number, one that was there, discarded, and was imported meanwhile
-            lasted = before or 0 < space.table_id <= self._last_id
-            if lasted and not held(number, space):
+            if not held(number, space) and (before or self._is_due(space, last_id)):
                 missing.append(space)
         if missing:
             first = min(missing)
-            file = tablespace_file(self._datadir, first.path)
             raise StreamIncomplete(
                 f"of the server's tablespaces {len(missing)} are not in the stream, "
                 f"{first.path} among them{_words(told, first.path)}",
-                hint=_IMPORTED if file and imported(file) else None,
+                hint=_IMPORTED if self._looks_imported(first) else None,
             )
 
-    def _check_made(self, after: Mapping[int, Tablespace]) -> None:
-        """Look for an import into a table that was made meanwhile; those are few."""
-        for space in after.values():
-            file = tablespace_file(self._datadir, space.path) if self._is_made(space) else None
-            if file and imported(file, self._from_lsn or 0):
+    def _is_replaced(self, before: Tablespace, after: Tablespace) -> bool:
+        """Tell whether a table's file became another one under its number.
+
+        The engine removes the file at its end, or a prepare does, though all its pages be newer.
+        """
+        if not before.table_id or not after.table_id or before.table_id == after.table_id:
+            return False
+        return not truncates_in_place(self._server.type, self._server.number)
+
+    def _is_due(self, space: Tablespace, last_id: int) -> bool:
+        """Tell whether a tablespace must be in the stream that wasn't listed before.
+
+        One whose table was there, discarded, and was imported meanwhile must. So must a general
+        tablespace: the record has no id of it, by which the next incremental could find it.
+        """
+        if space.table_id:
+            return space.table_id <= last_id
+        return last_id > 0 and tablespace_file(self._server.datadir, space.path) is not None
+
+    def _looks_imported(self, space: Tablespace) -> bool:
+        try:
+            return self._is_imported(space, 0)
+        except DatadirUnfit:
+            # the hint for another failure, which is the one to be told
+            return False
+
+    def _is_imported(self, space: Tablespace, limit: int) -> bool:
+        file = tablespace_file(self._server.datadir, space.path)
+        return file is not None and imported(file, limit, self._check)
+
+    def _check_made(self, after: Listing) -> None:
+        """Look for old pages in tables that were made or finished meanwhile; those are few."""
+        last_id = _last_id(self._read)
+        for number, space in after.items():
+            old = self._read.get(number)
+            finished = old is not None and half_made(old.path)
+            came = space.table_id > last_id or (old is not None and not old.whole)
+            if not came or not space.whole:
+                continue
+            if self._is_imported(space, self._from_lsn or 0):
+                how = "made by an ALTER that ended" if finished else "imported"
                 raise StreamIncomplete(
-                    f"the tablespace {space.path} was imported during the backup", hint=_MEANWHILE
+                    f"the tablespace {space.path} was {how} during the backup, which has not all "
+                    "of its pages",
+                    hint=_FINISHED if finished else _MEANWHILE,
                 )
 
-    def _is_made(self, space: Tablespace) -> bool:
-        return space.table_id > self._last_id > 0 and not half_made(space.path)
-
     def _check_files(self, parser: XbstreamParser, told: Told) -> None:
-        lost = list(self.survey.lost(parser.contains, lambda path: bool(told(path))))
+        def held(path: str) -> bool:
+            self._check()
+            return parser.contains(path)
+
+        lost = list(self.survey.lost(held, lambda path: bool(told(path))))
         if lost:
             first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
             raise StreamIncomplete(
@@ -127,7 +183,7 @@ class Completeness:
                 hint="look for what the engine says of RocksDB, or alter them to InnoDB",
             )
 
-    def _check_volume(self, after: Mapping[int, Tablespace], raw_bytes: int) -> None:
+    def _check_volume(self, after: Listing, raw_bytes: int) -> None:
         allocated = sum(
             min(space.allocated, self._before[number].allocated)
             for number, space in after.items()
@@ -152,6 +208,23 @@ class _Held:
         # one that the server has made but not written yet has no number on its first page
         names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
         return any(map(self._parser.contains, names))
+
+
+def _tables(after: Listing, held: _Held, listed_at: float) -> Tables:
+    # what isn't there was made too late, or isn't made yet
+    present = {
+        number: space for number, space in after.items() if space.whole and held(number, space)
+    }
+    last = _last_id(present)
+    ids = (space.table_id for number, space in after.items() if number not in present)
+    absent = sorted(one for one in ids if 0 < one < last)
+    if len(absent) > _MOST_ABSENT:
+        return Tables(absent[0] - 1, (), listed_at)
+    return Tables(last, tuple(absent), listed_at)
+
+
+def _last_id(listing: Listing) -> int:
+    return max((space.table_id for space in listing.values()), default=0)
 
 
 def _words(told: Told, path: str) -> str:

@@ -1,22 +1,24 @@
-"""Tables whose pages an incremental backup would leave out: imported, or put in place by hand.
+"""Tables whose pages an incremental backup would leave out: imported, put in place, half-made.
 
 The engines copy the pages that have a newer LSN than the parent ends at. `ALTER TABLE ... IMPORT
 TABLESPACE` leaves pages with LSN 0, and a file that was copied into place has those of its past.
-So the files that came since the parent are read before an incremental begins. They are few: what
-was made, rebuilt, truncated or imported has a table id higher than the parent's last, and what
-was copied has a birth time after it. All their pages are in the incremental as a rule, so this
-reads no more than the engine will.
+What an ALTER was making while the parent ran is not in it, and has pages of that time. So the
+files that came since the parent are read before an incremental begins. They are few: what was
+made, rebuilt, truncated or imported has a table id higher than the parent's last, what was
+half-made is listed in its record, and what was copied has a later birth time. All their pages are
+in the incremental as a rule, so this reads no more than the engine will.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from agent.database import Tablespace
 from agent.datadir import birth_time
-from agent.dialect import half_made
-from agent.errors import LineageChanged, ParentUnusable
+from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
@@ -28,7 +30,14 @@ _LSN_AT, _LSN_END = 16, 24
 _FLAGS_AT = 54
 _FULL_CRC32 = 1 << 4
 
+_UNREAD = (
+    "make the file and the directories above it readable for the OS user of the agent, or run the "
+    "agent as the database server's own OS user; after an input/output error look for the disk in "
+    "the kernel's log (journalctl -k)"
+)
+
 Check = Callable[[], None]
+T = TypeVar("T")
 
 
 def check_imports(
@@ -46,44 +55,63 @@ def check_imports(
                 f"the name of the file {space.path} is too long for an incremental backup",
                 hint="rename the table or its partition, or make full backups",
             )
-        path = tablespace_file(datadir, space.path)
-        if path is None or half_made(space.path) or not _is_suspect(parent, space, path):
+        path = tablespace_file(datadir, space.path) if space.whole else None
+        if path is None or not _is_suspect(parent, space, path):
             continue
         # without an id all that was touched is suspect, and most of it has old pages by right
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
         if imported(path, limit, check):
             raise LineageChanged(
-                f"the tablespace {space.path} was imported or replaced since parent {parent.id}, "
-                "and has pages that an incremental backup leaves out"
+                f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
+                "incremental on it would: it was imported, its file was put in place, or an ALTER "
+                "was making it while the parent was made"
             )
 
 
 def tablespace_file(datadir: Path, name: str) -> Path | None:
-    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone."""
+    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone.
+
+    DatadirUnfit if that can't be looked up.
+    """
     path = datadir / name
-    if path.is_file():
+    if _is_file(path):
         return path
-    try:
-        linked = Path(os.fsdecode(path.with_suffix(".isl").read_bytes().strip()))
-    except OSError:
-        return None
-    return linked if linked.is_file() else None
+    link = _of_file(path.with_suffix(".isl"), Path.read_bytes, b"").strip()
+    linked = Path(os.fsdecode(link))
+    return linked if link and _is_file(linked) else None
 
 
-def imported(path: Path, limit: int = 0, check: Check = lambda: None) -> bool:
-    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN."""
+def imported(path: Path, limit: int, check: Check) -> bool:
+    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN.
+
+    DatadirUnfit if it can't be read. False if it is gone.
+    """
+    return _of_file(path, lambda file: any(lsn <= limit for lsn in _lsns(file, check)), False)
+
+
+def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
+    """Return what `read` finds in a file that the server may drop meanwhile."""
     try:
-        return any(lsn <= limit for lsn in _lsns(path, check))
+        return read(path)
     except FileNotFoundError:
-        return False
+        return gone
+    except OSError as error:
+        raise DatadirUnfit(f"{path} can't be read: {error.strerror}", hint=_UNREAD) from error
+
+
+def _is_file(path: Path) -> bool:
+    # Path.is_file of Python 3.14 takes an error for an answer
+    return _of_file(path, lambda file: stat.S_ISREG(file.stat().st_mode), False)
 
 
 def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
-    ended = datetime.fromisoformat(parent.updated).timestamp()
     if parent.last_table_id is None:
         # a record of an agent that didn't note the ids: all that was touched since it began
-        return path.stat().st_ctime >= datetime.fromisoformat(parent.created).timestamp()
-    return space.table_id > parent.last_table_id or (birth_time(path) or 0.0) > ended
+        changed = _of_file(path, lambda file: file.stat().st_ctime, 0.0)
+        return changed >= datetime.fromisoformat(parent.created).timestamp()
+    listed = parent.listed_at or datetime.fromisoformat(parent.updated).timestamp()
+    absent = space.table_id > parent.last_table_id or space.table_id in parent.absent_table_ids
+    return absent or (birth_time(path) or 0.0) > listed
 
 
 def _lsns(path: Path, check: Check) -> Iterator[int]:

@@ -24,7 +24,7 @@ from agent.host import datadir_bytes, uncopied_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.ancestors import check_stored
-from agent.operations.completeness import Completeness
+from agent.operations.completeness import Completeness, Listing
 from agent.operations.imports import Check, check_imports
 from agent.operations.parts import BackupParts, PathSettings
 from agent.pipeline.buffers import Plan
@@ -99,8 +99,22 @@ def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, L
     return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
-def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Check) -> list[Record]:
-    """The parent and its chain, the full backup first; empty for a full backup.
+class Base(NamedTuple):
+    """What an incremental continues: the parent and its chain, the full backup first.
+
+    `read` are the tablespaces that were looked at for imports. Both are empty for a full backup.
+    """
+
+    chain: tuple[Record, ...] = ()
+    read: Listing | None = None
+
+    @property
+    def parent(self) -> Record | None:
+        return self.chain[-1] if self.chain else None
+
+
+def usable_base(parts: BackupParts, task: CreateTask, found: Found, check: Check) -> Base:
+    """Return what the backup that is asked for continues, or nothing for a full backup.
 
     That is where one was asked for, or is made instead of an incremental on a broken chain.
     `check` is called now and then, to raise what stops the task.
@@ -109,26 +123,32 @@ def usable_chain(parts: BackupParts, task: CreateTask, found: Found, check: Chec
     """
     parent_id = task.backup.parent_id
     if parent_id is None:
-        return []
+        return Base()
     try:
         chain = _checked(parts, parent_id, found)
         check_stored(parts, chain)
-        check_imports(chain[-1], parts.database.tablespaces(), found.server.datadir, check)
-        return chain
+        read = parts.database.tablespaces()
+        check_imports(chain[-1], read, found.server.datadir, check)
+        return Base(tuple(chain), read)
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
-        return []
+        return Base()
 
 
-def surveyed(parts: BackupParts, found: Found, from_lsn: int | None) -> Completeness:
-    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole."""
+def surveyed(parts: BackupParts, found: Found, base: Base, check: Check) -> Completeness:
+    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole.
+
+    `check` is called now and then, to raise what stops the task.
+    """
     datadir = found.server.datadir
     survey = Survey(
         datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
     )
-    return Completeness(parts.database.tablespaces, datadir, survey, from_lsn)
+    from_lsn = base.parent.to_lsn if base.parent else None
+    listing = parts.database.tablespaces
+    return Completeness(found.server, listing, survey, from_lsn, check, base.read)
 
 
 def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:

@@ -15,7 +15,7 @@ from agent.errors import (
     StreamInvalid,
 )
 from agent.model import BinlogPosition
-from agent.operations.completeness import Completeness
+from agent.operations.completeness import Completeness, Tables
 from agent.operations.diagnosis import DiagnosedRun
 
 # What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
@@ -43,7 +43,7 @@ class Proof(NamedTuple):
     replica: str | None
     galera: str | None
     raw_bytes: int
-    last_table_id: int
+    tables: Tables
 
 
 class ProvedStream:
@@ -107,7 +107,7 @@ class ProvedStream:
         self._check_info(parse_info(metadata.get("info", b"")))
         self._check_names()
         self._check_removed()
-        last_table_id = self._completeness.prove(self._parser, self._run.words_about)
+        tables = self._completeness.prove(self._parser, self._run.words_about)
         self._check_definitions()
         binlog = metadata.get("binlog_info")
         return Proof(
@@ -116,7 +116,7 @@ class ProvedStream:
             replica=_text(metadata.get("slave_info")),
             galera=_text(metadata.get("galera_info")),
             raw_bytes=self._parser.raw_bytes + self._parser.inserted,
-            last_table_id=last_table_id,
+            tables=tables,
         )
 
     def _finish_engine(self) -> None:

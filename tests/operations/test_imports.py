@@ -1,19 +1,27 @@
 """Tables whose pages are older than the parent: imported, exchanged, or put in place by hand."""
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import pymysql
 import pytest
 
 from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
+from agent.operations import preflight
+from agent.operations.imports import check_imports
+from agent.operations.proof import ProvedStream
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import MariaDB, connection_id
 
-TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed")
+TABLES = ("u", "emptied", "updated", "again", "raw", "late", "keyed", "gap", "during", "bare")
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +70,9 @@ def bring_back(server: MariaDB, name: str, source: str | None = None) -> None:
 
 
 def refused(workshop: Workshop, parent: Record, name: str) -> None:
-    with pytest.raises(LineageChanged, match=rf"d/{name}\.ibd was imported or replaced"):
+    with pytest.raises(LineageChanged, match=rf"d/{name}\.ibd has pages that neither") as caught:
         workshop.backup(parent)
+    assert "full backup" in caught.value.hint
 
 
 def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: Record) -> None:
@@ -136,12 +145,102 @@ def test_an_import_into_a_table_that_was_empty(workshop: Workshop, base: Record)
     workshop.server.query("DROP TABLE d.emptied")
 
 
+def test_an_import_into_a_table_without_a_file_in_the_parent(workshop: Workshop) -> None:
+    """Discarded before the parent, with an id below its last; the file is older than it, too."""
+    server = workshop.server
+    server.query("ALTER TABLE d.bare DISCARD TABLESPACE; CREATE TABLE d.higher (id INT)")
+    full = workshop.backup()
+    for suffix in ("ibd", "cfg"):
+        shutil.move(server.folder / f"kept/bare.{suffix}", server.datadir / "d")
+    server.query("ALTER TABLE d.bare IMPORT TABLESPACE")
+    server.checkpoint()
+    refused(workshop, full, "bare")
+    server.query("DROP TABLE d.bare, d.higher")
+
+
 def test_an_import_that_was_updated_in_part(workshop: Workshop, base: Record) -> None:
     bring_back(workshop.server, "updated")
     workshop.server.query("UPDATE d.updated SET v = 'x' WHERE id < 4000")
     workshop.server.checkpoint()
     refused(workshop, base, "updated")
     workshop.server.query("DROP TABLE d.updated")
+
+
+def test_an_import_while_the_tables_are_read_for_imports(
+    workshop: Workshop, base: Record, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def then_import(*arguments: Any) -> None:
+        check_imports(*arguments)
+        bring_back(workshop.server, "gap")
+
+    monkeypatch.setattr(preflight, "check_imports", then_import)
+    with pytest.raises(StreamIncomplete, match=r"d/gap\.ibd was imported during the backup"):
+        workshop.backup(base)
+    workshop.server.query("DROP TABLE d.gap")
+
+
+def test_an_import_while_the_engine_copies(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file may be in the stream, but a prepare removes it: the redo log has its end."""
+    plain = ProvedStream.read_into
+    done: list[int] = []
+
+    def import_after_the_first_bytes(stream: ProvedStream, buffer: memoryview) -> int:
+        count = plain(stream, buffer)
+        if not done:
+            bring_back(workshop.server, "during")
+            workshop.server.query("UPDATE d.during SET v = v + 7")
+            done.append(count)
+        return count
+
+    monkeypatch.setattr(ProvedStream, "read_into", import_after_the_first_bytes)
+    with pytest.raises(StreamIncomplete, match=r"d/during\.ibd was discarded and imported"):
+        workshop.backup()
+    workshop.server.query("DROP TABLE d.during")
+
+
+@contextmanager
+def long_alter(server: MariaDB) -> Iterator[None]:
+    """Have an ALTER copy rows meanwhile, each of which takes long; it is killed at the end."""
+    slow = "SHA2(CONCAT(id, REPEAT('x', 10000000)), 512)"
+    server.execute_many(
+        "CREATE OR REPLACE TABLE d.big (id INT PRIMARY KEY)",
+        "INSERT INTO d.big SELECT seq FROM d.seq_1_to_10000",
+    )
+    with server.connect() as connection, ThreadPoolExecutor(1) as pool:
+
+        def alter() -> None:
+            with connection.cursor() as cursor, suppress(pymysql.err.Error):
+                cursor.execute(f"ALTER TABLE d.big ADD c CHAR(128) AS ({slow}) PERSISTENT")
+
+        ended = pool.submit(alter)
+        listed = "SELECT NAME FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE 'd/#sql%'"
+        deadline = time.monotonic() + 60
+        while not server.query(listed):
+            assert time.monotonic() < deadline
+        try:
+            yield
+            assert not ended.done()
+        finally:
+            server.query(f"KILL QUERY {connection_id(connection)}")
+    server.query("DROP TABLE d.big")
+
+
+def test_a_long_alter_breaks_the_chain_for_no_other_table(workshop: Workshop) -> None:
+    server = workshop.server
+    with long_alter(server):
+        server.query("CREATE TABLE d.staging (id INT PRIMARY KEY, v CHAR(100))")
+        server.query("INSERT INTO d.staging SELECT seq, seq FROM d.seq_1_to_5000")
+        server.checkpoint()
+        full = workshop.backup()
+        assert len(full.absent_table_ids) == 1
+        server.query("INSERT INTO d.staging VALUES (100000, 'new')")
+        server.checkpoint()
+        child = workshop.backup(full)
+    expected = server.query("CHECKSUM TABLE d.staging")
+    assert workshop.restored(child, "CHECKSUM TABLE d.staging")[1] == [expected]
+    server.query("DROP TABLE d.staging")
 
 
 def test_an_imported_table_that_became_a_partition(workshop: Workshop, base: Record) -> None:

@@ -7,12 +7,14 @@ from typing import cast
 
 import pytest
 
-from agent.database import Tablespace
+from agent.database import ServerInfo, Tablespace
 from agent.datadir import Rules, Survey
 from agent.engine.runs import BackupRun
-from agent.errors import LsnMismatch, StreamIncomplete, StreamInvalid
+from agent.errors import Cancelled, LsnMismatch, StreamIncomplete, StreamInvalid
 from agent.operations.completeness import Completeness
+from agent.operations.imports import Check
 from agent.operations.proof import Proof, ProvedStream
+from agent.pipeline.stop import Stop
 from tests.codec.streams import whole
 from tests.engine.percona import info
 
@@ -69,11 +71,15 @@ def proved(
     from_lsn: int | None = None,
     server_lsn: int = 0,
     datadir: Path = Path("/nonexistent"),
+    check: Check = lambda: None,
+    read: Listing | None = None,
+    version: tuple[str, str] = ("mariadb", "10.11.6-MariaDB"),
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
-    completeness = Completeness(lambda: next(listings), datadir, survey, from_lsn)
+    server = ServerInfo(*version, "", None, datadir)
+    completeness = Completeness(server, lambda: next(listings), survey, from_lsn, check, read)
     source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
@@ -190,17 +196,29 @@ def test_tables_are_in_it_up_to_an_id() -> None:
     stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
     before = spaces(first_id=20, a=5, b=6)
 
-    def last(**late: int) -> int:
-        proof = proved(stream, before, {**before, **spaces(first_id=22, **late)})
-        assert proof
-        return proof.last_table_id
+    def last(**late: int) -> tuple[int, tuple[int, ...]]:
+        return tables({**before, **spaces(first_id=22, **late)})
 
-    assert last() == 21
-    assert last(c=7) == 21
-    made = {9: Tablespace("db/#sql-alter-1.ibd", 1, 18)}
-    proof = proved(stream, {**before, **made})
-    assert proof
-    assert proof.last_table_id == 17
+    def tables(after: Listing) -> tuple[int, tuple[int, ...]]:
+        proof = proved(stream, before, after)
+        assert proof
+        return proof.tables[:2]
+
+    assert last() == (21, ())
+    assert last(c=7) == (21, ())
+
+    def made(count: int, first_id: int) -> Listing:
+        names = {f"#sql-alter-{n}": n for n in range(9, 9 + count)}
+        return {**before, **spaces(first_id=first_id, **names)}
+
+    # one that an ALTER makes, and those of a table with very many partitions
+    assert tables(made(1, 18)) == (21, (18,))
+    assert tables(made(1, 30)) == (21, ())
+    stream = file("db/d.ibd", 8) + stream
+    late = {7: Tablespace("db/c.ibd", SMALL, 999), 8: Tablespace("db/d.ibd", SMALL, 1000)}
+    assert tables({**made(1, 18), **late}) == (1000, (18, 999))
+    assert tables({**made(499, 30), **late}) == (1000, (*range(30, 529), 999))
+    assert tables({**made(500, 30), **late}) == (29, ())
 
 
 def test_a_table_that_was_imported_meanwhile_is_told() -> None:
@@ -227,3 +245,96 @@ def test_a_table_made_and_imported_meanwhile_is_told(tmp_path: Path) -> None:
     (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) + lsn_page(60) + lsn_page(0))
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd was imported during"):
         proved(stream, before, after, datadir=tmp_path)
+
+
+def test_a_stop_ends_the_reading_of_tables_after_the_engines_end(tmp_path: Path) -> None:
+    stream = file("db/a.ibd", 5) + file("db/b.ibd", 6) + note(FULL)
+    before = spaces(first_id=20, a=5)
+    after = {**before, 6: Tablespace("db/b.ibd", SMALL, 30)}
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) * 256)
+    stop = Stop()
+    calls: list[None] = []
+
+    def check() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            stop.request(Cancelled("the task was cancelled"))
+        stop.check()
+
+    with pytest.raises(Cancelled):
+        proved(stream, before, after, datadir=tmp_path, check=check)
+    # before the file's end
+    assert len(calls) == 2
+
+
+def test_what_came_while_tables_were_read_for_imports_is_read_at_the_end(tmp_path: Path) -> None:
+    """Imported, or finished by an ALTER, after the look at all tables and before the engine."""
+    stream = meta("db/a.ibd", 5) + note(NOTE % (b"incremental", 50, 60))
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    now = spaces(first_id=30, a=5)
+    altered = {5: Tablespace("db/#sql-alter-1.ibd", SMALL, 30)}
+    assert proved(stream, now, from_lsn=50, datadir=tmp_path, read=now)
+    for read in (spaces(first_id=20, a=5), spaces(first_id=20, b=7), {}):
+        with pytest.raises(StreamIncomplete, match=r"db/a\.ibd was imported during"):
+            proved(stream, now, from_lsn=50, datadir=tmp_path, read=read)
+    with pytest.raises(StreamIncomplete, match=r"db/a\.ibd was made by an ALTER that") as caught:
+        proved(stream, now, from_lsn=50, datadir=tmp_path, read=altered)
+    assert "full backup" in caught.value.hint
+
+
+def test_what_was_made_before_the_engine_began_must_be_there(tmp_path: Path) -> None:
+    own = note(NOTE % (b"incremental", 50, 60))
+    read = spaces(first_id=20, a=5)
+    before = spaces(first_id=20, a=5, b=6)
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
+        proved(meta("db/a.ibd", 5) + own, before, from_lsn=50, datadir=tmp_path, read=read)
+
+
+def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:
+    """It has no id of its own: what is made in it meanwhile changes nothing."""
+    mysql = ("mysql", "8.0.35-27")
+    before = {**spaces(first_id=20, a=5), 6: Tablespace("ts1.ibd", SMALL)}
+    both = file("db/a.ibd", 5) + file("ts1.ibd", 6) + note(FULL)
+    assert proved(both, before, version=mysql)
+    made = {**before, 7: Tablespace("ts2.ibd", SMALL)}
+    # dropped again while the server was asked
+    assert proved(both, before, made, datadir=tmp_path, version=mysql)
+    (tmp_path / "ts2.ibd").write_bytes(lsn_page(60))
+    with pytest.raises(StreamIncomplete, match=r"ts2\.ibd among them"):
+        proved(both, before, made, datadir=tmp_path, version=mysql)
+
+
+def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
+    """It leaves the tablespace its number; elsewhere the engine removes what it has copied."""
+    stream = file("db/a.ibd", 5) + note(FULL)
+    before, after = spaces(first_id=20, a=5), spaces(first_id=30, a=5)
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) * 2)
+    old = ("mysql", "5.7.44-48")
+    assert proved(stream, before, after, datadir=tmp_path, version=old)
+    for other in (("mysql", "8.0.35-27"), ("mariadb", "11.8.2-MariaDB")):
+        with pytest.raises(StreamIncomplete, match="discarded and imported during"):
+            proved(stream, before, after, datadir=tmp_path, version=other)
+    (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    with pytest.raises(StreamIncomplete, match="was imported during the backup"):
+        proved(stream, before, after, datadir=tmp_path, version=old)
+    # dropped while the server was asked for the ids
+    gone = {5: after[5]._replace(table_id=0)}
+    assert proved(stream, before, gone, datadir=tmp_path)
+
+
+def test_a_discarded_table_need_not_be_there_and_is_noted(tmp_path: Path) -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    listing = spaces(first_id=20, b=6, a=5)
+    bare = {**listing, 6: listing[6]._replace(discarded=True)}
+    for before in (bare, listing):
+        proof = proved(stream, before, bare)
+        assert proof
+        assert proof.tables[:2] == (21, (20,))
+    (tmp_path / "db").mkdir()
+    (tmp_path / "db/b.ibd").write_bytes(lsn_page(60) + lsn_page(0))
+    both = file("db/b.ibd", 6) + stream
+    with pytest.raises(StreamIncomplete, match=r"db/b\.ibd was imported during"):
+        proved(both, bare, listing, datadir=tmp_path)

@@ -14,6 +14,7 @@ from agent.operations import backup as backup_module
 from agent.operations.abandon import abandon_record
 from agent.operations.backup import BackupOperation
 from agent.operations.parts import BackupParts
+from agent.operations.preflight import Base
 from agent.operations.watch import Watch
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
@@ -139,7 +140,7 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
     stop = Stop()
     request = BackupRequest(id=str(uuid4()), name="inc", parent_id=parent.id)
     making = operation(folder, request, stop)
-    for name, found in (("look", None), ("usable_chain", [base, parent]), ("laid_out", None)):
+    for name, found in (("look", None), ("usable_base", Base((base, parent))), ("laid_out", None)):
         monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
     making.make_way(base.id)
     assert stop.cause is None
@@ -165,7 +166,7 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     request = BackupRequest(id=str(uuid4()), name="inc", parent_id=base.id)
     making = operation(folder, request, Stop())
     monkeypatch.setattr(backup_module, "look", lambda *_: found)
-    monkeypatch.setattr(backup_module, "usable_chain", lambda *_: [base])
+    monkeypatch.setattr(backup_module, "usable_base", lambda *_: Base((base,)))
     monkeypatch.setattr(backup_module, "laid_out", lambda *_: None)
     monkeypatch.setattr(backup_module, "surveyed", lambda *_: None)
     Catalogue(folder, KEYS).condemn(base.id)
