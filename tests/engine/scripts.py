@@ -4,6 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from agent.engine.process import Child
+from agent.engine.runs import Run
+
 
 def script(path: Path, body: str) -> str:
     """Write an executable Python program and return its path."""
@@ -11,6 +14,11 @@ def script(path: Path, body: str) -> str:
     path.chmod(0o755)
     open_way(path)
     return str(path)
+
+
+def child_of(run: Run) -> Child:
+    """Return the program of a run, for what only a test wants of it."""
+    return run._child
 
 
 def open_way(path: Path) -> None:
