@@ -19,6 +19,7 @@ from agent.engine.process import Child
 from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
 from tests.conftest import need
 from tests.embedded.user import User
+from tests.engine.scripts import child_of
 from tests.engine.test_mariadb import backup, engine_of, extract, prepare
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
@@ -107,10 +108,10 @@ def test_a_plugin_of_the_servers_user_does_not_run_as_root(
 ) -> None:
     with private("run") as workdir:
         with engine(server).start_backup(workdir, None) as run:
-            assert run.stdout.read(1)
-            loaded = Path(f"/proc/{run.pid}/maps").read_text()
+            assert child_of(run).stdout.read(1)
+            loaded = Path(f"/proc/{child_of(run).pid}/maps").read_text()
             assert f"{place}/plugins/{PLUGIN}" in loaded
-            shown = status(run.pid)
+            shown = status(child_of(run).pid)
             assert shown["Uid"] == [str(mysql.uid)] * 4
             assert shown["Gid"] == [str(mysql.gid)] * 4
             assert set(map(int, shown["Groups"])) == set(mysql.groups)
@@ -257,14 +258,14 @@ def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) 
     ours = engine_of(server, user="root", password="").beside(server.datadir)
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
-            assert run.stdout.read(1)
+            assert child_of(run).stdout.read(1)
             ((who,),) = server.query(
                 "SELECT GROUP_CONCAT(DISTINCT user) FROM information_schema.PROCESSLIST "
                 "WHERE user NOT IN ('system user', 'event_scheduler')"
             )
             assert who == "root"
             assert {path.name for path in workdir.iterdir()} == {"engine.cnf", "server.sock"}
-            assert status(run.pid)["Uid"][0] == str(server.datadir.stat().st_uid)
+            assert status(child_of(run).pid)["Uid"][0] == str(server.datadir.stat().st_uid)
             read_all(run)
             run.finish()
         assert list(workdir.iterdir()) == []
