@@ -192,6 +192,7 @@ def _abandoned(operation: BackupOperation) -> Iterator[None]:
     """What fails inside, or is interrupted, leaves a FAILED record and no bytes."""
     try:
         yield
+    # an interrupt and a defect, too, must leave no bytes in the store; raised again
     except BaseException as error:
         operation.abandon(ErrorInfo.of(error))
         raise
