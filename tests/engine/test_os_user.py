@@ -5,7 +5,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from agent.engine.process import Child
 from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
 from tests.conftest import need
 from tests.embedded.user import User
-from tests.engine.scripts import child_of
+from tests.engine.scripts import child_of, held, nothing_left_since
 from tests.engine.test_mariadb import backup, engine_of, extract, prepare
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
@@ -276,15 +275,14 @@ def test_such_an_engine_ends_and_leaves_nothing_if_the_server_is_not_there(
 ) -> None:
     settings = {"user": "root", "password": "", "socket": place / "none"}
     ours = engine_of(server, **settings).beside(server.datadir)
-    before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+    before = held()
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
             read_all(run)
             with pytest.raises(DatabaseUnreachable):
                 run.finish()
         assert list(workdir.iterdir()) == []
-    ended = lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before  # noqa: E731
-    poll("threads and descriptors are gone", ended, 10)
+    poll("threads and descriptors are gone", lambda: nothing_left_since(before), 10)
 
 
 def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: Path) -> None:

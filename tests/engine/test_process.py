@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from agent.engine.log_tail import KEPT_LINES, LINE_BYTES, TAIL_LINES, LogTail
 from agent.engine.process import PIPE_BYTES, Child
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
 from tests.conftest import need
-from tests.engine.scripts import known, script
+from tests.engine.scripts import held, known, nothing_left_since, script
 from tests.stack.process import poll
 
 SETTING = "[engine] program"
@@ -233,12 +232,12 @@ def test_nothing_is_left_of_a_child_that_can_not_be_set_up(
 
     pids: list[int] = []
     monkeypatch.setattr(process, "_be_nice", fail)
-    before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+    before = held()
     writable = [tmp_path] if confined else None
     with pytest.raises(OSError, match="no priority"):
         Child(["sleep", "60"], setting=SETTING, stdin=True, stdout=True, writable=writable)
     assert [pid for pid in pids if known(pid)] == []
-    assert (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before
+    assert nothing_left_since(before)
 
 
 def test_a_streaming_child_dies_with_the_agent(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import threading
 import time
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from agent.errors import (
     PrepareFailed,
     RedoOverwritten,
 )
-from tests.engine.scripts import child_of, known, script
+from tests.engine.scripts import child_of, held, known, nothing_left_since, script
 from tests.stack.mariadb import AGENT_PASSWORD
 from tests.stack.process import poll
 
@@ -184,7 +183,7 @@ def test_a_defect_while_it_starts_leaves_nothing(
         raise ZeroDivisionError
 
     monkeypatch.setattr(process, "_be_nice", fail)
-    before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+    before = held()
     engine = MariadbBackup(
         MariadbBackupSettings(
             socket=tmp_path / "none",
@@ -197,8 +196,7 @@ def test_a_defect_while_it_starts_leaves_nothing(
     with pytest.raises(ZeroDivisionError):
         engine.start_backup(tmp_path, None)
     assert list(tmp_path.iterdir()) == []
-    gone = lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before  # noqa: E731
-    poll("threads and descriptors are gone", gone, 10)
+    poll("threads and descriptors are gone", lambda: nothing_left_since(before), 10)
 
 
 def test_a_workdir_that_is_not_there(tmp_path: Path) -> None:
