@@ -167,7 +167,8 @@ class Database:
     def missing_privileges(self, *, safe_slave_backup: bool = False) -> list[str]:
         """The privileges that a backup needs and the agent's user lacks, as GRANT names them.
 
-        Those that come by a role don't count as held.
+        MariaDB's SHOW GRANTS tells those that the session has by a role, MySQL's does not: they
+        don't count as held.
         """
         info = self.server()
         return dialect.missing_privileges(

@@ -225,6 +225,7 @@ class Performer:
         try:
             with self.reporter.progress(task, meter, lambda: operation.record):
                 return operation.run()
+        # whatever ends it, a defect and an interrupt too, no record may stay BUILDING
         except BaseException as error:
             cause = _cause(stop, error)
             if operation.undecided and silent(cause):

@@ -17,6 +17,7 @@ from typing import Final
 
 from agent.crash import Point, reached
 from agent.engine.checkpoints import read_checkpoints
+from agent.engine.os_user import owner_of
 from agent.errors import (
     AgentError,
     Cancelled,
@@ -27,6 +28,7 @@ from agent.errors import (
     StoreUnreachable,
     TokenLost,
 )
+from agent.host import nearest
 from agent.journal import CutOff, Journal, cancellation
 from agent.model import (
     BackupStatus,
@@ -232,13 +234,14 @@ class Recovery:
 
         What is removed has the task's own id in its name, whatever else is in the target now.
         """
-        work = Work(resolved(self._restore_roots, Path(task.target)), task.task_id)
+        target = resolved(self._restore_roots, Path(task.target))
+        work = Work(target, task.task_id, owner_of(nearest(target)))
         kept = self._journal.kept_record(task.task_id)
         if kept is None:
             work.remove()
             return None
         work.move_up()
-        read_checkpoints(work.target)
+        work.as_user(lambda: read_checkpoints(target))
         return as_kept(kept)
 
 

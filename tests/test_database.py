@@ -15,6 +15,7 @@ from agent.database import Database, DatabaseSettings, Tablespace
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
 from tests.conftest import need
+from tests.engine.scripts import child_of
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB, connection_id
 from tests.stack.process import poll
 
@@ -136,7 +137,7 @@ def _stream_files(server: MariaDB, folder: Path) -> set[str]:
     engine, target = MariadbBackup(settings), folder / "target"
     target.mkdir()
     with engine.start_backup(folder, None) as run, engine.extract(target) as extraction:
-        while block := run.stdout.read(1 << 20):
+        while block := child_of(run).stdout.read(1 << 20):
             extraction.write(block)
         run.finish()
         extraction.finish()

@@ -100,12 +100,9 @@ def _rewrite(path: Path) -> None:
         return
     draft = path.with_suffix(".partial")
     draft.unlink(missing_ok=True)
-    draft.write_text(safe_options(content), encoding="utf-8")
-    before = path.stat()
-    if before.st_uid != os.geteuid():
-        # only root gets here; the unit's filter of system calls has no chown for others
-        os.chown(draft, before.st_uid, before.st_gid)
-    draft.chmod(stat.S_IMODE(before.st_mode))
+    with draft.open("x", encoding="utf-8") as file:
+        file.write(safe_options(content))
+        os.fchmod(file.fileno(), stat.S_IMODE(path.stat().st_mode))
     draft.replace(path)
 
 

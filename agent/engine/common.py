@@ -4,6 +4,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from agent.engine.options import options_of
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
-from agent.errors import AgentError, ConfigInvalid, EngineFailed, PrepareFailed
+from agent.errors import ConfigInvalid, EngineFailed, PrepareFailed
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"
@@ -156,15 +157,14 @@ class CopyingEngine(ABC):
         """
         settings, secret_file = self._settings, workdir / _OPTION_FILE
         loan = Loan(workdir, settings.socket, settings.run_as, relayed=not settings.password)
-        try:
+        with ExitStack() as undo:
+            undo.callback(secret_file.unlink, missing_ok=True)
+            undo.callback(loan.close)
             _write_options(secret_file, self.group, settings, loan.socket)
             loan.give(secret_file, workdir)
             argv = self._backup_argv(loan.path, from_lsn)
             child = self._child(argv, stdout=True, keep=self.telling, losses=self.losses, loan=loan)
-        except AgentError:
-            loan.close()
-            secret_file.unlink(missing_ok=True)
-            raise
+            undo.pop_all()
         return BackupRun(
             child,
             secret_file,

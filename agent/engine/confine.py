@@ -3,7 +3,9 @@
 An engine that prepares a backup takes paths from the backup's own files: its redo log, its link
 files, its options. Landlock makes the kernel refuse every write, removal, rename and new file
 elsewhere, without any privilege. It is a second wall: what is known to lead outside is refused
-before an engine starts. A kernel without Landlock (before 5.13, or switched off) has none.
+before an engine starts. A kernel whose Landlock is switched off, or is version 1 (5.13 to 5.18),
+has none: version 1 refuses every rename from one directory to another, also inside, and the
+extractor drops such a file without a word.
 
 System calls, numbers and structures: landlock(7), include/uapi/linux/landlock.h.
 """
@@ -12,6 +14,7 @@ import ctypes
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -29,9 +32,10 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 _WRITE_FILE: Final = 1 << 1
 _TRUNCATE: Final = 1 << 14
-# Write, remove and make anything; and, by the version that brought it: link or rename from one
+_LEAST_VERSION: Final = 2
+# By the version that brought them: write, remove and make anything, and link or rename from one
 # directory to another (2), truncate (3).
-_RIGHTS: Final = {1: _WRITE_FILE | 0x1FF0, 2: 1 << 13, 3: _TRUNCATE}
+_RIGHTS: Final = {2: _WRITE_FILE | 0x3FF0, 3: _TRUNCATE}
 _FOR_FILES: Final = _WRITE_FILE | _TRUNCATE
 _DEVICES: Final = (Path("/dev/null"), Path("/dev/zero"))
 
@@ -45,19 +49,15 @@ class _PathBeneath(ctypes.Structure):
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
-def confinable() -> bool:
-    """Return True if the kernel can confine a program."""
-    return _version() > 0
-
-
 def confine_thread(writable: Sequence[Path]) -> None:
     """Let this thread, and what it starts, write below `writable` only. There is no way back.
 
-    Does nothing where the kernel can't. OSError if a directory of `writable` can't be opened.
+    Does nothing if the kernel can't, and logs that once. OSError if a directory of `writable`
+    can't be opened.
     """
     rights = sum(right for since, right in _RIGHTS.items() if since <= _version())
     if not rights:
-        log.warning("the kernel has no Landlock: a hostile backup meets one wall less")
+        _warn()
         return
     ruleset = _Ruleset(rights)
     handle = _call(_CREATE_RULESET, ctypes.byref(ruleset), ctypes.sizeof(ruleset), 0)
@@ -71,6 +71,15 @@ def confine_thread(writable: Sequence[Path]) -> None:
         _call(_RESTRICT_SELF, handle, 0)
     finally:
         os.close(handle)
+
+
+@cache
+def _warn() -> None:
+    log.warning(
+        "no Landlock of version %d or later (Linux 5.19) is here: a hostile backup meets one wall "
+        "less",
+        _LEAST_VERSION,
+    )
 
 
 def _version() -> int:

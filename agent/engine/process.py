@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -98,12 +99,15 @@ class Child:
         start = partial(_start, argv, setting, stdin, stdout, environment, user, folders)
         self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
         self._popen = start() if writable is None else self._start_confined(start, writable, user)
-        _dump_no_core(self._popen.pid)
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            _enlarge(pipe)
-        _be_nice(self._popen.pid, niceness)
-        if writable is None:
-            self._drainer.start()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            if writable is None:
+                self._drainer.start()
+            _dump_no_core(self._popen.pid)
+            for pipe in (self._popen.stdin, self._popen.stdout):
+                _enlarge(pipe)
+            _be_nice(self._popen.pid, niceness)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -202,7 +206,8 @@ class Child:
     def _release(self) -> None:
         if self._killer is not None:
             self._killer.cancel()
-        self._drainer.join(_DRAIN_SECONDS)
+        if self._drainer.is_alive():
+            self._drainer.join(_DRAIN_SECONDS)
 
     def _signal(self, signum: int) -> None:
         # once reaped, its number may be another process's
@@ -311,8 +316,12 @@ def _enlarge(pipe: IO[bytes] | None) -> None:
 
 
 def _be_nice(group: int, niceness: int) -> None:
-    """Lower the CPU priority of every thread of the group, never raise it."""
+    """Lower the CPU priority of every thread of the group, never raise it.
+
+    Root needs CAP_SYS_NICE for another user's processes, and containers lack it. Without it they
+    keep the priority that they have inherited.
+    """
     inherited = os.getpriority(os.PRIO_PROCESS, 0)
     if niceness > inherited:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.setpriority(os.PRIO_PGRP, group, niceness)

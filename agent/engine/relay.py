@@ -6,14 +6,18 @@ here, and this process passes every byte on over a connection of its own.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
 from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed
+
+log = logging.getLogger(__name__)
 
 # An engine opens a handful.
 _CONNECTIONS: Final = 32
@@ -51,12 +55,25 @@ class Relay:
         self._listener.close()
 
     def _accept(self) -> None:
-        # shut down by `close`, or closed
-        with contextlib.suppress(OSError):
-            while True:
-                engine, _ = self._listener.accept()
-                if not self._connect(engine):
-                    engine.close()
+        """Take connections. If no more can be taken, close the listener and log why.
+
+        An engine whose connection nobody takes would wait in silence. A closed listener refuses it.
+        """
+        with self._listener:
+            try:
+                while True:
+                    self._take()
+            except (OSError, RuntimeError) as error:  # the latter: no more threads
+                if not self._closed:
+                    log.warning("no more connections of the engine can be taken: %s", error)
+
+    def _take(self) -> None:
+        """Take one connection, unless the engine has given it up; OSError if none can be taken."""
+        with contextlib.suppress(ConnectionAbortedError), ExitStack() as undo:
+            engine, _ = self._listener.accept()
+            undo.callback(engine.close)
+            if self._connect(engine):
+                undo.pop_all()
 
     def _connect(self, engine: socket.socket) -> bool:
         """Connect to the server for `engine`; whether that was done."""

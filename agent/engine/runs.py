@@ -10,7 +10,6 @@ import re
 import select
 import signal
 from collections.abc import Callable
-from io import FileIO
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -43,18 +42,10 @@ class Cause(NamedTuple):
 
 
 class Run:
-    """What all runs share; `log_tail` holds the last 40 lines of the program's log."""
+    """What all runs share."""
 
     def __init__(self, child: Child) -> None:
         self._child = child
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    @property
-    def log_tail(self) -> list[str]:
-        return self._child.log.lines()
 
     def interrupt(self) -> None:
         """Stop the program: SIGINT, and SIGKILL 3 s later; returns at once."""
@@ -127,11 +118,6 @@ class BackupRun(Run):
         self._proof = proof
         self._causes = causes
         self._silent_seconds = silent_seconds
-
-    @property
-    def stdout(self) -> FileIO:
-        """The raw stream; `readinto` gives what there is, and 0 at the end, good or bad."""
-        return self._child.stdout
 
     def read_into(self, buffer: memoryview) -> int:
         """Read what there is; 0 at the end of the stream, good or bad.

@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from agent.dialect import Version, numbers
+from agent.dialect import numbers
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
 from agent.errors import (
@@ -141,15 +141,14 @@ class XtraBackup(CopyingEngine):
     def __init__(self, settings: XtraBackupSettings) -> None:
         super().__init__(settings)
         self._register_consumer = settings.register_redo_log_consumer
-        self._series: Version = ()
+        self._stated = ""
 
     def version(self) -> str:
-        stated = super().version()
-        self._series = numbers(stated)[:2]
-        return stated
+        self._stated = super().version()
+        return self._stated
 
     def _causes(self) -> tuple[Cause, ...]:
-        if self._series[:1] != (2,):
+        if numbers(self._stated)[:1] != (2,):
             return self.causes
         return tuple(
             one._replace(hint=_OLD_REDO_LOST) if one.error is RedoOverwritten else one
@@ -172,7 +171,7 @@ class XtraBackup(CopyingEngine):
         return argv
 
     def _has_consumer(self) -> bool:
-        version = self.version()
+        version = self._stated or self.version()
         if numbers(version) >= _CONSUMER_SINCE:
             return True
         log.warning("xtrabackup %s has no --register-redo-log-consumer: done without", version)

@@ -1,5 +1,9 @@
 """Why an engine failed, asked of the server: its words come in the server's own language."""
 
+import re
+from collections.abc import Sequence
+from typing import Final
+
 from agent.database import Database
 from agent.dialect import ENGINE_LIMITS
 from agent.engine.runs import BackupRun
@@ -11,6 +15,12 @@ from agent.errors import (
     EngineFailed,
 )
 from agent.operations.parts import BackupParts
+
+# A refusal in English, or by its number as XtraBackup writes it. In other languages mariadb-backup
+# gives no number, but the server's words hold the names of the privileges.
+_DENIED: Final = re.compile(
+    r"Access denied|command denied|missing required privilege|: (1044|1045|1142|1143|1227|1370) \("
+)
 
 
 class DiagnosedRun:
@@ -46,7 +56,8 @@ def diagnosed(
     """Return the error that tells the cause better, or `error` itself.
 
     The engine logs in as the agent does. So a login that is refused to the agent was refused to
-    the engine, and what the agent's account lacks, the engine lacked.
+    the engine, and what the agent's account lacks, the engine lacked. But the failure may have
+    another cause, and a right by a role may not be seen.
     """
     try:
         missing = database.missing_privileges(safe_slave_backup=safe_slave_backup)
@@ -56,10 +67,7 @@ def diagnosed(
     except DatabaseError:
         return error
     if missing:
-        return DatabaseDenied(
-            f"the agent's database user lacks {', '.join(missing)}: {error}",
-            hint=f"grant {', '.join(missing)}; docs/engines.md has the statement",
-        )
+        return _lacking(error, missing)
     low = [name for name, value in limits.items() if int(value) < ENGINE_LIMITS[name]]
     if low:
         return EngineFailed(
@@ -68,3 +76,18 @@ def diagnosed(
             "reads the server's variables by queries: set it to its default",
         )
     return error
+
+
+def _lacking(error: EngineFailed | DatabaseUnreachable, missing: Sequence[str]) -> AgentError:
+    """Return `error` as DatabaseDenied if the engine was refused a query, else with a hint."""
+    names = ", ".join(missing)
+    if _DENIED.search(error.message) or any(one in error.message for one in missing):
+        return DatabaseDenied(
+            f"the agent's database user lacks {names}: {error}",
+            hint=f"grant {names}; docs/engines.md has the statement",
+        )
+    return type(error)(
+        error.message,
+        hint=f"{error.hint}. If that isn't it: the agent's database user may lack {names}, unless "
+        "a role gives it",
+    )

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, overload
 
@@ -166,8 +167,18 @@ class Extraction:
                 hint="raise [pipeline] memory_bytes",
             ) from error
 
-    def run(self, engine: Engine, record: Record, opening: Opening, folder: Path) -> None:
-        """Extract one backup into `folder`, which is empty, and disarm it."""
+    def run(
+        self,
+        engine: Engine,
+        record: Record,
+        opening: Opening,
+        folder: Path,
+        as_user: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """Extract one backup into `folder`, which is empty, and disarm it.
+
+        `as_user` calls what works on the extracted files, with the rights of their owner.
+        """
         log.info("extracting backup %s into %s", record.id, folder)
         if record.stored is None:
             raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
@@ -188,9 +199,7 @@ class Extraction:
             ).run()
             gate.finish()
             extract_run.finish()
-        with usable(folder):
-            disarm(folder)
-        _check_lsns(record, folder)
+        as_user(partial(_settle, record, folder))
 
     def _fetch(self, record: Record, lists: SegmentLists, number: int, buffer: memoryview) -> None:
         row = lists.row(number)
@@ -205,6 +214,13 @@ class Extraction:
         # changed too. Sealed bytes need no more: their tags tell.
         if not record.sealed and _md5(buffer) != row.md5:
             raise DataDamaged(f"segment {number} of backup {record.id} is not as it was stored")
+
+
+def _settle(record: Record, folder: Path) -> None:
+    """Disarm the extracted backup, and check that it is the record's."""
+    with usable(folder):
+        disarm(folder)
+    _check_lsns(record, folder)
 
 
 def _check_lsns(record: Record, folder: Path) -> None:

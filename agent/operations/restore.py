@@ -6,7 +6,6 @@ the target; on a failure nothing is left there.
 """
 
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -87,8 +86,8 @@ class RestoreOperation:
             work.remove()
             if remove:
                 # not where somebody put something there meanwhile
-                with suppress(OSError):
-                    work.target.rmdir()
+                with suppress(TargetRefused):
+                    work.remove_target()
         except TargetRefused as error:
             log.warning("what is left in %s can't be removed: %s", work.folder, error)
         # a program that was told to stop fails in its own words, which are not the cause
@@ -111,15 +110,15 @@ class RestoreOperation:
     ) -> None:
         datadir, beside = work.datadir, work.incremental
         work.make_inside(datadir)
-        self._extraction.run(engine, chain[0], openings[0], datadir)
+        self._extraction.run(engine, chain[0], openings[0], datadir, work.as_user)
         reached(Point.RESTORE_EXTRACTED)
         self._prepare(engine, datadir, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
             if number:
                 work.make_inside(beside)
-                self._extraction.run(engine, record, opening, beside)
+                self._extraction.run(engine, record, opening, beside, work.as_user)
                 self._prepare(engine, datadir, beside, last=record is chain[-1])
-                shutil.rmtree(beside)
+                work.remove_inside(beside)
         reached(Point.RESTORE_PREPARED)
 
     def _prepare(

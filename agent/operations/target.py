@@ -9,65 +9,79 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+from agent.account import FRESH, hand_over, remove_empty
+from agent.engine.as_user import done_as
 from agent.engine.os_user import OsUser, first_user, owner_of
 from agent.engine.passage import closed_directory, possible
 from agent.errors import TargetRefused
 from agent.host import nearest, sync_filesystem, sync_folder
 
 _WORK: Final = ".backup-agent-restore-"
-# What mkfs leaves in the root of a filesystem.
-_FRESH: Final = "lost+found"
 _SYSTEM_TABLESPACE: Final = "ibdata1"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
+
+T = TypeVar("T")
 
 
 class Work:
     """Where the restore `run_id` (a UUID) works inside its target.
 
-    What it makes there is `user`'s, None being this process's own.
+    All that is made there is `user`'s, None being this process's own. So is the target, in which
+    that user may put links at any moment: as root this process does everything below it with no
+    more rights than `user` has.
     """
 
     def __init__(self, target: Path, run_id: str, user: OsUser | None = None) -> None:
-        self.target = target
+        self._named = target
+        # another user reaches the real path alone (passage.py)
+        self.target = target if user is None else target.resolve()
         self.user = user
-        self.folder = target / f"{_WORK}{run_id}"
+        self.folder = self.target / f"{_WORK}{run_id}"
         self.datadir = self.folder / "datadir"
         self.incremental = self.folder / "incremental"
         self._note = self.folder / "entries.json"
 
+    def as_user(self, work: Callable[[], T]) -> T:
+        """Do `work` on files below the target with the user's rights; TargetRefused."""
+        with usable(self.target):
+            return done_as(self.user, self.target, work)
+
     def make(self) -> None:
         """Make it, and the target if it is missing, for the user alone; TargetRefused.
 
-        It is refused if the user couldn't get there.
+        An empty target of root's is given to the user. It is refused if the user couldn't get
+        there.
         """
         with usable(self.target):
-            # `parents` of mkdir gives the parents the umask's mode
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            if not self.target.exists():
-                self._make(self.target)
-            self._make(self.folder)
             if self.user is not None:
-                _check_way(self.user, self.folder)
+                hand_over(self._named, self.user.uid, self.user.gid)
+                _check_way(self.user, self.target)
+            elif not self.target.exists():
+                # `parents` of mkdir gives the parents the umask's mode
+                self.target.mkdir(mode=0o700, parents=True)
+        self.make_inside(self.folder)
 
     def make_inside(self, folder: Path) -> None:
         """Make one of the folders in it; TargetRefused."""
-        with usable(folder):
-            self._make(folder)
+        self.as_user(lambda: folder.mkdir(mode=0o700))
 
-    def _make(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700)
-        if self.user is not None:
-            os.chown(folder, self.user.uid, self.user.gid)
+    def remove_inside(self, folder: Path) -> None:
+        """Remove one of the folders in it; TargetRefused."""
+        self.as_user(lambda: shutil.rmtree(folder))
+
+    def remove_target(self) -> None:
+        """Remove the target if it is empty; TargetRefused."""
+        with usable(self.target):
+            remove_empty(self._named) if self.user else self._named.rmdir()
 
     def sync(self) -> None:
         """Have all of the datadir on the disk; TargetRefused where that fails."""
-        with usable(self.target):
-            sync_filesystem(self.folder)
+        self.as_user(lambda: sync_filesystem(self.folder))
 
     def move_up(self) -> None:
         """Move the datadir's entries into the target, and remove the work folder.
@@ -76,6 +90,10 @@ class Work:
         where it had ended. TargetRefused where that fails, an entry's name is taken, or what was
         moved before isn't there any more; those that this call moved are moved back then.
         """
+        self.as_user(self._move_up)
+        self.remove()
+
+    def _move_up(self) -> None:
         moved: list[Path] = []
         try:
             with usable(self.target):
@@ -90,11 +108,15 @@ class Work:
                 for entry in reversed(moved):
                     (self.target / entry.name).rename(entry)
             raise
-        self.remove()
 
     def remove(self) -> None:
         """Remove what the restore left, and nothing else; TargetRefused where that fails."""
-        with usable(self.target), contextlib.suppress(FileNotFoundError):
+        with usable(self.target):
+            if os.path.lexists(self.folder):
+                self.as_user(self._remove)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(self.folder)
             sync_folder(self.target)
 
@@ -102,7 +124,8 @@ class Work:
         """The names of all entries, which are noted before the first of them is moved."""
         if not self._note.exists() and self.datadir.exists():
             draft = self._note.with_suffix(".partial")
-            with draft.open("w", encoding="utf-8") as file:
+            draft.unlink(missing_ok=True)
+            with draft.open("x", encoding="utf-8") as file:
                 json.dump([entry.name for entry in self._entries()], file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -163,7 +186,7 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
             raise TargetRefused(f"the target {target} is not a folder")
         _check_outside(target, datadirs)
         found = sorted(target.iterdir()) if target.exists() else []
-        _check_empty(target, [one for one in found if one.name != _FRESH or not one.is_dir()])
+        _check_empty(target, [one for one in found if one.name != FRESH or not one.is_dir()])
 
 
 def _check_outside(target: Path, datadirs: Sequence[Path]) -> None:

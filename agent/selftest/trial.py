@@ -17,6 +17,7 @@ from uuid import uuid4
 from agent import assembly
 from agent.account import agent_user, become
 from agent.database import Database, DatabaseSettings
+from agent.engine.as_user import done_as
 from agent.engine.backup_options import server_options
 from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
@@ -121,10 +122,12 @@ class _Group:
         self._socket = scratch / "s"
         program = _SERVERS[self._context.database.server().type]
         user = _server_user(self._folder)
+        argv = _argv(program, self._folder, scratch, self._socket, user)
         if user is not None:
+            # after root has written to it: its owner could put a link there
             os.chown(scratch, user.uid, user.gid)
         child = Child(
-            _argv(program, self._folder, scratch, self._socket, user),
+            argv,
             setting="PATH of this self-test",
             user=user,
             writable=[self._folder, scratch],
@@ -189,6 +192,7 @@ def _abandoned(operation: BackupOperation) -> Iterator[None]:
     """What fails inside, or is interrupted, leaves a FAILED record and no bytes."""
     try:
         yield
+    # an interrupt and a defect, too, must leave no bytes in the store; raised again
     except BaseException as error:
         operation.abandon(ErrorInfo.of(error))
         raise
@@ -226,7 +230,8 @@ def _argv(
     What the restored tables could start is off: events, plugins, functions of their own.
     """
     options = scratch / "server.cnf"
-    options.write_text(server_options(datadir), encoding="utf-8")
+    content = done_as(user, datadir, lambda: server_options(datadir))
+    options.write_text(content, encoding="utf-8")
     if user is not None:
         os.chown(options, user.uid, user.gid)
     return [

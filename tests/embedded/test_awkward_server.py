@@ -8,7 +8,8 @@ import pytest
 
 from agent.config import DEFAULT_PATH
 from agent.database import Database, DatabaseSettings
-from agent.errors import DatabaseDenied, DatabaseQueryFailed
+from agent.errors import DatabaseDenied, DatabaseQueryFailed, EngineFailed
+from agent.operations.diagnosis import diagnosed
 from tests.embedded.user import User
 from tests.stack.fixtures_mariadb import private_server
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
@@ -116,6 +117,56 @@ def test_a_missing_right_is_denied_in_every_language(
         server.query(f"GRANT BINLOG MONITOR ON *.* TO {account}")
     assert "database_denied: the agent's database user lacks BINLOG MONITOR: " in said
     assert "what to do: grant BINLOG MONITOR" in said
+
+
+@contextmanager
+def rights_by_a_role(server: MariaDB) -> Iterator[None]:
+    """Let the agent's account have its rights by its default role alone."""
+    account = f"{server.agent_user}@localhost"
+    rights = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR ON *.*"
+    server.query(
+        f"CREATE ROLE backups; GRANT {rights} TO backups; GRANT backups TO {account};"
+        f"REVOKE {rights} FROM {account}; SET DEFAULT ROLE backups FOR {account}"
+    )
+    try:
+        yield
+    finally:
+        server.query(f"SET DEFAULT ROLE NONE FOR {account}; GRANT {rights} TO {account}")
+        server.query("DROP ROLE backups")
+
+
+def test_an_account_whose_rights_come_by_a_role(server: MariaDB, user: User) -> None:
+    """Its failures keep their causes, and a right that the role lacks is named."""
+    with rights_by_a_role(server):
+        user.create("by a role")
+        server.query("CREATE SCHEMA odd; CREATE TABLE odd.`a``b` (id INT) ENGINE=MyISAM")
+        try:
+            said = failure(user)
+        finally:
+            server.query("DROP SCHEMA odd")
+        assert "database_denied" not in said
+        assert "backtick" in said
+        server.query("REVOKE BINLOG MONITOR ON *.* FROM backups")
+        with settings(server, {"lc_messages": "'ru_RU'"}):
+            assert "database_denied: the agent's database user lacks BINLOG MON" in failure(user)
+
+
+def test_a_failure_without_a_refusal_is_not_the_accounts(server: MariaDB) -> None:
+    """As of an account whose rights the server doesn't tell: then it is only hinted at."""
+    server.query("CREATE USER bare@localhost IDENTIFIED BY 'bare'")
+    try:
+        database = Database(DatabaseSettings(server.socket, "bare", "bare"))
+        for words, kind in (
+            ("mariadb-backup ended with status 1: Errcode: 13 Permission denied", EngineFailed),
+            ("xtrabackup ended with status 1: query 'SHOW': 1227 (Zugriff)", DatabaseDenied),
+            ("mariadb-backup ended: Verlangt SUPER, SLAVE MONITOR", DatabaseDenied),
+        ):
+            found = diagnosed(EngineFailed(words, hint="x"), database, safe_slave_backup=False)
+            assert type(found) is kind, words
+            assert words in str(found)
+            assert "PROCESS, RELOAD, SLAVE MONITOR" in found.hint
+    finally:
+        server.query("DROP USER bare@localhost")
 
 
 def test_a_login_that_is_refused_in_another_language(server: MariaDB) -> None:

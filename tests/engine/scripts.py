@@ -2,7 +2,11 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
+
+from agent.engine.process import Child
+from agent.engine.runs import Run
 
 
 def script(path: Path, body: str) -> str:
@@ -11,6 +15,21 @@ def script(path: Path, body: str) -> str:
     path.chmod(0o755)
     open_way(path)
     return str(path)
+
+
+def child_of(run: Run) -> Child:
+    """Return the program of a run, for what only a test wants of it."""
+    return run._child
+
+
+def held() -> tuple[int, int]:
+    """Return how many threads and open descriptors this process has."""
+    return threading.active_count(), len(os.listdir("/proc/self/fd"))
+
+
+def nothing_left_since(before: tuple[int, int]) -> bool:
+    """Tell whether there are no more of them; those of earlier tests may end meanwhile."""
+    return all(here <= there for here, there in zip(held(), before, strict=True))
 
 
 def open_way(path: Path) -> None:

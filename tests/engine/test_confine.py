@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.confine import confinable
+from agent.engine import confine
 from agent.engine.process import Child
 from agent.errors import EngineFailed
 from tests.engine.scripts import script
 
-pytestmark = pytest.mark.skipif(not confinable(), reason="this kernel has no Landlock")
+HERE = confine._version()
+needs_landlock = pytest.mark.skipif(HERE < 2, reason="this kernel has no Landlock, or an early one")
 WAYS = {
     "create": "open(outside + '/new', 'w')",
     "overwrite": "open(outside + '/canary', 'r+').write('x')",
@@ -50,6 +51,7 @@ def run(body: str, inside: Path, outside: Path, writable: list[Path] | None) -> 
         return child.wait(20)
 
 
+@needs_landlock
 @pytest.mark.parametrize("way", WAYS)
 def test_nothing_is_changed_outside(way: str, inside: Path, outside: Path) -> None:
     before = (outside / "canary").stat()
@@ -65,7 +67,12 @@ def test_the_same_works_where_nothing_confines(way: str, inside: Path, outside: 
     assert run(WAYS[way], inside, outside, None) == 0
 
 
-def test_inside_everything_works(inside: Path, outside: Path) -> None:
+@pytest.mark.parametrize("version", range(HERE + 1))
+def test_inside_everything_works(
+    inside: Path, outside: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what an older kernel knows, too: none but version 1 refuses a move there."""
+    monkeypatch.setattr(confine, "_version", lambda: version)
     body = """
 open(inside + '/a', 'w').write('a')
 os.mkdir(inside + '/d')
@@ -78,12 +85,23 @@ open('/dev/null', 'w').write('x')
     assert run(body, inside, outside, [inside]) == 0
 
 
+def test_a_kernel_that_can_not_is_told_of_once(
+    inside: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(confine, "_version", lambda: 1)
+    confine._warn.cache_clear()
+    for name in ("one", "two"):
+        assert run(f"open(outside + '/{name}', 'w')", inside, outside, [inside]) == 0
+    assert caplog.text.count("a hostile backup meets one wall less") == 1
+
+
 def test_this_process_itself_stays_free(inside: Path, outside: Path) -> None:
     assert run("", inside, outside, [inside]) == 0
     (outside / "canary").unlink()
     os.rmdir(outside)
 
 
+@needs_landlock
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="can't confine true: No such file"):
         Child(["true"], setting="x", writable=[tmp_path / "missing"])

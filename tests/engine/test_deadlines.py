@@ -14,7 +14,7 @@ from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun
 from agent.errors import EngineFailed, EngineKilled, EngineSilent
-from tests.engine.scripts import known, script
+from tests.engine.scripts import child_of, known, script
 from tests.engine.test_runs import SAYS_OK
 
 SILENT = 0.4
@@ -61,7 +61,7 @@ def test_an_engine_that_says_nothing_is_ended(tmp_path: Path, deaf: str) -> None
             read(run)
         assert f"for {SILENT:g} s" in str(caught.value)
         assert "silent_seconds" in caught.value.hint
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
     assert not (tmp_path / "engine.cnf").exists()
 
 
@@ -91,7 +91,7 @@ def test_an_extractor_that_takes_nothing_is_ended(tmp_path: Path) -> None:
         pytest.raises(EngineSilent, match="has read nothing for"),
     ):
         run.write(bytes(8 << 20))
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
 
 
 def test_an_extractor_that_is_slow_gets_all(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_stopped_engine_is_ended(tmp_path: Path) -> None:
         pytest.raises(EngineSilent, match="last words: none"),
     ):
         read(run)
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
 
 
 def test_waiting_costs_little(tmp_path: Path) -> None:

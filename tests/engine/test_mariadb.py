@@ -26,7 +26,7 @@ from agent.errors import (
     RedoOverwritten,
 )
 from tests.conftest import need
-from tests.engine.scripts import known
+from tests.engine.scripts import child_of, known
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 
@@ -45,7 +45,7 @@ def engine_of(server: MariaDB, **changes: Any) -> MariadbBackup:
 def backup(engine: MariadbBackup, stream: Path, from_lsn: int | None = None) -> None:
     """A backup into a file."""
     with engine.start_backup(stream.parent, from_lsn) as run, stream.open("wb") as file:
-        while block := run.stdout.read(1 << 20):
+        while block := child_of(run).stdout.read(1 << 20):
             file.write(block)
         run.finish()
 
@@ -131,10 +131,10 @@ def test_the_secret_is_nowhere_to_be_seen(mariadb: MariaDB, tmp_path: Path) -> N
     settings = MariadbBackupSettings(socket=Path("s"), user="u", password=AGENT_PASSWORD)
     assert AGENT_PASSWORD not in repr(settings)
     with engine_of(mariadb).start_backup(tmp_path, None) as run:
-        assert run.stdout.read(1)
+        assert child_of(run).stdout.read(1)
         secret = AGENT_PASSWORD.encode()
         for name in ("cmdline", "environ"):
-            seen = Path(f"/proc/{run.pid}/{name}").read_bytes()
+            seen = Path(f"/proc/{child_of(run).pid}/{name}").read_bytes()
             assert seen
             assert secret not in seen
             assert b"s#cret" not in seen
@@ -142,27 +142,27 @@ def test_the_secret_is_nowhere_to_be_seen(mariadb: MariaDB, tmp_path: Path) -> N
         assert option_file.stat().st_mode & 0o777 == 0o600
         read_all(run)
         run.finish()
-        assert AGENT_PASSWORD not in "".join(run.log_tail)
+        assert AGENT_PASSWORD not in "".join(child_of(run).log.lines())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_priority_reaches_the_engines_threads(mariadb: MariaDB, tmp_path: Path) -> None:
     with engine_of(mariadb, niceness=12).start_backup(tmp_path, None) as run:
-        assert run.stdout.read(1)
-        threads = [int(name) for name in os.listdir(f"/proc/{run.pid}/task")]
+        assert child_of(run).stdout.read(1)
+        threads = [int(name) for name in os.listdir(f"/proc/{child_of(run).pid}/task")]
         assert len(threads) > 1
         assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {12}
 
 
 def test_interrupting_an_engine_that_nobody_reads(mariadb: MariaDB, tmp_path: Path) -> None:
     with engine_of(mariadb).start_backup(tmp_path, None) as run:
-        assert run.stdout.read(1)
+        assert child_of(run).stdout.read(1)
         began = time.monotonic()
         run.interrupt()
         with pytest.raises(EngineFailed, match="interrupted"):
             run.finish()
         assert time.monotonic() - began < 4
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
 
 
 def test_interrupting_from_another_thread_ends_a_read(mariadb: MariaDB, tmp_path: Path) -> None:
@@ -179,8 +179,8 @@ def test_interrupting_from_another_thread_ends_a_read(mariadb: MariaDB, tmp_path
 
 def test_an_engine_that_was_killed(mariadb: MariaDB, tmp_path: Path) -> None:
     with engine_of(mariadb).start_backup(tmp_path, None) as run:
-        assert run.stdout.read(1)
-        os.kill(run.pid, signal.SIGKILL)
+        assert child_of(run).stdout.read(1)
+        os.kill(child_of(run).pid, signal.SIGKILL)
         read_all(run)
         with pytest.raises(EngineKilled, match="SIGKILL") as caught:
             run.finish()
@@ -225,7 +225,7 @@ def test_redo_overwritten_while_the_stream_is_stalled(tmp_path: Path) -> None:
         server.create_agent_user()
         server.load_rows(8)
         with engine_of(server).start_backup(tmp_path, None) as run:
-            assert run.stdout.read(1)
+            assert child_of(run).stdout.read(1)
             for number in range(3):
                 server.query(f"UPDATE shop.orders SET remark = REPEAT('{number}', 200)")
             read_all(run)
@@ -245,7 +245,7 @@ def test_a_server_that_dies_mid_way(tmp_path: Path) -> None:
         server.create_agent_user()
         server.load_rows(10)
         with engine_of(server).start_backup(tmp_path, None) as run:
-            assert run.stdout.read(1)
+            assert child_of(run).stdout.read(1)
             server.kill()
             read_all(run)
             with pytest.raises(
@@ -272,7 +272,7 @@ def test_extracting_onto_files_that_exist(mariadb: MariaDB, full: Path, tmp_path
         pytest.raises(ExtractFailed, match="File exists"),
     ):
         _write_and_finish(run, full.read_bytes())
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
 
 
 @pytest.mark.parametrize("cut", [100_000, -1])

@@ -5,7 +5,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from agent.engine.process import Child
 from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
 from tests.conftest import need
 from tests.embedded.user import User
+from tests.engine.scripts import child_of, held, nothing_left_since
 from tests.engine.test_mariadb import backup, engine_of, extract, prepare
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
@@ -107,10 +107,10 @@ def test_a_plugin_of_the_servers_user_does_not_run_as_root(
 ) -> None:
     with private("run") as workdir:
         with engine(server).start_backup(workdir, None) as run:
-            assert run.stdout.read(1)
-            loaded = Path(f"/proc/{run.pid}/maps").read_text()
+            assert child_of(run).stdout.read(1)
+            loaded = Path(f"/proc/{child_of(run).pid}/maps").read_text()
             assert f"{place}/plugins/{PLUGIN}" in loaded
-            shown = status(run.pid)
+            shown = status(child_of(run).pid)
             assert shown["Uid"] == [str(mysql.uid)] * 4
             assert shown["Gid"] == [str(mysql.gid)] * 4
             assert set(map(int, shown["Groups"])) == set(mysql.groups)
@@ -257,14 +257,14 @@ def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) 
     ours = engine_of(server, user="root", password="").beside(server.datadir)
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
-            assert run.stdout.read(1)
+            assert child_of(run).stdout.read(1)
             ((who,),) = server.query(
                 "SELECT GROUP_CONCAT(DISTINCT user) FROM information_schema.PROCESSLIST "
                 "WHERE user NOT IN ('system user', 'event_scheduler')"
             )
             assert who == "root"
             assert {path.name for path in workdir.iterdir()} == {"engine.cnf", "server.sock"}
-            assert status(run.pid)["Uid"][0] == str(server.datadir.stat().st_uid)
+            assert status(child_of(run).pid)["Uid"][0] == str(server.datadir.stat().st_uid)
             read_all(run)
             run.finish()
         assert list(workdir.iterdir()) == []
@@ -275,15 +275,14 @@ def test_such_an_engine_ends_and_leaves_nothing_if_the_server_is_not_there(
 ) -> None:
     settings = {"user": "root", "password": "", "socket": place / "none"}
     ours = engine_of(server, **settings).beside(server.datadir)
-    before = (threading.active_count(), len(os.listdir("/proc/self/fd")))
+    before = held()
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
             read_all(run)
             with pytest.raises(DatabaseUnreachable):
                 run.finish()
         assert list(workdir.iterdir()) == []
-    ended = lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) == before  # noqa: E731
-    poll("threads and descriptors are gone", ended, 10)
+    poll("threads and descriptors are gone", lambda: nothing_left_since(before), 10)
 
 
 def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: Path) -> None:

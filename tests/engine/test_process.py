@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from agent.engine import process
 from agent.engine.log_tail import KEPT_LINES, LINE_BYTES, TAIL_LINES, LogTail
 from agent.engine.process import PIPE_BYTES, Child
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
-from tests.engine.scripts import known, script
+from tests.conftest import need
+from tests.engine.scripts import held, known, nothing_left_since, script
 from tests.stack.process import poll
 
 SETTING = "[engine] program"
@@ -204,6 +206,38 @@ def test_priority_pipes_umask_and_core_files(tmp_path: Path) -> None:
         child.stdin.close()
         assert child.stdout.read(100) == b"0o77 (0, 0)\n"
         assert child.wait(10) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_users_child_without_the_right_to_set_its_priority() -> None:
+    """As in most containers, which have no CAP_SYS_NICE."""
+    need("setpriv")
+    code = (
+        "from agent.engine.os_user import OsUser\nfrom agent.engine.process import Child\n"
+        "with Child(['true'], setting='', niceness=19, user=OsUser(54321, 54322, ())) as child:\n"
+        "    print(child.wait(10))"
+    )
+    argv = ["setpriv", "--bounding-set", "-sys_nice", sys.executable, "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+@pytest.mark.parametrize("confined", [False, True])
+def test_nothing_is_left_of_a_child_that_can_not_be_set_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, confined: bool
+) -> None:
+    def fail(pid: int, _niceness: int) -> None:
+        pids.append(pid)
+        raise OSError("no priority")
+
+    pids: list[int] = []
+    monkeypatch.setattr(process, "_be_nice", fail)
+    before = held()
+    writable = [tmp_path] if confined else None
+    with pytest.raises(OSError, match="no priority"):
+        Child(["sleep", "60"], setting=SETTING, stdin=True, stdout=True, writable=writable)
+    assert [pid for pid in pids if known(pid)] == []
+    assert nothing_left_since(before)
 
 
 def test_a_streaming_child_dies_with_the_agent(tmp_path: Path) -> None:

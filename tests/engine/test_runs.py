@@ -1,13 +1,16 @@
 """What runs make of an engine that lies, floods, hangs or is killed: scripted engines."""
 
+import os
 import re
 import time
 from pathlib import Path
 
 import pytest
 
+from agent.engine import process
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.engine.os_user import OsUser
 from agent.engine.runs import BackupRun
 from agent.errors import (
     AgentError,
@@ -23,8 +26,9 @@ from agent.errors import (
     PrepareFailed,
     RedoOverwritten,
 )
-from tests.engine.scripts import known, script
+from tests.engine.scripts import child_of, held, known, nothing_left_since, script
 from tests.stack.mariadb import AGENT_PASSWORD
+from tests.stack.process import poll
 
 SAYS_OK = "print('[00] 2024-05-06 07:08:09 completed OK!', file=sys.stderr)"
 
@@ -50,8 +54,8 @@ def says(text: str) -> str:
 
 def read_all(run: BackupRun) -> int:
     """Read a run's stream to its end; the bytes it had."""
-    buffer, total = bytearray(1 << 20), 0
-    while count := run.stdout.readinto(buffer):
+    buffer, total = memoryview(bytearray(1 << 20)), 0
+    while count := run.read_into(buffer):
         total += count
     return total
 
@@ -145,14 +149,14 @@ def test_an_engine_that_does_not_end_is_killed(tmp_path: Path) -> None:
         read_all(run)
         with pytest.raises(EngineSilent, match=r"did not end within 0\.5 s"):
             run.finish(0.5)
-    assert not known(run.pid)
+    assert not known(child_of(run).pid)
     assert not (tmp_path / "engine.cnf").exists()
 
 
 def test_an_interrupted_engine_that_ignores_it(tmp_path: Path) -> None:
     deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.write(1, b'on')\ntime.sleep(60)"
     with fake(tmp_path, deaf).start_backup(tmp_path, None) as run:
-        assert run.stdout.read(2) == b"on"
+        assert child_of(run).stdout.read(2) == b"on"
         began = time.monotonic()
         run.interrupt()
         assert read_all(run) == 0
@@ -167,6 +171,32 @@ def test_a_missing_engine_leaves_no_secret(tmp_path: Path) -> None:
     with pytest.raises(EngineMissing):
         engine.start_backup(tmp_path, None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_defect_while_it_starts_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another user's program, whose connections are passed on."""
+
+    def fail(_group: int, _niceness: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(process, "_be_nice", fail)
+    before = held()
+    engine = MariadbBackup(
+        MariadbBackupSettings(
+            socket=tmp_path / "none",
+            user="root",
+            password="",
+            program="sleep",
+            run_as=OsUser(54321, 54322, ()),
+        )
+    )
+    with pytest.raises(ZeroDivisionError):
+        engine.start_backup(tmp_path, None)
+    assert list(tmp_path.iterdir()) == []
+    poll("threads and descriptors are gone", lambda: nothing_left_since(before), 10)
 
 
 def test_a_workdir_that_is_not_there(tmp_path: Path) -> None:
@@ -186,7 +216,7 @@ def test_the_secret_is_never_on_the_command_line(tmp_path: Path) -> None:
     # the real engine overwrites a password in its arguments, a moment too late
     body = "print(sys.argv, dict(os.environ))\nprint(open(sys.argv[1].partition('=')[2]).read())"
     with fake(tmp_path, f"{body}\n{SAYS_OK}").start_backup(tmp_path, 42) as run:
-        shown, _, option_file = run.stdout.read(1 << 16).decode().partition("\n")
+        shown, _, option_file = child_of(run).stdout.read(1 << 16).decode().partition("\n")
         run.finish()
     assert "s#cret" not in shown
     assert "s#cret" in option_file

@@ -28,7 +28,7 @@ from tests.engine.percona import (
     incremental_stream,
     xtrabackup,
 )
-from tests.engine.scripts import script
+from tests.engine.scripts import child_of, script
 from tests.engine.test_runs import read_all, says
 from tests.stack.mariadb import AGENT_PASSWORD
 
@@ -43,7 +43,7 @@ def backup(engine: XtraBackup, workdir: Path, from_lsn: int | None = None) -> by
     """The stream of a backup; no secret may be left behind."""
     try:
         with engine.start_backup(workdir, from_lsn) as run:
-            stream = run.stdout.readall()
+            stream = child_of(run).stdout.readall()
             run.finish(20)
             return stream
     finally:
@@ -127,6 +127,14 @@ def test_a_redo_log_consumer_where_asked_and_known(
     known = version in ("8.0.35-30", "8.4.0-1")
     assert ("--register-redo-log-consumer" in calls(tmp_path)[-1]) == known
     assert ("has no --register-redo-log-consumer" in caplog.text) == (not known)
+
+
+def test_a_version_that_was_stated_is_not_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "stream").write_bytes(b"bytes")
+    engine = xtrabackup(tmp_path, "8.0.35-30", register_redo_log_consumer=True)
+    engine.version()
+    backup(engine, tmp_path)
+    assert ["--version" in call for call in calls(tmp_path)] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +249,7 @@ def test_the_redo_logs_counter_is_not_quoted_as_last_words(tmp_path: Path, versi
     with xtrabackup(tmp_path, version).start_backup(tmp_path, None) as run:
         read_all(run)
         run.finish(20)
-        assert "scanned" not in "".join(run.log_tail)
+        assert "scanned" not in "".join(child_of(run).log.lines())
     with pytest.raises(EngineFailed, match="odd") as caught:
         backup(xtrabackup(tmp_path, version, ["something odd"]), tmp_path)
     assert "scanned" not in str(caught.value)
@@ -360,4 +368,4 @@ def test_the_secret_is_not_in_the_log(tmp_path: Path) -> None:
         assert option_file.stat().st_mode & 0o777 == 0o600
         read_all(run)
         run.finish(20)
-        assert AGENT_PASSWORD not in "".join(run.log_tail)
+        assert AGENT_PASSWORD not in "".join(child_of(run).log.lines())

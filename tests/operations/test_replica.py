@@ -18,6 +18,7 @@ from agent.errors import DatabaseError, EngineKilled
 from agent.operations.parts import BackupParts
 from agent.operations.replica import put_back, sql_thread_kept
 from tests.conftest import need
+from tests.engine.scripts import child_of
 from tests.stack.agent import Agent, Tables
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 from tests.stack.process import poll
@@ -103,11 +104,11 @@ def killed_mid_way(replica: MariaDB, parts: BackupParts, workdir: Path) -> None:
 def kill_when_stopped(parts: BackupParts, run: BackupRun) -> None:
     with run:
         assert note_of(parts).exists()
-        reader = threading.Thread(target=run.stdout.readall)
+        reader = threading.Thread(target=child_of(run).stdout.readall)
         reader.start()
         # with several channels it stops the usual one only
         poll("it stopped", lambda: parts.database.replica_sql_running() == {"second"}, 20)
-        os.killpg(run.pid, signal.SIGKILL)
+        os.killpg(child_of(run).pid, signal.SIGKILL)
         reader.join()
         run.finish(20)
 

@@ -2,8 +2,12 @@
 
 import os
 import pwd
-from collections.abc import Callable
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import pytest
@@ -169,6 +173,107 @@ def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
     work.make_inside(work.datadir)
     for folder in (work.target, work.folder, work.datadir):
         assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (4321, 0o700)
+
+
+class Planted(NamedTuple):
+    """A restore that runs as another user, and root's folder, which that user wants to change."""
+
+    work: Work
+    outside: Path
+
+    def plant(self, link: Path, to: Path) -> None:
+        """Put a link where `link` is, as the user can at any moment."""
+        code = (
+            "import os, sys; link, to = sys.argv[1:]\n"
+            "if os.path.lexists(link): os.rename(link, link + '.away')\n"
+            "os.symlink(to, link)"
+        )
+        argv = ["/usr/bin/python3", "-c", code, str(link), str(to)]
+        subprocess.run(argv, user=4321, group=4321, extra_groups=[], check=True)
+
+    def unharmed(self) -> None:
+        shown = [(one.name, one.read_text(), one.stat().st_uid) for one in self.outside.iterdir()]
+        assert shown == [("secret", "of root", 0)]
+        assert self.outside.stat().st_uid == 0
+
+
+@pytest.fixture
+def planted(scratch: Path) -> Iterator[Planted]:
+    mode = stat.S_IMODE(scratch.stat().st_mode)
+    scratch.chmod(0o755)
+    outside = scratch / str(uuid4()) / "outside"
+    outside.mkdir(mode=0o755, parents=True)
+    (outside / "secret").write_text("of root")
+    work = Work(outside.parent / "target", str(uuid4()), OsUser(4321, 4321, ()))
+    work.make()
+    yield Planted(work, outside)
+    scratch.chmod(mode)
+
+
+OTHER_USER = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@OTHER_USER
+@pytest.mark.parametrize("name", ["entries.partial", "entries.json"])
+def test_root_writes_through_no_link_of_another_user(planted: Planted, name: str) -> None:
+    work = planted.work
+    work.make_inside(work.datadir)
+    work.as_user(lambda: (work.datadir / "ibdata1").touch())
+    planted.plant(work.folder / name, planted.outside / "secret")
+    with suppress(TargetRefused):
+        work.move_up()
+    planted.unharmed()
+
+
+@OTHER_USER
+def test_root_moves_nothing_for_another_user(planted: Planted) -> None:
+    work = planted.work
+    work.make_inside(work.datadir)
+    planted.plant(work.datadir, planted.outside)
+    with pytest.raises(TargetRefused, match="Permission denied"):
+        work.move_up()
+    planted.unharmed()
+    with suppress(TargetRefused):
+        work.remove_inside(work.datadir)
+    planted.unharmed()
+
+
+@OTHER_USER
+def test_root_makes_and_removes_nothing_for_another_user(planted: Planted) -> None:
+    work = planted.work
+    planted.plant(work.folder, planted.outside)
+    with pytest.raises(TargetRefused, match="Permission denied"):
+        work.make_inside(work.datadir)
+    planted.unharmed()
+    with suppress(TargetRefused):
+        work.remove()
+    planted.unharmed()
+
+
+@OTHER_USER
+def test_no_link_of_another_user_leads_to_a_target(planted: Planted) -> None:
+    link = planted.work.target / "link"
+    planted.plant(link, planted.outside)
+    for name in ("new", "new/deep"):
+        with pytest.raises(TargetRefused, match="the link 'link', which belongs to another user"):
+            Work(link / name, str(uuid4()), OsUser(4321, 4321, ())).make()
+    planted.unharmed()
+    roots = planted.outside.parent / "roots"
+    roots.symlink_to(planted.work.target)
+    work = Work(roots / "a" / "b", str(uuid4()), OsUser(4321, 4321, ()))
+    work.make()
+    assert work.target.stat().st_uid == 4321
+    work.remove()
+    work.remove_target()
+    assert not work.target.exists()
+
+
+@OTHER_USER
+def test_a_fresh_filesystem_of_roots_is_given_to_the_user(root: Path) -> None:
+    (root / "lost+found").mkdir(mode=0o700)
+    work = Work(root, str(uuid4()), OsUser(4321, 4321, ()))
+    work.make()
+    assert (root.stat().st_uid, (root / "lost+found").stat().st_uid) == (4321, 0)
 
 
 @pytest.fixture
