@@ -58,3 +58,16 @@ def test_a_failure_ends_the_commands(settings: dict[str, str | Path], tmp_path: 
     assert done.returncode != 0
     assert "FAILED" in done.stderr
     assert not list((tmp_path / "rescue").glob("data-*"))
+
+
+def test_a_failure_leaves_the_shell_as_it_was(
+    settings: dict[str, str | Path], tmp_path: Path
+) -> None:
+    """Who types the commands goes on in the same shell, with its variables and functions."""
+    page = rescue.blocks()
+    lost = settings | {"CONTAINER": "nowhere", "RIGHT": settings["CONTAINER"]}
+    steps = [page["begin"], page["curl"], page["chain"], "CONTAINER=$RIGHT\n", page["chain"]]
+    done = rescue.at_a_prompt("".join(steps) + 'echo "at the end: $ID"\n', tmp_path, lost)
+    assert "404" in done.stderr
+    assert done.stdout.splitlines()[-1] == f"at the end: {settings['ID']}"
+    assert done.stdout.split()[-5] == settings["ID"]

@@ -23,15 +23,33 @@ def blocks() -> dict[str, str]:
 def follow(
     names: list[str], folder: Path, settings: dict[str, str | Path]
 ) -> "subprocess.CompletedProcess[str]":
-    """Type the named blocks one after the other, in `folder`, with these shell variables."""
-    script = "\n".join(blocks()[name] for name in names)
+    """Type the named blocks one after the other, in `folder`, with these shell variables.
+
+    As a person would: each block at the prompt, and none after one that fails.
+    """
+    stop = 'status=$?; [ "$status" = 0 ] || exit "$status"\n'
+    return _shell(["-c", "".join(blocks()[name] + stop for name in names)], folder, settings)
+
+
+def at_a_prompt(
+    typed: str, folder: Path, settings: dict[str, str | Path]
+) -> "subprocess.CompletedProcess[str]":
+    """Type these lines at the prompt of an interactive shell, to the last of them."""
+    options = ["--norc", "--noprofile", "-i"]
+    return _shell(options, folder, settings, given=typed)
+
+
+def _shell(
+    arguments: list[str], folder: Path, settings: dict[str, str | Path], given: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """Run `bash` in `folder`; `given` is its standard input."""
     bin_folder = Path(sys.executable).parent  # python3 with `cryptography`, and swift
     variables = {"DOCS": DOCS, **settings, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     return subprocess.run(
-        ["bash", "-c", script],
+        ["bash", *arguments],
         cwd=folder,
         env={name: str(value) for name, value in variables.items()},
-        stdin=subprocess.DEVNULL,
+        input=given,
         capture_output=True,
         text=True,
         timeout=120,
