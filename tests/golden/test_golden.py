@@ -1,6 +1,7 @@
 """What was stored once restores for ever: through the agent, and through the docs' commands."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -119,7 +120,74 @@ def test_the_commands_of_the_page_restore_it(tmp_path: Path, key: Path) -> None:
     assert ("RECORD NOT CHECKED" in done.stderr) is (key == places.RECOVERY)
     assert done.stdout.splitlines()[:2] == [expected.full, expected.incremental]
     datadir = tmp_path / "rescue" / f"data-{expected.full}"
+    assert done.stdout.splitlines()[-1] == f"RESTORED={datadir}"
+    [checkpoints] = datadir.glob("*_checkpoints")
+    assert "backup_type = log-applied\n" in checkpoints.read_text()
     assert checksums_of(datadir, tmp_path / "server") == expected.checksums["incremental"]
+
+
+_SYSTEMCTL = """#!/bin/sh
+{ echo "$*"; ls "$ROOM"; } >> "$ROOM.told"
+"""
+
+
+@pytest.fixture
+def installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | Path]:
+    """A datadir to be replaced, and a `systemctl` that notes what is there when it is called."""
+    need("mariadbd")
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files to the user mysql")
+    programs, room = tmp_path / "bin", tmp_path / "lib"
+    programs.mkdir()
+    (programs / "systemctl").write_text(_SYSTEMCTL)
+    (programs / "systemctl").chmod(0o755)
+    (room / "mysql").mkdir(parents=True)
+    (room / "mysql" / "before").touch()
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return {"DATADIR": room / "mysql", "ROOM": room, "RESTORED": tmp_path / "data-x"}
+
+
+def _prepared(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "xtrabackup_checkpoints").write_text("backup_type = log-applied\n")
+
+
+def test_the_datadir_is_replaced_while_the_server_is_stopped(
+    installing: dict[str, str | Path], tmp_path: Path
+) -> None:
+    _prepared(tmp_path / "data-x")
+    done = rescue.follow(["install"], tmp_path, installing)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "lib.told").read_text().split()
+    assert told == [
+        *("stop", "mariadb", "mysql", "mysql.new"),
+        *("start", "mariadb", "mysql", "mysql.old"),
+    ]
+    there = tmp_path / "lib" / "mysql" / "xtrabackup_checkpoints"
+    assert (there.owner(), there.parent.owner()) == ("mysql", "mysql")
+    assert (tmp_path / "lib" / "mysql.old" / "before").exists()
+
+
+@pytest.mark.parametrize("wrong", ["unset", "no folder", "not prepared", "link", "second time"])
+def test_nothing_is_moved_before_the_new_data_is_known_to_be_there(
+    installing: dict[str, str | Path], tmp_path: Path, wrong: str
+) -> None:
+    restored, room = tmp_path / "data-x", tmp_path / "lib"
+    if wrong != "no folder":
+        _prepared(restored)
+    if wrong == "not prepared":
+        (restored / "xtrabackup_checkpoints").write_text("backup_type = full-backuped\n")
+    if wrong == "link":
+        (restored / "shop").symlink_to(tmp_path)
+    if wrong == "second time":
+        (room / "mysql.old").mkdir()
+    before = {*tmp_path.rglob("*")}
+    settings = installing | ({"RESTORED": ""} if wrong == "unset" else {})
+    done = rescue.follow(["install"], tmp_path, settings)
+    assert done.returncode != 0
+    assert {*tmp_path.rglob("*")} == before
+    named = {"unset": "step 4", "second time": str(room / "mysql.old")}
+    assert named.get(wrong, str(restored)) in done.stderr
 
 
 @pytest.mark.parametrize("what", ["parent", "substitute"])
@@ -154,5 +222,6 @@ def test_the_commands_of_the_page_do_not_go_where_a_forged_record_says(
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
     """Here, or on a real Swift in tests/e2e/test_rescue.py."""
     ran_here = {"begin", "folder", "chain", "verify", "extract", "disarm", "prepare"}
+    ran_here |= {"install"}
     assert set(rescue.blocks()) == ran_here | {"swift", "curl"}
     assert rescue.PAGE.read_text().count("```sh") == len(rescue.blocks())
