@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.catalogue import Catalogue
+from agent.cli.embedded import TENANT
 from agent.config import KeysSection
 from agent.keys import RecordState
 from agent.operations.preflight import series
@@ -217,6 +218,10 @@ def test_the_commands_of_the_page_do_not_go_where_a_forged_record_says(
     assert {path.name for path in (tmp_path / "rescue").iterdir()} <= {
         *(incremental, f"{incremental}.json", "chain", "open_backup.py")
     }
+
+
+def test_the_page_names_the_container_of_a_store_without_a_configuration() -> None:
+    assert f"`database_backups_{TENANT}`" in rescue.PAGE.read_text()
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
