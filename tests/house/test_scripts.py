@@ -1,6 +1,9 @@
-"""Shell scripts stop at the first command that fails."""
+"""Shell scripts stop at the first command that fails, and tell what they do if they are asked."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +27,28 @@ def test_no_function_runs_where_bash_ignores_its_failures(name: str) -> None:
     called = rf"(?<![\w./-])(?:{names})(?![\w.=-])"
     asked = rf"(?:\b(?:if|while|until)|!) +{called}|^[^#\n]*{called}[^\n;|&]* (?:&&|\|\|)"
     assert re.findall(asked, text, re.MULTILINE) == []
+
+
+# the others source `help`
+@pytest.mark.parametrize("name", [*SCRIPTS, "broker-definitions"])
+def test_help_is_the_comment_at_the_head_and_all_that_happens(name: str, tmp_path: Path) -> None:
+    shutil.copytree(CHECKOUT / "script", tmp_path / "script")
+    before = sorted(tmp_path.rglob("*"))
+    # none of what they would start is there
+    done = subprocess.run(
+        [tmp_path / "script" / name, "--help"],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(tmp_path.rglob("*")) == before
+    text = (CHECKOUT / "script" / name).read_text()
+    first = re.search(r'^(?:# |""")(\w.*)$', text, re.MULTILINE)
+    assert first is not None
+    assert first[1] in done.stdout
+    assert "set -e" not in done.stdout
+    assert f"script/{name}" in done.stdout
