@@ -1,7 +1,9 @@
 """`restore`: bring a backup and its chain back, by an agent or in this process."""
 
 import argparse
+import shlex
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 from agent import assembly
@@ -10,13 +12,17 @@ from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
 from agent.config import Config
+from agent.engine.os_user import OsUser
 from agent.errors import Interrupted, TargetRefused
 from agent.model import RestoreTask, printable
 from agent.operations.parts import RestoreParts
 from agent.operations.restore import RestoreOperation
-from agent.operations.target import check_target
+from agent.operations.target import check_target, usable
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
+
+# As which packages run a server.
+_SERVER_USER: Final = "mysql"
 
 
 def add(verbs: Verbs) -> None:
@@ -66,10 +72,21 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
     else:
         names = printable(" + ".join(record.name for record in chain))
         print(f"restored {names} into {printable(str(target))}")
-        print(
-            f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; start a server on it as its owner"
-        )
+        print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_whose(target)}")
     return 0
+
+
+def _whose(target: Path) -> str:
+    """Return whose the restored files are, and how to give them to a server of another user."""
+    with usable(target):
+        status = target.stat()
+    owner = OsUser(status.st_uid, status.st_gid, ()).name
+    if owner == _SERVER_USER:
+        return f"it belongs to {owner}: start a server on it as that user"
+    return (
+        f"it belongs to {owner}: start a server on it as that user, or as {_SERVER_USER} after "
+        f"chown -R {_SERVER_USER}: {shlex.quote(printable(str(target)))}"
+    )
 
 
 def _leave_root(config: Config, parts: RestoreParts, backup_id: str, target: Path) -> None:

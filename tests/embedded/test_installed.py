@@ -110,6 +110,7 @@ def test_a_backup_and_a_restore_while_the_broker_is_away(machine: Machine) -> No
     done = machine.run("restore", "--local", inc["id"], target)
     assert done.returncode == 0, done.stderr
     assert machine.owners(target) == {USER}
+    assert f"it belongs to {USER}: start a server on it as that user\n" in done.stdout
     assert (target / "ibdata1").exists()
     assert machine.owners(machine.agent.folder / "keys") == {"root"}
     for verb in (
