@@ -182,7 +182,12 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
         with contextlib.suppress(FileNotFoundError):
             # says what `exists` keeps to itself: a NUL, a loop of links, a file on the way
             target.lstat()
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
+        if target.is_symlink():
+            raise TargetRefused(
+                f"the target {target} is a symbolic link",
+                hint="name the folder itself that it leads to, as realpath prints it",
+            )
+        if target.exists() and not target.is_dir():
             raise TargetRefused(f"the target {target} is not a folder")
         _check_outside(target, datadirs)
         found = sorted(target.iterdir()) if target.exists() else []

@@ -62,7 +62,7 @@ def test_without_roots_nothing_is_allowed(root: Path) -> None:
         ("file/x", "can't be used|Not a directory"),
         ("file", "not a folder"),
         ("full", "not empty"),
-        ("link", "not a folder"),
+        ("link", "is a symbolic link"),
         ("stale", "was cut off and left .*/stale/.backup-agent-restore-"),
     ],
 )
