@@ -17,8 +17,14 @@ the task is cancelled, and 1 where it came too late.
 
 
 def add(verbs: Verbs) -> None:
-    verb = add_verb(verbs, "cancel", cancel, "end a task that waits or runs")
-    verb.epilog = _MORE
+    verb = add_verb(
+        verbs,
+        "cancel",
+        cancel,
+        "end a task that waits or runs",
+        more=_MORE,
+        examples=["--wait TASK"],
+    )
     verb.add_argument("task", type=uuid_argument, help="the task's id")
     verb.add_argument("--instance", type=uuid_argument, help="whose task (this one's by default)")
     verb.add_argument("--wait", action="store_true", help="wait until it has ended")

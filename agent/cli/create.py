@@ -17,17 +17,26 @@ from agent.model import (
     utc_now,
 )
 
+_EXAMPLES = (
+    "--wait INSTANCE base",
+    "--wait --parent BACKUP INSTANCE inc.001",
+    "--local --store file:///var/backups/db base",
+    "--local --store file:///var/backups/db --parent BACKUP inc.001",
+)
+
 
 def add(verbs: Verbs) -> None:
-    create = add_verb(verbs, "backup-create", backup_create, "make a backup")
-    create.add_argument("instance", help="the instance's id; with --local it may be left away")
-    name = create.add_argument("name")
+    create = add_verb(verbs, "backup-create", backup_create, "make a backup", examples=_EXAMPLES)
+    create.add_argument("instance", help="the instance's id; with --local it may be left out")
+    name = create.add_argument("name", help="a name for the backup, 1 to 255 characters")
     # `instance` is the name where it stands alone: argparse itself would take the first of two
     # words for it, or none, as soon as an option stands between them
     name.required = False
     create.set_defaults(refuse=create.error)
-    create.add_argument("--description", default="")
-    create.add_argument("--parent", type=uuid_argument, help="make an incremental on this backup")
+    create.add_argument("--description", metavar="TEXT", default="", help="kept with the backup")
+    create.add_argument(
+        "--parent", metavar="BACKUP", type=uuid_argument, help="make an incremental on this backup"
+    )
     create.add_argument("--wait", action="store_true", help="follow it to its end")
     create.add_argument(
         "--local", action="store_true", help="make it here and wait for its end, without a broker"

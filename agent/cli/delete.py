@@ -29,10 +29,18 @@ command.
 
 def add(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "backup-delete", backup_delete, "delete a backup and all that descend from it"
+        verbs,
+        "backup-delete",
+        backup_delete,
+        "delete a backup and all that descend from it",
+        more=_MORE,
+        examples=(
+            "--dry-run BACKUP",
+            "--wait BACKUP",
+            "--local --store file:///var/backups/db BACKUP",
+        ),
     )
-    verb.epilog = _MORE
-    verb.add_argument("backup", type=uuid_argument)
+    verb.add_argument("backup", type=uuid_argument, help="the backup's id")
     verb.add_argument("--local", action="store_true", help="do it here, without a broker")
     verb.add_argument("--wait", action="store_true", help="follow it to its end")
     verb.add_argument(

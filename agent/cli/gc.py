@@ -34,8 +34,14 @@ that was cut off is continued by the next. Exit status 0 also where nothing is f
 
 
 def add(verbs: Verbs) -> None:
-    verb = add_verb(verbs, "gc", gc, "remove what crashes left in the store and no backup needs")
-    verb.epilog = _MORE
+    verb = add_verb(
+        verbs,
+        "gc",
+        gc,
+        "remove what crashes left in the store and no backup needs",
+        more=_MORE,
+        examples=("--dry-run", ""),
+    )
     verb.add_argument(
         "--dry-run", action="store_true", help="list what would go, and remove nothing"
     )

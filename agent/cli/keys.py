@@ -37,7 +37,12 @@ _CONNECTIONS = 8
 
 def add(verbs: Verbs) -> None:
     keygen_verb = add_verb(
-        verbs, "keygen", keygen, "make a master key, or a recovery key", configuration=Path
+        verbs,
+        "keygen",
+        keygen,
+        "make a master key, or a recovery key",
+        configuration=Path,
+        examples=("", "--recovery offline-1 --passphrase --private /media/usb/offline-1.pem"),
     )
     keygen_verb.add_argument(
         "id",
@@ -51,7 +56,13 @@ def add(verbs: Verbs) -> None:
     secrets = keygen_verb.add_mutually_exclusive_group()
     secrets.add_argument("--passphrase-file", type=Path, help="closes the private half")
     secrets.add_argument("--passphrase", action="store_true", help="ask for one on the terminal")
-    rekey_verb = add_verb(verbs, "rekey", rekey, "bring all records under another master key")
+    rekey_verb = add_verb(
+        verbs,
+        "rekey",
+        rekey,
+        "bring all records under another master key",
+        examples=("--dry-run --to KEY", "--to KEY"),
+    )
     rekey_verb.add_argument("--to", required=True, metavar="ID", help="a key in [keys] folder")
     rekey_verb.add_argument("--dry-run", action="store_true", help="say what it would do")
     add_store(rekey_verb)

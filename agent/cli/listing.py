@@ -26,21 +26,36 @@ _STATES = (
 
 
 def add(verbs: Verbs) -> None:
-    every = add_verb(verbs, "backup-list", backup_list, "list all backups, the newest last")
+    every = add_verb(
+        verbs,
+        "backup-list",
+        backup_list,
+        "list all backups, the newest last",
+        more=_STATES,
+        examples=("", "--json", "--store file:///var/backups/db"),
+    )
     of_one = add_verb(
         verbs,
         "backup-list-instance",
         backup_list_instance,
         "list the backups of one instance, the newest last",
+        more=_STATES,
+        examples=["--limit 5 INSTANCE"],
     )
     of_one.add_argument("instance", type=uuid_argument, help="the instance's id")
     of_one.add_argument(
         "--limit", type=_count, metavar="N", help="only the newest N (default: all)"
     )
-    show = add_verb(verbs, "backup-show", backup_show, "show one backup")
+    show = add_verb(
+        verbs,
+        "backup-show",
+        backup_show,
+        "show one backup",
+        more=_STATES,
+        examples=("BACKUP", "--store file:///var/backups/db BACKUP"),
+    )
     show.add_argument("backup", type=uuid_argument, help="the backup's id")
     for verb in (every, of_one, show):
-        verb.epilog = _STATES
         add_store(verb)
         add_json(verb)
 

@@ -27,7 +27,7 @@ from agent.cli import (
     streams,
     tables,
 )
-from agent.cli.verb import add_verb
+from agent.cli.verb import CONFIG_HELP, Help, add_verb, epilog
 from agent.config import DEFAULT_PATH, Config
 from agent.crash import VARIABLE, armed
 from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong
@@ -35,6 +35,23 @@ from agent.model import printable
 from agent.service import Service
 
 log = logging.getLogger(__name__)
+
+_SUMMARY = (
+    "Back up a MySQL or MariaDB server to OpenStack Swift or to a folder, and restore what was "
+    "backed up."
+)
+_MORE = (
+    "`backup-agent COMMAND --help` explains a command. Exit status: 0 done, 1 the operation "
+    "failed, 2 wrong usage or configuration. With --json a failure is one JSON object with the key "
+    "`error`."
+)
+_EXAMPLES = (
+    "backup-create --local --store file:///var/backups/db base",
+    "backup-list --store file:///var/backups/db",
+    "restore --local --store file:///var/backups/db BACKUP /srv/restored",
+    "backup-create --wait INSTANCE base",
+    "self-test",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,13 +126,18 @@ def _set_up_output(level: int) -> None:
 
 def _parser(*, as_json: bool = False) -> argparse.ArgumentParser:
     kind = _JsonParser if as_json else argparse.ArgumentParser
-    parser = kind(prog="backup-agent", description=__doc__)
-    parser.add_argument("--version", action="version", version=__version__)
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_PATH, help=f"agent.toml ({DEFAULT_PATH})"
+    parser = kind(
+        prog="backup-agent",
+        description=_SUMMARY,
+        epilog=epilog(_MORE, _EXAMPLES),
+        formatter_class=Help,
     )
-    verbs = parser.add_subparsers(dest="command", required=True)
-    add_verb(verbs, "run", _run, "run the daemon")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help=CONFIG_HELP)
+    verbs = parser.add_subparsers(
+        dest="command", required=True, title="commands", metavar="command"
+    )
+    add_verb(verbs, "run", _run, "run the daemon, which takes tasks from RabbitMQ")
     for module in (listing, create, delete, gc, restore, cancel, status, keys, selftest):
         module.add(verbs)
     return parser

@@ -23,12 +23,30 @@ from agent.pipeline.stop import Stop
 
 # As which packages run a server.
 _SERVER_USER: Final = "mysql"
+_MORE: Final = (
+    "The target becomes a datadir that a server starts on. If the restore fails, it is emptied "
+    "again, or removed if it was missing."
+)
+_EXAMPLES: Final = (
+    "--wait BACKUP /var/lib/mysql-restore/one",
+    "--local BACKUP /srv/restored",
+    "--local --store file:///var/backups/db BACKUP /srv/restored",
+)
 
 
 def add(verbs: Verbs) -> None:
-    verb = add_verb(verbs, "restore", restore, "restore a backup and its chain")
-    verb.add_argument("backup", type=uuid_argument)
-    verb.add_argument("target", type=Path, help="an empty or missing folder")
+    verb = add_verb(
+        verbs, "restore", restore, "restore a backup and its chain", more=_MORE, examples=_EXAMPLES
+    )
+    verb.add_argument(
+        "backup", type=uuid_argument, help="the id of the backup, full or incremental"
+    )
+    verb.add_argument(
+        "target",
+        type=Path,
+        help="an empty or missing folder; without --local on the agent's machine, below one of its "
+        "[agent] restore_roots",
+    )
     verb.add_argument("--local", action="store_true", help="do it here, without a broker")
     verb.add_argument("--instance", type=uuid_argument, help="which agent (this one's by default)")
     verb.add_argument("--wait", action="store_true", help="follow it to its end")

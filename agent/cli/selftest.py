@@ -33,6 +33,7 @@ def add(verbs: Verbs) -> None:
         self_test,
         "look whether this installation can be trusted with backups",
         configuration=Path,
+        examples=("", "--only store", "--full"),
     )
     groups = [*PLAN, *TRIAL]
     verb.add_argument(

@@ -23,8 +23,13 @@ _WORDS = {
 
 
 def add(verbs: Verbs) -> None:
-    verb = add_verb(verbs, "status", status, "show what the agent of this machine is at")
-    verb.epilog = "Exit status 0 if an agent runs and takes tasks from the broker, else 1."
+    verb = add_verb(
+        verbs,
+        "status",
+        status,
+        "show what the agent of this machine is at",
+        more="Exit status 0 if an agent runs and takes tasks from the broker, else 1.",
+    )
     add_json(verb)
 
 

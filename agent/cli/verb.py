@@ -3,7 +3,7 @@
 import argparse
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,7 +17,24 @@ from agent.model import Frozen, is_uuid
 Command = Callable[[Any, argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Asked = TypeVar("Asked", bound=Frozen)
+CONFIG_HELP = f"the configuration (default: {DEFAULT_PATH})"
 _EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+
+
+class Help(argparse.HelpFormatter):
+    """Wraps the paragraphs of a text, but for those that begin with a space."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(
+            part if part.startswith(" ") else super(Help, self)._fill_text(part, width, indent)
+            for part in text.split("\n\n")
+        )
+
+
+def epilog(more: str, examples: Sequence[str]) -> str:
+    """Return how a help ends: a paragraph, and commands to copy."""
+    lines = "\n".join(f"  backup-agent {example}" for example in examples)
+    return "\n\n".join(part for part in (more, lines and f"examples:\n\n{lines}") if part)
 
 
 def add_verb(
@@ -27,23 +44,30 @@ def add_verb(
     summary: str,
     *,
     configuration: Callable[[Path], Any] = load,
+    more: str = "",
+    examples: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """A parser for one verb; `do` is called with the configuration and what was typed.
 
     `configuration` makes the former of the path of agent.toml: a whole Config, unless the verb
-    has to work where there is none.
+    has to work where there is none. `more` and `examples` end its help; the latter are what is
+    typed behind the verb.
     """
-    verb = verbs.add_parser(name, help=summary, description=summary)
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=epilog(more, [f"{name} {example}".rstrip() for example in examples]),
+        formatter_class=Help,
+    )
     verb.set_defaults(do=do, configuration=configuration)
     # behind the verb as well as before it
-    verb.add_argument(
-        "--config", type=Path, default=argparse.SUPPRESS, help=f"agent.toml ({DEFAULT_PATH})"
-    )
+    verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=CONFIG_HELP)
     return verb
 
 
 def add_json(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
 def add_store(verb: argparse.ArgumentParser) -> None:
