@@ -1,9 +1,10 @@
 """A progress bar on standard error: bytes, rate and time left."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Final, Self
 
 from tqdm import tqdm
 
@@ -11,12 +12,14 @@ from agent.model import Progress
 from agent.pipeline.meter import Meter, every
 
 _REFRESH_SECONDS = 0.2
+_USUAL: Final = (80, 24)
 
 
 class ProgressBar:
     """Shows `Progress` snapshots; silent where standard error is no terminal."""
 
     def __init__(self, label: str) -> None:
+        columns, rows = _shape()
         self._bar = tqdm(
             desc=label,
             unit="B",
@@ -24,6 +27,8 @@ class ProgressBar:
             unit_divisor=1024,
             disable=not sys.stderr.isatty(),
             file=sys.stderr,
+            ncols=columns,
+            nrows=rows,
             leave=True,
         )
 
@@ -42,6 +47,18 @@ class ProgressBar:
 
     def __exit__(self, *_error: object) -> None:
         self._bar.close()
+
+
+def _shape() -> tuple[int, int] | tuple[None, None]:
+    """Return a usual shape if the terminal says that it has none: tqdm would show nothing in it.
+
+    Without one tqdm looks itself.
+    """
+    try:
+        known = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return None, None
+    return (None, None) if known else _USUAL
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """The progress bar: on a terminal only, and with nothing left behind."""
 
 import io
+import os
+import pty
 import sys
 import threading
 
@@ -31,6 +33,17 @@ def test_bytes_rate_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
     assert last.startswith("base:  25%")
     assert "256M/1.00G" in last
     assert "B/s" in last
+
+
+def test_a_terminal_that_does_not_know_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of `docker exec -t` and `script` may be: 0 columns."""
+    controller, terminal = pty.openpty()
+    assert os.get_terminal_size(terminal).columns == 0
+    with open(controller, "rb", buffering=0) as shown, open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with ProgressBar("base") as bar:
+            bar.show(_progress(25.0))
+        assert b"base:  25%" in shown.read(4096)
 
 
 def test_a_size_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
