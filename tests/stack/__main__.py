@@ -12,6 +12,7 @@ MariaDB   socket {socket}
           mariadb --no-defaults --socket={socket}
 RabbitMQ  {amqp_url}
           password in {agent}/broker-password
+          {rabbitmqctl} list_users
 Swift     {auth_url}  user {swift_user}
           key in {agent}/store-key
 instance  {instance_id}
@@ -36,6 +37,7 @@ def guide(stack: Stack) -> str:
     config = stack.agent_toml()
     return _GUIDE.format(
         socket=stack.mariadb.socket,
+        rabbitmqctl=stack.rabbitmq.control_script(),
         amqp_url=stack.rabbitmq.url,
         auth_url=stack.swift.auth_url,
         swift_user=stack.swift.user,

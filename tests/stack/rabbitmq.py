@@ -1,6 +1,7 @@
 """A private RabbitMQ node on loopback, with an epmd, a user and a virtual host of its own."""
 
 import secrets
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -115,6 +116,17 @@ class RabbitMQ:
             check=True,
         )
         return done.stdout
+
+    def control_script(self) -> Path:
+        """Write a `rabbitmqctl` of this node for a person's shell; return its path."""
+        script = self.folder / "rabbitmqctl"
+        variables = " ".join(
+            shlex.quote(f"{name}={value}") for name, value in self._environment().items()
+        )
+        program = Path(SERVER).with_name("rabbitmqctl")
+        script.write_text(f'#!/bin/sh\nexec env -i {variables} {program} "$@"\n')
+        script.chmod(0o700)
+        return script
 
     def bind_tasks(self) -> None:
         """Bind all queues of tasks to their exchange, which a test may have deleted."""

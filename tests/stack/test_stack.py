@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from agent.config import load
 from tests.conftest import need
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.process import poll, port_answers
-from tests.stack.rabbitmq import SERVER
+from tests.stack.rabbitmq import SERVER, USER
 from tests.stack.stack import Stack
 
 
@@ -42,11 +43,18 @@ def _check_configuration(stack: Stack) -> None:
     assert Path(secrets[4]).read_text() == master_key
 
 
+def _check_control(stack: Stack) -> None:
+    argv = [str(stack.rabbitmq.control_script()), "--quiet", "list_users"]
+    done = subprocess.run(argv, capture_output=True, text=True, env={}, timeout=60, check=True)
+    assert USER in done.stdout
+
+
 def _use_until_sigterm(stack: Stack) -> None:
     with stack:
         assert all(port_answers(port) for port in _ports(stack))
         assert stack.mariadb.query("SELECT 1") == [(1,)]
         _check_configuration(stack)
+        _check_control(stack)
         os.kill(os.getpid(), signal.SIGTERM)
         poll("SIGTERM has ended the block", lambda: False, 10)
 
