@@ -54,6 +54,8 @@ def _shell(
         text=True,
         timeout=120,
         check=False,
+        # an interactive shell would take the terminal of whoever runs the tests
+        start_new_session=True,
     )
 
 
