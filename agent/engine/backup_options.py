@@ -20,6 +20,7 @@ from typing import Final
 from agent.errors import ContentRefused
 
 OPTION_FILE: Final = "backup-my.cnf"
+_PLUGIN_LOAD: Final = "plugin_load"
 
 _MOST_BYTES: Final = 64 << 10
 _LINE: Final = re.compile(r"([a-z0-9_-]{1,64})[ \t]*(?:=[ \t]*(.*?))?")
@@ -32,8 +33,11 @@ _DATA_FILE: Final = (
     r"(:autoextend)?(:max:\d{1,12}[KMGT]?)?"
 )
 _DATA_FILES: Final = re.compile(rf"{_DATA_FILE}(;{_DATA_FILE}){{0,99}}", re.IGNORECASE)
-_PLUGIN: Final = r"(?:[a-z0-9_]*key_management|provider_[a-z0-9]+)"
-_PLUGINS: Final = re.compile(rf"(?:;?{_PLUGIN}(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?){{1,16}}")
+# One entry of a list is matched at a time, and none can match in two ways: whoever made the backup
+# must not be able to keep the whole agent waiting for a regular expression.
+_PLUGIN: Final = r"(?:[a-z0-9_]{0,50}key_management|provider_[a-z0-9]{1,50})"
+_PLUGIN_ENTRY: Final = re.compile(rf"({_PLUGIN})(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?")
+_MOST_PLUGINS: Final = 16
 # A path, a URL or a secret of a plugin: anything that ends with its line.
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 
@@ -59,7 +63,6 @@ _VALUES: Final = {
     "server_uuid": _UUID,
     "redo_log_version": _NUMBER,
     "master_key_id": _NUMBER,
-    "plugin_load": _PLUGINS,
 }
 # The backup holds these files itself.
 _DIRECTORIES: Final = frozenset(
@@ -122,18 +125,15 @@ def safe_options(content: str) -> str:
     """Return an option file with the harmless rest of `content`; ContentRefused names a line."""
     lines = ["# Checked and written anew by backup-agent.", "[mysqld]"]
     options = list(_options(content))
-    plugins = next((value for name, value in options if name == "plugin_load"), "")
+    plugins = _plugins(next((value for name, value in options if name == _PLUGIN_LOAD), ""))
     for name, value in options:
         if name in _DROPPED:
             continue
         if name in _DIRECTORIES:
             lines.append(f"{name}=./")
             continue
-        pattern = _VALUES.get(name) or _of_plugin(name, plugins)
-        if pattern is None:
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name!r}")
-        if not pattern.fullmatch(value):
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name} to {value!r}")
+        if not _allowed(name, value, plugins):
+            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name} to {value[:200]!r}")
         lines.append(f"{name}={value}")
     return "\n".join(lines) + "\n"
 
@@ -166,7 +166,19 @@ def _options(content: str) -> Iterator[tuple[str, str]]:
         yield found[1].replace("-", "_"), found[2] or ""
 
 
-def _of_plugin(name: str, plugins: str) -> re.Pattern[str] | None:
-    """Return what an option of a plugin that is loaded may be, None for any other option."""
-    loaded = re.findall(rf"(?:^|;)({_PLUGIN})", plugins)
-    return _PRINTABLE if any(name.startswith(f"{plugin}_") for plugin in loaded) else None
+def _allowed(name: str, value: str, plugins: tuple[str, ...]) -> bool:
+    """Tell whether an option of an engine, or of one of the `plugins`, may have that value."""
+    if name == _PLUGIN_LOAD:
+        return bool(_plugins(value))
+    pattern = _VALUES.get(name)
+    if pattern is None and name.startswith(tuple(f"{plugin}_" for plugin in plugins)):
+        pattern = _PRINTABLE
+    return pattern is not None and pattern.fullmatch(value) is not None
+
+
+def _plugins(value: str) -> tuple[str, ...]:
+    """Return the plugins of a `plugin_load`, `name=library;...`; none if one isn't allowed."""
+    entries = value.removeprefix(";").split(";", _MOST_PLUGINS)
+    found = [_PLUGIN_ENTRY.fullmatch(entry) for entry in entries[:_MOST_PLUGINS]]
+    names = tuple(one[1] for one in found if one)
+    return names if len(names) == len(entries) else ()

@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -447,6 +448,25 @@ class TestMetadata:
     def test_unreadable_binlog_info(self, content: bytes) -> None:
         with pytest.raises(StreamInvalid):
             parse_binlog_info(content)
+
+
+@pytest.mark.parametrize(
+    ("parse_it", "content"),
+    [
+        (parse_checkpoints, b"a" * (1 << 20)),
+        (parse_checkpoints, b"a = " * (1 << 18)),
+        (parse_binlog_info, b"b\t1\t" + b" " * (1 << 20) + b"!"),
+        (parse_binlog_info, b"b\t1" * 100 + b"\t" + b" " * (1 << 20) + b"!"),
+    ],
+)
+def test_hostile_metadata_is_refused_at_once(
+    parse_it: Callable[[bytes], object], content: bytes
+) -> None:
+    """As long as the parser lets it be; a regular expression stops every thread meanwhile."""
+    begun = time.process_time()
+    with pytest.raises(StreamInvalid):
+        parse_it(content)
+    assert time.process_time() - begun < 2
 
 
 def test_info_says_what_was_asked_for_last_of_all() -> None:

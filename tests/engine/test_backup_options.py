@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,33 @@ def test_what_was_written_anew_is_taken_again(content: str) -> None:
 def test_what_no_engine_writes_is_refused(line: str) -> None:
     with pytest.raises(ContentRefused, match=r"backup-my\.cnf"):
         safe_options(f"[mysqld]\ninnodb_page_size=16384\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "key_management" * 400 + "!",
+        ";".join(["file_key_management=file_key_management"] * 1000) + "!",
+        "provider_lz4=" * 4000,
+        "lib" * 20_000,
+    ],
+    ids=["one name", "a list", "libraries", "prefixes"],
+)
+def test_hostile_plugins_are_refused_at_once(value: str) -> None:
+    """A regular expression holds the interpreter's lock: the broker's heartbeats would stop."""
+    begun = time.process_time()
+    with pytest.raises(ContentRefused, match="plugin_load"):
+        safe_options(f"plugin_load={value}\n")
+    assert time.process_time() - begun < 1
+
+
+def test_the_plugins_of_a_list() -> None:
+    entries = ["file_key_management=file_key_management.so", "provider_lz4=libprovider_lz4"]
+    for taken in (";".join(entries), ";" + entries[0], ";".join(entries * 8)):
+        assert f"plugin_load={taken}\n" in safe_options(f"plugin_load={taken}\n")
+    for refused in ("", ";", f"{entries[0]};;{entries[1]}", ";".join(entries * 8 + entries[:1])):
+        with pytest.raises(ContentRefused, match="plugin_load"):
+            safe_options(f"plugin_load={refused}\n")
 
 
 def test_a_plugin_has_its_own_options_only() -> None:
