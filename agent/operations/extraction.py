@@ -38,8 +38,6 @@ from agent.store.protocol import Shelf
 
 log = logging.getLogger(__name__)
 
-# A server with more tables than that would not start; each costs memory here and an inode there.
-MOST_NAMES: Final = 2_000_000
 # Downloads run ahead of the reader by less than one list's segments.
 _LISTS_KEPT: Final = 2
 
@@ -51,15 +49,15 @@ class Gate:
     as the engine made them.
 
     ContentRefused for a path that leads out of the folder, for anything else that is no xbstream,
-    and for more bytes than the record says or two million names.
+    for more bytes than the record says, and for more names than MOST_FILES and MOST_FOLDERS.
     """
 
     def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
         self._write = write
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
-        # the extractor checks them, and what was sealed or signed was not changed since
-        self._parser = MendedStream(checksums=False)
+        # the extractor checks the sums, and what was sealed or signed was not changed since
+        self._parser = MendedStream(proving=False)
 
     def write(self, block: bytes) -> None:
         """Judge the next block and hand it on."""
@@ -69,8 +67,6 @@ class Gate:
             mended = self._parser.passed(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
-        if self._parser.names > MOST_NAMES:
-            raise self._refused(f"it holds more than {MOST_NAMES} files and directories")
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:

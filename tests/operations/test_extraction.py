@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 
 from agent.catalogue import Catalogue
+from agent.codec import xbstream
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import ContentRefused, DataDamaged, ExtractFailed
 from agent.layout import Segment
 from agent.model import ListRef, Record, Stored
-from agent.operations import extraction
 from agent.operations.extraction import Gate, SegmentLists, SegmentSizes
 from tests.codec.streams import end, head, payload, remove, rename, seek, whole
 from tests.conftest import need
@@ -127,10 +127,15 @@ def test_a_stream_that_ends_early_is_no_whole_one() -> None:
 
 def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes 20 bytes of the stream, and next to none of what is stored."""
-    monkeypatch.setattr(extraction, "MOST_NAMES", 1000)
+    monkeypatch.setattr(xbstream, "MOST_FILES", 1000)
+    monkeypatch.setattr(xbstream, "MOST_FOLDERS", 100)
     stream = b"".join(end(b"%d" % number) for number in range(2000))
     one, _ = gate(len(stream))
-    with pytest.raises(ContentRefused, match="more than 1000 files and"):
+    with pytest.raises(ContentRefused, match="more than 1000 files"):
+        feed(one, stream, 4096)
+    stream = b"".join(end(b"%d/x" % number) for number in range(200))
+    one, _ = gate(len(stream))
+    with pytest.raises(ContentRefused, match="more than 100 directories"):
         feed(one, stream, 4096)
 
 
