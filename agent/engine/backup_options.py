@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from agent.codec.xbstream import MAX_OPTIONS, OPTION_FILE
 from agent.errors import ContentRefused
 
-OPTION_FILE: Final = "backup-my.cnf"
 _PLUGIN_LOAD: Final = "plugin_load"
 
-_MOST_BYTES: Final = 64 << 10
 _LINE: Final = re.compile(r"([a-z0-9_-]{1,64})[ \t]*(?:=[ \t]*(.*?))?")
 _NUMBER: Final = re.compile(r"\d{0,20}[KMGT]?", re.IGNORECASE)
 _WORD: Final = re.compile(r"[A-Za-z0-9_]{0,64}")
@@ -112,16 +111,13 @@ def _rewrite(path: Path) -> None:
     draft.replace(path)
 
 
-def _read(path: Path) -> str:
-    if path.is_dir() or path.stat().st_size > _MOST_BYTES:
+def _read(path: Path) -> bytes:
+    if path.is_dir() or path.stat().st_size > MAX_OPTIONS:
         raise ContentRefused(f"{path.name} of the backup is no option file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ContentRefused(f"{path.name} of the backup is no text") from None
+    return path.read_bytes()
 
 
-def safe_options(content: str) -> str:
+def safe_options(content: bytes) -> str:
     """Return an option file with the harmless rest of `content`; ContentRefused names a line."""
     lines = ["# Checked and written anew by backup-agent.", "[mysqld]"]
     options = list(_options(content))
@@ -133,7 +129,9 @@ def safe_options(content: str) -> str:
             lines.append(f"{name}=./")
             continue
         if not _allowed(name, value, plugins):
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name} to {value[:200]!r}")
+            # a plugin's own option may hold a secret
+            shown = f" to {value[:200]!r}" if name in _VALUES or name == _PLUGIN_LOAD else ""
+            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name}{shown}")
         lines.append(f"{name}={value}")
     return "\n".join(lines) + "\n"
 
@@ -153,10 +151,14 @@ def server_options(folder: Path) -> str:
     )
 
 
-def _options(content: str) -> Iterator[tuple[str, str]]:
+def _options(content: bytes) -> Iterator[tuple[str, str]]:
     """Yield names and values of the one group `[mysqld]`; ContentRefused for all else."""
-    # the engines split at newlines alone: what else Python takes for one is part of a value
-    for line in content.split("\n"):
+    try:
+        # the engines split at newlines alone: what else Python takes for one is part of a value
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError:
+        raise ContentRefused(f"the backup's own {OPTION_FILE} is no text") from None
+    for line in lines:
         line = line.strip(" \t\r")
         if not line or line[0] in "#;" or line == "[mysqld]":
             continue

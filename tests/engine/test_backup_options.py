@@ -59,7 +59,7 @@ master_key_id=0
 
 
 def test_what_mariadb_backup_writes_is_kept_but_for_directories() -> None:
-    assert safe_options(MARIADB).splitlines()[1:] == [
+    assert safe_options(MARIADB.encode()).splitlines()[1:] == [
         "[mysqld]",
         "innodb_checksum_algorithm=crc32",
         "innodb_data_file_path=ibdata1:12M;ibdata2:12M:autoextend",
@@ -78,7 +78,7 @@ def test_what_mariadb_backup_writes_is_kept_but_for_directories() -> None:
 
 
 def test_what_xtrabackup_writes_is_kept() -> None:
-    kept = safe_options(XTRABACKUP).splitlines()[2:]
+    kept = safe_options(XTRABACKUP.encode()).splitlines()[2:]
     assert kept == [line for line in XTRABACKUP.splitlines()[4:] if line]
 
 
@@ -110,8 +110,8 @@ def test_a_server_starts_with_what_another_engine_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [MARIADB, XTRABACKUP])
 def test_what_was_written_anew_is_taken_again(content: str) -> None:
-    once = safe_options(content)
-    assert safe_options(once) == once
+    once = safe_options(content.encode())
+    assert safe_options(once.encode()) == once
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_was_written_anew_is_taken_again(content: str) -> None:
 )
 def test_what_no_engine_writes_is_refused(line: str) -> None:
     with pytest.raises(ContentRefused, match=r"backup-my\.cnf"):
-        safe_options(f"[mysqld]\ninnodb_page_size=16384\n{line}\n")
+        safe_options(f"[mysqld]\ninnodb_page_size=16384\n{line}\n".encode())
 
 
 @pytest.mark.parametrize(
@@ -172,24 +172,26 @@ def test_hostile_plugins_are_refused_at_once(value: str) -> None:
     """A regular expression holds the interpreter's lock: the broker's heartbeats would stop."""
     begun = time.process_time()
     with pytest.raises(ContentRefused, match="plugin_load"):
-        safe_options(f"plugin_load={value}\n")
+        safe_options(f"plugin_load={value}\n".encode())
     assert time.process_time() - begun < 1
 
 
 def test_the_plugins_of_a_list() -> None:
     entries = ["file_key_management=file_key_management.so", "provider_lz4=libprovider_lz4"]
     for taken in (";".join(entries), ";" + entries[0], ";".join(entries * 8)):
-        assert f"plugin_load={taken}\n" in safe_options(f"plugin_load={taken}\n")
+        assert f"plugin_load={taken}\n" in safe_options(f"plugin_load={taken}\n".encode())
     for refused in ("", ";", f"{entries[0]};;{entries[1]}", ";".join(entries * 8 + entries[:1])):
         with pytest.raises(ContentRefused, match="plugin_load"):
-            safe_options(f"plugin_load={refused}\n")
+            safe_options(f"plugin_load={refused}\n".encode())
 
 
 def test_a_plugin_has_its_own_options_only() -> None:
     text = "plugin_load=provider_lz4=provider_lz4;file_key_management=file_key_management\n"
-    assert safe_options(text + "file_key_management_filename=/k\n").endswith("filename=/k\n")
+    assert safe_options((text + "file_key_management_filename=/k\n").encode()).endswith(
+        "filename=/k\n"
+    )
     with pytest.raises(ContentRefused, match="hashicorp_key_management_vault_url"):
-        safe_options(text + "hashicorp_key_management_vault_url=http://x/\n")
+        safe_options((text + "hashicorp_key_management_vault_url=http://x/\n").encode())
 
 
 def test_links_go_and_the_option_file_is_written_anew(tmp_path: Path) -> None:
