@@ -13,7 +13,7 @@ with encryption_plugin.cc beside the former.
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -71,27 +71,32 @@ _DIRECTORIES: Final = frozenset(
 _DROPPED: Final = frozenset({"plugin_dir"})
 
 
-def disarm(folder: Path) -> None:
+def disarm(folder: Path, check: Callable[[], None]) -> None:
     """Take from an extracted backup what leads an engine out of `folder`; ContentRefused.
 
     Links to tables outside (`.isl`) are removed: the tables themselves are in the backup. The
-    option file is written anew. Whatever is neither a file nor a directory is refused.
+    option file is written anew. Whatever is neither a file nor a directory is refused. `check`
+    is called for each directory, and ends the work by an exception.
     """
-    for path in _entries(folder):
-        if path.suffix == ".isl":
-            path.unlink()
+    folders = [folder]
+    while folders:
+        check()
+        folders += _disarm_directory(folders.pop())
     _rewrite(folder / OPTION_FILE)
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder`; ContentRefused if anything else is there."""
-    for parent, names, files in os.walk(folder):
-        for name in (*names, *files):
-            mode = os.lstat(path := Path(parent, name)).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise ContentRefused(f"the backup holds {name!r}, which is no file")
-            if name in files:
-                yield path
+def _disarm_directory(folder: Path) -> list[Path]:
+    """Remove the links of one directory; return the directories in it."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found.append(Path(entry))
+            elif not entry.is_file(follow_symlinks=False):
+                raise ContentRefused(f"the backup holds {entry.name!r}, which is no file")
+            elif os.path.splitext(entry.name)[1] == ".isl":
+                os.unlink(entry)
+    return found
 
 
 def _rewrite(path: Path) -> None:

@@ -185,7 +185,7 @@ class Extraction:
             gate.finish()
             extract_run.finish()
         with usable(folder):
-            disarm(folder)
+            disarm(folder, self._stop.check)
         _check_lsns(record, folder)
 
     def _fetch(self, record: Record, lists: SegmentLists, number: int, buffer: memoryview) -> None:
