@@ -123,10 +123,15 @@ class SegmentLists:
         self._lock = threading.Lock()
         self._lists: OrderedDict[int, list[Segment]] = OrderedDict()
         rows = [ref.count for ref in stored.lists]
-        if sum(rows) != len(self.sizes) or any(count != LIST_ENTRIES for count in rows[:-1]):
+        if sum(rows) != len(self.sizes):
             raise DataDamaged(
                 f"backup {record.id} has {sum(rows)} segments in its lists, "
                 f"{len(self.sizes)} in its record"
+            )
+        if any(count != LIST_ENTRIES for count in rows[:-1]) or rows[-1] > LIST_ENTRIES:
+            raise DataDamaged(
+                f"backup {record.id} has a segment list of {max(rows)} rows; all but the last have "
+                f"{LIST_ENTRIES}, and none has more"
             )
 
     def row(self, number: int) -> Segment:

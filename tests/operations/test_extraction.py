@@ -232,6 +232,20 @@ def test_lists_that_miss_a_segment_are_damage() -> None:
         SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
 
 
+@pytest.mark.parametrize("counts", [(10**12,), (1000, 10**12), (1000, 1001), (999, 1000)])
+def test_no_list_has_more_rows_than_a_list_has(counts: tuple[int, ...]) -> None:
+    """A hostile record's 10**12 rows would be walked one by one."""
+    total = sum(counts)
+    held = stored(
+        segment_count=total,
+        segment_size=10,
+        stored_bytes=10 * total,
+        lists=tuple(ListRef(count=one, sha256="0" * 64) for one in counts),
+    )
+    with pytest.raises(DataDamaged, match="has a segment list of"):
+        SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
+
+
 def test_a_changed_byte_is_left_to_the_extractor(tmp_path: Path) -> None:
     """The gate spares itself the checksums of gigabytes, which mbstream compares as well."""
     need("mbstream")
