@@ -33,10 +33,12 @@ _TAKEN: Final = re.compile(
     r"innodb_corrupted_pages|undo[01]\d\d|"
     r"backup-my\.cnf|ibdata\d+|ib_logfile\d+|ib_buffer_pool|ib_lru_dump|aria_log_control"
 )
-# Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or nowhere.
+# Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or not in this
+# server: a table of FEDERATED (FederatedX has that name, too) or SPIDER is a definition alone.
 _WHOLE: Final = frozenset(
     {"innodb", "rocksdb", "myisam", "mrg_myisam", "aria", "archive", "csv"}
     | {"memory", "blackhole", "sequence", "oqgraph", "performance_schema", "example"}
+    | {"federated", "federatedx", "spider"}
 )
 _ROCKSDB: Final = ("#rocksdb/CURRENT", ".rocksdb/CURRENT")
 _FRM_BYTES: Final = 1 << 18

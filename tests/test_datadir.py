@@ -156,7 +156,8 @@ def test_the_engine_that_a_definition_names(content: bytes, engine: str | None) 
 
 
 def test_tables_whose_data_is_elsewhere(datadir: Path) -> None:
-    for name, content in (("m", frm(6)), ("v", b"TYPE=VIEW\n"), ("a", frm(47, b"CONNECT"))):
+    nowhere = {"m": frm(6), "v": b"TYPE=VIEW\n", "f": frm(18), "s": frm(49, b"SPIDER")}
+    for name, content in {**nowhere, "a": frm(47, b"CONNECT")}.items():
         (datadir / f"d/{name}.frm").write_bytes(content)
     Survey(datadir, Rules())
     (datadir / "d/far.frm").write_bytes(frm(47, b"CONNECT"))

@@ -162,3 +162,22 @@ def test_a_setting_that_no_restore_takes_fails_the_backup(scratch: Path, tmp_pat
     assert "stream_invalid: no restore takes this: " in said
     assert "sets innodb_data_file_path to 'ibdata+1:4M:autoextend'" in said
     assert "what to do: the engine copies it from the server's settings" in said
+
+
+def test_a_table_that_is_in_another_server_is_no_hindrance(
+    server: MariaDB, user: User, tmp_path: Path
+) -> None:
+    folder = Path(server.query("SELECT @@plugin_dir")[0][0])
+    if not (folder / "ha_federatedx.so").exists():
+        pytest.skip("this server has no FederatedX")
+    server.query("INSTALL SONAME 'ha_federatedx'; CREATE USER far IDENTIFIED BY 'p'")
+    server.query("GRANT ALL ON d.* TO far")
+    there = f"mysql://far:p@127.0.0.1:{server.port}/d/t"
+    try:
+        server.query(f"CREATE TABLE d.far (id INT) ENGINE=FEDERATED CONNECTION='{there}'")
+        backup = user.create("federated")
+    finally:
+        server.query("DROP TABLE IF EXISTS d.far; DROP USER far; UNINSTALL SONAME 'ha_federatedx'")
+    done = user.run("restore", "--local", backup["id"], tmp_path / "restored")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "restored/d/far.frm").exists()
