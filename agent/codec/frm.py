@@ -9,13 +9,14 @@ values. MySQL to 5.7 has the same layout.
 from typing import Final, NamedTuple
 
 HEAD_BYTES: Final = 64
+INNODB: Final = 12
 _MAGIC: Final = b"\xfe\x01"
 _PARTITIONED: Final = 20
 _NAMES: Final = {
     6: "MEMORY",
     9: "MyISAM",
     10: "MRG_MyISAM",
-    12: "InnoDB",
+    INNODB: "InnoDB",
     14: "ndbcluster",
     15: "EXAMPLE",
     16: "ARCHIVE",

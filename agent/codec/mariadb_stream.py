@@ -16,7 +16,7 @@ seen on 10.11.19:
 
 from typing import Final
 
-from agent.codec.frm import HEAD_BYTES, definition
+from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
@@ -25,6 +25,8 @@ _SEEK_BYTES: Final = 8
 # Files that hold a partition's rows, with this before the partition's name; in any case of letters.
 _PARTITION: Final = b"#P#"
 _PARTITION_ENDS: Final = (b".MYD", b".MAD", b".ARZ", b".CSV")
+# Of these one is enough for a table of InnoDB: in a full backup, in an incremental, made meanwhile.
+_TABLESPACES: Final = (b".ibd", b".ibd.delta", b".new")
 _AT: Final = b"@0040"
 # What is copied while the server holds DDL back: its table is there, and what a D before that DDL
 # was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
@@ -52,6 +54,8 @@ class MendedStream(XbstreamParser):
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
+        self._swept: set[int] = set()  # what went with its directory
+        self._swept_of: dict[int, tuple[int, ...]] = {}  # the tablespaces of such a table's `.frm`
         self._lasting: set[int] = set()
         self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
@@ -91,6 +95,7 @@ class MendedStream(XbstreamParser):
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
+        lacking |= {frm for frm, one in self._swept_of.items() if self.files.isdisjoint(one)}
         return self.files & (lacking | self._partitioned - self._parted)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
@@ -114,14 +119,20 @@ class MendedStream(XbstreamParser):
         found = definition(head)
         if found is None or self._path.rpartition(b"/")[2].startswith(b"#sql"):
             return
+        stem = self._path.removesuffix(b".frm")
         if found.partitioned and found.data:
             self._partitioned.add(self._file)
         elif found.data:
-            stem = self._path.removesuffix(b".frm")
             self._needed_by[self._file] = tuple(path_digest(stem + end) for end in found.data)
+        elif self._swept and found.number == INNODB and not found.partitioned:
+            # no other one is known to need a file: it may be in the system tablespace
+            spaces = tuple(path_digest(stem + end) for end in _TABLESPACES)
+            if not self._swept.isdisjoint(spaces):
+                self._swept_of[self._file] = spaces
 
     def _forget_definition(self, file: int) -> None:
         self._needed_by.pop(file, None)
+        self._swept_of.pop(file, None)
         self._partitioned.discard(file)
 
     def _unsettled(self) -> int:
@@ -158,6 +169,11 @@ class MendedStream(XbstreamParser):
             if file in self._lasting:
                 self._removed[file] = self._path
         super()._on_remove()
+
+    def _remove_folder(self) -> None:
+        if self._proving:
+            self._swept.update(self.files.intersection(self._folders[self._path]))
+        super()._remove_folder()
 
     def _forget(self, file: int) -> bool:
         self._lasting.discard(file)

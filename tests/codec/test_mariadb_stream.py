@@ -237,9 +237,12 @@ def test_tables_whose_directory_was_removed_are_told() -> None:
     parser.passed(memoryview(data))
     assert list(parser.spaces.values()) == [7]
     parser.passed(memoryview(remove(b"d") + whole(b"d/t.frm", aria) + whole(b"d/i.frm", innodb)))
-    assert parser.without_data() == {path_digest(b"d/t.frm")}
+    parser.passed(memoryview(whole(b"d/in_the_system_tablespace.frm", innodb)))
+    assert parser.without_data() == {path_digest(b"d/t.frm"), path_digest(b"d/i.frm")}
     assert not parser.spaces
     assert not parser.contains("d/i.ibd")
+    parser.passed(memoryview(whole(b"d/i.new", page)))
+    assert parser.without_data() == {path_digest(b"d/t.frm")}
 
 
 @pytest.mark.parametrize(
