@@ -59,6 +59,23 @@ def test_what_ddl_touches_is_passed_over_unless_the_engine_told(datadir: Path) -
     assert lost(survey, told="d/a.MAI") == ["d/a.MAI"]
 
 
+def test_without_definitions_a_file_is_known_by_itself(datadir: Path) -> None:
+    """MySQL 8 has no .frm whose change time would tell of DDL."""
+    (datadir / "d/a.frm").unlink()
+    (datadir / "d/a_340.sdi").write_bytes(b"x")
+    (datadir / "d/p#p#x.MYD").write_bytes(b"x")
+    survey = Survey(datadir, Rules())
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == ["d/a.MAD", "d/a.MAI", "d/p#p#x.MYD"]
+    (datadir / "d/a.MAD").write_bytes(b"rows that were added")
+    # truncated or rebuilt; renamed; dropped
+    (datadir / "d/a.MAI").rename(datadir / "d/old")
+    (datadir / "d/a.MAI").write_bytes(b"y")
+    (datadir / "d/p#p#x.MYD").rename(datadir / "d/p#p#y.MYD")
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == ["d/a.MAD"]
+    (datadir / "d/a.MAD").unlink()
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == []
+
+
 def test_a_table_is_named_as_sql_does() -> None:
     for name, table in {
         "a@002db/t@0020x.MAI": "a-b.t x",
@@ -139,7 +156,8 @@ def test_the_engine_that_a_definition_names(content: bytes, engine: str | None) 
 
 
 def test_tables_whose_data_is_elsewhere(datadir: Path) -> None:
-    for name, content in (("m", frm(6)), ("v", b"TYPE=VIEW\n"), ("a", frm(47, b"CONNECT"))):
+    nowhere = {"m": frm(6), "v": b"TYPE=VIEW\n", "f": frm(18), "s": frm(49, b"SPIDER")}
+    for name, content in {**nowhere, "a": frm(47, b"CONNECT")}.items():
         (datadir / f"d/{name}.frm").write_bytes(content)
     Survey(datadir, Rules())
     (datadir / "d/far.frm").write_bytes(frm(47, b"CONNECT"))

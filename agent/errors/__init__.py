@@ -43,7 +43,7 @@
     │   └── LsnMismatch          lsn_mismatch
     ├── DataError
     │   ├── DataDamaged          data_damaged          stored bytes fail a check
-    │   ├── ContentRefused       content_refused       what no engine puts into a backup
+    │   ├── ContentRefused       content_refused       what no restore takes
     │   ├── RecordDamaged        record_damaged
     │   ├── RecordUnsupported    record_unsupported
     │   ├── KeyNotHere           key_not_here

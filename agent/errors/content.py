@@ -40,12 +40,14 @@ class DataDamaged(DataError):
 
 
 class ContentRefused(DataError):
-    """A backup holds what no engine puts into one: a path outside, an option, a false stream."""
+    """A backup holds what no restore takes: a path outside, an option, a false stream."""
 
     code = "content_refused"
     default_hint = (
-        "an engine of an unknown version made this backup, or somebody who held its keys and chose "
-        "what is in it: find out who, don't restore it by hand either, and restore another backup"
+        "if the message names a setting that your server has, an earlier agent made this backup "
+        "without judging it: change the setting and make a full backup; if not, an engine of an "
+        "unknown version made it, or somebody who held its keys and chose what is in it: find out "
+        "who, and don't restore it by hand either; restore another backup"
     )
 
 
