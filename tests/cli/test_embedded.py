@@ -2,6 +2,7 @@
 
 import logging
 import pwd
+import re
 import stat
 from argparse import Namespace
 from os import geteuid
@@ -89,13 +90,13 @@ def test_the_environment_overrides_all_but_what_was_typed(
 def test_the_key_is_made_once_and_found_again(
     tmp_path: Path, home: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = Namespace(store="file:///b", config=tmp_path / "etc" / "agent.toml")
+    typed = Namespace(store="file:///b", config=tmp_path / "etc" / "agent.toml", parent=None)
     bare = config_of(tmp_path, home)
     with pytest.raises(KeyUnusable, match="no master key in"):
         embedded.need_key(bare, typed)
     made = embedded.with_key(bare, typed)
     [key] = (made.agent.state_folder / "keys").iterdir()
-    assert key.stem == f"local-{made.agent.instance_id[:8]}"
+    assert re.fullmatch(rf"local-{made.agent.instance_id[:8]}-\d{{8}}-[0-9a-f]{{6}}", key.stem)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     said = capsys.readouterr().err
     assert str(key) in said
@@ -120,6 +121,11 @@ def test_a_key_brought_from_another_machine_is_used(tmp_path: Path, home: dict[s
     both = config_of(tmp_path, home).keys
     assert both is not None
     assert both.active == own
+    for later in (f"{own}-20261130-ffffff", f"{own}-20261201-000000"):
+        (keys / f"{later}.key").write_text("x")
+    several = config_of(tmp_path, home).keys
+    assert several is not None
+    assert several.active == f"{own}-20261201-000000"
 
 
 def test_a_broken_instance_id_is_told(tmp_path: Path, home: dict[str, str]) -> None:

@@ -245,3 +245,28 @@ def test_without_a_key_a_restore_says_where_to_put_it(user: User, tmp_path: Path
     (tmp_path / key.name).rename(tmp_path / "other" / "backup-agent" / "keys" / key.name)
     [row] = user.asked("backup-list", XDG_STATE_HOME=str(tmp_path / "other"))
     assert row["record_state"] == "ok"
+
+
+def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_path: Path) -> None:
+    base = user.create("base")
+    [lost] = (user.state / "keys").iterdir()
+    copy = tmp_path / lost.name
+    lost.rename(copy)
+    lost.parent.rmdir()
+    refused = user.run("backup-create", "--local", "inc", "--parent", base["id"])
+    assert refused.returncode == 2
+    assert f"key_unusable: there is no master key in {lost.parent}" in refused.stderr
+    assert not lost.parent.exists()
+    done = user.run("backup-create", "--local", "second")
+    assert done.returncode == 0, done.stderr
+    assert f"WARNING: the master key {lost.stem} of earlier backups (1)" in done.stderr
+    assert f"put its copy back as {lost}, mode 0600" in done.stderr
+    [made] = lost.parent.iterdir()
+    assert made.name != lost.name
+    assert [row["record_state"] for row in user.asked("backup-list")] == ["key-not-here", "ok"]
+    copy.rename(lost)
+    assert [row["record_state"] for row in user.asked("backup-list")] == ["ok", "ok"]
+    again = user.run("backup-create", "--local", "inc", "--parent", base["id"])
+    assert again.returncode == 0
+    assert "WARNING" not in again.stderr
+    assert sorted(lost.parent.iterdir()) == sorted([lost, made])
