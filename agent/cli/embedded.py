@@ -39,6 +39,8 @@ from agent.secret_files import read_secret
 TENANT: Final = "local"
 _STORE_URL: Final = f"{ENV_PREFIX}STORE__URL"
 _STATE_FOLDER: Final = f"{ENV_PREFIX}AGENT__STATE_FOLDER"
+_KEYS_FOLDER: Final = f"{ENV_PREFIX}KEYS__FOLDER"
+_KEYS_ACTIVE: Final = f"{ENV_PREFIX}KEYS__ACTIVE"
 
 
 def configuration(
@@ -65,9 +67,8 @@ def configuration(
         "store": {},
         "database": {"user": _user()},
     }
-    active = _active_key(state / "keys", _own_keys(instance_id))
-    if active is not None:
-        tables["keys"] = {"folder": str(state / "keys"), "active": active}
+    if keys := _keys(state, _own_keys(instance_id), environment):
+        tables["keys"] = keys
     # what was typed wins
     return embedded(tables, {**environment, _STORE_URL: store_url})
 
@@ -187,9 +188,31 @@ def _no_store(url: str) -> UsageWrong:
     )
 
 
+def _keys(state: Path, own: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What [keys] would say; nothing as long as there is no key in the folder for those made here.
+
+    KeyUnusable if there is none in the folder that the environment names.
+    """
+    told = _told_folder(environment.get(_KEYS_FOLDER))
+    folder = told or state / "keys"
+    active = environment.get(_KEYS_ACTIVE) or _active_key(folder, own)
+    if active is not None:
+        return {"folder": str(folder), "active": active}
+    if told is None:
+        return {}
+    raise KeyUnusable(
+        f"there is no master key in {folder}, which {_KEYS_FOLDER} names",
+        hint=f"put one there as <id>.key with mode 0600, or unset {_KEYS_FOLDER}",
+    )
+
+
+def _told_folder(told: str | None) -> Path | None:
+    return Path.cwd() / told if told else None
+
+
 def _state_folder(environment: Mapping[str, str]) -> Path:
-    if told := environment.get(_STATE_FOLDER):
-        return Path.cwd() / told
+    if told := _told_folder(environment.get(_STATE_FOLDER)):
+        return told
     home = Path(environment.get("XDG_STATE_HOME", ""))
     try:
         # a relative one is to be ignored, says the specification

@@ -128,6 +128,27 @@ def test_a_key_brought_from_another_machine_is_used(tmp_path: Path, home: dict[s
     assert several.active == f"{own}-20261201-000000"
 
 
+def test_a_folder_of_keys_may_be_named_alone(tmp_path: Path, home: dict[str, str]) -> None:
+    keys = tmp_path / "escrow"
+    keys.mkdir()
+    environment = {**home, "BACKUP_AGENT_KEYS__FOLDER": str(keys)}
+    with pytest.raises(KeyUnusable, match=f"no master key in {keys}, which BACKUP_AGENT_KEYS__F"):
+        config_of(tmp_path, environment)
+    (keys / "one.key").write_text("x")
+    config = config_of(tmp_path, environment)
+    assert config.keys is not None
+    assert (config.keys.folder, config.keys.active) == (keys, "one")
+
+
+def test_what_is_wrong_without_a_file_is_not_corrected_in_one(
+    tmp_path: Path, home: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigInvalid, match=r"\[broker\] url: is missing") as caught:
+        config_of(tmp_path, {**home, "BACKUP_AGENT_BROKER__QUEUE_TYPE": "quorum"})
+    assert "BACKUP_AGENT_<SECTION>__<KEY>" in caught.value.hint
+    assert "that file" not in caught.value.hint
+
+
 def test_a_broken_instance_id_is_told(tmp_path: Path, home: dict[str, str]) -> None:
     kept = config_of(tmp_path, home).agent.state_folder / "instance-id"
     kept.write_text("nonsense\n")

@@ -1,5 +1,6 @@
 """`backup-create --local --store file:///...`: one command, a database and a folder."""
 
+import base64
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from agent.lock import only_agent
 from agent.model import PingTask, ReportDraft, TaskStatus
 from tests.embedded.user import User
 from tests.journals import unsent
+from tests.stack.agent import write_private
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, poll
 
@@ -270,3 +272,22 @@ def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_p
     assert again.returncode == 0
     assert "WARNING" not in again.stderr
     assert sorted(lost.parent.iterdir()) == sorted([lost, made])
+
+
+def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_path: Path) -> None:
+    base = user.create("base")
+    [path] = (user.state / "keys").iterdir()
+    escrow = tmp_path / "escrow"
+    escrow.mkdir()
+    path.rename(escrow / path.name)
+    write_private(path, base64.b64encode(bytes(32)).decode())
+    target = tmp_path / "restored"
+    done = user.run("restore", "--local", base["id"], target)
+    assert done.returncode == 1
+    assert f"key_not_here: the record of backup {base['id']} can't be checked" in done.stderr
+    named = f"BACKUP_AGENT_KEYS__FOLDER=FOLDER and BACKUP_AGENT_KEYS__ACTIVE={path.stem} "
+    assert named in done.stderr
+    folder = {"BACKUP_AGENT_KEYS__FOLDER": str(escrow)}
+    for environment in (folder, folder | {"BACKUP_AGENT_KEYS__ACTIVE": path.stem}):
+        [row] = user.asked("backup-list", **environment)
+        assert row["record_state"] == "ok"
