@@ -88,7 +88,8 @@ class BackupParts(RestoreParts):
     whether the engine stops a replica's SQL thread meanwhile, `alone` whether nobody else may
     make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
     wait for a lock of the server, `uncopied_engines` (lower case) which storage engines' tables
-    may lack their data in a backup.
+    may lack their data in a backup. `store_folder` is where the store keeps its files, if that is
+    a folder here.
     """
 
     instance_id: str
@@ -99,6 +100,7 @@ class BackupParts(RestoreParts):
     safe_slave_backup: bool = False
     lock_wait_seconds: float = 60.0
     uncopied_engines: frozenset[str] = frozenset()
+    store_folder: Path | None = None
 
     def datadirs(self) -> list[Path]:
         """Return the server's datadir, nothing if the server doesn't answer or is elsewhere."""

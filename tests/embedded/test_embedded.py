@@ -291,3 +291,34 @@ def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_p
     for environment in (folder, folder | {"BACKUP_AGENT_KEYS__ACTIVE": path.stem}):
         [row] = user.asked("backup-list", **environment)
         assert row["record_state"] == "ok"
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_store_in_the_datadir_is_refused(
+    user: User, mariadb: MariaDB, tmp_path: Path, by_link: bool
+) -> None:
+    datadir = mariadb.datadir
+    if by_link:
+        datadir = tmp_path / "link"
+        datadir.symlink_to(mariadb.datadir)
+    user.store = f"file://{datadir}/bk"
+    done = user.run("backup-create", "--local", "base")
+    assert done.returncode == 1
+    assert f"config_invalid: the store's folder {datadir}/bk is in" in done.stderr
+    assert "name a folder outside of it" in done.stderr
+    assert not (mariadb.datadir / "bk").exists()
+
+
+def test_a_store_in_the_datadir_is_refused_if_only_the_server_knows_it(
+    user: User, mariadb: MariaDB
+) -> None:
+    """InnoDB's own files may be elsewhere."""
+    system = mariadb.datadir / "ibdata1"
+    hidden = system.rename(system.with_name("ibdata1.hidden"))
+    user.store = f"file://{mariadb.datadir}/bk"
+    try:
+        done = user.run("backup-create", "--local", "base")
+    finally:
+        hidden.rename(system)
+    assert f"{mariadb.datadir}/bk is in {mariadb.datadir}, the server's own" in done.stderr
+    assert not (mariadb.datadir / "bk").exists()
