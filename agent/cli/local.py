@@ -42,8 +42,8 @@ def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
     """Make the backup; its final report. `typed` says that --store named the store.
 
     On a machine with an installed agent root becomes the agent's user, once the secrets are read.
-    ConfigInvalid where the agent runs, StoreUnreachable where the store fell silent and nobody
-    knows yet how the backup ended.
+    InstanceBusy where the agent or another of these runs, StoreUnreachable where the store fell
+    silent and nobody knows yet how the backup ended.
     """
     lower_priority()
     # how the task ended is said by who asked for it; a defect's traceback is said here

@@ -88,7 +88,7 @@ class BackupBusy(TaskRefused):
 
 
 class InstanceBusy(TaskRefused):
-    """Another agent makes a backup of the same datadir."""
+    """Another agent or command makes a backup of the same datadir, or has the same state folder."""
 
     code = "instance_busy"
     default_hint = "wait until the other agent's backup of this datadir has ended"

@@ -195,8 +195,8 @@ def outbox(user: User) -> int:
 def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
     with only_agent(user.state / "lock"):
         done = user.run("backup-create", "--local", "base")
-    assert done.returncode == 2
-    assert "another agent runs already" in done.stderr
+    assert done.returncode == 1
+    assert "instance_busy: another agent runs already" in done.stderr
     assert "remove the --local flag" in done.stderr
     assert not user.backups.exists()
 
