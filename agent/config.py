@@ -165,10 +165,10 @@ Section = TypeVar("Section")
 def need(section: Section | None, name: str) -> Section:
     """A section that the command can't do without; ConfigInvalid where it is missing."""
     if section is None:
-        local = ", or add --local, which needs none" if name == "broker" else ""
+        local = "; backup-create, restore and backup-delete need none with --local"
         raise ConfigInvalid(
             f"the configuration has no section [{name}]",
-            hint=f"add [{name}], see docs/configuration.md{local}",
+            hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",
         )
     return section
 

@@ -63,7 +63,9 @@ class BackupUnknown(TaskRefused):
     """The store has no record of that backup."""
 
     code = "backup_unknown"
-    default_hint = "see what there is with: backup-agent backup-list"
+    default_hint = (
+        "see what there is with backup-list, with the same --store or --config if there was one"
+    )
 
 
 class BackupExists(TaskRefused):

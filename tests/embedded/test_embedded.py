@@ -132,6 +132,7 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
     assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
     assert user.segments(str(midway["id"])) == []
+    assert "give the command again" in user.run("backup-show", str(midway["id"])).stdout
     # a run with another store knows nothing of them
     store, user.store = user.store, f"{user.store}-elsewhere"
     nowhere = str(user.home / "none")
@@ -291,6 +292,18 @@ def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_p
     for environment in (folder, folder | {"BACKUP_AGENT_KEYS__ACTIVE": path.stem}):
         [row] = user.asked("backup-list", **environment)
         assert row["record_state"] == "ok"
+
+
+def test_hints_fit_how_the_command_was_given(user: User) -> None:
+    listed = user.run("backup-list")
+    assert "the first backup makes what is missing; if there was one" in listed.stderr
+    assert "--store or [store] url" in listed.stderr
+    user.backups.mkdir(parents=True)
+    (user.backups / "database_backups_local").mkdir()
+    (user.backups / "database_backups_local_segments").mkdir()
+    shown = user.run("backup-show", str(uuid4()))
+    assert "backup_unknown" in shown.stderr
+    assert "backup-list, with the same --store or --config" in shown.stderr
 
 
 @pytest.mark.parametrize("by_link", [False, True])
