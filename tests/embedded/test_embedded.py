@@ -127,6 +127,7 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     midway = only_backup(user)
     assert midway["status"] == "BUILDING"
     assert user.segments(str(midway["id"]))
+    assert "0 left alone; 1 touched within 24 hours" in user.run("gc").stdout
     killed = user.script(_KILLED_AT_THE_END, "backup-create", "--local", "commit")
     assert killed.returncode == 9, killed.stderr
     statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
