@@ -162,10 +162,12 @@ def _password(path: Path | None, key: str) -> str:
     return "" if path is None else read_secret(path, f"[broker] {key}")
 
 
-def restore_parts(config: Config, cache: RecordCache | None = None) -> RestoreParts:
-    """What `restore --local` needs: a store, keys and an engine."""
+def restore_parts(
+    config: Config, cache: RecordCache | None = None, keys: Keyring | None = None
+) -> RestoreParts:
+    """What `restore --local` needs: a store, keys (those of [keys] by default) and an engine."""
     section = need(config.keys, "keys")
-    keys = keyring(config)
+    keys = keys or keyring(config)
     objects = store(config)
     return RestoreParts(
         store=objects,
@@ -180,7 +182,11 @@ def restore_parts(config: Config, cache: RecordCache | None = None) -> RestorePa
 
 
 def backup_parts(
-    config: Config, cache: RecordCache | None = None, *, alone: bool = False
+    config: Config,
+    cache: RecordCache | None = None,
+    *,
+    alone: bool = False,
+    keys: Keyring | None = None,
 ) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files.
 
@@ -190,7 +196,8 @@ def backup_parts(
     """
     server = database_settings(config)
     mark = dict([_mark(config)]) if alone else {}
-    parts = vars(restore_parts(config, cache)) | {"engines": engines(config, server.password, mark)}
+    parts = vars(restore_parts(config, cache, keys))
+    parts |= {"engines": engines(config, server.password, mark)}
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,

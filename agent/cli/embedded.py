@@ -78,30 +78,37 @@ def applies(path: Path) -> bool:
     return path == DEFAULT_PATH and not _exists(path)
 
 
-def with_key(config: Config, arguments: argparse.Namespace) -> Config:
-    """The configuration with a master key, which is made where the embedded default has none.
+def fresh_key(config: Config, arguments: argparse.Namespace) -> "FreshKey | None":
+    """A master key for a backup where the embedded default has none; None if there is one."""
+    return FreshKey(config) if _lacks_key(config, arguments) else None
 
-    KeyUnusable for an incremental then, as no key here opens its parent. StoreError if the store
-    can't be asked whose key is missing; no key is made in either case.
-    """
-    if not _lacks_key(config, arguments):
-        return config
-    if arguments.parent is not None:
-        need_key(config, arguments)
-    folder, key = _keys_folder(config), _fresh_key(config.agent.instance_id)
-    made = config.model_copy(update={"keys": KeysSection(folder=folder, active=key.id)})
-    lost = _lost_keys(made, Keyring({key.id: key}, key.id))
-    path = folder / f"{key.id}.key"
-    make_folder(folder)
-    write_once(path, key_text(key.secret).encode() + b"\n", 0o600)
-    print(
-        f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
-        "machine, for without it no backup can be opened",
-        file=sys.stderr,
-    )
-    for key_id, backups in sorted(lost.items()):
-        _warn_of_lost(key_id, backups, folder)
-    return made
+
+class FreshKey:
+    """A master key that is in memory alone until a backup is about to need it: see `keep`."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = _keys_folder(config)
+        self._key = _fresh_key(config.agent.instance_id)
+        section = KeysSection(folder=self._folder, active=self._key.id)
+        self.config = config.model_copy(update={"keys": section})
+        self.keyring = Keyring({self._key.id: self._key}, self._key.id)
+
+    def keep(self) -> None:
+        """Write the key, say so, and warn if backups of this instance need one that isn't here.
+
+        StoreError if the store can't be asked for these, KeyUnusable if it can't be written.
+        """
+        lost = _lost_keys(self.config, self.keyring)
+        path = self._folder / f"{self._key.id}.key"
+        make_folder(self._folder)
+        write_once(path, key_text(self._key.secret).encode() + b"\n", 0o600)
+        print(
+            f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
+            "machine, for without it no backup can be opened",
+            file=sys.stderr,
+        )
+        for key_id, backups in sorted(lost.items()):
+            _warn_of_lost(key_id, backups, self._folder)
 
 
 def _fresh_key(instance_id: str) -> MasterKey:

@@ -121,6 +121,7 @@ class BackupOperation:
         data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
         whole = surveyed(self._parts, found, base, self._stop.check)
+        self._parts.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed

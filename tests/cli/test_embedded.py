@@ -90,11 +90,15 @@ def test_the_environment_overrides_all_but_what_was_typed(
 def test_the_key_is_made_once_and_found_again(
     tmp_path: Path, home: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = Namespace(store="file:///b", config=tmp_path / "etc" / "agent.toml", parent=None)
+    typed = Namespace(store="file:///b", config=tmp_path / "etc" / "agent.toml")
     bare = config_of(tmp_path, home)
     with pytest.raises(KeyUnusable, match="no master key in"):
         embedded.need_key(bare, typed)
-    made = embedded.with_key(bare, typed)
+    fresh = embedded.fresh_key(bare, typed)
+    assert fresh is not None
+    made = fresh.config
+    assert not (made.agent.state_folder / "keys").exists()
+    fresh.keep()
     [key] = (made.agent.state_folder / "keys").iterdir()
     assert re.fullmatch(rf"local-{made.agent.instance_id[:8]}-\d{{8}}-[0-9a-f]{{6}}", key.stem)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
@@ -102,7 +106,7 @@ def test_the_key_is_made_once_and_found_again(
     assert str(key) in said
     assert key.read_text().strip() not in said
     assert config_of(tmp_path, home) == made
-    assert embedded.with_key(made, typed) is made
+    assert embedded.fresh_key(made, typed) is None
     embedded.need_key(made, typed)
     assert capsys.readouterr().err == ""
     assembly.keyring(made)

@@ -258,8 +258,9 @@ def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_p
     lost.rename(copy)
     lost.parent.rmdir()
     refused = user.run("backup-create", "--local", "inc", "--parent", base["id"])
-    assert refused.returncode == 2
-    assert f"key_unusable: there is no master key in {lost.parent}" in refused.stderr
+    assert refused.returncode == 1
+    assert f"key_not_here: the record of backup {base['id']} can't be checked" in refused.stderr
+    assert f"signed by the master key '{lost.stem}', which is not here" in refused.stderr
     assert not lost.parent.exists()
     done = user.run("backup-create", "--local", "second")
     assert done.returncode == 0, done.stderr
@@ -321,6 +322,7 @@ def test_a_store_in_the_datadir_is_refused(
     assert f"config_invalid: the store's folder {datadir}/bk is in" in done.stderr
     assert "name a folder outside of it" in done.stderr
     assert not (mariadb.datadir / "bk").exists()
+    assert not (user.state / "keys").exists()
 
 
 def test_a_store_in_the_datadir_is_refused_if_only_the_server_knows_it(
