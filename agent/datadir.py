@@ -6,6 +6,7 @@ they are listed by name before the run, and looked for in the stream after it.
 
 import ctypes
 import os
+import pwd
 import re
 import time
 from array import array
@@ -46,6 +47,10 @@ _CURE: Final = (
     "move it out of the datadir, name it in the server's ignore_db_dirs, or make it readable for "
     "the OS user that runs the engine"
 )
+
+# Nobody moves these out of a datadir, or has the server ignore them.
+_SYSTEM: Final = frozenset({"mysql", "performance_schema", "sys"})
+_READABLE: Final = "make it readable for the datadir's owner, who runs server and engine"
 
 _LIBC: Final = ctypes.CDLL(None)
 
@@ -128,7 +133,11 @@ class Survey:
             self.left_out += (folder,)
             return
         if names is None:
-            raise DatadirUnfit(f"the directory {self._datadir / folder} can't be read", hint=_CURE)
+            cure = _READABLE if folder in _SYSTEM else _CURE
+            raise DatadirUnfit(
+                f"the directory {self._datadir / folder} can't be read",
+                hint=_run_as(self._datadir) or cure,
+            )
         if folder.startswith(".") and not self._rules.hidden and (files or not names):
             raise DatadirUnfit(
                 f"the engine copies the directory {self._datadir / folder} as if it were a "
@@ -158,8 +167,7 @@ class Survey:
         if not os.access(path, os.R_OK, effective_ids=True) and os.path.lexists(path):
             raise DatadirUnfit(
                 f"the file {path} can't be read",
-                hint="make it readable for the OS user of the agent, or run the agent as the "
-                "database server's own OS user",
+                hint=_run_as(self._datadir) or _READABLE,
             )
 
     def _check_engines(self, folder: str, names: list[str]) -> None:
@@ -242,6 +250,18 @@ class Survey:
             return definition.lstat().st_ctime >= self.began
         except FileNotFoundError:
             return True
+
+
+def _run_as(datadir: Path) -> str | None:
+    """Return what to do for who is neither root nor the datadir's owner; None for these two."""
+    owner = datadir.stat().st_uid
+    if os.geteuid() in (0, owner):
+        return None
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"with number {owner}"
+    return f"run this as root, or as the datadir's owner, the OS user {name}"
 
 
 def birth_time(path: Path) -> float | None:

@@ -1,6 +1,7 @@
 """The table files of a datadir: what is refused before a backup, and what is missed after it."""
 
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from agent.datadir import Rules, Survey, TableFile, birth_time
 from agent.errors import DatadirUnfit
 
 NOBODY = 65534
+STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user is another user's test")
 
 
@@ -28,8 +30,8 @@ def datadir() -> Iterator[Path]:
 
 
 @contextmanager
-def another_user() -> Iterator[None]:
-    os.seteuid(NOBODY)
+def another_user(user: int = NOBODY) -> Iterator[None]:
+    os.seteuid(user)
     try:
         yield
     finally:
@@ -119,10 +121,30 @@ def test_what_can_not_be_read_is_named(datadir: Path) -> None:
             Survey(datadir, Rules())
         ignoring = Rules(ignored=frozenset({".snapshot"}))
         assert Survey(datadir, ignoring).left_out == ("lost+found",)
-    assert "ignore_db_dirs" in caught.value.hint
+    assert caught.value.hint == "run this as root, or as the datadir's owner, the OS user root"
     datadir.chmod(0)
     with another_user(), pytest.raises(DatadirUnfit, match="Permission denied"):
         Survey(datadir, Rules())
+
+
+@needs_root
+def test_nobody_is_told_to_move_a_system_schema(datadir: Path) -> None:
+    """Neither a stranger, who has to run it as another user, nor the datadir's owner."""
+    os.chown(datadir, NOBODY, -1)
+    name = pwd.getpwuid(NOBODY).pw_name
+    for folder, cure in (("mysql", "make it readable"), (".snapshot", "ignore_db_dirs")):
+        (datadir / folder).mkdir(0o700)
+        with another_user(), pytest.raises(DatadirUnfit, match="can't be read") as caught:
+            Survey(datadir, Rules())
+        assert cure in caught.value.hint
+        with another_user(STRANGER), pytest.raises(DatadirUnfit, match="can't be read") as caught:
+            Survey(datadir, Rules())
+        assert f"as root, or as the datadir's owner, the OS user {name}" in caught.value.hint
+        (datadir / folder).rmdir()
+    (datadir / "d/a.MAI").chmod(0)
+    with another_user(STRANGER), pytest.raises(DatadirUnfit, match=r"a\.MAI can't be") as caught:
+        Survey(datadir, Rules())
+    assert f"the OS user {name}" in caught.value.hint
 
 
 def frm(number: int, name: bytes = b"", default: int = 0, keys: int = 5) -> bytes:

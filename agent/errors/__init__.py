@@ -12,7 +12,7 @@
     │   ├── BackupExists         backup_exists
     │   ├── BackupUnusable       backup_unusable       it exists but isn't COMPLETED
     │   ├── BackupBusy           backup_busy           a task that can't be ended is at work on it
-    │   ├── InstanceBusy         instance_busy         another agent's backup of the datadir
+    │   ├── InstanceBusy         instance_busy         another agent at the datadir or state folder
     │   ├── TooLate              too_late              to be cancelled
     │   ├── StorageRefused       storage_refused       not a container or URL for this agent
     │   ├── TokenLost            token_lost

@@ -73,7 +73,10 @@ class KeyNotHere(DataError):
     """No key on this machine opens the backup or can check its record."""
 
     code = "key_not_here"
-    default_hint = "put the key file with that id into the folder named by [keys] folder"
+    default_hint = (
+        "put the copy of that key as <id>.key, mode 0600, into [keys] folder, which without an "
+        "agent.toml is the folder keys in ~/.local/state/backup-agent"
+    )
 
 
 class PlaintextRefused(DataError):
