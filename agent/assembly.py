@@ -59,8 +59,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     The secret is read here and at no later time: the process may have become another user then.
     """
     section, container = need(config.store, "store"), _container(config)
-    if section.url.startswith(_FOLDER):
-        folder = _folder(section.url)
+    if folder := store_folder(config):
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
     if section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
@@ -95,8 +94,11 @@ def _container(config: Config) -> str:
     return section.container or container_name(config.agent.tenant_id)
 
 
-def _folder(url: str) -> Path:
-    """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space."""
+def store_folder(config: Config) -> Path | None:
+    """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space; None of any other."""
+    url = need(config.store, "store").url
+    if not url.startswith(_FOLDER):
+        return None
     path = unquote(url.removeprefix(_FOLDER.removesuffix("/")))
     if "\0" in path or ".." in path.split("/") or not path.strip("/"):
         raise ConfigInvalid(
@@ -160,10 +162,12 @@ def _password(path: Path | None, key: str) -> str:
     return "" if path is None else read_secret(path, f"[broker] {key}")
 
 
-def restore_parts(config: Config, cache: RecordCache | None = None) -> RestoreParts:
-    """What `restore --local` needs: a store, keys and an engine."""
+def restore_parts(
+    config: Config, cache: RecordCache | None = None, keys: Keyring | None = None
+) -> RestoreParts:
+    """What `restore --local` needs: a store, keys (those of [keys] by default) and an engine."""
     section = need(config.keys, "keys")
-    keys = keyring(config)
+    keys = keys or keyring(config)
     objects = store(config)
     return RestoreParts(
         store=objects,
@@ -178,7 +182,11 @@ def restore_parts(config: Config, cache: RecordCache | None = None) -> RestorePa
 
 
 def backup_parts(
-    config: Config, cache: RecordCache | None = None, *, alone: bool = False
+    config: Config,
+    cache: RecordCache | None = None,
+    *,
+    alone: bool = False,
+    keys: Keyring | None = None,
 ) -> BackupParts:
     """What the daemon needs on top: the database, and a folder for scratch files.
 
@@ -188,7 +196,8 @@ def backup_parts(
     """
     server = database_settings(config)
     mark = dict([_mark(config)]) if alone else {}
-    parts = vars(restore_parts(config, cache)) | {"engines": engines(config, server.password, mark)}
+    parts = vars(restore_parts(config, cache, keys))
+    parts |= {"engines": engines(config, server.password, mark)}
     return BackupParts(
         **parts,
         instance_id=config.agent.instance_id,
@@ -199,6 +208,7 @@ def backup_parts(
         safe_slave_backup=config.engine.safe_slave_backup,
         lock_wait_seconds=config.engine.lock_wait_seconds,
         uncopied_engines=frozenset(name.lower() for name in config.engine.uncopied_engines),
+        store_folder=store_folder(config),
     )
 
 

@@ -129,9 +129,11 @@ class Catalogue:
         return KeyNotHere(
             f"the record of backup {backup_id} can't be checked: it is signed by another key "
             f"{key_id!r} than the one that is here, whose SHA-256 begins with {here}",
-            hint="two machines have a key with that id: compare the SHA-256 with the pages in "
-            "escrow, and use a folder that holds the right one (BACKUP_AGENT_KEYS__FOLDER). To end "
-            "it, give each machine a key with an id of its own: keygen, then rekey",
+            hint=f"the key file {key_id}.key here was made anew, or came from another machine: "
+            f"put the right one (its page in escrow has its SHA-256) as {key_id}.key, mode 0600, "
+            "into a folder of its own, FOLDER, and give the command again with "
+            f"BACKUP_AGENT_KEYS__FOLDER=FOLDER and BACKUP_AGENT_KEYS__ACTIVE={key_id} in its "
+            "environment. To end it, make a key with an id of its own with keygen, and use rekey",
         )
 
     def need(self, backup_id: str) -> Record:

@@ -165,27 +165,31 @@ Section = TypeVar("Section")
 def need(section: Section | None, name: str) -> Section:
     """A section that the command can't do without; ConfigInvalid where it is missing."""
     if section is None:
-        local = ", or add --local, which needs none" if name == "broker" else ""
+        local = "; backup-create, restore and backup-delete need none with --local"
         raise ConfigInvalid(
             f"the configuration has no section [{name}]",
-            hint=f"add [{name}], see docs/configuration.md{local}",
+            hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",
         )
     return section
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
-    return _checked(_tables(path, environment), f"the configuration {path}", environment)
+    what = f"the configuration {path}"
+    return _checked(_tables(path, environment), what, environment, "correct that file")
 
 
 def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
     """A configuration without a file: `tables`, and the environment over them."""
     _override(tables, environment)
     _anchor(tables, Path.cwd())
-    return _checked(tables, "the configuration without an agent.toml", environment)
+    cure = f"set {ENV_PREFIX}<SECTION>__<KEY> for what is missing"
+    return _checked(tables, "the configuration without an agent.toml", environment, cure)
 
 
-def _checked(tables: dict[str, Any], what: str, environment: Mapping[str, str]) -> Config:
+def _checked(
+    tables: dict[str, Any], what: str, environment: Mapping[str, str], cure: str
+) -> Config:
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
@@ -204,7 +208,7 @@ def _checked(tables: dict[str, Any], what: str, environment: Mapping[str, str]) 
             ) from error
         raise ConfigInvalid(
             f"{what} is wrong: {problems}",
-            hint=f"correct that file{f' and {named}' if named else ''}; docs/configuration.md has "
+            hint=f"{cure}{f' and {named}' if named else ''}; docs/configuration.md has "
             "every key, and backup-agent self-test checks them",
         ) from error
 

@@ -6,6 +6,7 @@ they are listed by name before the run, and looked for in the stream after it.
 
 import ctypes
 import os
+import pwd
 import re
 import time
 from array import array
@@ -33,10 +34,12 @@ _TAKEN: Final = re.compile(
     r"innodb_corrupted_pages|undo[01]\d\d|"
     r"backup-my\.cnf|ibdata\d+|ib_logfile\d+|ib_buffer_pool|ib_lru_dump|aria_log_control"
 )
-# Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or nowhere.
+# Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or not in this
+# server: a table of FEDERATED (FederatedX has that name, too) or SPIDER is a definition alone.
 _WHOLE: Final = frozenset(
     {"innodb", "rocksdb", "myisam", "mrg_myisam", "aria", "archive", "csv"}
     | {"memory", "blackhole", "sequence", "oqgraph", "performance_schema", "example"}
+    | {"federated", "federatedx", "spider"}
 )
 _ROCKSDB: Final = ("#rocksdb/CURRENT", ".rocksdb/CURRENT")
 _FRM_BYTES: Final = 1 << 18
@@ -44,6 +47,10 @@ _CURE: Final = (
     "move it out of the datadir, name it in the server's ignore_db_dirs, or make it readable for "
     "the OS user that runs the engine"
 )
+
+# Nobody moves these out of a datadir, or has the server ignore them.
+_SYSTEM: Final = frozenset({"mysql", "performance_schema", "sys"})
+_READABLE: Final = "make it readable for the datadir's owner, who runs server and engine"
 
 _LIBC: Final = ctypes.CDLL(None)
 
@@ -57,10 +64,19 @@ class TableFile(NamedTuple):
     inode: int
 
     @property
+    def folder(self) -> str:
+        """The directory's name."""
+        return self.path.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The file's own name."""
+        return self.path.partition("/")[2]
+
+    @property
     def table(self) -> str:
         """The table as SQL names it, without quotes; a schema's own file has none."""
-        schema, _, name = self.path.partition("/")
-        return f"{_decoded(schema)}.{_decoded(_stem(name))}"
+        return f"{_decoded(self.folder)}.{_decoded(_stem(self.name))}"
 
 
 def named(path: str) -> str:
@@ -84,8 +100,9 @@ class Rules(NamedTuple):
 
 
 class Survey:
-    """The table files of a datadir as they were when this was made; 8 bytes a file.
+    """The table files of a datadir as they were when this was made.
 
+    It keeps 8 bytes a file, and needs some 400 for each file of one directory at a time.
     `left_out` names the directories that the engine has to be told to leave out. DatadirUnfit
     if a backup of that datadir can't be made whole, or not be restored.
     """
@@ -97,10 +114,9 @@ class Survey:
         self._datadir = datadir
         self._rules = rules
         self._rocksdb = False
-        self._identities = array("Q")
+        self._identities: dict[str, array[int]] = {}  # sorted, by directory
         for folder in _directories(datadir, rules.ignored):
             self._note(folder)
-        self._identities = array("Q", sorted(self._identities))
 
     def _note(self, folder: str) -> None:
         if _TAKEN.fullmatch(folder):
@@ -117,7 +133,11 @@ class Survey:
             self.left_out += (folder,)
             return
         if names is None:
-            raise DatadirUnfit(f"the directory {self._datadir / folder} can't be read", hint=_CURE)
+            cure = _READABLE if folder in _SYSTEM else _CURE
+            raise DatadirUnfit(
+                f"the directory {self._datadir / folder} can't be read",
+                hint=_run_as(self._datadir) or cure,
+            )
         if folder.startswith(".") and not self._rules.hidden and (files or not names):
             raise DatadirUnfit(
                 f"the engine copies the directory {self._datadir / folder} as if it were a "
@@ -127,7 +147,10 @@ class Survey:
         for file in files:
             self._check_name(file)
             self._check_readable(file)
-            self._identities.append(_identity(file))
+        defined = {_stem(name) for name, _ in names if _suffix(name) == ".frm"}
+        self._identities[folder] = array(
+            "Q", sorted(_identity(one, defined=_stem(one.name) in defined) for one in files)
+        )
         self._check_engines(folder, [name for name, _ in names])
 
     def _check_name(self, file: TableFile) -> None:
@@ -144,8 +167,7 @@ class Survey:
         if not os.access(path, os.R_OK, effective_ids=True) and os.path.lexists(path):
             raise DatadirUnfit(
                 f"the file {path} can't be read",
-                hint="make it readable for the OS user of the agent, or run the agent as the "
-                "database server's own OS user",
+                hint=_run_as(self._datadir) or _READABLE,
             )
 
     def _check_engines(self, folder: str, names: list[str]) -> None:
@@ -200,15 +222,24 @@ class Survey:
         return self._rocksdb and not any(map(held, _ROCKSDB))
 
     def _lasted(self, file: TableFile, told: Held) -> bool:
-        identity = _identity(file)
-        at = bisect_left(self._identities, identity)
-        if at == len(self._identities) or self._identities[at] != identity:
+        defined = self._was_there(file, defined=True)
+        if not defined and not self._was_there(file, defined=False):
             return False
         path = self._datadir / file.path
         born = birth_time(path)
         if born is None or born >= self.began:
             return False
+        # MySQL 8 has no .frm: there the name, inode and birth time of a file of data decide
+        if not defined and _suffix(file.name) in _DATA:
+            return True
         return told(file.path) or not self._touched(path)
+
+    def _was_there(self, file: TableFile, *, defined: bool) -> bool:
+        """Tell whether the survey saw the file, with a `.frm` of its table or without."""
+        identities = self._identities.get(file.folder, ())
+        identity = _identity(file, defined=defined)
+        at = bisect_left(identities, identity)
+        return at < len(identities) and identities[at] == identity
 
     def _touched(self, path: Path) -> bool:
         """Tell whether DDL has changed the table since the survey, by what only DDL writes."""
@@ -219,6 +250,18 @@ class Survey:
             return definition.lstat().st_ctime >= self.began
         except FileNotFoundError:
             return True
+
+
+def _run_as(datadir: Path) -> str | None:
+    """Return what to do for who is neither root nor the datadir's owner; None for these two."""
+    owner = datadir.stat().st_uid
+    if os.geteuid() in (0, owner):
+        return None
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"with number {owner}"
+    return f"run this as root, or as the datadir's owner, the OS user {name}"
 
 
 def birth_time(path: Path) -> float | None:
@@ -273,11 +316,13 @@ def _suffix(name: str) -> str:
 
 def _stem(name: str) -> str:
     """Return the table's part of a file's name; a partition's file is `t#P#p0.MAD`."""
-    return re.split("#[Pp]#", name[: name.rfind(".")], maxsplit=1)[0]
+    stem = name[: name.rfind(".")]
+    return re.split("#[Pp]#", stem, maxsplit=1)[0] if "#" in stem else stem
 
 
-def _identity(file: TableFile) -> int:
-    return path_digest(os.fsencode(file.path) + b"\0%d" % file.inode)
+def _identity(file: TableFile, *, defined: bool) -> int:
+    """Return a digest of a file, and of whether its table is `defined` by a `.frm`."""
+    return path_digest(os.fsencode(file.path) + b"\0%d\0%d" % (file.inode, defined))
 
 
 def _decoded(name: str) -> str:

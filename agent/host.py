@@ -26,6 +26,7 @@ _NICENESS = 10
 _UNCOPIED = re.compile(r"ib_logfile\d+|ibtmp\d+|#ib_\w+\.dblwr|core(\.\d+)?")
 # MySQL 8.0.30 and later, 8.0 and later
 _UNCOPIED_FOLDERS = frozenset({"#innodb_redo", "#innodb_temp"})
+_SYSTEM_TABLESPACE = "ibdata1"
 _ROUND_SECONDS = 0.05
 _IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
 _CPUINFO = Path("/proc/cpuinfo")
@@ -107,6 +108,21 @@ def space_of(path: Path) -> Space:
 def nearest(path: Path) -> Path:
     """The path itself, or the nearest folder above it that exists."""
     return next(one for one in (path, *path.parents) if one.exists())
+
+
+def datadir_around(path: Path, datadirs: Iterable[Path]) -> str | None:
+    """Return the datadir that `path` is, or is in, in words; None if it is in none.
+
+    That is one of `datadirs`, or a folder that holds InnoDB's own files. Links are followed.
+    """
+    known = {os.path.realpath(datadir) for datadir in datadirs}
+    real = os.path.realpath(path)
+    for folder in (real, *map(str, Path(real).parents)):
+        if folder in known:
+            return f"{folder}, the server's own datadir"
+        if os.path.lexists(f"{folder}/{_SYSTEM_TABLESPACE}"):
+            return f"{folder}, which is a datadir: it holds {_SYSTEM_TABLESPACE}"
+    return None
 
 
 def sync_folder(folder: Path) -> None:

@@ -25,16 +25,18 @@ Said: TypeAlias = Callable[[str], None]
 
 _LOCKS = Path("/proc/locks")
 _SAID_BYTES = 128
-_SECOND_AGENT = "end the other agent, or give this instance a state_folder of its own"
+_SECOND_AGENT = (
+    "end the other agent, or wait for its end, or give this instance a state_folder of its own"
+)
 
 
 @contextmanager
 def only_agent(path: Path, *, hint: str = _SECOND_AGENT) -> Iterator[Said]:
     """Hold the lock file `path` inside the block; make it if it is missing.
 
-    The block is given what says in the file what the holder is at, for `held`. ConfigInvalid at
-    once if another process holds it, with that `hint`, or if the folder belongs to another user.
-    JournalError if the file or its folder (made with mode 0700) can't be used.
+    The block is given what says in the file what the holder is at, for `held`. InstanceBusy at
+    once if another process holds it, with that `hint`. ConfigInvalid if the folder belongs to
+    another user, JournalError if the file or its folder (made with mode 0700) can't be used.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,6 +149,6 @@ def _take(descriptor: int, folder: Path, hint: str) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = _holder(os.fstat(descriptor).st_ino)
-        raise ConfigInvalid(
+        raise InstanceBusy(
             f"another agent runs already with the state folder {folder}: {holder}", hint=hint
         ) from error

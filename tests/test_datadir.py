@@ -1,6 +1,7 @@
 """The table files of a datadir: what is refused before a backup, and what is missed after it."""
 
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from agent.datadir import Rules, Survey, TableFile, birth_time
 from agent.errors import DatadirUnfit
 
 NOBODY = 65534
+STRANGER = 54321
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user is another user's test")
 
 
@@ -28,8 +30,8 @@ def datadir() -> Iterator[Path]:
 
 
 @contextmanager
-def another_user() -> Iterator[None]:
-    os.seteuid(NOBODY)
+def another_user(user: int = NOBODY) -> Iterator[None]:
+    os.seteuid(user)
     try:
         yield
     finally:
@@ -57,6 +59,23 @@ def test_what_ddl_touches_is_passed_over_unless_the_engine_told(datadir: Path) -
     (datadir / "d/a.MAD").unlink()
     assert lost(survey) == []
     assert lost(survey, told="d/a.MAI") == ["d/a.MAI"]
+
+
+def test_without_definitions_a_file_is_known_by_itself(datadir: Path) -> None:
+    """MySQL 8 has no .frm whose change time would tell of DDL."""
+    (datadir / "d/a.frm").unlink()
+    (datadir / "d/a_340.sdi").write_bytes(b"x")
+    (datadir / "d/p#p#x.MYD").write_bytes(b"x")
+    survey = Survey(datadir, Rules())
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == ["d/a.MAD", "d/a.MAI", "d/p#p#x.MYD"]
+    (datadir / "d/a.MAD").write_bytes(b"rows that were added")
+    # truncated or rebuilt; renamed; dropped
+    (datadir / "d/a.MAI").rename(datadir / "d/old")
+    (datadir / "d/a.MAI").write_bytes(b"y")
+    (datadir / "d/p#p#x.MYD").rename(datadir / "d/p#p#y.MYD")
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == ["d/a.MAD"]
+    (datadir / "d/a.MAD").unlink()
+    assert lost(survey, "d/db.opt", "d/a_340.sdi") == []
 
 
 def test_a_table_is_named_as_sql_does() -> None:
@@ -102,10 +121,30 @@ def test_what_can_not_be_read_is_named(datadir: Path) -> None:
             Survey(datadir, Rules())
         ignoring = Rules(ignored=frozenset({".snapshot"}))
         assert Survey(datadir, ignoring).left_out == ("lost+found",)
-    assert "ignore_db_dirs" in caught.value.hint
+    assert caught.value.hint == "run this as root, or as the datadir's owner, the OS user root"
     datadir.chmod(0)
     with another_user(), pytest.raises(DatadirUnfit, match="Permission denied"):
         Survey(datadir, Rules())
+
+
+@needs_root
+def test_nobody_is_told_to_move_a_system_schema(datadir: Path) -> None:
+    """Neither a stranger, who has to run it as another user, nor the datadir's owner."""
+    os.chown(datadir, NOBODY, -1)
+    name = pwd.getpwuid(NOBODY).pw_name
+    for folder, cure in (("mysql", "make it readable"), (".snapshot", "ignore_db_dirs")):
+        (datadir / folder).mkdir(0o700)
+        with another_user(), pytest.raises(DatadirUnfit, match="can't be read") as caught:
+            Survey(datadir, Rules())
+        assert cure in caught.value.hint
+        with another_user(STRANGER), pytest.raises(DatadirUnfit, match="can't be read") as caught:
+            Survey(datadir, Rules())
+        assert f"as root, or as the datadir's owner, the OS user {name}" in caught.value.hint
+        (datadir / folder).rmdir()
+    (datadir / "d/a.MAI").chmod(0)
+    with another_user(STRANGER), pytest.raises(DatadirUnfit, match=r"a\.MAI can't be") as caught:
+        Survey(datadir, Rules())
+    assert f"the OS user {name}" in caught.value.hint
 
 
 def frm(number: int, name: bytes = b"", default: int = 0, keys: int = 5) -> bytes:
@@ -139,7 +178,8 @@ def test_the_engine_that_a_definition_names(content: bytes, engine: str | None) 
 
 
 def test_tables_whose_data_is_elsewhere(datadir: Path) -> None:
-    for name, content in (("m", frm(6)), ("v", b"TYPE=VIEW\n"), ("a", frm(47, b"CONNECT"))):
+    nowhere = {"m": frm(6), "v": b"TYPE=VIEW\n", "f": frm(18), "s": frm(49, b"SPIDER")}
+    for name, content in {**nowhere, "a": frm(47, b"CONNECT")}.items():
         (datadir / f"d/{name}.frm").write_bytes(content)
     Survey(datadir, Rules())
     (datadir / "d/far.frm").write_bytes(frm(47, b"CONNECT"))

@@ -27,9 +27,9 @@ def test_another_process_is_refused_until_the_holder_dies(tmp_path: Path) -> Non
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigInvalid, match="another agent runs already") as refused:
+        with pytest.raises(InstanceBusy, match="another agent runs already") as refused:
             only_agent(path).__enter__()
-        assert refused.value.exit_status == 2
+        assert refused.value.exit_status == 1
         holder.kill()
     with only_agent(path):
         assert path.stat().st_mode & 0o777 == 0o600

@@ -95,8 +95,8 @@ def _last_report(
 ) -> Report | None:
     if not arguments.local:
         return remote.send(config, instance, task, wait=arguments.wait, label=task.backup.name)
-    config = embedded.with_key(config, arguments)
-    return local.create_here(config, task, typed=arguments.store is not None)
+    fresh = embedded.fresh_key(config, arguments)
+    return local.create_here(config, task, fresh, typed=arguments.store is not None)
 
 
 def _asked_for(instance: str, request: BackupRequest) -> BackupView:

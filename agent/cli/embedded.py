@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from agent import assembly
 from agent.cli.keyfile import make_folder, write_once
 from agent.config import (
     DEFAULT_PATH,
@@ -28,13 +30,17 @@ from agent.config import (
     embedded,
     load,
 )
-from agent.errors import ConfigInvalid, KeyUnusable, UsageWrong
-from agent.keys import KEY_BYTES, key_text
+from agent.errors import ConfigInvalid, KeyUnusable, StoreNotFound, UsageWrong
+from agent.key_ids import unique_key_id
+from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState, fingerprint, key_text
+from agent.model import BackupStatus, printable, utc_now
 from agent.secret_files import read_secret
 
 TENANT: Final = "local"
 _STORE_URL: Final = f"{ENV_PREFIX}STORE__URL"
 _STATE_FOLDER: Final = f"{ENV_PREFIX}AGENT__STATE_FOLDER"
+_KEYS_FOLDER: Final = f"{ENV_PREFIX}KEYS__FOLDER"
+_KEYS_ACTIVE: Final = f"{ENV_PREFIX}KEYS__ACTIVE"
 
 
 def configuration(
@@ -61,9 +67,8 @@ def configuration(
         "store": {},
         "database": {"user": _user()},
     }
-    active = _active_key(state / "keys", _own_key(instance_id))
-    if active is not None:
-        tables["keys"] = {"folder": str(state / "keys"), "active": active}
+    if keys := _keys(state, _own_keys(instance_id), environment):
+        tables["keys"] = keys
     # what was typed wins
     return embedded(tables, {**environment, _STORE_URL: store_url})
 
@@ -73,21 +78,75 @@ def applies(path: Path) -> bool:
     return path == DEFAULT_PATH and not _exists(path)
 
 
-def with_key(config: Config, arguments: argparse.Namespace) -> Config:
-    """The configuration with a master key, which is made where the embedded default has none."""
-    if not _lacks_key(config, arguments):
-        return config
-    folder = _keys_folder(config)
-    key_id = _own_key(config.agent.instance_id)
-    path = folder / f"{key_id}.key"
-    make_folder(folder)
-    write_once(path, key_text(os.urandom(KEY_BYTES)).encode() + b"\n", 0o600)
+def fresh_key(config: Config, arguments: argparse.Namespace) -> "FreshKey | None":
+    """A master key for a backup where the embedded default has none; None if there is one."""
+    return FreshKey(config) if _lacks_key(config, arguments) else None
+
+
+class FreshKey:
+    """A master key that is in memory alone until a backup is about to need it: see `keep`."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = _keys_folder(config)
+        self._key = _fresh_key(config.agent.instance_id)
+        section = KeysSection(folder=self._folder, active=self._key.id)
+        self.config = config.model_copy(update={"keys": section})
+        self.keyring = Keyring({self._key.id: self._key}, self._key.id)
+
+    def keep(self) -> None:
+        """Write the key, say so, and warn if backups of this instance need one that isn't here.
+
+        StoreError if the store can't be asked for these, KeyUnusable if it can't be written.
+        """
+        lost = _lost_keys(self.config, self.keyring)
+        path = self._folder / f"{self._key.id}.key"
+        make_folder(self._folder)
+        write_once(path, key_text(self._key.secret).encode() + b"\n", 0o600)
+        print(
+            f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
+            "machine, for without it no backup can be opened",
+            file=sys.stderr,
+        )
+        for key_id, backups in sorted(lost.items()):
+            _warn_of_lost(key_id, backups, self._folder)
+
+
+def _fresh_key(instance_id: str) -> MasterKey:
+    secret = os.urandom(KEY_BYTES)
+    digest = fingerprint(key_text(secret).encode())
+    day = utc_now()[:10].replace("-", "")
+    return MasterKey(unique_key_id(_own_keys(instance_id), day, digest), secret)
+
+
+def _lost_keys(config: Config, keyring: Keyring) -> Counter[str]:
+    """How many COMPLETED backups of this instance need a master key that isn't here, by its id."""
+    lost = Counter[str]()
+    try:
+        with assembly.catalogue(config, keyring) as catalogue:
+            for listed in catalogue.records():
+                record = listed.record
+                if (
+                    record is not None
+                    and listed.state is RecordState.KEY_NOT_HERE
+                    and record.instance_id == config.agent.instance_id
+                    and record.status is BackupStatus.COMPLETED
+                ):
+                    lost[record.keys[0].id if record.keys else "<id>"] += 1
+    except StoreNotFound:
+        return lost  # the first backup makes the store
+    return lost
+
+
+def _warn_of_lost(key_id: str, backups: int, folder: Path) -> None:
+    """Say loudly that a key is gone: each backup before this one is lost unless it comes back."""
+    shown = printable(key_id[:64])
     print(
-        f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
-        "machine, for without it no backup can be opened",
+        f"backup-agent: WARNING: the master key {shown} of earlier backups ({backups}) of this "
+        f"database is not in {folder}: without it none of them can be restored\n"
+        f"  what to do: put its copy back as {folder / shown}.key, mode 0600, beside the key that "
+        "was made for this backup; both are needed",
         file=sys.stderr,
     )
-    return config.model_copy(update={"keys": KeysSection(folder=folder, active=key_id)})
 
 
 def need_key(config: Config, arguments: argparse.Namespace) -> None:
@@ -96,7 +155,7 @@ def need_key(config: Config, arguments: argparse.Namespace) -> None:
         raise KeyUnusable(
             f"there is no master key in {_keys_folder(config)}",
             hint="put a copy of the key that the backup was made with there, as <id>.key with "
-            "mode 0600; `backup-agent backup-show --json` names its id",
+            "mode 0600; backup-show --json, with the same --store, names its id",
         )
 
 
@@ -136,9 +195,31 @@ def _no_store(url: str) -> UsageWrong:
     )
 
 
+def _keys(state: Path, own: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What [keys] would say; nothing as long as there is no key in the folder for those made here.
+
+    KeyUnusable if there is none in the folder that the environment names.
+    """
+    told = _told_folder(environment.get(_KEYS_FOLDER))
+    folder = told or state / "keys"
+    active = environment.get(_KEYS_ACTIVE) or _active_key(folder, own)
+    if active is not None:
+        return {"folder": str(folder), "active": active}
+    if told is None:
+        return {}
+    raise KeyUnusable(
+        f"there is no master key in {folder}, which {_KEYS_FOLDER} names",
+        hint=f"put one there as <id>.key with mode 0600, or unset {_KEYS_FOLDER}",
+    )
+
+
+def _told_folder(told: str | None) -> Path | None:
+    return Path.cwd() / told if told else None
+
+
 def _state_folder(environment: Mapping[str, str]) -> Path:
-    if told := environment.get(_STATE_FOLDER):
-        return Path.cwd() / told
+    if told := _told_folder(environment.get(_STATE_FOLDER)):
+        return told
     home = Path(environment.get("XDG_STATE_HOME", ""))
     try:
         # a relative one is to be ignored, says the specification
@@ -164,20 +245,21 @@ def _instance_id(state: Path) -> str:
     return read_secret(path, "the instance's id")
 
 
-def _own_key(instance_id: str) -> str:
-    """Not the same id on every machine: a record names the key that opens it."""
+def _own_keys(instance_id: str) -> str:
+    """How the ids of the keys begin that are made here: a record names the key that opens it."""
     return f"{TENANT}-{instance_id[:8]}"
 
 
 def _active_key(folder: Path, own: str) -> str | None:
-    """The key for new backups: the one made here, or else the last in order of their ids."""
+    """The key for new backups: the latest of those made here, or else the last by its id."""
     try:
         found = sorted(path.stem for path in folder.iterdir() if path.suffix == ".key")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise KeyUnusable(f"the keys in {folder} can't be read: {error.strerror}") from error
-    return own if own in found else next(reversed(found), None)
+    made_here = [key_id for key_id in found if key_id.startswith(own)]
+    return next(reversed(made_here or found), None)
 
 
 def _user() -> str:

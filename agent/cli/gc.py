@@ -61,15 +61,15 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
         if not seen:
             raise
         if arguments.json:
-            _show_json(seen, {}, dry_run=arguments.dry_run, failure=error)
+            _show_json(seen, operation, {}, failure=error)
         else:
-            _show(seen, dry_run=arguments.dry_run)
+            _show(seen, operation)
         return tables.fail(error, for_program=False)
     broken = {one.backup_id: one.why for one in operation.broken}
     if arguments.json:
-        _show_json(seen, broken, dry_run=arguments.dry_run)
+        _show_json(seen, operation, broken)
     else:
-        _show(seen, dry_run=arguments.dry_run)
+        _show(seen, operation)
     for line in tables.unrestorable(broken):
         print(line, file=sys.stderr)
     return 0
@@ -97,15 +97,17 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
         store.close()
 
 
-def _show(seen: Sequence[Orphan], *, dry_run: bool) -> None:
+def _show(seen: Sequence[Orphan], operation: GcOperation) -> None:
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
-    did = "would be removed; this was a dry run, nothing was changed" if dry_run else "removed"
+    dry = "would be removed; this was a dry run, nothing was changed"
+    did = dry if operation.dry_run else "removed"
+    young = f"; {operation.young} touched within 24 hours, so not judged" if operation.young else ""
     print(
         f"{len(gone)} orphans, {objects} objects, {stored_bytes} bytes {did}; "
-        f"{len(seen) - len(gone)} left alone"
+        f"{len(seen) - len(gone)} left alone{young}"
     )
 
 
@@ -126,9 +128,9 @@ def _cells(one: Orphan) -> list[str]:
 
 def _show_json(
     seen: Sequence[Orphan],
+    operation: GcOperation,
     broken: Mapping[str, str],
     *,
-    dry_run: bool,
     failure: AgentError | None = None,
 ) -> None:
     gone = [one for one in seen if one.what is not What.LEFT_ALONE]
@@ -136,9 +138,10 @@ def _show_json(
     print(
         tables.as_json(
             {
-                "dry_run": dry_run,
+                "dry_run": operation.dry_run,
                 "orphans": [_plain(one) for one in gone],
                 "left_alone": [_plain(one) for one in seen if one.what is What.LEFT_ALONE],
+                "touched_within_a_day": operation.young,
                 "objects": objects,
                 "bytes": stored_bytes,
                 "unrestorable": broken,

@@ -9,10 +9,12 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Final
 
 from agent import assembly
 from agent.account import agent_user, become
+from agent.cli.embedded import FreshKey
 from agent.cli.progress import ProgressBar
 from agent.cli.verb import on_signals
 from agent.config import Config
@@ -38,19 +40,28 @@ _AGENT_RUNS: Final = (
 )
 
 
-def create_here(config: Config, task: CreateTask, *, typed: bool) -> Report:
+def create_here(
+    config: Config, task: CreateTask, fresh: FreshKey | None = None, *, typed: bool
+) -> Report:
     """Make the backup; its final report. `typed` says that --store named the store.
 
+    `fresh` is the key where the configuration has none; it is written once the backup begins.
+
     On a machine with an installed agent root becomes the agent's user, once the secrets are read.
-    ConfigInvalid where the agent runs, StoreUnreachable where the store fell silent and nobody
-    knows yet how the backup ended.
+    InstanceBusy where the agent or another of these runs, StoreUnreachable where the store fell
+    silent and nobody knows yet how the backup ended.
     """
     lower_priority()
     # how the task ended is said by who asked for it; a defect's traceback is said here
     logging.getLogger("agent.performer").addFilter(
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
-    parts = assembly.backup_parts(config, alone=True)
+    if fresh is None:
+        parts = assembly.backup_parts(config, alone=True)
+    else:
+        config = fresh.config
+        parts = assembly.backup_parts(config, alone=True, keys=fresh.keyring)
+        parts = replace(parts, keep_key=fresh.keep)
     stores = assembly.task_stores(config, parts)
     if user := agent_user(config.agent.state_folder):
         become(user)

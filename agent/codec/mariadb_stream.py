@@ -14,28 +14,19 @@ seen on 10.11.19:
   made again under the name of a dropped table or schema and is in the stream by then.
 """
 
-import re
 from typing import Final
 
+from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
 _MOST_ODD: Final = 10_000
 _SEEK_BYTES: Final = 8
-_HEAD_BYTES: Final = 64
-_FRM_MAGIC: Final = b"\xfe\x01"
-# The files of data that a table needs, by the engine's number in its `.frm` (agent/codec/frm.py).
-_DATA_OF: Final = {
-    9: (b".MYI", b".MYD"),
-    10: (b".MRG",),
-    16: (b".ARZ",),
-    17: (b".CSV",),
-    42: (b".MAI", b".MAD"),
-}
-# The engine's number of a partitioned table, whose partitions' engine is at another place.
-_PARTITIONED: Final = 20
-_PARTITIONS_AT: Final = 61
-_PARTITION: Final = re.compile(rb"#P#.*\.(?:MYD|MAD|ARZ|CSV)$", re.IGNORECASE | re.DOTALL)
+# Files that hold a partition's rows, with this before the partition's name; in any case of letters.
+_PARTITION: Final = b"#P#"
+_PARTITION_ENDS: Final = (b".MYD", b".MAD", b".ARZ", b".CSV")
+# Of these one is enough for a table of InnoDB: in a full backup, in an incremental, made meanwhile.
+_TABLESPACES: Final = (b".ibd", b".ibd.delta", b".new")
 _AT: Final = b"@0040"
 # What is copied while the server holds DDL back: its table is there, and what a D before that DDL
 # was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
@@ -45,11 +36,13 @@ _LASTING: Final = (b".frm", b".new", b".ren")
 class MendedStream(XbstreamParser):
     """A parser that also hands the stream on, with what mbstream needs put in.
 
-    `inserted` counts the bytes that were put in so far.
+    `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
+    `misnamed`, `lost` and `without_data` need: some 300 bytes a table that isn't InnoDB's, and 40
+    a table of InnoDB's.
     """
 
-    def __init__(self, *, checksums: bool = True) -> None:
-        super().__init__(checksums=checksums)
+    def __init__(self, *, proving: bool = True) -> None:
+        super().__init__(proving=proving)
         self.inserted = 0
         self._renamed = False  # and no payload since
         self._gaps: list[tuple[int, bytes]] = []
@@ -61,7 +54,9 @@ class MendedStream(XbstreamParser):
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
-        self._lasting: dict[bytes, set[int]] = {}  # digests of such files by directory
+        self._swept: set[int] = set()  # what went with its directory
+        self._swept_of: dict[int, tuple[int, ...]] = {}  # the tablespaces of such a table's `.frm`
+        self._lasting: set[int] = set()
         self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
 
     def passed(self, view: memoryview) -> bytes | None:
@@ -93,11 +88,6 @@ class MendedStream(XbstreamParser):
                 return target
         return None
 
-    @property
-    def names(self) -> int:
-        """How many names of files and directories are kept in memory."""
-        return super().names + len(self._removed) + len(self._parted)
-
     def lost(self) -> list[bytes]:
         """Return the paths of lasting files, or their directories, that were wrongly removed."""
         return sorted({path for file, path in self._removed.items() if file not in self.files})
@@ -105,15 +95,17 @@ class MendedStream(XbstreamParser):
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
+        lacking |= {frm for frm, one in self._swept_of.items() if self.files.isdisjoint(one)}
         return self.files & (lacking | self._partitioned - self._parted)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
-        self._head = bytearray() if offset == 0 and self._path.endswith(b".frm") else None
+        begins = self._proving and offset == 0
+        self._head = bytearray() if begins and self._path.endswith(b".frm") else None
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
         if self._head is not None:
-            self._head += piece[: _HEAD_BYTES - len(self._head)]
+            self._head += piece[: HEAD_BYTES - len(self._head)]
         super()._on_payload(piece)
 
     def _end_payload(self) -> None:
@@ -123,16 +115,25 @@ class MendedStream(XbstreamParser):
 
     def _note_definition(self, head: bytearray) -> None:
         """Note what data the table needs whose `.frm` begins so; not of one half made."""
-        name = self._path.rpartition(b"/")[2]
-        is_table = head[:2] == _FRM_MAGIC and not name.startswith(b"#sql")
-        ends = _DATA_OF.get(head[3], ()) if is_table else ()
-        self._partitioned.discard(self._file)
-        if is_table and head[3] == _PARTITIONED and head[_PARTITIONS_AT] in _DATA_OF:
-            self._partitioned.add(self._file)
+        self._forget_definition(self._file)
+        found = definition(head)
+        if found is None or self._path.rpartition(b"/")[2].startswith(b"#sql"):
+            return
         stem = self._path.removesuffix(b".frm")
-        self._needed_by.pop(self._file, None)
-        if ends:
-            self._needed_by[self._file] = tuple(path_digest(stem + end) for end in ends)
+        if found.partitioned and found.data:
+            self._partitioned.add(self._file)
+        elif found.data:
+            self._needed_by[self._file] = tuple(path_digest(stem + end) for end in found.data)
+        elif self._swept and found.number == INNODB and not found.partitioned:
+            # no other one is known to need a file: it may be in the system tablespace
+            spaces = tuple(path_digest(stem + end) for end in _TABLESPACES)
+            if not self._swept.isdisjoint(spaces):
+                self._swept_of[self._file] = spaces
+
+    def _forget_definition(self, file: int) -> None:
+        self._needed_by.pop(file, None)
+        self._swept_of.pop(file, None)
+        self._partitioned.discard(file)
 
     def _unsettled(self) -> int:
         """Return how many of the last bytes are the head of a chunk that may need a payload."""
@@ -150,25 +151,39 @@ class MendedStream(XbstreamParser):
             start = self.raw_bytes - HEAD.size - self._path_bytes
             self._gaps.append((start, _empty_payload(self._path, self._open.get(self._file, 0))))
         super()._on_end_of_file()
-        if found := _PARTITION.search(self._path):
-            self._parted.add(path_digest(self._path[: found.start()] + b".frm"))
+        if self._proving:
+            self._note_end()
+
+    def _note_end(self) -> None:
+        """Note a file that lasts, and that a partition of a table has come."""
         if self._path.endswith(_LASTING):
-            folder = self._path.rpartition(b"/")[0]
-            self._lasting.setdefault(folder, set()).add(self._file)
+            self._lasting.add(self._file)
+            return
+        upper = self._path.upper()
+        at = upper.find(_PARTITION)
+        if at >= 0 and upper.endswith(_PARTITION_ENDS):
+            self._parted.add(path_digest(self._path[:at] + b".frm"))
 
     def _on_remove(self) -> None:
-        if self._file in self.files and self._path.endswith(_LASTING):
-            self._removed[self._file] = self._path
-        # mbstream takes a directory away with all that is in it
-        for file in self._lasting.pop(self._path, set()) & self.files:
-            self.files.remove(file)
-            self._removed[file] = self._path
-        self._folders.discard(self._path)
+        for file in self._folders.get(self._path, (self._file,)):
+            if file in self._lasting:
+                self._removed[file] = self._path
         super()._on_remove()
 
-    def _remove(self) -> bool:
-        self._lasting.get(self._path.rpartition(b"/")[0], set()).discard(self._file)
-        return super()._remove()
+    def _remove_folder(self) -> None:
+        if self._proving:
+            self._swept.update(self.files.intersection(self._folders[self._path]))
+        super()._remove_folder()
+
+    def _forget(self, file: int) -> bool:
+        self._lasting.discard(file)
+        self._forget_definition(file)
+        return super()._forget(file)
+
+    def _replace(self, path: bytes, target: int, space: int | None) -> None:
+        super()._replace(path, target, space)
+        if self._proving and path.endswith(_LASTING):
+            self._lasting.add(target)
 
     def _on_path(self, path: bytes) -> None:
         self._path_bytes = len(path)
@@ -187,10 +202,15 @@ class MendedStream(XbstreamParser):
             self._await(HEAD.size, self._on_head)
             return
         super()._on_other_path(path)
+        if self._proving:
+            self._note_odd(source, self._checked_path(path), known=known)
+
+    def _note_odd(self, source: bytes, target: bytes, *, known: bool) -> None:
+        """Note a rename whose names may be encoded twice."""
         if not known and _AT in source:
             self._unknown.append(source)
-        if known and _AT in path:
-            self._odd_targets.append(self._checked_path(path))
+        if known and _AT in target:
+            self._odd_targets.append(target)
         if len(self._unknown) + len(self._odd_targets) > _MOST_ODD:
             raise self._invalid("it renames too many tables with signs in their names")
 

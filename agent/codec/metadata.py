@@ -6,11 +6,13 @@ from typing import Final, NamedTuple
 from agent.errors import StreamInvalid
 from agent.model import BinlogPosition
 
-_CHECKPOINT_LINE: Final = re.compile(r"(\w+) = (\S*)")
-_INFO_LINE: Final = re.compile(r"^(\w+) = (.*)$", re.MULTILINE)
+# Each begins where a line does, and gives nothing back that it has taken: the time that it takes
+# grows with the file's length, whatever is in the file.
+_CHECKPOINT_LINE: Final = re.compile(r"^(\w++) = (\S*+)", re.MULTILINE)
+_INFO_LINE: Final = re.compile(r"^(\w++) = (.*)$", re.MULTILINE)
 # The file's name may hold anything, tabs included: log_bin is the operator's to choose.
 _BINLOG_INFO: Final = re.compile(
-    r"([^\0]{1,512})\t(\d{1,20})(?:\t([\w:,.\s-]*))?\s*", re.ASCII | re.DOTALL
+    r"([^\0]{1,512})\t(\d{1,20}+)(?:\t([\w:,.\s-]*+))?", re.ASCII | re.DOTALL
 )
 
 
@@ -48,7 +50,7 @@ def parse_binlog_info(content: bytes) -> BinlogPosition | None:
     """
     if not content.strip() or content.startswith(b"\t0"):
         return None
-    match = _BINLOG_INFO.fullmatch(content.decode("utf-8", "replace"))
+    match = _BINLOG_INFO.fullmatch(content.decode("utf-8", "replace").rstrip())
     if not match:
         raise StreamInvalid("the engine's binlog position in the stream can't be read")
     file, position, gtid = match.groups()

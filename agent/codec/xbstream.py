@@ -19,6 +19,7 @@ half of a length, which is 0, and the lower half of an offset.
 
 import re
 import struct
+from array import array
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +28,8 @@ from isal import isal_zlib
 from agent.codec.stream_paths import MAX_PATH, path_digest, plain_path, refusal
 from agent.errors import StreamInvalid
 
+# The option file that an engine writes for the one that will prepare the backup.
+OPTION_FILE: Final = "backup-my.cnf"
 MAGIC: Final = b"XBSTCK01"
 HEAD: Final = struct.Struct("<8sBcI")
 PAYLOAD: Final = struct.Struct("<QQI")
@@ -40,6 +43,7 @@ _MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffer
 _MAX_ENTRIES: Final = 1 << 18
 _MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, 65,536 bytes a page
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
+MAX_OPTIONS: Final = 1 << 16
 _MAX_META: Final = 1 << 12  # four short lines about a tablespace
 
 # FIL_PAGE_SPACE_ID (storage/innobase/include/fil0types.h): four bytes, big-endian, never
@@ -55,9 +59,18 @@ _METADATA: Final = {
     prefix + name: name.decode()
     for prefix in (b"xtrabackup_", b"mariadb_backup_")
     for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
-}
+} | {OPTION_FILE.encode(): "options"}
+
+# The parser needs some 85 bytes a file, and up to 900 a directory: 0.6 GB at most. MariaDB's
+# incrementals have three files a table. A stream with more is no backup.
+MOST_FILES: Final = 5_000_000
+MOST_FOLDERS: Final = 200_000
 
 _TWICE: Final = "if its table was dropped and made again meanwhile, back up at a quieter time"
+_TOO_MANY: Final = (
+    "a restore keeps every name in memory and takes no more: drop tables or schemas, or spread "
+    "them over several servers"
+)
 _Step = Callable[[bytes], None]
 
 
@@ -65,28 +78,33 @@ class XbstreamParser:
     """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
 
     It checks CRCs, the order of each file's bytes, that each file ends, and that no path is
-    both a file and a directory; it does not check what files there are. Of a file it keeps 8
-    bytes, the digest of its name, and of an InnoDB tablespace its number, which stands on its
-    first page (in an incremental, in its `.meta`) and outlives every rename.
+    both a file and a directory; it does not check what files there are. Of an InnoDB tablespace
+    it keeps the number (some 120 bytes), which stands on its first page (in an incremental, in its
+    `.meta`) and outlives every rename.
 
-    Without `checksums` the CRCs are left to whoever reads the stream next.
+    Without `proving` it keeps nothing but names, and leaves the CRCs to the program that reads the
+    stream next. A stream that was proved passes without it, too.
 
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
-    so far, `file_bytes` that of the payloads in it. `spaces` maps the digests of tablespaces
-    to their numbers. `hidden` is the first path that begins with a dot; mbstream takes none.
-    `metadata` maps `checkpoints`, `info`, `binlog_info`, `slave_info` and `galera_info` to the
-    content of the engine's own files.
+    so far. `spaces` maps the digests of tablespaces to their numbers. `hidden` is the first path
+    that begins with a dot; mbstream takes none. `metadata` maps `checkpoints`, `info`,
+    `binlog_info`, `slave_info`, `galera_info` and `options` to the content of the engine's own
+    files.
     """
 
-    def __init__(self, *, checksums: bool = True) -> None:
-        self._checksums = checksums
+    def __init__(self, *, proving: bool = True) -> None:
+        self._proving = proving
         self.files: set[int] = set()
         self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
-        self.file_bytes = 0
         self.metadata: dict[str, bytes] = {}
         self.hidden: bytes | None = None
-        self._folders: set[bytes] = set()
+        # The digests of the files that each directory has or had. None of these shrinks by a
+        # rename, so that their sizes bound the memory whatever a stream does.
+        self._folders: dict[bytes, array[int]] = {}
+        self._nested: set[bytes] = set()  # directories at the top with directories in them
+        self._files_seen = 0
+        self._folders_seen = 0
         self._captures: dict[str, bytearray] = {}
         self._open: dict[int, int] = {}  # digest of an unfinished file -> its next offset
         self._pending = bytearray()
@@ -125,11 +143,6 @@ class XbstreamParser:
             raise self._invalid(f"{len(self._open)} files in it have no end")
         if not self.files:
             raise self._invalid("it holds no file")
-
-    @property
-    def names(self) -> int:
-        """How many names of files and directories are kept in memory."""
-        return len(self.files) + len(self._open) + len(self._folders)
 
     def contains(self, path: str) -> bool:
         """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
@@ -182,8 +195,8 @@ class XbstreamParser:
         self._open_file()
         del self._open[self._file]
         self.files.add(self._file)
-        name = _METADATA.get(self._path)
-        if name:
+        name = _METADATA.get(self._path, "")
+        if name in self._captures:
             self.metadata[name] = bytes(self._captures.pop(name))
         self._await(HEAD.size, self._on_head)
 
@@ -199,31 +212,60 @@ class XbstreamParser:
     def _on_other_path(self, path: bytes) -> None:
         path = self._checked_path(path)
         target = path_digest(path)
+        if self._path in self._folders:
+            raise self._invalid(f"the directory {self._path!r} is renamed")
         if target in self._open:
             raise self._invalid(f"the file {path!r} is replaced before its end")
-        self._check_place(path)
         space = self.spaces.get(self._file)
         # the engine also renames what it has not sent yet; mbstream lets that pass
         if self._remove():
-            self.files.add(target)
-            self.spaces.pop(target, None)
-            if space is not None:
-                self.spaces[target] = space
+            self._replace(path, target, space)
         self._await(HEAD.size, self._on_head)
 
+    def _replace(self, path: bytes, target: int, space: int | None) -> None:
+        """Note that a file has got the name `path`."""
+        if path in _METADATA:
+            raise self._invalid(f"a file is renamed to {path!r}, which only an engine writes")
+        if not self._forget(target):
+            self._place(path, target)
+        self.files.add(target)
+        if space is not None:
+            self.spaces[target] = space
+
     def _on_remove(self) -> None:
-        self._remove()
+        if self._path in self._folders:
+            self._remove_folder()
+        else:
+            self._remove()
         self._await(HEAD.size, self._on_head)
 
     def _remove(self) -> bool:
-        """Forget the current chunk's file; whether it was there."""
+        """Forget the current chunk's file; return True if it was there."""
         if self._file in self._open:
             raise self._invalid(f"the file {self._path!r} is renamed or removed before its end")
-        if self._file not in self.files:
+        if not self._forget(self._file):
             return False
-        self.files.remove(self._file)
-        self.spaces.pop(self._file, None)
         self.metadata.pop(_METADATA.get(self._path, ""), None)
+        return True
+
+    def _remove_folder(self) -> None:
+        """Forget the current chunk's directory and all files in it, as mbstream does.
+
+        Engines remove those of schemas, which have no directories in them.
+        """
+        if b"/" in self._path or self._path in self._nested:
+            raise self._invalid(f"{self._path!r}, a directory among others, is removed")
+        for file in self._folders.pop(self._path):
+            if file in self._open:
+                raise self._invalid(f"the directory {self._path!r} of an open file is removed")
+            self._forget(file)
+
+    def _forget(self, file: int) -> bool:
+        """Forget a file; return True if it was there."""
+        if file not in self.files:
+            return False
+        self.files.remove(file)
+        self.spaces.pop(file, None)
         return True
 
     def _on_seek_or_sparse(self, start: bytes) -> None:
@@ -264,24 +306,42 @@ class XbstreamParser:
         # mbstream stops at a file that exists, and still exits 0
         if self._file in self.files and not self._flags & _FLAG_REWRITE:
             raise self._invalid(f"the file {self._path!r} goes on after its end", _TWICE)
-        self.files.discard(self._file)
-        self._check_place(self._path)
+        if self._file in self.files:
+            self.files.remove(self._file)
+        else:
+            self._place(self._path, self._file)
         self._open[self._file] = 0
-        if self._path in _METADATA:
+        if self._proving and self._path in _METADATA:
             self._captures[_METADATA[self._path]] = bytearray()
 
-    def _check_place(self, path: bytes) -> None:
-        """Note the directories of a file. Refuse one that is a file, and a file that is one."""
+    def _place(self, path: bytes, file: int) -> None:
+        """Note a file in its directory. Refuse one that is a directory, and one too many."""
         if path in self._folders:
             raise self._invalid(f"the path {path!r} is both a file and a directory")
         if path[:1] == b"." and self.hidden is None:
             self.hidden = path
-        folder = path
-        while (folder := folder.rpartition(b"/")[0]) and folder not in self._folders:
+        self._files_seen += 1
+        if self._files_seen > MOST_FILES:
+            raise self._invalid(f"it holds more than {MOST_FILES} files", _TOO_MANY)
+        folder = path.rpartition(b"/")[0]
+        if folder:
+            if folder not in self._folders:
+                self._note_folder(folder)
+            self._folders[folder].append(file)
+
+    def _note_folder(self, folder: bytes) -> None:
+        """Note a directory and those above it. Refuse one that is a file, and one too many."""
+        if b"/" in folder:
+            self._nested.add(folder.partition(b"/")[0])
+        while folder and folder not in self._folders:
             digest = path_digest(folder)
             if digest in self.files or digest in self._open:
                 raise self._invalid(f"the path {folder!r} is both a file and a directory")
-            self._folders.add(folder)
+            self._folders[folder] = array("Q")
+            self._folders_seen += 1
+            if self._folders_seen > MOST_FOLDERS:
+                raise self._invalid(f"it holds more than {MOST_FOLDERS} directories", _TOO_MANY)
+            folder = folder.rpartition(b"/")[0]
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         """Expect `length` payload bytes for the file's `offset`, which moves by `advance`."""
@@ -291,12 +351,13 @@ class XbstreamParser:
         if length > _MAX_PAYLOAD or offset + advance > _MAX_OFFSET:
             raise self._invalid(f"a payload of {length} bytes")
         self._open[self._file] = offset + advance
-        self._capture = self._captures.get(_METADATA.get(self._path, ""))
-        if self._capture is not None and len(self._capture) + length > _MAX_METADATA:
+        name = _METADATA.get(self._path, "")
+        if name and offset + length > (MAX_OPTIONS if name == "options" else _MAX_METADATA):
             raise self._invalid(f"{self._path!r} is too large")
-        tablespace = offset == 0 and self._path.endswith(_TABLESPACE_ENDS)
-        self._page = bytearray() if tablespace else None
-        note = offset == 0 and length <= _MAX_META and self._path.endswith(_META_END)
+        self._capture = self._captures.get(name)
+        begins = self._proving and offset == 0
+        self._page = bytearray() if begins and self._path.endswith(_TABLESPACE_ENDS) else None
+        note = begins and length <= _MAX_META and self._path.endswith(_META_END)
         self._meta = bytearray() if note else None
         self._left = length
         if not length:
@@ -304,8 +365,7 @@ class XbstreamParser:
 
     def _on_payload(self, piece: memoryview) -> None:
         self.raw_bytes += len(piece)
-        self.file_bytes += len(piece)
-        if self._checksums:
+        if self._proving:
             self._crc = isal_zlib.crc32(piece, self._crc)
         if self._capture is not None:
             self._capture += piece
@@ -326,7 +386,7 @@ class XbstreamParser:
             self._page = None
 
     def _end_payload(self) -> None:
-        if self._checksums and self._crc != self._expected_crc:
+        if self._proving and self._crc != self._expected_crc:
             raise self._invalid(f"bytes of {self._path!r} fail their CRC-32")
         if self._meta is not None and (found := _META_SPACE.search(self._meta)):
             self.spaces[self._file] = int(found[1])

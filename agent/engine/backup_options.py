@@ -13,15 +13,15 @@ with encryption_plugin.cc beside the former.
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from agent.codec.xbstream import MAX_OPTIONS, OPTION_FILE
 from agent.errors import ContentRefused
 
-OPTION_FILE: Final = "backup-my.cnf"
+_PLUGIN_LOAD: Final = "plugin_load"
 
-_MOST_BYTES: Final = 64 << 10
 _LINE: Final = re.compile(r"([a-z0-9_-]{1,64})[ \t]*(?:=[ \t]*(.*?))?")
 _NUMBER: Final = re.compile(r"\d{0,20}[KMGT]?", re.IGNORECASE)
 _WORD: Final = re.compile(r"[A-Za-z0-9_]{0,64}")
@@ -32,8 +32,11 @@ _DATA_FILE: Final = (
     r"(:autoextend)?(:max:\d{1,12}[KMGT]?)?"
 )
 _DATA_FILES: Final = re.compile(rf"{_DATA_FILE}(;{_DATA_FILE}){{0,99}}", re.IGNORECASE)
-_PLUGIN: Final = r"(?:[a-z0-9_]*key_management|provider_[a-z0-9]+)"
-_PLUGINS: Final = re.compile(rf"(?:;?{_PLUGIN}(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?){{1,16}}")
+# One entry of a list is matched at a time, and none can match in two ways: whoever made the backup
+# must not be able to keep the whole agent waiting for a regular expression.
+_PLUGIN: Final = r"(?:[a-z0-9_]{0,50}key_management|provider_[a-z0-9]{1,50})"
+_PLUGIN_ENTRY: Final = re.compile(rf"({_PLUGIN})(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?")
+_MOST_PLUGINS: Final = 16
 # A path, a URL or a secret of a plugin: anything that ends with its line.
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 
@@ -59,7 +62,6 @@ _VALUES: Final = {
     "server_uuid": _UUID,
     "redo_log_version": _NUMBER,
     "master_key_id": _NUMBER,
-    "plugin_load": _PLUGINS,
 }
 # The backup holds these files itself.
 _DIRECTORIES: Final = frozenset(
@@ -69,27 +71,32 @@ _DIRECTORIES: Final = frozenset(
 _DROPPED: Final = frozenset({"plugin_dir"})
 
 
-def disarm(folder: Path) -> None:
+def disarm(folder: Path, check: Callable[[], None]) -> None:
     """Take from an extracted backup what leads an engine out of `folder`; ContentRefused.
 
     Links to tables outside (`.isl`) are removed: the tables themselves are in the backup. The
-    option file is written anew. Whatever is neither a file nor a directory is refused.
+    option file is written anew. Whatever is neither a file nor a directory is refused. `check`
+    is called for each directory, and ends the work by an exception.
     """
-    for path in _entries(folder):
-        if path.suffix == ".isl":
-            path.unlink()
+    folders = [folder]
+    while folders:
+        check()
+        folders += _disarm_directory(folders.pop())
     _rewrite(folder / OPTION_FILE)
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder`; ContentRefused if anything else is there."""
-    for parent, names, files in os.walk(folder):
-        for name in (*names, *files):
-            mode = os.lstat(path := Path(parent, name)).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise ContentRefused(f"the backup holds {name!r}, which is no file")
-            if name in files:
-                yield path
+def _disarm_directory(folder: Path) -> list[Path]:
+    """Remove the links of one directory; return the directories in it."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found.append(Path(entry))
+            elif not entry.is_file(follow_symlinks=False):
+                raise ContentRefused(f"the backup holds {entry.name!r}, which is no file")
+            elif os.path.splitext(entry.name)[1] == ".isl":
+                os.unlink(entry)
+    return found
 
 
 def _rewrite(path: Path) -> None:
@@ -106,31 +113,27 @@ def _rewrite(path: Path) -> None:
     draft.replace(path)
 
 
-def _read(path: Path) -> str:
-    if path.is_dir() or path.stat().st_size > _MOST_BYTES:
+def _read(path: Path) -> bytes:
+    if path.is_dir() or path.stat().st_size > MAX_OPTIONS:
         raise ContentRefused(f"{path.name} of the backup is no option file")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ContentRefused(f"{path.name} of the backup is no text") from None
+    return path.read_bytes()
 
 
-def safe_options(content: str) -> str:
+def safe_options(content: bytes) -> str:
     """Return an option file with the harmless rest of `content`; ContentRefused names a line."""
     lines = ["# Checked and written anew by backup-agent.", "[mysqld]"]
     options = list(_options(content))
-    plugins = next((value for name, value in options if name == "plugin_load"), "")
+    plugins = _plugins(next((value for name, value in options if name == _PLUGIN_LOAD), ""))
     for name, value in options:
         if name in _DROPPED:
             continue
         if name in _DIRECTORIES:
             lines.append(f"{name}=./")
             continue
-        pattern = _VALUES.get(name) or _of_plugin(name, plugins)
-        if pattern is None:
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name!r}")
-        if not pattern.fullmatch(value):
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name} to {value!r}")
+        if not _allowed(name, value, plugins):
+            # a plugin's own option may hold a secret
+            shown = f" to {value[:200]!r}" if name in _VALUES or name == _PLUGIN_LOAD else ""
+            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name}{shown}")
         lines.append(f"{name}={value}")
     return "\n".join(lines) + "\n"
 
@@ -150,10 +153,14 @@ def server_options(folder: Path) -> str:
     )
 
 
-def _options(content: str) -> Iterator[tuple[str, str]]:
+def _options(content: bytes) -> Iterator[tuple[str, str]]:
     """Yield names and values of the one group `[mysqld]`; ContentRefused for all else."""
-    # the engines split at newlines alone: what else Python takes for one is part of a value
-    for line in content.split("\n"):
+    try:
+        # the engines split at newlines alone: what else Python takes for one is part of a value
+        lines = content.decode().split("\n")
+    except UnicodeDecodeError:
+        raise ContentRefused(f"the backup's own {OPTION_FILE} is no text") from None
+    for line in lines:
         line = line.strip(" \t\r")
         if not line or line[0] in "#;" or line == "[mysqld]":
             continue
@@ -163,7 +170,19 @@ def _options(content: str) -> Iterator[tuple[str, str]]:
         yield found[1].replace("-", "_"), found[2] or ""
 
 
-def _of_plugin(name: str, plugins: str) -> re.Pattern[str] | None:
-    """Return what an option of a plugin that is loaded may be, None for any other option."""
-    loaded = re.findall(rf"(?:^|;)({_PLUGIN})", plugins)
-    return _PRINTABLE if any(name.startswith(f"{plugin}_") for plugin in loaded) else None
+def _allowed(name: str, value: str, plugins: tuple[str, ...]) -> bool:
+    """Tell whether an option of an engine, or of one of the `plugins`, may have that value."""
+    if name == _PLUGIN_LOAD:
+        return bool(_plugins(value))
+    pattern = _VALUES.get(name)
+    if pattern is None and name.startswith(tuple(f"{plugin}_" for plugin in plugins)):
+        pattern = _PRINTABLE
+    return pattern is not None and pattern.fullmatch(value) is not None
+
+
+def _plugins(value: str) -> tuple[str, ...]:
+    """Return the plugins of a `plugin_load`, `name=library;...`; none if one isn't allowed."""
+    entries = value.removeprefix(";").split(";", _MOST_PLUGINS)
+    found = [_PLUGIN_ENTRY.fullmatch(entry) for entry in entries[:_MOST_PLUGINS]]
+    names = tuple(one[1] for one in found if one)
+    return names if len(names) == len(entries) else ()

@@ -7,6 +7,7 @@ from agent.errors import ExtractFailed, StreamInvalid
 
 # The second is what later releases of mariadb-backup write.
 CHECKPOINT_FILES = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")
+_MOST_BYTES = 64 << 10  # engines write some 130
 
 
 def read_checkpoints(folder: Path) -> Checkpoints:
@@ -17,7 +18,8 @@ def read_checkpoints(folder: Path) -> Checkpoints:
     """
     for name in CHECKPOINT_FILES:
         try:
-            return parse_checkpoints((folder / name).read_bytes())
+            with (folder / name).open("rb") as file:
+                return parse_checkpoints(file.read(_MOST_BYTES))
         except FileNotFoundError:
             continue
         except (StreamInvalid, OSError) as error:

@@ -12,7 +12,7 @@
     │   ├── BackupExists         backup_exists
     │   ├── BackupUnusable       backup_unusable       it exists but isn't COMPLETED
     │   ├── BackupBusy           backup_busy           a task that can't be ended is at work on it
-    │   ├── InstanceBusy         instance_busy         another agent's backup of the datadir
+    │   ├── InstanceBusy         instance_busy         another agent at the datadir or state folder
     │   ├── TooLate              too_late              to be cancelled
     │   ├── StorageRefused       storage_refused       not a container or URL for this agent
     │   ├── TokenLost            token_lost
@@ -43,7 +43,7 @@
     │   └── LsnMismatch          lsn_mismatch
     ├── DataError
     │   ├── DataDamaged          data_damaged          stored bytes fail a check
-    │   ├── ContentRefused       content_refused       what no engine puts into a backup
+    │   ├── ContentRefused       content_refused       what no restore takes
     │   ├── RecordDamaged        record_damaged
     │   ├── RecordUnsupported    record_unsupported
     │   ├── KeyNotHere           key_not_here

@@ -28,7 +28,10 @@ class Interrupted(AgentError):
     """The agent was stopped, or died, before the task ended."""
 
     code = "interrupted"
-    default_hint = "the agent stopped before the task ended; send it again with a fresh task id"
+    default_hint = (
+        "the agent stopped before the task ended: give the command again, or send the task again "
+        "with a fresh task id"
+    )
 
 
 class Cancelled(AgentError):

@@ -40,12 +40,14 @@ class DataDamaged(DataError):
 
 
 class ContentRefused(DataError):
-    """A backup holds what no engine puts into one: a path outside, an option, a false stream."""
+    """A backup holds what no restore takes: a path outside, an option, a false stream."""
 
     code = "content_refused"
     default_hint = (
-        "an engine of an unknown version made this backup, or somebody who held its keys and chose "
-        "what is in it: find out who, don't restore it by hand either, and restore another backup"
+        "if the message names a setting that your server has, an earlier agent made this backup "
+        "without judging it: change the setting and make a full backup; if not, an engine of an "
+        "unknown version made it, or somebody who held its keys and chose what is in it: find out "
+        "who, and don't restore it by hand either; restore another backup"
     )
 
 
@@ -71,7 +73,10 @@ class KeyNotHere(DataError):
     """No key on this machine opens the backup or can check its record."""
 
     code = "key_not_here"
-    default_hint = "put the key file with that id into the folder named by [keys] folder"
+    default_hint = (
+        "put the copy of that key as <id>.key, mode 0600, into [keys] folder, which without an "
+        "agent.toml is the folder keys in ~/.local/state/backup-agent"
+    )
 
 
 class PlaintextRefused(DataError):

@@ -178,8 +178,9 @@ class StoreNotFound(StoreError):
 
     code = "store_not_found"
     default_hint = (
-        "check the id, [store] container and [agent] tenant_id, which the container is usually "
-        "named after; the first backup makes it"
+        "the first backup makes what is missing; if there was one, check the id, and where the "
+        "store is: --store or [store] url, [store] container, and [agent] tenant_id, which the "
+        "container is usually named after"
     )
 
 

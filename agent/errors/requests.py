@@ -63,7 +63,9 @@ class BackupUnknown(TaskRefused):
     """The store has no record of that backup."""
 
     code = "backup_unknown"
-    default_hint = "see what there is with: backup-agent backup-list"
+    default_hint = (
+        "see what there is with backup-list, with the same --store or --config if there was one"
+    )
 
 
 class BackupExists(TaskRefused):
@@ -88,7 +90,7 @@ class BackupBusy(TaskRefused):
 
 
 class InstanceBusy(TaskRefused):
-    """Another agent makes a backup of the same datadir."""
+    """Another agent or command makes a backup of the same datadir, or has the same state folder."""
 
     code = "instance_busy"
     default_hint = "wait until the other agent's backup of this datadir has ended"

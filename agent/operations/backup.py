@@ -45,6 +45,7 @@ from agent.operations.parts import BackupParts
 from agent.operations.preflight import (
     Found,
     ObserveLsn,
+    check_place,
     laid_out,
     look,
     series,
@@ -103,6 +104,9 @@ class BackupOperation:
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
+        if self._parts.store_folder is not None:
+            # before anything is made there
+            check_place(self._parts.store_folder, [self._parts.database.server().datadir])
         self._parts.store.open()
         limits = self._parts.store.limits()
         found = look(self._parts, self._observe_lsn)
@@ -117,6 +121,7 @@ class BackupOperation:
         data_key = os.urandom(32) if self._parts.encrypt else None
         self._stop.check()
         whole = surveyed(self._parts, found, base, self._stop.check)
+        self._parts.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
             self._parts.store, limits, record.id, record.attempt, sealed=record.sealed

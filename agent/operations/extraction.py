@@ -39,8 +39,6 @@ from agent.store.protocol import Shelf
 
 log = logging.getLogger(__name__)
 
-# A server with more tables than that would not start; each costs memory here and an inode there.
-MOST_NAMES: Final = 2_000_000
 # Downloads run ahead of the reader by less than one list's segments.
 _LISTS_KEPT: Final = 2
 
@@ -52,15 +50,15 @@ class Gate:
     as the engine made them.
 
     ContentRefused for a path that leads out of the folder, for anything else that is no xbstream,
-    and for more bytes than the record says or two million names.
+    for more bytes than the record says, and for more names than MOST_FILES and MOST_FOLDERS.
     """
 
     def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
         self._write = write
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
-        # the extractor checks them, and what was sealed or signed was not changed since
-        self._parser = MendedStream(checksums=False)
+        # the extractor checks the sums, and what was sealed or signed was not changed since
+        self._parser = MendedStream(proving=False)
 
     def write(self, block: bytes) -> None:
         """Judge the next block and hand it on."""
@@ -70,8 +68,6 @@ class Gate:
             mended = self._parser.passed(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
-        if self._parser.names > MOST_NAMES:
-            raise self._refused(f"it holds more than {MOST_NAMES} files and directories")
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:
@@ -128,10 +124,15 @@ class SegmentLists:
         self._lock = threading.Lock()
         self._lists: OrderedDict[int, list[Segment]] = OrderedDict()
         rows = [ref.count for ref in stored.lists]
-        if sum(rows) != len(self.sizes) or any(count != LIST_ENTRIES for count in rows[:-1]):
+        if sum(rows) != len(self.sizes):
             raise DataDamaged(
                 f"backup {record.id} has {sum(rows)} segments in its lists, "
                 f"{len(self.sizes)} in its record"
+            )
+        if any(count != LIST_ENTRIES for count in rows[:-1]) or rows[-1] > LIST_ENTRIES:
+            raise DataDamaged(
+                f"backup {record.id} has a segment list of {max(rows)} rows; all but the last have "
+                f"{LIST_ENTRIES}, and none has more"
             )
 
     def row(self, number: int) -> Segment:
@@ -199,7 +200,7 @@ class Extraction:
             ).run()
             gate.finish()
             extract_run.finish()
-        as_user(partial(_settle, record, folder))
+        as_user(partial(_settle, record, folder, self._stop.check))
 
     def _fetch(self, record: Record, lists: SegmentLists, number: int, buffer: memoryview) -> None:
         row = lists.row(number)
@@ -216,10 +217,10 @@ class Extraction:
             raise DataDamaged(f"segment {number} of backup {record.id} is not as it was stored")
 
 
-def _settle(record: Record, folder: Path) -> None:
+def _settle(record: Record, folder: Path, check: Callable[[], None]) -> None:
     """Disarm the extracted backup, and check that it is the record's."""
     with usable(folder):
-        disarm(folder)
+        disarm(folder, check)
     _check_lsns(record, folder)
 
 

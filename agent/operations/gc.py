@@ -66,7 +66,8 @@ class GcOperation:
 
     `busy` tells the ids of the backups that unfinished tasks are about, None where there is no
     journal; `children` the parent of each incremental that the journal knows. With `dry_run`
-    nothing is changed. After a run `broken` names the COMPLETED backups that lack an ancestor.
+    nothing is changed. After a run `young` is how many backups have something that may be an
+    orphan and was touched within a day; `broken` names the COMPLETED ones that lack an ancestor.
     """
 
     def __init__(
@@ -89,10 +90,11 @@ class GcOperation:
         self._children = children
         self._connections = connections
         self._stop = stop
-        self._dry_run = dry_run
+        self.dry_run = dry_run
         self._gap_seconds = gap_seconds
         self._now = -math.inf
         self._ancestry = Ancestry()
+        self.young = 0
         self.broken: list[Broken] = []
 
     def run(self) -> Iterator[Orphan]:
@@ -109,7 +111,7 @@ class GcOperation:
             return
         found = self._find()
         while batch := list(islice(found, _BATCH)):
-            yield from batch if self._dry_run else self._collect(batch)
+            yield from batch if self.dry_run else self._collect(batch)
         self.broken = self._ancestry.broken(self._catalogue.look)
 
     def _find(self) -> Iterator[Orphan]:
@@ -117,26 +119,30 @@ class GcOperation:
             self._stop.check()
             if pile.listed is not None:
                 self._ancestry.add(pile.listed)
-            if self._now - pile.youngest >= AGE_SECONDS and (orphan := self._judge(pile)):
+            orphan, youngest = self._judge(pile)
+            if orphan and self._now - youngest < AGE_SECONDS:
+                self.young += 1
+            elif orphan:
                 yield orphan
 
-    def _judge(self, pile: Pile) -> Orphan | None:
+    def _judge(self, pile: Pile) -> tuple[Orphan | None, float]:
+        """Return what may go of a pile, and when anything of it was touched last."""
         listed = pile.listed
         if listed is None or listed.record is None:
             orphan = without_record(pile, self._instance_id)
             if orphan is None:
-                return None  # nothing in it is known to be this instance's
+                return None, pile.youngest  # nothing in it is known to be this instance's
             try:
                 listed = self._catalogue.look(pile.backup_id)
             except (StoreMismatch, StoreRejected) as error:
-                return orphan.left(f"its record can't be read: {error}")
+                return orphan.left(f"its record can't be read: {error}"), pile.youngest
             if listed is None:
-                return orphan
+                return orphan, pile.youngest
         # the record may be of a later moment than the listing, which says nothing of its age then
         youngest = max(pile.youngest, moment(listed.record.updated) if listed.record else -math.inf)
-        if (idle_seconds := self._now - youngest) < AGE_SECONDS:
-            return None
-        return with_record(pile, listed, self._instance_id, self._busy(), idle_seconds)
+        idle_seconds = self._now - youngest
+        orphan = with_record(pile, listed, self._instance_id, self._busy(), idle_seconds)
+        return orphan, youngest
 
     def _collect(self, batch: list[Orphan]) -> Iterator[Orphan]:
         if any(orphan.record is None for orphan in batch):

@@ -1,6 +1,7 @@
 """What the operations work with, built by the faces and handed down as plain values."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -39,6 +40,10 @@ class PathSettings:
             self.connections,
             min(cores or self.cores, self.cores),
         )
+
+
+def _nothing() -> None:
+    """All keys are in files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,9 @@ class BackupParts(RestoreParts):
     whether the engine stops a replica's SQL thread meanwhile, `alone` whether nobody else may
     make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
     wait for a lock of the server, `uncopied_engines` (lower case) which storage engines' tables
-    may lack their data in a backup.
+    may lack their data in a backup. `store_folder` is where the store keeps its files, if that is
+    a folder here. `keep_key` is called before a record is signed by a key that may not be in a
+    file yet.
     """
 
     instance_id: str
@@ -99,6 +106,8 @@ class BackupParts(RestoreParts):
     safe_slave_backup: bool = False
     lock_wait_seconds: float = 60.0
     uncopied_engines: frozenset[str] = frozenset()
+    store_folder: Path | None = None
+    keep_key: Callable[[], None] = _nothing
 
     def datadirs(self) -> list[Path]:
         """Return the server's datadir, nothing if the server doesn't answer or is elsewhere."""

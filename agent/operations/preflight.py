@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from agent.errors import (
     StoreRejected,
     TaskRefused,
 )
-from agent.host import datadir_bytes, uncopied_bytes
+from agent.host import datadir_around, datadir_bytes, uncopied_bytes
 from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.ancestors import check_stored
@@ -61,6 +61,18 @@ class Found(NamedTuple):
     datadir_bytes: int
     chosen: Chosen
     copied_bytes: int = 0
+
+
+def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
+    """Check that a store's folder is in no datadir; ConfigInvalid.
+
+    The engine would copy backups as if they were tables, and the server show them as a schema.
+    """
+    if around := datadir_around(folder, datadirs):
+        raise ConfigInvalid(
+            f"the store's folder {folder} is in {around}",
+            hint="name a folder outside of it, best on another disk, by [store] url or --store",
+        )
 
 
 def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:

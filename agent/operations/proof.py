@@ -6,8 +6,10 @@ from typing import NamedTuple
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
 from agent.datadir import named
+from agent.engine.backup_options import safe_options
 from agent.engine.runs import BackupRun
 from agent.errors import (
+    ContentRefused,
     DatabaseUnreachable,
     EngineFailed,
     LsnMismatch,
@@ -34,6 +36,12 @@ _MADE_AGAIN = (
     "was moved"
 )
 
+_OPTION = (
+    "the engine copies it from the server's settings: give that option a plain value there, with "
+    "names of letters, digits and _ # @ $ . - only; of plugins those are taken that are called "
+    "..._key_management or provider_..."
+)
+
 
 class Proof(NamedTuple):
     """What the stored stream says of itself."""
@@ -50,8 +58,9 @@ class ProvedStream:
     """Reads an engine's standard output and parses what passes.
 
     `read_into` returns 0 only after the engine has exited well and said so itself, the
-    xbstream is whole and can be laid down, its LSNs are those asked for, the engine says that
-    it left nothing out, and `completeness` finds every table in it. Its redo log reaches at
+    xbstream is whole, can be laid down and has the options that a restore takes, its LSNs are
+    those asked for, the engine says that it left nothing out, and `completeness` finds every
+    table in it. Its redo log reaches at
     least to `server_lsn`, where the server was before the run.
     """
 
@@ -105,6 +114,7 @@ class ProvedStream:
         checkpoints = parse_checkpoints(metadata["checkpoints"])
         self._check_lsns(checkpoints)
         self._check_info(parse_info(metadata.get("info", b"")))
+        self._check_options(metadata.get("options", b""))
         self._check_names()
         self._check_removed()
         tables = self._completeness.prove(self._parser, self._run.words_about)
@@ -172,6 +182,13 @@ class ProvedStream:
                 f"asked for innodb_from_lsn = {asked[0]}, incremental = {asked[1]}, but the "
                 f"engine's xtrabackup_info has {lsns[0]} and {lsns[1]}"
             )
+
+    def _check_options(self, options: bytes) -> None:
+        """Judge the option file for the prepare as a restore does, which takes no other."""
+        try:
+            safe_options(options)
+        except ContentRefused as refused:
+            raise StreamInvalid(f"no restore takes this: {refused}", hint=_OPTION) from refused
 
     def _check_removed(self) -> None:
         """Look for tables that the engine removed from the stream although they are there."""

@@ -75,6 +75,8 @@ class RestoreOperation:
             with space_watched(work.folder, reserve, self._stop):
                 self._restore(engine.run_as(work.user), chain, openings, work)
             work.sync()
+            # a cancel that came while the disk wrote still ends it, a later one comes too late
+            self._stop.close()
             self._on_whole(chain[-1])
             work.move_up()
             undo.pop_all()

@@ -18,10 +18,9 @@ from agent.engine.as_user import done_as
 from agent.engine.os_user import OsUser, first_user, owner_of
 from agent.engine.passage import closed_directory, possible
 from agent.errors import TargetRefused
-from agent.host import nearest, sync_filesystem, sync_folder
+from agent.host import datadir_around, nearest, sync_filesystem, sync_folder
 
 _WORK: Final = ".backup-agent-restore-"
-_SYSTEM_TABLESPACE: Final = "ibdata1"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
 
@@ -189,22 +188,10 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
             )
         if target.exists() and not target.is_dir():
             raise TargetRefused(f"the target {target} is not a folder")
-        _check_outside(target, datadirs)
+        if around := datadir_around(target, datadirs):
+            raise TargetRefused(f"the target {target} is in {around}")
         found = sorted(target.iterdir()) if target.exists() else []
         _check_empty(target, [one for one in found if one.name != FRESH or not one.is_dir()])
-
-
-def _check_outside(target: Path, datadirs: Sequence[Path]) -> None:
-    real = target.resolve()
-    known = {datadir.resolve() for datadir in datadirs}
-    for folder in (real, *real.parents):
-        if folder in known:
-            raise TargetRefused(f"the target {target} is in {folder}, the server's own datadir")
-        if folder != real and (folder / _SYSTEM_TABLESPACE).exists():
-            raise TargetRefused(
-                f"the target {target} is in {folder}, which is a datadir: it holds "
-                f"{_SYSTEM_TABLESPACE}"
-            )
 
 
 def _check_empty(target: Path, found: Sequence[Path]) -> None:

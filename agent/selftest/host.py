@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent import assembly, host
+from agent.account import agent_user
 from agent.codec.gzip_members import deflate_member, inflate_member
 from agent.config import Config
 from agent.lock import held
@@ -157,18 +158,32 @@ def _open_files(context: Context) -> Outcome:
 
 
 def _user(context: Context) -> Outcome:
-    """The agent runs as the server's own OS user: what root may do says nothing about it."""
+    """An installed agent runs as the server's own OS user, one without a unit as root, too."""
     user = _name(os.geteuid())
     if context.server is None:
         return passed(f"running as {user}; the database's own user is not known")
     owner = _owner(context.server.datadir)
     if owner is None or owner == user:
         return passed(f"running as {user}, who owns the datadir" if owner else f"as {user}")
+    if os.geteuid() == 0:
+        return _root(agent_user(context.config.agent.state_folder), owner)
     return warned(
         f"running as {user}, but the datadir is {owner}'s: files that are restored would be "
-        f"{user}'s, and what {user} may read says nothing about what {owner} may",
-        f"run the agent and this self-test as {owner}: systemctl start backup-agent-self-test, or "
-        f"sudo -u {owner} backup-agent self-test where {owner} may read the secrets",
+        f"{user}'s",
+        f"run the agent and this self-test as {owner}, or as root",
+    )
+
+
+def _root(agent: int | None, owner: str) -> Outcome:
+    """What root finds says little about an installed agent, which is another user."""
+    if agent is None:
+        return passed(f"running as root; the engine runs as {owner}, who owns the datadir")
+    user = _name(agent)
+    return warned(
+        f"running as root, but the agent here is {user}'s: what root may read says nothing about "
+        f"what {user} may",
+        "systemctl start backup-agent-self-test, or "
+        f"sudo -u {user} backup-agent self-test where {user} may read the secrets",
     )
 
 

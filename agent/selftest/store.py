@@ -8,10 +8,12 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
 
+from agent.assembly import store_folder
 from agent.config import need
 from agent.errors import StoreDenied, StoreFull, StoreMismatch
 from agent.host import is_this_machine
 from agent.manifest import most_segments
+from agent.operations.preflight import check_place
 from agent.pipeline.buffers import MIB
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
@@ -51,6 +53,9 @@ class _Group:
         return passed(found)
 
     def container(self) -> Outcome:
+        server = self._context.server
+        if folder := store_folder(self._context.config):
+            check_place(folder, [server.datadir] if server else [])
         self._context.store.open()
         return passed("both containers are there")
 

@@ -2,6 +2,7 @@
 
 import logging
 import pwd
+import re
 import stat
 from argparse import Namespace
 from os import geteuid
@@ -93,15 +94,19 @@ def test_the_key_is_made_once_and_found_again(
     bare = config_of(tmp_path, home)
     with pytest.raises(KeyUnusable, match="no master key in"):
         embedded.need_key(bare, typed)
-    made = embedded.with_key(bare, typed)
+    fresh = embedded.fresh_key(bare, typed)
+    assert fresh is not None
+    made = fresh.config
+    assert not (made.agent.state_folder / "keys").exists()
+    fresh.keep()
     [key] = (made.agent.state_folder / "keys").iterdir()
-    assert key.stem == f"local-{made.agent.instance_id[:8]}"
+    assert re.fullmatch(rf"local-{made.agent.instance_id[:8]}-\d{{8}}-[0-9a-f]{{6}}", key.stem)
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     said = capsys.readouterr().err
     assert str(key) in said
     assert key.read_text().strip() not in said
     assert config_of(tmp_path, home) == made
-    assert embedded.with_key(made, typed) is made
+    assert embedded.fresh_key(made, typed) is None
     embedded.need_key(made, typed)
     assert capsys.readouterr().err == ""
     assembly.keyring(made)
@@ -120,6 +125,32 @@ def test_a_key_brought_from_another_machine_is_used(tmp_path: Path, home: dict[s
     both = config_of(tmp_path, home).keys
     assert both is not None
     assert both.active == own
+    for later in (f"{own}-20261130-ffffff", f"{own}-20261201-000000"):
+        (keys / f"{later}.key").write_text("x")
+    several = config_of(tmp_path, home).keys
+    assert several is not None
+    assert several.active == f"{own}-20261201-000000"
+
+
+def test_a_folder_of_keys_may_be_named_alone(tmp_path: Path, home: dict[str, str]) -> None:
+    keys = tmp_path / "escrow"
+    keys.mkdir()
+    environment = {**home, "BACKUP_AGENT_KEYS__FOLDER": str(keys)}
+    with pytest.raises(KeyUnusable, match=f"no master key in {keys}, which BACKUP_AGENT_KEYS__F"):
+        config_of(tmp_path, environment)
+    (keys / "one.key").write_text("x")
+    config = config_of(tmp_path, environment)
+    assert config.keys is not None
+    assert (config.keys.folder, config.keys.active) == (keys, "one")
+
+
+def test_what_is_wrong_without_a_file_is_not_corrected_in_one(
+    tmp_path: Path, home: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigInvalid, match=r"\[broker\] url: is missing") as caught:
+        config_of(tmp_path, {**home, "BACKUP_AGENT_BROKER__QUEUE_TYPE": "quorum"})
+    assert "BACKUP_AGENT_<SECTION>__<KEY>" in caught.value.hint
+    assert "that file" not in caught.value.hint
 
 
 def test_a_broken_instance_id_is_told(tmp_path: Path, home: dict[str, str]) -> None:

@@ -113,6 +113,21 @@ def test_what_goes_is_told_and_goes(machine: Machine) -> None:
     assert not machine.journal.exists()
 
 
+def test_what_is_younger_than_a_day_is_counted(machine: Machine) -> None:
+    """What a kill left a moment ago is seen, and the healthy backup beside it is none of it."""
+    machine.store.open()
+    place(machine.store, KEYS, ours_completed())
+    ids, _ = one_of_each(machine.store)
+    done = machine.gc()
+    assert done.stdout == (
+        "0 orphans, 0 objects, 0 bytes removed; 0 left alone; "
+        f"{len(ids)} touched within 24 hours, so not judged\n"
+    )
+    assert machine.plain()["touched_within_a_day"] == len(ids)
+    age(machine.store)
+    assert machine.plain()["touched_within_a_day"] == 0
+
+
 def test_where_there_is_nothing(machine: Machine) -> None:
     nothing = "0 orphans, 0 objects, 0 bytes removed; 0 left alone\n"
     for _ in range(2):

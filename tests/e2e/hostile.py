@@ -147,6 +147,7 @@ def _options(good: bytes, outside: Path, library: bytes) -> dict[str, Case]:
         "options that are a folder": Case(
             good + remove(b"backup-my.cnf") + whole(b"backup-my.cnf/x", b"x")
         ),
+        "plugins without end": case(f"plugin_load={'key_management' * 400}!"),
         "undo outside": case(f"innodb_undo_directory={outside}")._replace(errors=()),
         "log outside": case(f"innodb_log_group_home_dir={outside}")._replace(errors=()),
     }
@@ -165,6 +166,8 @@ def _files(good: bytes, far: bytes) -> dict[str, Case]:
             good + whole(table + b".ren", b"../../../outside/new.ibd"), (PrepareFailed,)
         ),
         "made at prepare": Case(good + whole(b"golden/x.new", b"x" * 65536), ()),
+        "another note of the engine": Case(good + rename(b"ibdata1", b"xtrabackup_checkpoints")),
+        "schema renamed": Case(good + rename(b"golden", b"other")),
     }
 
 

@@ -10,9 +10,10 @@ from agent.config import DEFAULT_PATH
 from agent.database import Database, DatabaseSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, EngineFailed
 from agent.operations.diagnosis import diagnosed
+from tests.conftest import need
 from tests.embedded.user import User
 from tests.stack.fixtures_mariadb import private_server
-from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
+from tests.stack.mariadb import AGENT_PASSWORD, SMALL_SERVER, MariaDB
 
 pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
 
@@ -195,3 +196,39 @@ def test_a_backtick_in_a_name_is_told_before_the_engine_fails_of_it(
         assert "datadir_unfit: the table d.a`b has a backtick in its name" in failure(user)
     finally:
         server.query("DROP TABLE d.`a``b`")
+
+
+def test_a_setting_that_no_restore_takes_fails_the_backup(scratch: Path, tmp_path: Path) -> None:
+    """The engine writes it into the backup, and mariadb-backup would read it at prepare."""
+    need("mariadbd", "mariadb-install-db", "mariadb-backup")
+    options = SMALL_SERVER | {"innodb-data-file-path": "ibdata+1:4M:autoextend"}
+    odd = MariaDB(scratch / "odd", options=options)
+    odd.install([f"--{name}={value}" for name, value in options.items()])
+    try:
+        odd.start()
+        odd.create_agent_user()
+        said = failure(User(tmp_path / "home", odd))
+    finally:
+        odd.stop()
+    assert "stream_invalid: no restore takes this: " in said
+    assert "sets innodb_data_file_path to 'ibdata+1:4M:autoextend'" in said
+    assert "what to do: the engine copies it from the server's settings" in said
+
+
+def test_a_table_that_is_in_another_server_is_no_hindrance(
+    server: MariaDB, user: User, tmp_path: Path
+) -> None:
+    folder = Path(server.query("SELECT @@plugin_dir")[0][0])
+    if not (folder / "ha_federatedx.so").exists():
+        pytest.skip("this server has no FederatedX")
+    server.query("INSTALL SONAME 'ha_federatedx'; CREATE USER far IDENTIFIED BY 'p'")
+    server.query("GRANT ALL ON d.* TO far")
+    there = f"mysql://far:p@127.0.0.1:{server.port}/d/t"
+    try:
+        server.query(f"CREATE TABLE d.far (id INT) ENGINE=FEDERATED CONNECTION='{there}'")
+        backup = user.create("federated")
+    finally:
+        server.query("DROP TABLE IF EXISTS d.far; DROP USER far; UNINSTALL SONAME 'ha_federatedx'")
+    done = user.run("restore", "--local", backup["id"], tmp_path / "restored")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "restored/d/far.frm").exists()

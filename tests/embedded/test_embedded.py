@@ -1,5 +1,6 @@
 """`backup-create --local --store file:///...`: one command, a database and a folder."""
 
+import base64
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from agent.lock import only_agent
 from agent.model import PingTask, ReportDraft, TaskStatus
 from tests.embedded.user import User
 from tests.journals import unsent
+from tests.stack.agent import write_private
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, poll
 
@@ -125,11 +127,13 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     midway = only_backup(user)
     assert midway["status"] == "BUILDING"
     assert user.segments(str(midway["id"]))
+    assert "0 left alone; 1 touched within 24 hours" in user.run("gc").stdout
     killed = user.script(_KILLED_AT_THE_END, "backup-create", "--local", "commit")
     assert killed.returncode == 9, killed.stderr
     statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
     assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
     assert user.segments(str(midway["id"])) == []
+    assert "give the command again" in user.run("backup-show", str(midway["id"])).stdout
     # a run with another store knows nothing of them
     store, user.store = user.store, f"{user.store}-elsewhere"
     nowhere = str(user.home / "none")
@@ -193,8 +197,8 @@ def outbox(user: User) -> int:
 def test_beside_a_running_agent_it_says_what_to_do(user: User) -> None:
     with only_agent(user.state / "lock"):
         done = user.run("backup-create", "--local", "base")
-    assert done.returncode == 2
-    assert "another agent runs already" in done.stderr
+    assert done.returncode == 1
+    assert "instance_busy: another agent runs already" in done.stderr
     assert "remove the --local flag" in done.stderr
     assert not user.backups.exists()
 
@@ -245,3 +249,92 @@ def test_without_a_key_a_restore_says_where_to_put_it(user: User, tmp_path: Path
     (tmp_path / key.name).rename(tmp_path / "other" / "backup-agent" / "keys" / key.name)
     [row] = user.asked("backup-list", XDG_STATE_HOME=str(tmp_path / "other"))
     assert row["record_state"] == "ok"
+
+
+def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_path: Path) -> None:
+    base = user.create("base")
+    [lost] = (user.state / "keys").iterdir()
+    copy = tmp_path / lost.name
+    lost.rename(copy)
+    lost.parent.rmdir()
+    refused = user.run("backup-create", "--local", "inc", "--parent", base["id"])
+    assert refused.returncode == 1
+    assert f"key_not_here: the record of backup {base['id']} can't be checked" in refused.stderr
+    assert f"signed by the master key '{lost.stem}', which is not here" in refused.stderr
+    assert not lost.parent.exists()
+    done = user.run("backup-create", "--local", "second")
+    assert done.returncode == 0, done.stderr
+    assert f"WARNING: the master key {lost.stem} of earlier backups (1)" in done.stderr
+    assert f"put its copy back as {lost}, mode 0600" in done.stderr
+    [made] = lost.parent.iterdir()
+    assert made.name != lost.name
+    assert [row["record_state"] for row in user.asked("backup-list")] == ["key-not-here", "ok"]
+    copy.rename(lost)
+    assert [row["record_state"] for row in user.asked("backup-list")] == ["ok", "ok"]
+    again = user.run("backup-create", "--local", "inc", "--parent", base["id"])
+    assert again.returncode == 0
+    assert "WARNING" not in again.stderr
+    assert sorted(lost.parent.iterdir()) == sorted([lost, made])
+
+
+def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_path: Path) -> None:
+    base = user.create("base")
+    [path] = (user.state / "keys").iterdir()
+    escrow = tmp_path / "escrow"
+    escrow.mkdir()
+    path.rename(escrow / path.name)
+    write_private(path, base64.b64encode(bytes(32)).decode())
+    target = tmp_path / "restored"
+    done = user.run("restore", "--local", base["id"], target)
+    assert done.returncode == 1
+    assert f"key_not_here: the record of backup {base['id']} can't be checked" in done.stderr
+    named = f"BACKUP_AGENT_KEYS__FOLDER=FOLDER and BACKUP_AGENT_KEYS__ACTIVE={path.stem} "
+    assert named in done.stderr
+    folder = {"BACKUP_AGENT_KEYS__FOLDER": str(escrow)}
+    for environment in (folder, folder | {"BACKUP_AGENT_KEYS__ACTIVE": path.stem}):
+        [row] = user.asked("backup-list", **environment)
+        assert row["record_state"] == "ok"
+
+
+def test_hints_fit_how_the_command_was_given(user: User) -> None:
+    listed = user.run("backup-list")
+    assert "the first backup makes what is missing; if there was one" in listed.stderr
+    assert "--store or [store] url" in listed.stderr
+    user.backups.mkdir(parents=True)
+    (user.backups / "database_backups_local").mkdir()
+    (user.backups / "database_backups_local_segments").mkdir()
+    shown = user.run("backup-show", str(uuid4()))
+    assert "backup_unknown" in shown.stderr
+    assert "backup-list, with the same --store or --config" in shown.stderr
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_store_in_the_datadir_is_refused(
+    user: User, mariadb: MariaDB, tmp_path: Path, by_link: bool
+) -> None:
+    datadir = mariadb.datadir
+    if by_link:
+        datadir = tmp_path / "link"
+        datadir.symlink_to(mariadb.datadir)
+    user.store = f"file://{datadir}/bk"
+    done = user.run("backup-create", "--local", "base")
+    assert done.returncode == 1
+    assert f"config_invalid: the store's folder {datadir}/bk is in" in done.stderr
+    assert "name a folder outside of it" in done.stderr
+    assert not (mariadb.datadir / "bk").exists()
+    assert not (user.state / "keys").exists()
+
+
+def test_a_store_in_the_datadir_is_refused_if_only_the_server_knows_it(
+    user: User, mariadb: MariaDB
+) -> None:
+    """InnoDB's own files may be elsewhere."""
+    system = mariadb.datadir / "ibdata1"
+    hidden = system.rename(system.with_name("ibdata1.hidden"))
+    user.store = f"file://{mariadb.datadir}/bk"
+    try:
+        done = user.run("backup-create", "--local", "base")
+    finally:
+        hidden.rename(system)
+    assert f"{mariadb.datadir}/bk is in {mariadb.datadir}, the server's own" in done.stderr
+    assert not (mariadb.datadir / "bk").exists()

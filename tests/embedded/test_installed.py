@@ -171,7 +171,7 @@ def test_what_the_daemon_left_is_settled_although_the_secrets_are_closed(machine
 def test_beside_the_daemon_it_says_how_to_go_on(machine: Machine) -> None:
     with daemon_lock(machine.state):
         done = machine.run("backup-create", "--local", "base")
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert f"another agent runs already with the state folder {machine.state}" in done.stderr
     assert f"the process with number {os.getpid()}" in done.stderr
     assert "remove the --local flag" in done.stderr

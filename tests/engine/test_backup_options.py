@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from agent.engine.backup_options import disarm, safe_options, server_options
-from agent.errors import ContentRefused
+from agent.errors import Cancelled, ContentRefused
 from tests.conftest import need
 
 # As mariadb-backup 10.11 wrote it, with encryption, and undo and system tablespaces elsewhere.
@@ -58,7 +59,7 @@ master_key_id=0
 
 
 def test_what_mariadb_backup_writes_is_kept_but_for_directories() -> None:
-    assert safe_options(MARIADB).splitlines()[1:] == [
+    assert safe_options(MARIADB.encode()).splitlines()[1:] == [
         "[mysqld]",
         "innodb_checksum_algorithm=crc32",
         "innodb_data_file_path=ibdata1:12M;ibdata2:12M:autoextend",
@@ -77,7 +78,7 @@ def test_what_mariadb_backup_writes_is_kept_but_for_directories() -> None:
 
 
 def test_what_xtrabackup_writes_is_kept() -> None:
-    kept = safe_options(XTRABACKUP).splitlines()[2:]
+    kept = safe_options(XTRABACKUP.encode()).splitlines()[2:]
     assert kept == [line for line in XTRABACKUP.splitlines()[4:] if line]
 
 
@@ -109,8 +110,8 @@ def test_a_server_starts_with_what_another_engine_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [MARIADB, XTRABACKUP])
 def test_what_was_written_anew_is_taken_again(content: str) -> None:
-    once = safe_options(content)
-    assert safe_options(once) == once
+    once = safe_options(content.encode())
+    assert safe_options(once.encode()) == once
 
 
 @pytest.mark.parametrize(
@@ -154,14 +155,70 @@ def test_what_was_written_anew_is_taken_again(content: str) -> None:
 )
 def test_what_no_engine_writes_is_refused(line: str) -> None:
     with pytest.raises(ContentRefused, match=r"backup-my\.cnf"):
-        safe_options(f"[mysqld]\ninnodb_page_size=16384\n{line}\n")
+        safe_options(f"[mysqld]\ninnodb_page_size=16384\n{line}\n".encode())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "key_management" * 400 + "!",
+        ";".join(["file_key_management=file_key_management"] * 1000) + "!",
+        "provider_lz4=" * 4000,
+        "lib" * 20_000,
+    ],
+    ids=["one name", "a list", "libraries", "prefixes"],
+)
+def test_hostile_plugins_are_refused_at_once(value: str) -> None:
+    """A regular expression holds the interpreter's lock: the broker's heartbeats would stop."""
+    begun = time.process_time()
+    with pytest.raises(ContentRefused, match="plugin_load"):
+        safe_options(f"plugin_load={value}\n".encode())
+    assert time.process_time() - begun < 1
+
+
+def test_the_plugins_of_a_list() -> None:
+    entries = ["file_key_management=file_key_management.so", "provider_lz4=libprovider_lz4"]
+    for taken in (";".join(entries), ";" + entries[0], ";".join(entries * 8)):
+        assert f"plugin_load={taken}\n" in safe_options(f"plugin_load={taken}\n".encode())
+    for refused in ("", ";", f"{entries[0]};;{entries[1]}", ";".join(entries * 8 + entries[:1])):
+        with pytest.raises(ContentRefused, match="plugin_load"):
+            safe_options(f"plugin_load={refused}\n".encode())
 
 
 def test_a_plugin_has_its_own_options_only() -> None:
     text = "plugin_load=provider_lz4=provider_lz4;file_key_management=file_key_management\n"
-    assert safe_options(text + "file_key_management_filename=/k\n").endswith("filename=/k\n")
+    assert safe_options((text + "file_key_management_filename=/k\n").encode()).endswith(
+        "filename=/k\n"
+    )
     with pytest.raises(ContentRefused, match="hashicorp_key_management_vault_url"):
-        safe_options(text + "hashicorp_key_management_vault_url=http://x/\n")
+        safe_options((text + "hashicorp_key_management_vault_url=http://x/\n").encode())
+
+
+def goes_on() -> None:
+    """A check that stops nothing."""
+
+
+def test_many_files_of_one_directory_take_little_time(tmp_path: Path) -> None:
+    """80,000 took minutes, with the square of their number."""
+    (tmp_path / "d").mkdir()
+    for number in range(20_000):
+        (tmp_path / f"d/t{number}.ibd").touch()
+    begun = time.process_time()
+    disarm(tmp_path, goes_on)
+    assert time.process_time() - begun < 1
+
+
+def test_a_stop_ends_it_between_two_directories(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    looks = iter([None, None, Cancelled("by a test")])
+
+    def check() -> None:
+        if (cause := next(looks)) is not None:
+            raise cause
+
+    with pytest.raises(Cancelled):
+        disarm(tmp_path, check)
 
 
 def test_links_go_and_the_option_file_is_written_anew(tmp_path: Path) -> None:
@@ -170,8 +227,8 @@ def test_links_go_and_the_option_file_is_written_anew(tmp_path: Path) -> None:
         (tmp_path / name).write_text("/srv/ext/d/t.ibd")
     (tmp_path / "backup-my.cnf").write_text("plugin_dir=./\ninnodb_page_size=16384\n")
     (tmp_path / "backup-my.cnf").chmod(0o640)
-    disarm(tmp_path)
-    disarm(tmp_path)
+    disarm(tmp_path, goes_on)
+    disarm(tmp_path, goes_on)
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert left == {"backup-my.cnf", "d", "d/t.ibd", "d/isl"}
     assert "plugin" not in (tmp_path / "backup-my.cnf").read_text().partition("\n")[2]
@@ -203,4 +260,4 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path, make: object) -> None:
     assert callable(make)
     make(tmp_path)
     with pytest.raises(ContentRefused):
-        disarm(tmp_path)
+        disarm(tmp_path, goes_on)

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -367,3 +368,15 @@ def test_a_folder_without_usable_checkpoints(tmp_path: Path, text: str | None) -
         (tmp_path / "xtrabackup_checkpoints").write_text(text)
     with pytest.raises(ExtractFailed, match="xtrabackup_checkpoints"):
         read_checkpoints(tmp_path)
+
+
+def test_of_checkpoints_only_the_beginning_is_read(tmp_path: Path) -> None:
+    """A hostile backup may have a file of any size under that name."""
+    with (tmp_path / "xtrabackup_checkpoints").open("w") as file:
+        file.truncate(64 << 20)
+        file.write(NOTE)
+    tracemalloc.start()
+    assert read_checkpoints(tmp_path).to_lsn == 42
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1 << 20

@@ -315,7 +315,9 @@ def test_the_stream_of_8_0_is_read_whole() -> None:
     for name in ("mysql.ibd", "undo_001", "shop/part#p#p0.ibd", "shop/packed.ibd", "ts1.ibd"):
         assert parser.contains(name)
     assert set(parser.spaces.values()) == {0xFFFFFFFE, 1, 7, 8, 9, 11}
-    assert parser.metadata.keys() == {"binlog_info", "slave_info", "checkpoints", "info"}
+    assert parser.metadata.keys() == {
+        *("binlog_info", "slave_info", "checkpoints", "info", "options")
+    }
     position = parse_binlog_info(parser.metadata["binlog_info"])
     assert position is not None
     assert position.gtid == "1-1:1-5,2-2:1-7:9,3-3:tag:1"

@@ -7,11 +7,11 @@ from typing import cast
 import pytest
 
 from agent.catalogue import Catalogue
+from agent.codec import xbstream
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import ContentRefused, DataDamaged, ExtractFailed
 from agent.layout import Segment
 from agent.model import ListRef, Record, Stored
-from agent.operations import extraction
 from agent.operations.extraction import Gate, SegmentLists, SegmentSizes
 from tests.codec.streams import end, head, payload, remove, rename, seek, whole
 from tests.conftest import need
@@ -127,10 +127,15 @@ def test_a_stream_that_ends_early_is_no_whole_one() -> None:
 
 def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each takes 20 bytes of the stream, and next to none of what is stored."""
-    monkeypatch.setattr(extraction, "MOST_NAMES", 1000)
+    monkeypatch.setattr(xbstream, "MOST_FILES", 1000)
+    monkeypatch.setattr(xbstream, "MOST_FOLDERS", 100)
     stream = b"".join(end(b"%d" % number) for number in range(2000))
     one, _ = gate(len(stream))
-    with pytest.raises(ContentRefused, match="more than 1000 files and"):
+    with pytest.raises(ContentRefused, match="more than 1000 files"):
+        feed(one, stream, 4096)
+    stream = b"".join(end(b"%d/x" % number) for number in range(200))
+    one, _ = gate(len(stream))
+    with pytest.raises(ContentRefused, match="more than 100 directories"):
         feed(one, stream, 4096)
 
 
@@ -224,6 +229,20 @@ def test_a_row_of_another_size_is_damage() -> None:
 def test_lists_that_miss_a_segment_are_damage() -> None:
     held = stored(segment_count=2, stored_bytes=20, segment_size=10)
     with pytest.raises(DataDamaged, match="has 0 segments in its lists"):
+        SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
+
+
+@pytest.mark.parametrize("counts", [(10**12,), (1000, 10**12), (1000, 1001), (999, 1000)])
+def test_no_list_has_more_rows_than_a_list_has(counts: tuple[int, ...]) -> None:
+    """A hostile record's 10**12 rows would be walked one by one."""
+    total = sum(counts)
+    held = stored(
+        segment_count=total,
+        segment_size=10,
+        stored_bytes=10 * total,
+        lists=tuple(ListRef(count=one, sha256="0" * 64) for one in counts),
+    )
+    with pytest.raises(DataDamaged, match="has a segment list of"):
         SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
 
 

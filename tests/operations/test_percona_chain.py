@@ -10,7 +10,8 @@ from agent.catalogue import Catalogue
 from agent.database import Database, ServerInfo, Session, Tablespace
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.choice import Engines
-from agent.errors import DatabaseQueryFailed, EngineUnsupported, ParentUnusable
+from agent.errors import Cancelled, DatabaseQueryFailed, EngineUnsupported, ParentUnusable
+from agent.host import sync_filesystem
 from agent.model import BackupRequest, BackupStatus, CreateTask, Lineage, Record
 from agent.operations.backup import BackupOperation
 from agent.operations.parts import BackupParts, PathSettings
@@ -144,6 +145,33 @@ def test_a_full_backup_alone_is_prepared_whole(parts: BackupParts, tmp_path: Pat
     full = backup(parts, tmp_path, full_stream(50), None)
     (prepare,) = restore(parts, full.id, tmp_path / "restored")
     assert "--apply-log-only" not in prepare
+
+
+def test_a_cancel_while_the_disk_writes_ends_the_restore(
+    parts: BackupParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = backup(parts, tmp_path, full_stream(50), None)
+    stop, told = Stop(), []
+
+    def slow(folder: Path) -> None:
+        sync_filesystem(folder)
+        assert stop.request(Cancelled("by a test"))
+
+    def on_whole(record: Record) -> None:
+        told.append(record)
+        assert not stop.request(Cancelled("by a test")), "too late"
+
+    target = tmp_path / "restored"
+    with monkeypatch.context() as patched:
+        patched.setattr("agent.operations.target.sync_filesystem", slow)
+        operation = RestoreOperation(parts, meter=Meter(), stop=stop, on_whole=on_whole)
+        with pytest.raises(Cancelled):
+            operation.run(full.id, target)
+    assert not told
+    assert not target.exists()
+    stop = Stop()
+    RestoreOperation(parts, meter=Meter(), stop=stop, on_whole=on_whole).run(full.id, target)
+    assert (target / "mysql.ibd").exists()
 
 
 def test_a_server_that_no_engine_here_copies_leaves_no_record(

@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from agent.codec import xbstream
 from agent.database import ServerInfo, Tablespace
 from agent.datadir import Rules, Survey
 from agent.engine.runs import BackupRun
@@ -190,6 +191,33 @@ def test_a_name_that_the_extractor_refuses_is_no_backup() -> None:
     stream = file("db/a.ibd", 5) + whole(b".ssh/db.opt", b"") + note(FULL)
     with pytest.raises(StreamInvalid, match="mbstream takes no name"):
         proved(stream, spaces(a=5))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (b"innodb_data_file_path=ibdata+1:4M:autoextend\n", "innodb_data_file_path to 'ibdata"),
+        (b"plugin_load=vault=ha_vault\nvault_token=s3cret\n", "plugin_load to 'vault=ha_vault'"),
+        (b"innodb_of_a_later_engine=1\n", "innodb_of_a_later_engine$"),
+        (b"server_id=\xff\n", "is no text"),
+    ],
+)
+def test_an_option_that_a_restore_refuses_is_no_backup(options: bytes, named: str) -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    assert proved(stream + whole(b"backup-my.cnf", b"[mysqld]\nserver_id=1\n"), spaces(a=5))
+    with pytest.raises(StreamInvalid, match=named) as caught:
+        proved(stream + whole(b"backup-my.cnf", b"[mysqld]\n" + options), spaces(a=5))
+    assert "the server's settings" in caught.value.hint
+    assert "s3cret" not in str(caught.value)
+
+
+def test_more_names_than_a_restore_takes_are_no_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = file("db/a.ibd", 5) + note(FULL)
+    assert proved(stream, spaces(a=5))
+    monkeypatch.setattr(xbstream, "MOST_FILES", 2)
+    with pytest.raises(StreamInvalid, match="more than 2 files") as caught:
+        proved(stream, spaces(a=5))
+    assert "spread" in caught.value.hint
 
 
 def test_tables_are_in_it_up_to_an_id() -> None:

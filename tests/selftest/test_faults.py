@@ -1,6 +1,7 @@
 """For each fault planted on this machine exactly the right check fails, with its cure."""
 
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -209,6 +210,27 @@ def test_a_datadir_that_the_agent_may_not_read(site: Site, scratch: Path, tmp_pa
         secret.unlink()
     fails(results, "database: datadir", f"owner of {agent.mariadb.datadir}", "User=mysql")
     assert "host: user" in labels(results, Verdict.WARN)
+
+
+@needs_root
+def test_root_is_no_fault_unless_the_agent_is_another_user(site: Site) -> None:
+    """The engine runs as the datadir's owner, whom it gives what is restored."""
+    datadir, state = site.agent.mariadb.datadir, site.agent.folder / "state"
+    state.mkdir(exist_ok=True)
+    owners = {folder: folder.stat().st_uid for folder in (datadir, state)}
+    name = pwd.getpwuid(NOBODY).pw_name
+    try:
+        os.chown(datadir, NOBODY, -1)
+        [user] = [one for one in site.look("host") if one.name == "user"]
+        assert user.verdict is Verdict.PASS
+        assert f"the engine runs as {name}" in user.found
+        os.chown(state, NOBODY, -1)
+        [user] = [one for one in site.look("host") if one.name == "user"]
+        assert user.verdict is Verdict.WARN
+        assert f"the agent here is {name}'s" in user.found
+    finally:
+        for folder, owner in owners.items():
+            os.chown(folder, owner, -1)
 
 
 def test_directories_in_the_datadir_that_are_no_schemas(site: Site) -> None:

@@ -66,6 +66,13 @@ def test_an_account_that_may_make_no_container(site: Site) -> None:
     fails(site.look(), "store: container", "the account's rights")
 
 
+def test_a_store_in_the_datadir(site: Site) -> None:
+    folder = site.agent.mariadb.datadir / "bk"
+    site.write({"store": {"url": f"file://{folder}"}})
+    fails(site.look(), "store: container", "a folder outside of it")
+    assert not folder.exists()
+
+
 def test_a_store_elsewhere_without_tls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.selftest.store.is_this_machine", lambda _name: False)
     results = site.look("store")

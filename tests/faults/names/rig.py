@@ -170,6 +170,9 @@ class Steps:
                 _DEEDS[step.deed[0]](self._rig, *step.deed[1:])
         except (pymysql.MySQLError, OSError) as error:
             self._rig.refused.append(f"{step.told()}: {error}")
+            if "RENAME TABLE" in step.sql:
+                # InnoDB's log has the name all the same, and the engine looks for its file
+                self._rig.suspects += re.findall(r"`((?:[^`]|``)+)`", step.sql)
             return False
         self._rig.suspects += step.suspects
         if "``" in step.sql:

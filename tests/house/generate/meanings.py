@@ -43,7 +43,7 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.lock_wait_seconds": "how long the engine may wait for the server's backup lock",
     "engine.silent_seconds": "how long the engine may write nothing before it is ended",
     "engine.uncopied_engines": "storage engines whose tables may lack their data in a backup, such "
-    'as `["FEDERATED"]`',
+    'as `["CONNECT"]`',
     "engine.safe_slave_backup": "on a replica: its SQL thread stands still meanwhile",
     "engine.options": "options for the engine, each as `--name=value`: those that "
     '[engines.md](engines.md#options-of-your-own) lists and no other, as `["--parallel=4"]`',
