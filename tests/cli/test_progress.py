@@ -43,7 +43,14 @@ def test_a_terminal_that_does_not_know_its_width(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(sys, "stderr", stderr)
         with ProgressBar("base") as bar:
             bar.show(_progress(25.0))
-        assert b"base:  25%" in shown.read(4096)
+        os.set_blocking(controller, False)
+        drawn = bytearray()
+
+        def shows_it() -> bool:
+            drawn.extend(shown.read(4096) or b"")
+            return b"base:  25%" in drawn
+
+        poll("the bar is drawn", shows_it, 10)
 
 
 def test_a_size_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,8 @@ def test_a_place_without_room_is_refused_before_anything_is_installed(tmp_path: 
     """By script/demo itself, in a checkout in which bootstrap would leave a mark."""
     (tmp_path / "script").mkdir()
     (tmp_path / "tests").symlink_to(CHECKOUT / "tests")
-    (tmp_path / "script" / "demo").write_bytes((CHECKOUT / "script" / "demo").read_bytes())
+    for name in ("demo", "help"):
+        (tmp_path / "script" / name).write_bytes((CHECKOUT / "script" / name).read_bytes())
     for name in ("demo", "bootstrap"):
         script = tmp_path / "script" / name
         if name == "bootstrap":

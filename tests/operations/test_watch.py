@@ -34,6 +34,8 @@ def parts(store: Store, **more: Any) -> BackupParts:
         "catalogue": Catalogue(store, KEYS),
         "path": SimpleNamespace(connections=2),
         "alone": False,
+        "store_folder": None,
+        "keep_key": lambda: None,
     }
     made = SimpleNamespace(**(known | more))
     made.bound = lambda _stop: made
