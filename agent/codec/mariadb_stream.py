@@ -12,6 +12,9 @@ seen on 10.11.19:
   opening of the file, and says `completed OK!`. Its `.frm` is in the stream, and its data isn't.
 - mariadb-backup replays the server's list of DDL over a copy that is newer: a D takes away what was
   made again under the name of a dropped table or schema and is in the stream by then.
+- The prepare of an incremental renames InnoDB's tables by their names and not by their numbers: it
+  loses one whose name another got that was made meanwhile, and ends at two that exchanged names.
+  That of a full backup does it well.
 """
 
 from typing import Final
@@ -21,6 +24,8 @@ from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
 _MOST_ODD: Final = 10_000
+# A schema, a slash, a table and a partition, of at most 255 bytes each in a file's name.
+_MOST_NAMED: Final = 1 << 10
 _SEEK_BYTES: Final = 8
 # Files that hold a partition's rows, with this before the partition's name; in any case of letters.
 _PARTITION: Final = b"#P#"
@@ -30,15 +35,16 @@ _TABLESPACES: Final = (b".ibd", b".ibd.delta", b".new")
 _AT: Final = b"@0040"
 # What is copied while the server holds DDL back: its table is there, and what a D before that DDL
 # was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
-_LASTING: Final = (b".frm", b".new", b".ren")
+_RENAMED: Final = b".ren"
+_LASTING: Final = (b".frm", b".new", _RENAMED)
 
 
 class MendedStream(XbstreamParser):
     """A parser that also hands the stream on, with what mbstream needs put in.
 
     `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
-    `misnamed`, `lost` and `without_data` need: some 300 bytes a table that isn't InnoDB's, and 40
-    a table of InnoDB's.
+    `misnamed`, `lost`, `confused` and `without_data` need: some 300 bytes a table that isn't
+    InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -50,7 +56,8 @@ class MendedStream(XbstreamParser):
         self._path_bytes = 0
         self._unknown: list[bytes] = []
         self._odd_targets: list[bytes] = []
-        self._head: bytearray | None = None  # how the `.frm` begins that is under way
+        self._head: bytearray | None = None  # how the `.frm` or `.ren` begins that is under way
+        self._new_names: dict[bytes, bytes] = {}  # of InnoDB's tables, by what `.ren` files say
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
@@ -92,6 +99,29 @@ class MendedStream(XbstreamParser):
         """Return the paths of lasting files, or their directories, that were wrongly removed."""
         return sorted({path for file, path in self._removed.items() if file not in self.files})
 
+    def confused(self) -> bytes | None:
+        """Return the former name of a table that the prepare of an incremental takes for another.
+
+        It is `schema/table`, as in the names of files.
+        """
+        for name in self._new_names:
+            if path_digest(name + b".new") in self.files or self._is_exchanged(name):
+                return name
+        return None
+
+    def _is_exchanged(self, name: bytes) -> bool:
+        """Tell whether the renames lead from a name back to it, by way of others."""
+        found = self._new_names[name]
+        if found == name:
+            return False
+        for _ in self._new_names:
+            if found == name:
+                return True
+            if found not in self._new_names:
+                return False
+            found = self._new_names[found]
+        return False
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
@@ -100,18 +130,25 @@ class MendedStream(XbstreamParser):
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         begins = self._proving and offset == 0
-        self._head = bytearray() if begins and self._path.endswith(b".frm") else None
+        self._head = bytearray() if begins and self._path.endswith((b".frm", _RENAMED)) else None
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
         if self._head is not None:
-            self._head += piece[: HEAD_BYTES - len(self._head)]
+            self._head += piece[: _MOST_NAMED - len(self._head)]
         super()._on_payload(piece)
 
     def _end_payload(self) -> None:
-        if self._head:
-            self._note_definition(self._head)
+        if self._head and self._path.endswith(_RENAMED):
+            self._note_new_name(bytes(self._head))
+        elif self._head:
+            self._note_definition(self._head[:HEAD_BYTES])
         super()._end_payload()
+
+    def _note_new_name(self, name: bytes) -> None:
+        self._new_names[self._path.removesuffix(_RENAMED)] = name
+        if len(self._new_names) > _MOST_ODD:
+            raise self._invalid(f"more than {_MOST_ODD} tables were renamed while it was made")
 
     def _note_definition(self, head: bytearray) -> None:
         """Note what data the table needs whose `.frm` begins so; not of one half made."""

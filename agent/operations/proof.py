@@ -117,6 +117,7 @@ class ProvedStream:
         self._check_options(metadata.get("options", b""))
         self._check_names()
         self._check_removed()
+        self._check_renamed()
         tables = self._completeness.prove(self._parser, self._run.words_about)
         self._check_definitions()
         binlog = metadata.get("binlog_info")
@@ -198,6 +199,17 @@ class ProvedStream:
                 f"the engine took {named(os.fsdecode(lost[0]))} for dropped, and left out a table "
                 "that is there",
                 hint=_MADE_AGAIN,
+            )
+
+    def _check_renamed(self) -> None:
+        """Look for renames that the prepare of an incremental would get wrong."""
+        name = self._parser.confused() if self._from_lsn is not None else None
+        if name is not None:
+            raise StreamIncomplete(
+                f"{named(os.fsdecode(name) + '.ibd')} was renamed, and another got its name, while "
+                "this incremental was made: its restore would lose one of them",
+                hint="back up again; rename no tables in this way while an incremental is made, or "
+                "make a full backup, which holds them",
             )
 
     def _check_definitions(self) -> None:

@@ -406,7 +406,8 @@ def test_reports_that_the_broker_refuses_cost_no_connection(
         journal.accept(task, draft(task, TaskStatus.ACCEPTED))
         poll("it is tried again", lambda: journal.looks > 10, 20)
         assert link.consuming.is_set()
-        assert f"no report can be sent: {settings.where} refuses: {said}" in link.trouble
+        assert f"no report can be sent: {settings.where} refuses: " in link.trouble
+        assert said in link.trouble
         restore(place)
         with probing(place.server) as probe:
             queue = probe.reports_queue(place.other)
@@ -444,7 +445,7 @@ REFUSALS: dict[str, tuple[Callable[[Place], None], Callable[[Place], None], str]
     "right": (
         lambda place: _set_topics(place, "^$"),
         lambda place: _set_topics(place, agent_rights(place.other).publish),
-        "ACCESS_REFUSED - access to topic",
+        "access to topic",  # of RabbitMQ 3.10; 4.0 says that it is for writing
     ),
 }
 

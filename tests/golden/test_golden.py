@@ -122,8 +122,9 @@ def test_the_commands_of_the_page_restore_it(tmp_path: Path, key: Path) -> None:
     assert done.stdout.splitlines()[:2] == [expected.full, expected.incremental]
     datadir = tmp_path / "rescue" / f"data-{expected.full}"
     assert done.stdout.splitlines()[-1] == f"RESTORED={datadir}"
-    [checkpoints] = datadir.glob("*_checkpoints")
-    assert "backup_type = log-applied\n" in checkpoints.read_text()
+    # a later engine has another name for it, and leaves what it found
+    prepared = [file.read_text() for file in datadir.glob("*_checkpoints")]
+    assert any("backup_type = log-applied\n" in text for text in prepared)
     assert checksums_of(datadir, tmp_path / "server") == expected.checksums["incremental"]
 
 

@@ -41,6 +41,23 @@ LOSING = {
         ("RENAME TABLE e.i TO d.j", "DROP SCHEMA e"),
     ),
 }
+# What the prepare of an incremental gets wrong; that of a full backup does it well.
+CONFUSING = {
+    "made again": (
+        "RENAME TABLE d.i TO d.j",
+        f"CREATE TABLE d.i {ID}",
+        "INSERT INTO d.i VALUES (9)",
+    ),
+    "replaced": (f"CREATE TABLE d.k {ID}", "RENAME TABLE d.i TO d.j, d.k TO d.i"),
+    "exchanged": ("RENAME TABLE d.i TO d.k, e.i TO d.i, d.k TO e.i",),
+    "a cycle": ("RENAME TABLE d.i TO d.k, e.i TO d.i, `f-g`.i TO e.i, d.k TO `f-g`.i",),
+}
+# And what it gets right.
+RENAMED = (
+    *("RENAME TABLE d.i TO d.j, e.i TO d.i", "INSERT INTO d.i VALUES (9)"),
+    *("RENAME TABLE `f-g`.i TO d.k", "RENAME TABLE d.k TO `f-g`.i"),
+    *("CREATE TABLE e.n (id INT)", "RENAME TABLE e.n TO e.n2", "CREATE TABLE e.n (id INT)"),
+)
 HARMLESS = (
     *("DROP TABLE d.i", f"CREATE TABLE d.i {ID}", "INSERT INTO d.i VALUES (5)"),
     *("CREATE OR REPLACE TABLE d.i (id INT, more INT)", "TRUNCATE d.i"),
@@ -124,3 +141,28 @@ def test_other_ddl_is_held_by_both_kinds_of_backups(workshop: Workshop) -> None:
         other = workshop.backup()
     assert server.checksums() != expected
     assert workshop.restored(other)[0] == server.checksums()
+
+
+@pytest.mark.parametrize("what", CONFUSING)
+def test_tables_that_an_incremental_would_confuse_fail_it(workshop: Workshop, what: str) -> None:
+    """Its restore had no d.j, or its prepare ended; a full backup holds them all."""
+    full = workshop.backup()
+    with (
+        meanwhile(workshop.server, CONFUSING[what]),
+        pytest.raises(StreamIncomplete, match=r"the table (d|e|f-g)\.i was renamed"),
+    ):
+        workshop.backup(full)
+
+
+@pytest.mark.parametrize("what", CONFUSING)
+def test_a_full_backup_confuses_no_tables(workshop: Workshop, what: str) -> None:
+    with meanwhile(workshop.server, CONFUSING[what]):
+        made = workshop.backup()
+    assert workshop.restored(made)[0] == workshop.server.checksums()
+
+
+def test_other_renames_are_held_by_an_incremental(workshop: Workshop) -> None:
+    full = workshop.backup()
+    with meanwhile(workshop.server, RENAMED):
+        child = workshop.backup(full)
+    assert workshop.restored(child)[0] == workshop.server.checksums()
