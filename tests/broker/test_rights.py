@@ -460,7 +460,7 @@ class Recorded(Pauses):
         return super().after(failures)
 
 
-@pytest.mark.parametrize(("longest", "expected"), [(30.0, [0, 1, 2, 3]), (0.01, [0, 0, 0, 0])])
+@pytest.mark.parametrize(("longest", "expected"), [(30.0, [0, 1, 2, 3]), (0.0, [0, 0, 0, 0])])
 def test_a_connection_counts_as_a_success_once_it_has_lasted(
     place: Place, tmp_path: Path, longest: float, expected: list[int]
 ) -> None:
