@@ -1,5 +1,7 @@
 """What a delete reports when it is done: all that went, also across the agent's end."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,8 +28,9 @@ from tests.test_recovery import Site
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    with closing(Site(tmp_path)) as made:
+        yield made
 
 
 def test_a_delete_that_a_silent_store_and_a_restart_cut_off_names_all_that_went(

@@ -1,6 +1,7 @@
 """What the task boundary does where a backup failed and may yet be a good one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,8 +21,9 @@ from tests.test_recovery import Site, create
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(tmp_path)
+def site(tmp_path: Path) -> Iterator[Site]:
+    with closing(Site(tmp_path)) as made:
+        yield made
 
 
 class Failing:

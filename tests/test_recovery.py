@@ -1,6 +1,7 @@
 """What becomes of tasks that an agent's end cut off, by what journal and store hold of them."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -54,6 +55,9 @@ class Site:
         self.keys = keyring()
         self.journal = self._journal()
 
+    def close(self) -> None:
+        self.journal.close()
+
     def _journal(self) -> Journal:
         return Journal(self.folder / "journal", INSTANCE, str(uuid4()))
 
@@ -101,9 +105,8 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    yield made
-    made.journal.close()
+    with closing(Site(tmp_path)) as made:
+        yield made
 
 
 def create(backup_id: str, *, retry: bool = False) -> CreateTask:
