@@ -21,13 +21,14 @@ def site_session(
     folder = scratch / "self-test"
     folder.mkdir()
     agent = Agent(folder, rabbitmq, swift_session, mariadb)
-    read_reports(agent)
     return Site(agent, RecoverySecret.make(RECOVERY))
 
 
 @pytest.fixture
 def whole_site(site_session: Site, swift: SwiftServer) -> Iterator[Site]:
     """The installation, whose streams are as long as those of a real run."""
+    # each time: another folder's tests may have deleted the exchange of reports, and all bindings
+    read_reports(site_session.agent)
     yield site_session
     swift.clear_faults()
     site_session.write({})

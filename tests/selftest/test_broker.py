@@ -21,7 +21,7 @@ from agent.host import is_this_machine
 from agent.journal import Journal
 from agent.selftest.check import Result
 from tests.house.source import CHECKOUT
-from tests.selftest.site import Site, read_reports, warns
+from tests.selftest.site import Site, warns
 
 GROUPS = ("configuration", "broker")
 
@@ -135,7 +135,6 @@ def test_the_least_rights_suffice(site: Site, tmp_path: Path) -> None:
     server.define(done.stdout)
     url = server.url_of(f"agent-{instance}")
     site.write({"broker": {"url": url, "password_file": password}})
-    read_reports(site.agent)
     warns(site.look(*GROUPS))
     with serving(site, tmp_path):
         results = list(site.look(*GROUPS))
