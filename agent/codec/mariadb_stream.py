@@ -17,7 +17,8 @@ seen on 10.11.19:
   That of a full backup does it well.
 """
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.stream_paths import path_digest
@@ -39,6 +40,30 @@ _RENAMED: Final = b".ren"
 _LASTING: Final = (b".frm", b".new", _RENAMED)
 
 
+class Rename(NamedTuple):
+    """What a `.ren` file says: a table's name at the last checkpoint, and its last one."""
+
+    old: bytes
+    new: bytes
+
+
+def exchanged(renames: Iterable[Rename]) -> bytes | None:
+    """Return a name from which the renames lead back to it, by way of others; None without one.
+
+    No old name is there twice. Takes time in proportion to the number of renames.
+    """
+    left = {old: new for old, new in renames if old != new}
+    while left:
+        start, name = left.popitem()
+        walked = {start}
+        while name in left:
+            walked.add(name)
+            name = left.pop(name)
+        if name in walked:
+            return name
+    return None
+
+
 class MendedStream(XbstreamParser):
     """A parser that also hands the stream on, with what mbstream needs put in.
 
@@ -57,7 +82,8 @@ class MendedStream(XbstreamParser):
         self._unknown: list[bytes] = []
         self._odd_targets: list[bytes] = []
         self._head: bytearray | None = None  # how the `.frm` or `.ren` begins that is under way
-        self._new_names: dict[bytes, bytes] = {}  # of InnoDB's tables, by what `.ren` files say
+        self._head_bytes = 0  # how much of it is kept
+        self._renames: dict[int, Rename] = {}  # of InnoDB's tables, by their `.ren` files
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
@@ -104,23 +130,10 @@ class MendedStream(XbstreamParser):
 
         It is `schema/table`, as in the names of files.
         """
-        for name in self._new_names:
-            if path_digest(name + b".new") in self.files or self._is_exchanged(name):
+        for name, _ in self._renames.values():
+            if path_digest(name + b".new") in self.files:
                 return name
-        return None
-
-    def _is_exchanged(self, name: bytes) -> bool:
-        """Tell whether the renames lead from a name back to it, by way of others."""
-        found = self._new_names[name]
-        if found == name:
-            return False
-        for _ in self._new_names:
-            if found == name:
-                return True
-            if found not in self._new_names:
-                return False
-            found = self._new_names[found]
-        return False
+        return exchanged(self._renames.values())
 
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
@@ -131,23 +144,24 @@ class MendedStream(XbstreamParser):
     def _begin(self, length: int, offset: int, advance: int) -> None:
         begins = self._proving and offset == 0
         self._head = bytearray() if begins and self._path.endswith((b".frm", _RENAMED)) else None
+        self._head_bytes = _MOST_NAMED if self._path.endswith(_RENAMED) else HEAD_BYTES
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
         if self._head is not None:
-            self._head += piece[: _MOST_NAMED - len(self._head)]
+            self._head += piece[: self._head_bytes - len(self._head)]
         super()._on_payload(piece)
 
     def _end_payload(self) -> None:
         if self._head and self._path.endswith(_RENAMED):
             self._note_new_name(bytes(self._head))
         elif self._head:
-            self._note_definition(self._head[:HEAD_BYTES])
+            self._note_definition(self._head)
         super()._end_payload()
 
     def _note_new_name(self, name: bytes) -> None:
-        self._new_names[self._path.removesuffix(_RENAMED)] = name
-        if len(self._new_names) > _MOST_ODD:
+        self._renames[self._file] = Rename(self._path.removesuffix(_RENAMED), name)
+        if len(self._renames) > _MOST_ODD:
             raise self._invalid(f"more than {_MOST_ODD} tables were renamed while it was made")
 
     def _note_definition(self, head: bytearray) -> None:
@@ -214,6 +228,7 @@ class MendedStream(XbstreamParser):
 
     def _forget(self, file: int) -> bool:
         self._lasting.discard(file)
+        self._renames.pop(file, None)
         self._forget_definition(file)
         return super()._forget(file)
 

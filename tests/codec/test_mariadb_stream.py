@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.codec import xbstream
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendedStream, Rename, exchanged
 from agent.codec.stream_paths import path_digest
 from agent.errors import StreamInvalid
 from tests.codec.streams import end, payload, remove, rename, seek, whole
@@ -167,6 +167,34 @@ def test_what_was_made_again_and_then_removed_is_told(tmp_path: Path) -> None:
         assert status == 0
         for name in ("d/t.frm", "d/u.new", "e/i.ren", "d/u.frm", "e/t.frm", "d/p#P#p0.new"):
             assert (name in files) == (path_digest(name.encode()) in parser.files)
+
+
+def test_names_that_were_exchanged_are_told() -> None:
+    def told(*names: str) -> bytes | None:
+        return exchanged(Rename(*one.encode().split(b">")) for one in names)
+
+    for none in ((), ("a>b",), ("a>b", "b>c", "c>d"), ("a>a",), ("a>b", "b>b"), ("a>c", "b>c")):
+        assert told(*none) is None, none
+    assert told("a>b", "b>a") in (b"a", b"b")
+    assert told("x>y", "b>c", "c>a", "a>b", "y>z") in (b"a", b"b", b"c")
+    # no engine says it: two that came to have one name
+    assert told("start>a", "a>b", "b>a") in (b"a", b"b")
+    assert told("a>b", "b>a", "start>a") in (b"a", b"b")
+
+
+@pytest.mark.timeout(20)  # a walk from each name took minutes
+def test_many_renames_are_judged_in_time() -> None:
+    chain = [Rename(b"%d" % n, b"%d" % (n + 1)) for n in range(300_000)]
+    assert exchanged(chain) is None
+    assert exchanged([*chain, Rename(b"300000", b"0")]) is not None
+
+
+def test_a_rename_whose_schema_was_removed_confuses_nothing() -> None:
+    renamed = whole(b"d/a.ren", b"e/b") + whole(b"e/b.ren", b"d/a")
+    for stream, expected in ((renamed, True), (renamed + remove(b"d"), False)):
+        parser = MendedStream()
+        parser.passed(memoryview(stream))
+        assert (parser.confused() is not None) == expected
 
 
 @pytest.mark.parametrize("proving", [True, False], ids=["proof", "restore"])
