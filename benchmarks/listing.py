@@ -24,12 +24,12 @@ from typing import NamedTuple
 
 from swiftclient import client
 
-from agent.keys import Keyring, MasterKey, key_text
-from agent.layout import container_name, record_name
-from agent.listing import CONNECTIONS
+from agent.keys.keyring import Keyring, MasterKey, key_text
 from agent.model import Record
+from agent.records.object_names import container_name, record_name
+from agent.records.reading import CONNECTIONS
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records import completed
 from tests.stack.agent import write_private
 from tests.stack.swift import SwiftServer

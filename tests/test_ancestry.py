@@ -5,11 +5,11 @@ from uuid import UUID
 
 import pytest
 
-from agent.ancestry import Ancestry
 from agent.errors import StoreBusy
-from agent.keys import RecordState
-from agent.listing import Listed
+from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record
+from agent.records.ancestry import Ancestry
+from agent.records.reading import Listed
 from tests.records import completed
 
 
@@ -99,7 +99,7 @@ def test_a_store_that_does_not_answer_condemns_nothing() -> None:
 def test_a_listing_that_is_far_behind_is_asked_about_a_bounded_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.ancestry._LOOKS", 3)
+    monkeypatch.setattr("agent.records.ancestry._LOOKS", 3)
     ancestry, asked = Ancestry(), list[str]()
     for number in range(10):
         ancestry.add(listed(completed(parent_id=str(UUID(int=number)), from_lsn=1, to_lsn=2)))

@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from agent.cancellation import Cancellation
 from agent.errors import Cancelled, Interrupted
 from agent.journal import Journal
 from agent.model import CancelTask, PingTask, Report, ReportDraft, Task, TaskStatus
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
+from agent.tasks.cancellation import Cancellation
 
 S = TaskStatus
 

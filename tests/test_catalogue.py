@@ -6,8 +6,6 @@ from uuid import uuid4
 
 import pytest
 
-from agent import catalogue as catalogue_module
-from agent.catalogue import Catalogue, Listed
 from agent.errors import (
     AgentError,
     BackupExists,
@@ -19,12 +17,14 @@ from agent.errors import (
     RecordDamaged,
     RecordUnsupported,
 )
-from agent.keys import Keyring, MasterKey, RecordState
-from agent.layout import Segment, encode_list, list_name, list_ref, record_name
+from agent.keys.keyring import Keyring, MasterKey, RecordState
 from agent.model import BackupStatus, Record, WrappedKey
-from agent.presence import LIST_LIMIT
+from agent.records import catalogue as catalogue_module
+from agent.records.catalogue import Catalogue, Listed
+from agent.records.object_names import Segment, encode_list, list_name, list_ref, record_name
+from agent.records.presence import LIST_LIMIT
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import (
+from agent.config.secrets import load_keyring, read_secret
+from agent.config.settings import (
     Config,
     KeysSection,
     keys_folder,
@@ -15,8 +16,7 @@ from agent.config import (
     need,
 )
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
-from agent.keys import RecoverySecret, key_text
-from agent.secret_files import load_keyring, read_secret
+from agent.keys.keyring import RecoverySecret, key_text
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"

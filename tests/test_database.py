@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pymysql.constants import COMMAND
 
-from agent import dialect
-from agent.database import Database, DatabaseSettings, Tablespace
+from agent.database import flavours
+from agent.database.server import Database, DatabaseSettings, Tablespace
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, DatabaseUnreachable
 from tests.conftest import need
@@ -161,7 +161,7 @@ def test_half_made_tables_of_an_alter_are_told_apart(
         4: Tablespace("shop/#sql-alter-6d5-4.ibd", 1, 8),
         5: Tablespace("shop/t.ibd", 2, 7),
     }
-    assert dialect.half_made("shop/#sql-alter-6d5-4.ibd")
+    assert flavours.half_made("shop/#sql-alter-6d5-4.ibd")
 
 
 def test_a_tablespace_keeps_its_number_through_renames_only(mariadb: MariaDB) -> None:

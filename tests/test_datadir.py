@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.codec.frm import table_engine
-from agent.datadir import Rules, Survey, TableFile, birth_time
+from agent.database.datadir import Rules, Survey, TableFile, birth_time
 from agent.errors import DatadirUnfit
 
 NOBODY = 65534

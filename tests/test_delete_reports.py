@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 
 from agent.errors import StoreBusy
-from agent.layout import record_name
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -17,9 +16,10 @@ from agent.model import (
     ReportDraft,
     TaskStatus,
 )
-from agent.operations.delete_begun import BegunDelete
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.operations.delete.begun import BegunDelete
+from agent.records.object_names import record_name
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf
 from tests.operations.stored import held, place
 from tests.operations.test_delete_races import Behind

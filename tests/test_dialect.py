@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agent import dialect
-from agent.database import Database, DatabaseSettings, ServerInfo, Tablespace
+from agent.database import flavours
+from agent.database.server import Database, DatabaseSettings, ServerInfo, Tablespace
 from agent.errors import (
     DatabaseDenied,
     DatabaseQueryFailed,
@@ -27,8 +27,8 @@ OLD_GRANT = "GRANT RELOAD, PROCESS, LOCK TABLES, REPLICATION CLIENT ON *.* TO 'a
 def missing(
     grants: tuple[str, ...], number: tuple[int, ...], *, safe: bool = False, kind: str = "mysql"
 ) -> list[str]:
-    held = dialect.held_privileges(grants)
-    return dialect.missing_privileges(held, kind, number, safe_slave_backup=safe)
+    held = flavours.held_privileges(grants)
+    return flavours.missing_privileges(held, kind, number, safe_slave_backup=safe)
 
 
 def test_the_grants_of_the_document_are_enough() -> None:
@@ -73,18 +73,18 @@ def test_mariadb_before_10_5_has_one_privilege_for_both_monitors() -> None:
 
 
 def test_surplus_is_what_no_backup_needs() -> None:
-    held = dialect.held_privileges((*MYSQL_8_GRANTS, "GRANT DROP ON *.* TO `a`@`b`"))
-    assert dialect.surplus_privileges(held, "mysql", (8, 4, 0)) == ["DROP"]
-    held = dialect.held_privileges(("GRANT USAGE ON *.* TO `a`@`b` WITH GRANT OPTION",))
-    assert dialect.surplus_privileges(held, "mariadb", (10, 11)) == ["GRANT OPTION"]
+    held = flavours.held_privileges((*MYSQL_8_GRANTS, "GRANT DROP ON *.* TO `a`@`b`"))
+    assert flavours.surplus_privileges(held, "mysql", (8, 4, 0)) == ["DROP"]
+    held = flavours.held_privileges(("GRANT USAGE ON *.* TO `a`@`b` WITH GRANT OPTION",))
+    assert flavours.surplus_privileges(held, "mariadb", (10, 11)) == ["GRANT OPTION"]
 
 
 def test_mysql_5_7_stops_a_replica_by_super_alone() -> None:
     assert missing((OLD_GRANT,), (5, 7, 32), safe=True) == ["SUPER"]
-    held = dialect.held_privileges((OLD_GRANT.replace("RELOAD", "RELOAD, SUPER"),))
+    held = flavours.held_privileges((OLD_GRANT.replace("RELOAD", "RELOAD, SUPER"),))
 
     def surplus(*number: int, safe: bool) -> list[str]:
-        return dialect.surplus_privileges(held, "mysql", number, safe_slave_backup=safe)
+        return flavours.surplus_privileges(held, "mysql", number, safe_slave_backup=safe)
 
     assert surplus(5, 7, 32, safe=True) == []
     assert surplus(5, 7, 32, safe=False) == ["SUPER"]
@@ -110,7 +110,7 @@ def test_mysql_5_7_stops_a_replica_by_super_alone() -> None:
 def test_errors_are_known_by_their_numbers_in_any_language(
     number: int, logged_in: bool, kind: type[Exception], words: str
 ) -> None:
-    error = dialect.refusal("it", number, "Kein Zugriff", logged_in=logged_in)
+    error = flavours.refusal("it", number, "Kein Zugriff", logged_in=logged_in)
     assert type(error) is kind
     assert words in str(error)
     assert ("init_connect" in error.hint) == (number == 1184)
@@ -126,7 +126,7 @@ def test_errors_are_known_by_their_numbers_in_any_language(
     ],
 )
 def test_words_about_replicas(number: tuple[int, ...], status: str, start: str) -> None:
-    words = dialect.replica_words("mysql", number)
+    words = flavours.replica_words("mysql", number)
     assert (words.status, words.start) == (status, start)
 
 
@@ -173,8 +173,8 @@ def test_mysqls_tablespaces_are_named_as_in_the_stream() -> None:
 
 
 @pytest.mark.parametrize("number", [(8, 0, 35), (8, 4), (5, 7, 44)])
-def test_only_a_table_with_a_tablespace_of_its_own_gives_it_an_id(number: dialect.Version) -> None:
-    asked = [sql for sql in dialect.tablespaces_queries("mysql", number) if "TABLE_ID" in sql]
+def test_only_a_table_with_a_tablespace_of_its_own_gives_it_an_id(number: flavours.Version) -> None:
+    asked = [sql for sql in flavours.tablespaces_queries("mysql", number) if "TABLE_ID" in sql]
     assert len(asked) == 1
     assert asked[0].endswith("WHERE SPACE_TYPE = 'Single'")
 

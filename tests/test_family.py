@@ -8,11 +8,11 @@ from uuid import UUID
 import pytest
 from hypothesis import given, strategies as st
 
-from agent.catalogue import Listed
 from agent.errors import KeyNotHere
-from agent.family import Family
-from agent.keys import RecordState
+from agent.keys.keyring import RecordState
 from agent.model import Record, WrappedKey
+from agent.records.catalogue import Listed
+from agent.records.descendants import Family
 from tests.records import completed
 
 
@@ -134,7 +134,7 @@ def test_the_tree_as_it_is_drawn() -> None:
 def test_records_that_can_not_be_trusted_cost_a_bounded_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agent.family._CLAIMS", 10)
+    monkeypatch.setattr("agent.records.descendants._CLAIMS", 10)
     root, child = named(1), named(2, 1)
     forged = [named(100 + number, 1) for number in range(20)]
     elsewhere = [named(200 + number, 1000 + number) for number in range(20)]

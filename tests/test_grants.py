@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from agent import dialect
+from agent.database import flavours
 from tests.house.source import CHECKOUT
 from tests.stack.mariadb import MariaDB
 
@@ -30,9 +30,9 @@ def test_mysql_gets_what_a_backup_needs(number: tuple[int, int, int]) -> None:
     text = seen_by_mysql(major * 10000 + minor * 100 + patch)
     statements = re.sub(r"^--.*", "", text, flags=re.MULTILINE).split(";")
     grants = [" ".join(one.split()) for one in statements]
-    held = dialect.held_privileges(grants)
-    assert dialect.missing_privileges(held, "mysql", number, safe_slave_backup=False) == []
-    assert dialect.surplus_privileges(held, "mysql", number) == []
+    held = flavours.held_privileges(grants)
+    assert flavours.missing_privileges(held, "mysql", number, safe_slave_backup=False) == []
+    assert flavours.surplus_privileges(held, "mysql", number) == []
 
 
 def test_mariadb_runs_it_twice_and_gives_what_a_backup_needs(mariadb: MariaDB) -> None:
@@ -41,8 +41,8 @@ def test_mariadb_runs_it_twice_and_gives_what_a_backup_needs(mariadb: MariaDB) -
     argv = ["mariadb", "--no-defaults", f"--socket={mariadb.socket}", f"--user={mariadb.admin}"]
     for _ in range(2):
         subprocess.run(argv, input=text, text=True, check=True, timeout=60)
-    held = dialect.held_privileges(
+    held = flavours.held_privileges(
         grant for (grant,) in mariadb.query("SHOW GRANTS FOR granted@localhost")
     )
-    assert dialect.missing_privileges(held, "mariadb", (10, 11), safe_slave_backup=False) == []
-    assert dialect.surplus_privileges(held, "mariadb", (10, 11)) == []
+    assert flavours.missing_privileges(held, "mariadb", (10, 11), safe_slave_backup=False) == []
+    assert flavours.surplus_privileges(held, "mariadb", (10, 11)) == []

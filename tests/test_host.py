@@ -10,8 +10,8 @@ import psutil
 import pytest
 from hypothesis import given, strategies as st
 
-from agent import host
 from agent.errors import ConfigInvalid
+from agent.machine import host
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_cores_follow_the_affinity() -> None:
 
 
 def test_cores_follow_the_quotas_of_all_cgroups_around(tmp_path: Path) -> None:
-    inner = tmp_path / "system.slice" / "agent.service"
+    inner = tmp_path / "system.slice" / "agent.daemon"
     inner.mkdir(parents=True)
     assert host._quotas("/system.slice/agent.service", tmp_path) == []
     (inner / "cpu.max").write_text("max 100000\n")

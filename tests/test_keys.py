@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given, settings, strategies as st
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
-from agent.key_ids import unique_key_id
-from agent.keys import (
+from agent.keys.ids import unique_key_id
+from agent.keys.keyring import (
     Keyring,
     MasterKey,
     RecordState,

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from agent.host import end_processes
+from agent.machine.host import end_processes
 from tests.stack.process import poll
 
 VARIABLE = "BACKUP_AGENT_CHILD_OF"

@@ -9,17 +9,17 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from agent import catalogue as catalogue_module
-from agent.catalogue import Catalogue, Listed
 from agent.cli import tables
 from agent.errors import StoreBusy, StoreDenied, StoreUnreachable
-from agent.keys import RecordState
-from agent.layout import record_name
-from agent.listing import CONNECTIONS, RECORD_LIMIT
+from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record
-from agent.record_cache import RecordCache
+from agent.records import catalogue as catalogue_module
+from agent.records.cache import RecordCache
+from agent.records.catalogue import Catalogue, Listed
+from agent.records.object_names import record_name
+from agent.records.reading import CONNECTIONS, RECORD_LIMIT
 from agent.store.protocol import ManifestEntry, Shelf, StoredObject
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records import completed, keyring, record
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ConfigInvalid, InstanceBusy, JournalError
-from agent.lock import only_agent, only_backup
+from agent.machine.lock import only_agent, only_backup
 from tests.stack.mariadb import MariaDB
 
 _HOLDER = """
 import sys
 from pathlib import Path
-from agent.lock import only_agent, only_backup
+from agent.machine.lock import only_agent, only_backup
 with {"agent": only_agent, "backup": only_backup}[sys.argv[2]](Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

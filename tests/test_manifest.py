@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, strategies as st
 from swiftclient.client import Connection
 
-from agent import manifest as manifest_module
 from agent.errors import DataDamaged, Internal, StoreBusy, StoreMismatch, StoreRejected
-from agent.layout import (
+from agent.records import manifest as manifest_module
+from agent.records.manifest import Manifest
+from agent.records.object_names import (
     LIST_ENTRIES,
     Segment,
     decode_list,
@@ -23,9 +24,8 @@ from agent.layout import (
     object_name,
     segment_name,
 )
-from agent.manifest import Manifest
 from agent.store.protocol import Shelf, StoreLimits
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.swift import SwiftServer
 

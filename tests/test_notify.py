@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.notify import Notifier
+from agent.machine.systemd import Notifier
 from tests.stack.notified import Listener
 
 

@@ -8,13 +8,13 @@ from uuid import uuid4
 
 import pytest
 
-from agent import performer as performer_module
-from agent.catalogue import Catalogue
 from agent.errors import AgentError, JournalError, StoreFull, StoreSilent
 from agent.journal import Journal
 from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, TaskStatus
-from agent.operations.abandon import abandon_record
-from agent.pipeline.stop import Stop
+from agent.operations.backup.abandon import abandon_record
+from agent.records.catalogue import Catalogue
+from agent.stop import Stop
+from agent.tasks import executor as performer_module
 from tests.operations.stored import place_record
 from tests.records import completed
 from tests.test_recovery import Site, create

@@ -10,8 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from agent import record_cache
-from agent.record_cache import CachePass, RecordCache, open_cache
+from agent.records import cache as record_cache
+from agent.records.cache import CachePass, RecordCache, open_cache
 
 IDS = [str(UUID(int=number)) for number in range(5)]
 RAWS = {backup_id: f"record {backup_id}\nof two lines\n".encode() for backup_id in IDS}

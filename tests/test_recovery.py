@@ -9,8 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.database import Database
+from agent.database.server import Database
 from agent.engine.choice import Engines
 from agent.errors import Interrupted, JournalError, StoreFull, StoreNotFound
 from agent.journal import CutOff, Journal
@@ -29,14 +28,15 @@ from agent.model import (
     Task,
     TaskStatus,
 )
-from agent.operations.parts import BackupParts, PathSettings
-from agent.operations.target import Work
-from agent.performer import Performer
-from agent.recovery import MOST_RUNS
-from agent.storage import StorageRules
-from agent.store.directory import DirectoryStore
+from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.restore.target import Work
+from agent.records.catalogue import Catalogue
+from agent.store.directory.store import DirectoryStore
+from agent.store.policy import StorageRules
 from agent.store.protocol import Shelf
-from agent.task_stores import TaskStores
+from agent.tasks.executor import Performer
+from agent.tasks.recovery import MOST_RUNS
+from agent.tasks.stores import TaskStores
 from tests.operations.stored import held, place
 from tests.records import INSTANCE, completed, keyring, record
 
@@ -285,7 +285,7 @@ def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
 ) -> None:
     """Also when the journal has forgotten the task, which was reported here or by the performer."""
     now = [1000.0]
-    monkeypatch.setattr("agent.recovery.monotonic", lambda: now[0])
+    monkeypatch.setattr("agent.tasks.recovery.monotonic", lambda: now[0])
     building = record()
     place(site.store, site.keys, building)
     task, roomy = create(building.id), site.store

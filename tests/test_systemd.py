@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agent.config import Config, load
+from agent.config.settings import Config, load
 from tests.house.source import CHECKOUT
 
 FOLDER = CHECKOUT / "systemd"
@@ -88,11 +88,11 @@ def test_the_self_test_runs_in_the_same_sandbox() -> None:
 
 
 def test_the_unit_waits_for_the_end_that_the_service_takes() -> None:
-    from agent import service
+    from agent import daemon
     from agent.broker import link
 
     [patience] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
-    longest = service._WORKER_SECONDS + service._OUTBOX_SECONDS + link._CLOSING_SECONDS
+    longest = daemon._WORKER_SECONDS + daemon._OUTBOX_SECONDS + link._CLOSING_SECONDS
     assert int(patience) > longest
 
 

@@ -9,16 +9,16 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from agent import assembly
+from agent import wiring
 from agent.broker.intake import ACK
-from agent.config import load
+from agent.config.settings import load
 from agent.errors import ConfigInvalid, JournalFull, StorageRefused, TokenLost
 from agent.journal import Journal
 from agent.model import DeleteTask, PingTask, ReportDraft, TaskStatus, TaskStore
-from agent.performer import Performer
-from agent.runner import Runner
-from agent.storage import StorageRules, parse_url
-from agent.task_stores import TaskStores, without_token
+from agent.store.policy import StorageRules, parse_url
+from agent.tasks.executor import Performer
+from agent.tasks.stores import TaskStores, without_token
+from agent.tasks.worker import Runner
 from tests.stack.agent import write_private
 
 URL = "https://swift.example.com:8080/v1/AUTH_one"
@@ -157,7 +157,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def stores(home: Path) -> TaskStores:
     config = load(home / "agent.toml")
-    return assembly.task_stores(config, assembly.backup_parts(config))
+    return wiring.task_stores(config, wiring.backup_parts(config))
 
 
 def test_a_task_without_a_store_works_with_the_configured_one(stores: TaskStores) -> None:
@@ -221,7 +221,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 @pytest.fixture
 def runner(home: Path, stores: TaskStores, journal: Journal) -> Runner:
     """One whose worker isn't started."""
-    parts = assembly.backup_parts(load(home / "agent.toml"))
+    parts = wiring.backup_parts(load(home / "agent.toml"))
     performer = Performer(journal, stores, restore_roots=(), progress_seconds=1, wake=lambda: None)
     return Runner(journal, parts, stores, performer, wake=lambda: None)
 

@@ -11,7 +11,7 @@ from agent.broker import wire
 from agent.broker.amqp import BrokerSettings, properties, refusal
 from agent.broker.pace import Pace, Voice, wait
 from agent.broker.session import Channel, Session
-from agent.crash import Point, reached
+from agent.crash_points import Point, reached
 from agent.errors import BrokerError, JournalError, QueueFull, Unroutable
 
 T = TypeVar("T")

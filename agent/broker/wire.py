@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
 from agent.model import TASK, Report, StoreTask, Task, TaskStore, printable
-from agent.values import VISIBLE
+from agent.model.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"

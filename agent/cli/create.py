@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from agent.cli import embedded, local, remote, tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import UsageWrong
 from agent.model import (
     BackupRequest,

@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from agent import assembly
-from agent.catalogue import Catalogue
+from agent import wiring
 from agent.cli import embedded, remote, tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import Interrupted
-from agent.family import Kin
 from agent.journal import known_children
 from agent.model import DeleteTask, Record
-from agent.operations.delete import DeleteOperation
+from agent.operations.delete.family import DeleteOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.records.catalogue import Catalogue
+from agent.records.descendants import Kin
+from agent.stop import Stop
 
 _MORE = """\
 Prints nothing where it succeeds. Any agent of the tenant can delete any backup, also one of a
@@ -89,13 +89,13 @@ def _delete_here(config: Config, backup_id: str, as_json: bool) -> int:
 @contextmanager
 def _operation(config: Config) -> Iterator[DeleteOperation]:
     """A delete with store and keys alone, which SIGINT and SIGTERM stop between two objects."""
-    store, stop = assembly.store(config), Stop()
+    store, stop = wiring.store(config), Stop()
     again = "give the same command again: it continues"
     on_signals(lambda: stop.request(Interrupted("the delete was interrupted", hint=again)))
     try:
         yield DeleteOperation(
             store,
-            Catalogue(store, assembly.keyring(config), assembly.record_cache(config)),
+            Catalogue(store, wiring.keyring(config), wiring.record_cache(config)),
             connections=config.pipeline.connections,
             meter=Meter(),
             stop=stop,

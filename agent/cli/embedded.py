@@ -19,9 +19,10 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from agent import assembly
+from agent import wiring
 from agent.cli.keyfile import make_folder, write_once
-from agent.config import (
+from agent.config.secrets import read_secret
+from agent.config.settings import (
     DEFAULT_PATH,
     ENV_PREFIX,
     Config,
@@ -31,10 +32,9 @@ from agent.config import (
     load,
 )
 from agent.errors import ConfigInvalid, KeyUnusable, StoreNotFound, UsageWrong
-from agent.key_ids import unique_key_id
-from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState, fingerprint, key_text
+from agent.keys.ids import unique_key_id
+from agent.keys.keyring import KEY_BYTES, Keyring, MasterKey, RecordState, fingerprint, key_text
 from agent.model import BackupStatus, printable, utc_now
-from agent.secret_files import read_secret
 
 TENANT: Final = "local"
 _STORE_URL: Final = f"{ENV_PREFIX}STORE__URL"
@@ -122,7 +122,7 @@ def _lost_keys(config: Config, keyring: Keyring) -> Counter[str]:
     """How many COMPLETED backups of this instance need a master key that isn't here, by its id."""
     lost = Counter[str]()
     try:
-        with assembly.catalogue(config, keyring) as catalogue:
+        with wiring.catalogue(config, keyring) as catalogue:
             for listed in catalogue.records():
                 record = listed.record
                 if (

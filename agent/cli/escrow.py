@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.keys import MasterKey, RecoveryKey, fingerprint, key_text
+from agent.keys.keyring import MasterKey, RecoveryKey, fingerprint, key_text
 from agent.model import printable
 
 _RULE = "=" * 78

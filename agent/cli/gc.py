@@ -10,17 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from agent import assembly
-from agent.catalogue import Catalogue
+from agent import wiring
 from agent.cli import embedded, tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, on_signals
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import AgentError, Interrupted
 from agent.journal import busy_backups, known_children
 from agent.model import printable
-from agent.operations.gc import GcOperation
-from agent.operations.orphans import Orphan, What
-from agent.pipeline.stop import Stop
+from agent.operations.gc.collect import GcOperation
+from agent.operations.gc.orphans import Orphan, What
+from agent.records.catalogue import Catalogue
+from agent.stop import Stop
 
 _COLUMNS = ("What", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
 _MORE = """\
@@ -78,14 +78,14 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
 @contextmanager
 def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
     """A collection that SIGINT and SIGTERM stop between two objects."""
-    store, stop = assembly.store(config), Stop()
+    store, stop = wiring.store(config), Stop()
     journal = config.agent.state_folder / "journal.sqlite"
     again = "give the same command again"
     on_signals(lambda: stop.request(Interrupted("the collection was interrupted", hint=again)))
     try:
         yield GcOperation(
             store,
-            Catalogue(store, assembly.keyring(config), assembly.record_cache(config)),
+            Catalogue(store, wiring.keyring(config), wiring.record_cache(config)),
             config.agent.instance_id,
             busy=lambda: busy_backups(journal),
             children=lambda: known_children(journal),

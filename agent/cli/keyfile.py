@@ -6,7 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from agent.errors import KeyUnusable
-from agent.host import sync_folder
+from agent.machine.host import sync_folder
 
 
 def make_folder(folder: Path) -> None:

@@ -11,14 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agent import assembly
+from agent import wiring
 from agent.cli import embedded, escrow, tables
 from agent.cli.keyfile import check_free, make_folder, write_once
 from agent.cli.verb import Verbs, add_json, add_store, add_verb
-from agent.config import Config, keys_folder, need
+from agent.config.secrets import read_secret
+from agent.config.settings import Config, keys_folder, need
 from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
-from agent.key_ids import check_key_id, unique_key_id
-from agent.keys import (
+from agent.keys.ids import check_key_id, unique_key_id
+from agent.keys.keyring import (
     KEY_BYTES,
     MasterKey,
     RecoverySecret,
@@ -27,7 +28,6 @@ from agent.keys import (
 )
 from agent.model import printable, utc_now
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
-from agent.secret_files import read_secret
 
 # PKCS #8 as OpenSSL writes it stretches a passphrase by 2048 rounds only.
 _LEAST_PASSPHRASE = 16
@@ -174,10 +174,10 @@ def _note(lines: Iterable[str]) -> None:
 def rekey(config: Config, arguments: argparse.Namespace) -> int:
     """Bring all records under the key `--to`; 1 where some are left."""
     embedded.need_key(config, arguments)
-    keyring = assembly.keyring(config)
+    keyring = wiring.keyring(config)
     counts = dict.fromkeys(Outcome, 0)
     remaining: list[Rekeyed] = []
-    with assembly.catalogue(config, keyring) as catalogue:
+    with wiring.catalogue(config, keyring) as catalogue:
         operation = Rekey(catalogue, keyring, arguments.to, dry_run=arguments.dry_run)
         _note_of_active(need(config.keys, "keys").active, arguments.to)
         for one in _with_progress(operation.run(_CONNECTIONS)):

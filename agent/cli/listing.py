@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from agent import assembly
-from agent.ancestry import Ancestry, Broken
-from agent.catalogue import Catalogue, Listed
+from agent import wiring
 from agent.cli import tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import BackupUnknown, StoreNotFound
-from agent.keys import KEY_BYTES, Keyring, MasterKey, RecordState
+from agent.keys.keyring import KEY_BYTES, Keyring, MasterKey, RecordState
 from agent.model import printable
+from agent.records.ancestry import Ancestry, Broken
+from agent.records.catalogue import Catalogue, Listed
 
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
@@ -118,7 +118,7 @@ def _why(broken: Mapping[str, str], backup_id: str) -> dict[str, str]:
 
 
 def backup_show(config: Config, arguments: argparse.Namespace) -> int:
-    with assembly.catalogue(config, _keyring(config)) as catalogue:
+    with wiring.catalogue(config, _keyring(config)) as catalogue:
         listed = catalogue.look(arguments.backup)
         if listed is None:
             raise BackupUnknown(f"there is no backup {arguments.backup} in {catalogue.location}")
@@ -150,7 +150,7 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[Listed]:
     None, and a note that says so, where there is no container: the first backup makes it.
     """
     try:
-        with assembly.catalogue(config, _keyring(config)) as catalogue:
+        with wiring.catalogue(config, _keyring(config)) as catalogue:
             ancestry = Ancestry()
             for listed in catalogue.records():
                 ancestry.add(listed)
@@ -164,7 +164,7 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[Listed]:
 def _keyring(config: Config) -> Keyring:
     """The keys; without a section [keys] one that no record knows, so that each says so."""
     if config.keys is not None:
-        return assembly.keyring(config)
+        return wiring.keyring(config)
     stranger = MasterKey(secrets.token_hex(16), secrets.token_bytes(KEY_BYTES))
     return Keyring({stranger.id: stranger}, stranger.id)
 

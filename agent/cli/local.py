@@ -12,20 +12,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Final
 
-from agent import assembly
-from agent.account import agent_user, become
+from agent import wiring
 from agent.cli.embedded import FreshKey
 from agent.cli.progress import ProgressBar
 from agent.cli.verb import on_signals
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import Interrupted, StoreUnreachable
-from agent.host import lower_priority
 from agent.journal import Journal
-from agent.lock import only_agent
+from agent.machine.account import agent_user, become
+from agent.machine.host import lower_priority
+from agent.machine.lock import only_agent
 from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable, utc_now
-from agent.performer import Performer
-from agent.pipeline.stop import Stop
-from agent.task_stores import TaskStores
+from agent.stop import Stop
+from agent.tasks.executor import Performer
+from agent.tasks.stores import TaskStores
 
 _PROGRESS_SECONDS: Final = 1.0
 # After a signal: time to write the record and remove the segments before the store's
@@ -53,16 +53,16 @@ def create_here(
     """
     lower_priority()
     # how the task ended is said by who asked for it; a defect's traceback is said here
-    logging.getLogger("agent.performer").addFilter(
+    logging.getLogger("agent.tasks.executor").addFilter(
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
     if fresh is None:
-        parts = assembly.backup_parts(config, alone=True)
+        parts = wiring.backup_parts(config, alone=True)
     else:
         config = fresh.config
-        parts = assembly.backup_parts(config, alone=True, keys=fresh.keyring)
+        parts = wiring.backup_parts(config, alone=True, keys=fresh.keyring)
         parts = replace(parts, keep_key=fresh.keep)
-    stores = assembly.task_stores(config, parts)
+    stores = wiring.task_stores(config, parts)
     if user := agent_user(config.agent.state_folder):
         become(user)
     lock = config.agent.state_folder / "lock"
@@ -70,9 +70,9 @@ def create_here(
         say(f"{LOCAL} {utc_now()}")
         at_end.callback(parts.store.close)
         # What an engine left when an agent was killed is of no use to anyone.
-        assembly.end_leftovers(config)
+        wiring.end_leftovers(config)
         shutil.rmtree(parts.scratch, ignore_errors=True)
-        journal = assembly.journal(config, typed=typed)
+        journal = wiring.journal(config, typed=typed)
         at_end.callback(journal.close)
         return _perform(config, stores, journal, task)
 

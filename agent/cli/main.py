@@ -28,11 +28,11 @@ from agent.cli import (
     tables,
 )
 from agent.cli.verb import CONFIG_HELP, Help, add_verb, epilog
-from agent.config import DEFAULT_PATH, Config
-from agent.crash import VARIABLE, armed
+from agent.config.settings import DEFAULT_PATH, Config
+from agent.crash_points import VARIABLE, armed
+from agent.daemon import Service
 from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong
 from agent.model import printable
-from agent.service import Service
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,11 @@
 
 import sys
 
-from agent import assembly
+from agent import wiring
 from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar
-from agent.config import Config
+from agent.config.settings import Config
 from agent.errors import BrokerUnreachable, Cancelled, Interrupted
 from agent.model import CancelTask, ErrorInfo, Report, Task, TaskStatus, printable
 
@@ -27,7 +27,7 @@ def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str
 
 
 def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
-    with ControlClient(assembly.control(config)) as client:
+    with ControlClient(wiring.control(config)) as client:
         if wait:
             client.subscribe(instance_id)
         if not client.send_task(instance_id, task):

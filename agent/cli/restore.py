@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from agent import assembly
-from agent.account import agent_user, become, hand_over
+from agent import wiring
 from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
-from agent.config import Config
-from agent.engine.os_user import OsUser
+from agent.config.settings import Config
 from agent.errors import Interrupted, TargetRefused
+from agent.machine.account import agent_user, become, hand_over
+from agent.machine.os_user import OsUser
 from agent.model import RestoreTask, printable
-from agent.operations.parts import RestoreParts
-from agent.operations.restore import RestoreOperation
-from agent.operations.target import check_target, usable
+from agent.operations.resources import RestoreParts
+from agent.operations.restore.chain import RestoreOperation
+from agent.operations.restore.target import check_target, usable
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 # As which packages run a server.
 _SERVER_USER: Final = "mysql"
@@ -73,7 +73,7 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
-    parts = assembly.restore_parts(config)
+    parts = wiring.restore_parts(config)
     cause = Interrupted("the restore was interrupted", hint="run it again")
     on_signals(lambda: stop.request(cause))
     try:

@@ -7,10 +7,10 @@ import argparse
 
 from agent.cli import local, tables
 from agent.cli.verb import Verbs, add_json, add_verb
-from agent.config import Config
+from agent.config.settings import Config
+from agent.daemon import CONSUMING, NOT_CONSUMING
 from agent.journal import overview
-from agent.lock import held
-from agent.service import CONSUMING, NOT_CONSUMING
+from agent.machine.lock import held
 
 _WORDS = {
     CONSUMING: "an agent runs for instance {instance}, and takes tasks since {since}",

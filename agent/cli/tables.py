@@ -9,11 +9,11 @@ from typing import Any
 
 from prettytable import PrettyTable
 
-from agent.catalogue import Listed
 from agent.cli import streams
 from agent.errors import AgentError
-from agent.keys import RecordState
+from agent.keys.keyring import RecordState
 from agent.model import BackupView, ErrorInfo, printable
+from agent.records.catalogue import Listed
 
 # Longer than anything the agent writes: a record that isn't its own makes no table wider.
 _WIDEST = 2048

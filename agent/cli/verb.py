@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from agent.config import DEFAULT_PATH, load
+from agent.config.settings import DEFAULT_PATH, load
 from agent.errors import UsageWrong
 from agent.model import Frozen, is_uuid
 

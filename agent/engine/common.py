@@ -12,10 +12,10 @@ from typing import ClassVar, Self
 
 from agent.engine.loan import Loan
 from agent.engine.options import options_of
-from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
 from agent.errors import ConfigInvalid, EngineFailed, PrepareFailed
+from agent.machine.os_user import OsUser, owner_of
 
 _SETTING = "[engine] program"
 _EXTRACTOR = "[engine] extractor"

@@ -5,7 +5,7 @@ docs/engines.md shows the same table with the vendors' pages that it is taken fr
 
 from typing import NamedTuple
 
-from agent.dialect import Version, numbers
+from agent.database.flavours import Version, numbers
 from agent.errors import EngineUnsupported
 
 # Percona disabled the comparison with the server's release in 8.0.34: that one and later

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from agent.engine.os_user import OsUser
 from agent.engine.relay import Relay
 from agent.errors import EngineFailed
+from agent.machine.os_user import OsUser
 
 _SOCKET: Final = "server.sock"
 

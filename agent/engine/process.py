@@ -34,11 +34,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self, cast
 
-from agent.engine.confine import confine_thread
 from agent.engine.log_tail import LogTail
-from agent.engine.os_user import OsUser
-from agent.engine.passage import open_way
 from agent.errors import EngineFailed, EngineMissing, EngineSilent
+from agent.machine.confine import confine_thread
+from agent.machine.os_user import OsUser
+from agent.machine.passage import open_way
 
 PIPE_BYTES = 1 << 20
 GRACE_SECONDS = 3.0

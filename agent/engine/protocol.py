@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol, Self
 
-from agent.engine.os_user import OsUser
 from agent.engine.runs import BackupRun, ExtractRun, PrepareRun
+from agent.machine.os_user import OsUser
 
 
 class Engine(Protocol):

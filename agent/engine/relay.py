@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from agent.engine.os_user import OsUser
 from agent.errors import EngineFailed
+from agent.machine.os_user import OsUser
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from agent.dialect import numbers
+from agent.database.flavours import numbers
 from agent.engine.common import CopyingEngine, EngineSettings
 from agent.engine.runs import Cause
 from agent.errors import (

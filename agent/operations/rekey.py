@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from enum import StrEnum
 from typing import NamedTuple
 
-from agent.catalogue import Catalogue, Signed
 from agent.errors import (
     AgentError,
     DataDamaged,
@@ -20,8 +19,9 @@ from agent.errors import (
     StoreMismatch,
     StoreRejected,
 )
-from agent.keys import Keyring
+from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Record, WrappedKey
+from agent.records.catalogue import Catalogue, Signed
 
 # Records in work or waiting for their turn to be reported, for each connection.
 _AHEAD = 4

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from agent.codec.aead import SLAB
 from agent.errors import ConfigInvalid
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 MIB = 1 << 20
 BLOCK = MIB

@@ -21,7 +21,7 @@ from agent.codec.gzip_members import MemberSplitter, inflate_member
 from agent.errors import DataDamaged
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 Fetch = Callable[[int, memoryview], None]
 Write = Callable[[bytes], None]

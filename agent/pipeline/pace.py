@@ -2,7 +2,7 @@
 
 import time
 
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 # A pause shorter than this isn't worth the wake-up; the debt is carried on instead.
 _SHORTEST_PAUSE = 0.01

@@ -20,7 +20,7 @@ from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 
 class Source(Protocol):

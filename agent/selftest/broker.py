@@ -7,7 +7,7 @@ from functools import cached_property
 from agent.broker.probe import Probe, reach
 from agent.broker.wire import TASK_EXCHANGE, task_queue
 from agent.errors import AgentError, BrokerUnreachable, QueueFull
-from agent.host import is_this_machine
+from agent.machine.host import is_this_machine
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from agent import crash
-from agent.config import ENV_NAME, ENV_PREFIX, Config
+from agent import crash_points
+from agent.config.secrets import read_secret
+from agent.config.settings import ENV_NAME, ENV_PREFIX, Config
 from agent.errors import ConfigInvalid
-from agent.host import nearest
-from agent.secret_files import read_secret
+from agent.machine.host import nearest
 from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
@@ -55,10 +55,11 @@ def _sections(config: Config) -> Outcome:
 
 def _environment(environment: Iterable[str]) -> Outcome:
     """Variables that look like ours and that nothing reads, or that are for tests alone."""
-    if crash.VARIABLE in environment:
+    if crash_points.VARIABLE in environment:
         return failed(
-            f"{crash.VARIABLE} is set: the agent kills itself where that says, as tests want it",
-            f"take {crash.VARIABLE} out of the environment of the service and of the shell",
+            f"{crash_points.VARIABLE} is set: the agent kills itself where that says, as "
+            "tests want it",
+            f"take {crash_points.VARIABLE} out of the environment of the service and of the shell",
         )
     ignored = sorted(
         name for name in environment if name.startswith(ENV_PREFIX) and not ENV_NAME.fullmatch(name)

@@ -11,13 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Self
 
-from agent import assembly
+from agent import wiring
 from agent.broker.amqp import BrokerSettings
-from agent.config import Config, load
-from agent.database import Database, ServerInfo
+from agent.config.settings import Config, load
+from agent.database.server import Database, ServerInfo
 from agent.errors import AgentError
-from agent.host import datadir_bytes
-from agent.operations.preflight import copied_bytes
+from agent.machine.host import datadir_bytes
+from agent.operations.backup.preflight import copied_bytes
 from agent.selftest.remains import Remains
 from agent.store.protocol import Store
 
@@ -79,7 +79,7 @@ class Context:
     @cached_property
     def store(self) -> Store:
         """The store, not opened."""
-        store = assembly.store(self.impatient)
+        store = wiring.store(self.impatient)
         self.undo.callback(store.close)
         return store
 
@@ -92,12 +92,12 @@ class Context:
 
     @cached_property
     def broker(self) -> BrokerSettings:
-        settings = assembly.broker(self.config)
+        settings = wiring.broker(self.config)
         return replace(settings, connect_seconds=_BROKER_SECONDS, answer_seconds=_BROKER_SECONDS)
 
     @cached_property
     def database(self) -> Database:
-        settings = assembly.database_settings(self.config)
+        settings = wiring.database_settings(self.config)
         return Database(replace(settings, timeout_seconds=_QUERY_SECONDS))
 
     @cached_property

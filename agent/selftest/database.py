@@ -5,13 +5,13 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from agent import assembly
-from agent.database import ServerInfo
-from agent.datadir import LOST_FOUND, Survey
+from agent import wiring
+from agent.database.datadir import LOST_FOUND, Survey
+from agent.database.server import ServerInfo
 from agent.engine.choice import Chosen
 from agent.engine.compatibility import engine_for
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
-from agent.operations.preflight import datadir_rules
+from agent.operations.backup.preflight import datadir_rules
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 
@@ -137,7 +137,7 @@ def _engine_version(context: Context) -> Outcome:
 
 
 def _chosen(context: Context, server: ServerInfo) -> Chosen:
-    engines = assembly.engines(context.config, "")
+    engines = wiring.engines(context.config, "")
     return engines.for_server(server.type, server.version, server.datadir)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from agent import assembly
+from agent import wiring
 from agent.codec.aead import SLAB, OpeningStream, SealingStream
 from agent.codec.gzip_members import deflate_member, inflate_member
 from agent.errors import DataDamaged
@@ -14,10 +14,10 @@ from agent.pipeline.buffers import BLOCK, MIB, Plan
 from agent.pipeline.download import Download
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
-from agent.pipeline.stop import Stop
 from agent.pipeline.upload import Upload
 from agent.selftest.check import Check, Outcome, amount, failed, passed, skipped, span, warned
 from agent.selftest.context import Context
+from agent.stop import Stop
 from agent.store.protocol import Shelf
 
 _BASE = ("keys: active", "host: memory", "store: put", "store: get", "store: delete")
@@ -149,7 +149,7 @@ class _Group:
 
     @cached_property
     def _plan(self) -> Plan:
-        return assembly.path_settings(self._context.config).plan(segment_bytes=_SEGMENT)
+        return wiring.path_settings(self._context.config).plan(segment_bytes=_SEGMENT)
 
     def _upload(self, pattern: _Pattern) -> tuple[float, Meter]:
         """Store the stream; raw bytes a second, and what was measured."""

@@ -5,11 +5,12 @@ import pwd
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent import assembly, host
-from agent.account import agent_user
+from agent import wiring
 from agent.codec.gzip_members import deflate_member, inflate_member
-from agent.config import Config
-from agent.lock import held
+from agent.config.settings import Config
+from agent.machine import host
+from agent.machine.account import agent_user
+from agent.machine.lock import held
 from agent.selftest.check import Check, Outcome, amount, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -52,7 +53,7 @@ def _cores(config: Config) -> Outcome:
 
 def _memory(config: Config) -> Outcome:
     """The data path's buffers while it runs, the engine's memory while it prepares."""
-    assembly.path_settings(config).plan()
+    wiring.path_settings(config).plan()
     free, budget = host.available_bytes(), config.pipeline.memory_bytes
     found = f"{amount(free)} available, the data path's buffers take {amount(budget)}"
     cure = "lower [pipeline] memory_bytes, or give the machine (the unit's MemoryMax) more"

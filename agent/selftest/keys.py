@@ -4,11 +4,11 @@ import os
 import stat
 from collections.abc import Sequence
 
-from agent import assembly
-from agent.config import Config, KeysSection, need
+from agent import wiring
+from agent.config.secrets import handed_over, read_key
+from agent.config.settings import Config, KeysSection, need
 from agent.errors import KeyUnusable
-from agent.keys import RecordState
-from agent.secret_files import handed_over, read_key
+from agent.keys.keyring import RecordState
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -67,7 +67,7 @@ def _active(context: Context, section: KeysSection) -> Outcome:
                 f"put it there as {path.name}, mode 0600, or correct [keys] active; for a first "
                 f"key: backup-agent keygen {section.active}",
             )
-    keyring = assembly.keyring(_without_recovery(context))
+    keyring = wiring.keyring(_without_recovery(context))
     data_key = os.urandom(32)
     if keyring.unwrap(keyring.wrap_all(data_key)) != data_key:
         return failed(f"{section.active} does not unwrap what it wrapped", "replace the key file")
@@ -90,7 +90,7 @@ def _recovery(context: Context, section: KeysSection) -> Outcome:
             "make one with `backup-agent keygen --recovery ID --private FILE`, move FILE off this "
             "machine, and name ID in [keys] recovery",
         )
-    wrapped = assembly.keyring(context.config).wrap_all(os.urandom(32))
+    wrapped = wiring.keyring(context.config).wrap_all(os.urandom(32))
     return passed(f"each data key is also wrapped for {', '.join(one.id for one in wrapped[1:])}")
 
 

@@ -5,11 +5,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple
 
-from agent import assembly
-from agent.ancestry import Ancestry, Broken
-from agent.catalogue import Catalogue, Listed
+from agent import wiring
 from agent.errors import StoreNotFound
-from agent.keys import Keyring, RecordState
+from agent.keys.keyring import Keyring, RecordState
+from agent.records.ancestry import Ancestry, Broken
+from agent.records.catalogue import Catalogue, Listed
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -31,7 +31,7 @@ class _Group:
 
     @cached_property
     def _keyring(self) -> Keyring:
-        return assembly.keyring(self._context.config)
+        return wiring.keyring(self._context.config)
 
     @cached_property
     def _found(self) -> _Found:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from agent.errors import Interrupted
-from agent.layout import SELF_TEST, attempt_prefix, new_attempt, segment_name
+from agent.records.object_names import SELF_TEST, attempt_prefix, new_attempt, segment_name
 from agent.store.protocol import Shelf, Store
 
 _LANES = 4

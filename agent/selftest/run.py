@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from agent.errors import AgentError
-from agent.pipeline.stop import Stop
 from agent.selftest import (
     broker,
     configuration,
@@ -23,6 +22,7 @@ from agent.selftest import (
 )
 from agent.selftest.check import Check, Outcome, Result, Verdict, failed, result, skipped
 from agent.selftest.context import Context
+from agent.stop import Stop
 
 Build = Callable[[Context], Sequence[Check]]
 GROUPS: Final[dict[str, Build]] = {

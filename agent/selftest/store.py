@@ -8,16 +8,16 @@ from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
 
-from agent.assembly import store_folder
-from agent.config import need
+from agent.config.settings import need
 from agent.errors import StoreDenied, StoreFull, StoreMismatch
-from agent.host import is_this_machine
-from agent.manifest import most_segments
-from agent.operations.preflight import check_place
+from agent.machine.host import is_this_machine
+from agent.operations.backup.preflight import check_place
 from agent.pipeline.buffers import MIB
+from agent.records.manifest import most_segments
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 from agent.store.protocol import ManifestEntry, Shelf
+from agent.wiring import store_folder
 
 _SMALL = 4096
 _PART = 64 << 10

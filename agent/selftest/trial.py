@@ -14,23 +14,23 @@ from functools import cached_property
 from pathlib import Path
 from uuid import uuid4
 
-from agent import assembly
-from agent.account import agent_user, become
-from agent.database import Database, DatabaseSettings
-from agent.engine.as_user import done_as
+from agent import wiring
+from agent.database.server import Database, DatabaseSettings
 from agent.engine.backup_options import server_options
-from agent.engine.os_user import OsUser, owner_of
 from agent.engine.process import Child
 from agent.errors import AgentError, BackupUnknown, DatabaseError, EngineFailed
+from agent.machine.account import agent_user, become
+from agent.machine.as_user import done_as
+from agent.machine.os_user import OsUser, owner_of
 from agent.model import BackupRequest, CreateTask, ErrorInfo, Record
-from agent.operations.backup import BackupOperation
-from agent.operations.delete import DeleteOperation
-from agent.operations.parts import BackupParts
-from agent.operations.restore import RestoreOperation
+from agent.operations.backup.create import BackupOperation
+from agent.operations.delete.family import DeleteOperation
+from agent.operations.resources import BackupParts
+from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span
 from agent.selftest.context import Context, log
+from agent.stop import Stop
 from agent.store.protocol import Shelf
 
 _BASE = (
@@ -62,7 +62,7 @@ class _Group:
 
     @cached_property
     def _parts(self) -> BackupParts:
-        parts = assembly.backup_parts(self._context.config)
+        parts = wiring.backup_parts(self._context.config)
         self._leave_root()
         self._context.after_group.callback(parts.store.close)
         if not parts.scratch.exists():

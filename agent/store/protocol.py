@@ -92,7 +92,7 @@ def no_container(name: str, where: str, there: Iterable[str]) -> str:
 
 
 class Interruption(Protocol):
-    """What may end a store's calls before their time: agent.pipeline.stop.Stop is one."""
+    """What may end a store's calls before their time: agent.stop.Stop is one."""
 
     def check(self) -> None:
         """Raise the cause if there is one."""

@@ -10,9 +10,9 @@ import pytest
 
 from agent.broker.intake import ACK, Verdict
 from agent.broker.link import BrokerLink
+from agent.daemon import Supervision
 from agent.journal import Journal
-from agent.notify import Notifier
-from agent.service import Supervision
+from agent.machine.systemd import Notifier
 from tests.broker.probe import QUICK, probing, settings_for
 from tests.stack.notified import Listener
 from tests.stack.process import free_port, poll

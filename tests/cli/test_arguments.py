@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from agent import config as configuration
 from agent.cli import main as program, remote
 from agent.cli.main import main
+from agent.config import settings as configuration
 from agent.model import CancelTask, PingTask
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"

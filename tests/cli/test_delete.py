@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.stored import Held, held, place, put
 from tests.records import INSTANCE, completed, keyring
 from tests.stack.agent import write_private

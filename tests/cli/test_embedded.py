@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agent import assembly
+from agent import wiring
 from agent.cli import embedded
 from agent.cli.main import main
-from agent.config import Config, load
+from agent.config.settings import Config, load
 from agent.errors import ConfigInvalid, KeyUnusable, UsageWrong
-from agent.store.directory import DirectoryStore
-from agent.store.swift import SwiftStore
+from agent.store.directory.store import DirectoryStore
+from agent.store.swift.store import SwiftStore
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 TOML = f"""\
@@ -109,7 +109,7 @@ def test_the_key_is_made_once_and_found_again(
     assert embedded.fresh_key(made, typed) is None
     embedded.need_key(made, typed)
     assert capsys.readouterr().err == ""
-    assembly.keyring(made)
+    wiring.keyring(made)
 
 
 def test_a_key_brought_from_another_machine_is_used(tmp_path: Path, home: dict[str, str]) -> None:
@@ -175,12 +175,12 @@ def test_an_agent_toml_keeps_the_rest(tmp_path: Path) -> None:
     path.write_text(TOML)
     config = embedded.configuration(path, "file:///b%20c", {})
     assert config.agent == load(path).agent
-    store = assembly.store(config)
+    store = wiring.store(config)
     assert isinstance(store, DirectoryStore)
     assert store.location == "file:///b%20c/database_backups_t"
     (tmp_path / "store-key").write_text("k")
     (tmp_path / "store-key").chmod(0o600)
-    assert isinstance(assembly.store(load(path)), SwiftStore)
+    assert isinstance(wiring.store(load(path)), SwiftStore)
 
 
 def test_a_named_configuration_must_be_there(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_a_password_in_a_store_is_not_said_again(tmp_path: Path, home: dict[str,
 @pytest.mark.parametrize("url", ["file:///", "file:////", "file:///a/../b", "file:///a%00b"])
 def test_what_names_no_folder_is_refused(tmp_path: Path, home: dict[str, str], url: str) -> None:
     with pytest.raises(ConfigInvalid, match="names no folder"):
-        assembly.store(config_of(tmp_path, home, url))
+        wiring.store(config_of(tmp_path, home, url))
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.crash import VARIABLE, Point
+from agent.crash_points import VARIABLE, Point
 from agent.errors import JournalError
 from agent.journal import Journal, busy_backups, overview
 from agent.model import BackupRequest, BackupStatus, CreateTask, ReportDraft, TaskStatus
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import (
     GIVEN_UP,
     HOUR,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from agent.config import KeysSection
-from agent.keys import parse_recovery_key
-from agent.secret_files import load_keyring
+from agent.config.secrets import load_keyring
+from agent.config.settings import KeysSection
+from agent.keys.keyring import parse_recovery_key
 from tests.records import recovery_secret
 
 DATA_KEY = bytes(range(32))

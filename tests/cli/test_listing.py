@@ -14,13 +14,13 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent.cli.main import main
-from agent.config import load, need
-from agent.keys import Keyring
-from agent.layout import container_name, record_name
+from agent.config.secrets import load_keyring
+from agent.config.settings import load, need
+from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Datastore, ErrorInfo, Record
-from agent.secret_files import load_keyring
+from agent.records.object_names import container_name, record_name
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.broker.probe import probing
 from tests.records import completed, keyring, record
 from tests.stack.agent import KEY_ID, Agent

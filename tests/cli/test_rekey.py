@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.keys import Keyring, MasterKey, RecordState, key_text, signer
-from agent.layout import record_name
+from agent.keys.keyring import Keyring, MasterKey, RecordState, key_text, signer
 from agent.model import Record
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import record_name
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records import completed, record
 from tests.stack.agent import write_private
 from tests.stack.process import poll

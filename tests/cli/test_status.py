@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agent.cli.main import main
-from agent.lock import only_agent
-from agent.notify import Notifier
-from agent.service import Supervision
+from agent.daemon import Supervision
+from agent.machine.lock import only_agent
+from agent.machine.systemd import Notifier
 from tests.conftest import need
 from tests.stack.agent import Agent
 from tests.stack.process import free_port, poll

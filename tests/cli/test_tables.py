@@ -5,10 +5,10 @@ import json
 import pytest
 from wcwidth import wcswidth  # type: ignore[import-untyped,unused-ignore]
 
-from agent.catalogue import Listed
 from agent.cli import tables
-from agent.keys import RecordState
+from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Datastore, Record
+from agent.records.catalogue import Listed
 from tests.records import completed, record
 
 BASE = completed(

@@ -10,15 +10,15 @@ from typing import Any
 
 from agent.codec.aead import SLAB, OpeningStream, SealingStream, room, start
 from agent.codec.gzip_members import deflate_member, inflate_member
-from agent.keys import (
+from agent.keys.keyring import (
     Keyring,
     MasterKey,
     RecordState,
     key_text,
     parse_recovery_key,
 )
-from agent.layout import Segment, encode_list, list_ref
 from agent.model import WrappedKey
+from agent.records.object_names import Segment, encode_list, list_ref
 from tests.codec.tink_reader import tink_open
 from tests.records import recovery_secret
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 
-from agent.keys import Keyring, MasterKey
+from agent.keys.keyring import Keyring, MasterKey
 from tests.conftest import need
 from tests.demo import foreign
 from tests.demo.changes import differences

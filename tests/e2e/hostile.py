@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from agent.codec.aead import SLAB, SealingStream
 from agent.errors import AgentError, ContentRefused, PrepareFailed
-from agent.keys import Keyring
-from agent.layout import Segment, encode_list, list_name, list_ref, segment_name
+from agent.keys.keyring import Keyring
 from agent.model import Record, Stored
+from agent.records.object_names import Segment, encode_list, list_name, list_ref, segment_name
 from agent.store.protocol import Shelf, Store
 from tests.codec.streams import head, remove, rename, whole
 from tests.golden import make, places, rescue

@@ -4,9 +4,9 @@ import json
 import uuid
 from pathlib import Path
 
-from agent import assembly
+from agent import wiring
 from agent.broker.client import ControlClient
-from agent.config import load
+from agent.config.settings import load
 from agent.model import BackupRequest, CreateTask, Report, TaskStatus
 from tests.e2e.objects import Objects
 from tests.stack.agent import Agent
@@ -17,7 +17,7 @@ def follow(agent: Agent, name: str, parent: str | None = None) -> list[Report]:
     """Send one create task and collect every report about it."""
     request = BackupRequest(id=str(uuid.uuid4()), name=name, parent_id=parent)
     task = CreateTask(task_id=str(uuid.uuid4()), backup=request)
-    with ControlClient(assembly.broker(load(agent.config))) as client:
+    with ControlClient(wiring.broker(load(agent.config))) as client:
         client.subscribe(agent.instance_id)
         client.send_task(agent.instance_id, task)
         return list(client.reports(task.task_id, idle_seconds=60))

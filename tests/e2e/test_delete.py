@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import assembly
-from agent.catalogue import Catalogue
-from agent.config import load
+from agent import wiring
+from agent.config.settings import load
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -18,9 +17,10 @@ from agent.model import (
     Limits,
     Record,
 )
-from agent.operations.delete import DeleteOperation
+from agent.operations.delete.family import DeleteOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.records.catalogue import Catalogue
+from agent.stop import Stop
 from agent.store.protocol import Store
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
@@ -67,7 +67,7 @@ def objects(own: Agent) -> Iterator[Objects]:
 
 @pytest.fixture
 def store(own: Agent) -> Iterator[Store]:
-    store = assembly.store(load(own.config))
+    store = wiring.store(load(own.config))
     store.open()
     yield store
     store.close()
@@ -173,7 +173,7 @@ def test_a_last_write_that_the_store_takes_after_a_delete_completes_nothing(
     request = BackupRequest(id=str(uuid.uuid4()), name="too late")
     limits = Limits(bytes_per_second=32 << 20)
     create = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
-    catalogue = Catalogue(store, assembly.keyring(load(own.config)))
+    catalogue = Catalogue(store, wiring.keyring(load(own.config)))
     impatient = DeleteOperation(
         store,
         catalogue,
@@ -201,7 +201,7 @@ def test_nothing_is_made_or_restored_on_a_chain_that_is_being_deleted(
     own: Agent, objects: Objects, store: Store, tmp_path: Path
 ) -> None:
     base = own.create("base")["id"]
-    Catalogue(store, assembly.keyring(load(own.config))).condemn(base)
+    Catalogue(store, wiring.keyring(load(own.config))).condemn(base)
     made = own.cli("backup-create", own.instance_id, "inc", "--wait", "--json", "--parent", base)
     assert made.returncode == 1
     assert f"parent_unusable: the parent can't be used: backup {base} is DELETING" in made.stderr
@@ -218,7 +218,7 @@ def placed(agent: Agent, store: Store) -> tuple[Record, Record]:
     """A backup of an instance whose VM is gone, and an incremental on it."""
     base = completed()
     child = completed(base)
-    place(store, assembly.keyring(load(agent.config)), base, child)
+    place(store, wiring.keyring(load(agent.config)), base, child)
     return base, child
 
 

@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import pytest
 
-from agent import assembly
-from agent.config import load
+from agent import wiring
+from agent.config.settings import load
 from agent.errors import AgentError
 from agent.model import RestoreTask
-from agent.operations.restore import RestoreOperation
+from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from tests.conftest import need
 from tests.e2e.hostile import (
     Case,
@@ -67,7 +67,7 @@ def place() -> Iterator[Place]:
     outside = folder / "outside"
     planted = plant(outside)
     streams = cases(made.stream, outside, plugin(folder, outside / "loaded"))
-    parts = assembly.restore_parts(load(config))
+    parts = wiring.restore_parts(load(config))
     parts.store.open()
     ids = {
         name: store_backup(parts.store, parts.keyring, made._replace(stream=case.stream)).id
@@ -95,7 +95,7 @@ def unharmed(place: Place) -> None:
 
 def restored(place: Place, name: str) -> AgentError | None:
     """Restore it into `target`; what the restore ended with."""
-    parts = assembly.restore_parts(load(place.config))
+    parts = wiring.restore_parts(load(place.config))
     operation = RestoreOperation(parts, meter=Meter(), stop=Stop())
     try:
         operation.run(place.ids[name], place.folder / "target")
@@ -150,7 +150,7 @@ def test_what_pointed_outside_opens_inside(place: Place) -> None:
 
 
 def test_by_task_nothing_is_left(place: Place, agent: Agent) -> None:
-    objects = assembly.restore_parts(load(agent.config))
+    objects = wiring.restore_parts(load(agent.config))
     objects.store.open()
     with Reports(agent) as reports:
         for name in ("rename above", "another plugin"):

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DEFAULT_PATH
-from agent.database import Database, DatabaseSettings
+from agent.config.settings import DEFAULT_PATH
+from agent.database.server import Database, DatabaseSettings
 from agent.errors import DatabaseDenied, DatabaseQueryFailed, EngineFailed
-from agent.operations.diagnosis import diagnosed
+from agent.operations.backup.diagnosis import diagnosed
 from tests.conftest import need
 from tests.embedded.user import User
 from tests.stack.fixtures_mariadb import private_server

@@ -12,9 +12,9 @@ from uuid import uuid4
 import psutil
 import pytest
 
-from agent.config import DEFAULT_PATH
+from agent.config.settings import DEFAULT_PATH
 from agent.journal import Journal
-from agent.lock import only_agent
+from agent.machine.lock import only_agent
 from agent.model import PingTask, ReportDraft, TaskStatus
 from tests.embedded.user import User
 from tests.journals import unsent
@@ -114,7 +114,7 @@ def test_a_signal_ends_it_cleanly(user: User, running: ServerProcess) -> None:
 
 _KILLED_AT_THE_END = """
 import os, sys
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 from agent.cli.main import main
 DirectoryStore.put_manifest = lambda *_: os._exit(9)
 sys.exit(main(sys.argv[1:]))
@@ -151,7 +151,7 @@ _STORE_IS_FULL = """
 import sys
 from agent.cli.main import main
 from agent.errors import StoreFull
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 def full(*_):
     raise StoreFull("no room")
 DirectoryStore.put_manifest = full

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import DEFAULT_PATH
+from agent.config.settings import DEFAULT_PATH
 from tests.embedded.test_embedded import restored_checksums
 from tests.embedded.user import User
 from tests.stack.fixtures_mariadb import private_server

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import pytest
 
-from agent.account import hand_over
 from agent.errors import TargetRefused
 from agent.journal import Journal
-from agent.lock import only_agent
+from agent.machine.account import hand_over
+from agent.machine.lock import only_agent
 from agent.model import BackupRequest, CreateTask, ReportDraft, TaskStatus, TaskStore
 from tests.conftest import need
 from tests.embedded.user import PROGRAM

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 import pytest
 
-from agent.engine.as_user import done_as
-from agent.engine.os_user import OsUser
-from agent.engine.passage import possible
+from agent.machine.as_user import done_as
+from agent.machine.os_user import OsUser
+from agent.machine.passage import possible
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))

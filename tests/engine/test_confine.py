@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine import confine
 from agent.engine.process import Child
 from agent.errors import EngineFailed
+from agent.machine import confine
 from tests.engine.scripts import script
 
 HERE = confine._version()

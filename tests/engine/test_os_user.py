@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DEFAULT_PATH
+from agent.config.settings import DEFAULT_PATH
 from agent.engine.mariadb import MariadbBackup
-from agent.engine.os_user import OsUser, os_user, owner_of
 from agent.engine.process import Child
 from agent.errors import DatabaseUnreachable, EngineFailed, PrepareFailed
+from agent.machine.os_user import OsUser, os_user, owner_of
 from tests.conftest import need
 from tests.embedded.user import User
 from tests.engine.scripts import child_of, held, nothing_left_since

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.os_user import OsUser
-from agent.engine.passage import closed_directory, possible
 from agent.engine.process import Child
 from agent.errors import EngineFailed
+from agent.machine.os_user import OsUser
+from agent.machine.passage import closed_directory, possible
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))

@@ -213,7 +213,7 @@ def test_another_users_child_without_the_right_to_set_its_priority() -> None:
     """As in most containers, which have no CAP_SYS_NICE."""
     need("setpriv")
     code = (
-        "from agent.engine.os_user import OsUser\nfrom agent.engine.process import Child\n"
+        "from agent.machine.os_user import OsUser\nfrom agent.engine.process import Child\n"
         "with Child(['true'], setting='', niceness=19, user=OsUser(54321, 54322, ())) as child:\n"
         "    print(child.wait(10))"
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.engine.os_user import OsUser
 from agent.engine.relay import Relay
+from agent.machine.os_user import OsUser
 from tests.stack.process import poll
 
 USER = OsUser(os.geteuid(), os.getegid(), ())

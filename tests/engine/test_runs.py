@@ -11,7 +11,6 @@ import pytest
 from agent.engine import process
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
-from agent.engine.os_user import OsUser
 from agent.engine.runs import BackupRun
 from agent.errors import (
     AgentError,
@@ -27,6 +26,7 @@ from agent.errors import (
     PrepareFailed,
     RedoOverwritten,
 )
+from agent.machine.os_user import OsUser
 from tests.engine.scripts import child_of, held, known, nothing_left_since, script
 from tests.stack.mariadb import AGENT_PASSWORD
 from tests.stack.process import poll

@@ -13,18 +13,18 @@ from types import TracebackType
 from typing import Self, cast
 from uuid import uuid4
 
-from agent import assembly
-from agent.config import load
+from agent import wiring
+from agent.config.settings import load
 from agent.engine.choice import Engines
 from agent.engine.protocol import Engine
-from agent.keys import Keyring
-from agent.layout import backup_prefix
+from agent.keys.keyring import Keyring
 from agent.model import BackupRequest, CreateTask, Record
-from agent.operations.backup import BackupOperation
-from agent.operations.parts import BackupParts, RestoreParts
-from agent.operations.restore import RestoreOperation
+from agent.operations.backup.create import BackupOperation
+from agent.operations.resources import BackupParts, RestoreParts
+from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.records.object_names import backup_prefix
+from agent.stop import Stop
 from agent.store.protocol import Shelf, Store
 from tests.faults.trial import Bench
 from tests.stack.agent import Agent, Tables
@@ -190,7 +190,7 @@ def chained(bench: Bench, name: str, overrides: Tables | None = None) -> Iterato
     given["pipeline"] = {"segment_bytes": 1 << 20}
     bench.mariadb.query(f"CREATE SCHEMA {SCHEMA}")
     with bench.agent(name, given) as agent:
-        parts = assembly.backup_parts(load(agent.config))
+        parts = wiring.backup_parts(load(agent.config))
         try:
             yield _make(bench, agent, parts)
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from agent.crash import VARIABLE, Point
+from agent.crash_points import VARIABLE, Point
 from agent.model import CancelTask, DeleteTask, Task
 from tests.faults.holdings import in_swift
 from tests.faults.judge import CUT_OFF, DONE, TOMORROW, judge

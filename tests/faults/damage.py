@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from agent.errors import AgentError
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Store
 from tests.faults.chain import Chain, Place, chained, put, put_back
 from tests.faults.damages import KINDS, REFUSALS, Changes, Damage

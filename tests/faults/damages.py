@@ -20,9 +20,9 @@ from agent.errors import (
     DataError,
     StoreMismatch,
 )
-from agent.keys import Keyring, MasterKey
-from agent.layout import attempt_prefix, list_name, record_name
+from agent.keys.keyring import Keyring, MasterKey
 from agent.model import BackupStatus, Record
+from agent.records.object_names import attempt_prefix, list_name, record_name
 from agent.store.protocol import Shelf
 from tests.faults.chain import Chain, Place
 

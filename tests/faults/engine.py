@@ -16,8 +16,8 @@ from typing import Any, Final, Self
 
 import psutil
 
-from agent import assembly
-from agent.config import load
+from agent import wiring
+from agent.config.settings import load
 from agent.model import BackupRequest, CreateTask, Limits
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports
@@ -244,7 +244,7 @@ def _future_parent(rig: Rig) -> Seen:
     name = f"{parent}.json"
     signed = held.get(held.container, name)
     forged: dict[str, Any] = held.record(parent) | {"to_lsn": 1 << 50}
-    keys = assembly.keyring(load(rig.agent.config))
+    keys = wiring.keyring(load(rig.agent.config))
     held.put(held.container, name, keys.sign(json.dumps(forged).encode()))
     task = rig.ask(parent=parent)
     final = rig.reports.wait_for(task.task_id, "FAILED")

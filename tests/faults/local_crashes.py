@@ -5,7 +5,7 @@ import signal
 import uuid
 from typing import Final, NamedTuple
 
-from agent.crash import VARIABLE
+from agent.crash_points import VARIABLE
 from tests.faults.holdings import in_folder
 from tests.faults.rig import SEGMENTS, Rig, change
 from tests.stack.agent import Agent, Tables

@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 import pika
 import psutil
 
-from agent import assembly
+from agent import wiring
 from agent.broker import wire
-from agent.config import load
+from agent.config.settings import load
 from tests.e2e.objects import Objects
 from tests.faults.mutations import Mutator
 from tests.faults.trial import Bench, Plan, Seen, Trial
@@ -131,7 +131,7 @@ class Canaries:
 
     def _plant_objects(self) -> None:
         """Whole backups in the other tenant's container; in ours some whose record is damaged."""
-        keys = assembly.keyring(load(self._agent.config))
+        keys = wiring.keyring(load(self._agent.config))
         good = {
             backup_id: keys.sign(completed(id=backup_id).model_dump_json().encode())
             for backup_id in self.ids

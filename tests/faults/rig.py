@@ -15,7 +15,6 @@ from typing import Any, Final, Self
 
 import psutil
 
-from agent.layout import new_attempt, segment_name
 from agent.model import (
     BackupRequest,
     CreateTask,
@@ -25,6 +24,7 @@ from agent.model import (
     RestoreTask,
     Task,
 )
+from agent.records.object_names import new_attempt, segment_name
 from tests.e2e.objects import Objects
 from tests.faults.ledger import Ledger
 from tests.faults.trial import Bench

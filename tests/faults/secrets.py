@@ -19,9 +19,9 @@ from typing import Any, Final
 
 from swiftclient.client import get_auth
 
-from agent.config import load
+from agent.config.secrets import load_keyring
+from agent.config.settings import load
 from agent.model import BackupRequest, CreateTask, Limits, WrappedKey
-from agent.secret_files import load_keyring
 from tests.broker.probe import probing
 from tests.e2e.objects import Objects
 from tests.engine.scripts import open_way
@@ -39,7 +39,7 @@ _VERBOSE: Final = """
 import logging, os, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 logging.Logger.setLevel = lambda *_: None
-import agent.operations.backup as backup
+import agent.operations.backup.create as backup
 look = backup.look
 def spoilt(*given):
     if os.path.exists({flag!r}):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent.crash import Point
+from agent.crash_points import Point
 from tests.faults import crashes
 from tests.faults.ledger import Ledger
 from tests.faults.trial import Plan

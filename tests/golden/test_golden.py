@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.cli.embedded import TENANT
-from agent.config import KeysSection
-from agent.keys import RecordState
-from agent.operations.preflight import series
-from agent.secret_files import load_keyring
-from agent.store.directory import DirectoryStore
+from agent.config.secrets import load_keyring
+from agent.config.settings import KeysSection
+from agent.keys.keyring import RecordState
+from agent.operations.backup.preflight import series
+from agent.records.catalogue import Catalogue
+from agent.store.directory.store import DirectoryStore
 from tests.conftest import need
 from tests.golden import make, places, rescue
 from tests.stack.mariadb import MariaDB

@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def module_name(path: Path) -> str:
-    """`agent.store.swift` for agent/store/swift.py, `agent.store` for its __init__."""
+    """`agent.store.swift.store` for agent/store/swift/store.py, `agent.store` for its __init__."""
     parts = path.relative_to(CHECKOUT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

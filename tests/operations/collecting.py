@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from agent.catalogue import Catalogue
-from agent.layout import checks_name, new_attempt, record_name, segment_name
 from agent.model import BackupStatus, ErrorInfo, Record
-from agent.operations.gc import GcOperation
-from agent.operations.orphans import Orphan
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.operations.gc.collect import GcOperation
+from agent.operations.gc.orphans import Orphan
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import checks_name, new_attempt, record_name, segment_name
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place, put
 from tests.records import INSTANCE, completed, keyring, record

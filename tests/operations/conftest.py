@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.store.directory import DirectoryStore
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.directory.store import DirectoryStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
 

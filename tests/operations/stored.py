@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agent.keys import Keyring
-from agent.layout import (
+from agent.keys.keyring import Keyring
+from agent.model import Record
+from agent.records.manifest import Manifest
+from agent.records.object_names import (
     Segment,
     checks_name,
     list_name,
@@ -13,8 +15,6 @@ from agent.layout import (
     segment_name,
     submanifest_name,
 )
-from agent.manifest import Manifest
-from agent.model import Record
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
 
 

@@ -6,13 +6,13 @@ from typing import cast
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import StoreDenied, StoreFull, StoreRejected
-from agent.layout import attempt_prefix
 from agent.model import BackupStatus, ErrorInfo, Record
-from agent.operations.abandon import abandon_record
-from agent.operations.parts import BackupParts
-from agent.store.directory import DirectoryStore
+from agent.operations.backup.abandon import abandon_record
+from agent.operations.resources import BackupParts
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import attempt_prefix
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, Died

@@ -8,18 +8,18 @@ from typing import cast
 import pytest
 from swiftclient import client
 
-from agent.catalogue import Catalogue
 from agent.errors import ParentUnusable, StoreNotFound
-from agent.layout import list_name, object_name, segment_name
-from agent.manifest import Manifest
 from agent.model import Record
-from agent.operations.ancestors import check_stored
-from agent.operations.commit import publish
-from agent.operations.parts import BackupParts
-from agent.presence import missing
-from agent.store.directory import DirectoryStore
+from agent.operations.backup.chain import check_stored
+from agent.operations.backup.commit import publish
+from agent.operations.resources import BackupParts
+from agent.records.catalogue import Catalogue
+from agent.records.manifest import Manifest
+from agent.records.object_names import list_name, object_name, segment_name
+from agent.records.presence import missing
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.operations.stored import finished, put
 from tests.operations.test_delete import AtCall
 from tests.records import completed, keyring, record
@@ -132,7 +132,7 @@ def test_what_a_bulk_delete_takes_of_a_manifest(store: SwiftStore) -> None:
 
 
 def test_the_last_of_many_lists(folder: DirectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("agent.manifest", "agent.presence"):
+    for module in ("agent.records.manifest", "agent.records.presence"):
         monkeypatch.setattr(f"{module}.LIST_ENTRIES", 2)
     one = finished(folder, KEYS, completed(), segments=7)
     assert one.stored is not None

@@ -10,12 +10,12 @@ from typing import cast
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.layout import attempt_prefix, new_attempt, record_name, segment_name
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
-from agent.operations.abandon import abandon_record
-from agent.operations.parts import BackupParts
-from agent.store.directory import DirectoryStore
+from agent.operations.backup.abandon import abandon_record
+from agent.operations.resources import BackupParts
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import attempt_prefix, new_attempt, record_name, segment_name
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.collecting import age, collection
 from tests.operations.stored import finished, held, place

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import (
     BackupBusy,
     BackupUnknown,
@@ -19,14 +18,15 @@ from agent.errors import (
     RecordDamaged,
     StoreBusy,
 )
-from agent.layout import record_name, segment_name
 from agent.model import BackupStatus, ErrorInfo, Record, WrappedKey
-from agent.operations.delete import DeleteOperation
+from agent.operations.delete.family import DeleteOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import record_name, segment_name
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Interruption, Shelf, Store
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.operations.stored import held, place, place_record, put
 from tests.records import completed, keyring, record
 from tests.stack.process import poll
@@ -87,7 +87,7 @@ def test_an_incremental_goes_with_what_is_above_it_and_its_parent_stays(store: S
 def test_more_segments_than_one_page_of_a_listing(
     store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.operations.abandon._BATCH", 7)
+    monkeypatch.setattr("agent.operations.backup.abandon._BATCH", 7)
     monkeypatch.setattr(store._learnt, "page", 5)
     base = completed()
     place(store, KEYS, base, segments=23)

@@ -10,15 +10,15 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import KeyNotHere, StoreFull
-from agent.host import free_bytes
-from agent.layout import list_name, record_name, segment_name
+from agent.machine.host import free_bytes
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
-from agent.operations.abandon import abandon_record
-from agent.operations.parts import BackupParts
+from agent.operations.backup.abandon import abandon_record
 from agent.operations.rekey import Outcome, Rekey
-from agent.store.directory import DirectoryStore
+from agent.operations.resources import BackupParts
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import list_name, record_name, segment_name
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, StoredObject
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, deletion

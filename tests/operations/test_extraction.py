@@ -6,13 +6,13 @@ from typing import cast
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.codec import xbstream
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import ContentRefused, DataDamaged, ExtractFailed
-from agent.layout import Segment
 from agent.model import ListRef, Record, Stored
-from agent.operations.extraction import Gate, SegmentLists, SegmentSizes
+from agent.operations.restore.extraction import Gate, SegmentLists, SegmentSizes
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import Segment
 from tests.codec.streams import end, head, payload, remove, rename, seek, whole
 from tests.conftest import need
 from tests.records import completed, stored

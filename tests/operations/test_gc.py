@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import Interrupted, StoreBusy
-from agent.layout import (
+from agent.model import BackupStatus, Record, WrappedKey, utc_now
+from agent.operations.gc.collect import CHANGED, GAP_SECONDS, GcOperation
+from agent.operations.gc.orphans import Orphan, What
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import (
     attempt_of,
     checks_name,
     new_attempt,
@@ -21,13 +24,10 @@ from agent.layout import (
     record_name,
     segment_name,
 )
-from agent.model import BackupStatus, Record, WrappedKey, utc_now
-from agent.operations.gc import CHANGED, GAP_SECONDS, GcOperation
-from agent.operations.orphans import Orphan, What
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Interruption, Shelf, Store, StoredObject
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.operations.collecting import (
     DAY,
     GIVEN_UP,

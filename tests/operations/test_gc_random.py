@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.layout import new_attempt, record_name
 from agent.model import BackupStatus, Record
-from agent.store.directory import DirectoryStore
-from agent.store.paths import place
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import new_attempt, record_name
+from agent.store.directory.paths import place
+from agent.store.directory.store import DirectoryStore
 from tests.operations.collecting import GIVEN_UP, KEYS, OTHER, collected, names
 from tests.records import INSTANCE, keyring, record, stored
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.database import Tablespace
-from agent.datadir import birth_time
+from agent.database.datadir import birth_time
+from agent.database.server import Tablespace
 from agent.errors import DatadirUnfit, LineageChanged
 from agent.model import Record
-from agent.operations.imports import check_imports
-from agent.values import utc
+from agent.model.values import utc
+from agent.operations.backup.imports import check_imports
 from tests.records import completed
 
 

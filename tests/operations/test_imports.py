@@ -13,9 +13,9 @@ import pytest
 
 from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
 from agent.model import Record
-from agent.operations import preflight
-from agent.operations.imports import check_imports
-from agent.operations.proof import ProvedStream
+from agent.operations.backup import preflight
+from agent.operations.backup.imports import check_imports
+from agent.operations.backup.proof import ProvedStream
 from tests.operations.stored import place_record
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server

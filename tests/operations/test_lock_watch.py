@@ -8,12 +8,12 @@ from typing import Any
 import pymysql
 import pytest
 
-from agent.database import Database, DatabaseSettings, Session
+from agent.database.server import Database, DatabaseSettings, Session
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import LockTimeout
-from agent.operations.lock_watch import LockWatch, _holders
+from agent.operations.backup.lock_watch import LockWatch, _holders
 from agent.pipeline.meter import every
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from tests.engine.test_runs import read_all
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB, connection_id
 from tests.stack.process import poll

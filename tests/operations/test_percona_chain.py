@@ -6,19 +6,19 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
-from agent.database import Database, ServerInfo, Session, Tablespace
+from agent.database.server import Database, ServerInfo, Session, Tablespace
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.choice import Engines
 from agent.errors import Cancelled, DatabaseQueryFailed, EngineUnsupported, ParentUnusable
-from agent.host import sync_filesystem
+from agent.machine.host import sync_filesystem
 from agent.model import BackupRequest, BackupStatus, CreateTask, Lineage, Record
-from agent.operations.backup import BackupOperation
-from agent.operations.parts import BackupParts, PathSettings
-from agent.operations.restore import RestoreOperation
+from agent.operations.backup.create import BackupOperation
+from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from tests.engine.percona import SPACES, calls, full_stream, incremental_stream, xtrabackup
 from tests.operations.stored import place_record
 from tests.records import INSTANCE, keyring
@@ -163,7 +163,7 @@ def test_a_cancel_while_the_disk_writes_ends_the_restore(
 
     target = tmp_path / "restored"
     with monkeypatch.context() as patched:
-        patched.setattr("agent.operations.target.sync_filesystem", slow)
+        patched.setattr("agent.operations.restore.target.sync_filesystem", slow)
         operation = RestoreOperation(parts, meter=Meter(), stop=stop, on_whole=on_whole)
         with pytest.raises(Cancelled):
             operation.run(full.id, target)

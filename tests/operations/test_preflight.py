@@ -5,14 +5,14 @@ from typing import cast
 
 import pytest
 
-from agent.database import Database, DatabaseSettings, ServerInfo
+from agent.database.server import Database, DatabaseSettings, ServerInfo
 from agent.engine.choice import Chosen
 from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, StoreRejected
-from agent.host import datadir_bytes
+from agent.machine.host import datadir_bytes
 from agent.model import Lineage
-from agent.operations.parts import PathSettings
-from agent.operations.preflight import Found, copied_bytes, laid_out
+from agent.operations.backup.preflight import Found, copied_bytes, laid_out
+from agent.operations.resources import PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
 from tests.engine.test_mariadb import backup, engine_of

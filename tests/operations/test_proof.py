@@ -8,14 +8,14 @@ from typing import cast
 import pytest
 
 from agent.codec import xbstream
-from agent.database import ServerInfo, Tablespace
-from agent.datadir import Rules, Survey
+from agent.database.datadir import Rules, Survey
+from agent.database.server import ServerInfo, Tablespace
 from agent.engine.runs import BackupRun
 from agent.errors import Cancelled, LsnMismatch, StreamIncomplete, StreamInvalid
-from agent.operations.completeness import Completeness
-from agent.operations.imports import Check
-from agent.operations.proof import Proof, ProvedStream
-from agent.pipeline.stop import Stop
+from agent.operations.backup.completeness import Completeness
+from agent.operations.backup.imports import Check
+from agent.operations.backup.proof import Proof, ProvedStream
+from agent.stop import Stop
 from tests.codec.streams import whole
 from tests.engine.percona import info
 

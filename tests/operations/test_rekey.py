@@ -8,14 +8,14 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import Fenced, KeyNotHere, StoreUnreachable
-from agent.keys import Keyring, MasterKey, RecoverySecret, signer
-from agent.layout import record_name
+from agent.keys.keyring import Keyring, MasterKey, RecoverySecret, signer
 from agent.model import BackupStatus, Record
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import record_name
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.records import completed, record
 
 OLD = MasterKey("old", bytes(32))

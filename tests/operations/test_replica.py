@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from agent.database import Database, DatabaseSettings
+from agent.database.server import Database, DatabaseSettings
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.runs import BackupRun
 from agent.errors import DatabaseError, EngineKilled
-from agent.operations.parts import BackupParts
-from agent.operations.replica import put_back, sql_thread_kept
+from agent.operations.backup.replica import put_back, sql_thread_kept
+from agent.operations.resources import BackupParts
 from tests.conftest import need
 from tests.engine.scripts import child_of
 from tests.stack.agent import Agent, Tables

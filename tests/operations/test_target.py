@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import pytest
 
-from agent.engine.os_user import OsUser
 from agent.errors import SpaceLacking, TargetRefused
-from agent.host import Space, free_bytes, space_of
-from agent.operations import reserve
-from agent.operations.reserve import check_space, space_watched
-from agent.operations.target import Work, check_target, restore_user, target_below
-from agent.pipeline.stop import Stop
+from agent.machine.host import Space, free_bytes, space_of
+from agent.machine.os_user import OsUser
+from agent.operations.restore import reserve
+from agent.operations.restore.reserve import check_space, space_watched
+from agent.operations.restore.target import Work, check_target, restore_user, target_below
+from agent.stop import Stop
 from tests.stack.process import poll
 
 

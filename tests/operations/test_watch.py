@@ -6,19 +6,19 @@ from uuid import uuid4
 
 import pytest
 
-from agent.catalogue import Catalogue
 from agent.errors import Cancelled, Fenced, Interrupted, ParentUnusable, StoreBusy, TokenExpired
-from agent.layout import attempt_prefix, object_name, record_name
 from agent.model import BackupRequest, BackupStatus, CreateTask, ErrorInfo, Record
-from agent.operations import backup as backup_module
-from agent.operations.abandon import abandon_record
-from agent.operations.backup import BackupOperation
-from agent.operations.parts import BackupParts
-from agent.operations.preflight import Base
-from agent.operations.watch import Watch
+from agent.operations.backup import create as backup_module
+from agent.operations.backup.abandon import abandon_record
+from agent.operations.backup.create import BackupOperation
+from agent.operations.backup.preflight import Base
+from agent.operations.backup.watch import Watch
+from agent.operations.resources import BackupParts
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import attempt_prefix, object_name, record_name
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place, place_record
 from tests.records import INSTANCE, completed, keyring, record

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-from agent.catalogue import Catalogue
-from agent.database import Database, DatabaseSettings
+from agent.database.server import Database, DatabaseSettings
 from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.model import BackupRequest, CreateTask, Record
-from agent.operations.backup import BackupOperation
-from agent.operations.parts import BackupParts, PathSettings
-from agent.operations.restore import RestoreOperation
+from agent.operations.backup.create import BackupOperation
+from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.records.catalogue import Catalogue
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from tests.records import INSTANCE, keyring
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 

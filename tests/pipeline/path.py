@@ -10,8 +10,8 @@ from agent.pipeline.buffers import BLOCK, Plan
 from agent.pipeline.download import Download, Fetch, Opening
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
-from agent.pipeline.stop import Stop
 from agent.pipeline.upload import Sealing, Send, Source, Upload
+from agent.stop import Stop
 
 KEY = bytes(range(32))
 BACKUP_ID = b"0b8a6b5e-3f0b-4a55-9f6c-1f6f3f6f0d11"

@@ -14,7 +14,7 @@ from agent.errors import AgentError, Cancelled, DataDamaged, ExtractFailed, Stor
 from agent.pipeline import download as download_module
 from agent.pipeline.buffers import BLOCK
 from agent.pipeline.meter import Meter
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from tests.pipeline.path import (
     DEADLINE,
     PLAN,

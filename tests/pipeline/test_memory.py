@@ -9,7 +9,7 @@ import pytest
 from agent.codec.aead import SLAB
 from agent.errors import ConfigInvalid
 from agent.pipeline.buffers import BLOCK, MIB, Plan, Pool, plan
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from tests.pipeline.path import Shelf, download, fetch_from, noise, stored, upload
 
 pytestmark = pytest.mark.timeout(60)

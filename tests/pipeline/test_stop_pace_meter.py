@@ -10,7 +10,7 @@ from agent.pipeline import meter as meter_module, pace as pace_module
 from agent.pipeline.buffers import Pool
 from agent.pipeline.meter import Meter
 from agent.pipeline.pace import Pace
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 
 pytestmark = pytest.mark.timeout(30)
 

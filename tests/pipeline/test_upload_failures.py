@@ -18,7 +18,7 @@ from agent.errors import (
 )
 from agent.pipeline import upload as upload_module
 from agent.pipeline.buffers import BLOCK, Plan
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from tests.pipeline.path import (
     BACKUP_ID,
     DEADLINE,

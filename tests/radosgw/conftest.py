@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.conftest import need
 from tests.stack.radosgw import PROGRAMS, Radosgw
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.crash import VARIABLE, Point
+from agent.crash_points import VARIABLE, Point
 from agent.model import BackupRequest, CancelTask, CreateTask, DeleteTask, Limits, RestoreTask, Task
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects

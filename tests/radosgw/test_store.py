@@ -8,10 +8,10 @@ import pytest
 from swiftclient import client
 
 from agent.errors import StoreDenied, StoreError, StoreMismatch, StoreNotFound, StoreRejected
-from agent.layout import Segment, segment_name
-from agent.manifest import Manifest
+from agent.records.manifest import Manifest
+from agent.records.object_names import Segment, segment_name
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import HOUR, KEYS, collected, names, one_of_each, ours_completed
 from tests.operations.stored import place
 from tests.stack.process import poll

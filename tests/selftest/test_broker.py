@@ -12,13 +12,13 @@ import psutil
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from agent import assembly
+from agent import wiring
 from agent.broker import wire
 from agent.broker.intake import ACK
 from agent.broker.link import BrokerLink
-from agent.config import load
-from agent.host import is_this_machine
+from agent.config.settings import load
 from agent.journal import Journal
+from agent.machine.host import is_this_machine
 from agent.selftest.check import Result
 from tests.house.source import CHECKOUT
 from tests.selftest.site import Site, warns
@@ -35,7 +35,7 @@ def served(site: Site, tmp_path: Path) -> Iterator[Site]:
 
 @contextmanager
 def serving(site: Site, folder: Path) -> Iterator[None]:
-    settings = assembly.broker(load(site.agent.config))
+    settings = wiring.broker(load(site.agent.config))
     journal = Journal(folder / "served.sqlite", site.agent.instance_id, str(uuid4()))
     link = BrokerLink(settings, site.agent.instance_id, lambda *_: ACK, journal)
     link.start()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import host
-from agent.lock import held, only_agent
+from agent.machine import host
+from agent.machine.lock import held, only_agent
 from agent.selftest.check import Verdict, amount, span
 from agent.selftest.configuration import _state_folder
 from agent.selftest.database import _grants, _redo_size
@@ -16,7 +16,7 @@ from tests.selftest.site import Site, labels
 
 
 def test_the_memory_limit_of_a_cgroup_counts_what_is_left(tmp_path: Path) -> None:
-    inner = tmp_path / "system.slice" / "agent.service"
+    inner = tmp_path / "system.slice" / "agent.daemon"
     inner.mkdir(parents=True)
     for folder, limit, used, cache in ((inner, "1000", 700, 100), (inner.parent, "max", 1, 0)):
         (folder / "memory.max").write_text(f"{limit}\n")

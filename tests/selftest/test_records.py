@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.selftest.check import Result, Verdict
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 from tests.operations.stored import place_record
 from tests.records import INSTANCE, completed, keyring
 from tests.selftest.site import look

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from agent import assembly
+from agent import wiring
 from agent.broker.client import ControlClient
-from agent.config import load
+from agent.config.settings import load
 from agent.model import Task
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess
@@ -140,7 +140,7 @@ class Agent:
 
     def send(self, task: Task) -> None:
         """Send a task through the broker, and don't wait for what becomes of it."""
-        with ControlClient(assembly.control(load(self.config))) as client:
+        with ControlClient(wiring.control(load(self.config))) as client:
             client.send_task(self.instance_id, task)
 
     def create(self, name: str, *arguments: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pymysql.constants import CLIENT
 from tests.stack.process import ServerProcess, StackError, free_port
 
 AGENT_PASSWORD = "s#cret 'quoted\" \\and; more"
-# What `mariadb-backup` and agent/database.py need, and nothing beyond it.
+# What `mariadb-backup` and agent/database/server.py need, and nothing beyond it.
 AGENT_PRIVILEGES = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR"
 # Options of a server that takes little room on the disk, and so little time to copy.
 SMALL_SERVER = {

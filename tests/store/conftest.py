@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.swift import SwiftServer
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from agent.errors import Interrupted, StoreSilent, StoreUnreachable
-from agent.pipeline.stop import Stop
-from agent.store.directory import DirectoryStore
+from agent.stop import Stop
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
-from agent.store.swift import SwiftSettings, SwiftStore
-from agent.store.swift_login import AuthToken
+from agent.store.swift.login import AuthToken
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore
@@ -204,7 +204,7 @@ def dripping(head: bytes, seconds: float) -> Callable[[socket.socket], None]:
 def test_a_store_that_drips_is_given_up(
     act: Callable[[Store, str], Any], head: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.store.swift_session.LEAST_RATE", 100 * MIB)
+    monkeypatch.setattr("agent.store.swift.session.LEAST_RATE", 100 * MIB)
     with listening(5, dripping(head, 0.05)) as address:
         store = store_at(f"http://{address}/v1/a", timeout_seconds=0.3)
         started = time.monotonic()

@@ -21,7 +21,7 @@ from agent.errors import (
     StoreRejected,
     StoreUnreachable,
 )
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import ManifestEntry, Shelf, Store
 from tests.store.contract import SLAB, StoreContract, fresh, md5, names, put_segments, views
 

@@ -9,7 +9,7 @@ from swiftclient import client
 
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
 from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore, settings_for

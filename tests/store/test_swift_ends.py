@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import StoreError, StoreNotFound
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
 _TIMES = 10

@@ -25,8 +25,8 @@ from agent.errors import (
     TokenExpired,
 )
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftStore
-from agent.store.swift_login import AuthToken
+from agent.store.swift.login import AuthToken
+from agent.store.swift.store import SwiftStore
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore, settings_for

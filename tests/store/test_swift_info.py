@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
-from agent.layout import Segment
-from agent.manifest import Manifest
+from agent.records.manifest import Manifest
+from agent.records.object_names import Segment
 from agent.store.protocol import Shelf, StoreLimits
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore
 from tests.store.contract import fresh, put_segments, views

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent.errors import Interrupted, StoreBusy, StoreDenied, StoreError, StoreUnreachable
-from agent.pipeline.stop import Stop
+from agent.stop import Stop
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore

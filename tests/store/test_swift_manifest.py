@@ -14,7 +14,7 @@ from agent.errors import (
     StoreUnreachable,
 )
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore
 from tests.store.contract import fresh, put_segments

@@ -16,10 +16,10 @@ from swiftclient.exceptions import ClientException
 
 from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
-from agent.store.swift_errors import pause_seconds, translated
-from agent.store.swift_login import Access
-from agent.store.swift_session import Link, SwiftSession
+from agent.store.swift.errors import pause_seconds, translated
+from agent.store.swift.login import Access
+from agent.store.swift.session import Link, SwiftSession
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.store.contract import md5, views
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import StoreRejected, StoreUnreachable
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftStore
+from agent.store.swift.store import SwiftStore
 from tests.stack.certificate import self_signed
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore

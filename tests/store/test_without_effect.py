@@ -10,10 +10,10 @@ import pytest
 from swiftclient.client import get_auth
 
 from agent.errors import StoreError, TokenExpired
-from agent.store.directory import DirectoryStore
+from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf
-from agent.store.swift import SwiftSettings, SwiftStore
-from agent.store.swift_login import AuthToken
+from agent.store.swift.login import AuthToken
+from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
 QUOTA = {"status": 413, "body": "Upload exceeds quota."}

@@ -1,4 +1,4 @@
-"""docs/asyncapi.yaml (AsyncAPI 3.0): the messages on RabbitMQ, from agent/model.py.
+"""docs/asyncapi.yaml (AsyncAPI 3.0): the messages on RabbitMQ, from agent/model/.
 
 Source of the form: https://www.asyncapi.com/docs/reference/specification/v3.0.0 and its AMQP
 bindings, version 0.3.0.
@@ -20,7 +20,7 @@ _VERSION: Final = "0.3.0"  # of the AMQP bindings
 _SCHEMAS: Final = "#/components/schemas/"
 _HEAD: Final = """\
 # The messages that backup-agent takes from RabbitMQ and sends to it.
-# Made from agent/model.py by script/docs; don't edit it.
+# Made from agent/model/ by script/docs; don't edit it.
 """
 _TASKS: Final = (
     "Tasks for one instance. Its agent makes the exchange, the queue backup.tasks.<instance_id> "

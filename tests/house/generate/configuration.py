@@ -1,10 +1,11 @@
-"""docs/configuration.md: keys, types, defaults and bounds from the models of agent/config.py,
-their meaning from here.
+"""docs/configuration.md: keys, types, defaults and bounds from agent/config/settings.py.
+
+Their meaning is from here.
 """
 
 from typing import Any, Final, get_args
 
-from agent.config import ENV_PREFIX, Config
+from agent.config.settings import ENV_PREFIX, Config
 from agent.model import Frozen
 from tests.house.generate.meanings import MEANINGS, SECTIONS
 from tests.house.generate.tables import table
@@ -28,7 +29,7 @@ A whole example is [systemd/agent.toml](../systemd/agent.toml).
 
 Whole numbers take no unit: bytes are bytes. `67108864` is 64 MiB.
 
-This page is made from `agent/config.py` by `script/docs`; don't edit it.
+This page is made from `agent/config/settings.py` by `script/docs`; don't edit it.
 """
 _REQUIRED: Final = "**required**"
 

@@ -1,0 +1,1 @@
+"""The configuration: agent.toml, environment variables, secret files."""

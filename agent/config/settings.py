@@ -1,0 +1,328 @@
+"""agent.toml and BACKUP_AGENT_<SECTION>__<KEY>, read into frozen models.
+
+Secrets are never in the file itself: each has a `*_file` key that names a file with it.
+Relative paths are relative to the folder of agent.toml.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+
+from agent.engine.options import check_options
+from agent.errors import ConfigInvalid
+from agent.model import Frozen, Id
+from agent.store.policy import parse_url
+
+DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
+ENV_PREFIX = "BACKUP_AGENT_"
+# BACKUP_AGENT_<SECTION>__<KEY>
+ENV_NAME = re.compile(ENV_PREFIX + r"([A-Z]+)__([A-Z_]+)")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+KeyId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute() or ".." in path.parts:
+        raise ValueError("must be an absolute path without '..'")
+    return path
+
+
+Absolute = Annotated[Path, AfterValidator(_absolute)]
+
+
+def _storage_url(text: str) -> str:
+    parse_url(text)
+    return text
+
+
+StorageUrl = Annotated[
+    str, Field(pattern=r"^https?://[^@\s]+[^@\s/]$"), AfterValidator(_storage_url)
+]
+
+
+class AgentSection(Frozen):
+    """Who this agent is, and where it keeps its own files."""
+
+    instance_id: Id
+    tenant_id: Name
+    state_folder: Absolute = Path("/var/lib/backup-agent")
+    restore_roots: tuple[Absolute, ...] = ()
+    restore_reserve_percent: Annotated[float, Field(ge=0, le=90)] = 3.0
+    progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
+
+
+class BrokerSection(Frozen):
+    """Where tasks come from; `control_url` is how the commands that send tasks log in."""
+
+    url: str
+    password_file: Absolute | None = None
+    control_url: str | None = None
+    control_password_file: Absolute | None = None
+    queue_type: Literal["quorum", "classic"] = "quorum"
+    ca_file: Absolute | None = None
+
+
+class StoreSection(Frozen):
+    """`swift:` and the authentication URL of Swift's auth v1, or `file:///` and a folder."""
+
+    url: Annotated[str, Field(pattern=r"^(swift:https?://|file:///)")]
+    user: str = ""
+    key_file: Absolute | None = None
+    container: Name | None = None
+    ca_file: Absolute | None = None
+    storage_urls: tuple[StorageUrl, ...] = ()
+    timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    attempts: Annotated[int, Field(ge=1, le=20)] = 5
+
+    @model_validator(mode="after")
+    def _can_log_in(self) -> Self:
+        if self.url.startswith("swift:") and not (self.user and self.key_file):
+            raise ValueError("a swift: store needs user and key_file")
+        if "@" in self.url.split("/")[2]:
+            raise ValueError("url holds a user or a password; put them into user and key_file")
+        return self
+
+
+class DatabaseSection(Frozen):
+    socket: Absolute = Path("/run/mysqld/mysqld.sock")
+    user: str = "backup_agent"
+    password_file: Absolute | None = None
+
+
+class EngineSection(Frozen):
+    """Which program copies the database; `auto` goes by the server's own version.
+
+    `program` and `extractor` are the engine's usual names where they are None.
+    """
+
+    kind: Literal["auto", "mariadb-backup", "xtrabackup"] = "auto"
+    program: str | None = None
+    extractor: str | None = None
+    lock_wait_seconds: Annotated[float, Field(ge=1, le=86400)] = 60.0
+    silent_seconds: Annotated[float, Field(ge=1, le=86400)] = 3600.0
+    safe_slave_backup: bool = False
+    register_redo_log_consumer: bool = False
+    uncopied_engines: Annotated[tuple[str, ...], Field(max_length=16)] = ()
+    prepare_memory_bytes: Annotated[int, Field(ge=16 << 20)] = 256 << 20
+    options: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+
+    @model_validator(mode="after")
+    def _harmless(self) -> Self:
+        try:
+            check_options(self.options, None if self.kind == "auto" else self.kind)
+        except ConfigInvalid as error:
+            raise ValueError(f"options: {error}. What to do: {error.hint}") from error
+        return self
+
+
+class KeysSection(Frozen):
+    """Master keys `<id>.key`, of which one is for new backups, and recovery keys `<id>.pub`.
+
+    `allow_plaintext` lets backups be read that were made with `encrypt = false`, and so does
+    `encrypt = false` itself.
+    """
+
+    folder: Absolute
+    active: KeyId
+    recovery: Annotated[tuple[KeyId, ...], Field(max_length=16)] = ()
+    encrypt: bool = True
+    allow_plaintext: bool = False
+
+
+class PipelineSection(Frozen):
+    """The data path's budget; `cores` 0 means all that this process may use."""
+
+    memory_bytes: Annotated[int, Field(ge=16 << 20)] = 128 << 20
+    segment_bytes: Annotated[int, Field(ge=1 << 20, le=5 << 30, multiple_of=1 << 20)] = 16 << 20
+    connections: Annotated[int, Field(ge=1, le=64)] = 4
+    cores: Annotated[int, Field(ge=0, le=1024)] = 0
+    level: Annotated[int, Field(ge=0, le=3)] = 1
+    bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
+
+
+class Config(Frozen):
+    """A whole agent.toml; a section that a command needs may still be missing: see `need`."""
+
+    agent: AgentSection
+    broker: BrokerSection | None = None
+    store: StoreSection | None = None
+    database: DatabaseSection = DatabaseSection()
+    engine: EngineSection = EngineSection()
+    keys: KeysSection | None = None
+    pipeline: PipelineSection = PipelineSection()
+
+
+_SECTIONS = frozenset(Config.model_fields)
+Section = TypeVar("Section")
+
+
+def need(section: Section | None, name: str) -> Section:
+    """A section that the command can't do without; ConfigInvalid where it is missing."""
+    if section is None:
+        local = "; backup-create, restore and backup-delete need none with --local"
+        raise ConfigInvalid(
+            f"the configuration has no section [{name}]",
+            hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",
+        )
+    return section
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
+    what = f"the configuration {path}"
+    return _checked(_tables(path, environment), what, environment, "correct that file")
+
+
+def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
+    """A configuration without a file: `tables`, and the environment over them."""
+    _override(tables, environment)
+    _anchor(tables, Path.cwd())
+    cure = f"set {ENV_PREFIX}<SECTION>__<KEY> for what is missing"
+    return _checked(tables, "the configuration without an agent.toml", environment, cure)
+
+
+def _checked(
+    tables: dict[str, Any], what: str, environment: Mapping[str, str], cure: str
+) -> Config:
+    try:
+        return Config.model_validate(tables)
+    except ValidationError as error:
+        found = error.errors(include_input=False)[:5]
+        variables = [_variable(problem["loc"], environment) for problem in found]
+        problems = "; ".join(
+            f"{f'{variable}: ' if variable else ''}{_place(problem['loc'])} "
+            f"{_said(problem['type'], problem['msg'])}"
+            for problem, variable in zip(found, variables, strict=True)
+        )
+        named = ", ".join(sorted({variable for variable in variables if variable}))
+        if None not in variables:
+            raise ConfigInvalid(
+                f"the environment is wrong: {problems}",
+                hint=f"correct or unset {named}; docs/configuration.md has every name",
+            ) from error
+        raise ConfigInvalid(
+            f"{what} is wrong: {problems}",
+            hint=f"{cure}{f' and {named}' if named else ''}; docs/configuration.md has "
+            "every key, and backup-agent self-test checks them",
+        ) from error
+
+
+def _variable(place: tuple[int | str, ...], environment: Mapping[str, str]) -> str | None:
+    """Return the variable that set the value at `place`, or made its section, if one did."""
+    for name in environment:
+        if match := ENV_NAME.fullmatch(name):
+            section, key = match[1].lower(), match[2].lower()
+            if place[:2] == (section, key) or (place == (section,) and section not in _SECTIONS):
+                return name
+    return None
+
+
+def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """[keys] folder alone, for a moment when the rest may be missing yet; else ConfigInvalid."""
+    keys = _tables(path, environment).get("keys")
+    folder = keys.get("folder") if isinstance(keys, dict) else None
+    if not isinstance(folder, str):
+        raise ConfigInvalid(
+            f"the configuration {path} names no [keys] folder", hint="name one with --folder"
+        )
+    return Path(folder)
+
+
+def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The file with the environment applied, all paths absolute."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigInvalid(
+            f"the configuration {path} can't be read: {error.strerror}",
+            hint=_no_file(path, error),
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigInvalid(
+            f"the configuration {path} is not TOML: {error}",
+            hint="correct the file there; systemd/agent.toml is an example with every key",
+        ) from error
+    _override(tables, environment)
+    _anchor(tables, path.absolute().parent)
+    return tables
+
+
+def _no_file(path: Path, error: OSError) -> str:
+    if path == DEFAULT_PATH and isinstance(error, FileNotFoundError):
+        return (
+            "make it (the README has an example), or name another one with --config; with --store "
+            "file:///FOLDER a command that works here needs none (and --local)"
+        )
+    return "name a file that this user may read with --config; the README has an example"
+
+
+_SAYINGS = {
+    "extra_forbidden": "there is no such section or key",
+    "missing": "is missing",
+    "path_type": "must be a path in quotes",
+}
+
+
+def _said(kind: str, message: str) -> str:
+    return _SAYINGS.get(kind, message.removeprefix("Value error, "))
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """`[section] key:` of a value; a place in a list follows its key."""
+    section, *keys = (str(part) for part in location)
+    return " ".join([f"[{section}]", *keys]) + ":"
+
+
+def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        match = ENV_NAME.fullmatch(name)
+        if match is None:
+            _check_name(name)
+            continue
+        section = tables.setdefault(match[1].lower(), {})
+        if not isinstance(section, dict):
+            raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
+        section[match[2].lower()] = _several(name, value)
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name that begins as that of a setting, and isn't one: nothing would come of it."""
+    text = name.removeprefix(ENV_PREFIX).lower()
+    section = text.split("_")[0]
+    if name.upper().startswith(ENV_PREFIX) and section in _SECTIONS:
+        key = text.removeprefix(section).strip("_")
+        raise ConfigInvalid(
+            f"the environment sets {name}, which is no setting's name",
+            hint=f"name it {ENV_PREFIX}{section.upper()}__{key.upper()}, or unset it",
+        )
+
+
+def _several(name: str, value: str) -> str | list[str]:
+    """A list's parts: URLs and options are told apart by blanks, other things by colons."""
+    if name.endswith(("_URLS", "ENGINE__OPTIONS")):
+        return value.split()
+    if name.endswith(("_ROOTS", "KEYS__RECOVERY")):
+        return [part for part in value.split(":") if part]
+    return value
+
+
+def _anchor(tables: dict[str, Any], folder: Path) -> None:
+    """Make relative paths absolute, seen from the folder of the configuration."""
+    for section in tables.values():
+        if not isinstance(section, dict):
+            continue
+        for key, value in section.items():
+            if key.endswith(("_file", "folder")) or key == "socket":
+                section[key] = _joined(folder, value)
+            elif key.endswith("_roots") and isinstance(value, list):
+                section[key] = [_joined(folder, item) for item in value]
+
+
+def _joined(folder: Path, value: Any) -> Any:
+    return str(folder / value) if isinstance(value, str) else value

@@ -1,0 +1,181 @@
+"""The daemon: builds the parts, runs until a signal, and ends in the right order.
+
+Threads: the broker's (messages and nothing else), the worker (one task at a time, with the
+data path's own threads while it runs), and this one, which waits for a signal or for the
+failure of another, and tells the service manager how the others do.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import time
+from queue import Empty, SimpleQueue
+from types import FrameType
+
+from agent import wiring
+from agent.broker.link import BrokerLink
+from agent.broker.wire import task_queue
+from agent.config.settings import Config
+from agent.errors import Internal
+from agent.machine.host import lower_priority
+from agent.machine.lock import Said, only_agent
+from agent.machine.systemd import Notifier
+from agent.model import utc_now
+from agent.operations.resources import BackupParts
+from agent.tasks.executor import Performer
+from agent.tasks.worker import Runner
+
+log = logging.getLogger(__name__)
+
+# After SIGTERM: the engine has 3 s to end, then the record is written and the segments of
+# the interrupted attempt are removed; systemd's default patience is 90 s.
+_WORKER_SECONDS = 45.0
+_OUTBOX_SECONDS = 15.0
+_LOOK_SECONDS = 0.25
+# A broker that is away can't be waited for any other way: each sign of life before the first
+# consumer asks for that much more time to start. Sent every `_SIGN_SECONDS`, as are those for a
+# watchdog, unless its time is so short that it needs them oftener.
+_START_SECONDS = 60.0
+_SIGN_SECONDS = 10.0
+_SIGNS_PER_WATCHDOG = 4
+# The first word of what the lock file of a daemon says; the time since when follows.
+CONSUMING = "consuming"
+NOT_CONSUMING = "not-consuming"
+
+
+class Supervision:
+    """Tells systemd when the daemon is ready, what it does, and that nothing is stuck.
+
+    Ready is when it consumes, for the first time. A sign of life goes out only when the
+    broker's loop has got round since the last one: a loop that something blocks (a callback, a
+    journal that never answers, a process that is stopped) ends the signs, and the watchdog ends
+    the process. The worker has to be alive, no more: nobody can tell one that is stuck from one
+    that reads for hours what an engine writes or waits for its prepare, and what it shares with
+    the loop, the journal, stops the loop as well. `look` is called while both threads live.
+    `say` leaves the same in the state folder, for `backup-agent status`.
+    """
+
+    def __init__(
+        self, notifier: Notifier, link: BrokerLink, queue: str, say: Said = lambda _text: None
+    ) -> None:
+        self._notifier = notifier
+        self._link = link
+        self._queue = queue
+        self._say = say
+        self._ready = self._consuming = False
+        self._told = (False, "")
+        self._beats = -1
+        self._next_sign = 0.0
+        watchdog = notifier.watchdog_seconds or _SIGN_SECONDS * _SIGNS_PER_WATCHDOG
+        self._period = min(_SIGN_SECONDS, watchdog / _SIGNS_PER_WATCHDOG)
+
+    def look(self) -> None:
+        """Tell what has changed; to be called several times a second."""
+        consuming, trouble = self._link.consuming.is_set(), self._link.trouble
+        text = f"{'consuming' if consuming else 'not consuming'} {self._queue}"
+        text += f"; {trouble}" if trouble else ""
+        if consuming != self._consuming:
+            log.info("%s", text)
+            self._say(state_line(consuming=consuming))
+        if (consuming, trouble) != self._told:
+            self._notifier.status(text)
+        self._consuming, self._told = consuming, (consuming, trouble)
+        if self._consuming and not self._ready:
+            self._ready = self._notifier.ready()
+        beats, now = self._link.beats, time.monotonic()
+        if beats != self._beats and now >= self._next_sign and self._sign():
+            self._beats, self._next_sign = beats, now + self._period
+
+    def _sign(self) -> bool:
+        if self._ready:
+            return self._notifier.alive()
+        return self._notifier.extend(_START_SECONDS)
+
+
+def state_line(*, consuming: bool) -> str:
+    """Return what the lock file of a daemon says: whether it takes tasks, and since when."""
+    return f"{CONSUMING if consuming else NOT_CONSUMING} {utc_now()}"
+
+
+class Service:
+    """One run of the daemon."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._notifier = Notifier()
+        # Not an Event: a signal that comes while this thread holds its lock would wait for ever.
+        self._signals: SimpleQueue[int] = SimpleQueue()
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; raises Internal where a thread has died."""
+        lower_priority()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        config = self._config
+        # a daemon's home may be the datadir: no cache there
+        parts = wiring.backup_parts(config, wiring.record_cache(config, {}), alone=True)
+        if not parts.encrypt:
+            log.warning("backups are made without encryption: [keys] encrypt is off")
+        with only_agent(config.agent.state_folder / "lock") as say:
+            say(state_line(consuming=False))
+            self._work(config, parts, say)
+
+    def _work(self, config: Config, parts: BackupParts, say: Said) -> None:
+        # What an engine left when the agent was killed is of no use to anyone.
+        wiring.end_leftovers(config)
+        shutil.rmtree(parts.scratch, ignore_errors=True)
+        journal = wiring.journal(config)
+        stores = wiring.task_stores(config, parts, {})
+        performer = Performer(
+            journal,
+            stores,
+            restore_roots=config.agent.restore_roots,
+            progress_seconds=config.agent.progress_seconds,
+            wake=lambda: link.wake(),
+        )
+        runner = Runner(journal, parts, stores, performer, wake=lambda: link.wake())
+        broker = wiring.broker(config)
+        link = BrokerLink(
+            broker, config.agent.instance_id, runner.on_message, journal, ready=runner.ready
+        )
+        self._notifier.status(f"connecting to {broker.where}")
+        try:
+            self._serve(runner, link, say)
+        finally:
+            parts.store.close()
+            journal.close()
+
+    def _serve(self, runner: Runner, link: BrokerLink, say: Said) -> None:
+        queue = task_queue(self._config.agent.instance_id)
+        supervision = Supervision(self._notifier, link, queue, say)
+        link.start()
+        runner.start()
+        signalled = False
+        while runner.alive() and link.alive() and not (signalled := self._signalled()):
+            supervision.look()
+        log.info("ending")
+        self._notifier.status("ending: the running task is interrupted and cleaned up")
+        self._notifier.stopping()
+        ended = runner.stop(_WORKER_SECONDS)
+        link.stop(_OUTBOX_SECONDS)
+        if not ended:
+            # Its threads wait for a store that says nothing, and the interpreter would wait
+            # for them. The next start does what it does after a crash.
+            log.error("the running task did not end in %s s", _WORKER_SECONDS)
+            logging.shutdown()
+            os._exit(1)
+        if not signalled:
+            raise Internal(f"a thread of the agent died: {runner.failure or 'the broker link'}")
+
+    def _signalled(self) -> bool:
+        """Wait a moment for a signal; whether there was one."""
+        try:
+            number = self._signals.get(timeout=_LOOK_SECONDS)
+        except Empty:
+            return False
+        log.info("received %s", signal.Signals(number).name)
+        return True
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.put(number)

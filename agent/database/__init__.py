@@ -1,0 +1,1 @@
+"""The database server: what the agent asks it by SQL, and what lies in its datadir."""

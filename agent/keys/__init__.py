@@ -1,0 +1,1 @@
+"""Master and recovery keys: they wrap data keys, and master keys sign records."""

@@ -1,0 +1,1 @@
+"""The machine: space, priority, locks, OS users, the service manager."""

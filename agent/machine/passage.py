@@ -1,0 +1,101 @@
+"""A way for another OS user to folders below directories that are closed to it.
+
+Aria's recovery opens a table by its real path, one directory after the other. If one is closed,
+the table stays as it was, and the engine says `completed OK!`. So a program that root runs as
+another user gets a mount namespace of its own, in which an empty directory that leads to its
+folders alone covers the closed one. All paths stay as they are, and what is covered was out of
+the user's reach before.
+
+mount_namespaces(7), mount(2), unshare(2).
+"""
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+from typing import Final
+
+from agent.machine.kernel import LIBC, checked
+from agent.machine.os_user import OsUser
+
+_CLONE_NEWNS: Final = 0x20000
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_BIND, _REC, _SLAVE = 4096, 16384, 1 << 19
+_COVER: Final = b"mode=0711,size=1m"
+_PASSABLE: Final = 0o711
+
+
+def closed_directory(user: OsUser, folder: Path) -> Path | None:
+    """Return the first directory above `folder` that `user` may not pass, by its mode; OSError."""
+    for directory in reversed(folder.resolve().parents):
+        if not _passable(user, directory.stat()):
+            return directory
+    return None
+
+
+def possible() -> bool:
+    """Return True if this process may make mount namespaces."""
+    failures: list[OSError] = []
+
+    def attempt() -> None:
+        try:
+            _own_mounts()
+        except OSError as error:
+            failures.append(error)
+
+    thread = Thread(target=attempt, name="mount namespace")
+    thread.start()
+    thread.join()
+    return not failures
+
+
+def open_way(user: OsUser, folders: Sequence[Path]) -> None:
+    """Let `user` reach `folders` in a folder of its own, for this thread and what it starts.
+
+    There is no way back. Does nothing if no directory above is closed. OSError if the system
+    doesn't allow it, or the folder isn't the user's own: somebody may have put a link there.
+    """
+    # one mount for all of them: no rename leads from one to another
+    place = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    closed = closed_directory(user, place)
+    if closed is None:
+        return
+    _own_mounts()
+    kept = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if os.fstat(kept).st_uid != user.uid:
+            raise PermissionError(errno.EPERM, f"{place} belongs to another user")
+        _mount("tmpfs", str(closed), "tmpfs", _NOSUID | _NODEV | _NOEXEC, _COVER)
+        _make_path(place)
+        _mount(f"/proc/self/fd/{kept}", str(place), None, _BIND)
+    finally:
+        os.close(kept)
+
+
+def _passable(user: OsUser, status: os.stat_result) -> bool:
+    if status.st_uid == user.uid:
+        return bool(status.st_mode & 0o100)
+    if status.st_gid in (user.gid, *user.groups):
+        return bool(status.st_mode & 0o010)
+    return bool(status.st_mode & 0o001)
+
+
+def _own_mounts() -> None:
+    """Give this thread mounts of its own; those of the machine still follow, none goes back."""
+    checked(LIBC.unshare(_CLONE_NEWNS), "mount namespace")
+    _mount("none", "/", None, _REC | _SLAVE)
+
+
+def _make_path(folder: Path) -> None:
+    for directory in (*reversed(folder.parents), folder):
+        if not directory.exists():
+            directory.mkdir()
+            # whatever the umask is
+            directory.chmod(_PASSABLE)
+
+
+def _mount(source: str, place: str, kind: str | None, flags: int, data: bytes = b"") -> None:
+    fields = (os.fsencode(source), os.fsencode(place), kind.encode() if kind else None)
+    checked(LIBC.mount(*fields, ctypes.c_ulong(flags), data), f"mount of {place}")

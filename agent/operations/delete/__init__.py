@@ -1,0 +1,1 @@
+"""Delete a backup and its descendants."""

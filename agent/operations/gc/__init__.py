@@ -1,0 +1,1 @@
+"""Find and remove what belongs to no backup."""

@@ -1,0 +1,1 @@
+"""Restore a chain of backups as a datadir."""

@@ -1,0 +1,1 @@
+"""What the store keeps about backups: records, object names, segment lists."""

@@ -1,0 +1,170 @@
+"""Segment lists and the SLO's sub-manifests, written while the stream still runs.
+
+So the end of a backup costs the same at any size, and no more is kept in memory than the
+segments of the groups that are still open.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from agent.errors import Internal, StoreRejected
+from agent.model import ListRef
+from agent.records.object_names import (
+    LIST_ENTRIES,
+    Segment,
+    encode_list,
+    list_name,
+    list_ref,
+    object_name,
+    segment_name,
+    submanifest_name,
+)
+from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits, manifest_etag
+
+Flush = Callable[[int, list[Segment]], None]
+
+
+class _Groups:
+    """Collects numbered segments, in any order, and flushes each whole group of `size`."""
+
+    def __init__(self, size: int, flush: Flush) -> None:
+        self._size = size
+        self._flush = flush
+        self._lock = threading.Lock()
+        self._open: dict[int, dict[int, Segment]] = {}
+
+    def add(self, number: int, segment: Segment) -> None:
+        group = number // self._size
+        with self._lock:
+            rows = self._open.setdefault(group, {})
+            rows[number] = segment
+            if len(rows) < self._size:
+                return
+            del self._open[group]
+        self._flush(group, _ordered(rows))
+
+    def take_rest(self) -> tuple[int, list[Segment]] | None:
+        """The last group, where it isn't a whole one: its number and its segments."""
+        with self._lock:
+            for group, rows in self._open.items():
+                return group, _ordered(rows)
+            return None
+
+
+def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
+    return [rows[number] for number in sorted(rows)]
+
+
+def most_segments(limits: StoreLimits) -> int:
+    """How many segments one object may join, on two floors of manifests or on one."""
+    entries = limits.manifest_entries
+    return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
+
+
+class Finished(NamedTuple):
+    """All that the record says of the stored segments."""
+
+    segments: int
+    stored_bytes: int
+    lists: tuple[ListRef, ...]
+    etag: str
+
+
+class Manifest:
+    """The stored segments of one attempt: `add` each, then `finish`, then `publish`.
+
+    `add` may be called from several threads; whoever completes a group writes its list.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        limits: StoreLimits,
+        backup_id: str,
+        attempt: str,
+        *,
+        sealed: bool = True,
+    ) -> None:
+        self._store = store
+        self._object_name = object_name(backup_id, sealed=sealed)
+        self._limits = limits
+        self._backup_id = backup_id
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._lists: dict[int, ListRef] = {}
+        self._parts: dict[int, ManifestEntry] = {}
+        self._count = 0
+        self._end = 0
+        self._bytes = 0
+        self._top: list[ManifestEntry] = []
+        # Without nesting all segments stay in the one open group, the object itself.
+        self._per_part = (
+            min(limits.manifest_entries, LIST_ENTRIES)
+            if limits.nesting
+            else limits.manifest_entries + 1
+        )
+        self._for_lists = _Groups(LIST_ENTRIES, self._write_list)
+        self._for_parts = _Groups(self._per_part, self._write_part)
+
+    def add(self, number: int, segment: Segment) -> None:
+        """Note a confirmed segment; raises StoreError where its group's list can't be stored."""
+        with self._lock:
+            self._count += 1
+            self._end = max(self._end, number + 1)
+            self._bytes += segment.size
+        self._for_lists.add(number, segment)
+        self._for_parts.add(number, segment)
+
+    def finish(self) -> Finished:
+        """Write what is left but the top object; to be called once every segment was added."""
+        if self._count != self._end:
+            raise Internal(f"{self._count} segments were stored, numbered up to {self._end - 1}")
+        rest = self._for_lists.take_rest()
+        if rest:
+            self._write_list(*rest)
+        self._top = self._top_entries()
+        lists = tuple(self._lists[number] for number in sorted(self._lists))
+        return Finished(self._count, self._bytes, lists, manifest_etag(self._top))
+
+    def publish(self, headers: Mapping[str, str]) -> str:
+        """Write the object that joins all segments, after `finish`; return its ETag."""
+        return self._store.put_manifest(Shelf.OBJECTS, self._object_name, self._top, headers)
+
+    def _top_entries(self) -> list[ManifestEntry]:
+        rest = self._for_parts.take_rest()
+        if not self._parts and rest:
+            return self._entries(*rest)
+        if rest:
+            self._write_part(*rest)
+        return [self._parts[number] for number in sorted(self._parts)]
+
+    def _entries(self, group: int, segments: list[Segment]) -> list[ManifestEntry]:
+        first = group * self._per_part
+        return [
+            ManifestEntry(segment_name(self._backup_id, self._attempt, first + at), size, md5)
+            for at, (size, md5) in enumerate(segments)
+        ]
+
+    def _write_list(self, number: int, segments: list[Segment]) -> None:
+        encoded = encode_list(segments)
+        name = list_name(self._backup_id, self._attempt, number)
+        self._store.put(Shelf.SEGMENTS, name, [memoryview(encoded)])
+        with self._lock:
+            self._lists[number] = list_ref(encoded)
+
+    def _write_part(self, group: int, segments: list[Segment]) -> None:
+        parts_allowed = self._limits.manifest_entries if self._limits.nesting else 0
+        if group >= parts_allowed:
+            raise StoreRejected(
+                f"the backup has more than the {most_segments(self._limits)} segments that one "
+                "object of this store may join",
+                hint="raise [pipeline] segment_bytes",
+            )
+        name = submanifest_name(self._backup_id, self._attempt, group)
+        etag = self._store.put_manifest(
+            Shelf.SEGMENTS, name, self._entries(group, segments), headers={}
+        )
+        size = sum(segment.size for segment in segments)
+        with self._lock:
+            self._parts[group] = ManifestEntry(name, size, etag, nested=True)

@@ -1,0 +1,345 @@
+"""OpenStack Swift as a Store: https://docs.openstack.org/api-ref/object-store/.
+
+Manifests are Static Large Objects:
+https://docs.openstack.org/swift/latest/overview_large_objects.html
+"""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+from swiftclient import client
+
+from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
+from agent.store.protocol import (
+    Interruption,
+    ManifestEntry,
+    Shelf,
+    Stat,
+    StoredObject,
+    StoreLimits,
+    manifest_etag,
+    manifest_json,
+    no_container,
+)
+from agent.store.swift.connection import LONGEST_ANSWER
+from agent.store.swift.headers import read_clock, stat
+from agent.store.swift.info import read_limits
+from agent.store.swift.joining import Destination, check_entries, put_manifest
+from agent.store.swift.login import Authenticate, AuthV1
+from agent.store.swift.session import Link, SwiftSession
+
+log = logging.getLogger(__name__)
+
+_CHUNK: Final = 1 << 20
+_PAGE: Final = 1000  # rows of a listing held in memory at a time
+_PAGE_TOO_LONG: Final = 412  # what Swift says of a page of more rows than it gives at a time
+# what Swift says of a manifest that is read when its entries are gone
+_READ_MEANINGS: Final = {409: StoreMismatch}
+
+
+@dataclass(frozen=True)
+class SwiftSettings:
+    """How to reach one container; `container` and its `_segments` sibling are created.
+
+    `timeout_seconds` bounds connecting (10 s at most), each send of 1 MiB and each wait for
+    bytes; a whole request has that time, and a second for each 64 KiB.
+    `attempts` is per operation, with pauses that double from `backoff_seconds`.
+    `ca_file` replaces the public certificate authorities, it doesn't switch checks off.
+    """
+
+    auth_url: str
+    user: str
+    key: str = field(repr=False)
+    container: str
+    timeout_seconds: float = 60
+    attempts: int = 5
+    backoff_seconds: float = 0.5
+    ca_file: str | None = None
+
+
+@dataclass
+class _Learnt:
+    """What this store turned out to be like; all views of it share that."""
+
+    page: int | None = _PAGE  # rows that are asked for at a time; None for the store's own number
+    limits: StoreLimits | None = None
+
+
+class SwiftStore:
+    """agent.store.protocol.Store in Swift, or in Ceph's gateway through its Swift API."""
+
+    def __init__(self, settings: SwiftSettings, authenticate: Authenticate | None = None) -> None:
+        self._container = settings.container
+        self._learnt = _Learnt()
+        self._session = SwiftSession(
+            authenticate or AuthV1(settings.auth_url, settings.user, settings.key),
+            timeout_seconds=settings.timeout_seconds,
+            attempts=settings.attempts,
+            backoff_seconds=settings.backoff_seconds,
+            ca_file=settings.ca_file,
+        )
+
+    def bound(self, stop: Interruption) -> Self:
+        view = copy.copy(self)
+        view._session = self._session.bound(stop)
+        return view
+
+    @property
+    def location(self) -> str:
+        url = self._session.call("authenticate", lambda link: link.url)
+        return f"{url}/{quote(self._container)}"
+
+    def open(self, *, create: bool = True) -> None:
+        self._session.call("authenticate", lambda _link: None)
+        for shelf in Shelf if create else ():
+            name = self._in(shelf)
+            self._session.call(f"create container {name}", partial(_create_container, name))
+
+    def limits(self) -> StoreLimits:
+        self._learnt.limits = self._session.call("read the limits from /info", read_limits)
+        return self._learnt.limits
+
+    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+        digest = hashlib.md5(usedforsecurity=False)
+        for part in parts:
+            digest.update(part)
+        size = sum(part.nbytes for part in parts)
+        return self._put(shelf, name, parts if size else (), size, digest.hexdigest())
+
+    def put_manifest(
+        self,
+        shelf: Shelf,
+        name: str,
+        entries: Sequence[ManifestEntry],
+        headers: Mapping[str, str],
+    ) -> str:
+        segments, etag = self._in(Shelf.SEGMENTS), manifest_etag(entries)
+        limits = self._learnt.limits or self.limits()
+        # a store that announces nesting is Swift, which compares manifests with what it holds
+        to = Destination(self._in(shelf), name, compares=limits.nesting)
+        if not to.compares:
+            check_entries(self._session, to, segments, entries)
+        rows = manifest_json(segments, entries)
+        put_manifest(self._session, to, rows, etag, headers, len(entries))
+        return etag
+
+    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+        what = f"get {self._in(shelf)}/{name}"
+
+        def action(link: Link) -> bytes:
+            headers, body = self._get(link, shelf, name, {"X-Newest": "true"})
+            content = bytearray()
+            while piece := body.read(min(_CHUNK, limit + 1 - len(content))):
+                content += piece
+            if len(content) > limit:
+                raise StoreMismatch(f"{what}: larger than the expected {limit} bytes")
+            _check_md5(what, content, headers)
+            return bytes(content)
+
+        return self._session.call(what, action, _READ_MEANINGS, size=limit)
+
+    def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
+        what = f"get {self._in(shelf)}/{name}"
+
+        def action(link: Link) -> None:
+            headers, body = self._get(link, shelf, name, {})
+            announced = int(headers.get("content-length", buffer.nbytes))
+            if announced != buffer.nbytes:
+                raise StoreMismatch(f"{what}: {announced} bytes instead of {buffer.nbytes}")
+            if _read_into(body, buffer) != buffer.nbytes or body.read(1):
+                raise StoreMismatch(f"{what}: not {buffer.nbytes} bytes, as announced")
+            _check_md5(what, buffer, headers)
+
+        self._session.call(what, action, size=buffer.nbytes)
+
+    def stat(self, shelf: Shelf, name: str) -> Stat:
+        container = self._in(shelf)
+        return self._session.call(f"look at {container}/{name}", partial(stat, container, name))
+
+    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+        with self._naming_missing(shelf):
+            for page in self._pages(shelf, prefix):
+                yield from filter(_reachable, page)
+
+    def delete(self, shelf: Shelf, name: str) -> None:
+        container = self._in(shelf)
+
+        def action(link: Link) -> None:
+            try:
+                client.delete_object(link.url, link.token, container, name, http_conn=link.http)
+            except client.ClientException as error:
+                if error.http_status != 404:
+                    raise
+
+        self._session.call(f"delete {container}/{name}", action)
+
+    def clock(self) -> float:
+        """The Date of an answer (RFC 9110, section 6.6.1), in whole seconds.
+
+        StoreRejected where there is none: a store need not have a clock.
+        """
+        what = "read the store's clock"
+        action = partial(read_clock, what, self._in(Shelf.OBJECTS))
+        with self._naming_missing(Shelf.OBJECTS):
+            return self._session.call(what, action)
+
+    def abort(self) -> None:
+        """End all waits between attempts, and repeat nothing from now on."""
+        self._session.abort()
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _in(self, shelf: Shelf) -> str:
+        return self._container + shelf.value
+
+    def _put(
+        self, shelf: Shelf, name: str, parts: Sequence[memoryview], size: int, etag: str
+    ) -> str:
+        """Send `parts` with the ETag that the store must find; the same on each attempt."""
+        container = self._in(shelf)
+        what = f"put {container}/{name}"
+
+        def action(link: Link) -> str:
+            stored: str = client.put_object(
+                link.url,
+                link.token,
+                container,
+                name,
+                # swiftclient and urllib3 pass each part on to one sendall, without a copy
+                contents=iter(parts) if parts else None,
+                content_length=size,
+                etag=etag,
+                http_conn=link.http,
+            )
+            if stored != etag:
+                raise StoreMismatch(f"{what}: the store holds MD5 {stored[:40]}, sent was {etag}")
+            return stored
+
+        return self._session.call(what, action, size=size)
+
+    def _get(
+        self, link: Link, shelf: Shelf, name: str, headers: dict[str, str]
+    ) -> tuple[Mapping[str, str], Any]:
+        answer: tuple[Mapping[str, str], Any] = client.get_object(
+            link.url,
+            link.token,
+            self._in(shelf),
+            name,
+            http_conn=link.http,
+            resp_chunk_size=_CHUNK,
+            headers=headers,
+        )
+        return answer
+
+    def _page(self, shelf: Shelf, prefix: str, marker: str, link: Link) -> Sequence[StoredObject]:
+        rows = self._learnt.page
+        try:
+            return self._rows(shelf, prefix, marker, rows, link)
+        except client.ClientException as error:
+            if error.http_status != _PAGE_TOO_LONG or rows is None:
+                raise
+        # its own number is below ours, so a page of that many is small enough
+        self._learnt.page = None
+        return self._rows(shelf, prefix, marker, None, link)
+
+    def _rows(
+        self, shelf: Shelf, prefix: str, marker: str, limit: int | None, link: Link
+    ) -> Sequence[StoredObject]:
+        _, rows = client.get_container(
+            link.url,
+            link.token,
+            self._in(shelf),
+            marker=marker,
+            limit=limit,
+            prefix=prefix,
+            http_conn=link.http,
+        )
+        return [_row(row) for row in rows]
+
+    def _pages(self, shelf: Shelf, prefix: str) -> Iterator[Sequence[StoredObject]]:
+        what = f"list {self._in(shelf)}"
+        marker = ""
+        while page := self._session.call(
+            what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
+        ):
+            if page[-1].name <= marker:
+                raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
+            if not all(row.name.startswith(prefix) for row in page):
+                # whoever asks may be about to remove all that he is shown
+                raise StoreRejected(f"{what}: the store names more than what begins with {prefix}")
+            yield page
+            marker = page[-1].name
+
+    @contextmanager
+    def _naming_missing(self, shelf: Shelf) -> Iterator[None]:
+        """Have a StoreNotFound about the container itself say which containers there are."""
+        try:
+            yield
+        except StoreNotFound as error:
+            told = no_container(self._in(shelf), "the account", self._containers())
+            raise StoreNotFound(told) from error
+
+    def _containers(self) -> Sequence[str]:
+        """The containers of the account; none if the store doesn't tell."""
+
+        def action(link: Link) -> Sequence[str]:
+            _, rows = client.get_account(link.url, link.token, limit=_PAGE, http_conn=link.http)
+            return [row["name"] for row in rows if str(row["name"]).isprintable()]
+
+        try:
+            return self._session.call("list the containers", action, size=LONGEST_ANSWER)
+        except StoreError as error:
+            log.debug("%s", error)
+            return []
+
+
+def _create_container(name: str, link: Link) -> None:
+    client.put_container(link.url, link.token, name, http_conn=link.http)
+
+
+def _row(row: Mapping[str, Any]) -> StoredObject:
+    try:
+        # the hash of a manifest is that of its JSON; its ETag is beside it, in quotes
+        etag = row.get("slo_etag", row["hash"]).strip('"')
+        name, size, modified = row["name"], row["bytes"], row["last_modified"]
+        if not (isinstance(name, str) and isinstance(size, int) and isinstance(modified, str)):
+            raise TypeError
+        return StoredObject(name, size, etag, modified)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreRejected("the store's listing has a row that names no object") from error
+
+
+def _reachable(row: StoredObject) -> bool:
+    """Whether the object can be asked for by its name, and is none of ours if not.
+
+    The steps `.` and `..` of a URL's path are taken before it is sent (RFC 3986, section 5.2.4):
+    it would be another object, perhaps in another container.
+    """
+    return {".", ".."}.isdisjoint(row.name.split("/"))
+
+
+def _read_into(body: Any, buffer: memoryview) -> int:
+    """Fill `buffer` from `body` as far as it goes; the number of bytes read."""
+    filled = 0
+    while filled < buffer.nbytes:
+        piece = body.read(min(_CHUNK, buffer.nbytes - filled))
+        if not piece:
+            break
+        buffer[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return filled
+
+
+def _check_md5(what: str, content: memoryview | bytearray, headers: Mapping[str, str]) -> None:
+    expected = headers.get("etag", "").strip('"')
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise StoreMismatch(f"{what}: MD5 {found} differs from the announced {expected[:40]}")

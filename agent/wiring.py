@@ -1,0 +1,314 @@
+"""Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import unquote
+from uuid import uuid4
+
+from agent.broker.amqp import BrokerSettings
+from agent.broker.rights import agent_rights, operator_rights
+from agent.config.secrets import load_keyring, read_secret
+from agent.config.settings import Config, need
+from agent.database.server import Database, DatabaseSettings
+from agent.engine.choice import Engines
+from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
+from agent.engine.protocol import Engine
+from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
+from agent.errors import ConfigInvalid, TokenLost
+from agent.journal import Journal
+from agent.keys.keyring import Keyring
+from agent.machine.host import cores, end_processes
+from agent.model import TaskStore
+from agent.operations.resources import BackupParts, PathSettings, RestoreParts
+from agent.records.cache import RecordCache, open_cache
+from agent.records.catalogue import Catalogue
+from agent.records.object_names import container_name
+from agent.store.directory.store import DirectoryStore
+from agent.store.policy import StorageRules
+from agent.store.protocol import Store
+from agent.store.swift.login import AuthToken
+from agent.store.swift.store import SwiftSettings, SwiftStore
+from agent.tasks.stores import TaskStores
+
+log = logging.getLogger(__name__)
+
+_FOLDER: Final = "file:///"
+_CHILD_OF: Final = "BACKUP_AGENT_CHILD_OF"
+_LEFTOVER_SECONDS: Final = 10.0
+
+
+def keyring(config: Config) -> Keyring:
+    """The keys of [keys]; ConfigInvalid or KeyUnusable."""
+    return load_keyring(need(config.keys, "keys"))
+
+
+def store(config: Config) -> Store:
+    """The store that [store] url names; not opened yet."""
+    return _stores(config)(None)
+
+
+def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
+    """Return what builds the configured store, or the one that a task asks for.
+
+    The secret is read here and at no later time: the process may have become another user then.
+    """
+    section, container = need(config.store, "store"), _container(config)
+    if folder := store_folder(config):
+        return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
+    if section.key_file is None:
+        raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
+    settings = SwiftSettings(
+        auth_url=section.url.removeprefix("swift:"),
+        user=section.user,
+        key=read_secret(section.key_file, "[store] key_file"),
+        container=container,
+        timeout_seconds=section.timeout_seconds,
+        attempts=section.attempts,
+        ca_file=str(section.ca_file) if section.ca_file else None,
+    )
+
+    def build(asked: TaskStore | None) -> Store:
+        named = (asked and asked.container) or container
+        return SwiftStore(replace(settings, container=named), _login(asked))
+
+    return build
+
+
+def _login(asked: TaskStore | None) -> AuthToken | None:
+    """The login that a task brings; None where the configuration's own is meant."""
+    if asked is None or asked.storage_url is None:
+        return None
+    if asked.token is None:
+        raise TokenLost("the task names a storage URL, and its token is not here")
+    return AuthToken(asked.storage_url, asked.token.get_secret_value())
+
+
+def _container(config: Config) -> str:
+    section = need(config.store, "store")
+    return section.container or container_name(config.agent.tenant_id)
+
+
+def store_folder(config: Config) -> Path | None:
+    """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space; None of any other."""
+    url = need(config.store, "store").url
+    if not url.startswith(_FOLDER):
+        return None
+    path = unquote(url.removeprefix(_FOLDER.removesuffix("/")))
+    if "\0" in path or ".." in path.split("/") or not path.strip("/"):
+        raise ConfigInvalid(
+            f"[store] url: {url} names no folder that backups may go to",
+            hint="name it as file:///var/backups/db",
+        )
+    return Path(path)
+
+
+def record_cache(
+    config: Config,
+    environment: Mapping[str, str] = os.environ,
+    asked: TaskStore | None = None,
+) -> RecordCache | None:
+    """The cache of a store's records, in the state folder or else in the user's own folder."""
+    section = need(config.store, "store")
+    account = (asked and asked.storage_url) or f"{section.url} {section.user}"
+    name = f"{account} {(asked and asked.container) or _container(config)}"
+    return open_cache(name, config.agent.state_folder, environment)
+
+
+@contextmanager
+def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
+    """The records of the store, which must be there; it is closed at the end of the block."""
+    opened = store(config)
+    try:
+        opened.open(create=False)
+        yield Catalogue(opened, keys, record_cache(config))
+    finally:
+        # whoever interrupts the block waits for no repetition
+        opened.abort()
+        opened.close()
+
+
+def broker(config: Config) -> BrokerSettings:
+    """How the agent reaches the broker of [broker]; ConfigInvalid."""
+    section = need(config.broker, "broker")
+    return BrokerSettings(
+        url=section.url,
+        password=_password(section.password_file, "password_file"),
+        ca_file=section.ca_file,
+        queue_type=section.queue_type,
+        rights=agent_rights(config.agent.instance_id),
+    )
+
+
+def control(config: Config) -> BrokerSettings:
+    """How commands that send tasks reach the broker: as the agent, if nothing else is set."""
+    section = need(config.broker, "broker")
+    if section.control_url is None:
+        return replace(broker(config), rights=None)
+    return BrokerSettings(
+        url=section.control_url,
+        password=_password(section.control_password_file, "control_password_file"),
+        ca_file=section.ca_file,
+        rights=operator_rights(config.agent.instance_id),
+    )
+
+
+def _password(path: Path | None, key: str) -> str:
+    return "" if path is None else read_secret(path, f"[broker] {key}")
+
+
+def restore_parts(
+    config: Config, cache: RecordCache | None = None, keys: Keyring | None = None
+) -> RestoreParts:
+    """What `restore --local` needs: a store, keys (those of [keys] by default) and an engine."""
+    section = need(config.keys, "keys")
+    keys = keys or keyring(config)
+    objects = store(config)
+    return RestoreParts(
+        store=objects,
+        catalogue=Catalogue(objects, keys, cache),
+        keyring=keys,
+        engines=engines(config, ""),
+        path=path_settings(config),
+        prepare_memory_bytes=config.engine.prepare_memory_bytes,
+        allow_plaintext=section.allow_plaintext or not section.encrypt,
+        reserve_percent=config.agent.restore_reserve_percent,
+    )
+
+
+def backup_parts(
+    config: Config,
+    cache: RecordCache | None = None,
+    *,
+    alone: bool = False,
+    keys: Keyring | None = None,
+) -> BackupParts:
+    """What the daemon needs on top: the database, and a folder for scratch files.
+
+    `alone` is for whoever holds the state folder's lock: what its engines leave, should it be
+    killed, is known by their environment (`end_leftovers`), and it backs nothing up while
+    another such agent does.
+    """
+    server = database_settings(config)
+    mark = dict([_mark(config)]) if alone else {}
+    parts = vars(restore_parts(config, cache, keys))
+    parts |= {"engines": engines(config, server.password, mark)}
+    return BackupParts(
+        **parts,
+        instance_id=config.agent.instance_id,
+        database=Database(server),
+        scratch=config.agent.state_folder / "scratch",
+        alone=alone,
+        encrypt=need(config.keys, "keys").encrypt,
+        safe_slave_backup=config.engine.safe_slave_backup,
+        lock_wait_seconds=config.engine.lock_wait_seconds,
+        uncopied_engines=frozenset(name.lower() for name in config.engine.uncopied_engines),
+        store_folder=store_folder(config),
+    )
+
+
+def end_leftovers(config: Config) -> None:
+    """Kill what a killed agent's engines left running; for whoever holds its lock now."""
+    ended = end_processes(*_mark(config), _LEFTOVER_SECONDS)
+    if ended:
+        log.warning("killed what an agent that was killed left running: %s", ", ".join(ended))
+
+
+def _mark(config: Config) -> tuple[str, str]:
+    """The variable, and its value, that only the children of this state folder's agents have."""
+    return _CHILD_OF, os.path.realpath(config.agent.state_folder)
+
+
+def task_stores(
+    config: Config, parts: BackupParts, environment: Mapping[str, str] = os.environ
+) -> TaskStores:
+    """The parts of each task: `parts`, or those with the store that the task names."""
+    section = need(config.store, "store")
+    rules = StorageRules(
+        configured=_container(config),
+        own=container_name(config.agent.tenant_id),
+        urls=section.storage_urls,
+        tokens=not section.url.startswith(_FOLDER),
+    )
+
+    stores = _stores(config)
+
+    def build(asked: TaskStore) -> BackupParts:
+        objects = stores(asked)
+        cache = record_cache(config, environment, asked)
+        return replace(parts, store=objects, catalogue=Catalogue(objects, parts.keyring, cache))
+
+    return TaskStores(parts, rules, build)
+
+
+def database_settings(config: Config) -> DatabaseSettings:
+    """How to reach the server, with the password that [database] password_file holds."""
+    section = config.database
+    password = ""
+    if section.password_file is not None:
+        password = read_secret(section.password_file, "[database] password_file")
+    return DatabaseSettings(socket=section.socket, user=section.user, password=password)
+
+
+def journal(config: Config, *, typed: bool = False) -> Journal:
+    """The journal of the state folder, opened for a run of its own; JournalError.
+
+    `typed` says that the store is not that of agent.toml, but was named for this run alone.
+    """
+    path = config.agent.state_folder / "journal.sqlite"
+    section = need(config.store, "store")
+    where = f"{section.url.rstrip('/')} {_container(config)}"
+    run_id = str(uuid4())
+    return Journal(path, config.agent.instance_id, run_id, store=where, typed=typed)
+
+
+def engines(
+    config: Config, password: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> Engines:
+    """All engines; [engine] program and extractor are those of the one that is used here."""
+    section = config.engine
+    given = {"program": section.program, "extractor": section.extractor}
+
+    def common(name: str) -> dict[str, Any]:
+        programs = given if section.kind in ("auto", name) else {}
+        return {key: value for key, value in programs.items() if value} | {
+            "socket": config.database.socket,
+            "user": config.database.user,
+            "password": password,
+            "environment": environment,
+            "lock_wait_seconds": section.lock_wait_seconds,
+            "silent_seconds": section.silent_seconds,
+            "safe_slave_backup": section.safe_slave_backup,
+            "options": section.options,
+        }
+
+    xtrabackup = XtraBackupSettings(
+        **common(XtraBackup.name),
+        register_redo_log_consumer=section.register_redo_log_consumer,
+    )
+    known: tuple[Engine, ...] = (
+        MariadbBackup(MariadbBackupSettings(**common(MariadbBackup.name))),
+        XtraBackup(xtrabackup),
+    )
+    return Engines(
+        {engine.name: engine for engine in known},
+        kind=None if section.kind == "auto" else section.kind,
+    )
+
+
+def path_settings(config: Config) -> PathSettings:
+    """The data path's budget on this machine."""
+    section = config.pipeline
+    return PathSettings(
+        memory_bytes=section.memory_bytes,
+        segment_bytes=section.segment_bytes,
+        connections=section.connections,
+        cores=section.cores or cores(),
+        level=section.level,
+        bytes_per_second=section.bytes_per_second,
+    )
