@@ -30,7 +30,7 @@ from agent.records.object_names import container_name, record_name
 from agent.records.reading import CONNECTIONS
 from agent.store.protocol import Shelf
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.records import completed
+from tests.records.made import completed
 from tests.stack.agent import write_private
 from tests.stack.swift import SwiftServer
 

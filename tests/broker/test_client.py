@@ -22,7 +22,7 @@ from agent.errors import (
 from agent.journal import Journal
 from agent.model import PingTask, Report, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
-from tests.journals import unsent
+from tests.journal.looks import unsent
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
 

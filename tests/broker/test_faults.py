@@ -26,7 +26,7 @@ from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.conftest import need
-from tests.journals import unsent
+from tests.journal.looks import unsent
 from tests.stack.certificate import self_signed
 from tests.stack.process import poll
 from tests.stack.rabbitmq import SERVER, RabbitMQ

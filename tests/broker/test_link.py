@@ -19,7 +19,7 @@ from agent.journal import Journal
 from agent.model import PingTask, TaskStatus
 from tests.broker.probe import Keeper, Probe, draft, probing, settings_for
 from tests.broker.site import Site
-from tests.journals import unsent
+from tests.journal.looks import unsent
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
 

@@ -14,7 +14,7 @@ from agent.errors import QueueFull
 from agent.model import PingTask
 from tests.broker.probe import QUICK, Keeper, Probe, settings_for
 from tests.broker.site import Site
-from tests.journals import unsent
+from tests.journal.looks import unsent
 from tests.stack.process import poll
 
 OFTEN = QUICK._replace(check=0.1)

@@ -16,7 +16,7 @@ import pytest
 from agent.store.protocol import Shelf
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.stored import Held, held, place, put
-from tests.records import INSTANCE, completed, keyring
+from tests.records.made import INSTANCE, completed, keyring
 from tests.stack.agent import write_private
 from tests.stack.process import ServerProcess, poll
 from tests.stack.swift import SwiftServer

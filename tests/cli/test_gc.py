@@ -36,7 +36,7 @@ from tests.operations.collecting import (
     place_segments,
 )
 from tests.operations.stored import held, place
-from tests.records import INSTANCE
+from tests.records.made import INSTANCE
 from tests.stack.agent import write_private
 from tests.stack.process import ServerProcess
 from tests.stack.swift import SwiftServer

@@ -14,7 +14,7 @@ from agent.cli.main import main
 from agent.config.secrets import load_keyring
 from agent.config.settings import KeysSection
 from agent.keys.keyring import parse_recovery_key
-from tests.records import recovery_secret
+from tests.records.made import recovery_secret
 
 DATA_KEY = bytes(range(32))
 PASSPHRASE = "correct horse battery staple"

@@ -22,7 +22,7 @@ from agent.records.object_names import container_name, record_name
 from agent.store.protocol import Shelf
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.broker.probe import probing
-from tests.records import completed, keyring, record
+from tests.records.made import completed, keyring, record
 from tests.stack.agent import KEY_ID, Agent
 from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ

@@ -19,7 +19,7 @@ from agent.records.object_names import record_name
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.records import completed, record
+from tests.records.made import completed, record
 from tests.stack.agent import write_private
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer

@@ -9,7 +9,7 @@ from agent.cli import tables
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Datastore, Record
 from agent.records.catalogue import Listed
-from tests.records import completed, record
+from tests.records.made import completed, record
 
 BASE = completed(
     id="11111111-7e62-450c-b462-3b55f4b353f0",

@@ -20,7 +20,7 @@ from agent.keys.keyring import (
 from agent.model import WrappedKey
 from agent.records.object_names import Segment, encode_list, list_ref
 from tests.codec.tink_reader import tink_open
-from tests.records import recovery_secret
+from tests.records.made import recovery_secret
 
 HERE = Path(__file__).parent
 VECTORS: dict[str, Any] = json.loads((HERE / "vectors.json").read_text())

@@ -27,7 +27,7 @@ from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports, doomed
 from tests.engine.scripts import script
 from tests.operations.stored import place
-from tests.records import completed
+from tests.records.made import completed
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer

@@ -17,7 +17,7 @@ from agent.journal import Journal
 from agent.machine.lock import only_agent
 from agent.model import PingTask, ReportDraft, TaskStatus
 from tests.embedded.user import User
-from tests.journals import unsent
+from tests.journal.looks import unsent
 from tests.stack.agent import write_private
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, poll

@@ -22,7 +22,7 @@ from agent.config.settings import load
 from tests.e2e.objects import Objects
 from tests.faults.mutations import Mutator
 from tests.faults.trial import Bench, Plan, Seen, Trial
-from tests.records import completed
+from tests.records.made import completed
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 

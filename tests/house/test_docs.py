@@ -84,7 +84,7 @@ def test_tests_in_documents_exist(name: str) -> None:
 
 def test_a_missing_test_is_noticed() -> None:
     here = "tests/house/test_docs.py"
-    in_a_class = "tests/test_keys.py::TestMasterKey::test_text_round_trip"
+    in_a_class = "tests/keys/test_keys.py::TestMasterKey::test_text_round_trip"
     there = [f"{here}::test_a_missing_test_is_noticed", in_a_class]
     gone = [f"{here}::test_x", f"{here}::missing_tests", "tests/none.py::test_y"]
     assert missing_tests(" ".join(f"`{one}`" for one in there + gone)) == gone

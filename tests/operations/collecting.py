@@ -13,7 +13,7 @@ from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place, put
-from tests.records import INSTANCE, completed, keyring, record
+from tests.records.made import INSTANCE, completed, keyring, record
 
 KEYS = keyring()
 OTHER = "5f2c1d84-0d9e-4c7f-9b1e-2f5f3b0c8d11"

@@ -16,7 +16,7 @@ from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, Died
-from tests.records import keyring, record
+from tests.records.made import keyring, record
 
 KEYS = keyring()
 FULL = ErrorInfo(code="store_full", message="it is", hint="")

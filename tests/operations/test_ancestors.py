@@ -22,7 +22,7 @@ from agent.store.protocol import Shelf, Store
 from agent.store.swift.store import SwiftStore
 from tests.operations.stored import finished, put
 from tests.operations.test_delete import AtCall
-from tests.records import completed, keyring, record
+from tests.records.made import completed, keyring, record
 
 KEYS = keyring()
 Harm = Callable[[Store, Record], None]

@@ -20,7 +20,7 @@ from agent.store.protocol import Shelf, Store
 from tests.operations.collecting import age, collection
 from tests.operations.stored import finished, held, place
 from tests.operations.test_delete import AtCall
-from tests.records import INSTANCE, completed, keyring, record
+from tests.records.made import INSTANCE, completed, keyring, record
 
 KEYS = keyring()
 CUT_OFF = ErrorInfo(code="interrupted", message="the agent ended", hint="")

@@ -28,7 +28,7 @@ from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Interruption, Shelf, Store
 from agent.store.swift.store import SwiftStore
 from tests.operations.stored import held, place, place_record, put
-from tests.records import completed, keyring, record
+from tests.records.made import completed, keyring, record
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 

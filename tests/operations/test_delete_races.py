@@ -22,7 +22,7 @@ from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, StoredObject
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, deletion
-from tests.records import completed, keyring, record, stored
+from tests.records.made import completed, keyring, record, stored
 
 KEYS = keyring()
 

@@ -15,7 +15,7 @@ from agent.records.catalogue import Catalogue
 from agent.records.object_names import Segment
 from tests.codec.streams import end, head, payload, remove, rename, seek, whole
 from tests.conftest import need
-from tests.records import completed, stored
+from tests.records.made import completed, stored
 
 GOOD = whole(b"d/t.ibd", b"rows")
 OUTSIDE: dict[str, bytes] = {

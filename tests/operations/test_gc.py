@@ -44,7 +44,7 @@ from tests.operations.collecting import (
     place_segments,
 )
 from tests.operations.stored import held, place, put
-from tests.records import INSTANCE, completed, keyring, record
+from tests.records.made import INSTANCE, completed, keyring, record
 from tests.stack.swift import SwiftServer
 
 

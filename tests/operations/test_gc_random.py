@@ -14,7 +14,7 @@ from agent.records.object_names import new_attempt, record_name
 from agent.store.directory.paths import place
 from agent.store.directory.store import DirectoryStore
 from tests.operations.collecting import GIVEN_UP, KEYS, OTHER, collected, names
-from tests.records import INSTANCE, keyring, record, stored
+from tests.records.made import INSTANCE, keyring, record, stored
 
 ROUNDS = 40
 BACKUPS = 8

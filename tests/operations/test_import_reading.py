@@ -11,7 +11,7 @@ from agent.errors import DatadirUnfit, LineageChanged
 from agent.model import Record
 from agent.model.values import utc
 from agent.operations.backup.imports import check_imports
-from tests.records import completed
+from tests.records.made import completed
 
 
 def parent(**changes: object) -> Record:

@@ -21,7 +21,7 @@ from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
 from tests.engine.percona import SPACES, calls, full_stream, incremental_stream, xtrabackup
 from tests.operations.stored import place_record
-from tests.records import INSTANCE, keyring
+from tests.records.made import INSTANCE, keyring
 
 MIB = 1 << 20
 

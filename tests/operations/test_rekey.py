@@ -16,7 +16,7 @@ from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name
 from agent.store.protocol import Shelf
 from agent.store.swift.store import SwiftStore
-from tests.records import completed, record
+from tests.records.made import completed, record
 
 OLD = MasterKey("old", bytes(32))
 NEW = MasterKey("new", bytes(range(32)))

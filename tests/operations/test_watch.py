@@ -21,7 +21,7 @@ from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf, Store
 from tests.operations.stored import held, place, place_record
-from tests.records import INSTANCE, completed, keyring, record
+from tests.records.made import INSTANCE, completed, keyring, record
 
 KEYS = keyring()
 CANCELLED = ErrorInfo.of(Cancelled("it is to be deleted"))

@@ -16,7 +16,7 @@ from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from tests.records import INSTANCE, keyring
+from tests.records.made import INSTANCE, keyring
 from tests.stack.mariadb import AGENT_PASSWORD, MariaDB
 
 MIB = 1 << 20

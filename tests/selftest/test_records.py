@@ -9,7 +9,7 @@ import pytest
 from agent.selftest.check import Result, Verdict
 from agent.store.directory.store import DirectoryStore
 from tests.operations.stored import place_record
-from tests.records import INSTANCE, completed, keyring
+from tests.records.made import INSTANCE, completed, keyring
 from tests.selftest.site import look
 from tests.stack.agent import write_private
 

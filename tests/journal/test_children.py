@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from agent.journal import Journal, known_children
 from agent.model import BackupRequest, CreateTask, PingTask, ReportDraft, Task, TaskStatus
-from tests.records import INSTANCE, completed
+from tests.records.made import INSTANCE, completed
 
 
 def create(parent_id: str | None) -> CreateTask:

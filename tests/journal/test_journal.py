@@ -20,7 +20,7 @@ from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
 from agent.journal import Acceptance, CutOff, Journal, OutboxItem
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
-from tests.journals import unsent
+from tests.journal.looks import unsent
 
 INSTANCE = str(uuid4())
 RUN = str(uuid4())

@@ -34,7 +34,7 @@ from agent.keys.keyring import (
     signer,
 )
 from agent.model import WrappedKey
-from tests.records import recovery_secret
+from tests.records.made import recovery_secret
 
 SECRET = bytes(range(32))
 KEY = MasterKey("2026-01", SECRET)

@@ -10,7 +10,7 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record
 from agent.records.ancestry import Ancestry
 from agent.records.reading import Listed
-from tests.records import completed
+from tests.records.made import completed
 
 
 def chain(length: int) -> list[Record]:

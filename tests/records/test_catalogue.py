@@ -25,7 +25,7 @@ from agent.records.object_names import Segment, encode_list, list_name, list_ref
 from agent.records.presence import LIST_LIMIT
 from agent.store.protocol import Shelf
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.records import completed, keyring, record, stored
+from tests.records.made import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
 
 KEYS = keyring()

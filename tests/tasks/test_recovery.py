@@ -38,7 +38,7 @@ from agent.tasks.executor import Performer
 from agent.tasks.recovery import MOST_RUNS
 from agent.tasks.stores import TaskStores
 from tests.operations.stored import held, place
-from tests.records import INSTANCE, completed, keyring, record
+from tests.records.made import INSTANCE, completed, keyring, record
 
 CHECKPOINTS = "backup_type = full-prepared\nfrom_lsn = 0\nto_lsn = 100\nlast_lsn = 100\n"
 

@@ -16,8 +16,8 @@ from agent.records.catalogue import Catalogue
 from agent.stop import Stop
 from agent.tasks import executor as performer_module
 from tests.operations.stored import place_record
-from tests.records import completed
-from tests.test_recovery import Site, create
+from tests.records.made import completed
+from tests.tasks.test_recovery import Site, create
 
 
 @pytest.fixture

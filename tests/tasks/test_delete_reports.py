@@ -23,8 +23,8 @@ from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Shelf
 from tests.operations.stored import held, place
 from tests.operations.test_delete_races import Behind
-from tests.records import completed
-from tests.test_recovery import Site
+from tests.records.made import completed
+from tests.tasks.test_recovery import Site
 
 
 @pytest.fixture

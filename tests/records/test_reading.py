@@ -20,7 +20,7 @@ from agent.records.object_names import record_name
 from agent.records.reading import CONNECTIONS, RECORD_LIMIT
 from agent.store.protocol import ManifestEntry, Shelf, StoredObject
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.records import completed, keyring, record
+from tests.records.made import completed, keyring, record
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 

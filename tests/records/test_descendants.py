@@ -13,7 +13,7 @@ from agent.keys.keyring import RecordState
 from agent.model import Record, WrappedKey
 from agent.records.catalogue import Listed
 from agent.records.descendants import Family
-from tests.records import completed
+from tests.records.made import completed
 
 
 def named(number: int, parent: int | None = None, **changes: Any) -> Record:

@@ -1,0 +1,1 @@
+"""Records in a store, and what is told from them."""
