@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 from swiftclient import client
 
-from agent.keys.keyring import Keyring, MasterKey, key_text
+from agent.keys.keyring import Keyring
+from agent.keys.master import MasterKey, key_text
 from agent.model import Record
 from agent.records.object_names import container_name, record_name
 from agent.records.reading import CONNECTIONS

@@ -33,7 +33,8 @@ from agent.config.settings import (
 )
 from agent.errors import ConfigInvalid, KeyUnusable, StoreNotFound, UsageWrong
 from agent.keys.ids import unique_key_id
-from agent.keys.keyring import KEY_BYTES, Keyring, MasterKey, RecordState, fingerprint, key_text
+from agent.keys.keyring import Keyring, RecordState
+from agent.keys.master import KEY_BYTES, MasterKey, fingerprint, key_text
 from agent.model import BackupStatus, printable, utc_now
 
 TENANT: Final = "local"

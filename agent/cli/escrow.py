@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.keys.keyring import MasterKey, RecoveryKey, fingerprint, key_text
+from agent.keys.master import MasterKey, fingerprint, key_text
+from agent.keys.recovery import RecoveryKey
 from agent.model import printable
 
 _RULE = "=" * 78

@@ -19,13 +19,8 @@ from agent.config.secrets import read_secret
 from agent.config.settings import Config, keys_folder, need
 from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
 from agent.keys.ids import check_key_id, unique_key_id
-from agent.keys.keyring import (
-    KEY_BYTES,
-    MasterKey,
-    RecoverySecret,
-    fingerprint,
-    key_text,
-)
+from agent.keys.master import KEY_BYTES, MasterKey, fingerprint, key_text
+from agent.keys.recovery import RecoverySecret
 from agent.model import printable, utc_now
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 

@@ -11,7 +11,8 @@ from agent.cli import tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
 from agent.config.settings import Config
 from agent.errors import BackupUnknown, StoreNotFound
-from agent.keys.keyring import KEY_BYTES, Keyring, MasterKey, RecordState
+from agent.keys.keyring import Keyring, RecordState
+from agent.keys.master import KEY_BYTES, MasterKey
 from agent.model import printable
 from agent.records.ancestry import Ancestry, Broken
 from agent.records.catalogue import Catalogue, Listed

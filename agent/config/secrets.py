@@ -7,7 +7,9 @@ from pathlib import Path
 
 from agent.config.settings import DEFAULT_PATH, KeysSection
 from agent.errors import ConfigInvalid, KeyUnusable
-from agent.keys.keyring import Keyring, MasterKey, RecoveryKey, parse_key_text, parse_recovery_key
+from agent.keys.keyring import Keyring
+from agent.keys.master import MasterKey, parse_key_text
+from agent.keys.recovery import RecoveryKey, parse_recovery_key
 
 _SECRET_LIMIT = 64 << 10
 _DENIED_HINT = "run the command as the user whose file that is: root, as a rule"

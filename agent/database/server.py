@@ -136,7 +136,9 @@ class Database:
         """
         info = self.server()
         found = {}
-        rows = flavours.joined(map(self._rows, flavours.tablespaces_queries(info.type, info.number)))
+        rows = flavours.joined(
+            map(self._rows, flavours.tablespaces_queries(info.type, info.number))
+        )
         for space, (path, allocated, table_id) in rows.items():
             name = path and flavours.stream_name(path, general=info.type == "mysql")
             if not name:

@@ -20,6 +20,8 @@ from pydantic import (
     SecretStr,
 )
 
+MESSAGE_VERSION: Final = 1
+
 
 def canonical_uuid(text: str) -> str:
     """Return `text` if it is a UUID in its one canonical spelling; else ValueError.

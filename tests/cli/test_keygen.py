@@ -13,7 +13,7 @@ import pytest
 from agent.cli.main import main
 from agent.config.secrets import load_keyring
 from agent.config.settings import KeysSection
-from agent.keys.keyring import parse_recovery_key
+from agent.keys.recovery import parse_recovery_key
 from tests.records.made import recovery_secret
 
 DATA_KEY = bytes(range(32))

@@ -12,7 +12,8 @@ from uuid import uuid4
 
 import pytest
 
-from agent.keys.keyring import Keyring, MasterKey, RecordState, key_text, signer
+from agent.keys.keyring import Keyring, RecordState, signer
+from agent.keys.master import MasterKey, key_text
 from agent.model import Record
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name

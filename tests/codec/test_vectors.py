@@ -10,13 +10,9 @@ from typing import Any
 
 from agent.codec.aead import SLAB, OpeningStream, SealingStream, room, start
 from agent.codec.gzip_members import deflate_member, inflate_member
-from agent.keys.keyring import (
-    Keyring,
-    MasterKey,
-    RecordState,
-    key_text,
-    parse_recovery_key,
-)
+from agent.keys.keyring import Keyring, RecordState
+from agent.keys.master import MasterKey, key_text
+from agent.keys.recovery import parse_recovery_key
 from agent.model import WrappedKey
 from agent.records.object_names import Segment, encode_list, list_ref
 from tests.codec.tink_reader import tink_open

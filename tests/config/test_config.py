@@ -16,7 +16,8 @@ from agent.config.settings import (
     need,
 )
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
-from agent.keys.keyring import RecoverySecret, key_text
+from agent.keys.master import key_text
+from agent.keys.recovery import RecoverySecret
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from cryptography.exceptions import InvalidSignature
 
-from agent.keys.keyring import Keyring, MasterKey
+from agent.keys.keyring import Keyring
+from agent.keys.master import MasterKey
 from tests.conftest import need
 from tests.demo import foreign
 from tests.demo.changes import differences

@@ -20,7 +20,8 @@ from agent.errors import (
     DataError,
     StoreMismatch,
 )
-from agent.keys.keyring import Keyring, MasterKey
+from agent.keys.keyring import Keyring
+from agent.keys.master import MasterKey
 from agent.model import BackupStatus, Record
 from agent.records.object_names import attempt_prefix, list_name, record_name
 from agent.store.protocol import Shelf

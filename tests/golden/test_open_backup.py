@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from agent.keys.keyring import Keyring, parse_key_text
+from agent.keys.keyring import Keyring
+from agent.keys.master import parse_key_text
 from agent.records.object_names import Segment, encode_list, list_ref
 from tests.codec.streams import end, head, payload, remove, rename, seek, sparse, whole
 from tests.golden import places, rescue

@@ -22,17 +22,9 @@ from hypothesis import given, settings, strategies as st
 
 from agent.errors import DataDamaged, Internal, KeyNotHere, KeyUnusable
 from agent.keys.ids import unique_key_id
-from agent.keys.keyring import (
-    Keyring,
-    MasterKey,
-    RecordState,
-    RecoveryKey,
-    RecoverySecret,
-    key_text,
-    parse_key_text,
-    parse_recovery_key,
-    signer,
-)
+from agent.keys.keyring import Keyring, RecordState, signer
+from agent.keys.master import MasterKey, key_text, parse_key_text
+from agent.keys.recovery import RecoveryKey, RecoverySecret, parse_recovery_key
 from agent.model import WrappedKey
 from tests.records.made import recovery_secret
 

@@ -9,7 +9,9 @@ from uuid import uuid4
 import pytest
 
 from agent.errors import Fenced, KeyNotHere, StoreUnreachable
-from agent.keys.keyring import Keyring, MasterKey, RecoverySecret, signer
+from agent.keys.keyring import Keyring, signer
+from agent.keys.master import MasterKey
+from agent.keys.recovery import RecoverySecret
 from agent.model import BackupStatus, Record
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 from agent.records.catalogue import Catalogue

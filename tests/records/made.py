@@ -6,7 +6,9 @@ from uuid import uuid4
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from agent.keys.keyring import Keyring, MasterKey, RecoverySecret
+from agent.keys.keyring import Keyring
+from agent.keys.master import MasterKey
+from agent.keys.recovery import RecoverySecret
 from agent.model import BackupStatus, Datastore, Lineage, Record, Stored
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"

@@ -17,7 +17,8 @@ from agent.errors import (
     RecordDamaged,
     RecordUnsupported,
 )
-from agent.keys.keyring import Keyring, MasterKey, RecordState
+from agent.keys.keyring import Keyring, RecordState
+from agent.keys.master import MasterKey
 from agent.model import BackupStatus, Record, WrappedKey
 from agent.records import catalogue as catalogue_module
 from agent.records.catalogue import Catalogue, Listed

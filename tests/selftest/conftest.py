@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.keys.keyring import RecoverySecret
+from agent.keys.recovery import RecoverySecret
 from agent.selftest import datapath, store
 from tests.selftest.site import RECOVERY, Site, read_reports
 from tests.stack.agent import Agent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pika
 
 from agent.broker import wire
-from agent.keys.keyring import RecoverySecret
+from agent.keys.recovery import RecoverySecret
 from agent.selftest.check import Result, Verdict
 from agent.selftest.context import Context
 from agent.selftest.plan import chosen

@@ -1,0 +1,124 @@
+"""Tasks: what the control plane sends."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from agent.model.records import Datastore
+from agent.model.values import (
+    BOTH_OR_NEITHER,
+    MESSAGE_VERSION,
+    WHOLE,
+    Description,
+    Frozen,
+    Id,
+    Name,
+    Token,
+    Version,
+    type_required,
+)
+
+
+class TaskStatus(StrEnum):
+    ACCEPTED = "ACCEPTED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def final(self) -> bool:
+        """Whether a task in this status has ended."""
+        return self in (TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.CANCELLED)
+
+
+class Limits(Frozen):
+    """What one backup may use; None means the agent's configured default."""
+
+    bytes_per_second: Annotated[int, Field(ge=1 << 20), WHOLE] | None = None
+    cores: Annotated[int, Field(ge=1, le=1024), WHOLE] | None = None
+
+
+class BackupRequest(Frozen):
+    """The backup that a create task asks for."""
+
+    id: Id
+    name: Name
+    description: Description = ""
+    parent_id: Id | None = None
+    datastore: Datastore | None = None
+
+
+class TaskStore(Frozen):
+    """Where a task's backups are, if not where the configuration says.
+
+    A container of the tenant; a storage URL that the configuration lists, with a token for it.
+    The token is kept in memory only: what the journal holds has none.
+    """
+
+    model_config = ConfigDict(json_schema_extra=BOTH_OR_NEITHER)
+
+    container: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
+    storage_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[!-?A-~]+$")] | None = (
+        None
+    )
+    token: Token | None = None
+
+
+class TaskBase(Frozen):
+    version: Version = MESSAGE_VERSION
+    task_id: Id
+
+    model_config = ConfigDict(json_schema_extra=type_required)
+
+
+class StoreTask(TaskBase):
+    """A task about backups."""
+
+    store: TaskStore | None = None
+
+
+class CreateTask(StoreTask):
+    """`retry` has it begun again where the agent's end cut it off."""
+
+    type: Literal["backup.create"] = "backup.create"
+    backup: BackupRequest
+    on_broken_chain: Literal["fail", "full"] = "fail"
+    limits: Limits = Limits()
+    retry: bool = False
+
+
+class RestoreTask(StoreTask):
+    type: Literal["backup.restore"] = "backup.restore"
+    backup_id: Id
+    target: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    retry: bool = False
+
+
+class VerifyTask(StoreTask):
+    type: Literal["backup.verify"] = "backup.verify"
+    backup_id: Id
+    level: Literal["stored", "stream", "restore"] = "stream"
+    chain: bool = True
+
+
+class DeleteTask(StoreTask):
+    type: Literal["backup.delete"] = "backup.delete"
+    backup_id: Id
+
+
+class CancelTask(TaskBase):
+    type: Literal["task.cancel"] = "task.cancel"
+    cancels: Id
+
+
+class PingTask(TaskBase):
+    type: Literal["agent.ping"] = "agent.ping"
+
+
+Task = Annotated[
+    CreateTask | RestoreTask | VerifyTask | DeleteTask | CancelTask | PingTask,
+    Field(discriminator="type"),
+]
+TASK: TypeAdapter[Task] = TypeAdapter(Task)
