@@ -22,9 +22,9 @@ from agent.machine.host import lower_priority
 from agent.machine.lock import Said, only_agent
 from agent.machine.systemd import Notifier
 from agent.model import utc_now
-from agent.operations.resources import BackupParts
-from agent.tasks.executor import Performer
-from agent.tasks.worker import Runner
+from agent.operations.resources import BackupResources
+from agent.tasks.executor import Executor
+from agent.tasks.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def state_line(*, consuming: bool) -> str:
     return f"{CONSUMING if consuming else NOT_CONSUMING} {utc_now()}"
 
 
-class Service:
+class Daemon:
     """One run of the daemon."""
 
     def __init__(self, config: Config) -> None:
@@ -114,27 +114,27 @@ class Service:
             signal.signal(number, self._on_signal)
         config = self._config
         # a daemon's home may be the datadir: no cache there
-        parts = wiring.backup_parts(config, wiring.record_cache(config, {}), alone=True)
-        if not parts.encrypt:
+        resources = wiring.backup_resources(config, wiring.record_cache(config, {}), exclusive=True)
+        if not resources.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
         with only_agent(config.agent.state_folder / "lock") as say:
             say(state_line(consuming=False))
-            self._work(config, parts, say)
+            self._work(config, resources, say)
 
-    def _work(self, config: Config, parts: BackupParts, say: Said) -> None:
+    def _work(self, config: Config, resources: BackupResources, say: Said) -> None:
         # What an engine left when the agent was killed is of no use to anyone.
         wiring.end_leftovers(config)
-        shutil.rmtree(parts.scratch, ignore_errors=True)
+        shutil.rmtree(resources.scratch, ignore_errors=True)
         journal = wiring.journal(config)
-        stores = wiring.task_stores(config, parts, {})
-        performer = Performer(
+        stores = wiring.task_stores(config, resources, {})
+        performer = Executor(
             journal,
             stores,
             restore_roots=config.agent.restore_roots,
             progress_seconds=config.agent.progress_seconds,
             wake=lambda: link.wake(),
         )
-        runner = Runner(journal, parts, stores, performer, wake=lambda: link.wake())
+        runner = Worker(journal, resources, stores, performer, wake=lambda: link.wake())
         broker = wiring.broker(config)
         link = BrokerLink(
             broker, config.agent.instance_id, runner.on_message, journal, ready=runner.ready
@@ -143,10 +143,10 @@ class Service:
         try:
             self._serve(runner, link, say)
         finally:
-            parts.store.close()
+            resources.store.close()
             journal.close()
 
-    def _serve(self, runner: Runner, link: BrokerLink, say: Said) -> None:
+    def _serve(self, runner: Worker, link: BrokerLink, say: Said) -> None:
         queue = task_queue(self._config.agent.instance_id)
         supervision = Supervision(self._notifier, link, queue, say)
         link.start()

@@ -17,7 +17,7 @@ class Stop:
         self._lock = threading.Lock()
         self._event = threading.Event()
         self._cause: BaseException | None = None
-        self._closed: type[BaseException] | tuple[()] = ()
+        self._ignored: type[BaseException] | tuple[()] = ()
         self._actions: list[Callable[[], None]] = []
         self._since = 0.0
 
@@ -37,7 +37,7 @@ class Stop:
         Whether the work is stopped; False where it was closed to such a cause.
         """
         with self._lock:
-            if isinstance(cause, self._closed):
+            if isinstance(cause, self._ignored):
                 return False
             if self._cause is not None:
                 return True
@@ -51,11 +51,11 @@ class Stop:
                 stack.callback(action)
         return True
 
-    def close(self, causes: type[BaseException] = BaseException) -> None:
-        """Let no cause of that kind stop the work from now on; raises the one there is already."""
+    def ignore(self, causes: type[BaseException] = BaseException) -> None:
+        """Ignore requests of this type from now on. Raise the cause if there is one already."""
         with self._lock:
             if self._cause is None:
-                self._closed = causes
+                self._ignored = causes
         self.check()
 
     def check(self) -> None:

@@ -25,7 +25,7 @@ from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.model import TaskStore
-from agent.operations.resources import BackupParts, PathSettings, RestoreParts
+from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import container_name
@@ -162,14 +162,14 @@ def _password(path: Path | None, key: str) -> str:
     return "" if path is None else read_secret(path, f"[broker] {key}")
 
 
-def restore_parts(
+def restore_resources(
     config: Config, cache: RecordCache | None = None, keys: Keyring | None = None
-) -> RestoreParts:
+) -> RestoreResources:
     """What `restore --local` needs: a store, keys (those of [keys] by default) and an engine."""
     section = need(config.keys, "keys")
     keys = keys or keyring(config)
     objects = store(config)
-    return RestoreParts(
+    return RestoreResources(
         store=objects,
         catalogue=Catalogue(objects, keys, cache),
         keyring=keys,
@@ -181,29 +181,29 @@ def restore_parts(
     )
 
 
-def backup_parts(
+def backup_resources(
     config: Config,
     cache: RecordCache | None = None,
     *,
-    alone: bool = False,
+    exclusive: bool = False,
     keys: Keyring | None = None,
-) -> BackupParts:
+) -> BackupResources:
     """What the daemon needs on top: the database, and a folder for scratch files.
 
-    `alone` is for whoever holds the state folder's lock: what its engines leave, should it be
+    `exclusive` is for whoever holds the state folder's lock: what its engines leave, should it be
     killed, is known by their environment (`end_leftovers`), and it backs nothing up while
     another such agent does.
     """
     server = database_settings(config)
-    mark = dict([_mark(config)]) if alone else {}
-    parts = vars(restore_parts(config, cache, keys))
-    parts |= {"engines": engines(config, server.password, mark)}
-    return BackupParts(
-        **parts,
+    mark = dict([_mark(config)]) if exclusive else {}
+    resources = vars(restore_resources(config, cache, keys))
+    resources |= {"engines": engines(config, server.password, mark)}
+    return BackupResources(
+        **resources,
         instance_id=config.agent.instance_id,
         database=Database(server),
         scratch=config.agent.state_folder / "scratch",
-        alone=alone,
+        exclusive=exclusive,
         encrypt=need(config.keys, "keys").encrypt,
         safe_slave_backup=config.engine.safe_slave_backup,
         lock_wait_seconds=config.engine.lock_wait_seconds,
@@ -225,9 +225,9 @@ def _mark(config: Config) -> tuple[str, str]:
 
 
 def task_stores(
-    config: Config, parts: BackupParts, environment: Mapping[str, str] = os.environ
+    config: Config, resources: BackupResources, environment: Mapping[str, str] = os.environ
 ) -> TaskStores:
-    """The parts of each task: `parts`, or those with the store that the task names."""
+    """The parts of each task: `resources`, or those with the store that the task names."""
     section = need(config.store, "store")
     rules = StorageRules(
         configured=_container(config),
@@ -238,12 +238,14 @@ def task_stores(
 
     stores = _stores(config)
 
-    def build(asked: TaskStore) -> BackupParts:
+    def build(asked: TaskStore) -> BackupResources:
         objects = stores(asked)
         cache = record_cache(config, environment, asked)
-        return replace(parts, store=objects, catalogue=Catalogue(objects, parts.keyring, cache))
+        return replace(
+            resources, store=objects, catalogue=Catalogue(objects, resources.keyring, cache)
+        )
 
-    return TaskStores(parts, rules, build)
+    return TaskStores(resources, rules, build)
 
 
 def database_settings(config: Config) -> DatabaseSettings:
@@ -255,16 +257,18 @@ def database_settings(config: Config) -> DatabaseSettings:
     return DatabaseSettings(socket=section.socket, user=section.user, password=password)
 
 
-def journal(config: Config, *, typed: bool = False) -> Journal:
+def journal(config: Config, *, store_override: bool = False) -> Journal:
     """The journal of the state folder, opened for a run of its own; JournalError.
 
-    `typed` says that the store is not that of agent.toml, but was named for this run alone.
+    `store_override` says that the store is not that of agent.toml, but one named for this run.
     """
     path = config.agent.state_folder / "journal.sqlite"
     section = need(config.store, "store")
     where = f"{section.url.rstrip('/')} {_container(config)}"
     run_id = str(uuid4())
-    return Journal(path, config.agent.instance_id, run_id, store=where, typed=typed)
+    return Journal(
+        path, config.agent.instance_id, run_id, store=where, store_override=store_override
+    )
 
 
 def engines(

@@ -29,7 +29,7 @@ from agent.keys.master import MasterKey, key_text
 from agent.model import Record
 from agent.records.object_names import container_name, record_name
 from agent.records.reading import CONNECTIONS
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed
 from tests.stack.agent import write_private
@@ -91,7 +91,7 @@ def _fill(swift: SwiftServer, keys: Keyring, count: int) -> list[str]:
 
     def put(record: Record) -> str:
         raw = keys.sign(record.model_dump_json().encode())
-        store.put(Shelf.OBJECTS, record_name(record.id), [memoryview(raw)])
+        store.put(Container.OBJECTS, record_name(record.id), [memoryview(raw)])
         return record_name(record.id)
 
     records = (completed(id=str(uuid.uuid4()), name=f"daily.{n:05}") for n in range(count))

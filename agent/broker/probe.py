@@ -20,7 +20,7 @@ from agent.broker import wire
 from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, translated
 from agent.broker.client import ControlClient
 from agent.broker.session import Session
-from agent.broker.topology import Made, declare, missing
+from agent.broker.topology import DeclaredObject, declare, missing
 from agent.errors import BrokerUnreachable, QueueFull, Unroutable
 from agent.model import PingTask, Report, TaskStatus, utc_now
 
@@ -38,7 +38,7 @@ def reach(settings: BrokerSettings) -> None:
         socket.create_connection((address.host, address.port), settings.connect_seconds).close()
 
 
-class Seen(NamedTuple):
+class BrokerState(NamedTuple):
     """What there is on the broker for one instance.
 
     `agents` is how many take its tasks, None if it has no queue; `bound` is None if that can't be
@@ -58,7 +58,7 @@ class Probe(ControlClient):
 
     def __init__(self, settings: BrokerSettings) -> None:
         super().__init__(settings)
-        self._made: list[Made] = []
+        self._made: list[DeclaredObject] = []
 
     def __exit__(self, *error: object) -> None:
         try:
@@ -75,7 +75,7 @@ class Probe(ControlClient):
         self._made += made
         return [f"{one.kind} {one.name}" for one in made]
 
-    def look(self, instance_id: str) -> Seen:
+    def look(self, instance_id: str) -> BrokerState:
         """See what is there for an instance, and change nothing."""
         return self._run(self._look(instance_id))
 
@@ -113,18 +113,18 @@ class Probe(ControlClient):
         key, body = wire.routing_key(report), wire.encode_report(report)
         return self._run(self._routable(wire.REPORT_EXCHANGE, key, body))
 
-    async def _look(self, instance_id: str) -> Seen:
+    async def _look(self, instance_id: str) -> BrokerState:
         session = self._opened()
         gone = [str(one) for one in await missing(session, instance_id)]
         found = await session.find("queue_declare", queue=wire.task_queue(instance_id))
         if found is None:
-            return Seen(gone, None, None)
+            return BrokerState(gone, None, None)
         agents, bound = int(found.method.consumer_count), None
         if agents and not gone:
             asked = self._routable(wire.TASK_EXCHANGE, instance_id, wire.PROBE, at_once=False)
             with contextlib.suppress(QueueFull):
                 bound = await _if_allowed(asked)
-        return Seen(gone, agents, bound)
+        return BrokerState(gone, agents, bound)
 
     async def _round_trip(self) -> float:
         channel = await self._opened().channel()
@@ -177,7 +177,7 @@ async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
         return None
 
 
-async def _delete(session: Session, made: Made) -> None:
+async def _delete(session: Session, made: DeclaredObject) -> None:
     """Delete it if nobody uses it: the broker refuses by closing the channel."""
     channel = await session.channel()
     with contextlib.suppress(ChannelClosedByBroker):

@@ -19,7 +19,7 @@ _DEAD_MESSAGES: Final = 10_000
 _DEAD_BYTES: Final = 64 * 1024 * 1024
 
 
-class Made(NamedTuple):
+class DeclaredObject(NamedTuple):
     """An exchange or a queue that was not there before; `kind` tells which."""
 
     kind: str
@@ -52,40 +52,44 @@ def _queues(instance_id: str) -> tuple[_Queue, _Queue]:
     )
 
 
-async def missing(session: Session, instance_id: str) -> list[Made]:
+async def missing(session: Session, instance_id: str) -> list[DeclaredObject]:
     """Return what one instance's tasks and reports need and is not there."""
     found = [
-        Made("exchange", name)
+        DeclaredObject("exchange", name)
         for name, _ in (*_EXCHANGES, _DEAD_EXCHANGE)
         if not await session.exists("exchange_declare", exchange=name)
     ]
     for queue in _queues(instance_id):
         if not await session.exists("queue_declare", queue=queue.name):
-            found.append(Made("queue", queue.name))
+            found.append(DeclaredObject("queue", queue.name))
     return found
 
 
-async def declare(session: Session, settings: BrokerSettings, instance_id: str) -> list[Made]:
+async def declare(
+    session: Session, settings: BrokerSettings, instance_id: str
+) -> list[DeclaredObject]:
     """Make and bind what is missing; return it. BrokerDenied if the user may not.
 
     What exists is taken as it is: its owner may have chosen other arguments.
     """
     gone = await missing(session, instance_id)
     for name, kind in (*_EXCHANGES, _DEAD_EXCHANGE):
-        made = Made("exchange", name)
+        made = DeclaredObject("exchange", name)
         if made in gone:
             await _create(session, settings, made, exchange=name, exchange_type=kind)
     for queue in _queues(instance_id):
-        made = Made("queue", queue.name)
+        made = DeclaredObject("queue", queue.name)
         if made in gone:
             typed: dict[str, Any] = {**queue.arguments, "x-queue-type": settings.queue_type}
             await _create(session, settings, made, queue=queue.name, arguments=typed)
-        if made in gone or Made("exchange", queue.exchange) in gone:
+        if made in gone or DeclaredObject("exchange", queue.exchange) in gone:
             await _bind(session, settings, queue)
     return gone
 
 
-async def _create(session: Session, settings: BrokerSettings, made: Made, **arguments: Any) -> None:
+async def _create(
+    session: Session, settings: BrokerSettings, made: DeclaredObject, **arguments: Any
+) -> None:
     channel = await session.channel()
     try:
         await channel.call(f"{made.kind}_declare", durable=True, **arguments)

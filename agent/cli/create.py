@@ -96,7 +96,7 @@ def _last_report(
     if not arguments.local:
         return remote.send(config, instance, task, wait=arguments.wait, label=task.backup.name)
     fresh = embedded.fresh_key(config, arguments)
-    return local.create_here(config, task, fresh, typed=arguments.store is not None)
+    return local.create_here(config, task, fresh, store_override=arguments.store is not None)
 
 
 def _asked_for(instance: str, request: BackupRequest) -> BackupView:

@@ -16,7 +16,7 @@ from agent.model import DeleteTask, Record
 from agent.operations.delete.family import DeleteOperation
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
-from agent.records.descendants import Kin
+from agent.records.descendants import BackupNode
 from agent.stop import Stop
 
 _MORE = """\
@@ -110,7 +110,7 @@ def _nothing(_record: Record) -> None:
     """Nobody is to be told that it begins."""
 
 
-def _plain(kin: Kin) -> dict[str, Any]:
+def _plain(kin: BackupNode) -> dict[str, Any]:
     return {
         "id": kin.id,
         "name": kin.name,

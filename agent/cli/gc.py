@@ -18,11 +18,11 @@ from agent.errors import AgentError, Interrupted
 from agent.journal import busy_backups, known_children
 from agent.model import printable
 from agent.operations.gc.collect import GcOperation
-from agent.operations.gc.orphans import Orphan, What
+from agent.operations.gc.orphans import Orphan, OrphanKind
 from agent.records.catalogue import Catalogue
 from agent.stop import Stop
 
-_COLUMNS = ("What", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
+_COLUMNS = ("OrphanKind", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
 _MORE = """\
 What goes, of this instance only, and once nothing of it was touched for 24 hours by the store's
 own clock: segments that no record knows; those of older attempts; bytes beside a FAILED or
@@ -100,7 +100,7 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
 def _show(seen: Sequence[Orphan], operation: GcOperation) -> None:
     if seen:
         print(tables.table(_COLUMNS, [_cells(one) for one in seen]))
-    gone = [one for one in seen if one.what is not What.LEFT_ALONE]
+    gone = [one for one in seen if one.what is not OrphanKind.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
     dry = "would be removed; this was a dry run, nothing was changed"
     did = dry if operation.dry_run else "removed"
@@ -133,14 +133,14 @@ def _show_json(
     *,
     failure: AgentError | None = None,
 ) -> None:
-    gone = [one for one in seen if one.what is not What.LEFT_ALONE]
+    gone = [one for one in seen if one.what is not OrphanKind.LEFT_ALONE]
     objects, stored_bytes = _total(gone)
     print(
         tables.as_json(
             {
                 "dry_run": operation.dry_run,
                 "orphans": [_plain(one) for one in gone],
-                "left_alone": [_plain(one) for one in seen if one.what is What.LEFT_ALONE],
+                "left_alone": [_plain(one) for one in seen if one.what is OrphanKind.LEFT_ALONE],
                 "touched_within_a_day": operation.young,
                 "objects": objects,
                 "bytes": stored_bytes,

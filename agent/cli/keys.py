@@ -105,7 +105,7 @@ def _passphrase(arguments: argparse.Namespace) -> bytes:
     if arguments.passphrase_file:
         given = read_secret(arguments.passphrase_file, "--passphrase-file")
     elif arguments.passphrase:
-        given = _typed()
+        given = _store_override()
     else:
         return b""
     if len(given) < _LEAST_PASSPHRASE:
@@ -116,7 +116,7 @@ def _passphrase(arguments: argparse.Namespace) -> bytes:
     return given.encode()
 
 
-def _typed() -> str:
+def _store_override() -> str:
     try:
         given = getpass.getpass("passphrase of the private half: ")
         again = getpass.getpass("the same again: ")

@@ -14,8 +14,8 @@ from agent.errors import BackupUnknown, StoreNotFound
 from agent.keys.keyring import Keyring, RecordState
 from agent.keys.master import KEY_BYTES, MasterKey
 from agent.model import printable
-from agent.records.ancestry import Ancestry, Broken
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.ancestry import Ancestry, Unrestorable
+from agent.records.catalogue import Catalogue, ListedRecord
 
 _STATES = (
     "A status with (bad) behind it is that of a record which is not as it was signed. "
@@ -77,7 +77,7 @@ def backup_list(config: Config, arguments: argparse.Namespace) -> int:
 def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
     unreadable = 0
 
-    def of_instance(records: Iterable[Listed]) -> Iterator[Listed]:
+    def of_instance(records: Iterable[ListedRecord]) -> Iterator[ListedRecord]:
         nonlocal unreadable
         for listed in records:
             unreadable += listed.record is None
@@ -137,14 +137,14 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _broken(listed: Listed, catalogue: Catalogue) -> list[Broken]:
+def _broken(listed: ListedRecord, catalogue: Catalogue) -> list[Unrestorable]:
     """The backup itself, if an ancestor is missing; these are read one by one."""
     ancestry = Ancestry()
     ancestry.add(listed)
     return [one for one in ancestry.broken(catalogue.look) if one.backup_id == listed.backup_id]
 
 
-def _records(config: Config, broken: dict[str, str]) -> Iterator[Listed]:
+def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
     """All records, those that have ended from the cache where there is one.
 
     At the end `broken` has the backups that lack an ancestor, and why.
@@ -170,7 +170,7 @@ def _keyring(config: Config) -> Keyring:
     return Keyring({stranger.id: stranger}, stranger.id)
 
 
-def _rows(records: Iterable[Listed], *, whole: bool) -> list[dict[str, Any]]:
+def _rows(records: Iterable[ListedRecord], *, whole: bool) -> list[dict[str, Any]]:
     """Rows for display, the newest last; with all of a backup's properties if `whole`.
 
     What fails its check comes first: it may claim any time, and must not push others out.

@@ -24,7 +24,7 @@ from agent.machine.host import lower_priority
 from agent.machine.lock import only_agent
 from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable, utc_now
 from agent.stop import Stop
-from agent.tasks.executor import Performer
+from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores
 
 _PROGRESS_SECONDS: Final = 1.0
@@ -41,9 +41,9 @@ _AGENT_RUNS: Final = (
 
 
 def create_here(
-    config: Config, task: CreateTask, fresh: FreshKey | None = None, *, typed: bool
+    config: Config, task: CreateTask, fresh: FreshKey | None = None, *, store_override: bool
 ) -> Report:
-    """Make the backup; its final report. `typed` says that --store named the store.
+    """Make the backup; its final report. `store_override` says that --store named the store.
 
     `fresh` is the key where the configuration has none; it is written once the backup begins.
 
@@ -57,22 +57,22 @@ def create_here(
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
     if fresh is None:
-        parts = wiring.backup_parts(config, alone=True)
+        resources = wiring.backup_resources(config, exclusive=True)
     else:
         config = fresh.config
-        parts = wiring.backup_parts(config, alone=True, keys=fresh.keyring)
-        parts = replace(parts, keep_key=fresh.keep)
-    stores = wiring.task_stores(config, parts)
+        resources = wiring.backup_resources(config, exclusive=True, keys=fresh.keyring)
+        resources = replace(resources, keep_key=fresh.keep)
+    stores = wiring.task_stores(config, resources)
     if user := agent_user(config.agent.state_folder):
         become(user)
     lock = config.agent.state_folder / "lock"
     with only_agent(lock, hint=_AGENT_RUNS) as say, ExitStack() as at_end:
         say(f"{LOCAL} {utc_now()}")
-        at_end.callback(parts.store.close)
+        at_end.callback(resources.store.close)
         # What an engine left when an agent was killed is of no use to anyone.
         wiring.end_leftovers(config)
-        shutil.rmtree(parts.scratch, ignore_errors=True)
-        journal = wiring.journal(config, typed=typed)
+        shutil.rmtree(resources.scratch, ignore_errors=True)
+        journal = wiring.journal(config, store_override=store_override)
         at_end.callback(journal.close)
         return _perform(config, stores, journal, task)
 
@@ -80,7 +80,7 @@ def create_here(
 def _perform(config: Config, stores: TaskStores, journal: Journal, task: CreateTask) -> Report:
     with ProgressBar(printable(task.backup.name)) as bar:
         screen = _Screen(journal, task.task_id, bar)
-        performer = Performer(
+        performer = Executor(
             journal,
             stores,
             restore_roots=config.agent.restore_roots,
@@ -130,7 +130,7 @@ class _Screen:
 
 
 @contextmanager
-def _stoppable(performer: Performer, stores: TaskStores) -> Iterator[Stop]:
+def _stoppable(performer: Executor, stores: TaskStores) -> Iterator[Stop]:
     """A stop that SIGINT and SIGTERM request while the block runs."""
     stop, done = Stop(), threading.Event()
 

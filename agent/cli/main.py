@@ -30,7 +30,7 @@ from agent.cli import (
 from agent.cli.verb import CONFIG_HELP, Help, add_verb, epilog
 from agent.config.settings import DEFAULT_PATH, Config
 from agent.crash_points import VARIABLE, armed
-from agent.daemon import Service
+from agent.daemon import Daemon
 from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong
 from agent.model import printable
 
@@ -157,5 +157,5 @@ def _configuration(arguments: argparse.Namespace) -> Any:
 
 
 def _run(config: Config, _arguments: argparse.Namespace) -> int:
-    Service(config).run()
+    Daemon(config).run()
     return 0

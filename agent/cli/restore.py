@@ -15,7 +15,7 @@ from agent.errors import Interrupted, TargetRefused
 from agent.machine.account import agent_user, become, hand_over
 from agent.machine.os_user import OsUser
 from agent.model import RestoreTask, printable
-from agent.operations.resources import RestoreParts
+from agent.operations.resources import RestoreResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.operations.restore.target import check_target, usable
 from agent.pipeline.meter import Meter
@@ -73,17 +73,17 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
-    parts = wiring.restore_parts(config)
+    resources = wiring.restore_resources(config)
     cause = Interrupted("the restore was interrupted", hint="run it again")
     on_signals(lambda: stop.request(cause))
     try:
-        _leave_root(config, parts, backup_id, target)
+        _leave_root(config, resources, backup_id, target)
         with ProgressBar("restore") as bar:
             with watch(meter, bar):
-                chain = RestoreOperation(parts, meter=meter, stop=stop).run(backup_id, target)
+                chain = RestoreOperation(resources, meter=meter, stop=stop).run(backup_id, target)
             bar.finish(meter.raw_bytes)
     finally:
-        parts.store.close()
+        resources.store.close()
     if as_json:
         restored = [record.id for record in chain]
         print(tables.as_json({"target": str(target), "chain": restored, **_speed(meter)}))
@@ -107,14 +107,14 @@ def _whose(target: Path) -> str:
     )
 
 
-def _leave_root(config: Config, parts: RestoreParts, backup_id: str, target: Path) -> None:
+def _leave_root(config: Config, resources: RestoreResources, backup_id: str, target: Path) -> None:
     """Become the target's owner, by default the agent's user, if root restores for an agent."""
     user = agent_user(config.agent.state_folder)
     if user is None:
         return
     # refuse what can be refused before the target is made or changes hands
-    parts.store.open(create=False)
-    parts.catalogue.chain(backup_id)
+    resources.store.open(create=False)
+    resources.catalogue.chain(backup_id)
     check_target(target)
     become(hand_over(target, user))
 

@@ -13,7 +13,7 @@ from agent.cli import streams
 from agent.errors import AgentError
 from agent.keys.keyring import RecordState
 from agent.model import BackupView, ErrorInfo, printable
-from agent.records.catalogue import Listed
+from agent.records.catalogue import ListedRecord
 
 # Longer than anything the agent writes: a record that isn't its own makes no table wider.
 _WIDEST = 2048
@@ -44,7 +44,7 @@ _TASK_COLUMNS = {
 }
 
 
-def row(listed: Listed) -> dict[str, Any]:
+def row(listed: ListedRecord) -> dict[str, Any]:
     """One record for display; one that can't be trusted says so in its status."""
     if listed.record is None:
         nothing = dict.fromkeys(sorted(BackupView.model_fields, key=str.lower))

@@ -9,7 +9,7 @@ from agent.engine.protocol import Engine
 from agent.errors import EngineUnsupported
 
 
-class Chosen(NamedTuple):
+class EngineVersion(NamedTuple):
     """An engine, and the version that it has just stated."""
 
     engine: Engine
@@ -25,7 +25,7 @@ class Engines:
 
     def for_server(
         self, server_type: str, server_version: str, datadir: Path | None = None
-    ) -> Chosen:
+    ) -> EngineVersion:
         """The engine for backups of that server, started once to learn its version.
 
         With its datadir it knows what to copy, and whom to run as where the agent is root.
@@ -42,7 +42,7 @@ class Engines:
             engine = engine.beside(datadir)
         version = engine.version()
         check_server(server_type, server_version, engine.name, version)
-        return Chosen(engine, version)
+        return EngineVersion(engine, version)
 
     def for_record(self, name: str, version: str) -> Engine:
         """The engine that restores what the engine `name` copied in that version.

@@ -1,13 +1,13 @@
 """The agent's only local truth about tasks, in SQLite."""
 
 from agent.journal.cancels import cancellation, refused
-from agent.journal.journal import Acceptance, CutOff, Journal
+from agent.journal.journal import Acceptance, InterruptedTask, Journal
 from agent.journal.outbox import OutboxItem
 from agent.journal.reading import busy_backups, known_children, overview
 
 __all__ = [
     "Acceptance",
-    "CutOff",
+    "InterruptedTask",
     "Journal",
     "OutboxItem",
     "busy_backups",

@@ -34,7 +34,7 @@ class Acceptance(Enum):
     KNOWN = "known"
 
 
-class CutOff(NamedTuple):
+class InterruptedTask(NamedTuple):
     """A RUNNING task, its attempt at a backup ("" before there is one), how often it began."""
 
     task: Task
@@ -48,8 +48,8 @@ class Journal:
     At most `max_tasks` unfinished tasks are held, and the last `keep_ended` ended ones, so
     that a repeated task id is answered; `max_outbox` unsent reports are held before steps
     and progress are given up for the sake of final ones. `clock` gives Unix seconds.
-    `store` names the store that this run works with, `typed` says that it was named for this
-    run alone: the tasks of such a run are those of that store.
+    `store` names the store that this run works with, `store_override` says that it was named for
+    this run alone: the tasks of such a run are those of that store.
     Every method raises JournalError where the file can't be used.
     """
 
@@ -60,7 +60,7 @@ class Journal:
         run_id: str,
         *,
         store: str = "",
-        typed: bool = False,
+        store_override: bool = False,
         clock: Callable[[], float] = time.time,
         max_tasks: int = 1000,
         max_outbox: int = 10_000,
@@ -68,7 +68,7 @@ class Journal:
     ):
         self._outbox = Outbox(instance_id, run_id, clock=clock, most=max_outbox)
         self._store = store
-        self._typed = typed
+        self._store_override = store_override
         self._max_tasks = max_tasks
         self._keep_ended = keep_ended
         self._file = JournalFile(path)
@@ -99,7 +99,7 @@ class Journal:
                     task.task_id,
                     reports[0].status,
                     wire.encode_task(task),
-                    self._store if self._typed else "",
+                    self._store if self._store_override else "",
                     target_of(task),
                 ),
             )
@@ -155,7 +155,7 @@ class Journal:
             )
             return changed.rowcount == 1
 
-    def running(self) -> list[CutOff]:
+    def running(self) -> list[InterruptedTask]:
         """The tasks that are RUNNING: at the start of an agent, those a crash cut off.
 
         Only those of this run's store: no other one can tell how they ended. Cancels aren't
@@ -165,9 +165,9 @@ class Journal:
             rows = db.execute(
                 "SELECT body, attempt, runs FROM tasks WHERE status = ? AND store IN (?, ?)"
                 " AND cancels IS NULL ORDER BY position",
-                (TaskStatus.RUNNING, self._store, self._store if self._typed else ""),
+                (TaskStatus.RUNNING, self._store, self._store if self._store_override else ""),
             )
-            return [CutOff(TASK.validate_json(body), *rest) for body, *rest in rows]
+            return [InterruptedTask(TASK.validate_json(body), *rest) for body, *rest in rows]
 
     def unfinished(self) -> int:
         """How many tasks have not ended."""

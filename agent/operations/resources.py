@@ -47,7 +47,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreParts:
+class RestoreResources:
     """What a restore needs: no database, no broker.
 
     Backups that aren't encrypted are opened only where `allow_plaintext` says so. A restore
@@ -86,11 +86,11 @@ class RestoreParts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackupParts(RestoreParts):
+class BackupResources(RestoreResources):
     """What a backup needs on top: the instance, its database, a folder for scratch files.
 
     `encrypt` says whether the backups that are made get encrypted, `safe_slave_backup`
-    whether the engine stops a replica's SQL thread meanwhile, `alone` whether nobody else may
+    whether the engine stops a replica's SQL thread meanwhile, `exclusive` whether nobody else may
     make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
     wait for a lock of the server, `uncopied_engines` (lower case) which storage engines' tables
     may lack their data in a backup. `store_folder` is where the store keeps its files, if that is
@@ -101,7 +101,7 @@ class BackupParts(RestoreParts):
     instance_id: str
     database: Database
     scratch: Path
-    alone: bool = False
+    exclusive: bool = False
     encrypt: bool = True
     safe_slave_backup: bool = False
     lock_wait_seconds: float = 60.0

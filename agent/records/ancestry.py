@@ -11,15 +11,15 @@ from typing import Final, NamedTuple
 from agent.errors import StoreBusy, StoreMismatch, StoreRejected
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus
-from agent.records.reading import Listed
+from agent.records.reading import ListedRecord
 
 # Ancestors asked for by name. Of more than this many nothing is said: the listing is far behind.
 _LOOKS: Final = 200
 
-Look = Callable[[str], Listed | None]
+Look = Callable[[str], ListedRecord | None]
 
 
-class Broken(NamedTuple):
+class Unrestorable(NamedTuple):
     """A COMPLETED backup that can't be restored, and the reason."""
 
     backup_id: str
@@ -43,7 +43,7 @@ class Ancestry:
         self._verdicts: dict[str, str | None] = {}
         self._asked: dict[str, tuple[str | None, bool]] = {}
 
-    def add(self, row: Listed) -> None:
+    def add(self, row: ListedRecord) -> None:
         """Note a row, if its record can be trusted."""
         record = row.record
         if record is not None and row.state is RecordState.OK:
@@ -55,7 +55,7 @@ class Ancestry:
                 record.to_lsn,
             )
 
-    def broken(self, look: Look) -> list[Broken]:
+    def broken(self, look: Look) -> list[Unrestorable]:
         """Return the COMPLETED backups without a whole chain; `look` reads one record by its id.
 
         A chain of which something can't be told, for want of a key or of an answer, is none.
@@ -66,7 +66,9 @@ class Ancestry:
             if node.status is BackupStatus.COMPLETED
         ]
         judged = [(*one, self._judge(one[0], look)) for one in completed]
-        return [Broken(one, instance, why) for one, instance, why in judged if why is not None]
+        return [
+            Unrestorable(one, instance, why) for one, instance, why in judged if why is not None
+        ]
 
     def _judge(self, backup_id: str, look: Look) -> str | None:
         """Return what is wrong with the ancestors of a COMPLETED backup; None if nothing is."""

@@ -35,8 +35,13 @@ from agent.model import (
 from agent.records.cache import RecordCache
 from agent.records.object_names import Segment, record_name
 from agent.records.presence import any_left, read_list
-from agent.records.reading import RECORD_LIMIT, Listed as Listed, list_records, record_objects
-from agent.store.protocol import Shelf, Store
+from agent.records.reading import (
+    RECORD_LIMIT,
+    ListedRecord as ListedRecord,
+    list_records,
+    record_objects,
+)
+from agent.store.protocol import Container, Store
 
 # Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
 # parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
@@ -78,25 +83,25 @@ class Catalogue:
         """The URL of the container that holds the records."""
         return self._store.location
 
-    def look(self, backup_id: str) -> Listed | None:
+    def look(self, backup_id: str) -> ListedRecord | None:
         """One record as it is, trusted or not; None where there is none."""
         raw = self._get(backup_id)
         return None if raw is None else self.judge(backup_id, raw)
 
-    def judge(self, backup_id: str, raw: bytes) -> Listed:
+    def judge(self, backup_id: str, raw: bytes) -> ListedRecord:
         """What the bytes of a record object are worth, and the record in them if any."""
         state, line = self._keyring.check(raw)
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
-            return Listed(backup_id, state, None)
+            return ListedRecord(backup_id, state, None)
         try:
             record = _parse(backup_id, line)
         except (RecordDamaged, RecordUnsupported):
-            return Listed(backup_id, RecordState.BAD, None)
+            return ListedRecord(backup_id, RecordState.BAD, None)
         if state is RecordState.BAD and self._keyring.other_key(raw, record.keys):
             state = RecordState.OTHER_KEY
         if state is not RecordState.OK and _kept_bytes(record) > _UNTRUSTED_KEPT:
-            return Listed(backup_id, state, None)
-        return Listed(backup_id, state, record)
+            return ListedRecord(backup_id, state, None)
+        return ListedRecord(backup_id, state, record)
 
     def read(self, backup_id: str) -> Record | None:
         """A record that can be trusted, or None where there is none.
@@ -147,7 +152,7 @@ class Catalogue:
         """The ids of all backups that have a record, in their order."""
         return (backup_id for backup_id, _ in record_objects(self._store))
 
-    def records(self) -> Iterator[Listed]:
+    def records(self) -> Iterator[ListedRecord]:
         """Every record of the container, readable or not, in order of ids: see listing.py."""
         return list_records(self._store, self.judge, self._cache)
 
@@ -211,7 +216,7 @@ class Catalogue:
         if record.status is not BackupStatus.COMPLETED:
             return
         try:
-            kept = self.keeps(record)
+            kept = self.verify_or_condemn(record)
         except StoreError as error:
             # of this look, and not of the write
             error.without_effect = False
@@ -219,7 +224,7 @@ class Catalogue:
         if not kept:
             raise Cancelled(f"backup {record.id} was deleted while it was completed")
 
-    def keeps(self, record: Record) -> bool:
+    def verify_or_condemn(self, record: Record) -> bool:
         """Whether the bytes of a COMPLETED backup are there; else it is DELETING from now on.
 
         For whoever has written its record: a delete removes the bytes and then looks at the
@@ -241,7 +246,7 @@ class Catalogue:
         if self.read(old.id) != old:
             raise Fenced(f"the record of backup {old.id} was changed in the meantime")
         self._put(old.model_copy(update={"keys": keys}), key_id)
-        if old.status is BackupStatus.COMPLETED and not self.keeps(old):
+        if old.status is BackupStatus.COMPLETED and not self.verify_or_condemn(old):
             raise Fenced(f"backup {old.id} was deleted in the meantime")
 
     def condemn(self, backup_id: str) -> Record | None:
@@ -274,7 +279,7 @@ class Catalogue:
 
     def forget(self, backup_id: str) -> None:
         """Remove the record of a backup of which nothing else is left."""
-        self._store.delete(Shelf.OBJECTS, record_name(backup_id))
+        self._store.delete(Container.OBJECTS, record_name(backup_id))
 
     def fence(self, record: Record) -> list[Record]:
         """Return the ancestors of a backup that is about to be COMPLETED, the full one first.
@@ -305,13 +310,13 @@ class Catalogue:
 
     def _get(self, backup_id: str) -> bytes | None:
         try:
-            return self._store.get(Shelf.OBJECTS, record_name(backup_id), RECORD_LIMIT)
+            return self._store.get(Container.OBJECTS, record_name(backup_id), RECORD_LIMIT)
         except StoreNotFound:
             return None
 
     def _put(self, record: Record, key_id: str | None = None) -> None:
         raw = self._keyring.sign(record.model_dump_json().encode(), key_id)
-        self._store.put(Shelf.OBJECTS, record_name(record.id), [memoryview(raw)])
+        self._store.put(Container.OBJECTS, record_name(record.id), [memoryview(raw)])
 
 
 def _kept_bytes(record: Record) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Self
 from agent.errors import KeyNotHere
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, printable
-from agent.records.catalogue import Listed
+from agent.records.catalogue import ListedRecord
 
 # Deeper than this a line of the drawing grows no wider: it says how deep it is instead.
 _DRAWN_DEPTH = 20
@@ -22,7 +22,7 @@ _NAMED = 3
 _KEY_IDS = 256
 
 
-class Kin(NamedTuple):
+class BackupNode(NamedTuple):
     """What a delete has to know of one backup."""
 
     id: str
@@ -86,20 +86,20 @@ class Family:
     no key here can check. Of both the first few of each parent are named.
     """
 
-    def __init__(self, root: Record, rows: Iterable[Listed]) -> None:
-        self._known: dict[str, dict[str, Kin]] = defaultdict(dict)
+    def __init__(self, root: Record, rows: Iterable[ListedRecord]) -> None:
+        self._known: dict[str, dict[str, BackupNode]] = defaultdict(dict)
         self._bad = _Claims()
         self._locked = _Claims()
-        self._root = Kin.of(root)
+        self._root = BackupNode.of(root)
         self.add(rows)
 
-    def add(self, rows: Iterable[Listed]) -> None:
+    def add(self, rows: Iterable[ListedRecord]) -> None:
         """Take more rows into account, also rows of backups that are known already."""
         for row in rows:
             if row.record is None or row.record.parent_id is None:
                 continue
             if row.state is RecordState.OK:
-                kin = Kin.of(row.record)
+                kin = BackupNode.of(row.record)
                 self._known[row.record.parent_id][kin.id] = kin
             elif row.state is RecordState.BAD:
                 self._bad.add(row.record.parent_id, row.record)
@@ -109,10 +109,10 @@ class Family:
 
     def _gather(self) -> None:
         """Go down level by level; a loop of parents can only come back to the root."""
-        self._children: dict[str, list[Kin]] = {}
+        self._children: dict[str, list[BackupNode]] = {}
         self._levels = [[self._root]]
         while level := self._levels[-1]:
-            below: list[Kin] = []
+            below: list[BackupNode] = []
             for parent in level:
                 children = self._known.get(parent.id, {}).values()
                 self._children[parent.id] = [one for one in children if one.id != self._root.id]
@@ -122,7 +122,7 @@ class Family:
         self.bad_count, self.bad = self._bad.about(self.members)
         self.locked_count, self.locked = self._locked.about(self.members)
 
-    def plan(self) -> list[Kin]:
+    def plan(self) -> list[BackupNode]:
         """Everything that goes, the root last: the deepest first, no parent before its child."""
         return [kin for level in reversed(self._levels) for kin in level]
 
@@ -149,9 +149,9 @@ class Family:
         for kin, depth, lines in self._walk():
             yield f"{_indent(depth, lines)}{kin.id}  {printable(kin.name)}  {kin.status}"
 
-    def _walk(self) -> Iterator[tuple[Kin, int, tuple[bool, ...]]]:
+    def _walk(self) -> Iterator[tuple[BackupNode, int, tuple[bool, ...]]]:
         """Each member, its depth, and for each level above whether a sibling follows there."""
-        waiting: list[tuple[Kin, int, tuple[bool, ...]]] = [(self._root, 0, ())]
+        waiting: list[tuple[BackupNode, int, tuple[bool, ...]]] = [(self._root, 0, ())]
         while waiting:
             kin, depth, lines = waiting.pop()
             yield kin, depth, lines

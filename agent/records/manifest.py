@@ -20,7 +20,7 @@ from agent.records.object_names import (
     segment_name,
     submanifest_name,
 )
-from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits, manifest_etag
+from agent.store.protocol import Container, ManifestEntry, Store, StoreLimits, manifest_etag
 
 Flush = Callable[[int, list[Segment]], None]
 
@@ -62,7 +62,7 @@ def most_segments(limits: StoreLimits) -> int:
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
 
 
-class Finished(NamedTuple):
+class SegmentSummary(NamedTuple):
     """All that the record says of the stored segments."""
 
     segments: int
@@ -116,7 +116,7 @@ class Manifest:
         self._for_lists.add(number, segment)
         self._for_parts.add(number, segment)
 
-    def finish(self) -> Finished:
+    def finish(self) -> SegmentSummary:
         """Write what is left but the top object; to be called once every segment was added."""
         if self._count != self._end:
             raise Internal(f"{self._count} segments were stored, numbered up to {self._end - 1}")
@@ -125,11 +125,11 @@ class Manifest:
             self._write_list(*rest)
         self._top = self._top_entries()
         lists = tuple(self._lists[number] for number in sorted(self._lists))
-        return Finished(self._count, self._bytes, lists, manifest_etag(self._top))
+        return SegmentSummary(self._count, self._bytes, lists, manifest_etag(self._top))
 
     def publish(self, headers: Mapping[str, str]) -> str:
         """Write the object that joins all segments, after `finish`; return its ETag."""
-        return self._store.put_manifest(Shelf.OBJECTS, self._object_name, self._top, headers)
+        return self._store.put_manifest(Container.OBJECTS, self._object_name, self._top, headers)
 
     def _top_entries(self) -> list[ManifestEntry]:
         rest = self._for_parts.take_rest()
@@ -149,7 +149,7 @@ class Manifest:
     def _write_list(self, number: int, segments: list[Segment]) -> None:
         encoded = encode_list(segments)
         name = list_name(self._backup_id, self._attempt, number)
-        self._store.put(Shelf.SEGMENTS, name, [memoryview(encoded)])
+        self._store.put(Container.SEGMENTS, name, [memoryview(encoded)])
         with self._lock:
             self._lists[number] = list_ref(encoded)
 
@@ -163,7 +163,7 @@ class Manifest:
             )
         name = submanifest_name(self._backup_id, self._attempt, group)
         etag = self._store.put_manifest(
-            Shelf.SEGMENTS, name, self._entries(group, segments), headers={}
+            Container.SEGMENTS, name, self._entries(group, segments), headers={}
         )
         size = sum(segment.size for segment in segments)
         with self._lock:

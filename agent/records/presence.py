@@ -18,7 +18,7 @@ from agent.records.object_names import (
     object_name,
     segment_name,
 )
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 
 # The longest list of LIST_ENTRIES segments has 46 KiB.
 LIST_LIMIT = 1 << 20
@@ -29,7 +29,7 @@ _ASKED = 20
 class _Expected(NamedTuple):
     """An object that has to answer, with this ETag and size."""
 
-    shelf: Shelf
+    shelf: Container
     name: str
     etag: str
     size: int
@@ -58,7 +58,7 @@ def missing(store: Store, record: Record) -> str | None:
 
 def _expected(store: Store, record: Record, stored: Stored) -> Iterator[_Expected]:
     name = object_name(record.id, sealed=record.sealed)
-    yield _Expected(Shelf.OBJECTS, name, stored.slo_etag, stored.stored_bytes)
+    yield _Expected(Container.OBJECTS, name, stored.slo_etag, stored.stored_bytes)
     last = len(stored.lists) - 1
     for number in sorted({0, last}) if stored.lists else ():
         segments = read_list(store, record, stored, number)
@@ -70,7 +70,7 @@ def _expected(store: Store, record: Record, stored: Stored) -> Iterator[_Expecte
 
 def _segment(record: Record, number: int, segment: Segment) -> _Expected:
     name = segment_name(record.id, record.attempt, number)
-    return _Expected(Shelf.SEGMENTS, name, segment.md5, segment.size)
+    return _Expected(Container.SEGMENTS, name, segment.md5, segment.size)
 
 
 def any_left(store: Store, record: Record) -> bool:
@@ -85,13 +85,13 @@ def _to_ask(store: Store, record: Record) -> Iterator[str]:
     """Yield names in order of likelihood; nothing is listed if one of the first answers."""
     yield list_name(record.id, record.attempt, 0)
     yield segment_name(record.id, record.attempt, 0)
-    rows = store.list(Shelf.SEGMENTS, attempt_prefix(record.id, record.attempt))
+    rows = store.list(Container.SEGMENTS, attempt_prefix(record.id, record.attempt))
     yield from (row.name for row in islice(rows, _ASKED))
 
 
 def _answers(store: Store, name: str) -> bool:
     try:
-        store.stat(Shelf.SEGMENTS, name)
+        store.stat(Container.SEGMENTS, name)
     except StoreNotFound:
         return False
     return True
@@ -101,7 +101,7 @@ def read_list(store: Store, record: Record, stored: Stored, number: int) -> list
     """Return the segments of one list; DataDamaged if it isn't the one that was stored."""
     name = list_name(record.id, record.attempt, number)
     try:
-        encoded = store.get(Shelf.SEGMENTS, name, LIST_LIMIT)
+        encoded = store.get(Container.SEGMENTS, name, LIST_LIMIT)
     except (StoreMismatch, StoreNotFound) as error:
         raise DataDamaged(
             f"segment list {number} of backup {record.id} is not as stored: {error}"

@@ -23,7 +23,7 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, is_uuid
 from agent.records.cache import CachePass, RecordCache
 from agent.records.object_names import RECORD_SUFFIX
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Container, Store, StoredObject
 
 # A record is about 2 KiB, and 100 bytes for each list of 1000 segments (16 GiB of stored
 # bytes): 4 MiB is enough for half a petabyte, and a bound against a hostile container.
@@ -38,7 +38,7 @@ _FAILURES = 8
 _ENDED = (BackupStatus.COMPLETED, BackupStatus.FAILED, BackupStatus.CANCELLED)
 
 
-class Listed(NamedTuple):
+class ListedRecord(NamedTuple):
     """One row of the catalogue; `record` is None where the bytes make no record.
 
     `failure` says why the store gave no bytes: then nothing is known of the record.
@@ -57,11 +57,13 @@ class _Got(NamedTuple):
     failure: StoreBusy | StoreMismatch | StoreRejected | None = None
 
 
-Judge: TypeAlias = Callable[[str, bytes], Listed]
+Judge: TypeAlias = Callable[[str, bytes], ListedRecord]
 _Row: TypeAlias = tuple[str, _Got | Future[_Got]]
 
 
-def list_records(store: Store, judge: Judge, cache: RecordCache | None = None) -> Iterator[Listed]:
+def list_records(
+    store: Store, judge: Judge, cache: RecordCache | None = None
+) -> Iterator[ListedRecord]:
     """Every record of the container, readable or not, in order of ids; StoreError where it fails.
 
     `judge` makes a row of a record object's bytes; `cache` may save reading some of them.
@@ -77,7 +79,7 @@ def list_records(store: Store, judge: Judge, cache: RecordCache | None = None) -
             if got.failure is not None:
                 if in_a_row >= _FAILURES:
                     raise got.failure
-                yield Listed(backup_id, RecordState.BAD, None, _unread(got.failure))
+                yield ListedRecord(backup_id, RecordState.BAD, None, _unread(got.failure))
             elif got.raw is not None:
                 listed = judge(backup_id, got.raw)
                 if known is not None and _may_keep(listed):
@@ -87,7 +89,7 @@ def list_records(store: Store, judge: Judge, cache: RecordCache | None = None) -
 
 def record_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
     """The id of each backup that has a record, and the record's row of the container's listing."""
-    for row in store.list(Shelf.OBJECTS):
+    for row in store.list(Container.OBJECTS):
         backup_id = row.name.removesuffix(RECORD_SUFFIX)
         if row.name != backup_id and is_uuid(backup_id):
             yield backup_id, row
@@ -121,7 +123,7 @@ def _asked(store: Store, pool: ThreadPoolExecutor, known: CachePass | None) -> I
 
 def _read(store: Store, row: StoredObject) -> _Got:
     try:
-        return _Got(store.get(Shelf.OBJECTS, row.name, RECORD_LIMIT))
+        return _Got(store.get(Container.OBJECTS, row.name, RECORD_LIMIT))
     except StoreNotFound:
         return _Got(None)
     except (StoreBusy, StoreMismatch, StoreRejected) as error:
@@ -133,6 +135,6 @@ def _unread(failure: StoreError) -> StoreError | None:
     return None if isinstance(failure, StoreMismatch) else failure
 
 
-def _may_keep(listed: Listed) -> bool:
+def _may_keep(listed: ListedRecord) -> bool:
     """Whether it can be shown from the cache: not what may be at work just now."""
     return listed.record is None or listed.record.status in _ENDED

@@ -8,7 +8,7 @@ from pathlib import Path
 from agent import wiring
 from agent.database.datadir import LOST_FOUND, Survey
 from agent.database.server import ServerInfo
-from agent.engine.choice import Chosen
+from agent.engine.choice import EngineVersion
 from agent.engine.compatibility import engine_for
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
 from agent.operations.backup.preflight import datadir_rules
@@ -136,7 +136,7 @@ def _engine_version(context: Context) -> Outcome:
     return passed(f"{chosen.engine.name} {chosen.version} copies {server.type} {server.version}")
 
 
-def _chosen(context: Context, server: ServerInfo) -> Chosen:
+def _chosen(context: Context, server: ServerInfo) -> EngineVersion:
     engines = wiring.engines(context.config, "")
     return engines.for_server(server.type, server.version, server.datadir)
 

@@ -18,7 +18,7 @@ from agent.pipeline.upload import Upload
 from agent.selftest.check import Check, Outcome, amount, failed, passed, skipped, span, warned
 from agent.selftest.context import Context
 from agent.stop import Stop
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 
 _BASE = ("keys: active", "host: memory", "store: put", "store: get", "store: delete")
 _SIZE = 48 * MIB
@@ -124,15 +124,15 @@ class _Group:
         store, number = self._context.store, min(self._sizes)
         name = self._context.remains.segment(number)
         segment = memoryview(bytearray(self._sizes[number]))
-        store.get_into(Shelf.SEGMENTS, name, segment)
+        store.get_into(Container.SEGMENTS, name, segment)
         segment[len(segment) // 2] ^= 1
-        self._context.remains.put(Shelf.SEGMENTS, name, [segment])
+        self._context.remains.put(Container.SEGMENTS, name, [segment])
         return self._refused(self._key, "one changed bit")
 
     def removal(self) -> Outcome:
         remains = self._context.remains
         remains.remove()
-        left = [row.name for row in self._context.store.list(Shelf.SEGMENTS, remains.prefix)]
+        left = [row.name for row in self._context.store.list(Container.SEGMENTS, remains.prefix)]
         if left:
             return warned(
                 f"{len(left)} objects are still listed after they were deleted",
@@ -157,7 +157,7 @@ class _Group:
 
         def send(number: int, parts: list[memoryview]) -> None:
             name = self._context.remains.segment(number)
-            self._context.remains.put(Shelf.SEGMENTS, name, parts)
+            self._context.remains.put(Container.SEGMENTS, name, parts)
             self._sizes[number] = sum(len(part) for part in parts)
 
         Upload(
@@ -176,7 +176,9 @@ class _Group:
         remains, store = self._context.remains, self._context.store
         Download(
             [self._sizes[number] for number in sorted(self._sizes)],
-            lambda number, buffer: store.get_into(Shelf.SEGMENTS, remains.segment(number), buffer),
+            lambda number, buffer: store.get_into(
+                Container.SEGMENTS, remains.segment(number), buffer
+            ),
             OpeningStream(key, remains.backup_id.encode()),
             write,
             plan=self._plan,

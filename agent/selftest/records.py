@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 from agent import wiring
 from agent.errors import StoreNotFound
 from agent.keys.keyring import Keyring, RecordState
-from agent.records.ancestry import Ancestry, Broken
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.ancestry import Ancestry, Unrestorable
+from agent.records.catalogue import Catalogue, ListedRecord
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -21,8 +21,8 @@ _NO_BACKUP: Final = "no backup of this instance there yet"
 class _Found(NamedTuple):
     """One record of this instance in each state, and the backups that lack an ancestor."""
 
-    own: Mapping[RecordState, Listed]
-    broken: Sequence[Broken]
+    own: Mapping[RecordState, ListedRecord]
+    broken: Sequence[Unrestorable]
 
 
 class _Group:
@@ -39,7 +39,7 @@ class _Group:
         instance_id = self._context.config.agent.instance_id
         # without the cache of records: a self-test leaves nothing behind
         catalogue = Catalogue(self._context.store, self._keyring)
-        ancestry, own = Ancestry(), dict[RecordState, Listed]()
+        ancestry, own = Ancestry(), dict[RecordState, ListedRecord]()
         try:
             for row in islice(catalogue.records(), _MOST):
                 ancestry.add(row)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from agent.errors import Interrupted
 from agent.records.object_names import SELF_TEST, attempt_prefix, new_attempt, segment_name
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 
 _LANES = 4
 _PATIENCE_SECONDS = 30.0
@@ -23,7 +23,7 @@ class Remains:
 
     def __init__(self, store: Store, instance_id: str) -> None:
         self._store = store
-        self._names: set[tuple[Shelf, str]] = set()
+        self._names: set[tuple[Container, str]] = set()
         self._changed = threading.Condition()
         self._flying = 0
         self._ended = False
@@ -40,14 +40,14 @@ class Remains:
     def object(self, kind: str) -> str:
         return f"{self.backup_id}.{kind}"
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store an object that `remove` takes away; its MD5."""
         # before it is there: a put that fails may have stored it
         self.expect(shelf, name)
         with self._flight():
             return self._store.put(shelf, name, parts)
 
-    def expect(self, shelf: Shelf, name: str) -> None:
+    def expect(self, shelf: Container, name: str) -> None:
         """Something is about to be stored under that name."""
         self._names.add((shelf, name))
 
@@ -80,6 +80,6 @@ class Remains:
             for shelf, name in workers.map(self._delete, sorted(self._names, key=str)):
                 self._names.discard((shelf, name))
 
-    def _delete(self, one: tuple[Shelf, str]) -> tuple[Shelf, str]:
+    def _delete(self, one: tuple[Container, str]) -> tuple[Container, str]:
         self._store.delete(*one)
         return one

@@ -16,7 +16,7 @@ from agent.pipeline.buffers import MIB
 from agent.records.manifest import most_segments
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
-from agent.store.protocol import ManifestEntry, Shelf
+from agent.store.protocol import Container, ManifestEntry
 from agent.wiring import store_folder
 
 _SMALL = 4096
@@ -104,11 +104,11 @@ class _Group:
         """Small objects on both shelves; a quota or a missing right shows here."""
         remains = self._context.remains
         try:
-            remains.put(Shelf.OBJECTS, self._name, [memoryview(self._content)])
+            remains.put(Container.OBJECTS, self._name, [memoryview(self._content)])
             for number in range(2):
                 part = os.urandom(_PART)
                 name = remains.segment(number)
-                md5 = remains.put(Shelf.SEGMENTS, name, [memoryview(part)])
+                md5 = remains.put(Container.SEGMENTS, name, [memoryview(part)])
                 self._entries.append(ManifestEntry(name, _PART, md5))
         except StoreDenied as error:
             return failed(
@@ -125,16 +125,16 @@ class _Group:
         return passed(f"{amount(_SMALL)} and two segments, confirmed by their MD5")
 
     def get(self) -> Outcome:
-        got = self._context.store.get(Shelf.OBJECTS, self._name, _SMALL)
+        got = self._context.store.get(Container.OBJECTS, self._name, _SMALL)
         if got != self._content:
             return failed("an object came back changed", "check the store and what is before it")
         buffer = memoryview(bytearray(_PART))
-        self._context.store.get_into(Shelf.SEGMENTS, self._entries[0].name, buffer)
+        self._context.store.get_into(Container.SEGMENTS, self._entries[0].name, buffer)
         return passed("came back as they were sent")
 
     def list(self) -> Outcome:
         """Listings of Swift may lag behind: reading never goes by them, deleting does."""
-        found = [row.name for row in self._context.store.list(Shelf.SEGMENTS, self._prefix)]
+        found = [row.name for row in self._context.store.list(Container.SEGMENTS, self._prefix)]
         missing = [entry.name for entry in self._entries if entry.name not in found]
         if missing:
             return warned(
@@ -146,8 +146,8 @@ class _Group:
     def manifest(self) -> Outcome:
         """The object that joins segments, and that one of other bytes is refused."""
         name = self._context.remains.object("self-test-manifest")
-        self._context.remains.expect(Shelf.OBJECTS, name)
-        put = partial(self._context.store.put_manifest, Shelf.OBJECTS, name, headers={})
+        self._context.remains.expect(Container.OBJECTS, name)
+        put = partial(self._context.store.put_manifest, Container.OBJECTS, name, headers={})
         put(self._entries)
         with suppress(StoreMismatch):
             put([self._entries[0]._replace(etag=self._entries[1].etag)])
@@ -159,7 +159,7 @@ class _Group:
 
     def delete(self) -> Outcome:
         self._context.remains.remove()
-        left = [row.name for row in self._context.store.list(Shelf.SEGMENTS, self._prefix)]
+        left = [row.name for row in self._context.store.list(Container.SEGMENTS, self._prefix)]
         if left:
             return warned(
                 f"{left[0]} is still listed after it was deleted",
@@ -174,11 +174,13 @@ class _Group:
         piece = memoryview(os.urandom(_PIECE))
         names = [remains.segment(number) for number in range(_PIECES)]
         try:
-            up = _rate(lanes, names, lambda name: remains.put(Shelf.SEGMENTS, name, [piece]))
+            up = _rate(lanes, names, lambda name: remains.put(Container.SEGMENTS, name, [piece]))
             down = _rate(
                 lanes,
                 names,
-                lambda name: store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(_PIECE))),
+                lambda name: store.get_into(
+                    Container.SEGMENTS, name, memoryview(bytearray(_PIECE))
+                ),
             )
         finally:
             remains.remove()

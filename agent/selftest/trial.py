@@ -25,13 +25,13 @@ from agent.machine.os_user import OsUser, owner_of
 from agent.model import BackupRequest, CreateTask, ErrorInfo, Record
 from agent.operations.backup.create import BackupOperation
 from agent.operations.delete.family import DeleteOperation
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.selftest.check import Check, Outcome, amount, failed, passed, span
 from agent.selftest.context import Context, log
 from agent.stop import Stop
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 
 _BASE = (
     "database: privileges",
@@ -61,14 +61,14 @@ class _Group:
         self._socket: Path | None = None
 
     @cached_property
-    def _parts(self) -> BackupParts:
-        parts = wiring.backup_parts(self._context.config)
+    def _resources(self) -> BackupResources:
+        resources = wiring.backup_resources(self._context.config)
         self._leave_root()
-        self._context.after_group.callback(parts.store.close)
-        if not parts.scratch.exists():
+        self._context.after_group.callback(resources.store.close)
+        if not resources.scratch.exists():
             # an agent that has begun to use it meanwhile keeps it
-            self._context.after_group.callback(_remove_empty, parts.scratch)
-        return parts
+            self._context.after_group.callback(_remove_empty, resources.scratch)
+        return resources
 
     def _leave_root(self) -> None:
         """Become the agent's user if root runs this: what a crash leaves must be that user's.
@@ -93,7 +93,7 @@ class _Group:
         meter = Meter()
         request = BackupRequest(id=self._id, name="self-test", description="a trial: deleted soon")
         operation = BackupOperation(
-            self._parts,
+            self._resources,
             CreateTask(task_id=str(uuid4()), backup=request),
             meter=meter,
             stop=Stop(),
@@ -111,7 +111,7 @@ class _Group:
     def restore(self) -> Outcome:
         meter = Meter()
         self._context.after_group.callback(shutil.rmtree, self._folder, ignore_errors=True)
-        RestoreOperation(self._parts, meter=meter, stop=Stop()).run(self._id, self._folder)
+        RestoreOperation(self._resources, meter=meter, stop=Stop()).run(self._id, self._folder)
         return passed(f"{amount(meter.raw_bytes)} in {span(meter.seconds)}, into {self._folder}")
 
     def server(self) -> Outcome:
@@ -150,8 +150,8 @@ class _Group:
     def removal(self) -> Outcome:
         self._context.after_group.close()
         store = self._context.store
-        left = [row.name for row in store.list(Shelf.SEGMENTS, f"{self._id}/")]
-        left += [row.name for row in store.list(Shelf.OBJECTS, self._id)]
+        left = [row.name for row in store.list(Container.SEGMENTS, f"{self._id}/")]
+        left += [row.name for row in store.list(Container.OBJECTS, self._id)]
         if left or self._folder.exists():
             return failed(
                 f"something is left of the trial: {', '.join(left[:3]) or self._folder}",
@@ -167,9 +167,9 @@ class _Group:
     def _delete(self) -> None:
         with suppress(BackupUnknown):
             DeleteOperation(
-                self._parts.store,
-                self._parts.catalogue,
-                connections=self._parts.path.connections,
+                self._resources.store,
+                self._resources.catalogue,
+                connections=self._resources.path.connections,
                 meter=Meter(),
                 stop=Stop(),
                 on_begin=lambda _record: None,

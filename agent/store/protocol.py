@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol, Self
 
 
-class Shelf(Enum):
+class Container(Enum):
     """Which of a store's two containers an object lies in."""
 
     OBJECTS = ""
@@ -85,7 +85,9 @@ _LONGEST_TOLD: Final = 256
 
 def no_container(name: str, where: str, there: Iterable[str]) -> str:
     """Return the message that `where` lacks a container and has those `there`, as far as known."""
-    others = sorted(one[:_LONGEST_TOLD] for one in there if not one.endswith(Shelf.SEGMENTS.value))
+    others = sorted(
+        one[:_LONGEST_TOLD] for one in there if not one.endswith(Container.SEGMENTS.value)
+    )
     told = ", ".join(others[:_TOLD_CONTAINERS])
     more = f" and {len(others) - _TOLD_CONTAINERS} more" if len(others) > _TOLD_CONTAINERS else ""
     return f"there is no container {name} in {where}" + (f", only {told}{more}" if told else "")
@@ -135,7 +137,7 @@ class Store(Protocol):
     def limits(self) -> StoreLimits:
         """Return what one object may hold; only making a backup needs to know."""
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
 
         The MD5 is computed here and compared with the store's ETag: StoreMismatch if they
@@ -144,7 +146,7 @@ class Store(Protocol):
 
     def put_manifest(
         self,
-        shelf: Shelf,
+        shelf: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
@@ -155,31 +157,31 @@ class Store(Protocol):
         entry is missing or differs: compared by the store, or here if the store doesn't.
         """
 
-    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+    def get(self, shelf: Container, name: str, limit: int) -> bytes:
         """Return an object of at most `limit` bytes, the newest copy of it (X-Newest).
 
         StoreNotFound where there is none, StoreMismatch where it is larger than `limit`.
         """
 
-    def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
+    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
         """Read an object of exactly `len(buffer)` bytes into `buffer`.
 
         StoreMismatch where its length or its MD5 differs from what the store announces.
         """
 
-    def stat(self, shelf: Shelf, name: str) -> Stat:
+    def stat(self, shelf: Container, name: str) -> Stat:
         """Ask for an object's ETag and size, and move none of its bytes.
 
         Not by a listing: the newest copy itself answers (X-Newest). StoreNotFound if there is none.
         """
 
-    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose name begins with `prefix`, in order of their names.
 
         StoreNotFound if there is no such container; its message names those that are there.
         """
 
-    def delete(self, shelf: Shelf, name: str) -> None:
+    def delete(self, shelf: Container, name: str) -> None:
         """Remove one object (of a manifest only itself); nothing happens where none is."""
 
     def clock(self) -> float:

@@ -53,7 +53,7 @@ class Cancellation:
         Not where it is brought to its end that had begun before.
         """
         if self._journal.kept_record(task.task_id) is not None:
-            stop.close(Cancelled)
+            stop.ignore(Cancelled)
         with self._lock:
             self._running = task.task_id, stop
         try:

@@ -37,7 +37,7 @@ from agent.model import (
 from agent.operations.backup.create import BackupOperation
 from agent.operations.delete.begun import BegunDelete
 from agent.operations.delete.family import DeleteOperation
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.operations.restore.target import target_below
 from agent.pipeline.meter import Meter
@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 _CANCEL_SECONDS: Final = 4.5
 
 
-class _Undecided(Exception):
+class _OutcomeUnknown(Exception):
     """Nobody knows how a task ended until the store answers again, or it is done again."""
 
     def __init__(self, attempt: str = "") -> None:
@@ -61,14 +61,14 @@ class _Undecided(Exception):
         self.attempt = attempt
 
 
-class _Done(NamedTuple):
+class _Result(NamedTuple):
     """What a task that is done has to show; `deleted` are the backups that a delete removed."""
 
     record: Record | None
     deleted: Sequence[str] | None = None
 
 
-class _Abandoned(Exception):
+class _BackupFailed(Exception):
     """A backup failed for `cause`; `record` is what is left of it.
 
     `problem` is why that could not be cleaned up.
@@ -83,7 +83,7 @@ class _Abandoned(Exception):
         self.problem = problem
 
 
-def _cause(stop: Stop, error: BaseException) -> BaseException:
+def _stop_with(stop: Stop, error: BaseException) -> BaseException:
     """Why a task ended: what was told to stop may fail in its own words.
 
     Whatever wants to stop it from now on came later.
@@ -106,7 +106,7 @@ def _until(seconds: float) -> Iterator[Stop]:
         timer.cancel()
 
 
-class Performer:
+class Executor:
     """Does tasks that the journal holds; `restore_roots` are where restores may write."""
 
     def __init__(
@@ -148,16 +148,16 @@ class Performer:
         try:
             with within or nullcontext():
                 done = self._dispatch(task, stop)
-        except _Undecided as error:
+        except _OutcomeUnknown as error:
             self._wait(task, error.__cause__ or error, error.attempt)
-        except _Abandoned as failed:
+        except _BackupFailed as failed:
             self._failed(task, failed.cause, failed.record, failed.problem)
         except BaseException as error:  # noqa: BLE001 - the task boundary
             if isinstance(task, DeleteTask) and isinstance(error, JournalError):
                 # only the journal knows whether it had begun: it is done again
                 self._wait(task, error)
             else:
-                self._failed(task, _cause(stop, error), None)
+                self._failed(task, _stop_with(stop, error), None)
         else:
             log.info("task %s is done", task.task_id)
             self.reporter.tell_end(task, TaskStatus.DONE, done.record, deleted=done.deleted)
@@ -180,7 +180,7 @@ class Performer:
         problem: AgentError | None = None,
     ) -> None:
         cut_off = self._ending and isinstance(error, Interrupted)
-        if cut_off and self.recovery.again(task, record):
+        if cut_off and self.recovery.requeue(task, record):
             return
         info = ErrorInfo.of(error)
         if record and problem and not (silent(problem) or isinstance(problem, Fenced)):
@@ -195,22 +195,22 @@ class Performer:
             log.exception("task %s failed by a defect of the agent", task.task_id)
         self.reporter.tell_end(task, status, record, info)
 
-    def _dispatch(self, task: Task, stop: Stop) -> _Done:
-        with self._stores.parts(task) as parts:
+    def _dispatch(self, task: Task, stop: Stop) -> _Result:
+        with self._stores.resources(task) as resources:
             if isinstance(task, CreateTask):
-                return _Done(self._create(task, parts, stop))
+                return _Result(self._create(task, resources, stop))
             if isinstance(task, RestoreTask):
-                return _Done(self._restore(task, parts, stop))
+                return _Result(self._restore(task, resources, stop))
             if isinstance(task, DeleteTask):
-                return self._delete(task, parts, stop)
+                return self._delete(task, resources, stop)
         if isinstance(task, PingTask):
-            return _Done(None)
+            return _Result(None)
         raise TaskUnsupported(f"tasks of type {task.type} are not supported")
 
-    def _create(self, task: CreateTask, parts: BackupParts, stop: Stop) -> Record:
+    def _create(self, task: CreateTask, resources: BackupResources, stop: Stop) -> Record:
         meter = Meter()
         operation = BackupOperation(
-            parts,
+            resources,
             task,
             meter=meter,
             stop=stop,
@@ -227,14 +227,14 @@ class Performer:
                 return operation.run()
         # whatever ends it, a defect and an interrupt too, no record may stay BUILDING
         except BaseException as error:
-            cause = _cause(stop, error)
+            cause = _stop_with(stop, error)
             if operation.undecided and silent(cause):
                 # no record says FAILED: it could reach the store after one that says COMPLETED
-                raise _Undecided(operation.attempt) from cause
+                raise _OutcomeUnknown(operation.attempt) from cause
             left, problem = self._abandon(task, operation, cause, stop)
             if left and left.status is BackupStatus.COMPLETED:
                 return left
-            raise _Abandoned(left, cause, problem) from error
+            raise _BackupFailed(left, cause, problem) from error
         finally:
             self._making = None
 
@@ -249,24 +249,24 @@ class Performer:
                 self._journal.forget_record(task.task_id)
         except JournalError as problem:
             log.warning("what is journalled of the failed backup can't be changed: %s", problem)
-            raise _Undecided(operation.attempt) from error
+            raise _OutcomeUnknown(operation.attempt) from error
         try:
             with patience or nullcontext() as late:
                 return operation.abandon(ErrorInfo.of(error), late), None
         except AgentError as problem:
             log.warning("the failed backup could not be cleaned up: %s", problem)
             if silent(problem) and (operation.undecided or self._ending):
-                raise _Undecided(operation.attempt) from error
+                raise _OutcomeUnknown(operation.attempt) from error
             if silent(problem) or (isinstance(problem, StoreFull) and not operation.undecided):
                 # reported as FAILED now, and cleaned up when the store answers, or has room
                 self.recovery.add(task, ErrorInfo.of(error), operation.attempt, told=True)
             return operation.record, problem
 
-    def _restore(self, task: RestoreTask, parts: BackupParts, stop: Stop) -> Record:
+    def _restore(self, task: RestoreTask, resources: BackupResources, stop: Stop) -> Record:
         target = target_below(self._restore_roots, Path(task.target))
         meter = Meter()
         operation = RestoreOperation(
-            parts,
+            resources,
             meter=meter,
             stop=stop,
             run_id=task.task_id,
@@ -278,7 +278,7 @@ class Performer:
         with self.reporter.progress(task, meter, lambda: None):
             return operation.run(task.backup_id, target)[-1]
 
-    def _delete(self, task: DeleteTask, parts: BackupParts, stop: Stop) -> _Done:
+    def _delete(self, task: DeleteTask, resources: BackupResources, stop: Stop) -> _Result:
         """Delete, or go on with a delete that was cut off: once begun it is brought to its end."""
         meter = Meter()
         begun = self._begun(task)
@@ -287,14 +287,14 @@ class Performer:
             nonlocal begun
             begun = begun.more(record, operation.planned)
             # once begun it is brought to its end, whoever may want to cancel it
-            stop.close(Cancelled)
+            stop.ignore(Cancelled)
             self._journal.keep_record(task.task_id, begun.to_text())
             self.reporter.tell(task, TaskStatus.RUNNING, record=begun.root)
 
         operation = DeleteOperation(
-            parts.store,
-            parts.catalogue,
-            connections=parts.path.connections,
+            resources.store,
+            resources.catalogue,
+            connections=resources.path.connections,
             meter=meter,
             stop=stop,
             on_begin=begin,
@@ -309,9 +309,9 @@ class Performer:
                 raise
         except (StoreError, Interrupted) as error:
             if begun.root is not None and (silent(error) or isinstance(error, Interrupted)):
-                raise _Undecided from error
+                raise _OutcomeUnknown from error
             raise
-        return _Done(begun.root, begun.ids)
+        return _Result(begun.root, begun.ids)
 
     def _begun(self, task: DeleteTask) -> BegunDelete:
         """What is known of a delete that had begun before this process did."""

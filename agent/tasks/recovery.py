@@ -27,7 +27,7 @@ from agent.errors import (
     StoreUnreachable,
     TokenLost,
 )
-from agent.journal import CutOff, Journal, cancellation
+from agent.journal import InterruptedTask, Journal, cancellation
 from agent.machine.host import nearest
 from agent.machine.os_user import owner_of
 from agent.model import (
@@ -42,8 +42,8 @@ from agent.model import (
 )
 from agent.operations.backup.abandon import abandon_record, remove_attempt
 from agent.operations.backup.commit import as_kept, resume_commit
-from agent.operations.resources import BackupParts
-from agent.operations.restore.target import Work, resolved
+from agent.operations.resources import BackupResources
+from agent.operations.restore.target import RestoreWorkdir, resolved
 from agent.tasks.reports import Reporter
 from agent.tasks.stores import TaskStores
 
@@ -111,7 +111,7 @@ class Recovery:
             _Waiting(one.task, one.attempt, self._cause(one)) for one in journal.running()
         ]
 
-    def _cause(self, one: CutOff) -> ErrorInfo:
+    def _cause(self, one: InterruptedTask) -> ErrorInfo:
         lost = self._stores.lost(one.task)
         return _interrupted(one) if lost is None else ErrorInfo.of(lost)
 
@@ -138,7 +138,7 @@ class Recovery:
                 self._waiting.remove(one)
                 yield one.task
 
-    def again(self, task: Task, record: Record | None) -> bool:
+    def requeue(self, task: Task, record: Record | None) -> bool:
         """Put a task that the agent's end cut off back, if it asks for that; whether it did.
 
         Not while `record`, which is what it has left, may still become a good backup.
@@ -179,7 +179,7 @@ class Recovery:
         reached(Point.RECOVERED)
         cut_off = clean and info.code == Interrupted.code
         # of a task that has ended the journal may know nothing any more
-        if not (one.told or (cut_off and self.again(one.task, record))):
+        if not (one.told or (cut_off and self.requeue(one.task, record))):
             self._end(one.task, info, record)
         if full:
             one.told = True
@@ -201,33 +201,35 @@ class Recovery:
             return self._settled_restore(one.task)
         if not isinstance(one.task, CreateTask) or not one.attempt:
             return None
-        with self._stores.parts(one.task) as parts:
-            parts.store.open(create=False)
-            return self._settled_create(one.task, parts, one.attempt, info)
+        with self._stores.resources(one.task) as resources:
+            resources.store.open(create=False)
+            return self._settled_create(one.task, resources, one.attempt, info)
 
     def _settled_create(
-        self, task: CreateTask, parts: BackupParts, attempt: str, info: ErrorInfo
+        self, task: CreateTask, resources: BackupResources, attempt: str, info: ErrorInfo
     ) -> Record | None:
         """The record as it is to stay: a commit that had begun is brought to its end."""
-        record = parts.catalogue.read(task.backup.id)
+        record = resources.catalogue.read(task.backup.id)
         journalled = self._journal.kept_record(task.task_id)
         if record is None or record.attempt != attempt:
             if not journalled:
                 # it never was this attempt's, or isn't any more: it can't be committed
-                remove_attempt(parts, task.backup.id, attempt, info)
+                remove_attempt(resources, task.backup.id, attempt, info)
             return None
         if record.status is BackupStatus.DELETING:
             return record
-        if record.status is BackupStatus.COMPLETED and parts.catalogue.keeps(record):
+        if record.status is BackupStatus.COMPLETED and resources.catalogue.verify_or_condemn(
+            record
+        ):
             return record
         if journalled and record.status is BackupStatus.BUILDING:
             try:
-                return resume_commit(parts, journalled)
+                return resume_commit(resources, journalled)
             except AgentError as problem:
                 if silent(problem):
                     raise
                 log.warning("backup %s can't be completed: %s", record.id, problem)
-        return abandon_record(parts, record, record.error or info, remove=not journalled)
+        return abandon_record(resources, record, record.error or info, remove=not journalled)
 
     def _settled_restore(self, task: RestoreTask) -> Record | None:
         """The record of the backup whose datadir is there as a whole; else nothing is left there.
@@ -235,7 +237,7 @@ class Recovery:
         What is removed has the task's own id in its name, whatever else is in the target now.
         """
         target = resolved(self._restore_roots, Path(task.target))
-        work = Work(target, task.task_id, owner_of(nearest(target)))
+        work = RestoreWorkdir(target, task.task_id, owner_of(nearest(target)))
         kept = self._journal.kept_record(task.task_id)
         if kept is None:
             work.remove()
@@ -252,6 +254,6 @@ def _cut_off(record: Record) -> bool:
     return record.error.code == Interrupted.code
 
 
-def _interrupted(one: CutOff) -> ErrorInfo:
+def _interrupted(one: InterruptedTask) -> ErrorInfo:
     how_often = f" in each of its {one.runs} runs" if one.runs > 1 else " while the task ran"
     return ErrorInfo.of(Interrupted(f"the agent ended{how_often}"))

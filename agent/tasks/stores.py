@@ -13,10 +13,10 @@ from pydantic import SecretStr
 
 from agent.errors import TokenLost
 from agent.model import StoreTask, Task, TaskStore
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.store.policy import StorageRules
 
-Build = Callable[[TaskStore], BackupParts]
+Build = Callable[[TaskStore], BackupResources]
 
 
 def without_token(task: Task) -> Task:
@@ -47,13 +47,13 @@ class TaskStores:
     the journal holds. Methods may be called from any thread.
     """
 
-    def __init__(self, parts: BackupParts, rules: StorageRules, build: Build) -> None:
-        self._parts = parts
+    def __init__(self, resources: BackupResources, rules: StorageRules, build: Build) -> None:
+        self._resources = resources
         self._rules = rules
         self._build = build
         self._lock = threading.Lock()
         self._tokens: dict[str, tuple[str, SecretStr]] = {}
-        self._open: list[BackupParts] = []
+        self._open: list[BackupResources] = []
 
     def admit(self, task: Task) -> None:
         """StorageRefused where the task names a store that isn't one for this agent."""
@@ -81,11 +81,11 @@ class TaskStores:
             self._tokens.pop(task_id, None)
 
     @contextmanager
-    def parts(self, task: Task) -> Iterator[BackupParts]:
+    def resources(self, task: Task) -> Iterator[BackupResources]:
         """What the task is done with, while the block runs; TokenLost where its token is gone."""
         asked = task.store if isinstance(task, StoreTask) else None
         if asked is None or (asked.container is None and asked.storage_url is None):
-            yield self._parts
+            yield self._resources
             return
         if asked.storage_url is not None:
             token = self._token(task.task_id, asked.storage_url)
@@ -112,7 +112,7 @@ class TaskStores:
     def abort(self) -> None:
         """No request to any store is repeated from now on."""
         with self._lock:
-            stores = [self._parts.store, *(parts.store for parts in self._open)]
+            stores = [self._resources.store, *(resources.store for resources in self._open)]
         for store in stores:
             store.abort()
 

@@ -30,12 +30,12 @@ from agent.model import (
     Task,
     TaskStatus,
 )
-from agent.operations.backup.preflight import look_at_lineage
+from agent.operations.backup.preflight import observe_lineage
 from agent.operations.backup.replica import put_back
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.stop import Stop
 from agent.tasks.cancellation import Cancellation
-from agent.tasks.executor import Performer
+from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores, without_token
 
 log = logging.getLogger(__name__)
@@ -48,20 +48,20 @@ _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _LOOK_SECONDS = 60.0
 
 
-class Runner:
+class Worker:
     """Owns the worker thread; `wake` is called whenever there is something to send."""
 
     def __init__(
         self,
         journal: Journal,
-        parts: BackupParts,
+        resources: BackupResources,
         stores: TaskStores,
-        performer: Performer,
+        performer: Executor,
         *,
         wake: Callable[[], None],
     ) -> None:
         self._journal = journal
-        self._parts = parts
+        self._resources = resources
         self._stores = stores
         self._wake = wake
         self._work = threading.Event()
@@ -235,9 +235,9 @@ class Runner:
             return
         self._looked = time.monotonic()
         # an agent that was killed during a backup may have left it stopped
-        put_back(self._parts)
+        put_back(self._resources)
         try:
-            look_at_lineage(self._parts, self._journal.observe_lsn)
+            observe_lineage(self._resources, self._journal.observe_lsn)
         except DatabaseError as error:
             log.info("the LSN can't be looked at: %s", error)
 

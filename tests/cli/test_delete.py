@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.stored import Held, held, place, put
 from tests.records.made import INSTANCE, completed, keyring
@@ -176,7 +176,7 @@ def test_a_dry_run_draws_what_would_go_and_deletes_nothing(operator: Operator) -
 
 
 def test_a_backup_that_is_not_there(operator: Operator) -> None:
-    put(operator.store, Shelf.OBJECTS, "else", b"")
+    put(operator.store, Container.OBJECTS, "else", b"")
     asked = operator.delete("--local", INSTANCE)
     assert (asked.returncode, asked.stdout) == (1, "")
     assert f"backup-agent: backup_unknown: there is no backup {INSTANCE}" in asked.stderr

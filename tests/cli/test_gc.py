@@ -22,7 +22,7 @@ from agent.journal import Journal, busy_backups, overview
 from agent.model import BackupRequest, BackupStatus, CreateTask, ReportDraft, TaskStatus
 from agent.records.catalogue import Catalogue
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import (
     GIVEN_UP,
@@ -252,6 +252,6 @@ def test_one_that_is_interrupted_ends_between_two_objects(
     assert "backup-agent: interrupted: the collection was interrupted" in said
     assert "same command again" in said
     swift.inject([dated])
-    assert 2 < len(list(store.list(Shelf.SEGMENTS))) < 8
+    assert 2 < len(list(store.list(Container.SEGMENTS))) < 8
     assert [one["what"] for one in machine.plain()["orphans"]] == ["given up"]
-    assert list(store.list(Shelf.SEGMENTS)) == []
+    assert list(store.list(Container.SEGMENTS)) == []

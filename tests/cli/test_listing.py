@@ -19,7 +19,7 @@ from agent.config.settings import load, need
 from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Datastore, ErrorInfo, Record
 from agent.records.object_names import container_name, record_name
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.broker.probe import probing
 from tests.records.made import completed, keyring, record
@@ -90,7 +90,7 @@ class Operator:
             self.put(one.id, (keys or self._keys).sign(one.model_dump_json().encode()))
 
     def put(self, backup_id: str, raw: bytes) -> None:
-        self.store.put(Shelf.OBJECTS, record_name(backup_id), [memoryview(raw)])
+        self.store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
 
     def says(self, *arguments: str) -> str:
         """Standard output of a command that must end well, and say nothing else."""
@@ -165,7 +165,7 @@ def test_lists(operator: Operator) -> None:
     assert of_one == LIST_INSTANCE
     assert operator.says("backup-list-instance", INSTANCE, "--limit", "2") == LIST_INSTANCE
     [failed] = [one for one in operator.json("backup-list") if one["status"] == "FAILED"]
-    operator.store.delete(Shelf.OBJECTS, record_name(failed["id"]))
+    operator.store.delete(Container.OBJECTS, record_name(failed["id"]))
     assert operator.says("backup-list") == LIST
     ids = [one["id"] for one in operator.json("backup-list-instance", INSTANCE)]
     assert ids == [one.id for one in _examples()]

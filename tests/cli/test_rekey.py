@@ -18,7 +18,7 @@ from agent.model import Record
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, record
 from tests.stack.agent import write_private
@@ -62,10 +62,10 @@ class Tenant:
         self._put(backup_id, self._get(backup_id).replace(b'"from_lsn":0', b'"from_lsn":1'))
 
     def _put(self, backup_id: str, raw: bytes) -> None:
-        self.store.put(Shelf.OBJECTS, record_name(backup_id), [memoryview(raw)])
+        self.store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
 
     def _get(self, backup_id: str) -> bytes:
-        return self.store.get(Shelf.OBJECTS, record_name(backup_id), 1 << 20)
+        return self.store.get(Container.OBJECTS, record_name(backup_id), 1 << 20)
 
     def signer(self, backup_id: str) -> str | None:
         return signer(self._get(backup_id))

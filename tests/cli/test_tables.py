@@ -8,7 +8,7 @@ from wcwidth import wcswidth  # type: ignore[import-untyped,unused-ignore]
 from agent.cli import tables
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Datastore, Record
-from agent.records.catalogue import Listed
+from agent.records.catalogue import ListedRecord
 from tests.records.made import completed, record
 
 BASE = completed(
@@ -32,7 +32,7 @@ INC = completed(
 
 
 def _row(one: Record, state: RecordState = RecordState.OK) -> dict[str, object]:
-    return tables.row(Listed(one.id, state, one))
+    return tables.row(ListedRecord(one.id, state, one))
 
 
 LIST = """\
@@ -181,7 +181,7 @@ def test_nothing_breaks_out_of_its_cell(evil: str) -> None:
 
 
 def test_a_record_that_can_not_be_trusted_says_so() -> None:
-    unreadable = tables.row(Listed(BASE.id, RecordState.BAD, None))
+    unreadable = tables.row(ListedRecord(BASE.id, RecordState.BAD, None))
     assert list(unreadable) == list(_row(BASE))
     table = tables.list_table([unreadable, _row(INC, RecordState.KEY_NOT_HERE)])
     first, second = table.splitlines()[3:5]

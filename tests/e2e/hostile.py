@@ -15,7 +15,7 @@ from agent.errors import AgentError, ContentRefused, PrepareFailed
 from agent.keys.keyring import Keyring
 from agent.model import Record, Stored
 from agent.records.object_names import Segment, encode_list, list_name, list_ref, segment_name
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.codec.streams import head, remove, rename, whole
 from tests.golden import make, places, rescue
 from tests.operations.stored import place_record, put
@@ -57,9 +57,9 @@ def store_backup(store: Store, keys: Keyring, made: Original, **changes: object)
     rows = []
     for number, body in enumerate(sent.joined()):
         name = segment_name(record.id, record.attempt, number)
-        rows.append(Segment(len(body), put(store, Shelf.SEGMENTS, name, body).etag))
+        rows.append(Segment(len(body), put(store, Container.SEGMENTS, name, body).etag))
     encoded = encode_list(rows)
-    put(store, Shelf.SEGMENTS, list_name(record.id, record.attempt, 0), encoded)
+    put(store, Container.SEGMENTS, list_name(record.id, record.attempt, 0), encoded)
     stored = Stored(
         raw_bytes=len(stream),
         compressed_bytes=sum(row.size for row in rows),

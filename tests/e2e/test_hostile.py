@@ -67,7 +67,7 @@ def place() -> Iterator[Place]:
     outside = folder / "outside"
     planted = plant(outside)
     streams = cases(made.stream, outside, plugin(folder, outside / "loaded"))
-    parts = wiring.restore_parts(load(config))
+    parts = wiring.restore_resources(load(config))
     parts.store.open()
     ids = {
         name: store_backup(parts.store, parts.keyring, made._replace(stream=case.stream)).id
@@ -95,7 +95,7 @@ def unharmed(place: Place) -> None:
 
 def restored(place: Place, name: str) -> AgentError | None:
     """Restore it into `target`; what the restore ended with."""
-    parts = wiring.restore_parts(load(place.config))
+    parts = wiring.restore_resources(load(place.config))
     operation = RestoreOperation(parts, meter=Meter(), stop=Stop())
     try:
         operation.run(place.ids[name], place.folder / "target")
@@ -150,7 +150,7 @@ def test_what_pointed_outside_opens_inside(place: Place) -> None:
 
 
 def test_by_task_nothing_is_left(place: Place, agent: Agent) -> None:
-    objects = wiring.restore_parts(load(agent.config))
+    objects = wiring.restore_resources(load(agent.config))
     objects.store.open()
     with Reports(agent) as reports:
         for name in ("rename above", "another plugin"):

@@ -20,12 +20,12 @@ from agent.engine.protocol import Engine
 from agent.keys.keyring import Keyring
 from agent.model import BackupRequest, CreateTask, Record
 from agent.operations.backup.create import BackupOperation
-from agent.operations.resources import BackupParts, RestoreParts
+from agent.operations.resources import BackupResources, RestoreResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.records.object_names import backup_prefix
 from agent.stop import Stop
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.faults.trial import Bench
 from tests.stack.agent import Agent, Tables
 
@@ -37,7 +37,7 @@ _ROWS = (
     " FROM {schema}.seq_1_to_{rows}"
 )
 
-Place = tuple[Shelf, str]
+Place = tuple[Container, str]
 Objects = Mapping[Place, bytes]
 
 
@@ -46,7 +46,7 @@ class Chain:
     """Three backups of one instance, all objects of them, and what an older attempt left."""
 
     agent: Agent
-    parts: BackupParts
+    parts: BackupResources
     full: Record
     incremental: Record
     other: Record
@@ -67,7 +67,7 @@ class Chain:
     def restore(self, store: Store, target: Path) -> "Sink":
         """Read the incremental's chain back through the product's path; the sink, if it can be."""
         sink = Sink(self)
-        parts = RestoreParts(
+        parts = RestoreResources(
             store=store,
             catalogue=type(self.parts.catalogue)(store, self.keyring),
             keyring=self.keyring,
@@ -164,7 +164,7 @@ def snapshot(store: Store) -> dict[Place, bytes]:
 
 
 def _places(store: Store) -> list[Place]:
-    return [(shelf, row.name) for shelf in Shelf for row in store.list(shelf)]
+    return [(shelf, row.name) for shelf in Container for row in store.list(shelf)]
 
 
 def put_back(store: Store, before: Objects, after: Mapping[Place, bytes | None]) -> None:
@@ -190,7 +190,7 @@ def chained(bench: Bench, name: str, overrides: Tables | None = None) -> Iterato
     given["pipeline"] = {"segment_bytes": 1 << 20}
     bench.mariadb.query(f"CREATE SCHEMA {SCHEMA}")
     with bench.agent(name, given) as agent:
-        parts = wiring.backup_parts(load(agent.config))
+        parts = wiring.backup_resources(load(agent.config))
         try:
             yield _make(bench, agent, parts)
         finally:
@@ -198,7 +198,7 @@ def chained(bench: Bench, name: str, overrides: Tables | None = None) -> Iterato
             bench.mariadb.query(f"DROP SCHEMA {SCHEMA}")
 
 
-def _make(bench: Bench, agent: Agent, parts: BackupParts) -> Chain:
+def _make(bench: Bench, agent: Agent, parts: BackupResources) -> Chain:
     first = str(uuid4())
     _fill(bench, "base", 900)
     parts.store.open()
@@ -224,7 +224,7 @@ def _fill(bench: Bench, table: str, rows: int) -> None:
     bench.mariadb.query(_ROWS.format(schema=SCHEMA, table=table, rows=rows))
 
 
-def _back_up(parts: BackupParts, request: BackupRequest) -> Record:
+def _back_up(parts: BackupResources, request: BackupRequest) -> Record:
     operation = BackupOperation(
         parts,
         CreateTask(task_id=str(uuid4()), backup=request),

@@ -24,7 +24,7 @@ from agent.keys.keyring import Keyring
 from agent.keys.master import MasterKey
 from agent.model import BackupStatus, Record
 from agent.records.object_names import attempt_prefix, list_name, record_name
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from tests.faults.chain import Chain, Place
 
 Changes = Mapping[Place, bytes | None]
@@ -101,7 +101,7 @@ def lose(chance: Random, chain: Chain) -> Changes:
 def lose_last(chance: Random, chain: Chain) -> Changes:
     """The end of the stream: its last segments."""
     names = chain.names(_backup(chance, chain))
-    return {(Shelf.SEGMENTS, name): None for name in names[-chance.randint(1, 3) :]}
+    return {(Container.SEGMENTS, name): None for name in names[-chance.randint(1, 3) :]}
 
 
 def of_older_attempt(chance: Random, chain: Chain) -> Changes:
@@ -109,17 +109,17 @@ def of_older_attempt(chance: Random, chain: Chain) -> Changes:
     prefix = attempt_prefix(chain.full.id, chain.full.attempt)
     older = [(name.rsplit("/", 1)[1], body) for (_, name), body in _segment_shelf(chain.older)]
     known = [
-        (tail, body) for tail, body in older if (Shelf.SEGMENTS, prefix + tail) in chain.objects
+        (tail, body) for tail, body in older if (Container.SEGMENTS, prefix + tail) in chain.objects
     ]
     tail, body = chance.choice(known)
-    return {(Shelf.SEGMENTS, prefix + tail): body}
+    return {(Container.SEGMENTS, prefix + tail): body}
 
 
 def all_of_older_attempt(_chance: Random, chain: Chain) -> Changes:
     """All segments of the first attempt under the names of the second."""
     prefix = attempt_prefix(chain.full.id, chain.full.attempt)
     return {
-        (Shelf.SEGMENTS, prefix + name.rsplit("/", 1)[1]): body
+        (Container.SEGMENTS, prefix + name.rsplit("/", 1)[1]): body
         for (_, name), body in _segment_shelf(chain.older)
         if name.rsplit("/", 1)[1].isdigit()
     }
@@ -129,8 +129,8 @@ def of_another_backup(chance: Random, chain: Chain) -> Changes:
     """Another backup's segment in the same place."""
     mine, theirs = _pair(chance, chain)
     number = chance.randrange(min(len(chain.names(mine)), len(chain.names(theirs))))
-    body = chain.objects[Shelf.SEGMENTS, chain.names(theirs)[number]]
-    return {(Shelf.SEGMENTS, chain.names(mine)[number]): body}
+    body = chain.objects[Container.SEGMENTS, chain.names(theirs)[number]]
+    return {(Container.SEGMENTS, chain.names(mine)[number]): body}
 
 
 # --- lists ---------------------------------------------------------------------------------
@@ -272,13 +272,13 @@ def _pair(chance: Random, chain: Chain) -> tuple[Record, Record]:
 
 
 def _segment(chance: Random, chain: Chain) -> tuple[Place, bytes]:
-    place = (Shelf.SEGMENTS, chance.choice(chain.names(_backup(chance, chain))))
+    place = (Container.SEGMENTS, chance.choice(chain.names(_backup(chance, chain))))
     return place, chain.objects[place]
 
 
 def _two(chance: Random, chain: Chain) -> tuple[Place, Place]:
     first, second = chance.sample(chain.names(_backup(chance, chain)), 2)
-    return (Shelf.SEGMENTS, first), (Shelf.SEGMENTS, second)
+    return (Container.SEGMENTS, first), (Container.SEGMENTS, second)
 
 
 def _any_object(chance: Random, chain: Chain) -> tuple[Place, bytes]:
@@ -288,15 +288,15 @@ def _any_object(chance: Random, chain: Chain) -> tuple[Place, bytes]:
 
 
 def _segment_shelf(objects: Mapping[Place, bytes]) -> list[tuple[Place, bytes]]:
-    return [(place, body) for place, body in objects.items() if place[0] is Shelf.SEGMENTS]
+    return [(place, body) for place, body in objects.items() if place[0] is Container.SEGMENTS]
 
 
 def _list(record: Record) -> Place:
-    return Shelf.SEGMENTS, list_name(record.id, record.attempt, 0)
+    return Container.SEGMENTS, list_name(record.id, record.attempt, 0)
 
 
 def _record(record: Record) -> Place:
-    return Shelf.OBJECTS, record_name(record.id)
+    return Container.OBJECTS, record_name(record.id)
 
 
 def _changed(chance: Random, line: bytes) -> bytes:

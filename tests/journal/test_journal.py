@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
-from agent.journal import Acceptance, CutOff, Journal, OutboxItem
+from agent.journal import Acceptance, InterruptedTask, Journal, OutboxItem
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
 from tests.journal.looks import unsent
 
@@ -185,9 +185,9 @@ def test_tasks_are_claimed_oldest_first_once_each(path: Path, journal: Journal) 
     assert journal.claim() == tasks[0]
     journal.close()
     again = Journal(path, INSTANCE, str(uuid4()))
-    assert again.running() == [CutOff(tasks[0], "", 1)]
+    assert again.running() == [InterruptedTask(tasks[0], "", 1)]
     assert [again.claim() for _ in range(5)] == [*tasks[1:], None]
-    assert again.running() == [CutOff(task, "", 1) for task in tasks]
+    assert again.running() == [InterruptedTask(task, "", 1) for task in tasks]
     assert [report.task_id for report in drain(again)] == [task.task_id for task in tasks]
     again.close()
 
@@ -431,7 +431,7 @@ def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: 
     path, daemons, typed = tmp_path / "journal", ping(), ping()
 
     def running(store: str, task: Task | None = None, *, named: bool) -> list[Task]:
-        journal = Journal(path, INSTANCE, RUN, store=store, typed=named)
+        journal = Journal(path, INSTANCE, RUN, store=store, store_override=named)
         if task:
             journal.accept(task, draft(task, TaskStatus.RUNNING))
         found = [one.task for one in journal.running()]
@@ -464,7 +464,7 @@ def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: in
     db.close()
     for _ in range(2):
         journal = Journal(path, INSTANCE, RUN, store="a")
-        assert journal.running() == [CutOff(task, "", 0)]
+        assert journal.running() == [InterruptedTask(task, "", 0)]
         journal.close()
 
 
@@ -525,7 +525,7 @@ def test_a_failure_half_way_undoes_the_whole_call(journal: Journal) -> None:
     with pytest.raises(JournalError, match="can't be used: broken"):
         journal.report(draft(kept, TaskStatus.DONE))
     assert journal.status(refused.task_id) is None
-    assert journal.running() == [CutOff(kept, "", 1)]
+    assert journal.running() == [InterruptedTask(kept, "", 1)]
     with journal._file.transaction() as db:
         db.execute("DROP TRIGGER broken")
     journal.report(draft(kept, TaskStatus.DONE))

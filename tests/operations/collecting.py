@@ -11,7 +11,7 @@ from agent.records.catalogue import Catalogue
 from agent.records.object_names import checks_name, new_attempt, record_name, segment_name
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.operations.stored import held, place, put
 from tests.records.made import INSTANCE, completed, keyring, record
 
@@ -45,7 +45,7 @@ def ours_completed(parent: Record | None = None, **changes: Any) -> Record:
 
 def place_segments(store: Store, backup_id: str, attempt: str, count: int = 2) -> None:
     for number in range(count):
-        put(store, Shelf.SEGMENTS, segment_name(backup_id, attempt, number), b"bytes")
+        put(store, Container.SEGMENTS, segment_name(backup_id, attempt, number), b"bytes")
 
 
 def age(folder: DirectoryStore, *beginnings: str, seconds: float = 25 * HOUR) -> None:
@@ -67,7 +67,7 @@ def one_of_each(store: Store) -> tuple[list[str], set[str]]:
     failed = ours(status=BackupStatus.FAILED, error=GIVEN_UP)
     building, deleting = ours(), ours_completed(status=BackupStatus.DELETING)
     place(store, KEYS, lost, older, failed, building, deleting)
-    store.delete(Shelf.OBJECTS, record_name(lost.id))
+    store.delete(Container.OBJECTS, record_name(lost.id))
     stay = {name for name in names(store) if name.startswith(older.id)}
     stay |= {make(one.id) for make in (record_name, checks_name) for one in (failed, building)}
     place_segments(store, older.id, new_attempt(INSTANCE))

@@ -15,7 +15,7 @@ from agent.records.object_names import (
     segment_name,
     submanifest_name,
 )
-from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
+from agent.store.protocol import Container, ManifestEntry, Store, StoredObject
 
 
 class Held(NamedTuple):
@@ -39,16 +39,21 @@ class Held(NamedTuple):
 
 
 def held(store: Store) -> Held:
-    return Held(*({row.name: row for row in store.list(shelf)} for shelf in Shelf))
+    return Held(*({row.name: row for row in store.list(shelf)} for shelf in Container))
 
 
-def put(store: Store, shelf: Shelf, name: str, body: bytes) -> ManifestEntry:
+def put(store: Store, shelf: Container, name: str, body: bytes) -> ManifestEntry:
     return ManifestEntry(name, len(body), store.put(shelf, name, [memoryview(body)]))
 
 
 def place_record(store: Store, keys: Keyring, record: Record) -> None:
     """Write a record without asking whether that is allowed."""
-    put(store, Shelf.OBJECTS, record_name(record.id), keys.sign(record.model_dump_json().encode()))
+    put(
+        store,
+        Container.OBJECTS,
+        record_name(record.id),
+        keys.sign(record.model_dump_json().encode()),
+    )
 
 
 def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> None:
@@ -56,14 +61,14 @@ def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> N
     for record in records:
         attempt = record.attempt
         entries = [
-            put(store, Shelf.SEGMENTS, segment_name(record.id, attempt, number), b"bytes")
+            put(store, Container.SEGMENTS, segment_name(record.id, attempt, number), b"bytes")
             for number in range(segments)
         ]
-        put(store, Shelf.SEGMENTS, list_name(record.id, attempt, 0), b"a list")
-        put(store, Shelf.SEGMENTS, submanifest_name(record.id, attempt, 0), b"a manifest")
+        put(store, Container.SEGMENTS, list_name(record.id, attempt, 0), b"a list")
+        put(store, Container.SEGMENTS, submanifest_name(record.id, attempt, 0), b"a manifest")
         name = object_name(record.id, sealed=record.sealed)
-        store.put_manifest(Shelf.OBJECTS, name, entries, {})
-        put(store, Shelf.OBJECTS, checks_name(record.id), b"{}")
+        store.put_manifest(Container.OBJECTS, name, entries, {})
+        put(store, Container.OBJECTS, checks_name(record.id), b"{}")
         place_record(store, keys, record)
 
 
@@ -75,7 +80,7 @@ def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> 
     for number in range(segments):
         body = f"bytes of {record.id} {number}".encode()
         name = segment_name(record.id, record.attempt, number)
-        manifest.add(number, Segment(len(body), put(store, Shelf.SEGMENTS, name, body).etag))
+        manifest.add(number, Segment(len(body), put(store, Container.SEGMENTS, name, body).etag))
     found = manifest.finish()
     manifest.publish({})
     assert record.stored is not None

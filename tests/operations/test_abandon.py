@@ -9,11 +9,11 @@ import pytest
 from agent.errors import StoreDenied, StoreFull, StoreRejected
 from agent.model import BackupStatus, ErrorInfo, Record
 from agent.operations.backup.abandon import abandon_record
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import attempt_prefix
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, Died
 from tests.records.made import keyring, record
@@ -29,9 +29,9 @@ class Full(DirectoryStore):
     kind: type[StoreFull | StoreRejected | StoreDenied] = StoreFull
     without_effect = True
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         prefix = attempt_prefix(self.making.id, self.making.attempt)
-        if any(self.list(Shelf.SEGMENTS, prefix)):
+        if any(self.list(Container.SEGMENTS, prefix)):
             error = self.kind("no room")
             error.without_effect = self.without_effect
             raise error
@@ -49,7 +49,7 @@ def abandon(store: Store, making: Record, *, remove: bool = True) -> Record | No
     made = SimpleNamespace(
         store=store, catalogue=Catalogue(store, KEYS), path=SimpleNamespace(connections=1)
     )
-    return abandon_record(cast(BackupParts, made), making, FULL, remove=remove)
+    return abandon_record(cast(BackupResources, made), making, FULL, remove=remove)
 
 
 @pytest.mark.parametrize("kind", [StoreFull, StoreRejected])

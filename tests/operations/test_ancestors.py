@@ -12,13 +12,13 @@ from agent.errors import ParentUnusable, StoreNotFound
 from agent.model import Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.backup.commit import publish
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.manifest import Manifest
 from agent.records.object_names import list_name, object_name, segment_name
 from agent.records.presence import missing
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from agent.store.swift.store import SwiftStore
 from tests.operations.stored import finished, put
 from tests.operations.test_delete import AtCall
@@ -28,42 +28,42 @@ KEYS = keyring()
 Harm = Callable[[Store, Record], None]
 
 
-def parts(store: Store, connections: int = 2) -> BackupParts:
+def parts(store: Store, connections: int = 2) -> BackupResources:
     made = SimpleNamespace(
         store=store,
         catalogue=Catalogue(store, KEYS),
         path=SimpleNamespace(connections=connections),
     )
-    return cast(BackupParts, made)
+    return cast(BackupResources, made)
 
 
 def without_object(store: Store, one: Record) -> None:
-    store.delete(Shelf.OBJECTS, object_name(one.id, sealed=one.sealed))
+    store.delete(Container.OBJECTS, object_name(one.id, sealed=one.sealed))
 
 
 def without_first(store: Store, one: Record) -> None:
-    store.delete(Shelf.SEGMENTS, segment_name(one.id, one.attempt, 0))
+    store.delete(Container.SEGMENTS, segment_name(one.id, one.attempt, 0))
 
 
 def without_last(store: Store, one: Record) -> None:
-    store.delete(Shelf.SEGMENTS, segment_name(one.id, one.attempt, 2))
+    store.delete(Container.SEGMENTS, segment_name(one.id, one.attempt, 2))
 
 
 def without_list(store: Store, one: Record) -> None:
-    store.delete(Shelf.SEGMENTS, list_name(one.id, one.attempt, 0))
+    store.delete(Container.SEGMENTS, list_name(one.id, one.attempt, 0))
 
 
 def other_list(store: Store, one: Record) -> None:
-    put(store, Shelf.SEGMENTS, list_name(one.id, one.attempt, 0), b"1 " + b"0" * 32 + b"\n")
+    put(store, Container.SEGMENTS, list_name(one.id, one.attempt, 0), b"1 " + b"0" * 32 + b"\n")
 
 
 def other_bytes(store: Store, one: Record) -> None:
     name = segment_name(one.id, one.attempt, 2)
-    put(store, Shelf.SEGMENTS, name, b"x" * len(store.get(Shelf.SEGMENTS, name, 1000)))
+    put(store, Container.SEGMENTS, name, b"x" * len(store.get(Container.SEGMENTS, name, 1000)))
 
 
 def other_object(store: Store, one: Record) -> None:
-    put(store, Shelf.OBJECTS, object_name(one.id, sealed=one.sealed), b"of somebody else")
+    put(store, Container.OBJECTS, object_name(one.id, sealed=one.sealed), b"of somebody else")
 
 
 HARMS = [
@@ -126,7 +126,7 @@ def test_what_a_bulk_delete_takes_of_a_manifest(store: SwiftStore) -> None:
         ),
     )
     with pytest.raises(StoreNotFound):
-        store.stat(Shelf.SEGMENTS, segment_name(one.id, one.attempt, 0))
+        store.stat(Container.SEGMENTS, segment_name(one.id, one.attempt, 0))
     assert Catalogue(store, KEYS).chain(one.id) == [one]
     assert missing(store, one)
 
@@ -138,7 +138,7 @@ def test_the_last_of_many_lists(folder: DirectoryStore, monkeypatch: pytest.Monk
     assert one.stored is not None
     assert len(one.stored.lists) == 4
     assert missing(folder, one) is None
-    folder.delete(Shelf.SEGMENTS, segment_name(one.id, one.attempt, 6))
+    folder.delete(Container.SEGMENTS, segment_name(one.id, one.attempt, 6))
     assert segment_name(one.id, one.attempt, 6) in (missing(folder, one) or "")
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
 from agent.operations.backup.abandon import abandon_record
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import attempt_prefix, new_attempt, record_name, segment_name
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.operations.collecting import age, collection
 from tests.operations.stored import finished, held, place
 from tests.operations.test_delete import AtCall
@@ -31,7 +31,7 @@ def abandon(store: Store, making: Record) -> Record | None:
     made = SimpleNamespace(
         store=store, catalogue=Catalogue(store, KEYS), path=SimpleNamespace(connections=1)
     )
-    return abandon_record(cast(BackupParts, made), making, CUT_OFF)
+    return abandon_record(cast(BackupResources, made), making, CUT_OFF)
 
 
 def collect(store: Store, _making: Record) -> None:
@@ -42,12 +42,14 @@ def original(store: DirectoryStore, done: Record) -> None:
     """What the other agent does from its last look at the record on."""
     catalogue = Catalogue(store, KEYS)
     catalogue._put(done)
-    catalogue.keeps(done)
+    catalogue.verify_or_condemn(done)
 
 
 def assert_whole_or_given_up(store: DirectoryStore, done: Record, when: str) -> None:
     there = Catalogue(store, KEYS).need(done.id)
-    left = [row.name for row in store.list(Shelf.SEGMENTS, attempt_prefix(done.id, done.attempt))]
+    left = [
+        row.name for row in store.list(Container.SEGMENTS, attempt_prefix(done.id, done.attempt))
+    ]
     if there.status is BackupStatus.COMPLETED:
         assert segment_name(done.id, done.attempt, 0) in left, when
         assert len(left) == 4, when
@@ -84,9 +86,9 @@ def test_completed_in_any_moment_of_a_removal_is_whole_or_no_backup(
             original(folder, done)
         if Catalogue(folder, KEYS).read(done.id) is not None:
             assert_whole_or_given_up(folder, done, f"at call {number} of {clone.calls}")
-        for row in [*folder.list(Shelf.SEGMENTS)]:
-            folder.delete(Shelf.SEGMENTS, row.name)
-        folder.delete(Shelf.OBJECTS, record_name(done.id))
+        for row in [*folder.list(Container.SEGMENTS)]:
+            folder.delete(Container.SEGMENTS, row.name)
+        folder.delete(Container.OBJECTS, record_name(done.id))
     assert number > 8
 
 
@@ -101,7 +103,7 @@ def test_what_was_completed_before_anything_went_is_a_backup(folder: DirectorySt
     made = SimpleNamespace(
         store=folder, catalogue=Clone(folder, KEYS), path=SimpleNamespace(connections=1)
     )
-    assert abandon_record(cast(BackupParts, made), making, CUT_OFF) == done
+    assert abandon_record(cast(BackupResources, made), making, CUT_OFF) == done
     assert_whole_or_given_up(folder, done, "")
     assert Catalogue(folder, KEYS).need(done.id) == done
 
@@ -113,15 +115,15 @@ def test_a_listing_that_still_shows_what_is_gone_keeps_no_backup(folder: Directo
     listed = one.stored.model_copy(update={"lists": (ListRef(count=2, sha256="0" * 64),)})
     done = one.model_copy(update={"stored": listed})
     place(folder, KEYS, done)
-    rows = list(folder.list(Shelf.SEGMENTS))
+    rows = list(folder.list(Container.SEGMENTS))
     for row in rows:
-        folder.delete(Shelf.SEGMENTS, row.name)
+        folder.delete(Container.SEGMENTS, row.name)
 
     class Lagging(DirectoryStore):
-        def list(self, shelf: Shelf, prefix: str = ""):  # type: ignore[no-untyped-def]
+        def list(self, shelf: Container, prefix: str = ""):  # type: ignore[no-untyped-def]
             return iter(rows)
 
     lagging = Lagging(folder._root, "database_backups_x")
-    assert not Catalogue(lagging, KEYS).keeps(done)
+    assert not Catalogue(lagging, KEYS).verify_or_condemn(done)
     assert Catalogue(folder, KEYS).need(done.id).status is BackupStatus.DELETING
     assert held(folder).segments == {}

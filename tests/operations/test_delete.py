@@ -25,7 +25,7 @@ from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name, segment_name
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Interruption, Shelf, Store
+from agent.store.protocol import Container, Interruption, Store
 from agent.store.swift.store import SwiftStore
 from tests.operations.stored import held, place, place_record, put
 from tests.records.made import completed, keyring, record
@@ -57,10 +57,10 @@ def family_of_four() -> list[Record]:
 def test_all_descendants_go_and_nothing_else(store: SwiftStore) -> None:
     family, other = family_of_four(), completed()
     place(store, KEYS, *family, other, completed(other))
-    put(store, Shelf.OBJECTS, "someone-elses", b"object")
+    put(store, Container.OBJECTS, "someone-elses", b"object")
     # of an attempt that was cut off, and from a time when encryption was off
-    put(store, Shelf.SEGMENTS, segment_name(family[1].id, str(uuid4()), 7), b"left over")
-    put(store, Shelf.OBJECTS, f"{family[1].id}.xbstream.gz", b"left over")
+    put(store, Container.SEGMENTS, segment_name(family[1].id, str(uuid4()), 7), b"left over")
+    put(store, Container.OBJECTS, f"{family[1].id}.xbstream.gz", b"left over")
     before = held(store)
     meter, begun = Meter(), list[Record]()
     operation = deletion(store, meter=meter, on_begin=begun.append)
@@ -133,7 +133,7 @@ def test_a_root_whose_record_is_damaged_is_refused_with_a_way_to_go_on(store: Sw
     base = completed()
     place(store, KEYS, base, completed(base))
     forged = KEYS.sign(base.model_dump_json().encode()).replace(b'"base"', b'"BASE"')
-    put(store, Shelf.OBJECTS, record_name(base.id), forged)
+    put(store, Container.OBJECTS, record_name(base.id), forged)
     before = held(store)
     with pytest.raises(RecordDamaged, match=base.id) as raised:
         deletion(store).run(base.id)
@@ -148,7 +148,7 @@ def test_a_damaged_descendant_is_named_and_left(
     forged = completed(base)
     place(store, KEYS, base, other)
     place(store, keyring("k1", fill=9), forged)
-    put(store, Shelf.OBJECTS, record_name(str(uuid4())), b"no record at all")
+    put(store, Container.OBJECTS, record_name(str(uuid4())), b"no record at all")
     before = held(store)
     with caplog.at_level(logging.WARNING):
         deletion(store).run(base.id)

@@ -15,11 +15,11 @@ from agent.machine.host import free_bytes
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
 from agent.operations.backup.abandon import abandon_record
 from agent.operations.rekey import Outcome, Rekey
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import list_name, record_name, segment_name
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, StoredObject
+from agent.store.protocol import Container, StoredObject
 from tests.operations.stored import held, place
 from tests.operations.test_delete import AtCall, deletion
 from tests.records.made import completed, keyring, record, stored
@@ -48,7 +48,7 @@ def test_a_record_that_rekey_writes_after_a_delete_is_no_good_one(folder: Direct
 def test_a_segment_list_that_was_lost_condemns_nothing(folder: DirectoryStore) -> None:
     base = completed(stored=stored(lists=(ListRef(count=2, sha256="0" * 64),)), cipher="none")
     place(folder, KEYS, base)
-    folder.delete(Shelf.SEGMENTS, list_name(base.id, base.attempt, 0))
+    folder.delete(Container.SEGMENTS, list_name(base.id, base.attempt, 0))
     catalogue = Catalogue(folder, KEYS)
     [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
     assert rekeyed.outcome is Outcome.DONE
@@ -59,8 +59,8 @@ def test_objects_out_of_reach_condemn_nothing_while_they_are_listed(folder: Dire
     base = completed(stored=stored(lists=(ListRef(count=2, sha256="0" * 64),)), cipher="none")
     place(folder, KEYS, base)
     for name in (list_name, segment_name):
-        folder.delete(Shelf.SEGMENTS, name(base.id, base.attempt, 0))
-    assert Catalogue(folder, KEYS).keeps(base)
+        folder.delete(Container.SEGMENTS, name(base.id, base.attempt, 0))
+    assert Catalogue(folder, KEYS).verify_or_condemn(base)
     assert Catalogue(folder, KEYS).need(base.id).status is BackupStatus.COMPLETED
 
 
@@ -81,7 +81,7 @@ def filled(folder: Path, *records: Record) -> DirectoryStore:
     place(store, KEYS, *records)
     (folder / "other").write_bytes(bytes(free_bytes(folder)))
     with pytest.raises(StoreFull):
-        store.put(Shelf.OBJECTS, "one", [memoryview(b"more")])
+        store.put(Container.OBJECTS, "one", [memoryview(b"more")])
     return store
 
 
@@ -98,7 +98,7 @@ def test_a_failed_backup_on_a_disk_without_room_for_saying_so(small: Path) -> No
     catalogue = Catalogue(store, KEYS)
     parts = SimpleNamespace(store=store, catalogue=catalogue, path=SimpleNamespace(connections=2))
     full = ErrorInfo(code="store_full", message="it is", hint="")
-    abandon_record(cast(BackupParts, parts), making, full)
+    abandon_record(cast(BackupResources, parts), making, full)
     assert catalogue.need(making.id).status is BackupStatus.FAILED
     assert held(store).segments == {}
 
@@ -108,7 +108,7 @@ class Behind(DirectoryStore):
 
     hidden: frozenset[str] = frozenset()
 
-    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         rows = super().list(shelf, prefix)
         return (row for row in rows if row.name.removesuffix(".json") not in self.hidden)
 
@@ -126,7 +126,7 @@ def test_children_that_only_the_journal_knows_go_with_their_parent(tmp_path: Pat
     operation = deletion(store, children=lambda: known)
     operation.run(base.id)
     store.hidden = frozenset()
-    assert {row.name[:36] for row in store.list(Shelf.OBJECTS)} == {other.id}
+    assert {row.name[:36] for row in store.list(Container.OBJECTS)} == {other.id}
     assert [kin.id for kin in operation.deleted] == [
         listed.id,
         grandchild.id,

@@ -14,7 +14,7 @@ import pytest
 from agent.errors import Interrupted, StoreBusy
 from agent.model import BackupStatus, Record, WrappedKey, utc_now
 from agent.operations.gc.collect import CHANGED, GAP_SECONDS, GcOperation
-from agent.operations.gc.orphans import Orphan, What
+from agent.operations.gc.orphans import Orphan, OrphanKind
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import (
     attempt_of,
@@ -26,7 +26,7 @@ from agent.records.object_names import (
 )
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Interruption, Shelf, Store, StoredObject
+from agent.store.protocol import Container, Interruption, Store, StoredObject
 from agent.store.swift.store import SwiftStore
 from tests.operations.collecting import (
     DAY,
@@ -48,7 +48,7 @@ from tests.records.made import INSTANCE, completed, keyring, record
 from tests.stack.swift import SwiftServer
 
 
-def summary(seen: list[Orphan]) -> list[tuple[What, str, int]]:
+def summary(seen: list[Orphan]) -> list[tuple[OrphanKind, str, int]]:
     return [(one.what, one.backup_id, one.objects) for one in seen]
 
 
@@ -82,10 +82,10 @@ def test_segments_without_a_record_go_with_the_object_and_the_checks(
 ) -> None:
     lost, kept = ours(), ours_completed()
     place(folder, KEYS, lost, kept)
-    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    folder.delete(Container.OBJECTS, record_name(lost.id))
     age(folder)
     before = held(folder)
-    assert summary(collected(folder)) == [(What.NO_RECORD, lost.id, 6)]
+    assert summary(collected(folder)) == [(OrphanKind.NO_RECORD, lost.id, 6)]
     assert held(folder) == before.without(lost.id)
 
 
@@ -102,7 +102,7 @@ def test_older_attempts_go_whoever_has_the_id_now(folder: DirectoryStore) -> Non
     seen = collected(folder)
     assert {one.backup_id for one in seen} == {mine.id, theirs.id}
     assert [(one.what, one.objects, len(one.attempts)) for one in seen] == [
-        (What.OLDER_ATTEMPT, 4, 2)
+        (OrphanKind.OLDER_ATTEMPT, 4, 2)
     ] * 2
     assert names(folder) == {name for shelf in before for name in shelf}
 
@@ -117,7 +117,7 @@ def test_bytes_of_what_was_given_up_go_and_its_record_stays(
     place(folder, KEYS, failed, unmarked)
     place_segments(folder, failed.id, new_attempt(INSTANCE))
     age(folder)
-    assert {one.what for one in collected(folder)} == {What.GIVEN_UP}
+    assert {one.what for one in collected(folder)} == {OrphanKind.GIVEN_UP}
     assert names(folder) == {
         name for one in (failed, unmarked) for name in (record_name(one.id), checks_name(one.id))
     }
@@ -129,7 +129,7 @@ def test_a_building_backup_without_a_task_becomes_failed(folder: DirectoryStore)
     cut_off = ours()
     place(folder, KEYS, cut_off)
     age(folder)
-    assert summary(collected(folder)) == [(What.INTERRUPTED, cut_off.id, 5)]
+    assert summary(collected(folder)) == [(OrphanKind.INTERRUPTED, cut_off.id, 5)]
     left = Catalogue(folder, KEYS).need(cut_off.id)
     assert (left.status, left.attempt) == (BackupStatus.FAILED, cut_off.attempt)
     assert left.error is not None
@@ -142,10 +142,10 @@ def test_without_a_journal_a_building_backup_has_seven_days(folder: DirectorySto
     place(folder, KEYS, cut_off)
     age(folder, seconds=6.9 * DAY)
     before = held(folder)
-    assert [one.what for one in collected(folder, busy=None)] == [What.LEFT_ALONE]
+    assert [one.what for one in collected(folder, busy=None)] == [OrphanKind.LEFT_ALONE]
     assert held(folder) == before
     age(folder, seconds=0.2 * DAY)
-    assert [one.what for one in collected(folder, busy=None)] == [What.INTERRUPTED]
+    assert [one.what for one in collected(folder, busy=None)] == [OrphanKind.INTERRUPTED]
 
 
 def test_a_delete_that_was_begun_is_finished_with_the_descendants(folder: DirectoryStore) -> None:
@@ -155,29 +155,29 @@ def test_a_delete_that_was_begun_is_finished_with_the_descendants(folder: Direct
     age(folder)
     before = held(folder)
     seen = collected(folder)
-    assert [(one.what, one.backup_id) for one in seen] == [(What.DELETING, base.id)]
+    assert [(one.what, one.backup_id) for one in seen] == [(OrphanKind.DELETING, base.id)]
     assert held(folder) == before.without(base.id, child.id)
 
 
 def test_remains_of_a_self_test_go(folder: DirectoryStore) -> None:
     mine, theirs = new_attempt(INSTANCE), new_attempt(OTHER)
     for made in (mine, theirs):
-        put(folder, Shelf.OBJECTS, f"{made}.self-test", b"bytes")
+        put(folder, Container.OBJECTS, f"{made}.self-test", b"bytes")
         entries = [
-            put(folder, Shelf.SEGMENTS, segment_name(made, "self-test", number), b"bytes")
+            put(folder, Container.SEGMENTS, segment_name(made, "self-test", number), b"bytes")
             for number in range(3)
         ]
-        folder.put_manifest(Shelf.OBJECTS, f"{made}.self-test-manifest", entries, {})
+        folder.put_manifest(Container.OBJECTS, f"{made}.self-test-manifest", entries, {})
     age(folder)
     before = held(folder)
-    assert summary(collected(folder)) == [(What.SELF_TEST, mine, 5)]
+    assert summary(collected(folder)) == [(OrphanKind.SELF_TEST, mine, 5)]
     assert held(folder) == before.without(mine)
 
 
 def test_a_dry_run_tells_the_same_and_changes_nothing(folder: DirectoryStore) -> None:
     lost, cut_off = ours(), ours()
     place(folder, KEYS, lost, cut_off)
-    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    folder.delete(Container.OBJECTS, record_name(lost.id))
     age(folder)
     before = held(folder)
     told = collected(folder, dry_run=True)
@@ -203,7 +203,7 @@ def test_one_young_segment_keeps_a_whole_backup(folder: DirectoryStore) -> None:
     ids, _ = one_of_each(folder)
     age(folder)
     for backup_id in ids:
-        put(folder, Shelf.SEGMENTS, segment_name(backup_id, str(uuid.uuid4()), 7), b"young")
+        put(folder, Container.SEGMENTS, segment_name(backup_id, str(uuid.uuid4()), 7), b"young")
     before = held(folder)
     assert collected(folder) == []
     assert held(folder) == before
@@ -214,8 +214,8 @@ def test_what_was_verified_today_is_as_old_as_its_bytes(folder: DirectoryStore) 
     place(folder, KEYS, done)
     place_segments(folder, done.id, new_attempt(INSTANCE))
     age(folder)
-    put(folder, Shelf.OBJECTS, checks_name(done.id), b"{}")
-    assert [one.what for one in collected(folder)] == [What.OLDER_ATTEMPT]
+    put(folder, Container.OBJECTS, checks_name(done.id), b"{}")
+    assert [one.what for one in collected(folder)] == [OrphanKind.OLDER_ATTEMPT]
 
 
 def test_nothing_of_another_instance(folder: DirectoryStore) -> None:
@@ -227,7 +227,7 @@ def test_nothing_of_another_instance(folder: DirectoryStore) -> None:
     for attempt in (new_attempt(OTHER), str(uuid.uuid4())):
         without = record(attempt=attempt)
         place(folder, KEYS, without)
-        folder.delete(Shelf.OBJECTS, record_name(without.id))
+        folder.delete(Container.OBJECTS, record_name(without.id))
     age(folder, seconds=30 * DAY)
     before = held(folder)
     assert collected(folder) == []
@@ -240,7 +240,7 @@ def test_nothing_of_another_instance(folder: DirectoryStore) -> None:
 def test_beside_somebody_elses_segments_only_ours_go(folder: DirectoryStore, with_it: str) -> None:
     lost, failed = ours(), ours(status=BackupStatus.FAILED, error=GIVEN_UP)
     place(folder, KEYS, lost, failed)
-    folder.delete(Shelf.OBJECTS, record_name(lost.id))
+    folder.delete(Container.OBJECTS, record_name(lost.id))
     for one in (lost, failed):
         place_segments(folder, one.id, with_it)
     age(folder)
@@ -255,18 +255,18 @@ def test_names_that_nobody_knows_stay(folder: DirectoryStore) -> None:
     lost = ours()
     place_segments(folder, lost.id, lost.attempt)
     strangers = [
-        (Shelf.SEGMENTS, f"{lost.id}/{lost.attempt}/notes"),
-        (Shelf.SEGMENTS, f"{lost.id}/{lost.attempt}/00000000.old"),
-        (Shelf.SEGMENTS, f"{lost.id}/else"),
-        (Shelf.SEGMENTS, "else/00000000"),
-        (Shelf.OBJECTS, f"{lost.id}.txt"),
-        (Shelf.OBJECTS, "someone-elses"),
+        (Container.SEGMENTS, f"{lost.id}/{lost.attempt}/notes"),
+        (Container.SEGMENTS, f"{lost.id}/{lost.attempt}/00000000.old"),
+        (Container.SEGMENTS, f"{lost.id}/else"),
+        (Container.SEGMENTS, "else/00000000"),
+        (Container.OBJECTS, f"{lost.id}.txt"),
+        (Container.OBJECTS, "someone-elses"),
     ]
     for shelf, name in strangers:
         put(folder, shelf, name, b"mine")
-    put(folder, Shelf.OBJECTS, object_name(lost.id), b"whose?")
+    put(folder, Container.OBJECTS, object_name(lost.id), b"whose?")
     age(folder)
-    assert summary(collected(folder)) == [(What.NO_RECORD, lost.id, 2)]
+    assert summary(collected(folder)) == [(OrphanKind.NO_RECORD, lost.id, 2)]
     assert names(folder) == {name for _, name in strangers} | {object_name(lost.id)}
 
 
@@ -282,11 +282,11 @@ def test_a_record_that_cannot_be_trusted_keeps_all_of_its_backup(
         place(folder, keys or KEYS, forged)
         place_segments(folder, forged.id, new_attempt(INSTANCE))
         if keys is None:
-            put(folder, Shelf.OBJECTS, record_name(forged.id), b"no record at all")
+            put(folder, Container.OBJECTS, record_name(forged.id), b"no record at all")
     age(folder)
     before = held(folder)
     seen = collected(folder)
-    assert [one.what for one in seen] == [What.LEFT_ALONE] * 4
+    assert [one.what for one in seen] == [OrphanKind.LEFT_ALONE] * 4
     assert all(word in one.why for one in seen)
     assert held(folder) == before
 
@@ -299,7 +299,7 @@ def test_what_a_task_is_at_work_on_stays(folder: DirectoryStore) -> None:
     age(folder)
     before = held(folder)
     seen = collected(folder, busy=frozenset(one.id for one in every))
-    assert [one.what for one in seen] == [What.LEFT_ALONE] * 4
+    assert [one.what for one in seen] == [OrphanKind.LEFT_ALONE] * 4
     assert all("a task of the journal is at work on it" in one.why for one in seen)
     assert held(folder) == before
 
@@ -318,7 +318,7 @@ def test_a_task_that_comes_while_it_collects_keeps_its_backup(folder: DirectoryS
         connections=1,
         stop=Stop(),
     ).run()
-    assert (left.what, left.why) == (What.LEFT_ALONE, CHANGED)
+    assert (left.what, left.why) == (OrphanKind.LEFT_ALONE, CHANGED)
     assert held(folder) == before
 
 
@@ -340,11 +340,11 @@ def without(store: Store, name: str, *, listed: bool, found_by: int = 0) -> Any:
     """A store that doesn't find the object `name`, but for the read number `found_by`."""
     reads = itertools.count(1)
 
-    def get(shelf: Shelf, wanted: str, limit: int) -> bytes:
+    def get(shelf: Container, wanted: str, limit: int) -> bytes:
         missing = wanted == name and next(reads) != found_by
         return store.get(shelf, "no-such" if missing else wanted, limit)
 
-    def rows(shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def rows(shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         return (row for row in store.list(shelf, prefix) if listed or row.name != name)
 
     return Meddled(store, get=get, list=rows)
@@ -359,13 +359,13 @@ def test_a_record_that_some_look_does_not_find_is_no_missing_one(folder: Directo
     name = record_name(done.id)
     assert collected(without(folder, name, listed=False, found_by=1)) == []
     [changed] = collected(without(folder, name, listed=False, found_by=2))
-    assert (changed.what, changed.why) == (What.LEFT_ALONE, CHANGED)
+    assert (changed.what, changed.why) == (OrphanKind.LEFT_ALONE, CHANGED)
     [left] = collected(without(folder, name, listed=True))
-    assert left.what is What.LEFT_ALONE
+    assert left.what is OrphanKind.LEFT_ALONE
     assert "the listing shows a record" in left.why
     assert held(folder) == before
     [gone] = collected(without(folder, name, listed=False))
-    assert (gone.what, gone.backup_id) == (What.NO_RECORD, done.id)
+    assert (gone.what, gone.backup_id) == (OrphanKind.NO_RECORD, done.id)
 
 
 def test_some_time_passes_between_the_two_reads(folder: DirectoryStore) -> None:
@@ -532,10 +532,10 @@ def test_memory_does_not_grow_with_the_segments(folder: DirectoryStore) -> None:
     lost, count = ours(), 20_000
     place_segments(folder, lost.id, lost.attempt, count=1)
     age(folder)
-    [template] = folder.list(Shelf.SEGMENTS)
+    [template] = folder.list(Container.SEGMENTS)
 
-    def rows(shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
-        if shelf is Shelf.OBJECTS:
+    def rows(shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
+        if shelf is Container.OBJECTS:
             return iter(())
         return (
             template._replace(name=segment_name(lost.id, lost.attempt, number))

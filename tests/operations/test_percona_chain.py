@@ -13,7 +13,7 @@ from agent.errors import Cancelled, DatabaseQueryFailed, EngineUnsupported, Pare
 from agent.machine.host import sync_filesystem
 from agent.model import BackupRequest, BackupStatus, CreateTask, Lineage, Record
 from agent.operations.backup.create import BackupOperation
-from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.resources import BackupResources, PathSettings
 from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
@@ -74,9 +74,9 @@ def server(tmp_path: Path) -> Server:
 
 
 @pytest.fixture
-def parts(tmp_path: Path, folder: DirectoryStore, server: Server) -> BackupParts:
+def parts(tmp_path: Path, folder: DirectoryStore, server: Server) -> BackupResources:
     keys = keyring()
-    return BackupParts(
+    return BackupResources(
         store=folder,
         catalogue=Catalogue(folder, keys),
         keyring=keys,
@@ -91,7 +91,7 @@ def parts(tmp_path: Path, folder: DirectoryStore, server: Server) -> BackupParts
     )
 
 
-def backup(parts: BackupParts, tmp_path: Path, stream: bytes, parent: Record | None) -> Record:
+def backup(parts: BackupResources, tmp_path: Path, stream: bytes, parent: Record | None) -> Record:
     """One backup that the engine answers with that stream."""
     (tmp_path / "stream").write_bytes(stream)
     request = BackupRequest(id=str(uuid4()), name="b", parent_id=parent.id if parent else None)
@@ -107,7 +107,7 @@ def backup(parts: BackupParts, tmp_path: Path, stream: bytes, parent: Record | N
     return operation.run()
 
 
-def chain_of_three(parts: BackupParts, server: Server, tmp_path: Path) -> list[Record]:
+def chain_of_three(parts: BackupResources, server: Server, tmp_path: Path) -> list[Record]:
     full = backup(parts, tmp_path, full_stream(50, b"binlog.000007\t157\tu-1:1-5,\nu-2:1\n"), None)
     server.present_lsn = 60
     first = backup(parts, tmp_path, incremental_stream(50, 60), full)
@@ -115,7 +115,7 @@ def chain_of_three(parts: BackupParts, server: Server, tmp_path: Path) -> list[R
     return [full, first, backup(parts, tmp_path, incremental_stream(60, 70), first)]
 
 
-def restore(parts: BackupParts, backup_id: str, target: Path) -> list[list[str]]:
+def restore(parts: BackupResources, backup_id: str, target: Path) -> list[list[str]]:
     """Restore; the prepares, in order."""
     before = len(calls(target.parent))
     RestoreOperation(parts, meter=Meter(), stop=Stop()).run(backup_id, target)
@@ -123,7 +123,7 @@ def restore(parts: BackupParts, backup_id: str, target: Path) -> list[list[str]]
 
 
 def test_a_chain_is_made_and_prepared_in_order(
-    parts: BackupParts, server: Server, tmp_path: Path
+    parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
     chain = chain_of_three(parts, server, tmp_path)
     full = chain[0]
@@ -141,14 +141,14 @@ def test_a_chain_is_made_and_prepared_in_order(
     assert read_checkpoints(target).to_lsn == 70
 
 
-def test_a_full_backup_alone_is_prepared_whole(parts: BackupParts, tmp_path: Path) -> None:
+def test_a_full_backup_alone_is_prepared_whole(parts: BackupResources, tmp_path: Path) -> None:
     full = backup(parts, tmp_path, full_stream(50), None)
     (prepare,) = restore(parts, full.id, tmp_path / "restored")
     assert "--apply-log-only" not in prepare
 
 
 def test_a_cancel_while_the_disk_writes_ends_the_restore(
-    parts: BackupParts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: BackupResources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = backup(parts, tmp_path, full_stream(50), None)
     stop, told = Stop(), []
@@ -175,7 +175,7 @@ def test_a_cancel_while_the_disk_writes_ends_the_restore(
 
 
 def test_a_server_that_no_engine_here_copies_leaves_no_record(
-    parts: BackupParts, server: Server, tmp_path: Path
+    parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
     server.info = server.info._replace(version="8.4.2")
     with pytest.raises(EngineUnsupported, match=r"takes xtrabackup 8\.4") as caught:
@@ -186,7 +186,7 @@ def test_a_server_that_no_engine_here_copies_leaves_no_record(
 
 
 def test_an_incremental_does_not_continue_another_engines_backup(
-    parts: BackupParts, server: Server, tmp_path: Path
+    parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
     full = backup(parts, tmp_path, full_stream(50), None)
     foreign = full.model_copy(update={"engine": "mariadb-backup", "id": str(uuid4())})
@@ -197,7 +197,7 @@ def test_an_incremental_does_not_continue_another_engines_backup(
 
 
 def test_a_restore_by_an_engine_of_another_series_is_refused_first(
-    parts: BackupParts, tmp_path: Path
+    parts: BackupResources, tmp_path: Path
 ) -> None:
     full = backup(parts, tmp_path, full_stream(50), None)
     xtrabackup(tmp_path, "8.4.0-1")  # installed in its place
@@ -207,7 +207,7 @@ def test_a_restore_by_an_engine_of_another_series_is_refused_first(
 
 
 def test_a_false_lsn_that_the_engine_may_have_believed_fails_the_backup(
-    parts: BackupParts, server: Server, tmp_path: Path
+    parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
     """It says `completed OK!` however little redo log it was made to copy."""
     server.looks_that_succeed = 1

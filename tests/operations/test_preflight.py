@@ -6,12 +6,12 @@ from typing import cast
 import pytest
 
 from agent.database.server import Database, DatabaseSettings, ServerInfo
-from agent.engine.choice import Chosen
+from agent.engine.choice import EngineVersion
 from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, StoreRejected
 from agent.machine.host import datadir_bytes
 from agent.model import Lineage
-from agent.operations.backup.preflight import Found, copied_bytes, laid_out
+from agent.operations.backup.preflight import InstanceState, copied_bytes, laid_out
 from agent.operations.resources import PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -30,8 +30,8 @@ def planned(
         memory_bytes=memory, segment_bytes=segment, connections=4, cores=64, level=1
     )
     server = ServerInfo("mariadb", "10.11.6-MariaDB", "", None, Path("/data"))
-    chosen = Chosen(cast(Engine, None), "10.11.6-MariaDB")
-    found = Found(server, 1, Lineage(inode=1, birth=1), datadir, chosen)
+    chosen = EngineVersion(cast(Engine, None), "10.11.6-MariaDB")
+    found = InstanceState(server, 1, Lineage(inode=1, birth=1), datadir, chosen)
     return laid_out(path, limits, found, None)
 
 

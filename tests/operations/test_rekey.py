@@ -16,7 +16,7 @@ from agent.model import BackupStatus, Record
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.records.made import completed, record
 
@@ -32,7 +32,7 @@ def _ring(*keys: MasterKey) -> Keyring:
 
 def _place(store: SwiftStore, one: Record, ring: Keyring = BOTH) -> bytes:
     raw = ring.sign(one.model_dump_json().encode())
-    store.put(Shelf.OBJECTS, record_name(one.id), [memoryview(raw)])
+    store.put(Container.OBJECTS, record_name(one.id), [memoryview(raw)])
     return raw
 
 
@@ -41,7 +41,7 @@ def _wrapped(data_key: bytes, ring: Keyring = BOTH, **changes: Any) -> Record:
 
 
 def _raw(store: SwiftStore, backup_id: str) -> bytes:
-    return store.get(Shelf.OBJECTS, record_name(backup_id), 1 << 20)
+    return store.get(Container.OBJECTS, record_name(backup_id), 1 << 20)
 
 
 def _run(store: SwiftStore, ring: Keyring = BOTH, **options: bool) -> dict[str, Rekeyed]:
@@ -141,7 +141,7 @@ def test_what_can_not_be_trusted_is_left_named_and_hides_no_other(store: SwiftSt
         (broken := str(uuid4())): b"",
     }
     for backup_id, raw in raws.items():
-        store.put(Shelf.OBJECTS, record_name(backup_id), [memoryview(raw)])
+        store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
     told = _run(store)
     assert told.pop(good.id).outcome is Outcome.DONE
     assert {backup_id: one.code for backup_id, one in told.items()} == {
@@ -198,7 +198,7 @@ def test_one_that_was_changed_meanwhile_is_left(store: SwiftStore) -> None:
     [told] = Rekey(catalogue, BOTH, NEW.id).run(connections=1)
     assert (told.outcome, told.code) == (Outcome.LEFT, "fenced")
     assert catalogue.read(one.id) == deleting
-    catalogue = Meanwhile(store, lambda _: store.delete(Shelf.OBJECTS, record_name(one.id)))
+    catalogue = Meanwhile(store, lambda _: store.delete(Container.OBJECTS, record_name(one.id)))
     _place(store, one)
     [told] = Rekey(catalogue, BOTH, NEW.id).run(connections=1)
     assert told.outcome is Outcome.LEFT

@@ -16,7 +16,7 @@ from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.runs import BackupRun
 from agent.errors import DatabaseError, EngineKilled
 from agent.operations.backup.replica import put_back, sql_thread_kept
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from tests.conftest import need
 from tests.engine.scripts import child_of
 from tests.stack.agent import Agent, Tables
@@ -53,7 +53,7 @@ def replica(mariadb: MariaDB, scratch: Path) -> Iterator[MariaDB]:
 
 
 @pytest.fixture
-def parts(replica: MariaDB, tmp_path: Path) -> BackupParts:
+def parts(replica: MariaDB, tmp_path: Path) -> BackupResources:
     """What these operations take of a backup's parts, with the right to start a replica."""
     replica.query(f"GRANT REPLICATION SLAVE ADMIN ON *.* TO {replica.agent_user}@localhost")
     replica.query("START SLAVE SQL_THREAD; START SLAVE 'second' SQL_THREAD")
@@ -62,7 +62,7 @@ def parts(replica: MariaDB, tmp_path: Path) -> BackupParts:
     scratch = tmp_path / "state" / "scratch"
     scratch.mkdir(parents=True)
     return cast(
-        BackupParts,
+        BackupResources,
         SimpleNamespace(database=database, scratch=scratch, safe_slave_backup=True),
     )
 
@@ -83,25 +83,25 @@ def engine_of(server: MariaDB, **changes: Any) -> MariadbBackup:
     )
 
 
-def note_of(parts: BackupParts) -> Path:
+def note_of(parts: BackupResources) -> Path:
     return parts.scratch.parent / "replica-sql-thread.json"
 
 
-def test_the_server_tells_and_starts_its_threads(mariadb: MariaDB, parts: BackupParts) -> None:
+def test_the_server_tells_and_starts_its_threads(mariadb: MariaDB, parts: BackupResources) -> None:
     assert database_of(mariadb).replica_sql_running() == frozenset()
     database = parts.database
     database.start_replica_sql(BOTH)  # they run already
     assert database.replica_sql_running() == BOTH
 
 
-def killed_mid_way(replica: MariaDB, parts: BackupParts, workdir: Path) -> None:
+def killed_mid_way(replica: MariaDB, parts: BackupResources, workdir: Path) -> None:
     """A backup whose engine is killed when it has stopped the thread, and waits for a lock."""
     with replica.connect() as holder, sql_thread_kept(parts):
         holder.cursor().execute("LOCK TABLES shop.orders WRITE")
         kill_when_stopped(parts, engine_of(replica).start_backup(workdir, None))
 
 
-def kill_when_stopped(parts: BackupParts, run: BackupRun) -> None:
+def kill_when_stopped(parts: BackupResources, run: BackupRun) -> None:
     with run:
         assert note_of(parts).exists()
         reader = threading.Thread(target=child_of(run).stdout.readall)
@@ -114,7 +114,7 @@ def kill_when_stopped(parts: BackupParts, run: BackupRun) -> None:
 
 
 def test_it_runs_again_after_an_engine_that_was_killed(
-    replica: MariaDB, parts: BackupParts, tmp_path: Path
+    replica: MariaDB, parts: BackupResources, tmp_path: Path
 ) -> None:
     with pytest.raises(EngineKilled, match="SIGKILL"):
         killed_mid_way(replica, parts, tmp_path)
@@ -122,7 +122,9 @@ def test_it_runs_again_after_an_engine_that_was_killed(
     assert not note_of(parts).exists()
 
 
-def test_it_runs_again_after_an_agent_that_was_killed(replica: MariaDB, parts: BackupParts) -> None:
+def test_it_runs_again_after_an_agent_that_was_killed(
+    replica: MariaDB, parts: BackupResources
+) -> None:
     cut_off = sql_thread_kept(parts)
     cut_off.__enter__()
     replica.query("STOP ALL SLAVES SQL_THREAD")
@@ -132,7 +134,7 @@ def test_it_runs_again_after_an_agent_that_was_killed(replica: MariaDB, parts: B
     put_back(parts)
 
 
-def test_one_that_did_not_run_stays_as_it_was(replica: MariaDB, parts: BackupParts) -> None:
+def test_one_that_did_not_run_stays_as_it_was(replica: MariaDB, parts: BackupResources) -> None:
     replica.query("STOP SLAVE 'second' SQL_THREAD")
     with sql_thread_kept(parts):
         replica.query("STOP ALL SLAVES SQL_THREAD")
@@ -140,7 +142,7 @@ def test_one_that_did_not_run_stays_as_it_was(replica: MariaDB, parts: BackupPar
 
 
 def test_without_the_privilege_it_is_a_warning_and_is_tried_again(
-    replica: MariaDB, parts: BackupParts, caplog: pytest.LogCaptureFixture
+    replica: MariaDB, parts: BackupResources, caplog: pytest.LogCaptureFixture
 ) -> None:
     replica.query(f"REVOKE REPLICATION SLAVE ADMIN ON *.* FROM {replica.agent_user}@localhost")
     assert parts.database.missing_privileges() == []
@@ -156,18 +158,18 @@ def test_without_the_privilege_it_is_a_warning_and_is_tried_again(
 
 
 def test_a_replica_that_can_not_be_asked_is_not_stopped(
-    replica: MariaDB, parts: BackupParts
+    replica: MariaDB, parts: BackupResources
 ) -> None:
     nobody = Database(DatabaseSettings(replica.socket, "nobody", "wrong"))
     blind = SimpleNamespace(**vars(parts) | {"database": nobody})
-    with pytest.raises(DatabaseError), sql_thread_kept(cast(BackupParts, blind)):
+    with pytest.raises(DatabaseError), sql_thread_kept(cast(BackupResources, blind)):
         pytest.fail("the engine was started")
     assert not note_of(parts).exists()
 
 
 def test_it_runs_again_after_the_start_of_an_agent_that_was_killed(
     replica: MariaDB,
-    parts: BackupParts,
+    parts: BackupResources,
     rabbitmq: RabbitMQ,
     swift_session: SwiftServer,
     tmp_path: Path,

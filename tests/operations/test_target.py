@@ -17,7 +17,7 @@ from agent.machine.host import Space, free_bytes, space_of
 from agent.machine.os_user import OsUser
 from agent.operations.restore import reserve
 from agent.operations.restore.reserve import check_space, space_watched
-from agent.operations.restore.target import Work, check_target, restore_user, target_below
+from agent.operations.restore.target import RestoreWorkdir, check_target, restore_user, target_below
 from agent.stop import Stop
 from tests.stack.process import poll
 
@@ -72,7 +72,7 @@ def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
     (root / "file").write_text("")
     (root / "full").mkdir()
     (root / "full" / "precious").write_text("")
-    Work(root / "stale", str(uuid4())).make()
+    RestoreWorkdir(root / "stale", str(uuid4())).make()
     with pytest.raises(TargetRefused, match=says):
         check_target(Path(f"{root}/{name}"))
 
@@ -168,7 +168,7 @@ def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
     os.chown(root, 4321, 4321)
     for target in (root, root / "x", root / "x" / "y"):
         assert restore_user(target, [datadir]) == OsUser(4321, 4321, ())
-    work = Work(root / "x", str(uuid4()), OsUser(4321, 4321, ()))
+    work = RestoreWorkdir(root / "x", str(uuid4()), OsUser(4321, 4321, ()))
     work.make()
     work.make_inside(work.datadir)
     for folder in (work.target, work.folder, work.datadir):
@@ -178,7 +178,7 @@ def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
 class Planted(NamedTuple):
     """A restore that runs as another user, and root's folder, which that user wants to change."""
 
-    work: Work
+    work: RestoreWorkdir
     outside: Path
 
     def plant(self, link: Path, to: Path) -> None:
@@ -204,7 +204,7 @@ def planted(scratch: Path) -> Iterator[Planted]:
     outside = scratch / str(uuid4()) / "outside"
     outside.mkdir(mode=0o755, parents=True)
     (outside / "secret").write_text("of root")
-    work = Work(outside.parent / "target", str(uuid4()), OsUser(4321, 4321, ()))
+    work = RestoreWorkdir(outside.parent / "target", str(uuid4()), OsUser(4321, 4321, ()))
     work.make()
     yield Planted(work, outside)
     scratch.chmod(mode)
@@ -256,11 +256,11 @@ def test_no_link_of_another_user_leads_to_a_target(planted: Planted) -> None:
     planted.plant(link, planted.outside)
     for name in ("new", "new/deep"):
         with pytest.raises(TargetRefused, match="the link 'link', which belongs to another user"):
-            Work(link / name, str(uuid4()), OsUser(4321, 4321, ())).make()
+            RestoreWorkdir(link / name, str(uuid4()), OsUser(4321, 4321, ())).make()
     planted.unharmed()
     roots = planted.outside.parent / "roots"
     roots.symlink_to(planted.work.target)
-    work = Work(roots / "a" / "b", str(uuid4()), OsUser(4321, 4321, ()))
+    work = RestoreWorkdir(roots / "a" / "b", str(uuid4()), OsUser(4321, 4321, ()))
     work.make()
     assert work.target.stat().st_uid == 4321
     work.remove()
@@ -271,51 +271,51 @@ def test_no_link_of_another_user_leads_to_a_target(planted: Planted) -> None:
 @OTHER_USER
 def test_a_fresh_filesystem_of_roots_is_given_to_the_user(root: Path) -> None:
     (root / "lost+found").mkdir(mode=0o700)
-    work = Work(root, str(uuid4()), OsUser(4321, 4321, ()))
+    work = RestoreWorkdir(root, str(uuid4()), OsUser(4321, 4321, ()))
     work.make()
     assert (root.stat().st_uid, (root / "lost+found").stat().st_uid) == (4321, 0)
 
 
 @pytest.fixture
-def work(root: Path) -> Work:
+def work(root: Path) -> RestoreWorkdir:
     """A restore's folder in a target that was missing, with a datadir of two entries."""
-    work = Work(root / "new" / "back", str(uuid4()))
+    work = RestoreWorkdir(root / "new" / "back", str(uuid4()))
     work.make()
     (work.datadir / "shop").mkdir(parents=True)
     (work.datadir / "ibdata1").write_text("pages")
     return work
 
 
-def test_the_work_is_private(work: Work) -> None:
+def test_the_work_is_private(work: RestoreWorkdir) -> None:
     assert [path.stat().st_mode & 0o777 for path in (work.target, work.folder)] == [0o700] * 2
     with pytest.raises(TargetRefused):
         work.make()
 
 
-def test_what_is_whole_is_moved_up(work: Work) -> None:
+def test_what_is_whole_is_moved_up(work: RestoreWorkdir) -> None:
     work.sync()
     for _ in range(2):
         work.move_up()
         assert sorted(path.name for path in work.target.iterdir()) == ["ibdata1", "shop"]
 
 
-def test_half_of_it_is_not_the_whole(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_of_it_is_not_the_whole(work: RestoreWorkdir, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut off between two moves; then somebody removes what is there already."""
     with monkeypatch.context() as patched:
-        patched.setattr(Work, "_move", _move_one_and_die())
+        patched.setattr(RestoreWorkdir, "_move", _move_one_and_die())
         with pytest.raises(KeyboardInterrupt):
             work.move_up()
     (work.target / "ibdata1").unlink()
     with pytest.raises(TargetRefused, match="ibdata1 was removed while the restore ran"):
-        Work(work.target, work.folder.name[-36:]).move_up()
+        RestoreWorkdir(work.target, work.folder.name[-36:]).move_up()
     assert [path.name for path in work.datadir.iterdir()] == ["shop"]
     assert list(work.target.iterdir()) == [work.folder]
 
 
-def _move_one_and_die() -> Callable[[Work, Path], None]:
+def _move_one_and_die() -> Callable[[RestoreWorkdir, Path], None]:
     moved: list[Path] = []
 
-    def move(self: Work, entry: Path) -> None:
+    def move(self: RestoreWorkdir, entry: Path) -> None:
         if moved:
             raise KeyboardInterrupt
         moved.append(entry.rename(self.target / entry.name))
@@ -323,7 +323,7 @@ def _move_one_and_die() -> Callable[[Work, Path], None]:
     return move
 
 
-def test_what_somebody_put_there_is_not_replaced(work: Work) -> None:
+def test_what_somebody_put_there_is_not_replaced(work: RestoreWorkdir) -> None:
     (work.target / "shop").mkdir()
     with pytest.raises(TargetRefused, match="shop was made while the restore ran"):
         work.move_up()

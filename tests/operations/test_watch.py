@@ -11,15 +11,15 @@ from agent.model import BackupRequest, BackupStatus, CreateTask, ErrorInfo, Reco
 from agent.operations.backup import create as backup_module
 from agent.operations.backup.abandon import abandon_record
 from agent.operations.backup.create import BackupOperation
-from agent.operations.backup.preflight import Base
+from agent.operations.backup.preflight import ParentChain
 from agent.operations.backup.watch import Watch
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import attempt_prefix, object_name, record_name
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from tests.operations.stored import held, place, place_record
 from tests.records.made import INSTANCE, completed, keyring, record
 
@@ -27,7 +27,7 @@ KEYS = keyring()
 CANCELLED = ErrorInfo.of(Cancelled("it is to be deleted"))
 
 
-def parts(store: Store, **more: Any) -> BackupParts:
+def parts(store: Store, **more: Any) -> BackupResources:
     """As much of them as is looked at."""
     known = {
         "store": store,
@@ -39,7 +39,7 @@ def parts(store: Store, **more: Any) -> BackupParts:
     }
     made = SimpleNamespace(**(known | more))
     made.bound = lambda _stop: made
-    return cast(BackupParts, made)
+    return cast(BackupResources, made)
 
 
 def other_attempt(one: Record) -> Record:
@@ -142,7 +142,11 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
     stop = Stop()
     request = BackupRequest(id=str(uuid4()), name="inc", parent_id=parent.id)
     making = operation(folder, request, stop)
-    for name, found in (("look", None), ("usable_base", Base((base, parent))), ("laid_out", None)):
+    for name, found in (
+        ("look", None),
+        ("usable_base", ParentChain((base, parent))),
+        ("laid_out", None),
+    ):
         monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
     making.make_way(base.id)
     assert stop.cause is None
@@ -168,7 +172,7 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     request = BackupRequest(id=str(uuid4()), name="inc", parent_id=base.id)
     making = operation(folder, request, Stop())
     monkeypatch.setattr(backup_module, "look", lambda *_: found)
-    monkeypatch.setattr(backup_module, "usable_base", lambda *_: Base((base,)))
+    monkeypatch.setattr(backup_module, "usable_base", lambda *_: ParentChain((base,)))
     monkeypatch.setattr(backup_module, "laid_out", lambda *_: None)
     monkeypatch.setattr(backup_module, "surveyed", lambda *_: None)
     Catalogue(folder, KEYS).condemn(base.id)
@@ -193,7 +197,7 @@ def test_a_backup_that_gives_way_is_gone_before_it_says_so(folder: DirectoryStor
 
     class Writing(Catalogue):
         def write(self, record: Record) -> None:
-            left.append([row.name for row in folder.list(Shelf.SEGMENTS)])
+            left.append([row.name for row in folder.list(Container.SEGMENTS)])
             super().write(record)
 
     ended = abandon_record(

@@ -10,7 +10,7 @@ from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.model import BackupRequest, CreateTask, Record
 from agent.operations.backup.create import BackupOperation
-from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.resources import BackupResources, PathSettings
 from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
@@ -38,7 +38,7 @@ class Workshop:
         engine = MariadbBackup(MariadbBackupSettings(**login))
         keys = keyring()
         self.database = Database(DatabaseSettings(**login))
-        self.parts = BackupParts(
+        self.parts = BackupResources(
             store=store,
             catalogue=Catalogue(store, keys),
             keyring=keys,

@@ -10,7 +10,7 @@ from swiftclient import client
 from agent.errors import StoreDenied, StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.records.manifest import Manifest
 from agent.records.object_names import Segment, segment_name
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import HOUR, KEYS, collected, names, one_of_each, ours_completed
 from tests.operations.stored import place
@@ -51,7 +51,7 @@ def test_as_many_segments_as_one_manifest_joins_read_as_one_object(
 
     def segment(number: int) -> Segment:
         name = segment_name(backup_id, attempt, number)
-        return Segment(4, store.put(Shelf.SEGMENTS, name, views(contents[number])))
+        return Segment(4, store.put(Container.SEGMENTS, name, views(contents[number])))
 
     manifest = Manifest(store, store.limits(), backup_id, attempt)
     with ThreadPoolExecutor(4) as pool:
@@ -72,18 +72,18 @@ def test_a_manifest_of_too_many_is_refused(store: SwiftStore) -> None:
     folder = fresh()
     [entry] = put_segments(store, folder, [b"one"])
     with pytest.raises((StoreRejected, StoreMismatch)):
-        store.put_manifest(Shelf.OBJECTS, folder, [entry] * (MOST + 1), {})
+        store.put_manifest(Container.OBJECTS, folder, [entry] * (MOST + 1), {})
 
 
 def test_a_segment_that_changed_after_it_was_confirmed_is_found(store: SwiftStore) -> None:
     """The gateway itself would join whatever has the right size."""
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two", b"three"])
-    store.put(Shelf.SEGMENTS, entries[1].name, views(b"TWO"))
+    store.put(Container.SEGMENTS, entries[1].name, views(b"TWO"))
     with pytest.raises(StoreMismatch, match=entries[1].name):
-        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+        store.put_manifest(Container.OBJECTS, folder, entries, {})
     with pytest.raises(StoreNotFound):
-        store.get(Shelf.OBJECTS, folder, 100)
+        store.get(Container.OBJECTS, folder, 100)
 
 
 def test_containers_with_short_names_are_refused_with_the_stores_reason(
@@ -100,7 +100,7 @@ def test_a_missing_container_is_told_from_a_refused_key(
 ) -> None:
     other = SwiftStore(replace(settings, container=f"never-{fresh()}"))
     with pytest.raises(StoreNotFound, match=container):
-        list(other.list(Shelf.OBJECTS))
+        list(other.list(Container.OBJECTS))
     other.close()
     wrong = SwiftStore(replace(settings, key="wrong-secret"))
     with pytest.raises(StoreDenied, match="log in"):
@@ -120,7 +120,7 @@ def small_pages(radosgw: Radosgw) -> Iterator[None]:
 def test_pages_that_are_shorter_than_asked_make_one_listing(store: SwiftStore) -> None:
     folder = fresh()
     entries = put_segments(store, folder, [b"x"] * 17)
-    assert [row.name for row in store.list(Shelf.SEGMENTS, folder)] == [
+    assert [row.name for row in store.list(Container.SEGMENTS, folder)] == [
         entry.name for entry in entries
     ]
 
@@ -140,8 +140,8 @@ def test_an_account_in_the_storage_url(settings: SwiftSettings) -> None:
     assert store.limits().manifest_entries == MOST
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two"])
-    store.put_manifest(Shelf.OBJECTS, folder, entries, {})
-    assert len(list(store.list(Shelf.SEGMENTS, folder))) == 2
+    store.put_manifest(Container.OBJECTS, folder, entries, {})
+    assert len(list(store.list(Container.SEGMENTS, folder))) == 2
     store.close()
 
 

@@ -9,7 +9,7 @@ from agent.errors import StoreBusy
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record
 from agent.records.ancestry import Ancestry
-from agent.records.reading import Listed
+from agent.records.reading import ListedRecord
 from tests.records.made import completed
 
 
@@ -21,11 +21,11 @@ def chain(length: int) -> list[Record]:
     return records
 
 
-def listed(record: Record, state: RecordState = RecordState.OK) -> Listed:
-    return Listed(record.id, state, record)
+def listed(record: Record, state: RecordState = RecordState.OK) -> ListedRecord:
+    return ListedRecord(record.id, state, record)
 
 
-def broken(rows: list[Listed], unlisted: list[Listed] | None = None) -> dict[int, str]:
+def broken(rows: list[ListedRecord], unlisted: list[ListedRecord] | None = None) -> dict[int, str]:
     ancestry = Ancestry()
     for row in rows:
         ancestry.add(row)
@@ -90,7 +90,7 @@ def test_a_store_that_does_not_answer_condemns_nothing() -> None:
     ancestry = Ancestry()
     ancestry.add(listed(two))
 
-    def look(backup_id: str) -> Listed | None:
+    def look(backup_id: str) -> ListedRecord | None:
         raise StoreBusy(one.id)
 
     assert ancestry.broken(look) == []

@@ -21,10 +21,10 @@ from agent.keys.keyring import Keyring, RecordState
 from agent.keys.master import MasterKey
 from agent.model import BackupStatus, Record, WrappedKey
 from agent.records import catalogue as catalogue_module
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import Segment, encode_list, list_name, list_ref, record_name
 from agent.records.presence import LIST_LIMIT
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
@@ -53,7 +53,7 @@ def catalogue(store: SwiftStore) -> Catalogue:
 
 
 def _put(store: SwiftStore, name: str, raw: bytes) -> None:
-    store.put(Shelf.OBJECTS, name, [memoryview(raw)])
+    store.put(Container.OBJECTS, name, [memoryview(raw)])
 
 
 def _place(store: SwiftStore, *records: Record) -> None:
@@ -216,7 +216,7 @@ def test_an_incremental_is_not_completed_on_a_broken_chain(
     catalogue.fence(_changed(mine, status=COMPLETED))
     broken = (base, middle)[generation]
     if change is None:
-        store.delete(Shelf.OBJECTS, record_name(broken.id))
+        store.delete(Container.OBJECTS, record_name(broken.id))
     else:
         _place(store, change(broken))
     with pytest.raises(Fenced, match=r"ancestor|parent"):
@@ -364,7 +364,7 @@ def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: s
     one = completed(**{"name": "n" * 100_000} if what == "name" else {"keys": many})
     ours, strange = (ring.sign(one.model_dump_json().encode()) for ring in (KEYS, keyring("k2")))
     assert catalogue.judge(one.id, ours).record == one
-    assert catalogue.judge(one.id, strange) == Listed(one.id, RecordState.KEY_NOT_HERE, None)
+    assert catalogue.judge(one.id, strange) == ListedRecord(one.id, RecordState.KEY_NOT_HERE, None)
     longest = completed(name="é" * 255, description='"' * 1024, keys=many[:17])
     strange = keyring("k2").sign(longest.model_dump_json().encode())
     assert catalogue.judge(longest.id, strange).record == longest
@@ -379,7 +379,7 @@ def _with_lists(store: SwiftStore, *lists: list[Segment]) -> Record:
     refs = []
     for number, rows in enumerate(lists):
         raw = encode_list(rows)
-        store.put(Shelf.SEGMENTS, list_name(one.id, one.attempt, number), [memoryview(raw)])
+        store.put(Container.SEGMENTS, list_name(one.id, one.attempt, number), [memoryview(raw)])
         refs.append(list_ref(raw))
     return _changed(one, stored=stored(lists=tuple(refs)))
 
@@ -394,22 +394,22 @@ def test_a_backup_whose_first_list_answers_is_asked_for_once(
 ) -> None:
     one = _with_lists(store, [Segment(1, "0" * 32)])
     before = len(swift.requests())
-    assert catalogue.keeps(one)
+    assert catalogue.verify_or_condemn(one)
     [only] = swift.requests()[before:]
     assert only.startswith("HEAD ")
 
 
 def _without(store: SwiftStore, name: str) -> None:
-    store.delete(Shelf.SEGMENTS, name)
+    store.delete(Container.SEGMENTS, name)
 
 
 def _with_other_bytes(store: SwiftStore, name: str) -> None:
     raw = encode_list([Segment(2, "1" * 32)])
-    store.put(Shelf.SEGMENTS, name, [memoryview(raw)])
+    store.put(Container.SEGMENTS, name, [memoryview(raw)])
 
 
 def _with_far_too_many_bytes(store: SwiftStore, name: str) -> None:
-    store.put(Shelf.SEGMENTS, name, [memoryview(bytes(LIST_LIMIT + 1))])
+    store.put(Container.SEGMENTS, name, [memoryview(bytes(LIST_LIMIT + 1))])
 
 
 @pytest.mark.parametrize("damage", [_without, _with_other_bytes, _with_far_too_many_bytes])
@@ -434,7 +434,7 @@ def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
     one = completed(keys=other.wrap_all(bytes(32)))
     raw = other.sign(one.model_dump_json().encode())
     _put(store, record_name(one.id), raw)
-    assert catalogue.look(one.id) == Listed(one.id, RecordState.OTHER_KEY, one)
+    assert catalogue.look(one.id) == ListedRecord(one.id, RecordState.OTHER_KEY, one)
     with pytest.raises(KeyNotHere, match="another key 'k1' than the one that is here") as caught:
         catalogue.read(one.id)
     assert KEYS.active.fingerprint in str(caught.value)

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from agent.errors import KeyNotHere
 from agent.keys.keyring import RecordState
 from agent.model import Record, WrappedKey
-from agent.records.catalogue import Listed
+from agent.records.catalogue import ListedRecord
 from agent.records.descendants import Family
 from tests.records.made import completed
 
@@ -23,8 +23,8 @@ def named(number: int, parent: int | None = None, **changes: Any) -> Record:
     return completed(parent_id=parent_id, **(fields | changes))
 
 
-def rows(records: Sequence[Record], state: RecordState = RecordState.OK) -> list[Listed]:
-    return [Listed(record.id, state, record) for record in records]
+def rows(records: Sequence[Record], state: RecordState = RecordState.OK) -> list[ListedRecord]:
+    return [ListedRecord(record.id, state, record) for record in records]
 
 
 def numbers(family: Family) -> list[int]:
@@ -92,7 +92,7 @@ def test_a_loop_of_parents() -> None:
 def test_a_record_that_fails_its_mac_is_no_member_and_hides_what_is_below_it() -> None:
     forged = named(2, 1)
     others = [named(1), named(3, 2), named(4, 1)]
-    unreadable = Listed(str(UUID(int=9)), RecordState.BAD, None)
+    unreadable = ListedRecord(str(UUID(int=9)), RecordState.BAD, None)
     listed = [*rows(others), *rows([forged, named(8, 7)], RecordState.BAD), unreadable]
     family = Family(others[0], listed)
     assert numbers(family) == [4, 1]

@@ -24,7 +24,7 @@ from agent.records.object_names import (
     object_name,
     segment_name,
 )
-from agent.store.protocol import Shelf, StoreLimits
+from agent.store.protocol import Container, StoreLimits
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.swift import SwiftServer
@@ -69,7 +69,7 @@ class Attempt:
         data = f"segment {number} ".encode() * (number + 1)
         self.bytes[number] = data
         name = segment_name(*self.ids, number)
-        md5 = self.store.put(Shelf.SEGMENTS, name, [memoryview(data)])
+        md5 = self.store.put(Container.SEGMENTS, name, [memoryview(data)])
         self.manifest.add(number, Segment(len(data), md5))
 
     def joined(self) -> bytes:
@@ -83,7 +83,7 @@ class Attempt:
 
     def kinds(self) -> list[str]:
         """The kinds of objects on the segment shelf, besides the segments."""
-        rows = self.store.list(Shelf.SEGMENTS, f"{self.ids[0]}/")
+        rows = self.store.list(Container.SEGMENTS, f"{self.ids[0]}/")
         names = (row.name.rsplit("/", 1)[1] for row in rows)
         return [name for name in names if not name.isdecimal()]
 
@@ -134,7 +134,7 @@ def test_the_lists_name_every_segment(store: SwiftStore, count: int) -> None:
     assert [ref.count for ref in finished.lists] == {1: [1], 4: [4], 5: [4, 1], 8: [4, 4]}[count]
     found: list[Segment] = []
     for number, ref in enumerate(finished.lists):
-        raw = store.get(Shelf.SEGMENTS, list_name(*attempt.ids, number), 1 << 20)
+        raw = store.get(Container.SEGMENTS, list_name(*attempt.ids, number), 1 << 20)
         found += decode_list(raw, ref)
     assert found == attempt.segments()
 
@@ -195,7 +195,7 @@ def test_a_segment_that_was_changed_since_is_not_published(store: SwiftStore) ->
     attempt.put(1)
     attempt.manifest.finish()
     other = memoryview(attempt.bytes[1].upper())
-    store.put(Shelf.SEGMENTS, segment_name(*attempt.ids, 1), [other])
+    store.put(Container.SEGMENTS, segment_name(*attempt.ids, 1), [other])
     with pytest.raises(StoreMismatch):
         attempt.manifest.publish({})
 

@@ -15,10 +15,10 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record
 from agent.records import catalogue as catalogue_module
 from agent.records.cache import RecordCache
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import record_name
 from agent.records.reading import CONNECTIONS, RECORD_LIMIT
-from agent.store.protocol import ManifestEntry, Shelf, StoredObject
+from agent.store.protocol import Container, ManifestEntry, StoredObject
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, keyring, record
 from tests.stack.process import poll
@@ -40,7 +40,7 @@ class Watched(SwiftStore):
         self.under_way = 0
         self._lock = threading.Lock()
 
-    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+    def get(self, shelf: Container, name: str, limit: int) -> bytes:
         with self._lock:
             self.asked.append(name)
             self.under_way += 1
@@ -51,7 +51,7 @@ class Watched(SwiftStore):
             with self._lock:
                 self.under_way -= 1
 
-    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         """As the listing is; for some names as it was."""
         for row in super().list(shelf, prefix):
             yield row._replace(etag=self.stale.get(row.name, row.etag))
@@ -73,7 +73,7 @@ def cache(tmp_path: Path) -> RecordCache:
 
 
 def _put(store: SwiftStore, name: str, raw: bytes) -> None:
-    store.put(Shelf.OBJECTS, name, [memoryview(raw)])
+    store.put(Container.OBJECTS, name, [memoryview(raw)])
 
 
 def _place(store: SwiftStore, *records: Record) -> None:
@@ -147,16 +147,16 @@ def test_what_nobody_vouches_for_is_not_parsed_at_any_size(
 def test_an_object_that_is_no_record_does_not_hide_the_others(store: Watched) -> None:
     good, joined, broken = completed(), str(uuid4()), str(uuid4())
     _place(store, good)
-    etag = store.put(Shelf.SEGMENTS, "part", [memoryview(b"{}")])
-    gone = store.put(Shelf.SEGMENTS, "gone", [memoryview(b"{}")])
+    etag = store.put(Container.SEGMENTS, "part", [memoryview(b"{}")])
+    gone = store.put(Container.SEGMENTS, "gone", [memoryview(b"{}")])
     # the ETag of a manifest is not the MD5 of what a reader gets
     for name, entry in {
         joined: ManifestEntry("part", 2, etag),
         broken: ManifestEntry("gone", 2, gone),
     }.items():
-        store.put_manifest(Shelf.OBJECTS, record_name(name), [entry], headers={})
+        store.put_manifest(Container.OBJECTS, record_name(name), [entry], headers={})
     # Swift answers 409 for a manifest whose segments it doesn't find
-    store.delete(Shelf.SEGMENTS, "gone")
+    store.delete(Container.SEGMENTS, "gone")
     bad = RecordState.BAD
     assert _states(store) == {good.id: RecordState.OK, joined: bad, broken: bad}
 
@@ -169,7 +169,7 @@ def test_a_record_that_vanishes_while_it_is_listed_is_left_out(store: Watched) -
     made = _many(store, 2 * _WINDOW)
     rows = Catalogue(store, KEYS).records()
     assert next(rows).record == made[0]
-    store.delete(Shelf.OBJECTS, record_name(made[-1].id))
+    store.delete(Container.OBJECTS, record_name(made[-1].id))
     assert [row.record for row in rows] == made[1:-1]
 
 
@@ -289,7 +289,7 @@ def test_what_is_at_work_is_read_each_time(
     _place(store, at_work := one.model_copy(update={"status": status}))
     assert _asked(store, cache) == ([at_work, other], [one.id, other.id])
     # a listing that lags behind its objects for ever
-    [row, _] = store.list(Shelf.OBJECTS)
+    [row, _] = store.list(Container.OBJECTS)
     store.stale[row.name] = row.etag
     _place(store, one)
     assert _asked(store, cache) == ([one, other], [one.id])
@@ -301,7 +301,7 @@ def test_a_changed_record_is_read_again_and_a_deleted_one_forgotten(
     first, second, third = _many(store, 3)
     _asked(store, cache)
     _place(store, renamed := second.model_copy(update={"name": "other"}))
-    store.delete(Shelf.OBJECTS, record_name(third.id))
+    store.delete(Container.OBJECTS, record_name(third.id))
     assert _asked(store, cache) == ([first, renamed], [second.id])
     assert _asked(store, cache) == ([first, renamed], [])
     assert third.id.encode() not in (tmp_path / "c.records").read_bytes()
@@ -311,7 +311,7 @@ def test_a_record_is_cached_as_what_it_is_not_as_what_the_listing_says(
     store: Watched, cache: RecordCache
 ) -> None:
     [one] = _many(store, 1)
-    [row] = store.list(Shelf.OBJECTS)
+    [row] = store.list(Container.OBJECTS)
     store.stale[row.name] = row.etag
     _place(store, renamed := one.model_copy(update={"name": "other"}))
     assert _asked(store, cache) == ([renamed], [one.id])
@@ -330,7 +330,7 @@ def test_what_is_cached_is_checked_like_any_other(store: Watched, cache: RecordC
     ]:
         store.asked.clear()
         [row] = Catalogue(store, keys, cache).records()
-        assert row == Listed(one.id, state, one)
+        assert row == ListedRecord(one.id, state, one)
         assert store.asked == []
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
-from agent.store.protocol import ManifestEntry, Shelf, Store, StoredObject
+from agent.store.protocol import Container, ManifestEntry, Store, StoredObject
 
 SLAB = 1 << 20
 
@@ -37,7 +37,7 @@ def put_segments(store: Store, folder: str, contents: Sequence[bytes]) -> list[M
     entries = []
     for number, content in enumerate(contents):
         name = f"{folder}/{number:08d}"
-        etag = store.put(Shelf.SEGMENTS, name, views(content))
+        etag = store.put(Container.SEGMENTS, name, views(content))
         entries.append(ManifestEntry(name, len(content), etag))
     return entries
 
@@ -62,73 +62,73 @@ class StoreContract:
         name = fresh()
         parts = [os.urandom(SLAB), os.urandom(SLAB), b"", os.urandom(17)]
         content = b"".join(parts)
-        assert store.put(Shelf.OBJECTS, name, views(*parts)) == md5(content)
-        assert store.get(Shelf.OBJECTS, name, 4 * SLAB) == content
+        assert store.put(Container.OBJECTS, name, views(*parts)) == md5(content)
+        assert store.get(Container.OBJECTS, name, 4 * SLAB) == content
 
     def test_an_empty_object_is_an_object(self, store: Store) -> None:
         no_parts, empty_part = fresh(), fresh()
-        store.put(Shelf.OBJECTS, no_parts, [])
-        store.put(Shelf.OBJECTS, empty_part, views(b""))
+        store.put(Container.OBJECTS, no_parts, [])
+        store.put(Container.OBJECTS, empty_part, views(b""))
         for name in (no_parts, empty_part):
-            assert store.get(Shelf.OBJECTS, name, 10) == b""
-            store.get_into(Shelf.OBJECTS, name, memoryview(bytearray()))
+            assert store.get(Container.OBJECTS, name, 10) == b""
+            store.get_into(Container.OBJECTS, name, memoryview(bytearray()))
 
     def test_the_last_put_wins(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"a longer first content"))
-        store.put(Shelf.OBJECTS, name, views(b"second"))
-        assert store.get(Shelf.OBJECTS, name, 100) == b"second"
+        store.put(Container.OBJECTS, name, views(b"a longer first content"))
+        store.put(Container.OBJECTS, name, views(b"second"))
+        assert store.get(Container.OBJECTS, name, 100) == b"second"
 
     def test_get_is_bounded(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"12345"))
-        assert store.get(Shelf.OBJECTS, name, 5) == b"12345"
+        store.put(Container.OBJECTS, name, views(b"12345"))
+        assert store.get(Container.OBJECTS, name, 5) == b"12345"
         with pytest.raises(StoreMismatch):
-            store.get(Shelf.OBJECTS, name, 4)
-        assert store.get(Shelf.OBJECTS, name, 5) == b"12345"
+            store.get(Container.OBJECTS, name, 4)
+        assert store.get(Container.OBJECTS, name, 5) == b"12345"
 
     def test_get_into_fills_the_buffer(self, store: Store) -> None:
         name, content = f"{fresh()}/{fresh()}/00000000", os.urandom(3 * SLAB + 5)
-        store.put(Shelf.SEGMENTS, name, views(content[:SLAB], content[SLAB:]))
+        store.put(Container.SEGMENTS, name, views(content[:SLAB], content[SLAB:]))
         buffer = bytearray(len(content) + 10)
-        store.get_into(Shelf.SEGMENTS, name, memoryview(buffer)[10:])
+        store.get_into(Container.SEGMENTS, name, memoryview(buffer)[10:])
         assert buffer == bytes(10) + content
 
     @pytest.mark.parametrize("size", [0, 4, 6])
     def test_get_into_wants_the_exact_length(self, store: Store, size: int) -> None:
         name = fresh()
-        store.put(Shelf.SEGMENTS, name, views(b"12345"))
+        store.put(Container.SEGMENTS, name, views(b"12345"))
         with pytest.raises(StoreMismatch):
-            store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(size)))
+            store.get_into(Container.SEGMENTS, name, memoryview(bytearray(size)))
 
     def test_stat_tells_etag_and_size(self, store: Store) -> None:
         folder, joined = fresh(), fresh()
         entries = put_segments(store, folder, [b"one", b"second"])
-        etag = store.put_manifest(Shelf.OBJECTS, joined, entries, {})
-        assert store.stat(Shelf.SEGMENTS, entries[1].name) == (md5(b"second"), 6)
-        assert store.stat(Shelf.OBJECTS, joined) == (etag, 9)
-        store.delete(Shelf.SEGMENTS, entries[1].name)
+        etag = store.put_manifest(Container.OBJECTS, joined, entries, {})
+        assert store.stat(Container.SEGMENTS, entries[1].name) == (md5(b"second"), 6)
+        assert store.stat(Container.OBJECTS, joined) == (etag, 9)
+        store.delete(Container.SEGMENTS, entries[1].name)
         with pytest.raises(StoreNotFound):
-            store.stat(Shelf.SEGMENTS, entries[1].name)
+            store.stat(Container.SEGMENTS, entries[1].name)
 
     def test_what_is_not_there_is_not_found(self, store: Store) -> None:
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.OBJECTS, fresh(), 10)
+            store.get(Container.OBJECTS, fresh(), 10)
         with pytest.raises(StoreNotFound):
-            store.get_into(Shelf.SEGMENTS, fresh(), memoryview(bytearray(1)))
-        assert list(store.list(Shelf.OBJECTS, fresh())) == []
+            store.get_into(Container.SEGMENTS, fresh(), memoryview(bytearray(1)))
+        assert list(store.list(Container.OBJECTS, fresh())) == []
 
     def test_the_shelves_are_apart(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"object"))
+        store.put(Container.OBJECTS, name, views(b"object"))
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.SEGMENTS, name, 10)
-        assert list(store.list(Shelf.SEGMENTS, name)) == []
+            store.get(Container.SEGMENTS, name, 10)
+        assert list(store.list(Container.SEGMENTS, name)) == []
 
     def test_a_listing_is_whole_and_in_order(self, store: Store) -> None:
         folder = fresh()
         put_segments(store, folder, [b"x" * number for number in range(12)])
-        rows = list(store.list(Shelf.SEGMENTS, folder + "/"))
+        rows = list(store.list(Container.SEGMENTS, folder + "/"))
         assert names(rows) == [f"{folder}/{number:08d}" for number in range(12)]
         assert [row.size for row in rows] == list(range(12))
         assert [row.etag for row in rows] == [md5(b"x" * number) for number in range(12)]
@@ -137,27 +137,27 @@ class StoreContract:
     def test_a_prefix_is_no_folder(self, store: Store) -> None:
         stem = fresh()
         for name in (stem, stem + ".json", stem + "/inside", fresh()):
-            store.put(Shelf.OBJECTS, name, views(b"x"))
-        found = names(list(store.list(Shelf.OBJECTS, stem)))
+            store.put(Container.OBJECTS, name, views(b"x"))
+        found = names(list(store.list(Container.OBJECTS, stem)))
         assert found == [stem, stem + ".json", stem + "/inside"]
-        assert set(found) < set(names(list(store.list(Shelf.OBJECTS))))
+        assert set(found) < set(names(list(store.list(Container.OBJECTS))))
 
     def test_names_come_back_in_the_order_of_their_bytes(self, store: Store) -> None:
         stem = fresh()
         parts = ["/1/a", "/1.json", "/1/b c", "/10", "/1-", "/é/ß", "/z", "/😀.x", "/100%", "/%41"]
         for part in parts:
-            store.put(Shelf.SEGMENTS, stem + part, views(part.encode()))
-        rows = list(store.list(Shelf.SEGMENTS, stem))
+            store.put(Container.SEGMENTS, stem + part, views(part.encode()))
+        rows = list(store.list(Container.SEGMENTS, stem))
         assert names(rows) == sorted((stem + part for part in parts), key=str.encode)
         for part in parts:
-            assert store.get(Shelf.SEGMENTS, stem + part, 20) == part.encode()
-            store.delete(Shelf.SEGMENTS, stem + part)
-        assert list(store.list(Shelf.SEGMENTS, stem)) == []
+            assert store.get(Container.SEGMENTS, stem + part, 20) == part.encode()
+            store.delete(Container.SEGMENTS, stem + part)
+        assert list(store.list(Container.SEGMENTS, stem)) == []
 
     def test_a_listing_says_when_an_object_was_put(self, store: Store) -> None:
         name, before = fresh(), time.time()
-        store.put(Shelf.OBJECTS, name, views(b"x"))
-        [row] = store.list(Shelf.OBJECTS, name)
+        store.put(Container.OBJECTS, name, views(b"x"))
+        [row] = store.list(Container.OBJECTS, name)
         modified = datetime.fromisoformat(row.modified).replace(tzinfo=UTC).timestamp()
         assert before - 2 < modified < time.time() + 2
 
@@ -165,60 +165,60 @@ class StoreContract:
         folder = fresh()
         put_segments(store, folder, [b"x"] * 12)
         gone = []
-        for row in store.list(Shelf.SEGMENTS, folder):
-            store.delete(Shelf.SEGMENTS, row.name)
+        for row in store.list(Container.SEGMENTS, folder):
+            store.delete(Container.SEGMENTS, row.name)
             gone.append(row.name)
         assert gone == [f"{folder}/{number:08d}" for number in range(12)]
-        assert list(store.list(Shelf.SEGMENTS, folder)) == []
+        assert list(store.list(Container.SEGMENTS, folder)) == []
 
     def test_delete_removes_and_repeats(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"x"))
+        store.put(Container.OBJECTS, name, views(b"x"))
         for _ in range(2):
-            store.delete(Shelf.OBJECTS, name)
+            store.delete(Container.OBJECTS, name)
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.OBJECTS, name, 10)
-        assert list(store.list(Shelf.OBJECTS, name)) == []
+            store.get(Container.OBJECTS, name, 10)
+        assert list(store.list(Container.OBJECTS, name)) == []
 
     def test_a_manifest_joins_segments(self, store: Store) -> None:
         folder = fresh()
         entries = put_segments(store, folder, [b"one", b"two", b"three"])
-        etag = store.put_manifest(Shelf.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
+        etag = store.put_manifest(Container.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
         assert etag == md5("".join(entry.etag for entry in entries).encode())
-        [row] = store.list(Shelf.OBJECTS, folder)
+        [row] = store.list(Container.OBJECTS, folder)
         assert ((row.size, row.etag) == (11, etag)) == self.joined_rows
 
     def test_a_manifest_takes_the_place_of_what_was_there(self, store: Store) -> None:
         folder = fresh()
         entries = put_segments(store, folder, [b"one", b"two"])
-        store.put(Shelf.OBJECTS, folder, views(b"an object"))
+        store.put(Container.OBJECTS, folder, views(b"an object"))
         for joined in (entries, entries[::-1]):
-            etag = store.put_manifest(Shelf.OBJECTS, folder, joined, {})
-            [row] = store.list(Shelf.OBJECTS, folder)
+            etag = store.put_manifest(Container.OBJECTS, folder, joined, {})
+            [row] = store.list(Container.OBJECTS, folder)
             assert (row.etag == etag) == self.joined_rows
-        store.put(Shelf.OBJECTS, folder, views(b"an object"))
-        assert store.get(Shelf.OBJECTS, folder, 10) == b"an object"
+        store.put(Container.OBJECTS, folder, views(b"an object"))
+        assert store.get(Container.OBJECTS, folder, 10) == b"an object"
 
     def test_deleting_a_manifest_leaves_its_segments(self, store: Store) -> None:
         folder = fresh()
         entries = put_segments(store, folder, [b"one", b"two"])
-        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
-        store.delete(Shelf.OBJECTS, folder)
-        assert list(store.list(Shelf.OBJECTS, folder)) == []
-        assert store.get(Shelf.SEGMENTS, entries[0].name, 10) == b"one"
-        assert len(list(store.list(Shelf.SEGMENTS, folder))) == 2
+        store.put_manifest(Container.OBJECTS, folder, entries, {})
+        store.delete(Container.OBJECTS, folder)
+        assert list(store.list(Container.OBJECTS, folder)) == []
+        assert store.get(Container.SEGMENTS, entries[0].name, 10) == b"one"
+        assert len(list(store.list(Container.SEGMENTS, folder))) == 2
 
     def test_manifests_nest(self, store: Store) -> None:
         folder = fresh()
         entries = put_segments(store, folder, [b"one", b"two", b"three"])
         inner = f"{folder}/slo-0000"
-        etag = store.put_manifest(Shelf.SEGMENTS, inner, entries[:2], {})
+        etag = store.put_manifest(Container.SEGMENTS, inner, entries[:2], {})
         outer = [ManifestEntry(inner, 6, etag, nested=True), entries[2]]
         if not store.limits().nesting:
             with pytest.raises(StoreMismatch):
-                store.put_manifest(Shelf.OBJECTS, folder, outer, {})
+                store.put_manifest(Container.OBJECTS, folder, outer, {})
             return
-        joined = store.put_manifest(Shelf.OBJECTS, folder, outer, {})
+        joined = store.put_manifest(Container.OBJECTS, folder, outer, {})
         assert joined == md5((etag + entries[2].etag).encode())
 
     @pytest.mark.parametrize(
@@ -232,16 +232,16 @@ class StoreContract:
         folder = fresh()
         first, second = put_segments(store, folder, [b"one", b"two"])
         with pytest.raises(StoreMismatch):
-            store.put_manifest(Shelf.OBJECTS, folder, [first, second._replace(**wrong)], {})  # type: ignore[arg-type]
+            store.put_manifest(Container.OBJECTS, folder, [first, second._replace(**wrong)], {})  # type: ignore[arg-type]
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.OBJECTS, folder, 100)
+            store.get(Container.OBJECTS, folder, 100)
 
     def test_a_manifest_of_nothing_is_refused(self, store: Store) -> None:
         name = fresh()
         with pytest.raises((StoreMismatch, StoreRejected)):
-            store.put_manifest(Shelf.OBJECTS, name, [], {})
+            store.put_manifest(Container.OBJECTS, name, [], {})
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.OBJECTS, name, 100)
+            store.get(Container.OBJECTS, name, 100)
 
     def test_threads_share_a_store(self, store: Store) -> None:
         folder = fresh()
@@ -249,26 +249,26 @@ class StoreContract:
 
         def there_and_back(number: int) -> bool:
             name = f"{folder}/{number:08d}"
-            store.put(Shelf.SEGMENTS, name, views(contents[number]))
+            store.put(Container.SEGMENTS, name, views(contents[number]))
             buffer = bytearray(len(contents[number]))
-            store.get_into(Shelf.SEGMENTS, name, memoryview(buffer))
+            store.get_into(Container.SEGMENTS, name, memoryview(buffer))
             return bytes(buffer) == contents[number]
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(there_and_back, range(12)))
-        assert len(list(store.list(Shelf.SEGMENTS, folder))) == 12
+        assert len(list(store.list(Container.SEGMENTS, folder))) == 12
 
     def test_opening_again_changes_nothing(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"kept"))
+        store.put(Container.OBJECTS, name, views(b"kept"))
         store.open()
-        assert store.get(Shelf.OBJECTS, name, 10) == b"kept"
+        assert store.get(Container.OBJECTS, name, 10) == b"kept"
 
     def test_opening_to_read_makes_nothing(self, store: Store) -> None:
         name = fresh()
-        store.put(Shelf.OBJECTS, name, views(b"kept"))
+        store.put(Container.OBJECTS, name, views(b"kept"))
         store.open(create=False)
-        assert store.get(Shelf.OBJECTS, name, 10) == b"kept"
+        assert store.get(Container.OBJECTS, name, 10) == b"kept"
         assert store.limits() == store.limits()
 
     def test_the_clock_is_about_right(self, store: Store) -> None:

@@ -15,7 +15,7 @@ import pytest
 from agent.errors import Interrupted, StoreSilent, StoreUnreachable
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf, Store
+from agent.store.protocol import Container, Store
 from agent.store.swift.login import AuthToken
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.process import poll
@@ -29,15 +29,15 @@ Act = Callable[[Store], Any]
 
 
 def put(store: Store, name: str) -> str:
-    return store.put(Shelf.SEGMENTS, name, PARTS)
+    return store.put(Container.SEGMENTS, name, PARTS)
 
 
 def get(store: Store, name: str) -> None:
-    store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(2 * MIB)))
+    store.get_into(Container.SEGMENTS, name, memoryview(bytearray(2 * MIB)))
 
 
 def rows(store: Store, name: str) -> list[Any]:
-    return list(store.list(Shelf.SEGMENTS, name))
+    return list(store.list(Container.SEGMENTS, name))
 
 
 def ended(store: Store, act: Act, waits: Callable[[], bool]) -> None:
@@ -99,7 +99,7 @@ def test_a_pause_between_attempts(swift: SwiftServer, make_store: MakeStore) -> 
 def test_a_stop_that_is_closed_ends_nothing(swift: SwiftServer, store: SwiftStore) -> None:
     name, stop = fresh(), Stop()
     swift.inject([{"match": name, "action": "stall", "seconds": 0.3}])
-    stop.close()
+    stop.ignore()
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(put, store.bound(stop), name)
         poll("it waits", lambda: asked(swift, name, "stall"), 10)
@@ -194,7 +194,7 @@ def dripping(head: bytes, seconds: float) -> Callable[[socket.socket], None]:
     ("act", "head"),
     [
         (get, b"HTTP/1.1 200 OK\r\nContent-Length: 2097152\r\nETag: x\r\n\r\n"),
-        (lambda store, _: store.get(Shelf.OBJECTS, "n", 100), b"HTTP/1.1 200 OK\r\nX-Head: "),
+        (lambda store, _: store.get(Container.OBJECTS, "n", 100), b"HTTP/1.1 200 OK\r\nX-Head: "),
         (rows, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n["),
         (put, b"HTTP/1.1 503 Busy\r\nContent-Length: 9999\r\n\r\n"),
         (lambda store, _: store.limits(), b"HTTP/1.1 200 OK\r\n\r\n{"),
@@ -229,16 +229,16 @@ def test_a_folder_between_two_pieces(tmp_path: Path) -> None:
             yield PARTS[1]
 
     with pytest.raises(Interrupted) as caught:
-        view.put(Shelf.SEGMENTS, "new", Stopping(PARTS))
+        view.put(Container.SEGMENTS, "new", Stopping(PARTS))
     assert caught.value is cause
     acts: list[Act] = [
         lambda view: get(view, "there"),
         lambda view: rows(view, ""),
-        lambda view: view.delete(Shelf.SEGMENTS, "there"),
+        lambda view: view.delete(Container.SEGMENTS, "there"),
         lambda view: view.open(),
     ]
     for act in acts:
         with pytest.raises(Interrupted):
             act(view)
-    assert [row.name for row in store.list(Shelf.SEGMENTS)] == ["there"]
+    assert [row.name for row in store.list(Container.SEGMENTS)] == ["there"]
     get(store, "there")

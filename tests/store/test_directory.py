@@ -22,7 +22,7 @@ from agent.errors import (
     StoreUnreachable,
 )
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import ManifestEntry, Shelf, Store
+from agent.store.protocol import Container, ManifestEntry, Store
 from tests.store.contract import SLAB, StoreContract, fresh, md5, names, put_segments, views
 
 CONTAINER = "database_backups_t"
@@ -91,8 +91,8 @@ class TestContractWithoutAttributes(StoreContract):
 def test_the_agents_names_are_paths(store: DirectoryStore, tmp_path: Path) -> None:
     backup, attempt = fresh(), fresh()
     entries = put_segments(store, f"{backup}/{attempt}", [b"one", b"two"])
-    store.put(Shelf.OBJECTS, f"{backup}.json", views(b"{}"))
-    store.put_manifest(Shelf.OBJECTS, f"{backup}.xbstream.gz.enc", entries, {})
+    store.put(Container.OBJECTS, f"{backup}.json", views(b"{}"))
+    store.put_manifest(Container.OBJECTS, f"{backup}.xbstream.gz.enc", entries, {})
     assert segment(tmp_path, f"{backup}/{attempt}/00000001").read_bytes() == b"two"
     assert object_file(tmp_path, f"{backup}.json").read_bytes() == b"{}"
     rows = json.loads(object_file(tmp_path, f"{backup}.xbstream.gz.enc").read_text())
@@ -106,28 +106,28 @@ def test_a_file_and_a_folder_of_one_name(store: DirectoryStore) -> None:
     uuid = fresh()
     pairs = [uuid, f"{uuid}/a", "plain", "plain/a", "100%", "100%/a", "%25", "%25/%", f"{uuid}%"]
     for name in pairs:
-        store.put(Shelf.OBJECTS, name, views(name.encode()))
-    assert names(list(store.list(Shelf.OBJECTS))) == sorted(pairs, key=str.encode)
+        store.put(Container.OBJECTS, name, views(name.encode()))
+    assert names(list(store.list(Container.OBJECTS))) == sorted(pairs, key=str.encode)
     for name in pairs:
-        assert store.get(Shelf.OBJECTS, name, 100) == name.encode()
-        store.delete(Shelf.OBJECTS, name)
-    assert list(store.list(Shelf.OBJECTS)) == []
+        assert store.get(Container.OBJECTS, name, 100) == name.encode()
+        store.delete(Container.OBJECTS, name)
+    assert list(store.list(Container.OBJECTS)) == []
 
 
 def test_a_listing_is_in_order_of_whole_names(store: DirectoryStore) -> None:
     store._page_rows = 2
     wanted = ["a", "a-", "a.b", "a/b", "a/b/c", "a/b.c", "a0", "aé", "aé/x", "a😀", "B", "é/ß"]
     for name in wanted:
-        store.put(Shelf.SEGMENTS, name, views(b"x"))
-    assert names(list(store.list(Shelf.SEGMENTS))) == sorted(wanted, key=str.encode)
+        store.put(Container.SEGMENTS, name, views(b"x"))
+    assert names(list(store.list(Container.SEGMENTS))) == sorted(wanted, key=str.encode)
     for prefix in ("a", "a/", "a/b", "aé", "é", "a/b/", "none/", "", "a/b/c/d"):
         expected = sorted((n for n in wanted if n.startswith(prefix)), key=str.encode)
-        assert names(list(store.list(Shelf.SEGMENTS, prefix))) == expected
+        assert names(list(store.list(Container.SEGMENTS, prefix))) == expected
 
 
 def test_everything_is_private(store: DirectoryStore, tmp_path: Path) -> None:
     put_segments(store, f"{fresh()}/{fresh()}", [b"x"])
-    store.put(Shelf.OBJECTS, "record.json", views(b"x"))
+    store.put(Container.OBJECTS, "record.json", views(b"x"))
     for path in [tmp_path / "backups", *(tmp_path / "backups").rglob("*")]:
         wanted = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
@@ -137,14 +137,14 @@ def test_folders_go_with_their_last_file(store: DirectoryStore, tmp_path: Path) 
     backup = fresh()
     put_segments(store, f"{backup}/{fresh()}", [b"one"])
     put_segments(store, f"{backup}/{fresh()}", [b"two"])
-    first, second = names(list(store.list(Shelf.SEGMENTS)))
-    store.delete(Shelf.SEGMENTS, first)
+    first, second = names(list(store.list(Container.SEGMENTS)))
+    store.delete(Container.SEGMENTS, first)
     assert segment(tmp_path, second).exists()
     assert not segment(tmp_path, first).parent.exists()
-    store.delete(Shelf.SEGMENTS, second)
+    store.delete(Container.SEGMENTS, second)
     assert not segment(tmp_path, backup).exists()
     assert segment(tmp_path, "").is_dir()
-    store.delete(Shelf.SEGMENTS, second)
+    store.delete(Container.SEGMENTS, second)
 
 
 def test_a_folder_that_goes_while_a_file_is_put(
@@ -159,9 +159,9 @@ def test_a_folder_that_goes_while_a_file_is_put(
         rename(*arguments, **folders)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "rename", after_a_delete)
-    store.put(Shelf.SEGMENTS, "gone/00000000", views(b"there"))
+    store.put(Container.SEGMENTS, "gone/00000000", views(b"there"))
     assert failures
-    assert store.get(Shelf.SEGMENTS, "gone/00000000", 10) == b"there"
+    assert store.get(Container.SEGMENTS, "gone/00000000", 10) == b"there"
 
 
 def test_the_clock_is_that_of_the_files(store: DirectoryStore, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_delete_is_on_the_disk_when_it_returns(
 ) -> None:
     put_segments(store, "b", [b"x"])
     steps.clear()
-    store.delete(Shelf.SEGMENTS, "b/00000000")
+    store.delete(Container.SEGMENTS, "b/00000000")
     top = str(segment(tmp_path, "")).rstrip("/")
     assert steps == [
         ("unlink", f"{top}/b%/00000000"),
@@ -262,10 +262,10 @@ def test_files_of_dead_processes_are_hidden_and_removed(
     store: DirectoryStore, tmp_path: Path
 ) -> None:
     left = object_file(tmp_path, "%tmp") / fresh()
-    store.put(Shelf.OBJECTS, "there", views(b"x"))
+    store.put(Container.OBJECTS, "there", views(b"x"))
     left.write_bytes(b"half")
-    assert names(list(store.list(Shelf.OBJECTS))) == ["there"]
-    assert names(list(store.list(Shelf.OBJECTS, "%"))) == []
+    assert names(list(store.list(Container.OBJECTS))) == ["there"]
+    assert names(list(store.list(Container.OBJECTS, "%"))) == []
     with store._folder.temporary(CONTAINER) as (_, used):
         store.open()
         assert os.listdir(left.parent) == [used]
@@ -275,7 +275,7 @@ def test_files_of_dead_processes_are_hidden_and_removed(
 def test_a_put_that_fails_leaves_what_was_there(
     store: DirectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.put(Shelf.OBJECTS, "record", views(b"old"))
+    store.put(Container.OBJECTS, "record", views(b"old"))
 
     def broken(_descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -283,8 +283,8 @@ def test_a_put_that_fails_leaves_what_was_there(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", broken)
         with pytest.raises(StoreUnreachable, match="put database_backups_t/record: Input/output"):
-            store.put(Shelf.OBJECTS, "record", views(b"new"))
-    assert store.get(Shelf.OBJECTS, "record", 10) == b"old"
+            store.put(Container.OBJECTS, "record", views(b"new"))
+    assert store.get(Container.OBJECTS, "record", 10) == b"old"
     assert os.listdir(object_file(tmp_path, "%tmp")) == []
 
 
@@ -302,12 +302,12 @@ def check_damage(store: DirectoryStore, file: Path) -> None:
     [entry] = put_segments(store, "b", [os.urandom(SLAB)])
     damaged(file)
     with pytest.raises(StoreMismatch, match="its bytes are not those"):
-        store.get_into(Shelf.SEGMENTS, entry.name, memoryview(bytearray(SLAB)))
+        store.get_into(Container.SEGMENTS, entry.name, memoryview(bytearray(SLAB)))
     with pytest.raises(StoreMismatch, match="its bytes are not those"):
-        store.get(Shelf.SEGMENTS, entry.name, SLAB)
-    assert [row.etag for row in store.list(Shelf.SEGMENTS)] == [entry.etag]
-    store.put(Shelf.SEGMENTS, entry.name, views(b"again"))
-    assert store.get(Shelf.SEGMENTS, entry.name, 10) == b"again"
+        store.get(Container.SEGMENTS, entry.name, SLAB)
+    assert [row.etag for row in store.list(Container.SEGMENTS)] == [entry.etag]
+    store.put(Container.SEGMENTS, entry.name, views(b"again"))
+    assert store.get(Container.SEGMENTS, entry.name, 10) == b"again"
 
 
 def test_a_damaged_file_is_noticed(store: DirectoryStore, tmp_path: Path) -> None:
@@ -320,38 +320,38 @@ def test_a_damaged_file_is_noticed_without_attributes(mounted: Path) -> None:
     store, folder = opened(mounted), mounted / f"{CONTAINER}_segments" / "b%"
     check_damage(store, folder / "00000000")
     assert sorted(os.listdir(folder)) == ["%md5.00000000", "00000000"]
-    assert names(list(store.list(Shelf.SEGMENTS))) == ["b/00000000"]
-    store.delete(Shelf.SEGMENTS, "b/00000000")
+    assert names(list(store.list(Container.SEGMENTS))) == ["b/00000000"]
+    store.delete(Container.SEGMENTS, "b/00000000")
     assert not folder.exists()
 
 
 def test_a_damaged_manifest_is_noticed(store: DirectoryStore, tmp_path: Path) -> None:
     entries = put_segments(store, "b", [b"one", b"two"])
-    store.put_manifest(Shelf.OBJECTS, "whole", entries, {})
-    assert json.loads(store.get(Shelf.OBJECTS, "whole", 1000))
+    store.put_manifest(Container.OBJECTS, "whole", entries, {})
+    assert json.loads(store.get(Container.OBJECTS, "whole", 1000))
     path = object_file(tmp_path, "whole")
     path.write_text(path.read_text().replace(entries[0].etag, entries[1].etag))
     with pytest.raises(StoreMismatch):
-        store.get(Shelf.OBJECTS, "whole", 1000)
+        store.get(Container.OBJECTS, "whole", 1000)
 
 
 def test_a_copy_that_lost_the_attributes_is_read(store: DirectoryStore, tmp_path: Path) -> None:
     entries = put_segments(store, "b", [b"one", b"two"])
-    etag = store.put_manifest(Shelf.OBJECTS, "whole", entries, {})
+    etag = store.put_manifest(Container.OBJECTS, "whole", entries, {})
     subprocess.run(
         ["cp", "-r", "--no-preserve=xattr", tmp_path / "backups", tmp_path / "copy"], check=True
     )
     copy = opened(tmp_path / "copy")
-    assert [row[:3] for row in copy.list(Shelf.SEGMENTS)] == [entry[:3] for entry in entries]
-    assert [row[:3] for row in copy.list(Shelf.OBJECTS)] == [("whole", 6, etag)]
-    assert copy.get(Shelf.SEGMENTS, "b/00000000", 3) == b"one"
-    assert copy.put_manifest(Shelf.OBJECTS, "again", entries, {}) == etag
+    assert [row[:3] for row in copy.list(Container.SEGMENTS)] == [entry[:3] for entry in entries]
+    assert [row[:3] for row in copy.list(Container.OBJECTS)] == [("whole", 6, etag)]
+    assert copy.get(Container.SEGMENTS, "b/00000000", 3) == b"one"
+    assert copy.put_manifest(Container.OBJECTS, "again", entries, {}) == etag
 
 
 def test_a_kept_etag_that_is_none_is_not_believed(store: DirectoryStore, tmp_path: Path) -> None:
     put_segments(store, "b", [b"one"])
     os.setxattr(segment(tmp_path, "b%/00000000"), "user.etag", b"nonsense")
-    assert [row.etag for row in store.list(Shelf.SEGMENTS)] == [md5(b"one")]
+    assert [row.etag for row in store.list(Container.SEGMENTS)] == [md5(b"one")]
 
 
 # --- strangers and hostile names -----------------------------------------------------------
@@ -364,7 +364,7 @@ TOO_LONG = ["x" * 252, "a/" + "%" * 90, "/".join(["x" * 100] * 11)]
 def test_hostile_names_are_refused(store: DirectoryStore, tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
     entry = ManifestEntry(name, 1, md5(b"x"))
-    for shelf in Shelf:
+    for shelf in Container:
         with pytest.raises(StoreRejected):
             store.put(shelf, name, views(b"x"))
         with pytest.raises(StoreRejected):
@@ -392,20 +392,20 @@ def test_links_are_not_followed(store: DirectoryStore, tmp_path: Path) -> None:
     segment(tmp_path, "b%").symlink_to(outside)
     segment(tmp_path, "file").symlink_to(outside / "00000000")
     with pytest.raises(StoreRejected):
-        store.put(Shelf.SEGMENTS, "b/00000000", views(b"x"))
+        store.put(Container.SEGMENTS, "b/00000000", views(b"x"))
     with pytest.raises(StoreRejected):
-        store.get(Shelf.SEGMENTS, "b/00000000", 10)
+        store.get(Container.SEGMENTS, "b/00000000", 10)
     with pytest.raises(StoreRejected):
-        store.delete(Shelf.SEGMENTS, "b/00000000")
+        store.delete(Container.SEGMENTS, "b/00000000")
     with pytest.raises(StoreNotFound):
-        store.get(Shelf.SEGMENTS, "file", 10)
-    assert list(store.list(Shelf.SEGMENTS)) == []
-    store.put(Shelf.SEGMENTS, "file", views(b"own"))
+        store.get(Container.SEGMENTS, "file", 10)
+    assert list(store.list(Container.SEGMENTS)) == []
+    store.put(Container.SEGMENTS, "file", views(b"own"))
     assert [path.read_bytes() for path in outside.iterdir()] == [b"secret"]
 
 
-@pytest.mark.parametrize("shelf", Shelf)
-def test_a_container_that_is_a_link_is_refused(tmp_path: Path, shelf: Shelf) -> None:
+@pytest.mark.parametrize("shelf", Container)
+def test_a_container_that_is_a_link_is_refused(tmp_path: Path, shelf: Container) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     folder = tmp_path / "backups"
@@ -422,7 +422,7 @@ def test_a_container_that_is_a_link_is_refused(tmp_path: Path, shelf: Shelf) -> 
 
 
 def test_strangers_are_left_out(store: DirectoryStore, tmp_path: Path) -> None:
-    store.put(Shelf.OBJECTS, "there", views(b"x"))
+    store.put(Container.OBJECTS, "there", views(b"x"))
     os.mkfifo(object_file(tmp_path, "pipe"))
     with socket.socket(socket.AF_UNIX) as listener:
         here = os.getcwd()
@@ -433,10 +433,10 @@ def test_strangers_are_left_out(store: DirectoryStore, tmp_path: Path) -> None:
         object_file(tmp_path, stranger).write_bytes(b"x")
     (object_file(tmp_path, "folder") / "inside").mkdir(parents=True)
     os.close(os.open(os.fsencode(object_file(tmp_path, "")) + b"/\xff", os.O_CREAT))
-    assert names(list(store.list(Shelf.OBJECTS))) == ["there"]
+    assert names(list(store.list(Container.OBJECTS))) == ["there"]
     for name in ("pipe", "socket"):
         with pytest.raises(StoreNotFound):
-            store.get(Shelf.OBJECTS, name, 10)
+            store.get(Container.OBJECTS, name, 10)
 
 
 @root_only
@@ -444,9 +444,9 @@ def test_strangers_are_left_out(store: DirectoryStore, tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", [10**12, -(10**12)])
 def test_a_year_that_no_calendar_has_hides_no_file(mounted: Path, when: int) -> None:
     store = opened(mounted)
-    store.put(Shelf.OBJECTS, "there", views(b"x"))
+    store.put(Container.OBJECTS, "there", views(b"x"))
     os.utime(mounted / CONTAINER / "there", (when, when))
-    assert names(list(store.list(Shelf.OBJECTS))) == ["there"]
+    assert names(list(store.list(Container.OBJECTS))) == ["there"]
 
 
 @root_only
@@ -455,8 +455,8 @@ def test_what_root_writes_is_the_owners_of_the_folder(mounted: Path) -> None:
     """An administrator's rekey or delete, where the agent is another user."""
     os.chown(mounted, 4321, 4322)
     store = opened(mounted)
-    store.put(Shelf.OBJECTS, "there", views(b"x"))
-    store.put(Shelf.SEGMENTS, f"{fresh()}/{fresh()}/00000000", views(b"x"))
+    store.put(Container.OBJECTS, "there", views(b"x"))
+    store.put(Container.SEGMENTS, f"{fresh()}/{fresh()}/00000000", views(b"x"))
     made = [path.lstat() for path in mounted.rglob("*")]
     assert len(made) >= 8
     assert {(one.st_uid, one.st_gid) for one in made} == {(4321, 4322)}
@@ -471,10 +471,10 @@ def test_a_full_filesystem(mounted: Path) -> None:
     store = opened(mounted)
     put_segments(store, "b", [bytes(SLAB)])
     with pytest.raises(StoreFull, match="No space left") as full:
-        store.put(Shelf.SEGMENTS, "b/00000001", views(*[bytes(SLAB)] * 3))
+        store.put(Container.SEGMENTS, "b/00000001", views(*[bytes(SLAB)] * 3))
     assert "free some space" in full.value.hint
-    assert names(list(store.list(Shelf.SEGMENTS))) == ["b/00000000"]
-    store.put(Shelf.SEGMENTS, "b/00000001", views(bytes(SLAB)))
+    assert names(list(store.list(Container.SEGMENTS))) == ["b/00000000"]
+    store.put(Container.SEGMENTS, "b/00000001", views(bytes(SLAB)))
 
 
 @root_only
@@ -483,12 +483,12 @@ def test_a_folder_that_may_only_be_read(mounted: Path) -> None:
     put_segments(opened(mounted), "b", [b"x"])
     subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
     store = opened(mounted)
-    assert names(list(store.list(Shelf.SEGMENTS))) == ["b/00000000"]
-    assert store.get(Shelf.SEGMENTS, "b/00000000", 1) == b"x"
+    assert names(list(store.list(Container.SEGMENTS))) == ["b/00000000"]
+    assert store.get(Container.SEGMENTS, "b/00000000", 1) == b"x"
     with pytest.raises(StoreDenied, match="Read-only"):
-        store.put(Shelf.SEGMENTS, "b/00000001", views(b"y"))
+        store.put(Container.SEGMENTS, "b/00000001", views(b"y"))
     with pytest.raises(StoreDenied):
-        store.delete(Shelf.SEGMENTS, "b/00000000")
+        store.delete(Container.SEGMENTS, "b/00000000")
     with pytest.raises(StoreDenied):
         DirectoryStore(mounted, "another").open()
 
@@ -517,23 +517,23 @@ def test_what_the_system_says(
 
     monkeypatch.setattr(os, "write", broken)
     with pytest.raises(kind, match=os.strerror(number)):
-        store.put(Shelf.OBJECTS, "x", views(b"x"))
+        store.put(Container.OBJECTS, "x", views(b"x"))
 
 
 @pytest.mark.parametrize("count", [0, 1001])
 def test_a_manifest_of_too_many_or_none_is_rejected(store: DirectoryStore, count: int) -> None:
     [entry] = put_segments(store, "b", [b"x"])
     with pytest.raises(StoreRejected, match=f"can't join {count} objects"):
-        store.put_manifest(Shelf.OBJECTS, "whole", [entry] * count, {})
-    assert list(store.list(Shelf.OBJECTS)) == []
+        store.put_manifest(Container.OBJECTS, "whole", [entry] * count, {})
+    assert list(store.list(Container.OBJECTS)) == []
 
 
 def test_a_folder_that_went_away(store: DirectoryStore, tmp_path: Path) -> None:
     (tmp_path / "backups").rename(tmp_path / "elsewhere")
     for method in (
-        lambda: store.get(Shelf.OBJECTS, "x", 1),
-        lambda: store.put(Shelf.OBJECTS, "x", views(b"x")),
-        lambda: list(store.list(Shelf.OBJECTS)),
+        lambda: store.get(Container.OBJECTS, "x", 1),
+        lambda: store.put(Container.OBJECTS, "x", views(b"x")),
+        lambda: list(store.list(Container.OBJECTS)),
     ):
         with pytest.raises(StoreNotFound):
             method()
@@ -550,7 +550,7 @@ def test_a_listing_holds_a_bounded_number_of_names(store: DirectoryStore) -> Non
         return page
 
     store._page = noted  # type: ignore[method-assign, assignment]
-    assert len(list(store.list(Shelf.SEGMENTS, "b/"))) == 35
+    assert len(list(store.list(Container.SEGMENTS, "b/"))) == 35
     assert max(map(len, pages)) == 10
 
 
@@ -561,5 +561,5 @@ def test_the_location_names_the_folder(tmp_path: Path) -> None:
 
 def test_the_digest_is_that_of_hashlib(store: DirectoryStore) -> None:
     content = os.urandom(SLAB + 1)
-    etag = store.put(Shelf.OBJECTS, "x", [memoryview(content)[:7], memoryview(content)[7:]])
+    etag = store.put(Container.OBJECTS, "x", [memoryview(content)[:7], memoryview(content)[7:]])
     assert etag == hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 from swiftclient import client
 
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
-from agent.store.protocol import ManifestEntry, Shelf, Store, StoreLimits
+from agent.store.protocol import Container, ManifestEntry, Store, StoreLimits
 from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
@@ -30,7 +30,7 @@ def test_who_only_reads_makes_no_container(make_store: MakeStore, swift: SwiftSe
     store = make_store(swift, container=f"never-{fresh()}")
     store.open(create=False)
     with pytest.raises(StoreNotFound):
-        list(store.list(Shelf.OBJECTS))
+        list(store.list(Container.OBJECTS))
 
 
 def test_limits_are_those_of_the_store(small_swift: SwiftServer, make_store: MakeStore) -> None:
@@ -44,10 +44,10 @@ def test_what_exceeds_a_limit_is_rejected_at_once(
     store = make_store(small_swift)
     store.open()
     with pytest.raises(StoreRejected, match="413"):
-        store.put(Shelf.SEGMENTS, fresh(), views(bytes(MIB)) * 9)
+        store.put(Container.SEGMENTS, fresh(), views(bytes(MIB)) * 9)
     entries = put_segments(store, fresh(), [b"x"] * 5)
     with pytest.raises(StoreRejected, match="Number of object-backed segments"):
-        store.put_manifest(Shelf.OBJECTS, fresh(), entries, {})
+        store.put_manifest(Container.OBJECTS, fresh(), entries, {})
 
 
 def test_a_nested_manifest_reads_as_the_joined_bytes(
@@ -63,9 +63,9 @@ def test_a_nested_manifest_reads_as_the_joined_bytes(
     for first in range(0, len(entries), limit):
         group = entries[first : first + limit]
         name = f"{backup}/slo-{first:04d}"
-        etag = store.put_manifest(Shelf.SEGMENTS, name, group, {})
+        etag = store.put_manifest(Container.SEGMENTS, name, group, {})
         inner.append(ManifestEntry(name, sum(entry.size for entry in group), etag, nested=True))
-    etag = store.put_manifest(Shelf.OBJECTS, backup, inner, {"X-Object-Meta-Lsn": "42"})
+    etag = store.put_manifest(Container.OBJECTS, backup, inner, {"X-Object-Meta-Lsn": "42"})
 
     url, token = client.get_auth(small_swift.auth_url, small_swift.user, small_swift.key)
     headers, body = client.get_object(url, token, container, backup)
@@ -158,11 +158,11 @@ def test_secrets_reach_no_log_and_no_repr(
     _, token = client.get_auth(swift.auth_url, swift.user, swift.key)
     caplog.clear()
     name = fresh()
-    store.put(Shelf.OBJECTS, name, views(b"logged"))
+    store.put(Container.OBJECTS, name, views(b"logged"))
     swift.inject([{"match": name, "status": 401}])
-    assert store.get(Shelf.OBJECTS, name, 10) == b"logged"
+    assert store.get(Container.OBJECTS, name, 10) == b"logged"
     with pytest.raises(StoreNotFound):
-        store.get(Shelf.OBJECTS, fresh(), 10)
+        store.get(Container.OBJECTS, fresh(), 10)
     assert container in caplog.text, "the libraries were expected to log requests"
     shown = caplog.text + repr(settings_for(swift, container)) + repr(vars(store._session))
     # tempauth gives every client the same token while it lives
@@ -183,15 +183,15 @@ def test_the_environment_changes_nothing(
 
 def test_reads_of_small_objects_ask_for_the_newest(swift: SwiftServer, store: SwiftStore) -> None:
     name = fresh()
-    store.put(Shelf.OBJECTS, name, views(b"x"))
-    store.get(Shelf.OBJECTS, name, 10)
+    store.put(Container.OBJECTS, name, views(b"x"))
+    store.get(Container.OBJECTS, name, 10)
     lines = [line for line in swift.requests() if name in line]
     assert [line.split()[-1] for line in lines] == ["-", "newest"]
 
 
 def test_connections_are_kept(swift: SwiftServer, store: SwiftStore) -> None:
     for _ in range(3):
-        store.put(Shelf.OBJECTS, fresh(), views(b"x"))
+        store.put(Container.OBJECTS, fresh(), views(b"x"))
     assert len(store._session._shared.idle) == 1
     store.close()
     assert not store._session._shared.idle

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from agent.errors import StoreError, StoreNotFound
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
@@ -47,7 +47,7 @@ def test_neither_refusals_nor_closed_stores_leave_a_connection(swift: SwiftServe
         store.limits()
         for _ in range(2):
             with pytest.raises(StoreNotFound) as caught:
-                store.get(Shelf.OBJECTS, "nothing", 100)
+                store.get(Container.OBJECTS, "nothing", 100)
             errors.append(caught.value)
         store.close()
     assert process.num_fds() <= before
@@ -71,9 +71,9 @@ def test_nor_does_any_other_failure(swift: SwiftServer, rule: dict[str, Any]) ->
     swift.inject([{"match": "nobody-has-this", "times": 99, **rule}])
     store = store_of(swift)
     for act in (
-        lambda: store.get(Shelf.OBJECTS, "nothing", 100),
-        lambda: store.put(Shelf.OBJECTS, "nothing", [memoryview(b"x")]),
-        lambda: list(store.list(Shelf.OBJECTS)),
+        lambda: store.get(Container.OBJECTS, "nothing", 100),
+        lambda: store.put(Container.OBJECTS, "nothing", [memoryview(b"x")]),
+        lambda: list(store.list(Container.OBJECTS)),
     ):
         with pytest.raises(StoreError) as caught:
             act()

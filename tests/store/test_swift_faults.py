@@ -24,7 +24,7 @@ from agent.errors import (
     StoreUnreachable,
     TokenExpired,
 )
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.login import AuthToken
 from agent.store.swift.store import SwiftStore
 from tests.stack.process import poll
@@ -43,7 +43,7 @@ def tries(server: SwiftServer, name: str, method: str = "PUT") -> int:
 
 
 def stored(store: SwiftStore, name: str) -> bool:
-    return store.get(Shelf.SEGMENTS, name, len(CONTENT)) == CONTENT
+    return store.get(Container.SEGMENTS, name, len(CONTENT)) == CONTENT
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_an_upload_is_repeated_whole(
 ) -> None:
     name = fresh()
     swift.inject([{"method": "PUT", "match": name, "times": 2, **fault}])
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == 3
     assert stored(store, name)
 
@@ -88,10 +88,10 @@ def test_attempts_are_bounded(
     name = fresh()
     swift.inject([{"match": name, "times": 99, **fault}])
     with pytest.raises(error):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        store.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == ATTEMPTS
     with pytest.raises(error):
-        store.get_into(Shelf.SEGMENTS, name, memoryview(bytearray(len(CONTENT))))
+        store.get_into(Container.SEGMENTS, name, memoryview(bytearray(len(CONTENT))))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_final_refusal_is_not_repeated(
     name = fresh()
     swift.inject([{"match": name, "times": 99, **fault}])
     with pytest.raises(error):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        store.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == 1
 
 
@@ -122,10 +122,10 @@ def test_a_download_is_repeated_whole(
     swift: SwiftServer, store: SwiftStore, fault: dict[str, Any]
 ) -> None:
     name = fresh()
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     swift.inject([{"method": "GET", "match": name, "times": 2, **fault}])
     buffer = bytearray(len(CONTENT))
-    store.get_into(Shelf.SEGMENTS, name, memoryview(buffer))
+    store.get_into(Container.SEGMENTS, name, memoryview(buffer))
     assert buffer == CONTENT
     assert tries(swift, name, "GET") == 3
     swift.inject([{"method": "GET", "match": name, "times": 2, **fault}])
@@ -135,11 +135,11 @@ def test_a_download_is_repeated_whole(
 def test_a_refused_token_is_replaced(swift: SwiftServer, store: SwiftStore) -> None:
     name, before = fresh(), logins(swift)
     swift.inject([{"match": name, "status": 401}])
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     assert logins(swift) == before + 1
     swift.inject([{"match": name, "status": 401, "times": 99}])
     with pytest.raises(StoreDenied):
-        store.get(Shelf.SEGMENTS, name, len(CONTENT))
+        store.get(Container.SEGMENTS, name, len(CONTENT))
     assert logins(swift) == before + 2
 
 
@@ -148,7 +148,7 @@ def test_a_connection_cut_while_sending_may_have_been_a_refused_token(
 ) -> None:
     name, before = fresh(), logins(swift)
     swift.inject([{"match": name, "action": "cut", "after": MIB}])
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     assert logins(swift) == before + 1
 
 
@@ -158,9 +158,9 @@ def test_a_silent_store_is_given_up(
     impatient, name = make_store(swift, timeout_seconds=0.3, attempts=2), fresh()
     swift.inject([{"match": name, "action": "stall", "seconds": 2, "times": 99}])
     for act in (
-        lambda: impatient.put(Shelf.SEGMENTS, name, PARTS),
-        lambda: impatient.put(Shelf.SEGMENTS, name, []),
-        lambda: impatient.get(Shelf.SEGMENTS, name, 1),
+        lambda: impatient.put(Container.SEGMENTS, name, PARTS),
+        lambda: impatient.put(Container.SEGMENTS, name, []),
+        lambda: impatient.get(Container.SEGMENTS, name, 1),
     ):
         with pytest.raises(StoreSilent, match="timed out"):
             act()
@@ -182,10 +182,10 @@ def test_a_bare_token_that_is_refused_is_not_used_again(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     token, name, before = bare._session._current_access().token, fresh(), logins(swift)
-    bare.put(Shelf.SEGMENTS, name, PARTS)
+    bare.put(Container.SEGMENTS, name, PARTS)
     swift.inject([{"match": name, "status": 401}])
     with pytest.raises(TokenExpired) as caught:
-        bare.put(Shelf.SEGMENTS, name, PARTS)
+        bare.put(Container.SEGMENTS, name, PARTS)
     assert (tries(swift, name), logins(swift)) == (2, before)
     told = "".join(traceback.format_exception(caught.value)) + caplog.text + repr(vars(bare))
     assert token not in told
@@ -197,20 +197,20 @@ def test_a_bare_token_whose_refusal_is_lost(swift: SwiftServer, bare: SwiftStore
     cut = {"method": "PUT", "match": name, "action": "cut", "after": MIB, "times": 99}
     swift.inject([cut, {"method": "HEAD", "match": "", "status": 401}])
     with pytest.raises(TokenExpired):
-        bare.put(Shelf.SEGMENTS, name, PARTS)
+        bare.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == 1
     # a connection that is cut for any other reason is another attempt's business
     swift.inject([{**cut, "times": 1}, {"method": "HEAD", "match": "", "status": 503}])
-    bare.put(Shelf.SEGMENTS, name, PARTS)
+    bare.put(Container.SEGMENTS, name, PARTS)
     assert stored(bare, name)
 
 
 @pytest.mark.parametrize(
     ("match", "act"),
     [
-        ("prefix=x", lambda store: list(store.list(Shelf.OBJECTS, "x"))),
+        ("prefix=x", lambda store: list(store.list(Container.OBJECTS, "x"))),
         ("^/info", lambda store: store.limits()),
-        ("put-x", lambda store: store.put(Shelf.OBJECTS, "put-x", [])),
+        ("put-x", lambda store: store.put(Container.OBJECTS, "put-x", [])),
     ],
     ids=["listing", "info", "refusal"],
 )
@@ -232,7 +232,7 @@ def test_a_refusal_of_open_tags_takes_no_time(swift: SwiftServer, store: SwiftSt
     swift.inject([{"match": name, "status": 400, "body": text}])
     begin = time.process_time()
     with pytest.raises(StoreRejected, match=r"answered 400 \(Not today <"):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        store.put(Container.SEGMENTS, name, PARTS)
     assert time.process_time() - begin < 2
 
 
@@ -243,9 +243,9 @@ def test_a_store_that_comes_back_is_used_again(
     store.open()
     small_swift.kill()
     with pytest.raises(StoreUnreachable):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        store.put(Container.SEGMENTS, name, PARTS)
     small_swift.start()
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     assert stored(store, name)
 
 
@@ -254,7 +254,7 @@ def test_a_frozen_store_is_waited_for(swift: SwiftServer, store: SwiftStore) -> 
     with ThreadPoolExecutor(1) as pool:
         os.kill(swift.pid, signal.SIGSTOP)
         try:
-            job = pool.submit(store.put, Shelf.SEGMENTS, name, PARTS)
+            job = pool.submit(store.put, Container.SEGMENTS, name, PARTS)
             assert not job.done()
         finally:
             os.kill(swift.pid, signal.SIGCONT)
@@ -265,9 +265,9 @@ def test_a_frozen_store_is_waited_for(swift: SwiftServer, store: SwiftStore) -> 
 def test_what_swift_lost_is_not_found(swift: SwiftServer, store: SwiftStore) -> None:
     name = fresh()
     swift.inject([{"match": name, "action": "lose"}])
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
     with pytest.raises(StoreNotFound):
-        store.get(Shelf.SEGMENTS, name, len(CONTENT))
+        store.get(Container.SEGMENTS, name, len(CONTENT))
 
 
 def test_lists_manifests_and_deletes_are_repeated(swift: SwiftServer, store: SwiftStore) -> None:
@@ -287,12 +287,12 @@ def test_lists_manifests_and_deletes_are_repeated(swift: SwiftServer, store: Swi
             {"method": "DELETE", "match": folder, **busy},
         ]
     )
-    assert len(list(store.list(Shelf.SEGMENTS, folder))) == 2
-    store.put_manifest(Shelf.OBJECTS, folder, entries, {})
-    store.delete(Shelf.OBJECTS, folder)
-    for row in store.list(Shelf.SEGMENTS, folder):
-        store.delete(Shelf.SEGMENTS, row.name)
-    assert list(store.list(Shelf.SEGMENTS, folder)) == []
+    assert len(list(store.list(Container.SEGMENTS, folder))) == 2
+    store.put_manifest(Container.OBJECTS, folder, entries, {})
+    store.delete(Container.OBJECTS, folder)
+    for row in store.list(Container.SEGMENTS, folder):
+        store.delete(Container.SEGMENTS, row.name)
+    assert list(store.list(Container.SEGMENTS, folder)) == []
 
 
 def test_abort_ends_the_waiting(swift: SwiftServer, make_store: MakeStore) -> None:
@@ -300,16 +300,16 @@ def test_abort_ends_the_waiting(swift: SwiftServer, make_store: MakeStore) -> No
     store.open()
     swift.inject([{"match": name, "status": 503, "times": 99}])
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(store.put, Shelf.SEGMENTS, name, PARTS)
+        job = pool.submit(store.put, Container.SEGMENTS, name, PARTS)
         poll("first attempt", lambda: tries(swift, name) == 1, 10)
         store.abort()
         with pytest.raises(StoreBusy):
             job.result(timeout=5)
     with pytest.raises(StoreBusy):
-        store.put(Shelf.SEGMENTS, name, PARTS)
+        store.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == 2
     swift.clear_faults()
-    store.put(Shelf.SEGMENTS, name, PARTS)
+    store.put(Container.SEGMENTS, name, PARTS)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_listing_that_names_nothing_is_rejected(
     headers = {"Content-Type": "application/json; charset=utf-8"}
     swift.inject([{"match": "prefix=x", "status": 200, "headers": headers, "body": rows}])
     with pytest.raises(StoreRejected):
-        list(store.list(Shelf.OBJECTS, "x"))
+        list(store.list(Container.OBJECTS, "x"))
 
 
 def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore) -> None:
@@ -340,13 +340,13 @@ def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore)
     page = {"match": "prefix=x", "status": 200, "headers": headers, "body": json.dumps([row])}
     swift.inject([{**page, "times": 99}])
     with pytest.raises(StoreRejected, match="does not go on"):
-        list(store.list(Shelf.OBJECTS, "x"))
+        list(store.list(Container.OBJECTS, "x"))
 
 
 def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStore) -> None:
     """Whoever may write beside the segments may give an object any name, and lists are acted on."""
     folder, outside = fresh(), fresh()
-    store.put(Shelf.OBJECTS, outside, PARTS[:1])
+    store.put(Container.OBJECTS, outside, PARTS[:1])
     container = store.location.rpartition("/")[2]
     odd = [f"{folder}/../../{container}/{outside}", f"{folder}/./{outside}", f"{folder}/.."]
     rows = [
@@ -356,11 +356,11 @@ def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStor
     headers = {"Content-Type": "application/json; charset=utf-8"}
     page = {"match": "prefix=", "status": 200, "headers": headers, "body": json.dumps(rows)}
     swift.inject([page])
-    found = [row.name for row in store.list(Shelf.SEGMENTS, folder)]
+    found = [row.name for row in store.list(Container.SEGMENTS, folder)]
     assert found == [f"{folder}/..real"]
     # else it would have been the end of another object
-    store.delete(Shelf.SEGMENTS, odd[0])
-    assert list(store.list(Shelf.OBJECTS, outside)) == []
+    store.delete(Container.SEGMENTS, odd[0])
+    assert list(store.list(Container.OBJECTS, outside)) == []
 
 
 @pytest.mark.parametrize("date", ["", "Mon, 01 Jan 99999999999 00:00:00 GMT", "now"])

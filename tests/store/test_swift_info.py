@@ -8,7 +8,7 @@ import pytest
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
 from agent.records.manifest import Manifest
 from agent.records.object_names import Segment
-from agent.store.protocol import Shelf, StoreLimits
+from agent.store.protocol import Container, StoreLimits
 from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore
@@ -70,9 +70,9 @@ def test_only_a_manifest_needs_to_know_the_limits(
     reader, folder = make_store(swift), fresh()
     reader.open(create=False)
     for entry in put_segments(store, folder, [b"one", b"two"]):
-        reader.get_into(Shelf.SEGMENTS, entry.name, memoryview(bytearray(3)))
-        reader.delete(Shelf.SEGMENTS, entry.name)
-    assert list(reader.list(Shelf.SEGMENTS, folder)) == []
+        reader.get_into(Container.SEGMENTS, entry.name, memoryview(bytearray(3)))
+        reader.delete(Container.SEGMENTS, entry.name)
+    assert list(reader.list(Container.SEGMENTS, folder)) == []
     assert reader.clock() > 0
 
 
@@ -85,14 +85,14 @@ def test_what_every_store_can_do_is_taken_for_granted(
     store.open()
     assert store.limits() == StoreLimits(1000, 5 << 30, nesting=False, announced=False)
     entries = put_segments(store, folder, [b"one", b"two"])
-    etag = store.put_manifest(Shelf.OBJECTS, folder, entries, {})
-    [row] = store.list(Shelf.OBJECTS, folder)
+    etag = store.put_manifest(Container.OBJECTS, folder, entries, {})
+    [row] = store.list(Container.OBJECTS, folder)
     assert (row.etag, row.size) == (etag, 6)
-    store.put(Shelf.SEGMENTS, entries[0].name, views(b"ONE"))
+    store.put(Container.SEGMENTS, entries[0].name, views(b"ONE"))
     with pytest.raises(StoreMismatch):
-        store.put_manifest(Shelf.OBJECTS, f"{folder}.other", entries, {})
+        store.put_manifest(Container.OBJECTS, f"{folder}.other", entries, {})
     with pytest.raises(StoreNotFound):
-        store.get(Shelf.OBJECTS, f"{folder}.other", 10)
+        store.get(Container.OBJECTS, f"{folder}.other", 10)
 
 
 def test_a_store_that_joins_less_than_is_taken_for_granted_says_so(
@@ -109,8 +109,8 @@ def test_a_store_that_joins_less_than_is_taken_for_granted_says_so(
         manifest.finish()
         with pytest.raises(StoreRejected, match="Number of object-backed segments"):
             manifest.publish({})
-        assert list(store.list(Shelf.OBJECTS, backup_id)) == []
+        assert list(store.list(Container.OBJECTS, backup_id)) == []
         # it gives 5 rows a page, and refuses to be asked for more
-        assert len(list(store.list(Shelf.SEGMENTS, backup_id))) == 6
+        assert len(list(store.list(Container.SEGMENTS, backup_id))) == 6
     finally:
         small_swift.clear_faults()

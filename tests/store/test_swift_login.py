@@ -10,7 +10,7 @@ import pytest
 
 from agent.errors import Interrupted, StoreBusy, StoreDenied, StoreError, StoreUnreachable
 from agent.stop import Stop
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
@@ -29,7 +29,7 @@ def outcomes(store: SwiftStore, name: str) -> list[bytes | StoreError]:
     def read(_: int) -> bytes | StoreError:
         together.wait()
         try:
-            return store.get(Shelf.OBJECTS, name, 10)
+            return store.get(Container.OBJECTS, name, 10)
         except StoreError as error:
             return error
 
@@ -41,7 +41,7 @@ def outcomes(store: SwiftStore, name: str) -> list[bytes | StoreError]:
 def name(store: SwiftStore) -> str:
     """An object that is there."""
     name = fresh()
-    store.put(Shelf.OBJECTS, name, views(b"here"))
+    store.put(Container.OBJECTS, name, views(b"here"))
     return name
 
 
@@ -89,9 +89,9 @@ def test_a_login_that_is_stopped_is_nobody_elses_failure(
     store, stop, before = make_store(swift), Stop(), logins(swift)
     swift.inject([{"match": AUTH, "action": "stall", "seconds": 30}])
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(store.bound(stop).get, Shelf.OBJECTS, name, 10)
+        first = pool.submit(store.bound(stop).get, Container.OBJECTS, name, 10)
         poll("it logs in", lambda: logins(swift) == before + 1, 10)
-        second = pool.submit(store.get, Shelf.OBJECTS, name, 10)
+        second = pool.submit(store.get, Container.OBJECTS, name, 10)
         stop.request(Interrupted("told to stop"))
         with pytest.raises(Interrupted):
             first.result(10)
@@ -103,7 +103,7 @@ def test_a_login_that_is_stopped_is_nobody_elses_failure(
     [
         lambda store: store.limits(),
         lambda store: store.open(create=False),
-        lambda store: list(store.list(Shelf.OBJECTS)),
+        lambda store: list(store.list(Container.OBJECTS)),
         lambda store: store.location,
     ],
     ids=["limits", "open", "list", "location"],

@@ -13,7 +13,7 @@ from agent.errors import (
     StoreRejected,
     StoreUnreachable,
 )
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore
@@ -32,8 +32,8 @@ def test_a_validation_that_takes_longer_than_a_silence_may(
     swift.inject([{**head, "inner": True}])
     impatient = make_store(swift, timeout_seconds=1, attempts=1)
     assert impatient.limits().nesting
-    etag = impatient.put_manifest(Shelf.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
-    [row] = store.list(Shelf.OBJECTS, folder)
+    etag = impatient.put_manifest(Container.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
+    [row] = store.list(Container.OBJECTS, folder)
     assert (row.size, row.etag) == (6, etag)
 
 
@@ -57,10 +57,10 @@ def test_a_refusal_in_the_body_is_one(
     store.limits()
     swift.inject([{**rule, "times": 99}])
     with pytest.raises(error, match=str(status)):
-        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+        store.put_manifest(Container.OBJECTS, folder, entries, {})
     if error in (StoreBusy, StoreMismatch):
         swift.inject([{**rule, "times": 1}])
-        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+        store.put_manifest(Container.OBJECTS, folder, entries, {})
 
 
 @pytest.mark.parametrize(
@@ -90,14 +90,14 @@ def test_an_answer_that_does_not_say_that_it_is_stored_is_no_success(
     store.limits()
     swift.inject([{"match": PUT, "status": 202, "body": body, "times": 99}])
     with pytest.raises(error):
-        store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+        store.put_manifest(Container.OBJECTS, folder, entries, {})
 
 
 def test_a_quoted_etag_is_the_etag(swift: SwiftServer, store: SwiftStore) -> None:
     """As a store answers that does not know of heartbeats."""
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two"])
-    etag = store.put_manifest(Shelf.OBJECTS, folder, entries, {})
+    etag = store.put_manifest(Container.OBJECTS, folder, entries, {})
     answer: dict[str, Any] = {"match": PUT, "status": 201, "headers": {"Etag": f'"{etag}"'}}
     swift.inject([answer])
-    assert store.put_manifest(Shelf.OBJECTS, folder, entries, {}) == etag
+    assert store.put_manifest(Container.OBJECTS, folder, entries, {}) == etag

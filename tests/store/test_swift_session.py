@@ -15,7 +15,7 @@ from hypothesis import given, strategies as st
 from swiftclient.exceptions import ClientException
 
 from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.errors import pause_seconds, translated
 from agent.store.swift.login import Access
 from agent.store.swift.session import Link, SwiftSession
@@ -185,14 +185,14 @@ def test_a_body_of_unannounced_length_must_fit(chunk: str, buffer: bytes) -> Non
         store_answering(answer, b"\r\n\r\n") as (store, _),
         pytest.raises(StoreMismatch),
     ):
-        store.get_into(Shelf.SEGMENTS, "n", memoryview(bytearray(3)))
+        store.get_into(Container.SEGMENTS, "n", memoryview(bytearray(3)))
 
 
 def test_a_body_has_one_framing() -> None:
     content = b"first part, END"
     answer = f"HTTP/1.1 201 Created\r\nContent-Length: 0\r\nETag: {md5(content)}\r\n\r\n"
     with store_answering(answer, b"END") as (store, seen):
-        store.put(Shelf.OBJECTS, "n", views(content[:11], content[11:]))
+        store.put(Container.OBJECTS, "n", views(content[:11], content[11:]))
     head, _, body = seen[0].partition(b"\r\n\r\n")
     assert body == content
     assert b"content-length: 15" in head.lower()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StoreRejected, StoreUnreachable
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.certificate import self_signed
 from tests.stack.swift import SwiftServer
@@ -50,8 +50,8 @@ def test_certificates_are_checked(
     assert "ca_file" in caught.value.hint
     tls.open()
     content = os.urandom(3 * MIB)
-    assert tls.put(Shelf.SEGMENTS, "tls", views(content)) == md5(content)
-    assert tls.get(Shelf.SEGMENTS, "tls", 3 * MIB) == content
+    assert tls.put(Container.SEGMENTS, "tls", views(content)) == md5(content)
+    assert tls.get(Container.SEGMENTS, "tls", 3 * MIB) == content
 
 
 @pytest.mark.parametrize("scheme", ["http://", "HTTP://", "//", ""])
@@ -69,7 +69,7 @@ def test_a_login_over_tls_leads_to_no_clear_text(
     assert "storage_url_scheme" in caught.value.hint
     assert TOKEN not in str(caught.value)
     with pytest.raises(StoreRejected, match="over TLS"):
-        list(tls.list(Shelf.OBJECTS))
+        list(tls.list(Container.OBJECTS))
     assert len(swift.requests()) == before
 
 

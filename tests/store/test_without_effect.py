@@ -11,7 +11,7 @@ from swiftclient.client import get_auth
 
 from agent.errors import StoreError, TokenExpired
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from agent.store.swift.login import AuthToken
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
@@ -37,7 +37,7 @@ def store(swift: SwiftServer) -> Iterator[SwiftStore]:
 
 def refused(store: SwiftStore | DirectoryStore, name: str) -> StoreError:
     with pytest.raises(StoreError) as caught:
-        store.put(Shelf.OBJECTS, name, [memoryview(b"a record")])
+        store.put(Container.OBJECTS, name, [memoryview(b"a record")])
     return caught.value
 
 

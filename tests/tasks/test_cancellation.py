@@ -134,7 +134,7 @@ def test_past_the_point_of_no_return_it_is_too_late_at_once(
 ) -> None:
     task, stop, cancel = running(journal), Stop(), None
     with cancellation.possible(task, stop):
-        stop.close()
+        stop.ignore()
         cancel = cancel_of(task.task_id)
         accept(journal, cancel)
         cancellation.take(cancel)

@@ -20,7 +20,7 @@ from agent.operations.delete.begun import BegunDelete
 from agent.records.object_names import record_name
 from agent.stop import Stop
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 from tests.operations.stored import held, place
 from tests.operations.test_delete_races import Behind
 from tests.records.made import completed
@@ -42,7 +42,7 @@ def test_a_delete_that_a_silent_store_and_a_restart_cut_off_names_all_that_went(
     place(site.store, site.keys, base, child, grandchild)
 
     class Silent(DirectoryStore):
-        def delete(self, shelf: Shelf, name: str) -> None:
+        def delete(self, shelf: Container, name: str) -> None:
             if name == record_name(child.id):
                 raise StoreBusy("503")
             super().delete(shelf, name)

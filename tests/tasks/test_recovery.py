@@ -12,7 +12,7 @@ import pytest
 from agent.database.server import Database
 from agent.engine.choice import Engines
 from agent.errors import Interrupted, JournalError, StoreFull, StoreNotFound
-from agent.journal import CutOff, Journal
+from agent.journal import InterruptedTask, Journal
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -28,13 +28,13 @@ from agent.model import (
     Task,
     TaskStatus,
 )
-from agent.operations.resources import BackupParts, PathSettings
-from agent.operations.restore.target import Work
+from agent.operations.resources import BackupResources, PathSettings
+from agent.operations.restore.target import RestoreWorkdir
 from agent.records.catalogue import Catalogue
 from agent.store.directory.store import DirectoryStore
 from agent.store.policy import StorageRules
-from agent.store.protocol import Shelf
-from agent.tasks.executor import Performer
+from agent.store.protocol import Container
+from agent.tasks.executor import Executor
 from agent.tasks.recovery import MOST_RUNS
 from agent.tasks.stores import TaskStores
 from tests.operations.stored import held, place
@@ -61,11 +61,11 @@ class Site:
     def _journal(self) -> Journal:
         return Journal(self.folder / "journal", INSTANCE, str(uuid4()))
 
-    def start(self) -> Performer:
+    def start(self) -> Executor:
         """A new process would begin so."""
         self.journal.close()
         self.journal = self._journal()
-        parts = BackupParts(
+        parts = BackupResources(
             store=self.store,
             catalogue=Catalogue(self.store, self.keys),
             keyring=self.keys,
@@ -79,7 +79,7 @@ class Site:
             scratch=self.folder / "scratch",
         )
         stores = TaskStores(parts, StorageRules(configured="x", own="x"), lambda _asked: parts)
-        return Performer(
+        return Executor(
             self.journal,
             stores,
             restore_roots=[self.root],
@@ -164,7 +164,7 @@ def test_what_is_left_of_an_attempt_that_lost_its_id_goes(site: Site) -> None:
 
 def test_one_look_that_finds_no_record_takes_no_finished_backup(site: Site) -> None:
     class Blind(DirectoryStore):
-        def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+        def get(self, shelf: Container, name: str, limit: int) -> bytes:
             raise StoreNotFound(name)
 
     done = completed()
@@ -199,7 +199,7 @@ def test_a_backup_that_asks_for_it_is_begun_again_in_its_place(site: Site) -> No
     assert site.finals(task) == []
     assert held(site.store).segments == {}
     assert site.journal.claim() == task
-    assert site.journal.running() == [CutOff(task, "", 2)]
+    assert site.journal.running() == [InterruptedTask(task, "", 2)]
 
 
 def test_a_crash_loop_ends(site: Site) -> None:
@@ -264,9 +264,9 @@ def test_a_task_that_the_agents_end_interrupts_is_put_back(site: Site) -> None:
     performer = site.start()
     task = create(str(uuid4()), retry=True)
     site.begin(task)
-    assert performer.recovery.again(task, None)
+    assert performer.recovery.requeue(task, None)
     assert site.journal.claim() == task
-    assert not performer.recovery.again(create(task.backup.id), None)
+    assert not performer.recovery.requeue(create(task.backup.id), None)
 
 
 class Full(DirectoryStore):
@@ -274,7 +274,7 @@ class Full(DirectoryStore):
 
     asked = 0
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         self.asked += 1
         raise StoreFull(f"put {name}: no space is left")
 
@@ -324,14 +324,14 @@ def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
 # --- restores ----------------------------------------------------------------------------
 
 
-def restore(site: Site, *, retry: bool = False) -> tuple[RestoreTask, Work]:
+def restore(site: Site, *, retry: bool = False) -> tuple[RestoreTask, RestoreWorkdir]:
     """A restore that was cut off half way, into a folder that is somebody's now."""
     target = site.root / "back"
     task = RestoreTask(
         task_id=str(uuid4()), backup_id=str(uuid4()), target=str(target), retry=retry
     )
     site.begin(task)
-    work = Work(target, task.task_id)
+    work = RestoreWorkdir(target, task.task_id)
     work.make()
     (work.datadir / "shop").mkdir(parents=True)
     (work.datadir / "shop" / "orders.ibd").write_text("rows")
@@ -341,7 +341,7 @@ def restore(site: Site, *, retry: bool = False) -> tuple[RestoreTask, Work]:
 
 def test_only_what_the_restore_made_is_removed(site: Site) -> None:
     task, work = restore(site)
-    other = Work(work.target, str(uuid4()))
+    other = RestoreWorkdir(work.target, str(uuid4()))
     other.make()
     (work.target / "ibdata1").write_text("somebody's")
     site.recover()

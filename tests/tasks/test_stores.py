@@ -16,9 +16,9 @@ from agent.errors import ConfigInvalid, JournalFull, StorageRefused, TokenLost
 from agent.journal import Journal
 from agent.model import DeleteTask, PingTask, ReportDraft, TaskStatus, TaskStore
 from agent.store.policy import StorageRules, parse_url
-from agent.tasks.executor import Performer
+from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores, without_token
-from agent.tasks.worker import Runner
+from agent.tasks.worker import Worker
 from tests.stack.agent import write_private
 
 URL = "https://swift.example.com:8080/v1/AUTH_one"
@@ -157,19 +157,22 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def stores(home: Path) -> TaskStores:
     config = load(home / "agent.toml")
-    return wiring.task_stores(config, wiring.backup_parts(config))
+    return wiring.task_stores(config, wiring.backup_resources(config))
 
 
 def test_a_task_without_a_store_works_with_the_configured_one(stores: TaskStores) -> None:
-    with stores.parts(PingTask(task_id=str(uuid4()))) as usual, stores.parts(task(None)) as same:
+    with (
+        stores.resources(PingTask(task_id=str(uuid4()))) as usual,
+        stores.resources(task(None)) as same,
+    ):
         assert same is usual
-    with stores.parts(task(TaskStore())) as same:
+    with stores.resources(task(TaskStore())) as same:
         assert same is usual
 
 
 def test_a_container_of_its_own_gets_a_store_of_its_own(stores: TaskStores) -> None:
     asked = TaskStore(container="database_backups_t1_a")
-    with stores.parts(task(None)) as usual, stores.parts(task(asked)) as own:
+    with stores.resources(task(None)) as usual, stores.resources(task(asked)) as own:
         assert own.store is not usual.store
         assert own.keyring is usual.keyring
 
@@ -179,16 +182,16 @@ def test_a_token_opens_its_own_url_until_the_task_ends(stores: TaskStores) -> No
     assert stores.keep(one)
     bare = without_token(one)
     assert not stores.lost(bare)
-    with stores.parts(bare) as parts:
+    with stores.resources(bare) as parts:
         assert parts.store.location == f"{URL}/database_backups_t1_a"
     stores.forget(one.task_id)
-    with pytest.raises(TokenLost), stores.parts(bare):
+    with pytest.raises(TokenLost), stores.resources(bare):
         pass
     assert isinstance(stores.lost(bare), TokenLost)
 
 
 def test_the_configured_login_never_stands_in_for_a_lost_token(stores: TaskStores) -> None:
-    with pytest.raises(TokenLost), stores.parts(without_token(task(login()))):
+    with pytest.raises(TokenLost), stores.resources(without_token(task(login()))):
         pass
 
 
@@ -203,7 +206,7 @@ def test_a_fresh_token_replaces_one_for_the_same_url_only(stores: TaskStores) ->
 def test_a_token_shows_nowhere(stores: TaskStores) -> None:
     one = task(login())
     stores.keep(one)
-    with stores.parts(one) as parts:
+    with stores.resources(one) as parts:
         seen = [repr(one), str(one), repr(vars(stores)), repr(parts), repr(vars(parts.store))]
     assert TOKEN not in "".join([*seen, one.model_dump_json()])
 
@@ -219,11 +222,11 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 @pytest.fixture
-def runner(home: Path, stores: TaskStores, journal: Journal) -> Runner:
+def runner(home: Path, stores: TaskStores, journal: Journal) -> Worker:
     """One whose worker isn't started."""
-    parts = wiring.backup_parts(load(home / "agent.toml"))
-    performer = Performer(journal, stores, restore_roots=(), progress_seconds=1, wake=lambda: None)
-    return Runner(journal, parts, stores, performer, wake=lambda: None)
+    parts = wiring.backup_resources(load(home / "agent.toml"))
+    performer = Executor(journal, stores, restore_roots=(), progress_seconds=1, wake=lambda: None)
+    return Worker(journal, parts, stores, performer, wake=lambda: None)
 
 
 def message(task_id: str, store: str = f'{{"storage_url": "{URL}", "token": "{TOKEN}"}}') -> bytes:
@@ -232,7 +235,7 @@ def message(task_id: str, store: str = f'{{"storage_url": "{URL}", "token": "{TO
 
 
 def test_a_token_is_kept_in_memory_and_not_in_the_journal(
-    runner: Runner, stores: TaskStores, journal: Journal, home: Path
+    runner: Worker, stores: TaskStores, journal: Journal, home: Path
 ) -> None:
     task_id = str(uuid4())
     assert runner.on_message(message(task_id)) == ACK
@@ -247,7 +250,7 @@ def test_a_token_is_kept_in_memory_and_not_in_the_journal(
 
 
 def test_a_store_that_is_refused_ends_the_task_and_is_answered_again(
-    runner: Runner, stores: TaskStores, journal: Journal
+    runner: Worker, stores: TaskStores, journal: Journal
 ) -> None:
     task_id = str(uuid4())
     body = message(task_id, f'{{"storage_url": "{URL}x", "token": "{TOKEN}"}}')
@@ -262,7 +265,7 @@ def test_a_store_that_is_refused_ends_the_task_and_is_answered_again(
 
 
 def test_a_task_that_is_not_taken_leaves_no_token(
-    runner: Runner, stores: TaskStores, journal: Journal
+    runner: Worker, stores: TaskStores, journal: Journal
 ) -> None:
     waiting, other = str(uuid4()), str(uuid4())
     runner.on_message(message(waiting))
@@ -272,7 +275,7 @@ def test_a_task_that_is_not_taken_leaves_no_token(
 
 
 def test_a_task_that_ended_keeps_no_token_when_it_comes_again(
-    runner: Runner, stores: TaskStores, journal: Journal
+    runner: Worker, stores: TaskStores, journal: Journal
 ) -> None:
     task_id = str(uuid4())
     runner.on_message(message(task_id))
@@ -286,7 +289,7 @@ def test_a_task_that_ended_keeps_no_token_when_it_comes_again(
 
 
 def test_what_names_a_known_task_says_nothing_false_about_it(
-    runner: Runner, journal: Journal
+    runner: Worker, journal: Journal
 ) -> None:
     task_id = str(uuid4())
     runner.on_message(message(task_id, "null"))
@@ -297,7 +300,7 @@ def test_what_names_a_known_task_says_nothing_false_about_it(
 
 
 def test_a_cancelled_task_leaves_no_token(
-    runner: Runner, stores: TaskStores, journal: Journal
+    runner: Worker, stores: TaskStores, journal: Journal
 ) -> None:
     task_id = str(uuid4())
     journal._max_tasks = 2

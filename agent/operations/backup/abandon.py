@@ -8,9 +8,9 @@ from itertools import islice
 from agent.crash_points import Point, reached
 from agent.errors import Cancelled, Fenced, StoreError, StoreFull
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.object_names import attempt_prefix, object_name
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _BATCH = 1000  # rows of a listing held in memory at a time
 
 
 def abandon_record(
-    parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool = True
+    resources: BackupResources, record: Record, error: ErrorInfo, *, remove: bool = True
 ) -> Record | None:
     """Write the record of a backup that will not be finished, then remove its object and segments.
 
@@ -28,77 +28,81 @@ def abandon_record(
     turns out COMPLETED already, that one is returned; None where the store has no record of
     this attempt.
     """
-    there = parts.catalogue.read(record.id)
+    there = resources.catalogue.read(record.id)
     if there is None or there.attempt != record.attempt:
         if remove:
             # it was never committed and can't be any more, whoever has the id now
-            _remove(parts, record, error, keep_object=there is not None)
+            _remove(resources, record, error, keep_object=there is not None)
         return None
-    if there.status is BackupStatus.COMPLETED and parts.catalogue.keeps(there):
+    if there.status is BackupStatus.COMPLETED and resources.catalogue.verify_or_condemn(there):
         return there
     if there.status in (BackupStatus.COMPLETED, BackupStatus.DELETING):
-        return _give_way(parts, record, error, remove=remove)
+        return _give_way(resources, record, error, remove=remove)
     cancelled = error.code == Cancelled.code
     status = BackupStatus.CANCELLED if cancelled else BackupStatus.FAILED
     failed = record.model_copy(update={"status": status, "updated": utc_now(), "error": error})
     try:
-        parts.catalogue.write(failed)
+        resources.catalogue.write(failed)
     except Fenced:
-        if late := _completed_meanwhile(parts, record):
+        if late := _completed_meanwhile(resources, record):
             return late
         raise
     except StoreError as refusal:
         if not (remove and (refusal.without_effect or isinstance(refusal, StoreFull))):
             raise
         # nothing is committing it, and what fills the store may be its own bytes
-        _remove(parts, record, error)
-        parts.catalogue.write(failed)
+        _remove(resources, record, error)
+        resources.catalogue.write(failed)
     reached(Point.RECORD_FAILED)
     if remove:
-        if late := _completed_meanwhile(parts, record):
+        if late := _completed_meanwhile(resources, record):
             return late
-        _remove(parts, record, error)
+        _remove(resources, record, error)
         reached(Point.BYTES_REMOVED)
     return failed
 
 
-def _completed_meanwhile(parts: BackupParts, record: Record) -> Record | None:
+def _completed_meanwhile(resources: BackupResources, record: Record) -> Record | None:
     """Return the COMPLETED record that an agent with the same journal has written; else None.
 
     Nothing was removed yet, so that backup is whole. See also Catalogue.retract.
     """
-    there = parts.catalogue.read(record.id)
+    there = resources.catalogue.read(record.id)
     if there is None or there.attempt != record.attempt:
         return None
     return there if there.status is BackupStatus.COMPLETED else None
 
 
-def _give_way(parts: BackupParts, record: Record, error: ErrorInfo, *, remove: bool) -> Record:
+def _give_way(
+    resources: BackupResources, record: Record, error: ErrorInfo, *, remove: bool
+) -> Record:
     """Tell whoever waits to delete this backup that its making has ended.
 
     The record is the signal, so it comes last; nobody takes a DELETING backup for a good one.
     """
     if remove:
-        _remove(parts, record, error)
+        _remove(resources, record, error)
     cancelled = record.model_copy(
         update={"status": BackupStatus.CANCELLED, "updated": utc_now(), "error": error}
     )
     try:
-        parts.catalogue.write(cancelled)
+        resources.catalogue.write(cancelled)
     except Fenced as fenced:
         log.info("nobody waited for it: %s", fenced)
     return cancelled
 
 
 def _remove(
-    parts: BackupParts, record: Record, error: ErrorInfo, *, keep_object: bool = False
+    resources: BackupResources, record: Record, error: ErrorInfo, *, keep_object: bool = False
 ) -> None:
     if not keep_object:
-        parts.store.delete(Shelf.OBJECTS, object_name(record.id, sealed=record.sealed))
-    remove_attempt(parts, record.id, record.attempt, error)
+        resources.store.delete(Container.OBJECTS, object_name(record.id, sealed=record.sealed))
+    remove_attempt(resources, record.id, record.attempt, error)
 
 
-def remove_attempt(parts: BackupParts, backup_id: str, attempt: str, error: ErrorInfo) -> None:
+def remove_attempt(
+    resources: BackupResources, backup_id: str, attempt: str, error: ErrorInfo
+) -> None:
     """Remove the segments and lists of an attempt that failed with `error`.
 
     The record is looked at once more afterwards: one that names the attempt as COMPLETED by
@@ -106,10 +110,12 @@ def remove_attempt(parts: BackupParts, backup_id: str, attempt: str, error: Erro
     """
 
     def remove(row: StoredObject) -> None:
-        parts.store.delete(Shelf.SEGMENTS, row.name)
+        resources.store.delete(Container.SEGMENTS, row.name)
 
-    each_segment(parts.store, attempt_prefix(backup_id, attempt), parts.path.connections, remove)
-    parts.catalogue.retract(backup_id, (attempt,), error)
+    each_segment(
+        resources.store, attempt_prefix(backup_id, attempt), resources.path.connections, remove
+    )
+    resources.catalogue.retract(backup_id, (attempt,), error)
 
 
 def each_segment(
@@ -119,7 +125,7 @@ def each_segment(
 
     Raises what `remove` raises, after those that are under way.
     """
-    rows = store.list(Shelf.SEGMENTS, prefix)
+    rows = store.list(Container.SEGMENTS, prefix)
     with ThreadPoolExecutor(connections, "remove") as workers:
         while batch := list(islice(rows, _BATCH)):
             list(workers.map(remove, batch))

@@ -6,18 +6,18 @@ from functools import partial
 
 from agent.errors import ParentUnusable
 from agent.model import Record
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.presence import missing
 
 
-def check_stored(parts: BackupParts, chain: Sequence[Record]) -> None:
+def check_stored(resources: BackupResources, chain: Sequence[Record]) -> None:
     """Ask the store for the bytes of all backups of a chain; ParentUnusable if some are gone.
 
     At most five small requests a backup, over the connections of the data path. StoreError if
     the store doesn't answer.
     """
-    with ThreadPoolExecutor(parts.path.connections, "ancestors") as workers:
-        problems = list(workers.map(partial(missing, parts.store), chain))
+    with ThreadPoolExecutor(resources.path.connections, "ancestors") as workers:
+        problems = list(workers.map(partial(missing, resources.store), chain))
     for record, problem in zip(chain, problems, strict=True):
         if problem is not None:
             raise ParentUnusable(

@@ -5,26 +5,26 @@ from pydantic import ValidationError
 from agent.errors import DataDamaged, RecordDamaged
 from agent.model import Record
 from agent.operations.backup.chain import check_stored
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.records.manifest import Manifest
 
 
-def resume_commit(parts: BackupParts, journalled: str) -> Record:
+def resume_commit(resources: BackupResources, journalled: str) -> Record:
     """Repeat the end of a commit from the finished record as it was journalled.
 
     Fenced where the backup can't be completed any more; DataDamaged or RecordDamaged where
     what is stored or journalled doesn't make it whole.
     """
     record = as_kept(journalled)
-    parts.catalogue.fence(record)
-    limits = parts.store.limits()
-    manifest = Manifest(parts.store, limits, record.id, record.attempt, sealed=record.sealed)
-    for number, segment in enumerate(parts.catalogue.segments(record)):
+    resources.catalogue.fence(record)
+    limits = resources.store.limits()
+    manifest = Manifest(resources.store, limits, record.id, record.attempt, sealed=record.sealed)
+    for number, segment in enumerate(resources.catalogue.segments(record)):
         manifest.add(number, segment)
     if record.stored is None or manifest.finish().etag != record.stored.slo_etag:
         raise DataDamaged(f"the segments of backup {record.id} are not those of its record")
-    publish(parts, record, manifest)
-    parts.catalogue.write(record)
+    publish(resources, record, manifest)
+    resources.catalogue.write(record)
     return record
 
 
@@ -36,13 +36,13 @@ def as_kept(journalled: str) -> Record:
         raise RecordDamaged("the record in the journal can't be read") from error
 
 
-def publish(parts: BackupParts, finished: Record, manifest: Manifest) -> None:
+def publish(resources: BackupResources, finished: Record, manifest: Manifest) -> None:
     """Write the object of a backup that still is this attempt's to complete; else Fenced.
 
     ParentUnusable if the bytes of an ancestor are gone by now.
     """
-    chain = parts.catalogue.fence(finished)
-    check_stored(parts, chain)
+    chain = resources.catalogue.fence(finished)
+    check_stored(resources, chain)
     manifest.publish(_headers(finished, chain[-1] if chain else None))
 
 

@@ -40,7 +40,7 @@ from agent.operations.backup.completeness import Completeness
 from agent.operations.backup.diagnosis import DiagnosedRun
 from agent.operations.backup.lock_watch import LockWatch
 from agent.operations.backup.preflight import (
-    Found,
+    InstanceState,
     ObserveLsn,
     check_place,
     laid_out,
@@ -53,15 +53,15 @@ from agent.operations.backup.preflight import (
 from agent.operations.backup.proof import Proof, ProvedStream
 from agent.operations.backup.replica import sql_thread_kept
 from agent.operations.backup.watch import WATCH_SECONDS, Watch
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter, every
 from agent.pipeline.pace import Pace
 from agent.pipeline.upload import Sealing, Upload
-from agent.records.manifest import Finished, Manifest
+from agent.records.manifest import Manifest, SegmentSummary
 from agent.records.object_names import Segment, new_attempt, object_name, segment_name
 from agent.stop import Stop
-from agent.store.protocol import Shelf, StoreLimits
+from agent.store.protocol import Container, StoreLimits
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class BackupOperation:
 
     def __init__(
         self,
-        parts: BackupParts,
+        resources: BackupResources,
         task: CreateTask,
         *,
         meter: Meter,
@@ -87,8 +87,8 @@ class BackupOperation:
         on_finished: RecordHook,
     ) -> None:
         # whoever cleans up afterwards is not stopped by what stopped the backup
-        self._unbound = parts
-        self._parts = parts.bound(stop)
+        self._unbound = resources
+        self._resources = resources.bound(stop)
         self._task = task
         self._meter = meter
         self._stop = stop
@@ -97,34 +97,34 @@ class BackupOperation:
         self._on_finished = on_finished
         self._record: Record | None = None
         wanted = task.backup
-        self._line = {wanted.id, wanted.parent_id or wanted.id}
-        self._doomed: set[str] = set()
-        self.attempt = new_attempt(parts.instance_id)
+        self._ancestry = {wanted.id, wanted.parent_id or wanted.id}
+        self._deleted_ids: set[str] = set()
+        self.attempt = new_attempt(resources.instance_id)
         self.undecided = False
 
     def run(self) -> Record:
         """Make the backup; return its COMPLETED record, raise what stopped it."""
-        if self._parts.store_folder is not None:
+        if self._resources.store_folder is not None:
             # before anything is made there
-            check_place(self._parts.store_folder, [self._parts.database.server().datadir])
-        self._parts.store.open()
-        limits = self._parts.store.limits()
-        found = look(self._parts, self._observe_lsn)
-        with only_backup(found.server.datadir) if self._parts.alone else nullcontext():
+            check_place(self._resources.store_folder, [self._resources.database.server().datadir])
+        self._resources.store.open()
+        limits = self._resources.store.limits()
+        found = look(self._resources, self._observe_lsn)
+        with only_backup(found.server.datadir) if self._resources.exclusive else nullcontext():
             return self._make(limits, found)
 
-    def _make(self, limits: StoreLimits, found: Found) -> Record:
-        base = usable_base(self._parts, self._task, found, self._stop.check)
-        self._line = {self._task.backup.id, *(record.id for record in base.chain)}
+    def _make(self, limits: StoreLimits, found: InstanceState) -> Record:
+        base = usable_base(self._resources, self._task, found, self._stop.check)
+        self._ancestry = {self._task.backup.id, *(record.id for record in base.chain)}
         self._make_way()
-        plan = laid_out(self._parts.path, limits, found, self._task.limits.cores)
-        data_key = os.urandom(32) if self._parts.encrypt else None
+        plan = laid_out(self._resources.path, limits, found, self._task.limits.cores)
+        data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        whole = surveyed(self._parts, found, base, self._stop.check)
-        self._parts.keep_key()
+        whole = surveyed(self._resources, found, base, self._stop.check)
+        self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
-            self._parts.store, limits, record.id, record.attempt, sealed=record.sealed
+            self._resources.store, limits, record.id, record.attempt, sealed=record.sealed
         )
         proof = self._copy(found, whole, record, manifest, data_key, plan)
         self._stop.check()
@@ -139,12 +139,12 @@ class BackupOperation:
 
         May be called from any thread; after the commit has begun it changes nothing.
         """
-        self._doomed.add(deleted)
+        self._deleted_ids.add(deleted)
         self._make_way()
 
     def _make_way(self) -> None:
         # One thread adds to the doomed, another sets the line; whoever is second sees both.
-        for deleted in self._doomed & self._line:
+        for deleted in self._deleted_ids & self._ancestry:
             self._stop.request(
                 Cancelled(f"backup {deleted}, which this one is or descends from, is to be deleted")
             )
@@ -164,10 +164,10 @@ class BackupOperation:
         if self._record is None:
             return None
         measured = self._record.model_copy(update={"measured": self._meter.measured()})
-        parts = self._unbound.bound(patience) if patience else self._unbound
-        return abandon_record(parts, measured, error, remove=not self.undecided)
+        resources = self._unbound.bound(patience) if patience else self._unbound
+        return abandon_record(resources, measured, error, remove=not self.undecided)
 
-    def _begin(self, found: Found, parent: Record | None, data_key: bytes | None) -> Record:
+    def _begin(self, found: InstanceState, parent: Record | None, data_key: bytes | None) -> Record:
         wanted = self._task.backup
         now = utc_now()
         asked = wanted.datastore
@@ -175,7 +175,7 @@ class BackupOperation:
             id=wanted.id,
             name=wanted.name,
             description=wanted.description,
-            instance_id=self._parts.instance_id,
+            instance_id=self._resources.instance_id,
             parent_id=parent.id if parent else None,
             datastore=Datastore(
                 type=found.server.type,
@@ -193,11 +193,11 @@ class BackupOperation:
             engine=found.chosen.engine.name,
             engine_version=found.chosen.version,
             cipher="AES256_GCM_HKDF_1MB" if data_key else "none",
-            keys=self._parts.keyring.wrap_all(data_key) if data_key else (),
+            keys=self._resources.keyring.wrap_all(data_key) if data_key else (),
         )
         self._record = record
         try:
-            self._parts.catalogue.begin(record)
+            self._resources.catalogue.begin(record)
         except BackupExists:
             self._record = None
             raise
@@ -206,14 +206,14 @@ class BackupOperation:
         if parent is not None:
             # A delete marks the chain first and then looks what descends from it, a backup
             # writes its record first and then looks at the chain: one sees the other.
-            whole_chain(self._parts, parent.id)
+            whole_chain(self._resources, parent.id)
         else:
             self._meter.expected_raw_bytes = found.copied_bytes
         return record
 
     def _copy(
         self,
-        found: Found,
+        found: InstanceState,
         whole: Completeness,
         record: Record,
         manifest: Manifest,
@@ -221,19 +221,19 @@ class BackupOperation:
         plan: Plan,
     ) -> Proof:
         """Run the engine through the data path until the last segment is confirmed."""
-        store = self._parts.store
+        store = self._resources.store
 
-        def send(number: int, parts: list[memoryview]) -> None:
+        def send(number: int, resources: list[memoryview]) -> None:
             name = segment_name(record.id, record.attempt, number)
-            md5 = store.put(Shelf.SEGMENTS, name, parts)
+            md5 = store.put(Container.SEGMENTS, name, resources)
             reached(Point.SEGMENT_STORED)
-            manifest.add(number, Segment(sum(len(part) for part in parts), md5))
+            manifest.add(number, Segment(sum(len(part) for part in resources), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
         engine = found.chosen.engine.leaving_out(whole.survey.left_out)
-        watch = Watch(self._parts.catalogue, record, self._stop)
-        locks = LockWatch(self._parts.database, self._parts.lock_wait_seconds, self._stop)
-        scratch = self._parts.scratch / record.attempt
+        watch = Watch(self._resources.catalogue, record, self._stop)
+        locks = LockWatch(self._resources.database, self._resources.lock_wait_seconds, self._stop)
+        scratch = self._resources.scratch / record.attempt
         _make_private(scratch)
         try:
             with (
@@ -243,14 +243,14 @@ class BackupOperation:
                 every(WATCH_SECONDS, watch.look, name="watch"),
                 every(locks.interval, locks.look, name="lock watch"),
             ):
-                run = DiagnosedRun(engine_run, self._parts)
+                run = DiagnosedRun(engine_run, self._resources)
                 stream = ProvedStream(run, from_lsn, whole, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         watch.look()
         # whoever made the engine believe a false LSN has let it leave redo log out
-        self._parts.database.lsn()
+        self._resources.database.lsn()
         if stream.proof is None:
             raise Internal("the data path ended before the stream was proved")
         return stream.proof
@@ -262,7 +262,7 @@ class BackupOperation:
         send: Callable[[int, list[memoryview]], None],
         plan: Plan,
     ) -> None:
-        path = self._parts.path
+        path = self._resources.path
         Upload(
             stream,
             sealing,
@@ -275,14 +275,14 @@ class BackupOperation:
         ).run()
 
     def _commit(self, finished: Record, manifest: Manifest) -> Record:
-        publish(self._parts, finished, manifest)
+        publish(self._resources, finished, manifest)
         reached(Point.OBJECT_STORED)
         # The point of no return: whoever wants to cancel it now comes too late.
-        self._stop.close()
+        self._stop.ignore()
         # From here on a request may reach the store whose answer never comes back.
         self.undecided = True
         try:
-            self._parts.catalogue.write(finished)
+            self._resources.catalogue.write(finished)
         except (Fenced, Cancelled):
             # refused before it was sent, or marked DELETING after it came too late
             self.undecided = False
@@ -294,12 +294,12 @@ class BackupOperation:
         return finished
 
     def _finished(
-        self, record: Record, stored: Finished, proof: Proof, segment_bytes: int
+        self, record: Record, stored: SegmentSummary, proof: Proof, segment_bytes: int
     ) -> Record:
         return record.model_copy(
             update={
                 "status": BackupStatus.COMPLETED,
-                "locationRef": f"{self._parts.store.location}/{_object_name(record)}",
+                "locationRef": f"{self._resources.store.location}/{_object_name(record)}",
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
                 **proof.tables._asdict(),

@@ -14,7 +14,7 @@ from agent.errors import (
     DatabaseUnreachable,
     EngineFailed,
 )
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 
 # A refusal in English, or by its number as XtraBackup writes it. In other languages mariadb-backup
 # gives no number, but the server's words hold the names of the privileges.
@@ -26,9 +26,9 @@ _DENIED: Final = re.compile(
 class DiagnosedRun:
     """An engine's run whose failure is looked into before anybody is told of it."""
 
-    def __init__(self, run: BackupRun, parts: BackupParts) -> None:
+    def __init__(self, run: BackupRun, resources: BackupResources) -> None:
         self._run = run
-        self._parts = parts
+        self._resources = resources
 
     def read_into(self, buffer: memoryview) -> int:
         """Read as BackupRun does."""
@@ -46,8 +46,8 @@ class DiagnosedRun:
         try:
             self._run.finish()
         except (EngineFailed, DatabaseUnreachable) as error:
-            safe = self._parts.safe_slave_backup
-            raise diagnosed(error, self._parts.database, safe_slave_backup=safe) from error
+            safe = self._resources.safe_slave_backup
+            raise diagnosed(error, self._resources.database, safe_slave_backup=safe) from error
 
 
 def diagnosed(

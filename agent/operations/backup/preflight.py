@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agent.codec.aead import SLAB
 from agent.database.datadir import Rules, Survey
 from agent.database.server import Database, ServerInfo
-from agent.engine.choice import Chosen
+from agent.engine.choice import EngineVersion
 from agent.errors import (
     BackupUnknown,
     BackupUnusable,
@@ -25,7 +25,7 @@ from agent.model import CreateTask, Lineage, Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.backup.completeness import Completeness, Listing
 from agent.operations.backup.imports import Check, check_imports
-from agent.operations.resources import BackupParts, PathSettings
+from agent.operations.resources import BackupResources, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.records.manifest import most_segments
 from agent.store.protocol import StoreLimits
@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 ObserveLsn = Callable[[str, int], str]
 
 
-class Found(NamedTuple):
+class InstanceState(NamedTuple):
     """The instance as it is right before a backup; `lsn` is the server's present one.
 
     `copied_bytes` are those of the datadir that a full backup reads.
@@ -59,7 +59,7 @@ class Found(NamedTuple):
     lsn: int
     lineage: Lineage
     datadir_bytes: int
-    chosen: Chosen
+    chosen: EngineVersion
     copied_bytes: int = 0
 
 
@@ -75,17 +75,17 @@ def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
         )
 
 
-def look(parts: BackupParts, observe_lsn: ObserveLsn) -> Found:
+def look(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
     """Ask the server and the host; `observe_lsn` tells the generation of a lineage.
 
     EngineMissing or EngineUnsupported where no engine here can copy that server.
     """
-    server = parts.database.server()
-    chosen = parts.engines.for_server(server.type, server.version, server.datadir)
-    lsn, lineage = look_at_lineage(parts, observe_lsn)
+    server = resources.database.server()
+    chosen = resources.engines.for_server(server.type, server.version, server.datadir)
+    lsn, lineage = observe_lineage(resources, observe_lsn)
     size = datadir_bytes(server.datadir)
-    copied = copied_bytes(parts.database, server.datadir, size)
-    return Found(server, lsn, lineage, size, chosen, copied)
+    copied = copied_bytes(resources.database, server.datadir, size)
+    return InstanceState(server, lsn, lineage, size, chosen, copied)
 
 
 def copied_bytes(database: Database, datadir: Path, size: int) -> int:
@@ -99,19 +99,19 @@ def copied_bytes(database: Database, datadir: Path, size: int) -> int:
     return max(0, size - uncopied_bytes(datadir, logs)) + redo
 
 
-def look_at_lineage(parts: BackupParts, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
+def observe_lineage(resources: BackupResources, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
     """The server's present LSN, and the lineage that it belongs to.
 
     A volume that was rolled back keeps its inodes: only the LSN shows it, and only until it
     has grown past the one seen last. So this is done now and then between backups, too.
     """
-    lsn = parts.database.lsn()
-    bare = parts.database.lineage()
+    lsn = resources.database.lsn()
+    bare = resources.database.lineage()
     key = f"{bare.server_uuid}:{bare.inode}:{bare.birth}"
     return lsn, bare.model_copy(update={"generation": observe_lsn(key, lsn)})
 
 
-class Base(NamedTuple):
+class ParentChain(NamedTuple):
     """What an incremental continues: the parent and its chain, the full backup first.
 
     `read` are the tablespaces that were looked at for imports. Both are empty for a full backup.
@@ -125,7 +125,9 @@ class Base(NamedTuple):
         return self.chain[-1] if self.chain else None
 
 
-def usable_base(parts: BackupParts, task: CreateTask, found: Found, check: Check) -> Base:
+def usable_base(
+    resources: BackupResources, task: CreateTask, found: InstanceState, check: Check
+) -> ParentChain:
     """Return what the backup that is asked for continues, or nothing for a full backup.
 
     That is where one was asked for, or is made instead of an incremental on a broken chain.
@@ -135,31 +137,34 @@ def usable_base(parts: BackupParts, task: CreateTask, found: Found, check: Check
     """
     parent_id = task.backup.parent_id
     if parent_id is None:
-        return Base()
+        return ParentChain()
     try:
-        chain = _checked(parts, parent_id, found)
-        check_stored(parts, chain)
-        read = parts.database.tablespaces()
+        chain = _checked(resources, parent_id, found)
+        check_stored(resources, chain)
+        read = resources.database.tablespaces()
         check_imports(chain[-1], read, found.server.datadir, check)
-        return Base(tuple(chain), read)
+        return ParentChain(tuple(chain), read)
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
-        return Base()
+        return ParentChain()
 
 
-def surveyed(parts: BackupParts, found: Found, base: Base, check: Check) -> Completeness:
+def surveyed(
+    resources: BackupResources, found: InstanceState, base: ParentChain, check: Check
+) -> Completeness:
     """Look at what there is to copy; DatadirUnfit if no backup of it could be whole.
 
     `check` is called now and then, to raise what stops the task.
     """
     datadir = found.server.datadir
     survey = Survey(
-        datadir, datadir_rules(parts.database, found.chosen.engine.name, parts.uncopied_engines)
+        datadir,
+        datadir_rules(resources.database, found.chosen.engine.name, resources.uncopied_engines),
     )
     from_lsn = base.parent.to_lsn if base.parent else None
-    listing = parts.database.tablespaces
+    listing = resources.database.tablespaces
     return Completeness(found.server, listing, survey, from_lsn, check, base.read)
 
 
@@ -175,7 +180,9 @@ def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> 
     )
 
 
-def laid_out(path: PathSettings, limits: StoreLimits, found: Found, cores: int | None) -> Plan:
+def laid_out(
+    path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
+) -> Plan:
     """The data path's plan, with segments so large that one object may join them all.
 
     StoreRejected where the store doesn't take such segments, or the memory doesn't hold them.
@@ -206,20 +213,20 @@ def series(version: str) -> str:
     return ".".join(version.split("-")[0].split(".")[:2])
 
 
-def whole_chain(parts: BackupParts, parent_id: str) -> list[Record]:
+def whole_chain(resources: BackupResources, parent_id: str) -> list[Record]:
     """The parent and its chain, the full backup first; ParentUnknown or ParentUnusable."""
     try:
-        return parts.catalogue.chain(parent_id)
+        return resources.catalogue.chain(parent_id)
     except BackupUnknown as error:
         raise ParentUnknown(f"the parent can't be used: {error}") from error
     except BackupUnusable as error:
         raise ParentUnusable(f"the parent can't be used: {error}") from error
 
 
-def _checked(parts: BackupParts, parent_id: str, found: Found) -> list[Record]:
-    chain = whole_chain(parts, parent_id)
+def _checked(resources: BackupResources, parent_id: str, found: InstanceState) -> list[Record]:
+    chain = whole_chain(resources, parent_id)
     parent = chain[-1]
-    if parent.instance_id != parts.instance_id:
+    if parent.instance_id != resources.instance_id:
         raise ParentUnusable(f"parent {parent_id} is of instance {parent.instance_id}")
     if parent.lineage != found.lineage:
         raise LineageChanged(

@@ -13,33 +13,33 @@ from pathlib import Path
 
 from agent.errors import DatabaseError, EngineFailed
 from agent.machine.host import sync_folder
-from agent.operations.resources import BackupParts
+from agent.operations.resources import BackupResources
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sql_thread_kept(parts: BackupParts) -> Iterator[None]:
+def sql_thread_kept(resources: BackupResources) -> Iterator[None]:
     """Around a run of the engine: what of the replica ran before it runs again after it.
 
     DatabaseError where the server can't be asked before; afterwards failures are only logged.
     """
-    if not parts.safe_slave_backup:
+    if not resources.safe_slave_backup:
         yield
         return
-    put_back(parts)
-    running = parts.database.replica_sql_running()
+    put_back(resources)
+    running = resources.database.replica_sql_running()
     if running:
-        _note(_file(parts), running)
+        _note(_file(resources), running)
     try:
         yield
     finally:
-        put_back(parts)
+        put_back(resources)
 
 
-def put_back(parts: BackupParts) -> None:
+def put_back(resources: BackupResources) -> None:
     """Start the SQL threads that were noted, and forget them; where that fails, keep the note."""
-    file = _file(parts)
+    file = _file(resources)
     try:
         channels = frozenset(map(str, json.loads(file.read_bytes())))
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def put_back(parts: BackupParts) -> None:
         return
     try:
         # also where it seems to run: the engine's own STOP may still be on its way
-        parts.database.start_replica_sql(channels)
+        resources.database.start_replica_sql(channels)
     except DatabaseError as error:
         log.warning(
             "the replica's SQL thread may be stopped and could not be started: %s (%s)",
@@ -60,8 +60,8 @@ def put_back(parts: BackupParts) -> None:
     file.unlink(missing_ok=True)
 
 
-def _file(parts: BackupParts) -> Path:
-    return parts.scratch.with_name("replica-sql-thread.json")
+def _file(resources: BackupResources) -> Path:
+    return resources.scratch.with_name("replica-sql-thread.json")
 
 
 def _note(path: Path, channels: frozenset[str]) -> None:

@@ -21,11 +21,11 @@ from agent.errors import (
 from agent.model import BackupStatus, Record
 from agent.operations.backup.abandon import each_segment
 from agent.pipeline.meter import Meter
-from agent.records.catalogue import Catalogue, Listed
-from agent.records.descendants import Family, Kin
+from agent.records.catalogue import Catalogue, ListedRecord
+from agent.records.descendants import BackupNode, Family
 from agent.records.object_names import backup_prefix, checks_name, object_name, record_name
 from agent.stop import Stop
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class DeleteOperation:
         self._known_children = children
         self._warned: set[str] = set()
         self.planned: list[str] = []
-        self.deleted: list[Kin] = []
+        self.deleted: list[BackupNode] = []
 
     def family(self, backup_id: str) -> Family:
         """What `run` would delete; nothing is changed.
@@ -97,7 +97,7 @@ class DeleteOperation:
         reached(Point.DELETE_CONDEMNED)
         self._delete_descendants(root)
         self._delete(root.id)
-        self.deleted.append(Kin.of(root))
+        self.deleted.append(BackupNode.of(root))
         return root
 
     def _root(self, backup_id: str) -> Record:
@@ -137,7 +137,7 @@ class DeleteOperation:
         if fresh and family.bad_count > len(family.bad):
             log.warning("and so do %d more", family.bad_count - len(family.bad))
 
-    def _rows(self) -> Iterator[Listed]:
+    def _rows(self) -> Iterator[ListedRecord]:
         """All records. One that the store failed on might be a descendant: it is asked again."""
         for row in self._catalogue.records():
             self._stop.check()
@@ -146,7 +146,7 @@ class DeleteOperation:
                 continue
             yield from self._again(row.backup_id)
 
-    def _again(self, backup_id: str) -> Iterator[Listed]:
+    def _again(self, backup_id: str) -> Iterator[ListedRecord]:
         """Read one record past the listing, if there is one."""
         self._stop.check()
         try:
@@ -171,7 +171,7 @@ class DeleteOperation:
                 self.deleted.append(kin)
         raise BackupBusy(f"backups keep appearing on top of backup {root.id}")
 
-    def _end_running(self, plan: Sequence[Kin]) -> None:
+    def _end_running(self, plan: Sequence[BackupNode]) -> None:
         """Have those that may be in the making stopped, and wait until they say so."""
         waiting: dict[str, str] = {}
         for kin in plan:
@@ -224,17 +224,17 @@ class DeleteOperation:
 
     def _remove_object(self, backup_id: str) -> None:
         for sealed in (True, False):
-            self._store.delete(Shelf.OBJECTS, object_name(backup_id, sealed=sealed))
+            self._store.delete(Container.OBJECTS, object_name(backup_id, sealed=sealed))
 
     def _remove_bytes(self, backup_id: str) -> None:
         self._remove_object(backup_id)
         prefix = backup_prefix(backup_id)
         each_segment(self._store, prefix, self._connections, self._remove_segment)
-        self._store.delete(Shelf.OBJECTS, checks_name(backup_id))
+        self._store.delete(Container.OBJECTS, checks_name(backup_id))
 
     def _remove_segment(self, row: StoredObject) -> None:
         self._stop.check()
-        self._store.delete(Shelf.SEGMENTS, row.name)
+        self._store.delete(Container.SEGMENTS, row.name)
         self._meter.add(stored=row.size)
 
 

@@ -34,20 +34,20 @@ from agent.operations.backup.abandon import each_segment
 from agent.operations.delete.family import DeleteOperation
 from agent.operations.gc.orphans import (
     AGE_SECONDS,
+    BackupObjects,
     Orphan,
-    Pile,
-    What,
+    OrphanKind,
     moment,
     piles,
     with_record,
     without_record,
 )
 from agent.pipeline.meter import Meter
-from agent.records.ancestry import Ancestry, Broken
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.ancestry import Ancestry, Unrestorable
+from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import attempt_in, attempt_prefix
 from agent.stop import Stop
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class GcOperation:
         self._now = -math.inf
         self._ancestry = Ancestry()
         self.young = 0
-        self.broken: list[Broken] = []
+        self.broken: list[Unrestorable] = []
 
     def run(self) -> Iterator[Orphan]:
         """Collect, and tell of each orphan what became of it: it is gone, or left alone.
@@ -125,7 +125,7 @@ class GcOperation:
             elif orphan:
                 yield orphan
 
-    def _judge(self, pile: Pile) -> tuple[Orphan | None, float]:
+    def _judge(self, pile: BackupObjects) -> tuple[Orphan | None, float]:
         """Return what may go of a pile, and when anything of it was touched last."""
         listed = pile.listed
         if listed is None or listed.record is None:
@@ -150,14 +150,14 @@ class GcOperation:
         reached(Point.GC_FOUND)
         for orphan in batch:
             self._stop.check()
-            yield orphan if orphan.what is What.LEFT_ALONE else self._take(orphan)
+            yield orphan if orphan.what is OrphanKind.LEFT_ALONE else self._take(orphan)
 
     def _take(self, orphan: Orphan) -> Orphan:
         """Remove an orphan, if it is one still."""
         try:
             if not self._unchanged(orphan):
                 return orphan.left(CHANGED)
-            if orphan.what is What.DELETING:
+            if orphan.what is OrphanKind.DELETING:
                 self._finish_delete(orphan)
             else:
                 self._remove(orphan)
@@ -173,14 +173,14 @@ class GcOperation:
         there = self._catalogue.look(orphan.backup_id)
         if there is None or orphan.record is None:
             return there is None and orphan.record is None
-        if orphan.what in (What.INTERRUPTED, What.GIVEN_UP, What.DELETING):
+        if orphan.what in (OrphanKind.INTERRUPTED, OrphanKind.GIVEN_UP, OrphanKind.DELETING):
             busy = self._busy() or frozenset()
             if orphan.backup_id in busy:
                 return False
-        return there == Listed(orphan.backup_id, RecordState.OK, orphan.record)
+        return there == ListedRecord(orphan.backup_id, RecordState.OK, orphan.record)
 
     def _remove(self, orphan: Orphan) -> None:
-        if orphan.what is What.INTERRUPTED and orphan.record is not None:
+        if orphan.what is OrphanKind.INTERRUPTED and orphan.record is not None:
             self._give_up(orphan, orphan.record)
         self._remove_bytes(orphan)
 
@@ -196,7 +196,7 @@ class GcOperation:
 
     def _remove_bytes(self, orphan: Orphan) -> None:
         for name in orphan.names:
-            self._store.delete(Shelf.OBJECTS, name)
+            self._store.delete(Container.OBJECTS, name)
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
             each_segment(self._store, prefix, self._connections, self._remove_segment)
@@ -206,7 +206,7 @@ class GcOperation:
         self._stop.check()
         old = self._now - moment(row.modified) >= AGE_SECONDS
         if old and attempt_in(row.name) is not None:
-            self._store.delete(Shelf.SEGMENTS, row.name)
+            self._store.delete(Container.SEGMENTS, row.name)
 
     def _finish_delete(self, orphan: Orphan) -> None:
         DeleteOperation(

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, is_uuid
-from agent.records.catalogue import Catalogue, Listed
+from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import (
     SELF_TEST,
     attempt_in,
@@ -28,7 +28,7 @@ from agent.records.object_names import (
     object_name,
     record_name,
 )
-from agent.store.protocol import Shelf, Store, StoredObject
+from agent.store.protocol import Container, Store, StoredObject
 
 AGE_SECONDS: Final = 24 * 3600.0
 # Without a journal nobody can say that no task is at work on a BUILDING backup. No backup takes
@@ -39,7 +39,7 @@ _UUID_LENGTH: Final = 36
 _MOST: Final = 10_000
 
 
-class What(StrEnum):
+class OrphanKind(StrEnum):
     """Why something is an orphan; LEFT_ALONE is what would be one if somebody could tell."""
 
     NO_RECORD = "no record"
@@ -53,10 +53,10 @@ class What(StrEnum):
 
 # What a record says of bytes that nobody needs, once no task is at work on them.
 _UNFINISHED: Final = {
-    BackupStatus.FAILED: What.GIVEN_UP,
-    BackupStatus.CANCELLED: What.GIVEN_UP,
-    BackupStatus.BUILDING: What.INTERRUPTED,
-    BackupStatus.DELETING: What.DELETING,
+    BackupStatus.FAILED: OrphanKind.GIVEN_UP,
+    BackupStatus.CANCELLED: OrphanKind.GIVEN_UP,
+    BackupStatus.BUILDING: OrphanKind.INTERRUPTED,
+    BackupStatus.DELETING: OrphanKind.DELETING,
 }
 
 
@@ -67,7 +67,7 @@ class Orphan(NamedTuple):
     which it was judged; where it has become another one, the judgement is void.
     """
 
-    what: What
+    what: OrphanKind
     backup_id: str
     attempts: tuple[str, ...]
     names: tuple[str, ...]
@@ -78,7 +78,7 @@ class Orphan(NamedTuple):
 
     def left(self, why: str) -> "Orphan":
         """The same as something that stays, and why."""
-        return self._replace(what=What.LEFT_ALONE, why=why)
+        return self._replace(what=OrphanKind.LEFT_ALONE, why=why)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class _Tally:
 
 
 @dataclass
-class Pile:
+class BackupObjects:
     """All that is stored under one backup's id; of its segments only how many and how large.
 
     `youngest` is when anything but its checks was written last, in Unix seconds; `unknown` says
@@ -100,24 +100,24 @@ class Pile:
     """
 
     backup_id: str
-    listed: Listed | None = None
+    listed: ListedRecord | None = None
     youngest: float = -math.inf
     unknown: bool = False
     objects: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
-    def add(self, row: Listed | StoredObject, shelf: Shelf) -> None:
+    def add(self, row: ListedRecord | StoredObject, shelf: Container) -> None:
         """Take the record, or count one row of the store's listing."""
-        if isinstance(row, Listed):
+        if isinstance(row, ListedRecord):
             self.listed = row
             return
         if row.name != checks_name(self.backup_id):
             # a verify run touches no more than the checks, and may come every day
             self.youngest = max(self.youngest, moment(row.modified))
-        attempt = attempt_in(row.name) if shelf is Shelf.SEGMENTS else None
+        attempt = attempt_in(row.name) if shelf is Container.SEGMENTS else None
         if attempt is not None and (attempt in self.attempts or len(self.attempts) < _MOST):
             self.attempts[attempt].add(row.size)
-        elif shelf is Shelf.OBJECTS and row.name in _known_names(self.backup_id):
+        elif shelf is Container.OBJECTS and row.name in _known_names(self.backup_id):
             self.objects[row.name] = row.size
         else:
             self.unknown = True
@@ -140,7 +140,7 @@ class Pile:
 
     def orphan(
         self,
-        what: What,
+        what: OrphanKind,
         why: str,
         *,
         attempts: frozenset[str] = frozenset(),
@@ -156,19 +156,19 @@ class Pile:
         return Orphan(what, self.backup_id, going, there, count, size, why, record)
 
 
-def piles(store: Store, catalogue: Catalogue) -> Iterator[Pile]:
+def piles(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
     """The store by backup ids, in their order: never more than one in memory, and its neighbours.
 
     StoreError where a listing fails; some records may come from the catalogue's cache.
     """
     rows = merge(
-        _rows(store, Shelf.OBJECTS),
-        _rows(store, Shelf.SEGMENTS),
+        _rows(store, Container.OBJECTS),
+        _rows(store, Container.SEGMENTS),
         (_Row(listed.backup_id, listed) for listed in catalogue.records()),
         key=attrgetter("backup_id"),
     )
     for backup_id, group in groupby(rows, key=attrgetter("backup_id")):
-        pile = Pile(backup_id)
+        pile = BackupObjects(backup_id)
         for row in group:
             pile.add(row.found, row.shelf)
         yield pile
@@ -176,11 +176,11 @@ def piles(store: Store, catalogue: Catalogue) -> Iterator[Pile]:
 
 class _Row(NamedTuple):
     backup_id: str
-    found: Listed | StoredObject
-    shelf: Shelf = Shelf.OBJECTS
+    found: ListedRecord | StoredObject
+    shelf: Container = Container.OBJECTS
 
 
-def _rows(store: Store, shelf: Shelf) -> Iterator[_Row]:
+def _rows(store: Store, shelf: Container) -> Iterator[_Row]:
     last, known = "", False
     for row in store.list(shelf):
         backup_id = row.name[:_UUID_LENGTH]
@@ -190,13 +190,13 @@ def _rows(store: Store, shelf: Shelf) -> Iterator[_Row]:
             yield _Row(backup_id, row, shelf)
 
 
-def without_record(pile: Pile, instance_id: str) -> Orphan | None:
+def without_record(pile: BackupObjects, instance_id: str) -> Orphan | None:
     """The orphan in a pile of which no read finds a record."""
     backup_id = pile.backup_id
     marked = pile.marked(instance_id)
     if pile.of_self_test(instance_id) and not (marked or pile.has_record):
         return pile.orphan(
-            What.SELF_TEST,
+            OrphanKind.SELF_TEST,
             "a self-test was ended before it had removed it",
             attempts=frozenset({SELF_TEST}),
             names=_self_test_names(backup_id),
@@ -204,14 +204,20 @@ def without_record(pile: Pile, instance_id: str) -> Orphan | None:
     if not marked:
         return None
     names = () if _shared(pile, marked) else (*_object_names(backup_id), checks_name(backup_id))
-    orphan = pile.orphan(What.NO_RECORD, "there is no record of it", attempts=marked, names=names)
+    orphan = pile.orphan(
+        OrphanKind.NO_RECORD, "there is no record of it", attempts=marked, names=names
+    )
     if pile.has_record:
         return orphan.left("the listing shows a record, but it can't be found")
     return orphan
 
 
 def with_record(
-    pile: Pile, listed: Listed, instance_id: str, busy: frozenset[str] | None, idle_seconds: float
+    pile: BackupObjects,
+    listed: ListedRecord,
+    instance_id: str,
+    busy: frozenset[str] | None,
+    idle_seconds: float,
 ) -> Orphan | None:
     """The orphan in a pile that has a record; None where all of it is as it should be.
 
@@ -221,7 +227,7 @@ def with_record(
     record, marked = listed.record, pile.marked(instance_id)
     if record is None:
         why = str(listed.failure) if listed.failure else _distrust(listed.state)
-        orphan = pile.orphan(What.LEFT_ALONE, why, attempts=marked)
+        orphan = pile.orphan(OrphanKind.LEFT_ALONE, why, attempts=marked)
         return orphan if marked else None
     kind = _UNFINISHED.get(record.status) if record.instance_id == instance_id else None
     if kind is not None:
@@ -229,8 +235,8 @@ def with_record(
     else:
         older = marked - {record.attempt}
         why = f"the backup's record names the attempt {record.attempt}"
-        orphan = pile.orphan(What.OLDER_ATTEMPT, why, attempts=older, record=record)
-    if not orphan.objects and kind not in (What.INTERRUPTED, What.DELETING):
+        orphan = pile.orphan(OrphanKind.OLDER_ATTEMPT, why, attempts=older, record=record)
+    if not orphan.objects and kind not in (OrphanKind.INTERRUPTED, OrphanKind.DELETING):
         return None
     if listed.state is not RecordState.OK:
         return orphan.left(_distrust(listed.state))
@@ -238,7 +244,7 @@ def with_record(
 
 
 def _unfinished(
-    pile: Pile,
+    pile: BackupObjects,
     record: Record,
     ours: frozenset[str],
     busy: frozenset[str] | None,
@@ -246,18 +252,22 @@ def _unfinished(
 ) -> Orphan:
     what, why = _UNFINISHED[record.status], f"the backup's record says {record.status}"
     names = () if _shared(pile, ours) else _object_names(record.id)
-    if what is What.DELETING:  # somebody asked for all of it to go
+    if what is OrphanKind.DELETING:  # somebody asked for all of it to go
         ours = frozenset(pile.attempts)
         names = (*_object_names(record.id), checks_name(record.id), record_name(record.id))
     orphan = pile.orphan(what, why, attempts=ours, names=names, record=record)
     if busy is not None and record.id in busy:
         return orphan.left(f"{why}, and a task of the journal is at work on it")
-    if busy is None and what is What.INTERRUPTED and idle_seconds < AGE_WITHOUT_JOURNAL_SECONDS:
+    if (
+        busy is None
+        and what is OrphanKind.INTERRUPTED
+        and idle_seconds < AGE_WITHOUT_JOURNAL_SECONDS
+    ):
         return orphan.left(f"{why}, and without a journal it counts after 7 days only")
     return orphan
 
 
-def _shared(pile: Pile, ours: frozenset[str]) -> bool:
+def _shared(pile: BackupObjects, ours: frozenset[str]) -> bool:
     """Whether more lies there than is ours: then nobody knows whose object joins what."""
     return pile.unknown or not ours.issuperset(pile.attempts)
 

@@ -15,10 +15,10 @@ from agent.crash_points import Point, reached
 from agent.engine.protocol import Engine
 from agent.errors import DataDamaged, TargetRefused
 from agent.model import Record
-from agent.operations.resources import RestoreParts
+from agent.operations.resources import RestoreResources
 from agent.operations.restore.extraction import Extraction
 from agent.operations.restore.reserve import check_space, space_watched
-from agent.operations.restore.target import Work, check_target, restore_user
+from agent.operations.restore.target import RestoreWorkdir, check_target, restore_user
 from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
@@ -36,38 +36,38 @@ class RestoreOperation:
 
     def __init__(
         self,
-        parts: RestoreParts,
+        resources: RestoreResources,
         *,
         meter: Meter,
         stop: Stop,
         run_id: str | None = None,
         on_whole: Callable[[Record], None] = lambda _record: None,
     ) -> None:
-        self._parts = parts.bound(stop)
+        self._resources = resources.bound(stop)
         self._meter = meter
         self._stop = stop
         self._run_id = run_id or str(uuid4())
         self._on_whole = on_whole
-        self._extraction = Extraction(self._parts, meter, stop)
+        self._extraction = Extraction(self._resources, meter, stop)
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
         """Restore into `target`, an absolute path that is empty or missing; return the chain.
 
         Everything that can be refused is refused before a byte is written.
         """
-        self._parts.store.open(create=False)
-        chain = self._parts.catalogue.chain(backup_id)
-        openings = [self._parts.opening(record) for record in chain]
+        self._resources.store.open(create=False)
+        chain = self._resources.catalogue.chain(backup_id)
+        openings = [self._resources.opening(record) for record in chain]
         engine = self._engine_of(chain)
         for record in chain:
             self._extraction.plan(record)
-        datadirs = self._parts.datadirs()
+        datadirs = self._resources.datadirs()
         check_target(target, datadirs)
         sizes = [_raw_bytes(record) for record in chain]
-        reserve = self._parts.reserve_percent
+        reserve = self._resources.reserve_percent
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
-        work = Work(target, self._run_id, restore_user(target, datadirs))
+        work = RestoreWorkdir(target, self._run_id, restore_user(target, datadirs))
         made = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove=made)
@@ -76,13 +76,13 @@ class RestoreOperation:
                 self._restore(engine.run_as(work.user), chain, openings, work)
             work.sync()
             # a cancel that came while the disk wrote still ends it, a later one comes too late
-            self._stop.close()
+            self._stop.ignore()
             self._on_whole(chain[-1])
             work.move_up()
             undo.pop_all()
         return chain
 
-    def _undo(self, work: Work, *, remove: bool) -> None:
+    def _undo(self, work: RestoreWorkdir, *, remove: bool) -> None:
         """Remove what was made after a failure; raises the stop's cause where there is one."""
         try:
             work.remove()
@@ -98,7 +98,7 @@ class RestoreOperation:
     def _engine_of(self, chain: Sequence[Record]) -> Engine:
         """The one engine that made the whole chain; EngineError where it isn't here."""
         made = {(record.engine, record.engine_version) for record in chain}
-        engines = {self._parts.engines.for_record(*one) for one in made}
+        engines = {self._resources.engines.for_record(*one) for one in made}
         if len(engines) > 1:
             raise DataDamaged(f"the chain of backup {chain[-1].id} was made by several engines")
         return engines.pop()
@@ -108,7 +108,7 @@ class RestoreOperation:
         engine: Engine,
         chain: Sequence[Record],
         openings: Sequence[Opening],
-        work: Work,
+        work: RestoreWorkdir,
     ) -> None:
         datadir, beside = work.datadir, work.incremental
         work.make_inside(datadir)
@@ -130,7 +130,7 @@ class RestoreOperation:
         log.info("preparing %s", target)
         with (
             engine.prepare(
-                target, incremental, self._parts.prepare_memory_bytes, last=last
+                target, incremental, self._resources.prepare_memory_bytes, last=last
             ) as prepare_run,
             self._stop.on_stop(prepare_run.interrupt),
         ):

@@ -27,7 +27,7 @@ from agent.errors import (
     StreamInvalid,
 )
 from agent.model import Record, Stored
-from agent.operations.resources import RestoreParts
+from agent.operations.resources import RestoreResources
 from agent.operations.restore.target import usable
 from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download, Opening
@@ -35,7 +35,7 @@ from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import LIST_ENTRIES, Segment, segment_name
 from agent.stop import Stop
-from agent.store.protocol import Shelf
+from agent.store.protocol import Container
 
 log = logging.getLogger(__name__)
 
@@ -152,8 +152,8 @@ class SegmentLists:
 class Extraction:
     """Fetches, opens, inflates, judges and extracts backups, one after the other."""
 
-    def __init__(self, parts: RestoreParts, meter: Meter, stop: Stop) -> None:
-        self._parts = parts
+    def __init__(self, resources: RestoreResources, meter: Meter, stop: Stop) -> None:
+        self._resources = resources
         self._meter = meter
         self._stop = stop
 
@@ -161,7 +161,7 @@ class Extraction:
         """Return the data path's layout for the segments as this backup has them."""
         size = record.stored.segment_size if record.stored else None
         try:
-            return self._parts.path.plan(segment_bytes=size)
+            return self._resources.path.plan(segment_bytes=size)
         except ConfigInvalid as error:
             raise ConfigInvalid(
                 f"the segments of backup {record.id} are too large for this machine: {error}",
@@ -183,7 +183,7 @@ class Extraction:
         log.info("extracting backup %s into %s", record.id, folder)
         if record.stored is None:
             raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
-        lists = SegmentLists(self._parts.catalogue, record, record.stored)
+        lists = SegmentLists(self._resources.catalogue, record, record.stored)
         with (
             engine.extract(folder) as extract_run,
             self._stop.on_stop(extract_run.interrupt),
@@ -206,7 +206,7 @@ class Extraction:
         row = lists.row(number)
         name = segment_name(record.id, record.attempt, number)
         try:
-            self._parts.store.get_into(Shelf.SEGMENTS, name, buffer)
+            self._resources.store.get_into(Container.SEGMENTS, name, buffer)
         except (StoreMismatch, StoreNotFound) as error:
             raise DataDamaged(
                 f"segment {number} of backup {record.id} is not as it was stored: {error}"

@@ -27,7 +27,7 @@ _NAMED: Final = 5
 T = TypeVar("T")
 
 
-class Work:
+class RestoreWorkdir:
     """Where the restore `run_id` (a UUID) works inside its target.
 
     All that is made there is `user`'s, None being this process's own. So is the target, in which

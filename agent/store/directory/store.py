@@ -30,9 +30,9 @@ from agent.store.directory.etags import (
 from agent.store.directory.files import Folder, read_into, reading, translated, write_all
 from agent.store.directory.paths import Place, component, container, place
 from agent.store.protocol import (
+    Container,
     Interruption,
     ManifestEntry,
-    Shelf,
     Stat,
     StoredObject,
     StoreLimits,
@@ -75,7 +75,7 @@ class DirectoryStore:
         with self._doing(f"open {self._root}"):
             if create:
                 self._folder.make_root()
-            for shelf in Shelf:
+            for shelf in Container:
                 if create:
                     self._folder.make((self._in(shelf),))
                     self._folder.sweep(self._in(shelf))
@@ -84,13 +84,13 @@ class DirectoryStore:
     def limits(self) -> StoreLimits:
         return _LIMITS
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         """As the protocol says; the MD5 is of the bytes as they were written."""
         return self._put(shelf, name, parts, Etag)
 
     def put_manifest(
         self,
-        shelf: Shelf,
+        shelf: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
@@ -102,10 +102,10 @@ class DirectoryStore:
         for entry in entries:
             self._check_entry(what, entry)
         etag = Etag(manifest_etag(entries), sum(entry.size for entry in entries))
-        rows = manifest_json(self._in(Shelf.SEGMENTS), entries)
+        rows = manifest_json(self._in(Container.SEGMENTS), entries)
         return self._put(shelf, name, [memoryview(rows)], lambda _md5: etag)
 
-    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+    def get(self, shelf: Container, name: str, limit: int) -> bytes:
         """As the protocol says; of a manifest it gives the JSON, not the joined bytes."""
         with self._reading(shelf, name) as there:
             if there.size > limit:
@@ -114,19 +114,19 @@ class DirectoryStore:
             there.fill(memoryview(content))
         return bytes(content)
 
-    def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
+    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
         with self._reading(shelf, name) as there:
             if there.size != buffer.nbytes:
                 raise StoreMismatch(f"{there.what}: {there.size} bytes, not {buffer.nbytes}")
             there.fill(buffer)
             _not_again(shelf, there.descriptor)
 
-    def stat(self, shelf: Shelf, name: str) -> Stat:
+    def stat(self, shelf: Container, name: str) -> Stat:
         with self._reading(shelf, name) as there:
             etag = there.etag()
         return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
 
-    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         """As the protocol says. What can't be one of its objects is left out.
 
         At most `_PAGE` names of a folder are held; a larger one is read once for each so many.
@@ -140,7 +140,7 @@ class DirectoryStore:
                 folders = (self._in(shelf), *there.folders)
                 yield from self._walk(folders, stem, begin.encode(errors="surrogatepass"))
 
-    def delete(self, shelf: Shelf, name: str) -> None:
+    def delete(self, shelf: Container, name: str) -> None:
         """As the protocol says; folders go with the last file in them."""
         there = place(name)
         folders = (self._in(shelf), *there.folders)
@@ -155,7 +155,7 @@ class DirectoryStore:
 
     def clock(self) -> float:
         """The filesystem's time in Unix seconds, by which the files are dated."""
-        container_name = self._in(Shelf.OBJECTS)
+        container_name = self._in(Container.OBJECTS)
         with (
             self._doing(f"write in {container_name}"),
             self._folder.temporary(container_name) as (descriptor, _),
@@ -169,10 +169,10 @@ class DirectoryStore:
     def close(self) -> None:
         """Nothing to do: no file stays open after a method."""
 
-    def _in(self, shelf: Shelf) -> str:
+    def _in(self, shelf: Container) -> str:
         return self._container + shelf.value
 
-    def _check_container(self, shelf: Shelf) -> None:
+    def _check_container(self, shelf: Container) -> None:
         name = self._in(shelf)
         try:
             self._folder.check((name,))
@@ -200,7 +200,7 @@ class DirectoryStore:
 
     def _put(
         self,
-        shelf: Shelf,
+        shelf: Container,
         name: str,
         parts: Sequence[memoryview],
         etag_for: Callable[[str], Etag],
@@ -225,7 +225,7 @@ class DirectoryStore:
     def _write(
         self,
         what: str,
-        shelf: Shelf,
+        shelf: Container,
         parts: Sequence[memoryview],
         etag_for: Callable[[str], Etag],
         settle: Callable[[str, Etag | None], None],
@@ -247,14 +247,14 @@ class DirectoryStore:
             if os.fstat(descriptor).st_size != size:
                 raise StoreMismatch(f"{what}: the file does not have the {size} bytes written")
             _not_again(shelf, descriptor)
-            beside = None if held or shelf is Shelf.OBJECTS else etag
+            beside = None if held or shelf is Container.OBJECTS else etag
             settle(temporary, beside)
         return etag.md5
 
     def _check_entry(self, what: str, entry: ManifestEntry) -> None:
         """StoreMismatch unless the entry is there as the manifest is to say."""
         try:
-            found = self.stat(Shelf.SEGMENTS, entry.name)
+            found = self.stat(Container.SEGMENTS, entry.name)
         except (StoreNotFound, StoreRejected) as error:
             raise StoreMismatch(f"{what}: {error}") from error
         if found != (entry.etag, entry.size):
@@ -264,7 +264,7 @@ class DirectoryStore:
             )
 
     @contextmanager
-    def _reading(self, shelf: Shelf, name: str) -> Iterator["_Opened"]:
+    def _reading(self, shelf: Container, name: str) -> Iterator["_Opened"]:
         there, inside = place(name), self._in(shelf)
         what = f"get {inside}/{name}"
         with (
@@ -361,7 +361,7 @@ def _moment(seconds: float) -> str:
     return near.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _not_again(shelf: Shelf, descriptor: int) -> None:
+def _not_again(shelf: Container, descriptor: int) -> None:
     """Give back the page cache of a segment, which the database next door has use for."""
-    if shelf is Shelf.SEGMENTS:
+    if shelf is Container.SEGMENTS:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -23,7 +23,7 @@ CONNECT_SECONDS: Final = 10.0  # the longest wait for a connection, however pati
 LONGEST_ANSWER: Final = 4 << 20
 
 
-class Line:
+class Connection:
     """A connection to the host of `url`; `http` is what swiftclient's functions work with.
 
     `timeout_seconds` bounds connecting (at most CONNECT_SECONDS), each send of a part and each
@@ -111,7 +111,7 @@ class Line:
 class _Dialling(urllib3.connection.HTTPConnection):
     """A connection whose socket its line dials."""
 
-    def __init__(self, line: Line, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, line: Connection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._line = line
 
@@ -146,7 +146,7 @@ class _Adapter(HTTPAdapter):
     and then sends it unchunked: Swift waits for chunks, and proxies refuse the request.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Connection) -> None:
         super().__init__()
         self._line = line
 

@@ -20,7 +20,7 @@ from swiftclient.exceptions import ClientException
 
 from agent.errors import StoreError, TokenExpired
 from agent.store.protocol import Interruption, Uninterrupted
-from agent.store.swift.connection import CONNECT_SECONDS, Line
+from agent.store.swift.connection import CONNECT_SECONDS, Connection
 from agent.store.swift.deadlines import Deadlines
 from agent.store.swift.errors import asked_seconds, pause_seconds, translated
 from agent.store.swift.login import Access, Authenticate
@@ -63,7 +63,7 @@ class _Shared:
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)
-    idle: list[Line] = field(default_factory=list)
+    idle: list[Connection] = field(default_factory=list)
     access: Access | None = None
     logging_in: bool = False
     refused: _RefusedLogin | None = None
@@ -268,7 +268,7 @@ class SwiftSession:
             line.close()
 
     @contextmanager
-    def _in_time(self, line: Line, size: int) -> Iterator[None]:
+    def _in_time(self, line: Connection, size: int) -> Iterator[None]:
         """Cut what is done on the line on a stop, and when it takes too long: TimeoutError."""
         connect = min(self._timeout, CONNECT_SECONDS)
         seconds = connect + self._timeout + size / LEAST_RATE
@@ -292,9 +292,9 @@ class SwiftSession:
             # what looks like an end may be the cut
             self._stop.check()
 
-    def _take(self) -> Line | None:
+    def _take(self) -> Connection | None:
         with self._shared.turn:
             return self._shared.idle.pop() if self._shared.idle else None
 
-    def _line(self, url: str) -> Line:
-        return Line(url, timeout_seconds=self._timeout, ca_file=self._ca_file)
+    def _line(self, url: str) -> Connection:
+        return Connection(url, timeout_seconds=self._timeout, ca_file=self._ca_file)

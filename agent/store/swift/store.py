@@ -18,9 +18,9 @@ from swiftclient import client
 
 from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.store.protocol import (
+    Container,
     Interruption,
     ManifestEntry,
-    Shelf,
     Stat,
     StoredObject,
     StoreLimits,
@@ -98,7 +98,7 @@ class SwiftStore:
 
     def open(self, *, create: bool = True) -> None:
         self._session.call("authenticate", lambda _link: None)
-        for shelf in Shelf if create else ():
+        for shelf in Container if create else ():
             name = self._in(shelf)
             self._session.call(f"create container {name}", partial(_create_container, name))
 
@@ -106,7 +106,7 @@ class SwiftStore:
         self._learnt.limits = self._session.call("read the limits from /info", read_limits)
         return self._learnt.limits
 
-    def put(self, shelf: Shelf, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
         digest = hashlib.md5(usedforsecurity=False)
         for part in parts:
             digest.update(part)
@@ -115,12 +115,12 @@ class SwiftStore:
 
     def put_manifest(
         self,
-        shelf: Shelf,
+        shelf: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        segments, etag = self._in(Shelf.SEGMENTS), manifest_etag(entries)
+        segments, etag = self._in(Container.SEGMENTS), manifest_etag(entries)
         limits = self._learnt.limits or self.limits()
         # a store that announces nesting is Swift, which compares manifests with what it holds
         to = Destination(self._in(shelf), name, compares=limits.nesting)
@@ -130,7 +130,7 @@ class SwiftStore:
         put_manifest(self._session, to, rows, etag, headers, len(entries))
         return etag
 
-    def get(self, shelf: Shelf, name: str, limit: int) -> bytes:
+    def get(self, shelf: Container, name: str, limit: int) -> bytes:
         what = f"get {self._in(shelf)}/{name}"
 
         def action(link: Link) -> bytes:
@@ -145,7 +145,7 @@ class SwiftStore:
 
         return self._session.call(what, action, _READ_MEANINGS, size=limit)
 
-    def get_into(self, shelf: Shelf, name: str, buffer: memoryview) -> None:
+    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
         what = f"get {self._in(shelf)}/{name}"
 
         def action(link: Link) -> None:
@@ -159,16 +159,16 @@ class SwiftStore:
 
         self._session.call(what, action, size=buffer.nbytes)
 
-    def stat(self, shelf: Shelf, name: str) -> Stat:
+    def stat(self, shelf: Container, name: str) -> Stat:
         container = self._in(shelf)
         return self._session.call(f"look at {container}/{name}", partial(stat, container, name))
 
-    def list(self, shelf: Shelf, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
         with self._naming_missing(shelf):
             for page in self._pages(shelf, prefix):
                 yield from filter(_reachable, page)
 
-    def delete(self, shelf: Shelf, name: str) -> None:
+    def delete(self, shelf: Container, name: str) -> None:
         container = self._in(shelf)
 
         def action(link: Link) -> None:
@@ -186,8 +186,8 @@ class SwiftStore:
         StoreRejected where there is none: a store need not have a clock.
         """
         what = "read the store's clock"
-        action = partial(read_clock, what, self._in(Shelf.OBJECTS))
-        with self._naming_missing(Shelf.OBJECTS):
+        action = partial(read_clock, what, self._in(Container.OBJECTS))
+        with self._naming_missing(Container.OBJECTS):
             return self._session.call(what, action)
 
     def abort(self) -> None:
@@ -197,11 +197,11 @@ class SwiftStore:
     def close(self) -> None:
         self._session.close()
 
-    def _in(self, shelf: Shelf) -> str:
+    def _in(self, shelf: Container) -> str:
         return self._container + shelf.value
 
     def _put(
-        self, shelf: Shelf, name: str, parts: Sequence[memoryview], size: int, etag: str
+        self, shelf: Container, name: str, parts: Sequence[memoryview], size: int, etag: str
     ) -> str:
         """Send `parts` with the ETag that the store must find; the same on each attempt."""
         container = self._in(shelf)
@@ -226,7 +226,7 @@ class SwiftStore:
         return self._session.call(what, action, size=size)
 
     def _get(
-        self, link: Link, shelf: Shelf, name: str, headers: dict[str, str]
+        self, link: Link, shelf: Container, name: str, headers: dict[str, str]
     ) -> tuple[Mapping[str, str], Any]:
         answer: tuple[Mapping[str, str], Any] = client.get_object(
             link.url,
@@ -239,7 +239,9 @@ class SwiftStore:
         )
         return answer
 
-    def _page(self, shelf: Shelf, prefix: str, marker: str, link: Link) -> Sequence[StoredObject]:
+    def _page(
+        self, shelf: Container, prefix: str, marker: str, link: Link
+    ) -> Sequence[StoredObject]:
         rows = self._learnt.page
         try:
             return self._rows(shelf, prefix, marker, rows, link)
@@ -251,7 +253,7 @@ class SwiftStore:
         return self._rows(shelf, prefix, marker, None, link)
 
     def _rows(
-        self, shelf: Shelf, prefix: str, marker: str, limit: int | None, link: Link
+        self, shelf: Container, prefix: str, marker: str, limit: int | None, link: Link
     ) -> Sequence[StoredObject]:
         _, rows = client.get_container(
             link.url,
@@ -264,7 +266,7 @@ class SwiftStore:
         )
         return [_row(row) for row in rows]
 
-    def _pages(self, shelf: Shelf, prefix: str) -> Iterator[Sequence[StoredObject]]:
+    def _pages(self, shelf: Container, prefix: str) -> Iterator[Sequence[StoredObject]]:
         what = f"list {self._in(shelf)}"
         marker = ""
         while page := self._session.call(
@@ -279,7 +281,7 @@ class SwiftStore:
             marker = page[-1].name
 
     @contextmanager
-    def _naming_missing(self, shelf: Shelf) -> Iterator[None]:
+    def _naming_missing(self, shelf: Container) -> Iterator[None]:
         """Have a StoreNotFound about the container itself say which containers there are."""
         try:
             yield
