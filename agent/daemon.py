@@ -7,7 +7,6 @@ failure of another, and tells the service manager how the others do.
 
 import logging
 import os
-import shutil
 import signal
 import time
 from queue import Empty, SimpleQueue
@@ -19,11 +18,9 @@ from agent.broker.wire import task_queue
 from agent.config.settings import Config
 from agent.errors import Internal
 from agent.machine.host import lower_priority
-from agent.machine.lock import Said, only_agent
+from agent.machine.lock import Said
 from agent.machine.systemd import Notifier
 from agent.model import utc_now
-from agent.operations.resources import BackupResources
-from agent.tasks.executor import Executor
 from agent.tasks.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -117,47 +114,35 @@ class Daemon:
         resources = wiring.backup_resources(config, wiring.record_cache(config, {}), exclusive=True)
         if not resources.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
-        with only_agent(config.agent.state_folder / "lock") as say:
-            say(state_line(consuming=False))
-            self._work(config, resources, say)
-
-    def _work(self, config: Config, resources: BackupResources, say: Said) -> None:
-        # What an engine left when the agent was killed is of no use to anyone.
-        wiring.end_leftovers(config)
-        shutil.rmtree(resources.scratch, ignore_errors=True)
-        journal = wiring.journal(config)
         stores = wiring.task_stores(config, resources, {})
-        performer = Executor(
-            journal,
+        with wiring.agent_run(
+            config,
+            resources,
             stores,
-            restore_roots=config.agent.restore_roots,
-            progress_seconds=config.agent.progress_seconds,
+            note=state_line(consuming=False),
             wake=lambda: link.wake(),
-        )
-        runner = Worker(journal, resources, stores, performer, wake=lambda: link.wake())
-        broker = wiring.broker(config)
-        link = BrokerLink(
-            broker, config.agent.instance_id, runner.on_message, journal, ready=runner.ready
-        )
-        self._notifier.status(f"connecting to {broker.where}")
-        try:
-            self._serve(runner, link, say)
-        finally:
-            resources.store.close()
-            journal.close()
+            progress_seconds=config.agent.progress_seconds,
+        ) as run:
+            worker = Worker(run.journal, resources, stores, run.executor, wake=lambda: link.wake())
+            broker = wiring.broker(config)
+            link = BrokerLink(
+                broker, config.agent.instance_id, worker.on_message, run.journal, ready=worker.ready
+            )
+            self._notifier.status(f"connecting to {broker.where}")
+            self._serve(worker, link, run.note)
 
-    def _serve(self, runner: Worker, link: BrokerLink, say: Said) -> None:
+    def _serve(self, worker: Worker, link: BrokerLink, say: Said) -> None:
         queue = task_queue(self._config.agent.instance_id)
         supervision = Supervision(self._notifier, link, queue, say)
         link.start()
-        runner.start()
+        worker.start()
         signalled = False
-        while runner.alive() and link.alive() and not (signalled := self._signalled()):
+        while worker.alive() and link.alive() and not (signalled := self._signalled()):
             supervision.look()
         log.info("ending")
         self._notifier.status("ending: the running task is interrupted and cleaned up")
         self._notifier.stopping()
-        ended = runner.stop(_WORKER_SECONDS)
+        ended = worker.stop(_WORKER_SECONDS)
         link.stop(_OUTBOX_SECONDS)
         if not ended:
             # Its threads wait for a store that says nothing, and the interpreter would wait
@@ -166,7 +151,7 @@ class Daemon:
             logging.shutdown()
             os._exit(1)
         if not signalled:
-            raise Internal(f"a thread of the agent died: {runner.failure or 'the broker link'}")
+            raise Internal(f"a thread of the agent died: {worker.failure or 'the broker link'}")
 
     def _signalled(self) -> bool:
         """Wait a moment for a signal; whether there was one."""

@@ -2,12 +2,13 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from agent.errors import ConfigInvalid, TokenLost
 from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
+from agent.machine.lock import SECOND_AGENT, Said, only_agent
 from agent.model import TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
@@ -34,6 +36,7 @@ from agent.store.policy import StorageRules
 from agent.store.protocol import Store
 from agent.store.swift.login import AuthToken
 from agent.store.swift.store import SwiftSettings, SwiftStore
+from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores
 
 log = logging.getLogger(__name__)
@@ -210,6 +213,55 @@ def backup_resources(
         uncopied_engines=frozenset(name.lower() for name in config.engine.uncopied_engines),
         store_folder=store_folder(config),
     )
+
+
+class AgentRun(NamedTuple):
+    """One run of an agent that holds the lock of its state directory.
+
+    `note` writes a line about the run into the lock file, for `backup-agent status`.
+    """
+
+    journal: Journal
+    executor: Executor
+    note: Said
+
+
+@contextmanager
+def agent_run(
+    config: Config,
+    resources: BackupResources,
+    stores: TaskStores,
+    *,
+    note: str,
+    wake: Callable[[], None],
+    progress_seconds: float,
+    store_override: bool = False,
+    busy_hint: str = SECOND_AGENT,
+) -> Iterator[AgentRun]:
+    """Lock the state directory, clean up after a killed agent, and open the journal.
+
+    `wake` is called after each report. `note` goes into the lock file. The store of `resources` is
+    closed at the end.
+
+    Raises:
+        InstanceBusy: another agent holds the lock. `busy_hint` says what to do then.
+        JournalError: the state directory or the journal cannot be used.
+    """
+    with only_agent(config.agent.state_folder / "lock", hint=busy_hint) as say, ExitStack() as end:
+        say(note)
+        end.callback(resources.store.close)
+        end_leftovers(config)
+        shutil.rmtree(resources.scratch, ignore_errors=True)
+        opened = journal(config, store_override=store_override)
+        end.callback(opened.close)
+        executor = Executor(
+            opened,
+            stores,
+            restore_roots=config.agent.restore_roots,
+            progress_seconds=progress_seconds,
+            wake=wake,
+        )
+        yield AgentRun(opened, executor, say)
 
 
 def end_leftovers(config: Config) -> None:

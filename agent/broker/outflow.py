@@ -13,26 +13,16 @@ from agent.broker.pace import Pace, Voice, wait
 from agent.broker.session import Channel, Session
 from agent.crash_points import Point, reached
 from agent.errors import BrokerError, JournalError, QueueFull, Unroutable
+from agent.model import Report
 
 T = TypeVar("T")
 _IDLE_SECONDS: Final = 30.0
 
 
-class Outgoing(Protocol):
-    """A report to be published."""
-
-    @property
-    def seq(self) -> int: ...
-    @property
-    def routing_key(self) -> str: ...
-    @property
-    def body(self) -> bytes: ...
-
-
 class Outbox(Protocol):
     """Where reports wait: called from the link's thread, lowest number first."""
 
-    def next_report(self) -> Outgoing | None: ...
+    def next_report(self) -> Report | None: ...
     def sent(self, seq: int) -> None: ...
 
 
@@ -84,7 +74,7 @@ class Outflow:
         else:
             await self._pace.pause(seconds)
 
-    async def _send(self, session: Session, report: Outgoing) -> BrokerError | None:
+    async def _send(self, session: Session, report: Report) -> BrokerError | None:
         """Publish one report; return why it is not taken.
 
         A missing exchange or right closes the channel. It is no reason to give up the connection:
@@ -101,12 +91,13 @@ class Outflow:
         await self._insist(partial(self._outbox.sent, report.seq))
         return None
 
-    async def _publish(self, session: Session, report: Outgoing) -> None:
+    async def _publish(self, session: Session, report: Report) -> None:
         if self._channel is None:
             self._channel = await session.channel()
             await self._channel.confirm()
         told = properties(message_id=str(report.seq), app_id="backup-agent")
-        await self._channel.publish(wire.REPORT_EXCHANGE, report.routing_key, report.body, told)
+        key, body = wire.routing_key(report), wire.encode_report(report)
+        await self._channel.publish(wire.REPORT_EXCHANGE, key, body, told)
 
     async def _insist(self, step: Callable[[], T]) -> T:
         """Do a step of the outbox until it can be read or written; JournalError if the link stops.

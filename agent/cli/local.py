@@ -5,10 +5,9 @@ that store, or the daemon's next start with it, brings the backup to its end or 
 """
 
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -21,11 +20,11 @@ from agent.errors import Interrupted, StoreUnreachable
 from agent.journal import Journal
 from agent.machine.account import agent_user, become
 from agent.machine.host import lower_priority
-from agent.machine.lock import only_agent
 from agent.model import CreateTask, Report, ReportDraft, TaskStatus, printable, utc_now
 from agent.stop import Stop
 from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores
+from agent.wiring import AgentRun
 
 _PROGRESS_SECONDS: Final = 1.0
 # After a signal: time to write the record and remove the segments before the store's
@@ -65,37 +64,36 @@ def create_here(
     stores = wiring.task_stores(config, resources)
     if user := agent_user(config.agent.state_folder):
         become(user)
-    lock = config.agent.state_folder / "lock"
-    with only_agent(lock, hint=_AGENT_RUNS) as say, ExitStack() as at_end:
-        say(f"{LOCAL} {utc_now()}")
-        at_end.callback(resources.store.close)
-        # What an engine left when an agent was killed is of no use to anyone.
-        wiring.end_leftovers(config)
-        shutil.rmtree(resources.scratch, ignore_errors=True)
-        journal = wiring.journal(config, store_override=store_override)
-        at_end.callback(journal.close)
-        return _perform(config, stores, journal, task)
-
-
-def _perform(config: Config, stores: TaskStores, journal: Journal, task: CreateTask) -> Report:
-    with ProgressBar(printable(task.backup.name)) as bar:
-        screen = _Screen(journal, task.task_id, bar)
-        performer = Executor(
-            journal,
+    with (
+        wiring.agent_run(
+            config,
+            resources,
             stores,
-            restore_roots=config.agent.restore_roots,
+            note=f"{LOCAL} {utc_now()}",
+            wake=lambda: screen.show(),
             progress_seconds=min(config.agent.progress_seconds, _PROGRESS_SECONDS),
-            wake=screen.show,
-        )
-        performer.recovery.run()
-        if config.broker is None:
-            journal.take_reports()  # of tasks that a crash cut off: nobody will send them
-        begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
-        journal.accept(task, begun)
-        with _stoppable(performer, stores) as stop:
-            performer.perform(task, stop)
-        if screen.last is None:
-            performer.recovery.run()
+            store_override=store_override,
+            busy_hint=_AGENT_RUNS,
+        ) as run,
+        ProgressBar(printable(task.backup.name)) as bar,
+    ):
+        screen = _Screen(run.journal, task.task_id, bar)
+        return _perform(run, stores, task, screen, sends=config.broker is not None)
+
+
+def _perform(
+    run: AgentRun, stores: TaskStores, task: CreateTask, screen: "_Screen", *, sends: bool
+) -> Report:
+    executor = run.executor
+    executor.recovery.run()
+    if not sends:
+        run.journal.take_reports()  # those of interrupted tasks, which no daemon will send
+    begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
+    run.journal.accept(task, begun)
+    with _stoppable(executor, stores) as stop:
+        executor.perform(task, stop)
+    if screen.last is None:
+        executor.recovery.run()
     if screen.last is None:
         raise StoreUnreachable(
             f"the store fell silent, and nobody knows yet whether backup {task.backup.id} is whole",
@@ -130,12 +128,12 @@ class _Screen:
 
 
 @contextmanager
-def _stoppable(performer: Executor, stores: TaskStores) -> Iterator[Stop]:
+def _stoppable(executor: Executor, stores: TaskStores) -> Iterator[Stop]:
     """A stop that SIGINT and SIGTERM request while the block runs."""
     stop, done = Stop(), threading.Event()
 
     def end() -> None:
-        performer.end()
+        executor.end()
         stop.request(Interrupted("the backup was interrupted", hint="make another one"))
         if not done.wait(_PATIENCE_SECONDS):
             stores.abort()

@@ -2,14 +2,12 @@
 
 from agent.journal.cancels import cancellation, refused
 from agent.journal.journal import Acceptance, InterruptedTask, Journal
-from agent.journal.outbox import OutboxItem
 from agent.journal.reading import busy_backups, known_children, overview
 
 __all__ = [
     "Acceptance",
     "InterruptedTask",
     "Journal",
-    "OutboxItem",
     "busy_backups",
     "cancellation",
     "known_children",

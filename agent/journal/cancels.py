@@ -9,7 +9,8 @@ Everything here happens inside a transaction of the journal, whose connection is
 import sqlite3
 
 from agent.errors import AgentError, Cancelled, TaskUnknown, TooLate
-from agent.model import TASK, CancelTask, ErrorInfo, ReportDraft, Task, TaskStatus
+from agent.journal.form import read_task
+from agent.model import CancelTask, ErrorInfo, ReportDraft, Task, TaskStatus
 
 
 def target_of(task: Task) -> str | None:
@@ -24,7 +25,7 @@ def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[Can
         " AND (? IS NULL OR cancels = ?) ORDER BY position",
         (task_id, task_id),
     )
-    found = [TASK.validate_json(body) for (body,) in rows]
+    found = [read_task(body) for (body,) in rows]
     return [task for task in found if isinstance(task, CancelTask)]
 
 
@@ -47,7 +48,7 @@ def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:
         return None
     return ReportDraft(
         task_id=cancel.cancels,
-        type=TASK.validate_json(body).type,
+        type=read_task(body).type,
         status=TaskStatus.CANCELLED,
         error=ErrorInfo.of(cancellation(cancel)),
     )

@@ -7,7 +7,8 @@ import json
 import sqlite3
 from collections.abc import Iterator
 
-from agent.model import TASK, CreateTask
+from agent.journal.form import read_task
+from agent.model import CreateTask
 
 _CREATE = CreateTask.model_fields["type"].default
 
@@ -20,7 +21,7 @@ def children(db: sqlite3.Connection) -> dict[str, str]:
 
 def _child(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[str, str]]:
     if unfinished:
-        task = TASK.validate_json(body)
+        task = read_task(body)
         if isinstance(task, CreateTask) and task.backup.parent_id is not None:
             yield task.backup.id, task.backup.parent_id
         return

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _SCHEMA: Final = """
 CREATE TABLE tasks (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,7 +40,6 @@ CREATE TABLE outbox (
     seq INTEGER PRIMARY KEY,
     task_id TEXT NOT NULL,
     weight INTEGER NOT NULL,
-    routing_key TEXT NOT NULL,
     body BLOB NOT NULL
 );
 CREATE INDEX outbox_by_weight ON outbox (weight, seq);
@@ -54,7 +53,7 @@ CREATE TABLE lineages (
     generation TEXT NOT NULL
 );
 """
-# What a journal of version 1 lacks, and one of version 2.
+# What a journal of version 1 needs to become one of version 2, and so on.
 _UPGRADES: Final = (
     "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''",
     """
@@ -64,6 +63,7 @@ _UPGRADES: Final = (
     CREATE INDEX tasks_by_cancelled ON tasks (cancels)
         WHERE cancels IS NOT NULL AND ended IS NULL
     """,
+    "ALTER TABLE outbox DROP COLUMN routing_key",
 )
 _LOCK_SECONDS: Final = 10.0
 _UNREADABLE_HINT: Final = (

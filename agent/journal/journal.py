@@ -14,14 +14,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agent.broker import wire
 from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answered, ended_by, open_cancels, target_of
 from agent.journal.children import children
 from agent.journal.file import JournalFile
+from agent.journal.form import read_task, report_bytes, task_bytes
 from agent.journal.lineages import observe
-from agent.journal.outbox import Outbox, OutboxItem
-from agent.model import TASK, CancelTask, Report, ReportDraft, Task, TaskStatus
+from agent.journal.outbox import Outbox
+from agent.model import CancelTask, Report, ReportDraft, Task, TaskStatus
 
 # more than a task of 64 KiB takes with its first report
 _ROOM_BYTES: Final = 256 * 1024
@@ -98,7 +98,7 @@ class Journal:
                 (
                     task.task_id,
                     reports[0].status,
-                    wire.encode_task(task),
+                    task_bytes(task),
                     self._store if self._store_override else "",
                     target_of(task),
                 ),
@@ -138,7 +138,7 @@ class Journal:
                 "UPDATE tasks SET status = ?, runs = runs + 1 WHERE position = ?",
                 (TaskStatus.RUNNING, row[0]),
             )
-            return TASK.validate_json(row[1])
+            return read_task(row[1])
 
     def put_back(self, task_id: str, most_runs: int) -> bool:
         """Have a RUNNING task, of which nothing is left, claimed again: it keeps its place.
@@ -167,7 +167,7 @@ class Journal:
                 " AND cancels IS NULL ORDER BY position",
                 (TaskStatus.RUNNING, self._store, self._store if self._store_override else ""),
             )
-            return [InterruptedTask(TASK.validate_json(body), *rest) for body, *rest in rows]
+            return [InterruptedTask(read_task(body), *rest) for body, *rest in rows]
 
     def unfinished(self) -> int:
         """How many tasks have not ended."""
@@ -178,6 +178,11 @@ class Journal:
         """The status of a task; None for one that was never here or is forgotten."""
         with self._file.transaction() as db:
             return self._status(db, task_id)
+
+    def has_ended(self, task_id: str) -> bool:
+        """Return True if a task has had its final report, or is not known."""
+        status = self.status(task_id)
+        return status is None or status.final
 
     # --- cancels -------------------------------------------------------------------------
 
@@ -264,8 +269,8 @@ class Journal:
         with self._file.transaction() as db:
             return children(db)
 
-    def next_report(self) -> OutboxItem | None:
-        """The unsent report with the lowest number."""
+    def next_report(self) -> Report | None:
+        """Return the unsent report with the lowest number, None if all were sent."""
         with self._file.transaction() as db:
             return self._outbox.first(db)
 
@@ -305,7 +310,7 @@ class Journal:
             (
                 report.status,
                 report.seq,
-                wire.encode_report(report),
+                report_bytes(report),
                 ended,
                 ended is not None,
                 ended is not None,

@@ -7,10 +7,9 @@ import logging
 import sqlite3
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple
 
-from agent.broker import wire
 from agent.errors import JournalFull, Unroutable
+from agent.journal.form import read_report, report_bytes
 from agent.model import Report, ReportDraft, utc
 
 log = logging.getLogger(__name__)
@@ -22,14 +21,6 @@ class _Weight(Enum):
     PROGRESS = 0
     STEP = 1
     FINAL = 2
-
-
-class OutboxItem(NamedTuple):
-    """A report that the broker has not confirmed yet."""
-
-    seq: int
-    routing_key: str
-    body: bytes
 
 
 class Outbox:
@@ -77,7 +68,7 @@ class Outbox:
         if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (seq,)).fetchone():
             return seq  # it goes out anyway
         number, at = self._number(db)
-        told = Report.model_validate_json(body)
+        told = read_report(body)
         again = told.model_copy(update={"agent_run_id": self._run_id, "seq": number, "at": at})
         self._keep(db, again)
         return number
@@ -102,14 +93,12 @@ class Outbox:
             )
         self._overflowed = True
 
-    def first(self, db: sqlite3.Connection) -> OutboxItem | None:
-        """The unsent report with the lowest number."""
-        row = db.execute(
-            "SELECT seq, routing_key, body FROM outbox ORDER BY seq LIMIT 1"
-        ).fetchone()
+    def first(self, db: sqlite3.Connection) -> Report | None:
+        """Return the unsent report with the lowest number, None if all were sent."""
+        row = db.execute("SELECT body FROM outbox ORDER BY seq LIMIT 1").fetchone()
         if row is None:
             self._overflowed = False
-        return OutboxItem(*row) if row else None
+        return read_report(row[0]) if row else None
 
     def forget(self, db: sqlite3.Connection, seq: int) -> None:
         db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
@@ -120,7 +109,7 @@ class Outbox:
             "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
             (task_id, task_id),
         ).fetchall()
-        return [Report.model_validate_json(body) for _, body in sorted(rows)]
+        return [read_report(body) for _, body in sorted(rows)]
 
     def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
         """The next report's number, and the time it carries."""
@@ -135,12 +124,6 @@ class Outbox:
         weight = _Weight.STEP if report.progress is None else _Weight.PROGRESS
         weight = _Weight.FINAL if report.status.final else weight
         db.execute(
-            "INSERT INTO outbox VALUES (?, ?, ?, ?, ?)",
-            (
-                report.seq,
-                report.task_id,
-                weight.value,
-                wire.routing_key(report),
-                wire.encode_report(report),
-            ),
+            "INSERT INTO outbox VALUES (?, ?, ?, ?)",
+            (report.seq, report.task_id, weight.value, report_bytes(report)),
         )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from agent.errors import JournalError
 from agent.journal.children import children
 from agent.journal.file import read_only
-from agent.model import TASK, CreateTask, DeleteTask, Report, RestoreTask, Task, VerifyTask
+from agent.journal.form import read_report, read_task
 
 
 class Unfinished(NamedTuple):
@@ -42,8 +42,8 @@ def overview(path: Path) -> Overview:
 
 
 def _unfinished(body: bytes, last_report: bytes) -> Unfinished:
-    task, report = TASK.validate_json(body), Report.model_validate_json(last_report)
-    return Unfinished(task.task_id, task.type, report.status.value, _backup(task), report.at)
+    task, report = read_task(body), read_report(last_report)
+    return Unfinished(task.task_id, task.type, report.status.value, task.subject, report.at)
 
 
 def busy_backups(path: Path) -> frozenset[str] | None:
@@ -55,7 +55,7 @@ def busy_backups(path: Path) -> frozenset[str] | None:
         return None
     with read_only(path) as db:
         rows = db.execute("SELECT body FROM tasks WHERE ended IS NULL")
-        return frozenset(one for (body,) in rows if (one := _backup(TASK.validate_json(body))))
+        return frozenset(one for (body,) in rows if (one := read_task(body).subject))
 
 
 def known_children(path: Path) -> dict[str, str]:
@@ -81,9 +81,3 @@ def _exists(path: Path) -> bool:
             hint="run the command as root, or as the agent's own user",
         ) from error
     return True
-
-
-def _backup(task: Task) -> str | None:
-    if isinstance(task, CreateTask):
-        return task.backup.id
-    return task.backup_id if isinstance(task, RestoreTask | VerifyTask | DeleteTask) else None

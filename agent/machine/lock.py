@@ -25,13 +25,13 @@ Said: TypeAlias = Callable[[str], None]
 
 _LOCKS = Path("/proc/locks")
 _SAID_BYTES = 128
-_SECOND_AGENT = (
+SECOND_AGENT = (
     "end the other agent, or wait for its end, or give this instance a state_folder of its own"
 )
 
 
 @contextmanager
-def only_agent(path: Path, *, hint: str = _SECOND_AGENT) -> Iterator[Said]:
+def only_agent(path: Path, *, hint: str = SECOND_AGENT) -> Iterator[Said]:
     """Hold the lock file `path` inside the block; make it if it is missing.
 
     The block is given what says in the file what the holder is at, for `held`. InstanceBusy at

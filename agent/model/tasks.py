@@ -67,10 +67,17 @@ class TaskStore(Frozen):
 
 
 class TaskBase(Frozen):
+    """What all tasks have."""
+
     version: Version = MESSAGE_VERSION
     task_id: Id
 
     model_config = ConfigDict(json_schema_extra=type_required)
+
+    @property
+    def subject(self) -> str | None:
+        """Return the id of the backup that the task is about, None if it is about none."""
+        return None
 
 
 class StoreTask(TaskBase):
@@ -88,12 +95,20 @@ class CreateTask(StoreTask):
     limits: Limits = Limits()
     retry: bool = False
 
+    @property
+    def subject(self) -> str:
+        return self.backup.id
+
 
 class RestoreTask(StoreTask):
     type: Literal["backup.restore"] = "backup.restore"
     backup_id: Id
     target: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
     retry: bool = False
+
+    @property
+    def subject(self) -> str:
+        return self.backup_id
 
 
 class VerifyTask(StoreTask):
@@ -102,10 +117,18 @@ class VerifyTask(StoreTask):
     level: Literal["stored", "stream", "restore"] = "stream"
     chain: bool = True
 
+    @property
+    def subject(self) -> str:
+        return self.backup_id
+
 
 class DeleteTask(StoreTask):
     type: Literal["backup.delete"] = "backup.delete"
     backup_id: Id
+
+    @property
+    def subject(self) -> str:
+        return self.backup_id
 
 
 class CancelTask(TaskBase):

@@ -1,7 +1,7 @@
-"""What is said about tasks: it goes into the journal, which keeps it until it is sent.
+"""Build task reports and put them into the journal's outbox.
 
-A final report that the journal doesn't take is held until it does; a step or progress is not
-worth as much.
+A final report that the journal does not take is held, and written later. Other reports are dropped
+then.
 """
 
 import logging
@@ -31,10 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Tells of tasks; `wake` is called whenever there is something to send.
-
-    A task's token, which `stores` holds, is dropped when its end has been told.
-    """
+    """Reports on tasks. The final report of a task drops its token, which `stores` holds."""
 
     def __init__(
         self,
@@ -44,6 +41,7 @@ class Reporter:
         progress_seconds: float,
         wake: Callable[[], None],
     ) -> None:
+        """Progress is reported every `progress_seconds`. `wake` is called after each report."""
         self._journal = journal
         self._stores = stores
         self._progress_seconds = progress_seconds
@@ -61,7 +59,7 @@ class Reporter:
         meter: Meter | None = None,
         deleted: Sequence[str] | None = None,
     ) -> None:
-        """Make a report; JournalError where the journal doesn't take it."""
+        """Write a report. Raise JournalError if the journal does not take it."""
         self._journal.report(
             ReportDraft(
                 task_id=task.task_id,
@@ -87,12 +85,12 @@ class Reporter:
         error: ErrorInfo | None = None,
         deleted: Sequence[str] | None = None,
     ) -> None:
-        """Make a final report; JournalError, and it is held, where the journal doesn't take it."""
+        """Write a final report. Hold it and raise JournalError if the journal does not take it."""
         self._held = partial(self.tell, task, status, record=record, error=error, deleted=deleted)
         self.tell_held()
 
     def tell_held(self) -> None:
-        """Make the final report that is held, if one is; JournalError."""
+        """Write the final report that is held, if there is one. Raise JournalError as before."""
         if self._held is not None:
             self._held()
             self._held = None
@@ -105,19 +103,19 @@ class Reporter:
         return every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter))
 
     def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
-        """What the journal doesn't take of it is not worth more than a line."""
+        """Report progress. A journal that does not take it costs one line of the log."""
         try:
             self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
         except JournalError as error:
             if not self._muted:
-                log.warning("the progress of task %s can't be told: %s", task.task_id, error)
+                log.warning("the progress of task %s cannot be reported: %s", task.task_id, error)
             self._muted = True
 
 
 def _view(record: Record, status: TaskStatus) -> BackupView:
-    """Return what a report shows of a backup: of one whose task has failed no BUILDING.
+    """Return the view of a backup for a report. It is never BUILDING if its task has failed.
 
-    Its record may say so for a while, if the store doesn't take another one; nobody will finish it.
+    Its record may say so for a while, if the store takes no other one. No agent will finish it.
     """
     view = record.view()
     if status in (TaskStatus.FAILED, TaskStatus.CANCELLED) and view.status is BackupStatus.BUILDING:
@@ -127,9 +125,9 @@ def _view(record: Record, status: TaskStatus) -> BackupView:
 
 
 def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorInfo:
-    """Return the error of a failed backup that could not be cleaned up because of `problem`.
+    """Return the error of a failed backup that `problem` prevented from being cleaned up.
 
-    It says what is left in the store, and how to have that removed.
+    It says which objects are left in the store, and how to remove them.
     """
     if isinstance(problem, TokenExpired | TokenLost):
         left = "its record (BUILDING) and what it stored are still in the store"

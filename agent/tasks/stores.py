@@ -1,7 +1,7 @@
 """The store that each task works with: the configured one, or one that the task names.
 
-A task's token is kept here and nowhere else, in memory, until the task ends: what the journal
-is given has none. So a task that brought one ends as `token_lost` where it isn't here any more.
+A task's token is kept in memory only, until the task ends. The journal gets the task without it. So
+a task that brought a token fails with `token_lost` after a restart of the agent.
 """
 
 import threading
@@ -20,34 +20,35 @@ Build = Callable[[TaskStore], BackupResources]
 
 
 def without_token(task: Task) -> Task:
-    """The task as it may be written down."""
+    """Return the task without its token, as it may be written to a file."""
     if not isinstance(task, StoreTask) or task.store is None or task.store.token is None:
         return task
     bare = task.store.model_copy(update={"token": None})
     return task.model_copy(update={"store": bare})
 
 
-class Place(NamedTuple):
-    """What a task says of where its backups are: nothing, as a rule."""
+class StorePlace(NamedTuple):
+    """Container and storage URL that a task names. None means the configured default."""
 
     container: str | None
     storage_url: str | None
 
 
-def place_of(task: StoreTask) -> Place:
-    """Where the task's backups are."""
+def place_of(task: StoreTask) -> StorePlace:
+    """Return the container and storage URL that a task names."""
     asked = task.store or TaskStore()
-    return Place(asked.container, asked.storage_url)
+    return StorePlace(asked.container, asked.storage_url)
 
 
 class TaskStores:
-    """Gives each task its parts; `build` makes those of a task with a store of its own.
+    """The resources of each task, and the tokens of unfinished tasks.
 
-    Holds the tokens of tasks that are in the journal and have not ended, so at most as many as
-    the journal holds. Methods may be called from any thread.
+    It holds at most one token for each unfinished task of the journal. Methods may be called from
+    any thread.
     """
 
     def __init__(self, resources: BackupResources, rules: StorageRules, build: Build) -> None:
+        """`build` makes the resources of a task that names a store."""
         self._resources = resources
         self._rules = rules
         self._build = build
@@ -56,17 +57,18 @@ class TaskStores:
         self._open: list[BackupResources] = []
 
     def admit(self, task: Task) -> None:
-        """StorageRefused where the task names a store that isn't one for this agent."""
-        if isinstance(task, StoreTask) and task.store is not None:
-            self._rules.check(task.store)
+        """Raise StorageRefused if the task names a store that this agent may not use."""
+        asked = _asked(task)
+        if asked is not None:
+            self._rules.check(asked)
 
     def keep(self, task: Task) -> bool:
-        """Keep the task's token, if it has one; whether there was none before.
+        """Keep the task's token, if it has one. Return True if there was none before.
 
-        It replaces an earlier one for the same URL, so that a task that waits can be given a
-        fresh token by sending it once more.
+        It replaces an earlier token for the same URL. So a client can give a waiting task a
+        fresh token by sending the task again.
         """
-        asked = task.store if isinstance(task, StoreTask) else None
+        asked = _asked(task)
         if asked is None or asked.token is None or asked.storage_url is None:
             return False
         with self._lock:
@@ -76,14 +78,18 @@ class TaskStores:
         return there is None
 
     def forget(self, task_id: str) -> None:
-        """Drop the token of a task that has ended or was not taken."""
+        """Drop the token of a task that has ended or was not accepted."""
         with self._lock:
             self._tokens.pop(task_id, None)
 
     @contextmanager
     def resources(self, task: Task) -> Iterator[BackupResources]:
-        """What the task is done with, while the block runs; TokenLost where its token is gone."""
-        asked = task.store if isinstance(task, StoreTask) else None
+        """Yield the task's resources. Close them after the block if they are its own.
+
+        Raises:
+            TokenLost: the task needs a token, which was lost in a restart.
+        """
+        asked = _asked(task)
         if asked is None or (asked.container is None and asked.storage_url is None):
             yield self._resources
             return
@@ -103,14 +109,14 @@ class TaskStores:
             built.store.close()
 
     def lost(self, task: Task) -> TokenLost | None:
-        """What a task ends with whose token is not here, where it needs one."""
-        asked = task.store if isinstance(task, StoreTask) else None
+        """Return the error of a task that needs a token and has lost it, None for other tasks."""
+        asked = _asked(task)
         if asked is None or asked.storage_url is None:
             return None
         return None if self._token(task.task_id, asked.storage_url) else _lost(task)
 
     def abort(self) -> None:
-        """No request to any store is repeated from now on."""
+        """End all retries of requests to any store."""
         with self._lock:
             stores = [self._resources.store, *(resources.store for resources in self._open)]
         for store in stores:
@@ -122,5 +128,11 @@ class TaskStores:
         return token if url == storage_url else None
 
 
+def _asked(task: Task) -> TaskStore | None:
+    return task.store if isinstance(task, StoreTask) else None
+
+
 def _lost(task: Task) -> TokenLost:
-    return TokenLost(f"the token that came with the task {task.task_id} is not here any more")
+    return TokenLost(
+        f"the token that came with the task {task.task_id} was lost when the agent restarted"
+    )

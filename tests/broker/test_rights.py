@@ -26,7 +26,7 @@ from agent.broker.pace import Pauses
 from agent.broker.probe import Probe as SelfTestProbe
 from agent.broker.rights import Rights, agent_rights, control_rights, operator_rights
 from agent.errors import BrokerDenied
-from agent.journal import Journal, OutboxItem
+from agent.journal import Journal
 from agent.model import PingTask, Report, TaskStatus, utc_now
 from tests.broker.probe import QUICK, Keeper, draft, probing, settings_for
 from tests.house.source import CHECKOUT
@@ -486,7 +486,7 @@ class Counted(Journal):
 
     looks = 0
 
-    def next_report(self) -> OutboxItem | None:
+    def next_report(self) -> Report | None:
         self.looks += 1
         return super().next_report()
 

@@ -15,7 +15,7 @@ BROAD = {"Exception", "BaseException"}
 BROAD_ALLOWED = {
     "agent.engine.process:begin": "the top of a thread: whoever waits for its start raises it",
     "agent.stop:guard": "the top of a thread: whatever ended it stops the whole run",
-    "agent.tasks.executor:_create": "a backup past its commit is done, whatever failed after it",
+    "agent.tasks.create:_make": "a backup past its commit is done, whatever failed after it",
     "agent.tasks.executor:perform": "the task boundary: every failure becomes the task's report",
     "agent.tasks.worker:_run": "the top of the worker thread: the daemon looks at what ended it",
 }

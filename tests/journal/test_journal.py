@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
-from agent.journal import Acceptance, InterruptedTask, Journal, OutboxItem
+from agent.journal import Acceptance, InterruptedTask, Journal
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
+from tests.house.source import CHECKOUT
 from tests.journal.looks import unsent
 
 INSTANCE = str(uuid4())
@@ -44,11 +45,9 @@ def accept(journal: Journal, task: Task) -> Acceptance:
 def drain(journal: Journal) -> list[Report]:
     """All reports in the outbox, taken out of it in order."""
     reports = []
-    while item := journal.next_report():
-        report = wire.decode_report(item.body)
-        assert item == OutboxItem(report.seq, wire.routing_key(report), item.body)
+    while report := journal.next_report():
         reports.append(report)
-        journal.sent(item.seq)
+        journal.sent(report.seq)
     assert unsent(journal) == 0
     return reports
 
@@ -458,6 +457,7 @@ def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: in
     journal.close()
     db = sqlite3.connect(path)
     db.execute("DROP INDEX tasks_by_cancelled")
+    db.execute("ALTER TABLE outbox ADD COLUMN routing_key TEXT NOT NULL DEFAULT ''")
     for column in itertools.chain(*_ADDED[version - 1 :]):
         db.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
     db.execute(f"PRAGMA user_version = {version}")
@@ -466,6 +466,37 @@ def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: in
         journal = Journal(path, INSTANCE, RUN, store="a")
         assert journal.running() == [InterruptedTask(task, "", 0)]
         journal.close()
+
+
+def test_a_journal_of_version_3_is_taken_over_whole(tmp_path: Path) -> None:
+    """One that an agent of that version left behind a kill -9, with something of everything."""
+    path = tmp_path / "journal"
+    db = sqlite3.connect(path)
+    db.executescript((CHECKOUT / "tests" / "golden" / "journal-3.sql").read_text())
+    expected = db.execute("SELECT body FROM outbox ORDER BY seq").fetchall()
+    db.close()
+    ids = [f"0000000{n}-0000-4000-8000-000000000000" for n in range(6)]
+    for _ in range(2):
+        journal = Journal(path, INSTANCE, RUN)
+        [create] = journal.running()
+        assert (create.task.task_id, create.runs) == (ids[1], 1)
+        assert create.attempt == "c17461ab-6c97-8abf-8890-9f8b10886ecc"
+        assert create.task.subject == "a17461ab-6c97-4abf-8890-9f8b10886ecc"
+        assert journal.kept_record(ids[1]) == '{"kept": true}'
+        assert [cancel.cancels for cancel in journal.cancels()] == [ids[1]]
+        assert journal.children() == {create.task.subject: "b17461ab-6c97-4abf-8890-9f8b10886ecc"}
+        assert journal.status(ids[5]) is TaskStatus.DONE
+        assert unsent(journal) == len(expected)
+        journal.close()
+    journal = Journal(path, INSTANCE, RUN)
+    assert [wire.encode_report(report) for report in drain(journal)] == [one for (one,) in expected]
+    claimed = [journal.claim(), journal.claim(), journal.claim()]
+    assert [task and task.task_id for task in claimed] == [ids[2], ids[3], None]
+    assert journal.observe_lsn("uuid:12:1700000000", 47118) != ""
+    report = draft(ping().model_copy(update={"task_id": ids[1]}), TaskStatus.FAILED)
+    journal.report(report)
+    assert all(report.seq > 1_760_000_006_000 for report in drain(journal))
+    journal.close()
 
 
 def _a_folder(path: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_delete_that_a_silent_store_and_a_restart_cut_off_names_all_that_went(
 
     site.store = whole
     performer = site.start()
-    (again,) = performer.recovery.take_deletes()
+    (again,) = performer.recovery.take_continued()
     performer.perform(again, Stop())
     (final,) = site.finals(task)
     assert final.status is TaskStatus.DONE

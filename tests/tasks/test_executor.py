@@ -14,7 +14,7 @@ from agent.model import BackupStatus, CreateTask, ErrorInfo, Record, TaskStatus
 from agent.operations.backup.abandon import abandon_record
 from agent.records.catalogue import Catalogue
 from agent.stop import Stop
-from agent.tasks import executor as performer_module
+from agent.tasks import create as create_module
 from tests.operations.stored import place_record
 from tests.records.made import completed
 from tests.tasks.test_recovery import Site, create
@@ -64,7 +64,7 @@ def performed(
         "kept": lambda _self: site.journal.kept_record(task.task_id),
     }
     failing = type("Ended", (Failing,), ends)
-    monkeypatch.setattr(performer_module, "BackupOperation", failing)
+    monkeypatch.setattr(create_module, "BackupOperation", failing)
     performer = site.start()
     site.begin(task)
     performer.perform(task, Stop())

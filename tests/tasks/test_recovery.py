@@ -297,7 +297,7 @@ def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.FAILED)
         site.journal.report(draft.model_copy(update={"error": error}))
         recovery = site.start().recovery
-        recovery.add(task, error, building.attempt, told=True)
+        recovery.add(task, error, building.attempt, reported=True)
     recovery.run()
     assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
     with site.journal._file.transaction() as db:
@@ -429,8 +429,8 @@ def test_deletes_that_were_not_reached_are_not_forgotten(site: Site) -> None:
     for task in tasks:
         site.begin(task)
     recovery = site.start().recovery
-    assert next(iter(recovery.take_deletes())) == tasks[0]
-    again = list(recovery.take_deletes())
+    assert next(iter(recovery.take_continued())) == tasks[0]
+    again = list(recovery.take_continued())
     assert again == tasks[1:]
     recovery.add(again[0], ErrorInfo.of(Interrupted("once more")))
-    assert list(recovery.take_deletes()) == [again[0]]
+    assert list(recovery.take_continued()) == [again[0]]

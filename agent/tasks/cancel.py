@@ -1,0 +1,22 @@
+"""`task.cancel`: end another task."""
+
+from agent.crash_points import Point, reached
+from agent.model import CancelTask
+from agent.tasks.cancellation import Cancellation
+from agent.tasks.kind import TaskKind, TaskTools
+
+
+class CancelKind(TaskKind[CancelTask]):
+    """Cancels tasks as soon as it is accepted: the worker may be busy with the task it names."""
+
+    writes_files = False
+
+    def __init__(self, tools: TaskTools, cancellation: Cancellation) -> None:
+        self._tools = tools
+        self._cancellation = cancellation
+
+    def accepted(self, task: CancelTask, *, is_new: bool) -> None:
+        reached(Point.CANCEL_JOURNALLED)
+        self._cancellation.take(task)
+        if self._tools.journal.has_ended(task.cancels):
+            self._tools.stores.forget(task.cancels)

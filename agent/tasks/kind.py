@@ -1,0 +1,72 @@
+"""What the agent has to know of one type of task. Each type is one subclass in one file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from agent.errors import TaskUnsupported
+from agent.journal import Journal
+from agent.model import ErrorInfo, Record, Task
+from agent.stop import Stop
+from agent.tasks.outcome import Outcome
+from agent.tasks.reports import Reporter
+from agent.tasks.stores import TaskStores
+
+T = TypeVar("T", bound=Task)
+
+
+@dataclass(frozen=True)
+class TaskTools:
+    """What all types of task work with. Restores may write below `restore_roots` only."""
+
+    journal: Journal
+    stores: TaskStores
+    reporter: Reporter
+    restore_roots: Sequence[Path]
+
+
+class TaskKind(Generic[T]):
+    """How tasks of one type are accepted, performed, and settled after a crash.
+
+    As it stands it is the kind of a type that this agent does not do.
+
+    Attributes:
+        writes_files: a full disk would make the task fail, so none is accepted then.
+        done_when_accepted: the task is DONE when the journal has it. No worker performs it.
+        continues: a task that was interrupted is performed again, which continues it.
+    """
+
+    writes_files = True
+    done_when_accepted = False
+    continues = False
+
+    def accepted(self, task: T, *, is_new: bool) -> None:
+        """Do what a task needs at once, on the broker's thread, when the journal has it.
+
+        `is_new` is False if the journal knew the task already, or refused it.
+        """
+
+    def perform(self, task: T, stop: Stop) -> Outcome:
+        """Do the task. Any exception ends it.
+
+        Raises:
+            OutcomeUnknown: only the store can tell how it ended.
+            BackupFailed: a backup failed, and this is what is left of it.
+        """
+        raise TaskUnsupported(f"tasks of type {task.type} are not supported")
+
+    def settle(self, task: T, attempt: str, error: ErrorInfo) -> Record | None:
+        """Bring an interrupted task to its end, or remove what is left of it.
+
+        `attempt` is the id of its backup attempt, "" if it made none. `error` goes into the
+        record of a backup that is given up.
+
+        Returns:
+            The record as it is left. The task was done if that is COMPLETED.
+        """
+        return None
+
+    def may_retry(self, task: T) -> bool:
+        """Return True if the task asks to be begun again when the agent's end interrupted it."""
+        return False

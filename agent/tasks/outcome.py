@@ -1,0 +1,68 @@
+"""How a task can end, besides an error of its own."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.errors import AgentError, StoreBusy, StoreUnreachable
+from agent.model import Record
+from agent.stop import Stop
+
+
+class Outcome(NamedTuple):
+    """What the final report of a task that is DONE shows.
+
+    `deleted` are the ids of the backups that a delete removed.
+    """
+
+    record: Record | None = None
+    deleted: Sequence[str] | None = None
+
+
+class OutcomeUnknown(Exception):
+    """Only the store can tell how a task ended, and it does not answer at the moment.
+
+    The cause is `__cause__`. `attempt` is the id of the backup attempt, "" if there is none.
+    """
+
+    def __init__(self, attempt: str = "") -> None:
+        super().__init__()
+        self.attempt = attempt
+
+
+class BackupFailed(Exception):
+    """A backup failed for `cause`, and its attempt was cleaned up, or `problem` prevented that.
+
+    `record` is the record that is left. `undecided` means that the record may still become
+    COMPLETED, because the answer to its last write never came.
+    """
+
+    def __init__(
+        self,
+        cause: BaseException,
+        record: Record | None,
+        attempt: str,
+        problem: AgentError | None = None,
+        *,
+        undecided: bool = False,
+    ) -> None:
+        super().__init__()
+        self.cause = cause
+        self.record = record
+        self.attempt = attempt
+        self.problem = problem
+        self.undecided = undecided
+
+
+def is_silence(problem: BaseException) -> bool:
+    """Return True if the error only says that the store does not answer for now."""
+    return isinstance(problem, StoreUnreachable | StoreBusy)
+
+
+def stop_with(stop: Stop, error: BaseException) -> BaseException:
+    """Stop the task's other work with `error`. Return the first error that stopped it.
+
+    An operation that is told to stop may fail with an error of its own. The earlier one is the
+    cause.
+    """
+    stop.request(error)
+    return stop.cause or error

@@ -1,0 +1,17 @@
+"""`agent.ping`: report that the agent takes tasks."""
+
+from agent.model import PingTask
+from agent.stop import Stop
+from agent.tasks.kind import TaskKind
+from agent.tasks.outcome import Outcome
+
+
+class PingKind(TaskKind[PingTask]):
+    """Answers when a ping is accepted: a busy worker must not delay the answer."""
+
+    writes_files = False
+    done_when_accepted = True
+
+    def perform(self, task: PingTask, stop: Stop) -> Outcome:
+        """Do nothing. A ping is performed only if a crash came before its answer."""
+        return Outcome()
