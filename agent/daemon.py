@@ -1,8 +1,8 @@
-"""The daemon: builds the parts, runs until a signal, and ends in the right order.
+"""The daemon: it runs until a signal, and ends its threads in order.
 
-Threads: the broker's (messages and nothing else), the worker (one task at a time, with the
-data path's own threads while it runs), and this one, which waits for a signal or for the
-failure of another, and tells the service manager how the others do.
+The broker's thread handles messages only. The worker performs one task at a time, with the threads
+of the data path while it runs. The main thread waits for a signal or for the failure of another
+thread, and tells the service manager about the others.
 """
 
 import logging
@@ -25,32 +25,34 @@ from agent.tasks.worker import Worker
 
 log = logging.getLogger(__name__)
 
-# After SIGTERM: the engine has 3 s to end, then the record is written and the segments of
-# the interrupted attempt are removed; systemd's default patience is 90 s.
+# Seconds after SIGTERM. The engine has 3 of them to end. Then the record is written and the
+# segments of the interrupted attempt are removed. systemd waits 90 s by default.
 _WORKER_SECONDS = 45.0
 _OUTBOX_SECONDS = 15.0
-_LOOK_SECONDS = 0.25
-# A broker that is away can't be waited for any other way: each sign of life before the first
-# consumer asks for that much more time to start. Sent every `_SIGN_SECONDS`, as are those for a
-# watchdog, unless its time is so short that it needs them oftener.
+_LOOP_SECONDS = 0.25
+# An agent that waits for its broker at the start asks systemd for this many more seconds with each
+# heartbeat. A heartbeat is sent every `_HEARTBEAT_SECONDS`, or more often if the watchdog's time
+# is shorter than that many heartbeats.
 _START_SECONDS = 60.0
-_SIGN_SECONDS = 10.0
-_SIGNS_PER_WATCHDOG = 4
-# The first word of what the lock file of a daemon says; the time since when follows.
+_HEARTBEAT_SECONDS = 10.0
+_HEARTBEATS_PER_WATCHDOG = 4
+# The first word of a daemon's line in the lock file. The time since when follows.
 CONSUMING = "consuming"
 NOT_CONSUMING = "not-consuming"
 
 
 class Supervision:
-    """Tells systemd when the daemon is ready, what it does, and that nothing is stuck.
+    """Tells systemd when the daemon is ready, what it does, and that its loop runs.
 
-    Ready is when it consumes, for the first time. A sign of life goes out only when the
-    broker's loop has got round since the last one: a loop that something blocks (a callback, a
-    journal that never answers, a process that is stopped) ends the signs, and the watchdog ends
-    the process. The worker has to be alive, no more: nobody can tell one that is stuck from one
-    that reads for hours what an engine writes or waits for its prepare, and what it shares with
-    the loop, the journal, stops the loop as well. `look` is called while both threads live.
-    `say` leaves the same in the state folder, for `backup-agent status`.
+    The daemon is ready when it consumes for the first time. A heartbeat is sent only if the
+    broker's loop has gone round since the last one. A loop that is blocked (by a callback, by a
+    journal that never answers, in a stopped process) ends the heartbeats, and the watchdog kills
+    the process. The worker only has to be alive: a worker that is stuck can't be told from one
+    that reads from an engine for hours. The journal, which it shares with the loop, would stop the
+    loop as well.
+
+    `look` is called while both threads live. `say` writes the same to the state directory, for
+    `backup-agent status`.
     """
 
     def __init__(
@@ -63,12 +65,12 @@ class Supervision:
         self._ready = self._consuming = False
         self._told = (False, "")
         self._beats = -1
-        self._next_sign = 0.0
-        watchdog = notifier.watchdog_seconds or _SIGN_SECONDS * _SIGNS_PER_WATCHDOG
-        self._period = min(_SIGN_SECONDS, watchdog / _SIGNS_PER_WATCHDOG)
+        self._next_heartbeat = 0.0
+        watchdog = notifier.watchdog_seconds or _HEARTBEAT_SECONDS * _HEARTBEATS_PER_WATCHDOG
+        self._period = min(_HEARTBEAT_SECONDS, watchdog / _HEARTBEATS_PER_WATCHDOG)
 
     def look(self) -> None:
-        """Tell what has changed; to be called several times a second."""
+        """Report changes. Call it several times a second."""
         consuming, trouble = self._link.consuming.is_set(), self._link.trouble
         text = f"{'consuming' if consuming else 'not consuming'} {self._queue}"
         text += f"; {trouble}" if trouble else ""
@@ -81,17 +83,17 @@ class Supervision:
         if self._consuming and not self._ready:
             self._ready = self._notifier.ready()
         beats, now = self._link.beats, time.monotonic()
-        if beats != self._beats and now >= self._next_sign and self._sign():
-            self._beats, self._next_sign = beats, now + self._period
+        if beats != self._beats and now >= self._next_heartbeat and self._heartbeat():
+            self._beats, self._next_heartbeat = beats, now + self._period
 
-    def _sign(self) -> bool:
+    def _heartbeat(self) -> bool:
         if self._ready:
             return self._notifier.alive()
         return self._notifier.extend(_START_SECONDS)
 
 
 def state_line(*, consuming: bool) -> str:
-    """Return what the lock file of a daemon says: whether it takes tasks, and since when."""
+    """Return a daemon's line for the lock file. It says if tasks are taken, and since when."""
     return f"{CONSUMING if consuming else NOT_CONSUMING} {utc_now()}"
 
 
@@ -101,16 +103,16 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._notifier = Notifier()
-        # Not an Event: a signal that comes while this thread holds its lock would wait for ever.
+        # Not an Event: a signal that comes while this thread holds its lock would block for ever.
         self._signals: SimpleQueue[int] = SimpleQueue()
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT; raises Internal where a thread has died."""
+        """Work until SIGTERM or SIGINT. Raise Internal if a thread has died."""
         lower_priority()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         config = self._config
-        # a daemon's home may be the datadir: no cache there
+        # the home directory of a daemon may be the datadir, which must have no cache in it
         resources = wiring.backup_resources(config, wiring.record_cache(config, {}), exclusive=True)
         if not resources.encrypt:
             log.warning("backups are made without encryption: [keys] encrypt is off")
@@ -145,8 +147,8 @@ class Daemon:
         ended = worker.stop(_WORKER_SECONDS)
         link.stop(_OUTBOX_SECONDS)
         if not ended:
-            # Its threads wait for a store that says nothing, and the interpreter would wait
-            # for them. The next start does what it does after a crash.
+            # Its threads wait for a silent store, and the interpreter would wait for them.
+            # The next start recovers as after a crash.
             log.error("the running task did not end in %s s", _WORKER_SECONDS)
             logging.shutdown()
             os._exit(1)
@@ -154,9 +156,9 @@ class Daemon:
             raise Internal(f"a thread of the agent died: {worker.failure or 'the broker link'}")
 
     def _signalled(self) -> bool:
-        """Wait a moment for a signal; whether there was one."""
+        """Wait a moment for a signal. Return True if there was one."""
         try:
-            number = self._signals.get(timeout=_LOOK_SECONDS)
+            number = self._signals.get(timeout=_LOOP_SECONDS)
         except Empty:
             return False
         log.info("received %s", signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""Builds the agent's objects from its configuration; nothing below knows of agent.toml."""
+"""Build the agent's objects from its configuration. No room below knows agent.toml."""
 
 import logging
 import os
@@ -47,19 +47,19 @@ _LEFTOVER_SECONDS: Final = 10.0
 
 
 def keyring(config: Config) -> Keyring:
-    """The keys of [keys]; ConfigInvalid or KeyUnusable."""
+    """Return the keys of [keys]. Raise ConfigInvalid or KeyUnusable if there are none."""
     return load_keyring(need(config.keys, "keys"))
 
 
 def store(config: Config) -> Store:
-    """The store that [store] url names; not opened yet."""
+    """Return the store of [store] url, not opened yet."""
     return _stores(config)(None)
 
 
 def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
-    """Return what builds the configured store, or the one that a task asks for.
+    """Return a function that builds the configured store, or the one that a task names.
 
-    The secret is read here and at no later time: the process may have become another user then.
+    The secret is read now. The process may be another user later.
     """
     section, container = need(config.store, "store"), _container(config)
     if folder := store_folder(config):
@@ -84,7 +84,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
 
 
 def _login(asked: TaskStore | None) -> AuthToken | None:
-    """The login that a task brings; None where the configuration's own is meant."""
+    """Return the login of a task that names a storage URL, None for the configured login."""
     if asked is None or asked.storage_url is None:
         return None
     if asked.token is None:
@@ -98,7 +98,7 @@ def _container(config: Config) -> str:
 
 
 def store_folder(config: Config) -> Path | None:
-    """The folder of a `file:///` URL (RFC 8089), in which `%20` is a space; None of any other."""
+    """Return the directory of a `file:///` URL (RFC 8089, `%20` is a space), None for others."""
     url = need(config.store, "store").url
     if not url.startswith(_FOLDER):
         return None
@@ -116,7 +116,7 @@ def record_cache(
     environment: Mapping[str, str] = os.environ,
     asked: TaskStore | None = None,
 ) -> RecordCache | None:
-    """The cache of a store's records, in the state folder or else in the user's own folder."""
+    """Return the cache of a store's records, in the state directory or the user's own."""
     section = need(config.store, "store")
     account = (asked and asked.storage_url) or f"{section.url} {section.user}"
     name = f"{account} {(asked and asked.container) or _container(config)}"
@@ -125,19 +125,19 @@ def record_cache(
 
 @contextmanager
 def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
-    """The records of the store, which must be there; it is closed at the end of the block."""
+    """Yield the records of the store. Close the store at the end of the block."""
     opened = store(config)
     try:
         opened.open(create=False)
         yield Catalogue(opened, keys, record_cache(config))
     finally:
-        # whoever interrupts the block waits for no repetition
+        # an interrupted command waits for no retry
         opened.abort()
         opened.close()
 
 
 def broker(config: Config) -> BrokerSettings:
-    """How the agent reaches the broker of [broker]; ConfigInvalid."""
+    """Return how the agent reaches its broker. Raise ConfigInvalid if [broker] is missing."""
     section = need(config.broker, "broker")
     return BrokerSettings(
         url=section.url,
@@ -149,7 +149,7 @@ def broker(config: Config) -> BrokerSettings:
 
 
 def control(config: Config) -> BrokerSettings:
-    """How commands that send tasks reach the broker: as the agent, if nothing else is set."""
+    """Return how commands reach the broker. The default is the agent's own account."""
     section = need(config.broker, "broker")
     if section.control_url is None:
         return replace(broker(config), rights=None)
@@ -168,7 +168,7 @@ def _password(path: Path | None, key: str) -> str:
 def restore_resources(
     config: Config, cache: RecordCache | None = None, keys: Keyring | None = None
 ) -> RestoreResources:
-    """What `restore --local` needs: a store, keys (those of [keys] by default) and an engine."""
+    """Return the resources of a restore. `keys` are those of [keys] by default."""
     section = need(config.keys, "keys")
     keys = keys or keyring(config)
     objects = store(config)
@@ -191,11 +191,11 @@ def backup_resources(
     exclusive: bool = False,
     keys: Keyring | None = None,
 ) -> BackupResources:
-    """What the daemon needs on top: the database, and a folder for scratch files.
+    """Return the resources of a backup, which also needs the database and a scratch directory.
 
-    `exclusive` is for whoever holds the state folder's lock: what its engines leave, should it be
-    killed, is known by their environment (`end_leftovers`), and it backs nothing up while
-    another such agent does.
+    `exclusive` is for an agent that holds the lock of its state directory. Its engines get a
+    variable by which `end_leftovers` knows them. It makes no backup while another such agent makes
+    one of the same datadir.
     """
     server = database_settings(config)
     mark = dict([_mark(config)]) if exclusive else {}
@@ -265,21 +265,21 @@ def agent_run(
 
 
 def end_leftovers(config: Config) -> None:
-    """Kill what a killed agent's engines left running; for whoever holds its lock now."""
+    """Kill the processes that a killed agent left. The caller holds the lock."""
     ended = end_processes(*_mark(config), _LEFTOVER_SECONDS)
     if ended:
-        log.warning("killed what an agent that was killed left running: %s", ", ".join(ended))
+        log.warning("killed processes that a killed agent had left: %s", ", ".join(ended))
 
 
 def _mark(config: Config) -> tuple[str, str]:
-    """The variable, and its value, that only the children of this state folder's agents have."""
+    """Return the variable, and its value, that mark children of this state directory's agents."""
     return _CHILD_OF, os.path.realpath(config.agent.state_folder)
 
 
 def task_stores(
     config: Config, resources: BackupResources, environment: Mapping[str, str] = os.environ
 ) -> TaskStores:
-    """The parts of each task: `resources`, or those with the store that the task names."""
+    """Return the stores of tasks. The default is the store of `resources`."""
     section = need(config.store, "store")
     rules = StorageRules(
         configured=_container(config),
@@ -301,7 +301,7 @@ def task_stores(
 
 
 def database_settings(config: Config) -> DatabaseSettings:
-    """How to reach the server, with the password that [database] password_file holds."""
+    """Return how to reach the server, with the password of [database] password_file."""
     section = config.database
     password = ""
     if section.password_file is not None:
@@ -310,9 +310,12 @@ def database_settings(config: Config) -> DatabaseSettings:
 
 
 def journal(config: Config, *, store_override: bool = False) -> Journal:
-    """The journal of the state folder, opened for a run of its own; JournalError.
+    """Open the journal of the state directory for one run.
 
-    `store_override` says that the store is not that of agent.toml, but one named for this run.
+    `store_override` means that the store is not that of agent.toml, but was named for this run.
+
+    Raises:
+        JournalError: the journal can't be used.
     """
     path = config.agent.state_folder / "journal.sqlite"
     section = need(config.store, "store")
@@ -326,7 +329,7 @@ def journal(config: Config, *, store_override: bool = False) -> Journal:
 def engines(
     config: Config, password: str, environment: Mapping[str, str] = MappingProxyType({})
 ) -> Engines:
-    """All engines; [engine] program and extractor are those of the one that is used here."""
+    """Return all engines. [engine] program and extractor apply to the one that is used here."""
     section = config.engine
     given = {"program": section.program, "extractor": section.extractor}
 
@@ -358,7 +361,7 @@ def engines(
 
 
 def path_settings(config: Config) -> PathSettings:
-    """The data path's budget on this machine."""
+    """Return the budget of the data path on this machine."""
     section = config.pipeline
     return PathSettings(
         memory_bytes=section.memory_bytes,

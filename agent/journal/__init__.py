@@ -1,4 +1,4 @@
-"""The agent's only local truth about tasks, in SQLite."""
+"""The journal of tasks and reports, in SQLite."""
 
 from agent.journal.cancels import cancellation, refused
 from agent.journal.journal import Acceptance, InterruptedTask, Journal

@@ -1,9 +1,9 @@
-"""Requests to end other tasks, in the journal's file: which are open, and their answers.
+"""Cancels in the journal's file, and their answers.
 
-A cancel is a task that no worker claims. It ends in the transaction that ends the task which
-it names, so that a crash loses neither of the two, and each has one final report.
+A cancel is a task that no worker claims. The transaction that ends the named task also ends the
+cancel. So a crash loses neither, and each has one final report.
 
-Everything here happens inside a transaction of the journal, whose connection is handed in.
+All functions work inside a transaction of the journal, on the connection that they are given.
 """
 
 import sqlite3
@@ -14,12 +14,12 @@ from agent.model import CancelTask, ErrorInfo, ReportDraft, Task, TaskStatus
 
 
 def target_of(task: Task) -> str | None:
-    """The id of the task that a cancel names; None for any other task."""
+    """Return the id of the task that a cancel names, None for any other task."""
     return task.cancels if isinstance(task, CancelTask) else None
 
 
 def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[CancelTask]:
-    """The cancels that have no answer: of one task, or of all, in order."""
+    """Return the unanswered cancels of one task, or of all tasks, in order."""
     rows = db.execute(
         "SELECT body FROM tasks WHERE cancels IS NOT NULL AND ended IS NULL"
         " AND (? IS NULL OR cancels = ?) ORDER BY position",
@@ -30,9 +30,10 @@ def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[Can
 
 
 def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:
-    """The final report that a cancel brings about now; None where its task runs.
+    """Return the final report that a cancel causes now, None if the named task runs.
 
-    It is the task's own where that still waits (and answers the cancel, too), else the cancel's.
+    If the named task still waits, it is the report of that task, which also answers the cancel.
+    Else it is the cancel's own.
     """
     row = db.execute(
         "SELECT status, body, cancels FROM tasks WHERE task_id = ?", (cancel.cancels,)
@@ -55,19 +56,19 @@ def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:
 
 
 def cancellation(cancel: CancelTask) -> Cancelled:
-    """What the task that a cancel names ends with."""
+    """Return the error of a cancelled task."""
     return Cancelled(f"the task was cancelled by task {cancel.task_id}")
 
 
 def answered(cancel: CancelTask, ended: TaskStatus) -> ReportDraft:
-    """A cancel's final report, once its task has ended in the status `ended`."""
+    """Return a cancel's final report after its task ended with the status `ended`."""
     if ended is TaskStatus.CANCELLED:
         return ReportDraft(task_id=cancel.task_id, type=cancel.type, status=TaskStatus.DONE)
     return refused(cancel, TooLate(f"task {cancel.cancels} has ended: it is {ended}"))
 
 
 def refused(cancel: CancelTask, error: AgentError) -> ReportDraft:
-    """The final report of a cancel that comes to nothing."""
+    """Return the final report of a cancel that failed with `error`."""
     return ReportDraft(
         task_id=cancel.task_id,
         type=cancel.type,

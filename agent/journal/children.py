@@ -1,6 +1,6 @@
-"""Which backup was made on which parent, as far as the journal remembers.
+"""The parents of incrementals, as far as the journal remembers.
 
-A container's listing may lag behind: it is no proof that a backup has no children.
+The listing of a container may lag behind. It does not prove that a backup has no children.
 """
 
 import json
@@ -14,7 +14,7 @@ _CREATE = CreateTask.model_fields["type"].default
 
 
 def children(db: sqlite3.Connection) -> dict[str, str]:
-    """Return the parent of every incremental that a task of the journal made or is to make."""
+    """Return the parent of each incremental that a task of the journal made or will make."""
     rows = db.execute("SELECT ended IS NULL, body, last_report FROM tasks")
     return dict(pair for row in rows for pair in _child(*row))
 
@@ -25,7 +25,7 @@ def _child(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[s
         if isinstance(task, CreateTask) and task.backup.parent_id is not None:
             yield task.backup.id, task.backup.parent_id
         return
-    # the body of a task that has ended is gone; its last report has the backup
+    # the journal drops the body of an ended task. Its last report has the backup
     report = json.loads(last_report)
     backup = report.get("backup") or {}
     if report.get("type") == _CREATE and backup.get("parent_id"):

@@ -1,6 +1,6 @@
-"""The journal's SQLite file: its schema, its transactions, and the errors it can give.
+"""The journal's SQLite file with its schema, transactions and errors.
 
-https://www.sqlite.org/pragma.html#pragma_synchronous tells what a commit survives.
+The durability of a commit: https://www.sqlite.org/pragma.html#pragma_synchronous
 """
 
 import os
@@ -53,7 +53,7 @@ CREATE TABLE lineages (
     generation TEXT NOT NULL
 );
 """
-# What a journal of version 1 needs to become one of version 2, and so on.
+# The first makes version 2 of a journal of version 1, and so on.
 _UPGRADES: Final = (
     "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''",
     """
@@ -72,10 +72,12 @@ _UNREADABLE_HINT: Final = (
 
 
 class JournalFile:
-    """One connection to the file `path`, shared by the process's threads one at a time.
+    """One connection to the file `path`, which one thread at a time uses.
 
-    The file is made (mode 0600, its folder 0700) where there is none. JournalError where it
-    can't be used, is damaged, or was written by a later version.
+    The file is created (mode 0600, its directory 0700) if it does not exist.
+
+    Raises:
+        JournalError: the file can't be used, is damaged, or was written by a later version.
     """
 
     def __init__(self, path: Path):
@@ -95,25 +97,25 @@ class JournalFile:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing: committed to the disk at the end, rolled back on any exception."""
+        """Yield a connection. Commit to the disk at the end, roll back on any exception."""
         with self._lock, self._translated(), self._db as db:
             db.execute("BEGIN IMMEDIATE")
             yield db
 
     def check_disk(self, size: int) -> None:
-        """Check that the disk has `size` bytes free; JournalError if not.
+        """Raise JournalError if the disk has less than `size` bytes free.
 
-        The write-ahead log may have room in itself where the disk has none: a task could be kept
-        there, and then not be done, because it needs files of its own.
+        The write-ahead log may have room in itself if the disk has none. A task could be kept there
+        and then fail, because it needs files of its own.
         """
         with self._translated():
             if shutil.disk_usage(self._path.parent).free < size:
                 raise _no_space(self._path)
 
     def check_room(self, size: int) -> None:
-        """Write `size` bytes to the disk and drop them; JournalError if there is no room.
+        """Write `size` bytes to the disk and drop them. Raise JournalError if there is no room.
 
-        The write-ahead log is emptied before, so that it does not grow by what is written here.
+        The write-ahead log is emptied before, so that these bytes do not make it longer.
         """
         self.check_disk(size)
         with self._lock, self._translated():
@@ -147,10 +149,13 @@ class JournalFile:
 
 @contextmanager
 def read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """The journal that is there as it is now, beside whoever writes it; JournalError.
+    """Yield a read-only connection to an existing journal, beside the agent that writes it.
 
-    Nothing is made or upgraded; SQLite gives what it shares with the writer, if that is not there
-    yet, the journal's own owner, also where root is reading.
+    Nothing is created or upgraded, with one exception: SQLite may create the files that it shares
+    with the writer. They get the journal's owner, even if root reads.
+
+    Raises:
+        JournalError: the journal can't be read.
     """
     with (
         _translated(path),
@@ -169,7 +174,7 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """The one place where errors of SQLite and of the file become JournalError."""
+    """Translate errors of SQLite and of the file to JournalError. No other place does."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -191,7 +196,7 @@ def _check_version(path: Path, version: int) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Made here, because SQLite would make it with the umask's mode.
+    # SQLite would create it with the umask's mode
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchmod(handle, 0o600)
@@ -203,7 +208,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _execute(db: sqlite3.Connection, script: str) -> None:
-    """As `executescript`, which would commit the transaction that is open."""
+    """Execute statements. `executescript` would commit the open transaction."""
     for statement in script.split(";"):
         db.execute(statement)
 

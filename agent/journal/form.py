@@ -9,7 +9,7 @@ def task_bytes(task: Task) -> bytes:
 
 
 def read_task(stored: bytes) -> Task:
-    """Return the task that was kept as these bytes; pydantic's ValidationError."""
+    """Return the task of these bytes. Raise pydantic's ValidationError if they are none."""
     return TASK.validate_json(stored)
 
 
@@ -19,5 +19,5 @@ def report_bytes(report: Report) -> bytes:
 
 
 def read_report(stored: bytes) -> Report:
-    """Return the report that was kept as these bytes; pydantic's ValidationError."""
+    """Return the report of these bytes. Raise pydantic's ValidationError if they are none."""
     return Report.model_validate_json(stored)

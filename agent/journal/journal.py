@@ -1,10 +1,10 @@
-"""Tasks accepted, their state, and the outbox of reports that the broker hasn't confirmed.
+"""The journal: accepted tasks, their status, and the outbox of unconfirmed reports.
 
-A task is stored here before the broker may forget it, and a report is stored together with
-the status it tells, so that a crash at any moment loses neither. Every public method is one
-transaction, which is on the disk when the method returns. Methods may be called from any
-thread. What a task does to backups is not known here. The last LSN of each lineage is kept
-here too, because a volume that was rolled back can only be told from outside of it.
+A task is stored here before the broker may forget it. A report is stored together with the status
+that it reports. So a crash at any moment loses neither. Every public method is one transaction,
+which is on the disk when the method returns. Methods may be called from any thread. The journal
+does not know what a task does to backups. It also keeps the last LSN of each lineage, because a
+volume that was rolled back can't tell this itself.
 """
 
 import sqlite3
@@ -23,19 +23,22 @@ from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
 from agent.model import CancelTask, Report, ReportDraft, Task, TaskStatus
 
-# more than a task of 64 KiB takes with its first report
+# Bytes. A task of 64 KiB with its first report takes less.
 _ROOM_BYTES: Final = 256 * 1024
 
 
 class Acceptance(Enum):
-    """What became of a task that was offered to the journal."""
+    """Whether a task that was offered to the journal was new to it."""
 
     NEW = "new"
     KNOWN = "known"
 
 
 class InterruptedTask(NamedTuple):
-    """A RUNNING task, its attempt at a backup ("" before there is one), how often it began."""
+    """A task that was RUNNING when its agent ended.
+
+    `attempt` is the id of its backup attempt, "" if it made none. `runs` is how often it began.
+    """
 
     task: Task
     attempt: str
@@ -43,14 +46,9 @@ class InterruptedTask(NamedTuple):
 
 
 class Journal:
-    """The journal in the file `path`, which is made (mode 0600) where there is none.
+    """The journal in the file `path`, which is created (mode 0600) if it does not exist.
 
-    At most `max_tasks` unfinished tasks are held, and the last `keep_ended` ended ones, so
-    that a repeated task id is answered; `max_outbox` unsent reports are held before steps
-    and progress are given up for the sake of final ones. `clock` gives Unix seconds.
-    `store` names the store that this run works with, `store_override` says that it was named for
-    this run alone: the tasks of such a run are those of that store.
-    Every method raises JournalError where the file can't be used.
+    Every method raises JournalError if the file can't be used.
     """
 
     def __init__(
@@ -66,6 +64,18 @@ class Journal:
         max_outbox: int = 10_000,
         keep_ended: int = 10_000,
     ):
+        """Open the file for one run of an agent.
+
+        Args:
+            store: the store that this run works with.
+            store_override: the store was named for this run only. The tasks of such a run belong
+                to that store.
+            clock: the time in Unix seconds.
+            max_tasks: how many unfinished tasks are held at most.
+            max_outbox: how many unsent reports are held before steps and progress are dropped in
+                favour of final reports.
+            keep_ended: how many ended tasks are kept, to answer a repeated task id.
+        """
         self._outbox = Outbox(instance_id, run_id, clock=clock, most=max_outbox)
         self._store = store
         self._store_override = store_override
@@ -74,17 +84,18 @@ class Journal:
         self._file = JournalFile(path)
 
     def close(self) -> None:
-        """Close the file; every change is on the disk already."""
+        """Close the file. Every change is on the disk already."""
         self._file.close()
 
     # --- tasks ---------------------------------------------------------------------------
 
     def accept(self, task: Task, *reports: ReportDraft, answer: bool = True) -> Acceptance:
-        """Store a task with its first reports, in the status that the last of them tells.
+        """Store a task with its first reports. It gets the status of the last of them.
 
-        A task id that is known already is not stored again: its latest report goes out
-        once more, if it is to be answered. JournalFull where `max_tasks` are unfinished or the
-        outbox is full.
+        A known task id is not stored again. If `answer`, its latest report is sent once more.
+
+        Raises:
+            JournalFull: `max_tasks` tasks are unfinished, or the outbox is full.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
@@ -108,9 +119,9 @@ class Journal:
             return Acceptance.NEW
 
     def check_room(self) -> None:
-        """Check that another task could be kept; JournalFull or JournalError if not.
+        """Raise JournalFull or JournalError if the journal could not take another task.
 
-        Room on the disk is tried out: what is written is as long as any task with its reports.
+        The room on the disk is tried out with as many bytes as a task and its reports take.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
@@ -118,13 +129,13 @@ class Journal:
         self._file.check_room(_ROOM_BYTES)
 
     def check_disk(self) -> None:
-        """Check that the disk is not full; JournalError if it is."""
+        """Raise JournalError if the disk is full."""
         self._file.check_disk(_ROOM_BYTES)
 
     def claim(self) -> Task | None:
-        """The oldest ACCEPTED task, which is RUNNING from now on; None if there is none.
+        """Mark the oldest ACCEPTED task as RUNNING and return it, None if there is none.
 
-        Cancels aren't for the worker.
+        Cancels are left out: the worker does not perform them.
         """
         with self._file.transaction() as db:
             row = db.execute(
@@ -141,9 +152,9 @@ class Journal:
             return read_task(row[1])
 
     def put_back(self, task_id: str, most_runs: int) -> bool:
-        """Have a RUNNING task, of which nothing is left, claimed again: it keeps its place.
+        """Mark a RUNNING task as ACCEPTED again, in its old place. Return True if this was done.
 
-        False where it was claimed `most_runs` times already, or is to be cancelled.
+        It is not done if the task was claimed `most_runs` times already, or has an open cancel.
         """
         with self._file.transaction() as db:
             changed = db.execute(
@@ -156,10 +167,10 @@ class Journal:
             return changed.rowcount == 1
 
     def running(self) -> list[InterruptedTask]:
-        """The tasks that are RUNNING: at the start of an agent, those a crash cut off.
+        """Return the RUNNING tasks. At the start of an agent a crash interrupted them.
 
-        Only those of this run's store: no other one can tell how they ended. Cancels aren't
-        among them: they end with the task that they name.
+        Only tasks of this run's store are returned: no other store can tell how they ended.
+        Cancels are left out: they end with the task that they name.
         """
         with self._file.transaction() as db:
             rows = db.execute(
@@ -170,12 +181,12 @@ class Journal:
             return [InterruptedTask(read_task(body), *rest) for body, *rest in rows]
 
     def unfinished(self) -> int:
-        """How many tasks have not ended."""
+        """Return the number of unfinished tasks."""
         with self._file.transaction() as db:
             return self._unfinished(db)
 
     def status(self, task_id: str) -> TaskStatus | None:
-        """The status of a task; None for one that was never here or is forgotten."""
+        """Return the status of a task, None if the journal does not know it."""
         with self._file.transaction() as db:
             return self._status(db, task_id)
 
@@ -187,15 +198,15 @@ class Journal:
     # --- cancels -------------------------------------------------------------------------
 
     def cancels(self, task_id: str | None = None) -> list[CancelTask]:
-        """The cancels that have no answer yet: those of one task, or all."""
+        """Return the unanswered cancels of one task, or of all tasks."""
         with self._file.transaction() as db:
             return open_cancels(db, task_id)
 
     def cancel(self, cancel: CancelTask) -> bool:
-        """Answer a cancel that was accepted, as far as is known here; whether its task runs.
+        """Answer an accepted cancel if the journal can. Return True if its task runs.
 
-        A task that nobody has claimed is CANCELLED by this, and its final report stored. One
-        that runs is for the caller to stop: whatever ends it answers the cancel.
+        A task that was not claimed becomes CANCELLED, with its final report. A running task has to
+        be stopped by the caller. Its end answers the cancel.
         """
         with self._file.transaction() as db:
             status = self._status(db, cancel.task_id)
@@ -213,8 +224,11 @@ class Journal:
     def report(self, draft: ReportDraft) -> None:
         """Set a task's status and put its report into the outbox.
 
-        A progress report that was not sent yet is replaced by any later report of its task.
-        What is said about a task after its end is dropped. Internal for an unknown task.
+        Each report replaces an unsent progress report of its task. A report after the task's end
+        is dropped.
+
+        Raises:
+            Internal: the task is unknown.
         """
         with self._file.transaction() as db:
             status = self._status(db, draft.task_id)
@@ -226,10 +240,12 @@ class Journal:
             self._outbox.make_room(db)
 
     def refuse(self, draft: ReportDraft) -> None:
-        """Put a report into the outbox about a task that is not stored, and won't be.
+        """Put a report into the outbox about a task that is not stored.
 
-        Where its id is that of a known task, what is true of that one is said once more instead.
-        JournalFull where the outbox is full.
+        If a known task has the same id, the latest report of that task is sent again instead.
+
+        Raises:
+            JournalFull: the outbox is full.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
@@ -237,21 +253,21 @@ class Journal:
                 self._outbox.put(db, draft)
 
     def keep_attempt(self, task_id: str, attempt: str) -> None:
-        """Note the attempt of a create before anything of it is in the store."""
+        """Note the attempt of a create, before the store has any object of it."""
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET attempt = ? WHERE task_id = ?", (attempt, task_id))
 
     def keep_record(self, task_id: str, record_json: str) -> None:
-        """Keep a record for a running task until that has ended.
+        """Keep a record for a running task until its end.
 
-        Of a create the finished one, which is about to be committed; of a delete the root's;
-        of a restore that of the backup, of which a whole datadir is there.
+        A create keeps the finished record that it commits next. A delete keeps the record of its
+        root. A restore keeps the record of its backup when the whole datadir is on the disk.
         """
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
 
     def forget_record(self, task_id: str) -> None:
-        """Drop what `keep_record` kept; needs no room on the disk where that is nothing."""
+        """Drop the kept record. It needs no room on the disk if there is none."""
         with self._file.transaction() as db:
             db.execute(
                 "UPDATE tasks SET record = NULL WHERE task_id = ? AND record IS NOT NULL",
@@ -259,13 +275,13 @@ class Journal:
             )
 
     def kept_record(self, task_id: str) -> str | None:
-        """The record kept by `keep_record`, exactly as it was given."""
+        """Return the text that `keep_record` kept, None if there is none."""
         with self._file.transaction() as db:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None
 
     def children(self) -> dict[str, str]:
-        """Return the parent of each incremental that a task made or is to make."""
+        """Return the parent of each incremental that a task made or will make."""
         with self._file.transaction() as db:
             return children(db)
 
@@ -275,14 +291,14 @@ class Journal:
             return self._outbox.first(db)
 
     def sent(self, seq: int) -> None:
-        """Take a report that the broker confirmed out of the outbox."""
+        """Remove a report that the broker confirmed from the outbox."""
         with self._file.transaction() as db:
             self._outbox.forget(db, seq)
 
     def take_reports(self, task_id: str | None = None) -> list[Report]:
-        """Take a task's unsent reports out of the outbox, or those of all tasks; in order.
+        """Remove the unsent reports of one task, or of all, from the outbox. Return them in order.
 
-        For whoever does a task without a broker, and shows what would have been sent.
+        A command that does a task without a broker shows them instead of sending them.
         """
         with self._file.transaction() as db:
             return self._outbox.take(db, task_id)
@@ -290,10 +306,10 @@ class Journal:
     # --- lineage -------------------------------------------------------------------------
 
     def observe_lsn(self, lineage_key: str, lsn: int) -> str:
-        """Note a datadir's LSN; return its generation, "" until the LSN is seen to go back.
+        """Note a datadir's LSN. Return its generation, "" as long as the LSN never went back.
 
-        An LSN lower than the last one noted means that the volume was rolled back: what is
-        written from then on is another history, and gets a generation of its own.
+        An LSN lower than the last one means that the volume was rolled back. From then on the
+        datadir has another history, which gets a generation of its own.
         """
         with self._file.transaction() as db:
             return observe(db, lineage_key, lsn)
@@ -323,7 +339,7 @@ class Journal:
             self._forget(db)
 
     def _repeated(self, db: sqlite3.Connection, task_id: str, *, answer: bool = True) -> bool:
-        """Whether a task is known; its latest report goes out once more, if to be answered."""
+        """Return True if a task is known. If `answer`, send its latest report once more."""
         row = db.execute(
             "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task_id,)
         ).fetchone()

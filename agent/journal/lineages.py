@@ -11,7 +11,7 @@ _MAX_LINEAGES: Final = 64
 
 
 def observe(db: sqlite3.Connection, lineage_key: str, lsn: int) -> str:
-    """Note a datadir's LSN; return its generation, which is another one once the LSN went back."""
+    """Note a datadir's LSN. Return its generation, which changes when the LSN goes back."""
     row = db.execute(
         "SELECT lsn, generation FROM lineages WHERE lineage = ?", (lineage_key,)
     ).fetchone()

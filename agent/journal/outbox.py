@@ -1,6 +1,6 @@
 """Reports that the broker has not confirmed yet, in the journal's file.
 
-Everything here happens inside a transaction of the journal, whose connection is handed in.
+All methods work inside a transaction of the journal, on the connection that they are given.
 """
 
 import logging
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class _Weight(Enum):
-    """What an unsent report is worth, when there are too many of them."""
+    """The value of an unsent report. The lowest are dropped first if there are too many."""
 
     PROGRESS = 0
     STEP = 1
@@ -24,9 +24,10 @@ class _Weight(Enum):
 
 
 class Outbox:
-    """At most `most` reports, before steps and progress are given up for the sake of final ones.
+    """Unsent reports, lowest number first.
 
-    That is said in the log once, until the outbox was empty again. `clock` gives Unix seconds.
+    Beyond `most` reports, steps and progress are dropped in favour of final reports. This is logged
+    once, until the outbox was empty again. `clock` returns Unix seconds.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Outbox:
         self._overflowed = False
 
     def check(self, db: sqlite3.Connection) -> None:
-        """JournalFull where it holds as much as it may."""
+        """Raise JournalFull if the outbox holds as many reports as it may."""
         if self.size(db) >= self._most:
             raise JournalFull(
                 f"the journal is full: {self._most} reports wait for the broker",
@@ -51,7 +52,7 @@ class Outbox:
         return int(count)
 
     def put(self, db: sqlite3.Connection, draft: ReportDraft) -> Report:
-        """Give a report its number and keep it; it replaces what its task said of progress."""
+        """Give a report its number and keep it. It replaces unsent progress of its task."""
         seq, at = self._number(db)
         report = Report(
             agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **dict(draft)
@@ -64,9 +65,9 @@ class Outbox:
         return report
 
     def repeat(self, db: sqlite3.Connection, seq: int, body: bytes) -> int:
-        """Send a task's latest report once more, unless it is unsent; the number it has now."""
+        """Send a task's latest report again, unless it is still unsent. Return its number."""
         if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (seq,)).fetchone():
-            return seq  # it goes out anyway
+            return seq  # it is sent anyway
         number, at = self._number(db)
         told = read_report(body)
         again = told.model_copy(update={"agent_run_id": self._run_id, "seq": number, "at": at})
@@ -74,7 +75,7 @@ class Outbox:
         return number
 
     def make_room(self, db: sqlite3.Connection) -> None:
-        """Give up steps and progress beyond the limit; final reports never."""
+        """Drop steps and progress beyond the limit. Final reports are never dropped."""
         excess = self.size(db) - self._most
         if excess > 0:
             self._say_so()
@@ -87,8 +88,8 @@ class Outbox:
     def _say_so(self) -> None:
         if not self._overflowed:
             log.warning(
-                "%d reports wait for the broker, which is all that is kept: steps and progress "
-                "are given up for the sake of final reports",
+                "%d reports wait for the broker, and no more are kept: steps and progress "
+                "are dropped in favour of final reports",
                 self._most,
             )
         self._overflowed = True
@@ -104,7 +105,7 @@ class Outbox:
         db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
 
     def take(self, db: sqlite3.Connection, task_id: str | None) -> list[Report]:
-        """Remove a task's reports, or those of all tasks, and return them in order."""
+        """Remove the reports of one task, or of all tasks. Return them in order."""
         rows = db.execute(
             "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
             (task_id, task_id),
@@ -112,10 +113,10 @@ class Outbox:
         return [read_report(body) for _, body in sorted(rows)]
 
     def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
-        """The next report's number, and the time it carries."""
+        """Return the number and the time (RFC 3339) of the next report."""
         now = self._clock()
         (last,) = db.execute("SELECT last FROM sequence").fetchone()
-        # Unix time keeps it growing even where the journal was lost.
+        # Unix time keeps it growing even if the journal was lost
         seq = max(last + 1, int(now * 1000))
         db.execute("UPDATE sequence SET last = ?", (seq,))
         return seq, utc(now)

@@ -1,4 +1,4 @@
-"""What may be asked of a journal without being the agent that owns it."""
+"""Read a journal without being the agent that owns it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from agent.journal.form import read_report, read_task
 
 
 class Unfinished(NamedTuple):
-    """A task that has not ended; `updated` is when its last report was made."""
+    """A task that has not ended. `updated` is the time of its last report (RFC 3339)."""
 
     task_id: str
     type: str
@@ -20,16 +20,17 @@ class Unfinished(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """The unfinished tasks in order, and how many reports the broker has not confirmed."""
+    """The unfinished tasks in order, and the number of unconfirmed reports."""
 
     tasks: list[Unfinished]
     unsent: int
 
 
 def overview(path: Path) -> Overview:
-    """What the agent of that journal is at; nothing where there is no journal yet.
+    """Return the unfinished tasks and unsent reports. They are none if there is no journal yet.
 
-    JournalError where it can't be read.
+    Raises:
+        JournalError: the journal can't be read.
     """
     if not _exists(path):
         return Overview([], 0)
@@ -47,9 +48,10 @@ def _unfinished(body: bytes, last_report: bytes) -> Unfinished:
 
 
 def busy_backups(path: Path) -> frozenset[str] | None:
-    """The ids of the backups that unfinished tasks are about; None where there is no journal.
+    """Return the ids of the backups of unfinished tasks, None if there is no journal.
 
-    At most as many as the journal holds unfinished tasks. JournalError where it can't be read.
+    Raises:
+        JournalError: the journal can't be read.
     """
     if not _exists(path):
         return None
@@ -59,9 +61,10 @@ def busy_backups(path: Path) -> frozenset[str] | None:
 
 
 def known_children(path: Path) -> dict[str, str]:
-    """Return the parent of each incremental that the journal knows; none where there is no journal.
+    """Return the parent of each incremental that the journal knows. No journal knows none.
 
-    JournalError where it can't be read.
+    Raises:
+        JournalError: the journal can't be read.
     """
     if not _exists(path):
         return {}
@@ -70,7 +73,7 @@ def known_children(path: Path) -> dict[str, str]:
 
 
 def _exists(path: Path) -> bool:
-    """JournalError where this user may not enter the folder."""
+    """Return True if the file exists. Raise JournalError if this user may not look."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

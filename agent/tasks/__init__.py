@@ -1,1 +1,1 @@
-"""Tasks: take them, do them one at a time, settle what a crash cut off, and report."""
+"""Accept tasks, perform one at a time, settle interrupted ones, and report."""

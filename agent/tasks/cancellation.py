@@ -26,7 +26,7 @@ class Cancellation:
         self._running: tuple[str, Stop] | None = None
 
     def take(self, cancel: CancelTask) -> None:
-        """Do what a journalled cancel requests, or answer it. May be repeated."""
+        """Stop the task that a journalled cancel names, or answer the cancel. May be repeated."""
         if not self._journal.cancel(cancel):
             return
         with self._lock:

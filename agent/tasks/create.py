@@ -20,8 +20,8 @@ from agent.tasks.stores import StorePlace, place_of
 
 log = logging.getLogger(__name__)
 
-# Seconds from a cancel to its report. The engine takes at most 3 of them to end. What the store
-# has not removed by then is removed after the report.
+# Seconds from a cancel to its report. The engine takes at most 3 of them to end. Segments that the
+# store has not removed by then are removed after the report.
 _CANCEL_SECONDS: Final = 4.5
 
 
@@ -77,7 +77,7 @@ class CreateKind(TaskKind[CreateTask]):
     def _give_up(
         self, task: CreateTask, operation: BackupOperation, cause: BaseException, stop: Stop
     ) -> BackupFailed:
-        """Clean up after a failed backup. Return what is left, and what prevented the cleanup.
+        """Clean up after a failed backup. Return the record that is left, and any problem.
 
         Raises:
             OutcomeUnknown: the backup may be COMPLETED, or the journal cannot be written.

@@ -44,7 +44,7 @@ class Executor:
         self.recovery = Recovery(tools, self.kinds)
 
     def end(self) -> None:
-        """Note that the agent is ending: what the store leaves open waits for the next start."""
+        """Note that the agent is ending. A silent store leaves its tasks to the next start."""
         self._ending = True
 
     def perform(

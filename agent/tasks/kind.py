@@ -1,4 +1,4 @@
-"""What the agent has to know of one type of task. Each type is one subclass in one file."""
+"""The base of all types of task. Each type is one subclass in one file of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ T = TypeVar("T", bound=Task)
 
 @dataclass(frozen=True)
 class TaskTools:
-    """What all types of task work with. Restores may write below `restore_roots` only."""
+    """The objects that all types of task share. Restores may write below `restore_roots` only."""
 
     journal: Journal
     stores: TaskStores
@@ -42,7 +42,7 @@ class TaskKind(Generic[T]):
     continues = False
 
     def accepted(self, task: T, *, is_new: bool) -> None:
-        """Do what a task needs at once, on the broker's thread, when the journal has it.
+        """Do the part of a task that can't wait. The broker's thread calls this after journalling.
 
         `is_new` is False if the journal knew the task already, or refused it.
         """

@@ -9,7 +9,7 @@ from agent.stop import Stop
 
 
 class Outcome(NamedTuple):
-    """What the final report of a task that is DONE shows.
+    """The result of a task that is DONE, for its final report.
 
     `deleted` are the ids of the backups that a delete removed.
     """

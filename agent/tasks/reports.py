@@ -130,13 +130,13 @@ def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorI
     It says which objects are left in the store, and how to remove them.
     """
     if isinstance(problem, TokenExpired | TokenLost):
-        left = "its record (BUILDING) and what it stored are still in the store"
+        left = "its record (BUILDING) and its segments are still in the store"
         how = "with a token that is good"
     else:
-        left = "its record may still say BUILDING, and what it stored may still be in the store"
+        left = "its record may still say BUILDING, and its segments may still be in the store"
         how = "once the store takes it"
     return ErrorInfo(
         code=info.code,
         message=f"{info.message}; it could not be cleaned up: {left}: {problem}",
-        hint=f"{info.hint}; to remove what is left, delete backup {backup_id} {how}",
+        hint=f"{info.hint}; to remove the rest, delete backup {backup_id} {how}",
     )

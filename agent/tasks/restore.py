@@ -40,7 +40,7 @@ class RestoreKind(TaskKind[RestoreTask]):
                 return Outcome(operation.run(task.backup_id, target)[-1])
 
     def settle(self, task: RestoreTask, attempt: str, error: ErrorInfo) -> Record | None:
-        """Finish a restore whose whole datadir was on the disk. Else remove its work directory.
+        """Finish a restore if its whole datadir is on the disk. Else remove its work directory.
 
         The work directory has the task's id in its name. Other files of the target stay.
         """

@@ -70,7 +70,7 @@ class Worker:
     # --- the broker's side ---------------------------------------------------------------
 
     def on_message(self, body: bytes, redelivered: bool = False) -> Verdict:
-        """Journal a message. Return what the broker's thread has to do with it.
+        """Journal a message. Return the answer to the broker.
 
         A `redelivered` message of a known task gets no answer: only its acknowledgement was lost.
 

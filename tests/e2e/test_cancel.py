@@ -169,7 +169,7 @@ def test_past_the_point_of_no_return_it_is_too_late(
     swift.inject([{"method": "PUT", "match": record, "action": "stall", "seconds": 2}])
     hangs = f"{record} stall"
     poll("the last write is under way", lambda: hangs in "".join(swift.requests()[-5:]), 60)
-    for late in ("is being brought to its end", "it is DONE"):
+    for late in ("is already being completed", "it is DONE"):
         cancel = cancel_of(task.task_id)
         own.send(cancel)
         answer = reports.wait_for(cancel.task_id, "FAILED")

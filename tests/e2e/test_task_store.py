@@ -127,7 +127,7 @@ def test_a_token_that_expires_ends_its_backup_and_says_what_is_left(
         end = reports.wait_for(made, "FAILED", 30)
         swift.clear_faults()
         assert (end["error"]["code"], end["backup"]["status"]) == ("token_expired", "FAILED")
-        assert "(BUILDING) and what it stored are still in the store" in end["error"]["message"]
+        assert "(BUILDING) and its segments are still in the store" in end["error"]["message"]
         assert f"delete backup {wanted['id']} with a token that is good" in end["error"]["hint"]
         assert "gc does it" not in guest.log.read_text()
         assert objects.record(wanted["id"])["status"] == "BUILDING"
