@@ -199,7 +199,8 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
     if isinstance(cause, ssl.SSLError):
         return BrokerUnreachable(
             f"{settings.where}: the TLS connection failed: {cause}",
-            hint="check that [broker] ca_file holds the authority that signed the broker's certificate",
+            hint="check that [broker] ca_file holds the authority that signed the certificate of "
+            "the broker",
         )
     return BrokerUnreachable(f"{settings.where} can't be reached: {_text(cause)}")
 
