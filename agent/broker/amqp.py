@@ -152,7 +152,10 @@ def parameters(settings: BrokerSettings, client: str) -> pika.ConnectionParamete
 
 
 def properties(**more: Any) -> pika.BasicProperties:
-    """Return the properties of every message: JSON that outlives a restart of the broker."""
+    """Return the properties of every message.
+
+    The content is JSON, and the message survives a restart of the broker.
+    """
     return pika.BasicProperties(content_type=CONTENT_TYPE, delivery_mode=_PERSISTENT, **more)
 
 

@@ -30,7 +30,7 @@ class Outgoing(Protocol):
 
 
 class Outbox(Protocol):
-    """The place where reports wait.
+    """A queue of reports that wait for publication.
 
     The link's thread calls it. `next_report` returns the report with the lowest number, or None if
     there is none. `sent` is called when the broker has confirmed a report.

@@ -117,7 +117,9 @@ def test_tasks_and_reports_go_over_tls(
 def test_a_certificate_of_another_authority_is_refused(broker: RabbitMQ, tmp_path: Path) -> None:
     other = self_signed(tmp_path / "other.pem")
     with (
-        pytest.raises(BrokerUnreachable, match=r"TLS connection failed.*CERTIFICATE_VERIFY") as caught,
+        pytest.raises(
+            BrokerUnreachable, match=r"TLS connection failed.*CERTIFICATE_VERIFY"
+        ) as caught,
         ControlClient(settings_for(broker, url=broker.tls_url, ca_file=other)),
     ):
         pass
