@@ -1,9 +1,10 @@
 """Consume one instance's tasks, and acknowledge each only when it is kept elsewhere.
 
-If a message can't be kept, the agent holds it unacknowledged and offers it again. It can still go
-back to its queue: if the connection is lost, or if it was held for too long. Then nothing is taken
-from the broker until `ready` reports that there is room. The reason is that a quorum queue counts
-how often a message comes back, and gives up a message that came back too often.
+If a message can't be kept, the agent holds it unacknowledged and offers it to `on_message` again.
+The message can still go back to its queue: if the connection is lost, or if it was held for too
+long. After that, nothing is taken from the broker until `ready` reports that there is room. The
+reason is that a quorum queue counts how often a message comes back, and gives up a message that
+came back too often.
 """
 
 import logging
@@ -60,6 +61,7 @@ class Topology(Protocol):
 class Intake:
     """The consumer of one instance's queue.
 
+    `on_message` decides about each message. `ready` raises an AgentError if no task can be kept.
     `consuming` is set while the consumer is registered. `trouble` says why no task is taken, or
     that another agent may get the tasks. It is "" if nothing is wrong.
     """

@@ -25,10 +25,10 @@ _BEAT_SECONDS: Final = 1.0
 
 
 class BrokerLink:
-    """A thread that consumes one instance's tasks and publishes the outbox.
+    """A link that consumes one instance's tasks and publishes the outbox, on its own thread.
 
-    `on_message` is called on the link's thread with the body of each message, and with True if
-    the message was delivered before. It must be quick, because it blocks the thread (it writes the
+    `on_message` is called on that thread with the body of each message, and with True if the
+    message was delivered before. It must be quick, because it blocks the thread (it writes the
     journal). If it returns HOLD or raises an AgentError, no task can be kept at present. Then the
     link stops consuming and offers the message again after a pause.
 
@@ -64,7 +64,10 @@ class BrokerLink:
 
     @property
     def trouble(self) -> str:
-        """Return in a few words the problems on the broker, or "" if there are none."""
+        """Return in a few words the problems of a connected link, or "" if there are none.
+
+        A lost connection is not one of these problems.
+        """
         parts = (self._intake, self._upkeep, self._outflow)
         return "; ".join(part.trouble for part in parts if part.trouble)
 

@@ -70,7 +70,7 @@ class Probe(ControlClient):
             super().__exit__(*error)
 
     def declare(self, instance_id: str) -> list[str]:
-        """Declare the exchanges and queues of an instance, as its agent does.
+        """Declare the exchanges and queues of an instance, as an agent of it would.
 
         Return those that were missing. They are deleted at the end of the `with` block, unless
         they are in use by then.

@@ -109,10 +109,10 @@ class Rules(NamedTuple):
 
 
 class Survey:
-    """A list of the table files in a datadir at the time of its creation.
+    """The table files in a datadir, as they were when the survey was made.
 
     The survey keeps 8 bytes of memory a file. While it reads a directory, it needs some 400 bytes
-    for each file of that directory. `began` is the time of its creation (Unix seconds).
+    for each file of that directory. `began` is the time when it was made (Unix seconds).
     `left_out` names the directories that the engine must be instructed to leave out.
     `hidden_allowed` is the rule `hidden`.
 
@@ -306,7 +306,8 @@ def _run_as(datadir: Path) -> str | None:
 def birth_time(path: Path) -> float | None:
     """Return the time when a file was created, in seconds since 1970, from statx(2).
 
-    Return 0 if the filesystem does not report it. Return None if the file does not exist.
+    Return 0 if the filesystem does not report it. Return None if statx fails, for example because
+    the file was deleted.
     """
     answer = ctypes.create_string_buffer(256)
     where, flags, wanted = -100, 0x100, 0x800  # AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BTIME

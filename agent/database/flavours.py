@@ -1,7 +1,7 @@
 """Differences between database servers in queries, statements, privileges and versions.
 
-Everything about MariaDB was tried on a server. Everything about MySQL and Percona Server follows
-their manuals.
+Everything about MariaDB has been tried on a server. Everything about MySQL and Percona Server
+follows their manuals.
 """
 
 import re
@@ -51,8 +51,8 @@ _USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
 
 # Each query returns the columns number, path, allocated bytes, table id. The first query of each
 # entry lists the tablespaces. The others fill in the columns that are NULL in its answer. The
-# agent joins the answers itself: the servers have no index on these tables, and a join takes
-# seconds if there are thousands of tablespaces.
+# agent joins the answers itself: the servers have no index on these tables, and a join in SQL
+# takes seconds if there are thousands of tablespaces.
 _TABLESPACES: Final = {
     # INNODB_SYS_TABLES, the dictionary, has all tables. INNODB_SYS_TABLESPACES may lack tables
     # that were not opened since the server started.
@@ -264,7 +264,7 @@ def held_privileges(grants: Iterable[str]) -> frozenset[str]:
     """Return the privileges in the lines of SHOW GRANTS.
 
     They have the form `RELOAD` or `SELECT ON performance_schema.*`. MySQL has static and dynamic
-    privileges on separate lines. Its lines do not have the privileges that come by a role.
+    privileges on separate lines. Its lines lack the privileges that come by a role.
     """
     held: set[str] = set()
     for grant in grants:

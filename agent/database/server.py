@@ -137,8 +137,8 @@ class Database:
     def tablespaces(self) -> dict[int, Tablespace]:
         """Return the file-per-table InnoDB tablespaces by their numbers. The user needs PROCESS.
 
-        A table keeps its number when it is renamed. A table that is created again gets another
-        number.
+        A tablespace keeps its number when its table is renamed. A table that is created again gets
+        another number.
 
         The names, such as `a@002db/t#P#p0.ibd`, are the same as in the stream of a full backup,
         also for files outside the datadir. There is one exception: if a table was created or
@@ -175,7 +175,8 @@ class Database:
     def lineage(self, generation: str = "") -> Lineage:
         """Return the lineage of the datadir, which identifies its history.
 
-        It has the inode and the birth time of the first InnoDB system file, usually `ibdata1`.
+        It holds the inode and the birth time of the first InnoDB system file, usually `ibdata1`,
+        with the server's UUID and the given `generation`.
         """
         info = self.server()
         ((home, files),) = self._rows("SELECT @@innodb_data_home_dir, @@innodb_data_file_path")
