@@ -78,7 +78,8 @@ def decode_task(body: bytes) -> Task:
     """Return the task in a message.
 
     Raises:
-        MessageUnreadable: If the message is not a task. The text names the wrong field.
+        MessageUnreadable: If the message is not a task. The text names the wrong field, if there
+            is one.
     """
     _parse(body, MAX_TASK_BYTES)
     try:
