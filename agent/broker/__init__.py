@@ -1,1 +1,1 @@
-"""RabbitMQ: the wire form of messages, and the one connection that carries them."""
+"""The wire form of RabbitMQ messages, and the connections that carry them."""

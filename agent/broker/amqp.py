@@ -1,6 +1,6 @@
-"""How to reach RabbitMQ: settings, the connection's parameters, and foreign errors in our words.
+"""Settings and connection parameters for RabbitMQ, and the translation of its errors.
 
-Only the modules of this folder use pika.
+Only the modules of this package use pika.
 """
 
 import logging
@@ -37,23 +37,25 @@ from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInv
 QueueType = Literal["quorum", "classic"]
 _PERSISTENT: Final = 2
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
-# AMQP 0-9-1 reply codes: access-refused, not-found; precondition-failed, not-allowed
+# AMQP 0-9-1 reply codes: 403 access-refused, 404 not-found, 406 precondition-failed,
+# 530 not-allowed.
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 _DENIALS: Final = (ACCESS_REFUSED, 406, 530)
 
 _LOGIN_HINT: Final = (
-    "set [broker] control_url and control_password_file to a user who may do this: see Rights on "
-    "the broker in docs/operations.md"
+    "set [broker] control_url and control_password_file to a user that has this right: see "
+    "Rights on the broker in docs/operations.md"
 )
 _MISSING_HINT: Final = (
-    "have what is missing made: an agent that may make it does within a minute, else "
-    "script/broker-definitions does: see Rights on the broker in docs/operations.md"
+    "wait a minute: an agent that has the right to create the missing exchange or queue does so. "
+    "Otherwise import the definitions that script/broker-definitions prints: see Rights on the "
+    "broker in docs/operations.md"
 )
 
 
 class Address(NamedTuple):
-    """What a broker URL names."""
+    """The parts of a broker URL."""
 
     tls: bool
     host: str
@@ -64,12 +66,16 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class BrokerSettings:
-    """Where the broker is and how to use it; ConfigInvalid where the URL can't be used.
+    """The address of the broker, the login, and the deadlines.
 
-    `url` is `amqp://user@host:port/vhost` (`amqps` for TLS; the virtual host percent-encoded,
-    `/` where there is none). `rights` are those that the user should have, if that is
-    known. All waits are bounded by `connect_seconds` for a connection and `answer_seconds` for the
-    broker's answer to one request.
+    `url` has the form `amqp://user@host:port/vhost`, with `amqps` for TLS. The virtual host is
+    percent-encoded. It is `/` if the URL names none. `rights` are the rights that the user should
+    have, or None if they are not known. `heartbeat` is in seconds. Each wait has a deadline:
+    `connect_seconds` for a connection, `answer_seconds` for the broker's answer to one request.
+
+    Raises:
+        ConfigInvalid: If the URL can't be used, if `ca_file` is set for a URL without TLS, or if
+            `ca_file` can't be read as certificates.
     """
 
     url: str
@@ -86,7 +92,7 @@ class BrokerSettings:
         if self.ca_file and not address.tls:
             raise ConfigInvalid("[broker] ca_file needs a url that begins with amqps:")
         if self.ca_file:
-            _tls(self)  # so that a file that can't be used is said at once
+            _tls(self)  # raise at once if the file can't be used
 
     @property
     def address(self) -> Address:
@@ -94,7 +100,7 @@ class BrokerSettings:
 
     @property
     def where(self) -> str:
-        """The broker's name in messages."""
+        """Return the broker's name for messages."""
         return f"RabbitMQ at {self.address.host}:{self.address.port}"
 
 
@@ -109,7 +115,7 @@ def _parse(url: str) -> Address:
     if parts.scheme not in _PORTS:
         raise ConfigInvalid("[broker] url must begin with amqp: or amqps:")
     if parts.password is not None:
-        raise ConfigInvalid("[broker] url holds a password; put it into [broker] password_file")
+        raise ConfigInvalid("[broker] url holds a password: put it into [broker] password_file")
     if not parts.hostname or not user or _has_extra(parts):
         raise ConfigInvalid("[broker] url must have the form amqp://user@host:port/vhost")
     return Address(
@@ -122,8 +128,12 @@ def _has_extra(parts: SplitResult) -> bool:
 
 
 def parameters(settings: BrokerSettings, client: str) -> pika.ConnectionParameters:
-    """pika's form of the settings; `client` is the name that the broker shows of us."""
-    # Its errors are raised as ours, and it would log each of them with a traceback as well.
+    """Return the settings as pika's parameters.
+
+    The broker shows `client` as the name of the connection.
+    """
+    # The agent translates pika's errors and raises them. pika would also log each of them with
+    # a traceback.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     address = settings.address
     return pika.ConnectionParameters(
@@ -142,7 +152,10 @@ def parameters(settings: BrokerSettings, client: str) -> pika.ConnectionParamete
 
 
 def properties(**more: Any) -> pika.BasicProperties:
-    """Those of every message: JSON that outlives a restart of the broker."""
+    """Return the properties of every message.
+
+    The content is JSON, and the message survives a restart of the broker.
+    """
     return pika.BasicProperties(content_type=CONTENT_TYPE, delivery_mode=_PERSISTENT, **more)
 
 
@@ -156,7 +169,7 @@ def _tls(settings: BrokerSettings) -> pika.SSLOptions:
 
 @contextmanager
 def translated(settings: BrokerSettings) -> Iterator[None]:
-    """The one place where errors of pika, TLS and sockets become BrokerError."""
+    """Turn errors of pika, TLS and sockets into BrokerError. No other place does this."""
     try:
         yield
     except (AMQPError, AMQPConnectorException, OSError) as error:
@@ -164,19 +177,19 @@ def translated(settings: BrokerSettings) -> Iterator[None]:
 
 
 def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
-    """What a foreign error means to whoever reads our log."""
+    """Return the BrokerError that explains an error of pika, TLS or a socket to the operator."""
     cause = _cause(error)
     address = settings.address
     if isinstance(cause, AuthenticationError | ProbableAuthenticationError):
         return BrokerDenied(
             f"{settings.where} refuses the user {address.user}: wrong password?",
-            hint=f"put the password of {address.user} into [broker] password_file, or set it: "
-            f"rabbitmqctl change_password {address.user}",
+            hint=f"put the password of {address.user} into [broker] password_file, or set another "
+            f"one with: rabbitmqctl change_password {address.user}",
         )
     if isinstance(cause, ProbableAccessDeniedError):
         return BrokerDenied(
             f"{settings.where} refuses the virtual host {address.vhost} to {address.user}",
-            hint=f"correct it in [broker] url, or: rabbitmqctl add_vhost {address.vhost}; "
+            hint=f"correct it in [broker] url, or run: rabbitmqctl add_vhost {address.vhost}; "
             f"{_rights_hint(settings)}",
         )
     if isinstance(cause, ConnectionClosed | ChannelClosed):
@@ -188,16 +201,20 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
         return BrokerDenied(text) if cause.reply_code in _DENIALS else BrokerUnreachable(text)
     if isinstance(cause, ssl.SSLError):
         return BrokerUnreachable(
-            f"{settings.where}: no TLS connection: {cause}",
-            hint="check that [broker] ca_file holds the authority of the broker's certificate",
+            f"{settings.where}: the TLS connection failed: {cause}",
+            hint="check that [broker] ca_file holds the authority that signed the certificate of "
+            "the broker",
         )
     return BrokerUnreachable(f"{settings.where} can't be reached: {_text(cause)}")
 
 
 def refusal(settings: BrokerSettings, error: BaseException, what: str) -> BrokerError:
-    """Return the error in our words, with `what` could not be done because of it."""
-    said = broker_error(settings, error)
-    return type(said)(f"{what}: {said}", hint=said.hint)
+    """Return the BrokerError for a failed step.
+
+    The message begins with `what`, which names the step that failed.
+    """
+    translation = broker_error(settings, error)
+    return type(translation)(f"{what}: {translation}", hint=translation.hint)
 
 
 def _rights_hint(settings: BrokerSettings) -> str:
@@ -205,13 +222,17 @@ def _rights_hint(settings: BrokerSettings) -> str:
     if settings.rights is None:
         return _LOGIN_HINT
     return (
-        f"{settings.rights.commands(address.vhost, address.user)}; what is missing beside that "
-        "makes script/broker-definitions, see Rights on the broker in docs/operations.md"
+        f"{settings.rights.commands(address.vhost, address.user)}; for missing exchanges, queues "
+        "and bindings run script/broker-definitions. See Rights on the broker in "
+        "docs/operations.md"
     )
 
 
 def _cause(error: BaseException) -> BaseException:
-    """pika wraps the error of a failed connection in up to three others."""
+    """Return the original error.
+
+    pika wraps the error of a failed connection in up to three others.
+    """
     for _ in range(5):
         if isinstance(error, AMQPConnectionWorkflowFailed):
             error = error.exceptions[-1]
@@ -227,7 +248,7 @@ def _wraps(error: BaseException) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    # pika gives up a handshake that takes too long by closing the connection itself.
+    # When a handshake takes too long, pika closes the connection itself.
     if isinstance(error, AMQPConnectorStackTimeout | ConnectionOpenAborted):
         return "no answer in time"
     words = ", ".join(str(part) for part in error.args)

@@ -1,4 +1,4 @@
-"""The operator's side of RabbitMQ: send one task, follow its reports.
+"""Send one task over RabbitMQ and follow its reports, for the operator's commands.
 
 with ControlClient(settings) as client:
     client.subscribe(instance_id)
@@ -25,7 +25,7 @@ _PREFETCH: Final = 100
 
 
 class ControlClient:
-    """A short-lived connection, open inside its `with`.
+    """A short-lived connection to the broker, which is open inside a `with` block.
 
     Every method may raise BrokerUnreachable or BrokerDenied.
     """
@@ -52,25 +52,34 @@ class ControlClient:
             self._runner.close()
 
     def subscribe(self, instance_id: str) -> None:
-        """Take the instance's reports from now on; call it before `send_task`.
+        """Begin to receive the instance's reports.
 
-        InstanceNotServed where no agent has ever run for that instance.
+        Call this before `send_task`, so that no report is missed.
+
+        Raises:
+            InstanceNotServed: If the instance has no task queue. Then no agent has ever run for it.
         """
         self._run(self._subscribe(instance_id))
 
     def send_task(self, instance_id: str, task: Task) -> int:
-        """Put a task into the instance's queue; returns when the broker has it on disk.
+        """Put a task into the instance's queue, and return when the broker has it on disk.
 
-        How many agents took tasks from that queue just before: 0 means that it will wait.
-        InstanceNotServed where there is no such queue.
+        Returns:
+            The number of agents that consumed the queue just before. 0 means that the task waits
+            for an agent.
+
+        Raises:
+            InstanceNotServed: If there is no such queue, or if it isn't bound to the exchange.
         """
         return self._run(self._send_task(instance_id, task))
 
     def reports(self, task_id: str, idle_seconds: float) -> Iterator[Report]:
-        """What the agent says about a task, until its final report.
+        """Yield the reports of a task, until its final one.
 
-        ReplyTimeout where it says nothing about any task for `idle_seconds`: the task may
-        wait behind another, whose progress shows that the agent lives.
+        Raises:
+            ReplyTimeout: If no report of any task comes for `idle_seconds`. Reports of other tasks
+                count: the task may wait behind another one, and that one's progress shows that
+                the agent is alive.
         """
         while True:
             report = self._run(self._next_report(idle_seconds))
@@ -88,7 +97,7 @@ class ControlClient:
 
     def _opened(self) -> Session:
         if self._session is None:
-            raise Internal("the control client is used outside its with")
+            raise Internal("the control client is used outside its with block")
         return self._session
 
     async def _check_served(self, instance_id: str) -> int:
@@ -120,7 +129,8 @@ class ControlClient:
         except ChannelClosedByBroker as error:
             if error.reply_code != ACCESS_REFUSED:
                 raise
-            # one who may send tasks to this instance alone, if the instance has such a way
+            # The user may not send tasks to all instances. If the instance has an exchange of its
+            # own, the user may have the right to send to that one.
             own = wire.own_exchange(instance_id)
             if not await self._opened().exists("exchange_declare", exchange=own):
                 raise
@@ -128,12 +138,12 @@ class ControlClient:
         return consumers
 
     async def _publish(
-        self, exchange: str, instance_id: str, body: bytes, told: BasicProperties
+        self, exchange: str, instance_id: str, body: bytes, message_properties: BasicProperties
     ) -> None:
         channel = await self._opened().channel()
         await channel.confirm()
         try:
-            await channel.publish(exchange, instance_id, body, told)
+            await channel.publish(exchange, instance_id, body, message_properties)
         except Unroutable as error:
             raise InstanceNotServed(
                 f"the queue of the instance {instance_id} isn't bound to {exchange}"
@@ -142,9 +152,9 @@ class ControlClient:
             channel.close()
 
     async def _next_report(self, seconds: float) -> Report | None:
-        """The next readable report of any task; None after `seconds`."""
+        """Return the next readable report of any task, or None if none comes for `seconds`."""
         if self._reports is None:
-            raise Internal("reports are read without a subscription")
+            raise Internal("reports are read before subscribe was called")
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -153,9 +163,10 @@ class ControlClient:
                     try:
                         report = wire.decode_report(delivery.body)
                     except MessageUnreadable:
-                        continue  # someone else's message on that exchange
-                    # The broker checks this key, and not those of a header CC: another instance's
-                    # agent could have sent what has another key than the report itself.
+                        continue  # a message of another sender on that exchange
+                    # The broker checks a sender's right to the routing key, but not to the keys
+                    # in a header CC. So another instance's agent could have sent this message.
+                    # Then the routing key differs from the report's own key.
                     if delivery.key == wire.routing_key(report):
                         return report
         except TimeoutError:

@@ -1,9 +1,10 @@
-"""Tasks in: take one instance's messages, and let go of each only when it is kept elsewhere.
+"""Consume one instance's tasks, and acknowledge each only when it is kept elsewhere.
 
-A message that can't be kept is held, unacknowledged, and offered again. If it goes back to its
-queue all the same, because the connection is lost or it was held for too long, nothing is taken
-from the broker until `ready` says that there is room: a quorum queue counts returns, and gives up
-a message that has too many of them.
+If a message can't be kept, the agent holds it unacknowledged and offers it to `on_message` again.
+The message can still go back to its queue: if the connection is lost, or if it was held for too
+long. After that, nothing is taken from the broker until `ready` reports that there is room. The
+reason is that a quorum queue counts how often a message comes back, and gives up a message that
+came back too often.
 """
 
 import logging
@@ -27,7 +28,11 @@ _HOLD_LIMIT_SECONDS: Final = 600.0
 
 
 class Verdict(NamedTuple):
-    """What is to become of a message: `code` and `message` tell why one is dead."""
+    """The decision about a message.
+
+    `ack` acknowledges it. `dead` sends it to `backup.dead`, with `code` and `message` as the
+    reason. `hold` keeps it unacknowledged and offers it again.
+    """
 
     action: Literal["ack", "dead", "hold"]
     code: str = ""
@@ -39,18 +44,27 @@ HOLD: Final = Verdict("hold")
 
 
 def dead(error: AgentError) -> Verdict:
-    """For a message that can't be used: it goes to `backup.dead` with the reason."""
+    """Return the verdict for a message that can't be used.
+
+    The message goes to `backup.dead` with the error's code and the first 200 characters of its
+    text.
+    """
     return Verdict("dead", error.code, error.message[:200])
 
 
 class Topology(Protocol):
-    """What makes a missing exchange or queue again."""
+    """Creates missing exchanges and queues again."""
 
     async def repair(self, session: Session) -> None: ...
 
 
 class Intake:
-    """Consumes one instance's queue; `consuming` is set while the consumer is registered."""
+    """The consumer of one instance's queue.
+
+    `on_message` decides about each message. `ready` raises an AgentError if no task can be kept.
+    `consuming` is set while the consumer is registered. `trouble` says why no task is taken, or
+    that another agent may get the tasks. It is "" if nothing is wrong.
+    """
 
     def __init__(
         self,
@@ -71,7 +85,7 @@ class Intake:
         self._voice = Voice()
 
     async def run(self, session: Session) -> None:
-        """Take messages until the connection is lost; none any more once the link stops."""
+        """Take messages until the connection is lost. Take none after the link began to stop."""
         channel = await session.channel()
         await channel.confirm()
         try:
@@ -84,10 +98,10 @@ class Intake:
                 await self._take_messages(session, channel, consumer)
         finally:
             self.consuming.clear()
-        await session.lost()  # it is still needed while the outbox drains
+        await session.lost()  # the outbox needs the connection until it is empty
 
     async def _until_ready(self, channel: Channel) -> None:
-        """Wait until a task could be kept."""
+        """Wait until a task can be kept, or until the link stops."""
         while not self._pace.stopping.is_set() and not self._is_ready():
             await self._pace.pause(self._pace.pauses.hold)
             channel.check()
@@ -102,9 +116,9 @@ class Intake:
         return True
 
     async def look_for_others(self, session: Session) -> None:
-        """Say if the queue has more consumers and this one was given nothing yet.
+        """Report it if the queue has other consumers and this one has received nothing yet.
 
-        The broker gives all tasks to one of them, and has no way to ask which.
+        The broker gives all tasks to one consumer, and has no way to ask which one.
         """
         found = await session.find("queue_declare", queue=self._queue)
         others = found.method.consumer_count - 1 if found is not None else 0
@@ -115,13 +129,16 @@ class Intake:
         self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
         self._voice.complain(
             logging.WARNING,
-            f"the queue {self._queue} has {others + 1} consumers, of which one gets the tasks: "
-            "another agent runs for this instance, or the broker has not yet noticed that a "
-            "connection was lost; stop all agents of the instance but one",
+            f"the queue {self._queue} has {others + 1} consumers, and only one of them gets the "
+            "tasks: another agent runs for this instance, or the broker has not yet noticed that a "
+            "connection was lost. Stop all agents of the instance except one",
         )
 
     async def _take_messages(self, session: Session, channel: Channel, consumer: str) -> None:
-        """Take messages until one can't be kept; when it was kept at last, return."""
+        """Take messages until one can't be kept. Hold that one until it is kept, then return.
+
+        Return also when the link stops.
+        """
         while True:
             delivery = await channel.delivery()
             if self._pace.stopping.is_set():
@@ -150,7 +167,10 @@ class Intake:
         self._voice.complain(logging.ERROR, f"{what}: {error}; {error.hint}")
 
     async def _hold(self, session: Session, channel: Channel, delivery: Delivery) -> None:
-        """Offer a message again and again; give it back when it was held for too long."""
+        """Offer a message again until it is kept.
+
+        Give it back to its queue if it was held for too long, or if the link stops.
+        """
         until = time.monotonic() + _HOLD_LIMIT_SECONDS
         while time.monotonic() < until and not self._pace.stopping.is_set():
             await self._pace.pause(self._pace.pauses.hold)
@@ -165,23 +185,24 @@ class Intake:
         self, session: Session, channel: Channel, delivery: Delivery, verdict: Verdict
     ) -> None:
         if verdict.action == "dead":
-            _LOG.error("a message is no task (%s): %s", verdict.code, verdict.message)
+            _LOG.error("a message is not a task (%s): %s", verdict.code, verdict.message)
             await self._bury(session, delivery, verdict)
         channel.ack(delivery)
         self._pace.awake.set()
 
     async def _bury(self, session: Session, delivery: Delivery, verdict: Verdict) -> None:
-        """Publish a dead letter; make its queue again if it is gone.
+        """Publish a dead letter. Create its exchange and queue again if they were deleted.
 
-        If that can't be made, the letter is dropped, and the log says so: tasks that wait behind
-        it are worth more than what is no task.
+        If they can't be created, drop the letter and log that. The tasks that wait behind it are
+        worth more than a message that is not a task.
         """
         try:
             await self._publish_dead(session, delivery, verdict)
         except QueueFull as error:
             self._dropped(error)
         except (Unroutable, ChannelClosedByBroker):
-            # a broker that doesn't answer is no reason: the message stays in its queue
+            # If the broker doesn't answer, the letter is not dropped. BrokerSilent ends the
+            # connection, and the message stays in its queue.
             try:
                 await self._topology.repair(session)
                 await self._publish_dead(session, delivery, verdict)
@@ -190,15 +211,22 @@ class Intake:
 
     @staticmethod
     def _dropped(error: Exception) -> None:
-        _LOG.error("what is no task could not be kept in %s and is dropped: %s", wire.DEAD, error)
+        _LOG.error(
+            "a message that is not a task could not be kept in %s and is dropped: %s",
+            wire.DEAD,
+            error,
+        )
 
     @staticmethod
     async def _publish_dead(session: Session, delivery: Delivery, verdict: Verdict) -> None:
-        """On a channel of its own: a missing exchange closes it, and the task's must live."""
+        """Publish a dead letter on a separate channel.
+
+        A missing exchange closes that channel. The channel that delivers tasks must stay open.
+        """
         channel = await session.channel()
         await channel.confirm()
         headers = {"x-reason": verdict.code, "x-message": verdict.message}
-        # cut, or one huge message would push all others out of the bounded queue
+        # Cut the body. Otherwise one huge message would push all others out of the bounded queue.
         body = delivery.body[: wire.MAX_TASK_BYTES]
         try:
             await channel.publish(wire.DEAD, "", body, properties(headers=headers))

@@ -1,8 +1,8 @@
-"""The daemon's link to RabbitMQ: tasks come in, reports go out, for as long as it runs.
+"""The daemon's link to RabbitMQ, which receives tasks and sends reports while the daemon runs.
 
-One thread owns the connection and does nothing but messages, so that heartbeats go on
-whatever a task does. A lost connection is made again for ever. What a task means, and where
-tasks and reports are kept, is not known here.
+One thread owns the connection and handles only messages. So heartbeats go on while a task runs.
+If the connection is lost, the link connects again, for ever. This module does not know the meaning
+of a task, nor the place where tasks and reports are kept.
 """
 
 import asyncio
@@ -25,16 +25,18 @@ _BEAT_SECONDS: Final = 1.0
 
 
 class BrokerLink:
-    """Consumes one instance's tasks and publishes the outbox.
+    """A link that consumes one instance's tasks and publishes the outbox, on its own thread.
 
-    `on_message` is given each message's body, and whether it was delivered before, on the link's
-    thread and must be quick (it writes the journal). HOLD, or an AgentError from it, means that
-    no task can be kept now: the link stops consuming and offers the message again after a while.
-    `ready` raises an AgentError if no task could be kept: nothing is taken from the broker then.
-    `consuming` is set while the consumer is registered; of several links of one instance the
-    broker lets only one have messages. `trouble` says in a few words what is not as it should be
-    while the link is connected. `beats` grows every second for as long as the loop gets
-    round: one that stands still means that something blocks it.
+    `on_message` is called on that thread with the body of each message, and with True if the
+    message was delivered before. It must be quick, because it blocks the thread (it writes the
+    journal). If it returns HOLD or raises an AgentError, no task can be kept at present. Then the
+    link stops consuming and offers the message again after a pause.
+
+    `ready` raises an AgentError if no task can be kept. Then nothing is taken from the broker.
+
+    `consuming` is set while the consumer is registered. If one instance has several links, the
+    broker gives messages to only one of them. `beats` grows by 1 every second while the event
+    loop runs. If it does not grow, something blocks the loop.
     """
 
     def __init__(
@@ -62,33 +64,40 @@ class BrokerLink:
 
     @property
     def trouble(self) -> str:
-        """What is wrong on the broker; "" if nothing is."""
+        """Return in a few words the problems of a connected link, or "" if there are none.
+
+        A lost connection is not one of these problems.
+        """
         parts = (self._intake, self._upkeep, self._outflow)
         return "; ".join(part.trouble for part in parts if part.trouble)
 
     def start(self) -> None:
-        """Begin; returns at once, whether the broker answers or not."""
+        """Start the thread and return at once, even if the broker does not answer."""
         self._thread.start()
 
     def alive(self) -> bool:
-        """Whether the link's thread runs; it ends by `stop()` only, or by a defect."""
+        """Return True while the link's thread runs. Only `stop()` or a defect ends it."""
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """Tell it that there is something in the outbox; from any thread."""
+        """Tell the link that there is a report in the outbox. Any thread may call this."""
         self._tell(self._pace.awake.set)
 
     def stop(self, deadline_seconds: float) -> None:
-        """Stop consuming, publish what waits for at most that long, and disconnect."""
+        """Stop consuming, publish the waiting reports, and disconnect.
+
+        Publishing may take at most `deadline_seconds`. Without a connection nothing is published.
+        Disconnecting may take 10 seconds more.
+        """
         if self._thread.ident is None:
             self._loop.close()
             return
         self._tell(lambda: self._begin_stop(deadline_seconds))
-        # a connection that doesn't close in time ends with the process
+        # A connection that isn't closed in time ends with the process.
         self._thread.join(deadline_seconds + _CLOSING_SECONDS)
 
     def _tell(self, callback: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and the link with it
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and so has the link
             self._loop.call_soon_threadsafe(callback)
 
     def _begin_stop(self, seconds: float) -> None:
@@ -122,7 +131,8 @@ class BrokerLink:
                 with translated(self._settings):
                     await self._connection()
             except AgentError as error:
-                # a broker that ends each connection at once is no better than one that takes none
+                # A broker that ends each connection at once needs growing pauses, like a broker
+                # that accepts none. So only a connection that lasted resets the failures.
                 lasted = self._loop.time() - began
                 failures = 0 if self._connected and lasted > self._pace.pauses.longest else failures
                 self._connected = False
@@ -146,7 +156,10 @@ class BrokerLink:
             await session.close()
 
     async def _watch(self, session: Session) -> None:
-        """Look again and again whether tasks can still come; not while the link stops."""
+        """Check at intervals that tasks can still come, until the link stops.
+
+        Then wait until the connection is lost, because the outbox may still be publishing.
+        """
         while not self._pace.stopping.is_set():
             await self._pace.pause(self._pace.pauses.check)
             await self._upkeep.check(session)
@@ -156,7 +169,10 @@ class BrokerLink:
 
 
 async def _race(*contestants: Coroutine[Any, Any, None]) -> None:
-    """Run them side by side until one ends, and end the others; raises what it raised."""
+    """Run coroutines concurrently until the first one ends, and cancel the others.
+
+    Raise the error of the one that ended, if it failed.
+    """
     tasks = [asyncio.create_task(contestant) for contestant in contestants]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

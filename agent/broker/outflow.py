@@ -1,4 +1,4 @@
-"""Reports out: publish the outbox in order, and keep what no queue takes."""
+"""Publish the reports of the outbox in order, and keep a report that no queue takes."""
 
 import logging
 from collections.abc import Callable
@@ -20,14 +20,22 @@ _IDLE_SECONDS: Final = 30.0
 
 
 class Outbox(Protocol):
-    """Where reports wait: called from the link's thread, lowest number first."""
+    """A queue of reports that wait for publication.
+
+    The link's thread calls it. `next_report` returns the report with the lowest number, or None if
+    there is none. `sent` is called when the broker has confirmed a report.
+    """
 
     def next_report(self) -> Report | None: ...
     def sent(self, seq: int) -> None: ...
 
 
 class Outflow:
-    """Publishes one outbox; `trouble` says why the broker takes no report that has readers."""
+    """The publisher of one outbox.
+
+    `trouble` says why the broker takes no report. It is "" if reports are taken, and also if the
+    only reason is that no queue is bound for them.
+    """
 
     def __init__(self, settings: BrokerSettings, outbox: Outbox, pace: Pace) -> None:
         self.trouble = ""
@@ -38,7 +46,11 @@ class Outflow:
         self._channel: Channel | None = None
 
     async def run(self, session: Session) -> None:
-        """Publish the outbox as it fills; returns when the link stops and it is empty."""
+        """Publish each report of the outbox as it comes.
+
+        Return when the link stops and the outbox is empty, or when the link stops and the broker
+        refuses a report.
+        """
         self._channel = None
         pace, failures = self._pace, 0
         while True:
@@ -63,10 +75,11 @@ class Outflow:
             failures += 1
 
     async def _wait(self, refused: BrokerError, failures: int) -> None:
-        """Wait longer each time. A further report is no reason to try at once.
+        """Pause before the next try, longer after each failure.
 
-        Each report of a running task would be one more try. But if a report has no reader, one may
-        have come.
+        Another report in the outbox does not end the pause. Otherwise each report of a running
+        task would be one more try. There is one exception: if no queue took the report, another
+        report ends the pause, because a reader may have come in the meantime.
         """
         seconds = self._pace.pauses.after(failures)
         if isinstance(refused, Unroutable):
@@ -75,10 +88,10 @@ class Outflow:
             await self._pace.pause(seconds)
 
     async def _send(self, session: Session, report: Report) -> BrokerError | None:
-        """Publish one report; return why it is not taken.
+        """Publish one report. Return the reason if it is not taken, or None if it is.
 
-        A missing exchange or right closes the channel. It is no reason to give up the connection:
-        what is missing may be there again at the next try.
+        A missing exchange or right closes the channel. The connection stays open, because the
+        exchange or the right may exist again at the next try.
         """
         try:
             await self._publish(session, report)
@@ -95,22 +108,27 @@ class Outflow:
         if self._channel is None:
             self._channel = await session.channel()
             await self._channel.confirm()
-        told = properties(message_id=str(report.seq), app_id="backup-agent")
+        message_properties = properties(message_id=str(report.seq), app_id="backup-agent")
         key, body = wire.routing_key(report), wire.encode_report(report)
-        await self._channel.publish(wire.REPORT_EXCHANGE, key, body, told)
+        await self._channel.publish(wire.REPORT_EXCHANGE, key, body, message_properties)
 
     async def _insist(self, step: Callable[[], T]) -> T:
-        """Do a step of the outbox until it can be read or written; JournalError if the link stops.
+        """Retry a step of the outbox until the outbox can be read or written.
 
-        The connection is not given up for that: what is published stays published, and a task
-        that is held would go back to its queue.
+        The connection stays open meanwhile. If it were closed, a held task would go back to its
+        queue. A report that is published stays published.
+
+        Raises:
+            JournalError: If the step fails after the link began to stop.
         """
         failures = 0
         while True:
             try:
                 return step()
             except JournalError as error:
-                self._voice.complain(logging.ERROR, f"reports wait: {error}; {error.hint}")
+                self._voice.complain(
+                    logging.ERROR, f"reports wait in the journal: {error}; {error.hint}"
+                )
                 if self._pace.stopping.is_set():
                     raise
                 await self._pace.pause(self._pace.pauses.after(failures))

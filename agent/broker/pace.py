@@ -1,4 +1,4 @@
-"""What the parts of a link share: when to stop, how long to pause, and how to log trouble once."""
+"""Events, pauses between tries, and logging of lasting problems, for the parts of a link."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,11 @@ _LOG = logging.getLogger("agent.broker.link")
 
 
 class Pauses(NamedTuple):
-    """Seconds between tries.
+    """Pauses between tries, in seconds.
 
-    `first` and `longest` after a failure, `hold` between tries to hand over a task that can't be
-    kept, `check` between looks at whether the exchanges, queues and bindings are still there.
+    After the first failure the pause is `first`. It grows up to `longest`. `hold` is the pause
+    between two offers of a task that can't be kept. `check` is the pause between two checks that
+    the exchanges, queues and bindings still exist.
     """
 
     first: float = 1.0
@@ -22,7 +23,10 @@ class Pauses(NamedTuple):
     check: float = 60.0
 
     def after(self, failures: int) -> float:
-        """The pause after so many failures in a row: doubled each time, with jitter."""
+        """Return the pause in seconds after `failures` earlier failures in a row.
+
+        It doubles with each failure, up to `longest`. Jitter shortens it by up to half.
+        """
         delay = min(self.longest, self.first * 2.0 ** min(failures, 16))
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - only spreads reconnections
 
@@ -31,7 +35,10 @@ DEFAULT_PAUSES: Final = Pauses()
 
 
 class Pace:
-    """The events of one link's loop. `awake` is set if there may be something in the outbox."""
+    """The events and pauses of one link's loop.
+
+    `stopping` is set when the link stops. `awake` is set if the outbox may hold a report.
+    """
 
     def __init__(self, pauses: Pauses) -> None:
         self.pauses = pauses
@@ -39,34 +46,34 @@ class Pace:
         self.awake = asyncio.Event()
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but not longer than until the link stops."""
+        """Wait for `seconds`, or until the link stops."""
         await wait(self.stopping, seconds)
 
 
 class Voice:
-    """One part's lines in the log: what keeps it from its work is logged once while it lasts."""
+    """The log of one part of a link. It logs a problem once for as long as the problem lasts."""
 
     def __init__(self) -> None:
         self._trouble = ""
 
     def complain(self, level: int, text: str) -> None:
-        """Log a trouble, unless it is the one that lasts."""
+        """Log a problem, unless it is the same one as at the last call."""
         if text != self._trouble:
             _LOG.log(level, "%s", text)
         self._trouble = text
 
     def tell(self, level: int, text: str) -> None:
-        """Log what happened, by which the trouble is over."""
+        """Log an event that ends the problem."""
         _LOG.log(level, "%s", text)
         self.calm()
 
     def calm(self) -> None:
-        """Take note that the trouble is over: the same one would be logged again."""
+        """Note that the problem has ended, so that the same one would be logged again."""
         self._trouble = ""
 
 
 async def wait(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than that."""
+    """Wait for an event, for at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

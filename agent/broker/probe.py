@@ -1,4 +1,4 @@
-"""Whether the broker does what the agent needs of it; leaves nothing there.
+"""Test whether the broker does what the agent needs, and leave nothing behind on it.
 
 with Probe(settings) as probe:
     probe.declare(instance_id)
@@ -26,23 +26,25 @@ from agent.model import PingTask, Report, TaskStatus, utc_now
 
 T = TypeVar("T")
 _BODY_BYTES: Final = 4096
-# Of a message that only an attentive consumer sees: it is in no queue a moment later
-# (https://www.rabbitmq.com/docs/ttl, "setting the TTL to 0").
+# Expiration in milliseconds, as AMQP writes it. The message leaves each queue at once unless a
+# consumer takes it immediately (https://www.rabbitmq.com/docs/ttl, "setting the TTL to 0").
 _AT_ONCE: Final = "0"
 
 
 def reach(settings: BrokerSettings) -> None:
-    """Connect to the broker's port and hang up; BrokerUnreachable."""
+    """Connect to the broker's port and disconnect. Raise BrokerUnreachable if that fails."""
     address = settings.address
     with translated(settings):
         socket.create_connection((address.host, address.port), settings.connect_seconds).close()
 
 
 class BrokerState(NamedTuple):
-    """What there is on the broker for one instance.
+    """The state of one instance's exchanges, queues and binding on the broker.
 
-    `agents` is how many take its tasks, None if it has no queue; `bound` is None if that can't be
-    asked: by a user who may send no tasks, or while no agent would take the probe.
+    `missing` names the exchanges and queues that do not exist. `agents` is the number of agents
+    that consume the instance's tasks, or None if it has no task queue. `bound` tells whether the
+    queue is bound. It is None if that can't be tested: if the user may send no tasks, if the queue
+    is full, if something is missing, or if no agent would take the test message.
     """
 
     missing: list[str]
@@ -51,9 +53,10 @@ class BrokerState(NamedTuple):
 
 
 class Probe(ControlClient):
-    """A short-lived connection, logged in inside its `with`, whose end removes what it made.
+    """A short-lived connection to the broker for the self-test.
 
-    Every method may raise BrokerUnreachable or BrokerDenied.
+    It is logged in inside a `with` block. The end of the block deletes everything that the probe
+    created. Every method may raise BrokerUnreachable or BrokerDenied.
     """
 
     def __init__(self, settings: BrokerSettings) -> None:
@@ -67,39 +70,44 @@ class Probe(ControlClient):
             super().__exit__(*error)
 
     def declare(self, instance_id: str) -> list[str]:
-        """Declare what an agent of that instance would; what was not there before.
+        """Declare the exchanges and queues of an instance, as an agent of it would.
 
-        That is removed again at the end, unless somebody uses it by then.
+        Return those that were missing. They are deleted at the end of the `with` block, unless
+        they are in use by then.
         """
         made = self._run(declare(self._opened(), self._settings, instance_id))
         self._made += made
         return [f"{one.kind} {one.name}" for one in made]
 
     def look(self, instance_id: str) -> BrokerState:
-        """See what is there for an instance, and change nothing."""
+        """Return the state of an instance on the broker, and change nothing."""
         return self._run(self._look(instance_id))
 
     def round_trip(self) -> float | None:
-        """Publish to a private queue, confirmed, and consume it back; the seconds it took.
+        """Publish a confirmed message to a private queue, consume it, and return the seconds taken.
 
-        None if the user may make no queue. BrokerUnreachable if it does not come back as it was
-        sent.
+        Return None if the user may not create a queue. Raise BrokerUnreachable if the message does
+        not come back, or comes back with other bytes.
         """
         return self._run(_if_allowed(self._round_trip()))
 
     def returns_unroutable(self) -> bool | None:
-        """Whether a mandatory message that no queue takes is returned.
+        """Return True if the broker returns a mandatory message that no queue takes.
 
-        None if the user may not use the default exchange, as it should be.
+        Return None if the user may not use the default exchange. That is the recommended setup.
         """
         name = f"backup.self-test.{uuid4()}"
         routable = self._run(_if_allowed(self._routable("", name, b"{}")))
         return None if routable is None else not routable
 
     def has_readers(self, instance_id: str) -> bool:
-        """Whether a queue takes this instance's reports.
+        """Return True if a queue takes this instance's reports.
 
-        Asked with a report: that a ping, which nobody sent, is done. It expires at once.
+        The test publishes a report which says that a ping is DONE. No client sent that ping. The
+        report expires at once.
+
+        Raises:
+            QueueFull: If a queue that takes the reports is full.
         """
         report = Report(
             task_id=str(uuid4()),
@@ -115,16 +123,16 @@ class Probe(ControlClient):
 
     async def _look(self, instance_id: str) -> BrokerState:
         session = self._opened()
-        gone = [str(one) for one in await missing(session, instance_id)]
+        absent = [str(one) for one in await missing(session, instance_id)]
         found = await session.find("queue_declare", queue=wire.task_queue(instance_id))
         if found is None:
-            return BrokerState(gone, None, None)
+            return BrokerState(absent, None, None)
         agents, bound = int(found.method.consumer_count), None
-        if agents and not gone:
-            asked = self._routable(wire.TASK_EXCHANGE, instance_id, wire.PROBE, at_once=False)
+        if agents and not absent:
+            routable = self._routable(wire.TASK_EXCHANGE, instance_id, wire.PROBE, at_once=False)
             with contextlib.suppress(QueueFull):
-                bound = await _if_allowed(asked)
-        return BrokerState(gone, agents, bound)
+                bound = await _if_allowed(routable)
+        return BrokerState(absent, agents, bound)
 
     async def _round_trip(self) -> float:
         channel = await self._opened().channel()
@@ -139,13 +147,13 @@ class Probe(ControlClient):
                 delivery = await channel.delivery()
         except TimeoutError:
             raise BrokerUnreachable(
-                f"{self._settings.where} confirmed a message and did not deliver it"
+                f"{self._settings.where} confirmed a message but did not deliver it"
             ) from None
         seconds = time.monotonic() - started
         channel.ack(delivery)
         channel.close()
         if delivery.body != sent:
-            raise BrokerUnreachable(f"{self._settings.where} delivered another message than sent")
+            raise BrokerUnreachable(f"{self._settings.where} delivered other bytes than were sent")
         return seconds
 
     async def _routable(
@@ -153,9 +161,9 @@ class Probe(ControlClient):
     ) -> bool:
         channel = await self._opened().channel()
         await channel.confirm()
-        told = properties(expiration=_AT_ONCE) if at_once else properties()
+        message_properties = properties(expiration=_AT_ONCE) if at_once else properties()
         try:
-            await channel.publish(exchange, key, body, told)
+            await channel.publish(exchange, key, body, message_properties)
         except Unroutable:
             return False
         finally:
@@ -168,7 +176,7 @@ class Probe(ControlClient):
 
 
 async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
-    """Do it; None if the user lacks the right."""
+    """Await the work. Return None if the user lacks the right to do it."""
     try:
         return await work
     except ChannelClosedByBroker as error:
@@ -178,7 +186,10 @@ async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
 
 
 async def _delete(session: Session, made: DeclaredObject) -> None:
-    """Delete it if nobody uses it: the broker refuses by closing the channel."""
+    """Delete an exchange or queue, unless it is in use.
+
+    The broker refuses to delete one that is in use, and closes the channel.
+    """
     channel = await session.channel()
     with contextlib.suppress(ChannelClosedByBroker):
         if made.kind == "queue":

@@ -1,9 +1,9 @@
-"""The least rights on the broker, as RabbitMQ's patterns of names.
+"""The least rights on the broker for each user, as RabbitMQ's patterns of names.
 
-https://www.rabbitmq.com/docs/access-control says which operation needs which. `declare` without
-`passive`, and `delete`, need `configure`; to bind a queue takes `write` on it and `read` on the
-exchange. Nobody here gets those for a queue of tasks. The default exchange (`amq.default`) reaches
-every queue, so nobody may write to it either.
+https://www.rabbitmq.com/docs/access-control says which operation needs which right. `delete` needs
+`configure`, and so does `declare` without `passive`. To bind a queue, a user needs `write` on the
+queue and `read` on the exchange. No user here has those rights for a task queue. The default
+exchange (`amq.default`) reaches every queue, so no user may write to it either.
 """
 
 from typing import Final, NamedTuple
@@ -14,7 +14,11 @@ _NOTHING: Final = "^$"
 
 
 class Rights(NamedTuple):
-    """What one user may do; `publish` and `subscribe` are routing keys of `backup.reports`."""
+    """The rights of one user, as regular expressions.
+
+    `configure`, `write` and `read` match names of exchanges and queues. `publish` and `subscribe`
+    match routing keys of the exchange `backup.reports`.
+    """
 
     configure: str
     write: str
@@ -23,7 +27,7 @@ class Rights(NamedTuple):
     subscribe: str
 
     def commands(self, vhost: str, user: str) -> str:
-        """The commands that give a user these rights, and take all others away."""
+        """Return the commands that give a user these rights and revoke all others."""
         return (
             f"rabbitmqctl set_permissions -p {vhost} {user} "
             f"'{self.configure}' '{self.write}' '{self.read}'; "
@@ -33,10 +37,12 @@ class Rights(NamedTuple):
 
 
 def agent_rights(instance_id: str) -> Rights:
-    """Those of an agent: take its own tasks, send its own reports and dead letters.
+    """Return the rights of an agent.
 
-    The queue of tasks and its binding have to be there. No right to make a queue: its owner could
-    have dead letters of it published under any routing key, unchecked, also others' reports.
+    It may take its own tasks, and send its own reports and dead letters. The task queue and its
+    binding must exist already. The agent has no right to create a queue. The owner of a queue can
+    let its dead letters be published under any routing key, and the broker does not check that
+    key. So an agent with that right could forge the reports of another instance.
     """
     return Rights(
         configure=_NOTHING,
@@ -48,7 +54,10 @@ def agent_rights(instance_id: str) -> Rights:
 
 
 def operator_rights(instance_id: str) -> Rights:
-    """Those of the commands on one instance's machine: send it tasks, follow its reports."""
+    """Return the rights of the commands on one instance's machine.
+
+    They may send tasks to that instance and follow its reports.
+    """
     own = rf"backup\.client\.{instance_id}\..*"
     return Rights(
         configure=f"^{own}$",
@@ -60,9 +69,10 @@ def operator_rights(instance_id: str) -> Rights:
 
 
 def control_rights() -> Rights:
-    """Those of a control plane: send tasks to all instances, read all reports and dead letters.
+    """Return the rights of a control plane.
 
-    Its own queues are named `backup.control.` and something.
+    It may send tasks to all instances, and read all reports and dead letters. The names of its own
+    queues begin with `backup.control.`.
     """
     own = r"backup\.(client|control)\..*"
     return Rights(

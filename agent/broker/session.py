@@ -1,7 +1,7 @@
-"""One connection to RabbitMQ whose operations are awaited, each with a deadline.
+"""One connection to RabbitMQ with awaitable operations, each with a deadline.
 
-pika tells everything by callback; here a callback resolves a future. Not known here: what
-the messages mean, and what to do when the connection is lost.
+pika reports every result by a callback. In this module each callback resolves a future. The module
+does not know the meaning of the messages, nor how to react when the connection is lost.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
 
 class Fate(Enum):
-    """What the broker did with a published message."""
+    """The broker's answer to a published message."""
 
     KEPT = "kept"
     RETURNED = "returned"
@@ -34,10 +34,11 @@ class Fate(Enum):
 
 
 class Delivery(NamedTuple):
-    """A message as it came; `tag` is what acknowledges it.
+    """A message as it was delivered.
 
-    `redelivered` says that somebody had it before, and did not acknowledge it. `key` is the
-    routing key that the sender named, which the broker has checked if there are topic permissions.
+    `tag` is the number that acknowledges it. `redelivered` is True if the message was delivered
+    before and not acknowledged. `key` is the routing key that the sender named. The broker has
+    checked the sender's right to that key if topic permissions are set.
     """
 
     tag: int
@@ -47,15 +48,17 @@ class Delivery(NamedTuple):
 
 
 class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
-    """pika's connection, which reads over the properties of a message.
+    """pika's connection, changed to skip the properties of each message.
 
-    They are any sender's, nobody here needs them, and pika fails on some that RabbitMQ lets
-    through (a time that Python has no name for): it would drop the connection, and again at
-    each redelivery. pika has no public way to read a message without them.
+    Any sender can choose the properties, and the agent does not need them. pika fails on some
+    properties that RabbitMQ accepts, such as a time that Python can't represent. Then it would drop
+    the connection, and drop it again at each redelivery. pika has no public way to read a message
+    without its properties.
     """
 
     def _read_frame(self) -> tuple[int, Any]:
-        # AMQP 0-9-1, 4.2.6: type, channel, size; class, weight, body size, then the properties
+        # AMQP 0-9-1, 4.2.6: the frame's type, channel and size, then class, weight, body size and
+        # the properties.
         buffer = self._frame_buffer
         if len(buffer) >= _CONTENT_HEADER.size and buffer[0] == spec.FRAME_HEADER:
             _, channel, size, _, _, body_size = _CONTENT_HEADER.unpack_from(buffer)
@@ -66,7 +69,7 @@ class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
 
 
 class Channel:
-    """A channel in confirm mode. After any error it is of no further use."""
+    """A channel of a connection. After any error it can't be used any more."""
 
     def __init__(self, raw: Any, settings: BrokerSettings):
         self._raw = raw
@@ -83,14 +86,14 @@ class Channel:
         raw.add_on_return_callback(self._on_returned)
 
     async def call(self, method: str, **arguments: Any) -> Any:
-        """Run one method of pika's channel that the broker answers; its answer."""
+        """Call one method of pika's channel, and return the broker's answer."""
         self.check()
         answer = self._future()
         getattr(self._raw, method)(callback=_resolver(answer), **arguments)
         return await _in_time(self._settings, answer)
 
     async def confirm(self) -> None:
-        """Ask for a confirmation of each message published from here on."""
+        """Request a confirmation of each message that is published after this call."""
         answer = self._future()
         self._raw.confirm_delivery(self._on_confirm, callback=_resolver(answer))
         await _in_time(self._settings, answer)
@@ -102,10 +105,12 @@ class Channel:
         body: bytes,
         properties: pika.BasicProperties,
     ) -> None:
-        """Publish and wait for the broker's confirmation.
+        """Publish a message and wait for the broker's confirmation.
 
-        Unroutable if no queue took it, QueueFull if the broker refuses to keep it, BrokerSilent
-        if it doesn't say in time.
+        Raises:
+            Unroutable: If no queue took the message.
+            QueueFull: If the broker refuses to keep the message.
+            BrokerSilent: If the confirmation does not come in time.
         """
         self.check()
         self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=True)
@@ -118,7 +123,10 @@ class Channel:
             raise QueueFull(f"a queue that takes {routing_key} from {exchange} is full")
 
     async def consume(self, queue: str, prefetch: int) -> str:
-        """Begin to take deliveries, at most `prefetch` unacknowledged; the consumer's tag."""
+        """Begin to consume a queue, and return the consumer's tag.
+
+        At most `prefetch` messages are unacknowledged at a time.
+        """
         await self.call("basic_qos", prefetch_count=prefetch)
         answer = await self.call(
             "basic_consume", queue=queue, on_message_callback=self._on_delivery
@@ -126,7 +134,7 @@ class Channel:
         return str(answer.method.consumer_tag)
 
     async def delivery(self) -> Delivery:
-        """The next message, however long that takes."""
+        """Wait for the next message without a deadline, and return it."""
         while not self._deliveries:
             self._arrived.clear()
             self.check()
@@ -134,7 +142,7 @@ class Channel:
         return self._deliveries.popleft()
 
     def ack(self, delivery: Delivery) -> None:
-        """Tell the broker that it may forget a message."""
+        """Acknowledge a message, so that the broker deletes it."""
         self.check()
         self._raw.basic_ack(delivery.tag)
 
@@ -144,7 +152,7 @@ class Channel:
         self._raw.basic_nack(delivery.tag, requeue=True)
 
     def close(self) -> None:
-        """Close it without waiting; what it holds goes back to its queue."""
+        """Close the channel without waiting. Unacknowledged messages go back to their queue."""
         if self._raw.is_open:
             self._raw.close()
 
@@ -155,7 +163,7 @@ class Channel:
         return future
 
     def check(self) -> None:
-        """Raise why the channel is of no further use, if it is."""
+        """Raise the error that ended the channel, if it has ended."""
         if self._lost:
             raise self._lost
 
@@ -193,7 +201,7 @@ class Channel:
 
 
 class Session:
-    """An open connection; use it from the event loop that opened it."""
+    """An open connection. Use it only from the event loop that opened it."""
 
     def __init__(self, connection: Any, settings: BrokerSettings, ended: asyncio.Future[Any]):
         self._connection = connection
@@ -202,7 +210,7 @@ class Session:
 
     @classmethod
     async def open(cls, settings: BrokerSettings, client: str) -> "Session":
-        """Connect and log in, within the settings' `connect_seconds`."""
+        """Connect and log in. The deadline is `connect_seconds` of the settings."""
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Any] = loop.create_future()
         ended: asyncio.Future[BaseException] = loop.create_future()
@@ -221,21 +229,24 @@ class Session:
         return cls(connection, settings, ended)
 
     async def channel(self) -> Channel:
-        """Another channel."""
+        """Open another channel and return it."""
         opened = asyncio.get_running_loop().create_future()
         self._connection.channel(on_open_callback=_resolver(opened))
         return Channel(await self._unless_ended(opened), self._settings)
 
     async def lost(self) -> NoReturn:
-        """Wait until the connection is lost; raises why."""
+        """Wait until the connection is lost, then raise the reason."""
         raise await asyncio.shield(self._ended)
 
     async def exists(self, method: str, **arguments: Any) -> bool:
-        """Whether a passive declaration finds its exchange or queue."""
+        """Return True if a passive declaration finds its exchange or queue."""
         return await self.find(method, **arguments) is not None
 
     async def find(self, method: str, **arguments: Any) -> Any | None:
-        """The broker's answer to a passive declaration; None where there is no such thing."""
+        """Return the broker's answer to a passive declaration.
+
+        Return None if the exchange or queue does not exist.
+        """
         channel = await self.channel()
         try:
             answer = await channel.call(method, passive=True, **arguments)
@@ -247,12 +258,15 @@ class Session:
         return answer
 
     async def close(self) -> None:
-        """Close the connection: in good order if the broker answers within two seconds."""
+        """Close the connection.
+
+        Drop it without the closing handshake if the broker does not answer within 2 seconds.
+        """
         if self._connection.is_open:
             self._connection.close()
         await asyncio.wait({self._ended}, timeout=_CLOSE_SECONDS)
         if not self._ended.done():
-            # pika has no public way to drop a connection whose other side keeps silent.
+            # pika has no public way to drop a connection if the other side does not answer.
             self._connection._terminate_stream(None)
             await asyncio.wait({self._ended}, timeout=_CLOSE_SECONDS)
 
@@ -269,12 +283,12 @@ class Session:
 async def _abandon(
     connection: Any, opened: asyncio.Future[Any], ended: asyncio.Future[Any]
 ) -> None:
-    """Give up a connection that is being opened, and wait until its socket is closed."""
+    """Give up a connection that is being opened, and wait at most 2 s until its socket closes."""
     if not (connection.is_closing or connection.is_closed):
         connection.close()
     await asyncio.wait({ended if opened.done() else opened}, timeout=_CLOSE_SECONDS)
     if opened.done():
-        opened.exception()  # or asyncio complains that nobody asked for it
+        opened.exception()  # otherwise asyncio logs that the exception was never retrieved
 
 
 async def _in_time(settings: BrokerSettings, answer: Awaitable[Any]) -> Any:
@@ -288,7 +302,7 @@ async def _in_time(settings: BrokerSettings, answer: Awaitable[Any]) -> Any:
 
 
 def _resolver(future: asyncio.Future[Any]) -> Callable[..., None]:
-    """A callback that resolves the future with its first argument."""
+    """Return a callback that resolves the future with its first argument."""
 
     def resolve(result: Any, *_more: object) -> None:
         if not future.done():

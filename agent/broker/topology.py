@@ -1,7 +1,7 @@
-"""The exchanges and queues that an agent needs on the broker: made if they aren't there.
+"""Find, create and bind the exchanges and queues that an agent needs on the broker.
 
-An agent with the least rights may make and bind nothing. It uses what is there, and says what is
-missing.
+An agent with the least rights can't create or bind anything. It uses the existing exchanges and
+queues, and reports those that are missing.
 """
 
 import logging
@@ -20,7 +20,7 @@ _DEAD_BYTES: Final = 64 * 1024 * 1024
 
 
 class DeclaredObject(NamedTuple):
-    """An exchange or a queue that was not there before; `kind` tells which."""
+    """An exchange or a queue that is or was missing. `kind` is `exchange` or `queue`."""
 
     kind: str
     name: str
@@ -30,7 +30,7 @@ class DeclaredObject(NamedTuple):
 
 
 class _Queue(NamedTuple):
-    """A queue, and the exchange and key that it is bound to."""
+    """A queue, with the exchange and the routing key of its binding."""
 
     name: str
     exchange: str
@@ -53,7 +53,7 @@ def _queues(instance_id: str) -> tuple[_Queue, _Queue]:
 
 
 async def missing(session: Session, instance_id: str) -> list[DeclaredObject]:
-    """Return what one instance's tasks and reports need and is not there."""
+    """Return the missing exchanges and queues of one instance's tasks and reports."""
     found = [
         DeclaredObject("exchange", name)
         for name, _ in (*_EXCHANGES, _DEAD_EXCHANGE)
@@ -68,23 +68,26 @@ async def missing(session: Session, instance_id: str) -> list[DeclaredObject]:
 async def declare(
     session: Session, settings: BrokerSettings, instance_id: str
 ) -> list[DeclaredObject]:
-    """Make and bind what is missing; return it. BrokerDenied if the user may not.
+    """Create and bind the missing exchanges and queues, and return them.
 
-    What exists is taken as it is: its owner may have chosen other arguments.
+    Existing ones are not changed, because their owner may have chosen other arguments.
+
+    Raises:
+        BrokerDenied: If the user may not create or bind one of them.
     """
-    gone = await missing(session, instance_id)
+    absent = await missing(session, instance_id)
     for name, kind in (*_EXCHANGES, _DEAD_EXCHANGE):
         made = DeclaredObject("exchange", name)
-        if made in gone:
+        if made in absent:
             await _create(session, settings, made, exchange=name, exchange_type=kind)
     for queue in _queues(instance_id):
         made = DeclaredObject("queue", queue.name)
-        if made in gone:
+        if made in absent:
             typed: dict[str, Any] = {**queue.arguments, "x-queue-type": settings.queue_type}
             await _create(session, settings, made, queue=queue.name, arguments=typed)
-        if made in gone or DeclaredObject("exchange", queue.exchange) in gone:
+        if made in absent or DeclaredObject("exchange", queue.exchange) in absent:
             await _bind(session, settings, queue)
-    return gone
+    return absent
 
 
 async def _create(
@@ -94,7 +97,7 @@ async def _create(
     try:
         await channel.call(f"{made.kind}_declare", durable=True, **arguments)
     except ChannelClosedByBroker as error:
-        raise refusal(settings, error, f"the {made} is missing and can't be made") from error
+        raise refusal(settings, error, f"the {made} is missing and can't be created") from error
     channel.close()
 
 
@@ -111,9 +114,10 @@ async def _bind(session: Session, settings: BrokerSettings, queue: _Queue) -> No
 
 
 class Upkeep:
-    """Looks after one instance's exchanges, queues and bindings while the link is connected.
+    """Keeps one instance's exchanges, queues and bindings intact while the link is connected.
 
-    `trouble` says what is missing and can't be made.
+    `trouble` names a missing exchange, queue or binding that can't be created. It is "" if there
+    is none.
     """
 
     def __init__(self, settings: BrokerSettings, instance_id: str) -> None:
@@ -124,7 +128,12 @@ class Upkeep:
         self._may_bind = self._may_publish = True
 
     async def begin(self, session: Session) -> None:
-        """Make and bind what a new connection needs; BrokerDenied if no task could come."""
+        """Create and bind the exchanges and queues when a connection begins.
+
+        Raises:
+            BrokerDenied: If the task queue is missing and can't be created, so that no task can
+                come.
+        """
         try:
             await self.repair(session)
         except BrokerDenied:
@@ -135,7 +144,11 @@ class Upkeep:
             await self._bind_all(session)
 
     async def repair(self, session: Session) -> None:
-        """Make again what is missing, and say so; BrokerDenied if the user may not."""
+        """Create missing exchanges and queues again, and log it.
+
+        Raises:
+            BrokerDenied: If the user may not create one of them.
+        """
         try:
             made = await declare(session, self._settings, self._instance_id)
         except BrokerDenied as error:
@@ -145,27 +158,32 @@ class Upkeep:
         self.trouble = ""
         if made:
             names = ", ".join(str(one) for one in made)
-            self._voice.tell(logging.WARNING, f"made on the broker, where it was missing: {names}")
+            self._voice.tell(
+                logging.WARNING, f"created on the broker, because it was missing: {names}"
+            )
 
     async def check(self, session: Session) -> None:
-        """Repair what is missing, and see whether a task would reach the queue."""
+        """Create missing exchanges and queues, and test that a task would reach the queue."""
         try:
             await self.repair(session)
         except BrokerDenied:
-            return  # it is said
+            return  # repair has logged it
         if self._may_publish and await self._is_empty(session):
             await self._check_binding(session)
         if not self.trouble:
             self._voice.calm()
 
     async def _is_empty(self, session: Session) -> bool:
-        """Tell whether the queue has no message: while tasks wait, and a probe, none is sent."""
+        """Return True if the queue has no message.
+
+        No probe is sent while tasks or an earlier probe wait in the queue.
+        """
         queue = wire.task_queue(self._instance_id)
         found = await session.find("queue_declare", queue=queue)
         return found is not None and found.method.message_count == 0
 
     async def _bind_all(self, session: Session) -> None:
-        """Bind anew what may be bound already: AMQP has no way to ask."""
+        """Bind all queues, even if they are bound already. AMQP has no way to ask for bindings."""
         try:
             for queue in _queues(self._instance_id):
                 await _bind(session, self._settings, queue)
@@ -173,12 +191,12 @@ class Upkeep:
             self._may_bind = False
             self._voice.tell(
                 logging.INFO,
-                f"the user {self._settings.address.user} may not bind queues: they are taken as "
-                "bound already",
+                f"the user {self._settings.address.user} may not bind queues: the agent assumes "
+                "that they are bound already",
             )
 
     async def _check_binding(self, session: Session) -> None:
-        """Send a probe the way that tasks go; bind the queue again if it finds no way."""
+        """Publish a probe as a task is published. Bind the queue again if no queue takes it."""
         channel = await session.channel()
         await channel.confirm()
         try:
@@ -186,7 +204,7 @@ class Upkeep:
         except Unroutable:
             await self._bind_again(session)
         except QueueFull:
-            return  # so it is bound
+            return  # a full queue that refuses the probe is bound
         except ChannelClosedByBroker as error:
             self._may_publish = error.reply_code != ACCESS_REFUSED
         finally:
@@ -203,5 +221,5 @@ class Upkeep:
         self._voice.tell(
             logging.WARNING,
             f"the queue {queue.name} was not bound to {queue.exchange}, so that tasks were "
-            "returned to their senders: it is bound again",
+            "returned to their senders. It is bound again",
         )

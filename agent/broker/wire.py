@@ -1,6 +1,7 @@
-"""Messages on the wire: bytes to models and back, and the names of exchanges and queues.
+"""Conversion of messages between bytes and models, and the names of exchanges and queues.
 
-JSON in UTF-8, one task or report a message; "Tasks and reports" in the README shows both.
+Each message is one task or one report, as JSON in UTF-8. "Tasks and reports" in the README shows
+both.
 """
 
 import json
@@ -17,7 +18,7 @@ from agent.model.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
 REPORT_EXCHANGE: Final = "backup.reports"
-# What an agent sends itself the way that tasks go, to see whether its queue is bound.
+# An agent sends this message to itself as a task is sent, to test that its queue is bound.
 PROBE: Final = b'{"version":1,"type":"agent.probe"}'
 DEAD: Final = "backup.dead"  # the exchange of dead letters, and its one queue
 MAX_TASK_BYTES: Final = 64 * 1024
@@ -26,40 +27,46 @@ CONTENT_TYPE: Final = "application/json"
 _MAX_REASON = 200
 _TOKEN: Final = re.compile(VISIBLE, re.ASCII)
 _UUID: Final = re.compile(r"(?:urn:uuid:)?\{?([0-9a-f-]{32,36})\}?", re.IGNORECASE)
-# of a message that is no JSON
+# The task id in a message that is not JSON.
 _NAMED: Final = re.compile(rb'"task_id"\s*:\s*"([!-~]{32,64})"')
 
 
 def task_queue(instance_id: str) -> str:
-    """The queue of one instance's tasks, bound to TASK_EXCHANGE by the instance's id."""
+    """Return the name of an instance's task queue.
+
+    The queue is bound to TASK_EXCHANGE with the instance's id as routing key.
+    """
     return f"{TASK_EXCHANGE}.{instance_id}"
 
 
 def own_exchange(instance_id: str) -> str:
-    """The exchange whose messages go to the queue of one instance's tasks, and nowhere else.
+    """Return the name of the exchange that sends messages only to one instance's task queue.
 
-    It is there if the broker has users who may send tasks to that instance alone.
+    It exists if the broker has users that may send tasks to no other instance.
     """
     return f"backup.own.{instance_id}"
 
 
 def client_queue(instance_id: str) -> str:
-    """A name for the private queue of one who follows the instance's reports."""
+    """Return a unique name for a client's private queue of the instance's reports."""
     return f"backup.client.{instance_id}.{uuid4()}"
 
 
 def routing_key(report: Report) -> str:
-    """`<instance_id>.<task type>.<task status>`; the type's own dot makes four words of it."""
+    """Return the routing key `<instance_id>.<task type>.<task status>`.
+
+    It has four words, because the task type contains a dot.
+    """
     return f"{report.instance_id}.{report.type}.{report.status}"
 
 
 def reports_of(instance_id: str) -> str:
-    """The binding key that selects every report of one instance."""
+    """Return the binding key that selects every report of one instance."""
     return f"{instance_id}.#"
 
 
 def encode_task(task: Task) -> bytes:
-    """The task as a message, but without its token, which is never written down here."""
+    """Return the task as a message, without its token. The agent never writes the token down."""
     return task.model_dump_json(exclude_none=True, exclude={"store": {"token"}}).encode()
 
 
@@ -68,7 +75,12 @@ def encode_report(report: Report) -> bytes:
 
 
 def decode_task(body: bytes) -> Task:
-    """The task in a message; MessageUnreadable, naming the field, for anything else."""
+    """Return the task in a message.
+
+    Raises:
+        MessageUnreadable: If the message is not a task. The text names the wrong field, if there
+            is one.
+    """
     _parse(body, MAX_TASK_BYTES)
     try:
         task = TASK.validate_json(body, strict=True)
@@ -80,17 +92,25 @@ def decode_task(body: bytes) -> Task:
 
 
 def _check_login(store: TaskStore) -> None:
-    """What a fresh task has to have; in the journal there are tasks with a URL alone."""
+    """Check the storage URL and the token of a task from the wire.
+
+    Tasks in the journal have a URL without a token, so the model allows that.
+
+    Raises:
+        MessageUnreadable: If only one of the two is set, or if the token has a wrong form.
+    """
     if (store.storage_url is None) != (store.token is None):
         raise MessageUnreadable(
             "not a task: field store: storage_url and token come together or not at all"
         )
     if store.token is not None and not _TOKEN.fullmatch(store.token.get_secret_value()):
-        raise MessageUnreadable("not a task: field store.token: not 1 to 4096 visible letters")
+        raise MessageUnreadable(
+            "not a task: field store.token: not 1 to 4096 visible ASCII characters"
+        )
 
 
 def decode_report(body: bytes) -> Report:
-    """The report in a message; MessageUnreadable for anything else."""
+    """Return the report in a message. Raise MessageUnreadable if it is not a report."""
     _parse(body, MAX_REPORT_BYTES)
     try:
         return Report.model_validate_json(body)
@@ -99,9 +119,10 @@ def decode_report(body: bytes) -> Report:
 
 
 def task_id_of(body: bytes) -> str | None:
-    """The task id that an unreadable task names, in its canonical spelling.
+    """Return the task id of an unreadable task in its canonical spelling, or None.
 
-    However it is spelt, and also in what is no JSON: its sender waits for an answer.
+    The id is found in any spelling, and even if the message is not JSON, because its sender waits
+    for an answer.
     """
     value = _peek(body, "task_id")
     if value is None and (named := _NAMED.search(body[:MAX_TASK_BYTES])):
@@ -112,7 +133,11 @@ def task_id_of(body: bytes) -> str | None:
 
 
 def task_type_of(body: bytes) -> str | None:
-    """The type that an unreadable task names, if it has a known one's form."""
+    """Return the task type of an unreadable task, if it has the form of a type.
+
+    That form is two words of ASCII letters with a dot between them, and at most 64 characters.
+    Return None for another form.
+    """
     value = _peek(body, "type")
     words = value.split(".") if value else []
     plain = len(words) == 2 and all(word.isascii() and word.isalpha() for word in words)
@@ -148,7 +173,8 @@ def _parse(body: bytes, limit: int) -> dict[str, Any]:
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    # Two readers that take different ones of two equal names would do different tasks.
+    # If a name occurs twice, one reader may take the first value and another reader the second.
+    # Then they would do different tasks.
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise MessageUnreadable("a field occurs twice in one object of the message")
@@ -160,10 +186,10 @@ def _no_constant(_name: str) -> NoReturn:
 
 
 def _reason(what: str, error: ValidationError) -> str:
-    """What is wrong with the first bad field, without the value that was sent."""
+    """Return the fault of the first bad field, without the value that was sent."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
     if first["type"] == "union_tag_invalid":
-        return "not a task: field type: this agent knows no such kind of task"
+        return "not a task: field type: this agent does not know this type of task"
     where = ".".join(str(part)[:40] for part in first["loc"][:6]) or "(whole)"
     text = f"not a {what}: field {printable(where)[:80]}: {printable(first['msg'])}"
     return text[:_MAX_REASON]

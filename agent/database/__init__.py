@@ -1,1 +1,1 @@
-"""The database server: what the agent asks it by SQL, and what lies in its datadir."""
+"""Access to the database server: the agent's SQL, and the table files in the datadir."""

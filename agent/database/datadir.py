@@ -1,7 +1,8 @@
-"""The table files in a datadir: what a backup must hold beside InnoDB's own tablespaces.
+"""A survey of the table files in a datadir that are not InnoDB's own tablespaces.
 
-The server has no list of these files that an account without rights on tables could read. So
-they are listed by name before the run, and looked for in the stream after it.
+A backup must hold these files, too. The server has no list of them that an account without rights
+on tables could read. So the agent lists them by name before the run, and looks for them in the
+stream after the run.
 """
 
 import ctypes
@@ -20,22 +21,25 @@ from agent.codec.stream_paths import path_digest
 from agent.errors import DatadirUnfit
 
 LOST_FOUND: Final = "lost+found"
-# What the engines copy by name: extra/mariabackup/backup_copy.cc of MariaDB,
-# storage/innobase/xtrabackup/src/backup_copy.cc of Percona. InnoDB's own files are proved by
-# number; a stray one is nobody's table.
+# The endings of the files that the engines copy by name. Sources:
+# extra/mariabackup/backup_copy.cc of MariaDB, storage/innobase/xtrabackup/src/backup_copy.cc of
+# Percona. InnoDB's own files are not in this list, because they are proved by their number. A
+# stray InnoDB file belongs to no table.
 _DATA: Final = frozenset({".MYD", ".MYI", ".MAD", ".MAI", ".MRG", ".ARM", ".ARZ", ".CSM", ".CSV"})
 _COPIED: Final = _DATA | {".frm", ".TRG", ".TRN", ".opt", ".par", ".sdi"}
 _INNODB: Final = frozenset({".ibd", ".isl"})
-# Names at the top of a stream, or of a prepared backup, that are files; the engine also looks for
-# undo tablespaces and for a list of corrupted pages that aren't there.
+# Names of files at the top of a stream or of a prepared backup. No schema may have such a name. The
+# undo tablespaces and the list of corrupted pages are here because the engine looks for them even
+# if they don't exist.
 _TAKEN: Final = re.compile(
     r"(xtrabackup|mariadb_backup)_(checkpoints|info|binlog_info|binlog_pos_innodb|slave_info|"
     r"galera_info|logfile|binary|master_key_id|tablespaces|keys)|"
     r"innodb_corrupted_pages|undo[01]\d\d|"
     r"backup-my\.cnf|ibdata\d+|ib_logfile\d+|ib_buffer_pool|ib_lru_dump|aria_log_control"
 )
-# Engines whose tables are all in the files above, in InnoDB's or MyRocks' own, or not in this
-# server: a table of FEDERATED (FederatedX has that name, too) or SPIDER is a definition alone.
+# Engines with tables that have all their data in the files above or in the own files of InnoDB or
+# MyRocks, or have no data in this server. A table of FEDERATED or SPIDER is only a definition.
+# FederatedX has the name FEDERATED, too.
 _WHOLE: Final = frozenset(
     {"innodb", "rocksdb", "myisam", "mrg_myisam", "aria", "archive", "csv"}
     | {"memory", "blackhole", "sequence", "oqgraph", "performance_schema", "example"}
@@ -48,9 +52,10 @@ _CURE: Final = (
     "the OS user that runs the engine"
 )
 
-# Nobody moves these out of a datadir, or has the server ignore them.
+# The server's own schemas. They must not be moved out of the datadir, and the server must not
+# ignore them. So the hint for them is _READABLE, not _CURE.
 _SYSTEM: Final = frozenset({"mysql", "performance_schema", "sys"})
-_READABLE: Final = "make it readable for the datadir's owner, who runs server and engine"
+_READABLE: Final = "make it readable for the datadir's owner, who runs the server and the engine"
 
 _LIBC: Final = ctypes.CDLL(None)
 
@@ -58,39 +63,43 @@ Held = Callable[[str], bool]
 
 
 class TableFile(NamedTuple):
-    """One file by its name in a stream, `schema/table.MAI`."""
+    """A table file. `path` is its name in a stream, such as `schema/table.MAI`."""
 
     path: str
     inode: int
 
     @property
     def folder(self) -> str:
-        """The directory's name."""
+        """Return the name of the file's directory."""
         return self.path.partition("/")[0]
 
     @property
     def name(self) -> str:
-        """The file's own name."""
+        """Return the file's name without its directory."""
         return self.path.partition("/")[2]
 
     @property
     def table(self) -> str:
-        """The table as SQL names it, without quotes; a schema's own file has none."""
+        """Return the table's name as in SQL, without quotes.
+
+        The result has no meaning for a schema's own file, such as `db.opt`.
+        """
         return f"{_decoded(self.folder)}.{_decoded(_stem(self.name))}"
 
 
 def named(path: str) -> str:
-    """Return `the table d.t` for the name of its file, `the schema d` for that of a directory."""
+    """Return `the table d.t` for the path of its file, or `the schema d` for a directory's name."""
     return (
         f"the table {TableFile(path, 0).table}" if "/" in path else f"the schema {_decoded(path)}"
     )
 
 
 class Rules(NamedTuple):
-    """What may be in a datadir: `ignored` directories, and names that begin with a dot.
+    """The contents that a datadir may have.
 
-    Tables of the engines in `accepted` (lower case) may be left without their data. `backticks`
-    may be in the names of tables that aren't InnoDB's.
+    The directories in `ignored` are skipped. If `hidden` is set, names of schemas may begin with a
+    dot. A backup may lack the data of tables of the engines in `accepted` (lower case). If
+    `backticks` is set, tables that aren't InnoDB's may have a backtick in their names.
     """
 
     ignored: frozenset[str] = frozenset()
@@ -100,11 +109,15 @@ class Rules(NamedTuple):
 
 
 class Survey:
-    """The table files of a datadir as they were when this was made.
+    """The table files in a datadir, as they were when the survey was made.
 
-    It keeps 8 bytes a file, and needs some 400 for each file of one directory at a time.
-    `left_out` names the directories that the engine has to be told to leave out. DatadirUnfit
-    if a backup of that datadir can't be made whole, or not be restored.
+    The survey keeps 8 bytes of memory a file. While it reads a directory, it needs some 400 bytes
+    for each file of that directory. `began` is the time when it was made (Unix seconds).
+    `left_out` names the directories that the engine must be instructed to leave out.
+    `hidden_allowed` is the rule `hidden`.
+
+    Raises:
+        DatadirUnfit: If a backup of the datadir could not be complete, or could not be restored.
     """
 
     def __init__(self, datadir: Path, rules: Rules) -> None:
@@ -114,16 +127,17 @@ class Survey:
         self._datadir = datadir
         self._rules = rules
         self._rocksdb = False
-        self._identities: dict[str, array[int]] = {}  # sorted, by directory
+        self._identities: dict[str, array[int]] = {}  # sorted digests, by directory
         for folder in _directories(datadir, rules.ignored):
             self._note(folder)
 
     def _note(self, folder: str) -> None:
         if _TAKEN.fullmatch(folder):
             raise DatadirUnfit(
-                f"the schema {folder} has the name of a file that the engine makes or looks for, "
-                "so that no backup of both is sure to be restored",
-                hint=f"move the tables of {folder} into a schema with another name, and drop it",
+                f"the schema {folder} has the name of a file that the engine creates or looks "
+                "for, so a restore of both may fail",
+                hint=f"move the tables of {folder} into a schema with another name, and drop "
+                f"{folder}",
             )
         names = _names(self._datadir, folder)
         files = [
@@ -141,7 +155,7 @@ class Survey:
         if folder.startswith(".") and not self._rules.hidden and (files or not names):
             raise DatadirUnfit(
                 f"the engine copies the directory {self._datadir / folder} as if it were a "
-                "schema, and no backup with a name that begins with a dot can be restored",
+                "schema, and a backup can't be restored if a name in it begins with a dot",
                 hint="move it out of the datadir, or name it in the server's ignore_db_dirs",
             )
         for file in files:
@@ -157,9 +171,9 @@ class Survey:
         if not self._rules.backticks and _suffix(file.path) in _DATA and "`" in file.table:
             raise DatadirUnfit(
                 f"the table {file.table} has a backtick in its name, and mariadb-backup can copy "
-                "none such that isn't InnoDB's",
-                hint="rename the table, or move it into a schema without a backtick; or alter it "
-                "to InnoDB",
+                "such a table only if it is an InnoDB table",
+                hint="rename the table, move it into a schema without a backtick, or alter it to "
+                "InnoDB",
             )
 
     def _check_readable(self, file: TableFile) -> None:
@@ -171,7 +185,10 @@ class Survey:
             )
 
     def _check_engines(self, folder: str, names: list[str]) -> None:
-        """Refuse a table whose data is neither InnoDB's nor in a file that is copied."""
+        """Raise DatadirUnfit for a table with data neither in InnoDB nor in a copied file.
+
+        Note also whether there are MyRocks tables.
+        """
         stored = {_stem(name) for name in names if _suffix(name) in _DATA | _INNODB}
         for name in names:
             if _suffix(name) != ".frm" or _stem(name) in stored or name.startswith("#sql"):
@@ -181,29 +198,37 @@ class Survey:
             if engine and engine.lower() not in _WHOLE | self._rules.accepted:
                 table = TableFile(f"{folder}/{name}", 0).table
                 raise DatadirUnfit(
-                    f"the table {table} is of the engine {engine}, whose data no backup holds",
-                    hint=f"alter it to another engine, or add {engine} to [engine] "
+                    f"the table {table} is of the engine {engine}, and no backup holds the data of "
+                    "that engine",
+                    hint=f"alter the table to another engine, or add {engine} to [engine] "
                     "uncopied_engines if its data may be missing in backups",
                 )
 
-    def lost(self, held: Held, told: Held) -> Iterator[TableFile]:
-        """Yield the files that lasted since the survey and aren't `held` by the stream.
+    def lost(self, held: Held, reported: Held) -> Iterator[TableFile]:
+        """Yield the files that have existed since the survey and are not in the stream.
 
-        DDL takes files away or gives them other names, so those whose table it has touched are
-        passed over unless the engine has `told` that it couldn't copy them.
+        `held` returns True for a path that is in the stream. `reported` returns True for a path
+        if the engine has reported that it could not copy the file.
+
+        DDL deletes files and gives them other names. So a file is skipped if DDL has touched its
+        table since the survey, unless the engine has reported the file.
         """
         for folder in _directories(self._datadir, self._rules.ignored):
             if folder in self.left_out:
                 continue
             for name, inode in _names(self._datadir, folder) or ():
                 file = TableFile(f"{folder}/{name}", inode)
-                if _counts(name) and not held(file.path) and self._lasted(file, told):
+                if _counts(name) and not held(file.path) and self._lasted(file, reported):
                     yield file
 
     def broken(self, definitions: Set[int]) -> Iterator[str]:
-        """Yield the tables of these `.frm` files, by digest; `?` for what has another name by now.
+        """Yield the names of the tables of `.frm` files in a stream that lacks the tables' data.
 
-        One that has no data here either is broken on the server, too, and passed over.
+        `definitions` are the digests of the paths of those files. `?` stands for a digest that
+        fits no `.frm` in the datadir, because its table has another name by now.
+
+        A table is skipped if it has no data file in the datadir either and DDL has not touched it
+        since the survey. Such a table is broken on the server, too.
         """
         unseen = set(definitions)
         for folder in _directories(self._datadir, self._rules.ignored):
@@ -218,10 +243,14 @@ class Survey:
         yield from ("?" for _ in unseen)
 
     def rocksdb_lost(self, held: Held) -> bool:
-        """Tell whether there are MyRocks tables, and the stream has no MyRocks."""
+        """Return True if there are MyRocks tables but the stream has no MyRocks files."""
         return self._rocksdb and not any(map(held, _ROCKSDB))
 
-    def _lasted(self, file: TableFile, told: Held) -> bool:
+    def _lasted(self, file: TableFile, reported: Held) -> bool:
+        """Return True if the survey saw this file and DDL has not touched its table since then.
+
+        The second condition does not apply to a file that the engine has reported.
+        """
         defined = self._was_there(file, defined=True)
         if not defined and not self._was_there(file, defined=False):
             return False
@@ -229,20 +258,27 @@ class Survey:
         born = birth_time(path)
         if born is None or born >= self.began:
             return False
-        # MySQL 8 has no .frm: there the name, inode and birth time of a file of data decide
+        # MySQL 8 has no .frm. There the name, the inode and the birth time of a data file decide.
         if not defined and _suffix(file.name) in _DATA:
             return True
-        return told(file.path) or not self._touched(path)
+        return reported(file.path) or not self._touched(path)
 
     def _was_there(self, file: TableFile, *, defined: bool) -> bool:
-        """Tell whether the survey saw the file, with a `.frm` of its table or without."""
+        """Return True if the survey saw the file, together with a `.frm` of its table or without.
+
+        `defined` selects which of the two is tested.
+        """
         identities = self._identities.get(file.folder, ())
         identity = _identity(file, defined=defined)
         at = bisect_left(identities, identity)
         return at < len(identities) and identities[at] == identity
 
     def _touched(self, path: Path) -> bool:
-        """Tell whether DDL has changed the table since the survey, by what only DDL writes."""
+        """Return True if DDL has changed the file's table since the survey.
+
+        The change time of the `.frm` shows this, because only DDL writes that file. For a file
+        that is not a data file, its own change time is used. A deleted file counts as changed.
+        """
         definition = path
         if path.suffix in _DATA:
             definition = path.with_name(_stem(path.name) + ".frm")
@@ -253,19 +289,26 @@ class Survey:
 
 
 def _run_as(datadir: Path) -> str | None:
-    """Return what to do for who is neither root nor the datadir's owner; None for these two."""
+    """Return the hint for a user that is neither root nor the datadir's owner.
+
+    Return None for these two users.
+    """
     owner = datadir.stat().st_uid
     if os.geteuid() in (0, owner):
         return None
     try:
         name = pwd.getpwuid(owner).pw_name
     except KeyError:
-        name = f"with number {owner}"
+        name = f"with the number {owner}"
     return f"run this as root, or as the datadir's owner, the OS user {name}"
 
 
 def birth_time(path: Path) -> float | None:
-    """Return when a file was made (statx(2)), 0 if its filesystem doesn't say; None if gone."""
+    """Return the time when a file was created, in seconds since 1970, from statx(2).
+
+    Return 0 if the filesystem does not report it. Return None if statx fails, for example because
+    the file was deleted.
+    """
     answer = ctypes.create_string_buffer(256)
     where, flags, wanted = -100, 0x100, 0x800  # AT_FDCWD, AT_SYMLINK_NOFOLLOW, STATX_BTIME
     if _LIBC.statx(where, os.fsencode(path), flags, wanted, answer):
@@ -277,7 +320,7 @@ def birth_time(path: Path) -> float | None:
 
 
 def _directories(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
-    """Yield the names of the directories that the server and the engines take for schemas."""
+    """Yield the names of the directories that the server and the engines treat as schemas."""
     with _scanned(datadir) as entries:
         for entry in entries:
             if entry.is_dir() and entry.name not in ignored:
@@ -288,11 +331,11 @@ def _scanned(datadir: Path) -> "os.ScandirIterator[str]":  # type: ignore[name-d
     try:
         return os.scandir(datadir)
     except OSError as error:
-        raise DatadirUnfit(f"can't read {datadir}: {error.strerror}") from error
+        raise DatadirUnfit(f"can't read the datadir {datadir}: {error.strerror}") from error
 
 
 def _names(datadir: Path, folder: str) -> list[tuple[str, int]] | None:
-    """Return the names and inodes of a directory's files; None if it can't be read."""
+    """Return the names and inodes of a directory's files, or None if it can't be read."""
     try:
         with os.scandir(datadir / folder) as entries:
             return [
@@ -300,7 +343,7 @@ def _names(datadir: Path, folder: str) -> list[tuple[str, int]] | None:
                 for entry in entries
                 if not entry.is_dir(follow_symlinks=False)
             ]
-    except FileNotFoundError:  # dropped meanwhile
+    except FileNotFoundError:  # the schema was dropped in the meantime
         return []
     except OSError:
         return None
@@ -315,23 +358,29 @@ def _suffix(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """Return the table's part of a file's name; a partition's file is `t#P#p0.MAD`."""
+    """Return the table's part of a file's name, which is `t` for a partition's `t#P#p0.MAD`."""
     stem = name[: name.rfind(".")]
     return re.split("#[Pp]#", stem, maxsplit=1)[0] if "#" in stem else stem
 
 
 def _identity(file: TableFile, *, defined: bool) -> int:
-    """Return a digest of a file, and of whether its table is `defined` by a `.frm`."""
+    """Return a digest of a file's path, its inode, and the flag `defined`.
+
+    `defined` is True if the file's table has a `.frm`.
+    """
     return path_digest(os.fsencode(file.path) + b"\0%d\0%d" % (file.inode, defined))
 
 
 def _decoded(name: str) -> str:
-    """Return a name without the escapes that the server gives it in a file's name."""
+    """Decode the escapes of a file's name, such as `@002d`, which the server puts there."""
     return re.sub("@([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), name)
 
 
 def _engine_of(path: Path) -> str | None:
-    """Return the engine that a `.frm` names; None for a view, or if it is gone meanwhile."""
+    """Return the engine that a `.frm` names.
+
+    Return None for a view, and if the file was deleted in the meantime or can't be read.
+    """
     try:
         with path.open("rb") as file:
             return table_engine(file.read(_FRM_BYTES))

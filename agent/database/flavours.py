@@ -1,6 +1,7 @@
-"""What differs from one database server to the next: queries, words, privileges, versions.
+"""Differences between database servers in queries, statements, privileges and versions.
 
-Of MariaDB everything here is tried; of MySQL and Percona Server it is as their manuals have it.
+Everything about MariaDB has been tried on a server. Everything about MySQL and Percona Server
+follows their manuals.
 """
 
 import re
@@ -18,8 +19,8 @@ from agent.errors import (
 
 Version = tuple[int, ...]
 
-# What the engines' manuals ask for (docs/engines.md); the first of each row's names is the
-# present one, the others are those of older servers.
+# The privileges that the engines' manuals require (docs/engines.md). The first name of each row is
+# the current one, the others are those of older servers.
 _REQUIRED: Final = {
     "mariadb": (
         ("RELOAD",),
@@ -30,36 +31,40 @@ _REQUIRED: Final = {
     "mysql": (("RELOAD",), ("PROCESS",), ("LOCK TABLES",), ("REPLICATION CLIENT",)),
 }
 _BACKUP_ADMIN_SINCE: Final = (8, 0)
-# Tables of performance_schema that xtrabackup reads, and since when the server has them.
+# Tables of performance_schema that xtrabackup reads, and the first server version that has each.
 _READ: Final = {
     "log_status": (8, 0),
     "replication_group_members": (8, 0),
     "keyring_component_status": (8, 0, 24),
 }
-# What stopping and starting a replica's SQL thread takes. MySQL before 8.0 has SUPER alone.
+# The privileges that allow a user to stop and start a replica's SQL thread. One of each row is
+# enough. MySQL before 8.0 has only SUPER.
 _REPLICA_ADMIN: Final = {
     "mariadb": ("REPLICATION SLAVE ADMIN", "SUPER"),
     "mysql": ("REPLICATION_SLAVE_ADMIN", "SUPER"),
     "mysql 5": ("SUPER",),
 }
-# Held without harm: no right at all, what older manuals asked for, what a replica may need.
+# Privileges that do no harm: USAGE is no right at all, older manuals required LOCK TABLES, and a
+# replica may need the lesser privilege of _REPLICA_ADMIN.
 _USEFUL: Final = frozenset({"USAGE", "LOCK TABLES", *_REPLICA_ADMIN["mariadb"][:1]})
 _USEFUL_MYSQL: Final = frozenset({"USAGE", *_REPLICA_ADMIN["mysql"][:1]})
 
-# Rows of number, path, allocated bytes, table id. The first query of each row tells
-# which tablespaces there are; the others fill in what it doesn't know. They are joined here: the
-# servers have no index on these tables, and take seconds where there are thousands.
+# Each query returns the columns number, path, allocated bytes, table id. The first query of each
+# entry lists the tablespaces. The others fill in the columns that are NULL in its answer. The
+# agent joins the answers itself: the servers have no index on these tables, and a join in SQL
+# takes seconds if there are thousands of tablespaces.
 _TABLESPACES: Final = {
-    # The dictionary has all tables; INNODB_SYS_TABLESPACES may lack those that were not opened
-    # since the server began.
+    # INNODB_SYS_TABLES, the dictionary, has all tables. INNODB_SYS_TABLESPACES may lack tables
+    # that were not opened since the server started.
     "mariadb": (
         "SELECT SPACE, CONCAT(NAME, '.ibd'), NULL, TABLE_ID "
         "FROM information_schema.INNODB_SYS_TABLES WHERE SPACE > 0",
         "SELECT SPACE, NULL, ALLOCATED_SIZE, NULL FROM information_schema.INNODB_SYS_TABLESPACES",
     ),
-    # NAME is decoded there, PATH is not and is missing for `mysql`, the data dictionary. What
-    # has no bytes was discarded and has no file. Undo tablespaces are left out: a truncation
-    # gives them other numbers and files meanwhile.
+    # NAME of INNODB_TABLESPACES is decoded. PATH of INNODB_TABLESPACES_BRIEF is not, and it is
+    # missing for `mysql`, the data dictionary. A tablespace with a size of 0 bytes was discarded
+    # and has no file. Undo tablespaces are left out, because a truncation during the backup gives
+    # them other numbers and files.
     "mysql": (
         "SELECT SPACE, CONCAT(NAME, '.ibd'), ALLOCATED_SIZE, NULL "
         "FROM information_schema.INNODB_TABLESPACES "
@@ -75,7 +80,7 @@ _TABLESPACES: Final = {
         "SELECT SPACE, NULL, NULL, TABLE_ID FROM information_schema.INNODB_SYS_TABLES "
         "WHERE SPACE_TYPE = 'Single'",
     ),
-    # which doesn't tell sizes, and has no general tablespaces
+    # MySQL 5.6 does not report sizes, and has no general tablespaces.
     "mysql 5.6": (
         "SELECT SPACE, PATH, 0, NULL FROM information_schema.INNODB_SYS_DATAFILES",
         "SELECT SPACE, NULL, NULL, TABLE_ID FROM information_schema.INNODB_SYS_TABLES "
@@ -84,39 +89,42 @@ _TABLESPACES: Final = {
 }
 # Error numbers of the MariaDB and MySQL manuals: ER_DBACCESS_DENIED, ER_ACCESS_DENIED,
 # ER_ACCESS_DENIED_NO_PASSWORD and ER_ACCOUNT_HAS_BEEN_LOCKED in both servers' numbering. MySQL
-# 5.7 answers STOP SLAVE without SUPER with 1045, too.
+# 5.7 also answers 1045 to STOP SLAVE from a user without SUPER.
 _LOGIN_REFUSED: Final = frozenset({1044, 1045, 1698, 3118, 4151})
 # ER_TABLEACCESS_DENIED, ER_COLUMNACCESS_DENIED, ER_SPECIFIC_ACCESS_DENIED.
 _PRIVILEGE_LACKING: Final = frozenset({1142, 1143, 1227})
-# ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client's own errors of the connection.
+# ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN, and the client library's own connection errors.
 _UNREACHABLE: Final = frozenset({1040, 1053, 2002, 2003, 2006, 2013})
 _LOCK_WAIT_TIMEOUT: Final = 1205
-# ER_ABORTING_CONNECTION, ER_NEW_ABORTING_CONNECTION: init_connect failed.
+# ER_ABORTING_CONNECTION and ER_NEW_ABORTING_CONNECTION mean that init_connect failed.
 _ABORTED: Final = frozenset({1152, 1184})
 _INIT_CONNECT_HINT: Final = (
-    "the server's init_connect must work for the agent's database user: grant what it needs, or "
-    "grant CONNECTION ADMIN (CONNECTION_ADMIN on MySQL), for which the server leaves it out"
+    "the server's init_connect must work for the agent's database user: grant the privileges that "
+    "it needs, or grant CONNECTION ADMIN (CONNECTION_ADMIN on MySQL): for a user with that "
+    "privilege the server skips init_connect"
 )
-# What a server's global settings may hold that would change or end the agent's queries: a limit
-# of time or rows, quotes with another meaning, words of another language. MariaDB ignores the
-# comment for MySQL 5.7.8.
+# Session settings for the agent's queries. The server's global settings could change or end the
+# queries: by a limit of time or rows, by another meaning of quotes, or by messages in another
+# language. MariaDB ignores the comment for MySQL 5.7.8.
 PLAIN_SESSION: Final = (
     "sql_mode='', sql_select_limit=18446744073709551615, sql_big_selects=1, lc_messages='en_US' "
     "/*M!100101 , max_statement_time=0 */ /*!50708 , max_execution_time=0 */"
 )
-# What of such settings ends an engine, whose sessions nobody else can change: rows at least.
+# The global settings of this kind that make an engine fail, with the least number of rows that each
+# must allow. The agent can't change the settings of an engine's sessions.
 ENGINE_LIMITS: Final = {"sql_select_limit": 10_000, "max_join_size": 1_000_000}
 
 _GRANT: Final = re.compile(r"GRANT (.+?) ON (\S+) TO ")
 
 
 class Tablespace(NamedTuple):
-    """One InnoDB table's or partition's own file, or a general tablespace; `allocated` in bytes.
+    """The own tablespace of one InnoDB table or partition, or a general tablespace.
 
-    `table_id` outlives a rename. A table that is made, rebuilt, truncated, or whose tablespace
-    is discarded gets one higher than all before. A general tablespace, which holds many tables
-    and can't be imported, has 0; so has a table that was dropped while the server was asked.
-    A `discarded` one has no file, and waits for IMPORT TABLESPACE.
+    `allocated` is in bytes. `table_id` does not change when the table is renamed. A table gets an
+    id higher than all before when it is created, rebuilt or truncated, or when its tablespace is
+    discarded. The id is 0 for a general tablespace, which holds many tables and can't be imported.
+    It is also 0 if the table was dropped between the agent's queries. A `discarded` tablespace has
+    no file, and waits for IMPORT TABLESPACE.
     """
 
     path: str
@@ -126,15 +134,16 @@ class Tablespace(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether it is a table with all its data: neither discarded nor half-made."""
+        """Return True if the tablespace has all its data, so is neither discarded nor half-made."""
         return not self.discarded and not half_made(self.path)
 
 
 class ReplicaWords(NamedTuple):
-    """How a server is asked about its replication, and how it answers.
+    """A server's statements about replication, and the columns of its answers.
 
-    `start` takes the channel's name, `start_only` starts the only one of a server that knows
-    no names.
+    `status` is the query. `channel` and `running` are columns of its answer. `start` is a
+    statement with a placeholder for the channel's name. `start_only` starts the channel with the
+    empty name, which is the only one of a server without channel names.
     """
 
     status: str
@@ -164,22 +173,22 @@ _OLD_MYSQL_REPLICA: Final = ReplicaWords(
     channel="Channel_Name",
     running="Slave_SQL_Running",
     start="START SLAVE SQL_THREAD FOR CHANNEL %s",
-    # 5.6 knows no channels; later it starts all of them
+    # MySQL 5.6 has no channels. Later versions start all channels by this statement.
     start_only="START SLAVE SQL_THREAD",
 )
 
 
 def numbers(version: str) -> Version:
-    """`(8, 0, 35)` of `8.0.35-27`; empty where it begins with no number."""
+    """Return `(8, 0, 35)` for `8.0.35-27`, or `()` if the version does not begin with a number."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def tablespaces_queries(server_type: str, number: Version) -> tuple[str, ...]:
-    """Return what asks for the tablespaces that are in each full backup.
+    """Return the queries for the tablespaces that are in each full backup.
 
-    Bytes that stay NULL are those of a table that may have no file: it was discarded, or not
-    opened yet.
+    If the bytes stay NULL, the table may have no file. Then its tablespace was discarded, or the
+    table was not opened yet.
     """
     if server_type == "mariadb" or number >= (8, 0):
         return _TABLESPACES[server_type]
@@ -187,15 +196,19 @@ def tablespaces_queries(server_type: str, number: Version) -> tuple[str, ...]:
 
 
 def truncates_in_place(server_type: str, number: Version) -> bool:
-    """Return True if TRUNCATE gives a table another id and leaves its tablespace the number.
+    """Return True if TRUNCATE gives a table another id but keeps the number of its tablespace.
 
-    On all other servers the same number with another id was discarded, and imported or not.
+    On all other servers, the same number with another id means that the tablespace was discarded.
+    It may have been imported afterwards.
     """
     return server_type == "mysql" and (5, 7) <= number < (8, 0)
 
 
 def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:
-    """Return path, bytes and table id by number, from the answers to those queries in order."""
+    """Join the answers to the tablespace queries, in the order of the queries.
+
+    Return a list of path, bytes and table id for each tablespace number.
+    """
     first, *others = answers
     rows = {int(space): row for space, *row in first}
     for answer in others:
@@ -206,9 +219,9 @@ def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:
 
 
 def stream_name(path: str, *, general: bool = False) -> str | None:
-    """`schema/table.ibd` of a tablespace's path; None for what isn't one table's own file.
+    """Return `schema/table.ibd` for the path of a table's own tablespace, and None for others.
 
-    With `general`, also `name.ibd`.
+    With `general`, return also `name.ibd` for the path of a general tablespace.
     """
     parts = PurePosixPath(path).parts[-2:]
     if len(parts) < 2 and not general:
@@ -217,7 +230,7 @@ def stream_name(path: str, *, general: bool = False) -> str | None:
 
 
 def half_made(path: str) -> bool:
-    """Whether a file is of a table that a running or broken ALTER builds."""
+    """Return True if a file belongs to a table that a running or broken ALTER builds."""
     return PurePosixPath(path).name.startswith("#sql")
 
 
@@ -228,7 +241,10 @@ def replica_words(server_type: str, number: Version) -> ReplicaWords:
 
 
 def refusal(what: str, number: object, reason: object, *, logged_in: bool) -> AgentError:
-    """Return the error that a server's error number stands for; texts come in any language."""
+    """Return the agent's error for a server's error number.
+
+    The text of the server's error is not judged, because it comes in any language.
+    """
     if number in _LOGIN_REFUSED and not logged_in:
         return DatabaseDenied(f"{what} refuses the login: {reason}")
     if number in _LOGIN_REFUSED | _PRIVILEGE_LACKING:
@@ -245,10 +261,10 @@ def refusal(what: str, number: object, reason: object, *, logged_in: bool) -> Ag
 
 
 def held_privileges(grants: Iterable[str]) -> frozenset[str]:
-    """What the lines of SHOW GRANTS give: `RELOAD`, `SELECT ON performance_schema.*`.
+    """Return the privileges in the lines of SHOW GRANTS.
 
-    MySQL has static and dynamic privileges on lines of their own. Those that come by a role
-    aren't there.
+    They have the form `RELOAD` or `SELECT ON performance_schema.*`. MySQL has static and dynamic
+    privileges on separate lines. Its lines lack the privileges that come by a role.
     """
     held: set[str] = set()
     for grant in grants:
@@ -263,7 +279,7 @@ def held_privileges(grants: Iterable[str]) -> frozenset[str]:
 def missing_privileges(
     held: frozenset[str], server_type: str, number: Version, *, safe_slave_backup: bool
 ) -> list[str]:
-    """What a backup needs beyond what is held."""
+    """Return the privileges that a backup needs and that are not held."""
     if "ALL PRIVILEGES" in held:
         return []
     required = _required(server_type, number)
@@ -275,10 +291,10 @@ def missing_privileges(
 def surplus_privileges(
     held: frozenset[str], server_type: str, number: Version, *, safe_slave_backup: bool = False
 ) -> list[str]:
-    """Return what is held on all databases, and no backup needs."""
+    """Return the privileges that are held on all databases and that no backup needs."""
     needed = {name for names in _required(server_type, number) for name in names}
     if safe_slave_backup:
-        # not what would do as well, where there is a lesser right
+        # SUPER also allows this, but counts as surplus if the server has the lesser privilege.
         needed.add(_replica_admin(server_type, number)[0])
     useful = _USEFUL if server_type == "mariadb" else _USEFUL_MYSQL
     return sorted(name for name in held - needed - useful if " ON " not in name)
@@ -290,7 +306,7 @@ def _replica_admin(server_type: str, number: Version) -> tuple[str, ...]:
 
 
 def _required(server_type: str, number: Version) -> list[tuple[str, ...]]:
-    """What a user needs, each with the names that do as well."""
+    """Return the privileges that a user needs, each with the names of which one is enough."""
     required = list(_REQUIRED[server_type])
     if server_type == "mysql" and number >= _BACKUP_ADMIN_SINCE:
         required.append(("BACKUP_ADMIN",))

@@ -1,7 +1,7 @@
-"""The agent's only SQL: what it asks the server before, during and after a backup.
+"""All SQL of the agent, for its queries to the server before, during and after a backup.
 
-Every call opens a connection of its own over the UNIX socket, with short timeouts, so
-that a restart of the server between two calls needs no care.
+Every call opens its own connection over the UNIX socket, with short timeouts. So a restart of the
+server between two calls does no harm.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ from agent.model import Lineage
 
 _CONNECT_SECONDS = 5
 _STAT_SECONDS = 10
-# The tables that CHECK TABLE makes sense for, and how many one statement takes.
+# The tables that CHECK TABLE is useful for.
 _TABLES = (
     "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES "
     "WHERE TABLE_TYPE = 'BASE TABLE' "
     "AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema', 'sys')"
 )
-_CHECKED_AT_ONCE = 100
+_CHECKED_AT_ONCE = 100  # tables in one CHECK TABLE statement
 _LSN = "Innodb_lsn_current"
 _FALSE_LSN = (
-    "a statement shown there has such a line in it, and an engine that believes it copies too "
-    "little redo log: end that session, or change the statement, and back up again"
+    "the status also shows the text of running statements, and one of them has a line that begins "
+    "with `Log sequence number`. An engine that takes the number of that line copies too little "
+    "redo log. End that session or change the statement, then back up again"
 )
-
 
 OnStop = Callable[[Callable[[], None]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """How to reach the server; a query that takes longer than `timeout_seconds` fails."""
+    """The server's socket, the login, and the deadline in seconds after which a query fails."""
 
     socket: Path
     user: str
@@ -54,7 +54,10 @@ class DatabaseSettings:
 
 
 class ServerInfo(NamedTuple):
-    """What the server says of itself; `type` is `mariadb` or `mysql`."""
+    """The server's own description of itself.
+
+    `type` is `mariadb` or `mysql`. `server_uuid` is None on MariaDB, which has none.
+    """
 
     type: str
     version: str
@@ -64,14 +67,15 @@ class ServerInfo(NamedTuple):
 
     @property
     def number(self) -> tuple[int, ...]:
-        """`(8, 0, 35)` of `8.0.35-27`."""
+        """Return the version as numbers, such as `(8, 0, 35)` for `8.0.35-27`."""
         return flavours.numbers(self.version)
 
 
 class Session(NamedTuple):
-    """One line of the server's process list; what it does has lasted for `seconds`.
+    """One session in the server's process list.
 
-    `statement` is the beginning of the SQL that it runs, empty where it runs none.
+    It has been in its present state for `seconds`. `statement` is the beginning of the SQL
+    statement that it runs, or "" if it runs none.
     """
 
     id: int
@@ -83,10 +87,10 @@ class Session(NamedTuple):
 
 
 class Database:
-    """One database server on this machine.
+    """A database server on this machine.
 
-    Every method raises DatabaseUnreachable, DatabaseDenied, DatabaseQueryFailed, or LockTimeout
-    where a lock is not to be had within half of `timeout_seconds`.
+    Every method may raise DatabaseUnreachable, DatabaseDenied or DatabaseQueryFailed. It raises
+    LockTimeout if it does not get a lock within half of `timeout_seconds`.
     """
 
     def __init__(self, settings: DatabaseSettings, on_stop: OnStop | None = None) -> None:
@@ -94,11 +98,15 @@ class Database:
         self._on_stop: OnStop = on_stop or (lambda _action: contextlib.nullcontext())
 
     def bound(self, on_stop: OnStop) -> "Database":
-        """The same server, whose calls fail at once when `on_stop` calls what it is given."""
+        """Return the same server with calls that fail at once on a stop.
+
+        Each call registers an action by `on_stop`. When `on_stop` runs that action, the call
+        loses its connection and fails.
+        """
         return Database(self._settings, on_stop)
 
     def server(self) -> ServerInfo:
-        """Who the server is."""
+        """Return the server's type, version and datadir."""
         ((version, comment, datadir),) = self._rows(
             "SELECT @@version, @@version_comment, @@datadir"
         )
@@ -112,27 +120,33 @@ class Database:
         )
 
     def lsn(self) -> int:
-        """The server's present log sequence number; needs PROCESS.
+        """Return the server's present log sequence number. The user needs PROCESS.
 
-        DatabaseQueryFailed also where a statement holds what looks like one: engines take it so.
+        Raises:
+            DatabaseQueryFailed: Also if a running statement has a line that looks like the log
+                sequence number. Engines take the number from such a line.
         """
         ((_, _, text),) = self._rows("SHOW ENGINE INNODB STATUS")
         found = re.findall(r"^Log sequence number(.*)", text, re.MULTILINE)
         if len(found) != 1:
-            said = f"SHOW ENGINE INNODB STATUS states {len(found)} log sequence numbers"
-            raise DatabaseQueryFailed(said, hint=_FALSE_LSN)
-        # a number that no statement's text can forge; MySQL has no such counter
+            message = f"SHOW ENGINE INNODB STATUS states {len(found)} log sequence numbers"
+            raise DatabaseQueryFailed(message, hint=_FALSE_LSN)
+        # The text of a statement can't forge the status counter. MySQL has no such counter.
         return self.counters(_LSN).get(_LSN) or int(found[0])
 
     def tablespaces(self) -> dict[int, Tablespace]:
-        """The file-per-table InnoDB tablespaces by their numbers.
+        """Return the file-per-table InnoDB tablespaces by their numbers. The user needs PROCESS.
 
-        A number goes with a table through renames; one that is made again has another. Names,
-        as in `a@002db/t#P#p0.ibd`, are those of a full backup's stream, also for files outside
-        the datadir; but there one that was created or renamed since the server's last checkpoint
-        ends in `.new`. Half-made tables of a running ALTER (`#sql...`) are there, and so are
-        MySQL's general tablespaces and its data dictionary `mysql.ibd`, and MariaDB's tables
-        whose tablespace is discarded. PROCESS.
+        A tablespace keeps its number when its table is renamed. A table that is created again gets
+        another number.
+
+        The names, such as `a@002db/t#P#p0.ibd`, are the same as in the stream of a full backup,
+        also for files outside the datadir. There is one exception: if a table was created or
+        renamed since the server's last checkpoint, its name in the stream ends in `.new`.
+
+        The result includes half-made tables of a running ALTER (`#sql...`), MySQL's general
+        tablespaces and its data dictionary `mysql.ibd`, and MariaDB's tables with a discarded
+        tablespace.
         """
         info = self.server()
         found = {}
@@ -152,14 +166,21 @@ class Database:
         return found
 
     def ignored_directories(self) -> frozenset[str]:
-        """The names of directories in the datadir that the server takes for no schema."""
+        """Return the names of the directories in the datadir that the server ignores.
+
+        They come from its variable `ignore_db_dirs`. Other directories are schemas to the server.
+        """
         return frozenset(",".join(self.variables("ignore_db_dirs").values()).split(",")) - {""}
 
     def lineage(self, generation: str = "") -> Lineage:
-        """Which history the datadir has: of its `ibdata1`, the inode and the birth time."""
+        """Return the lineage of the datadir, which identifies its history.
+
+        It holds the inode and the birth time of the first InnoDB system file, usually `ibdata1`,
+        with the server's UUID and the given `generation`.
+        """
         info = self.server()
         ((home, files),) = self._rows("SELECT @@innodb_data_home_dir, @@innodb_data_file_path")
-        # an absolute part replaces what stands before it, here as in the server
+        # An absolute path replaces the path before it, in the server as in pathlib.
         path = info.datadir / (home or "") / files.split(":")[0]
         inode, birth = _file_identity(path)
         return Lineage(
@@ -167,10 +188,10 @@ class Database:
         )
 
     def missing_privileges(self, *, safe_slave_backup: bool = False) -> list[str]:
-        """The privileges that a backup needs and the agent's user lacks, as GRANT names them.
+        """Return the privileges that a backup needs and the agent's user lacks.
 
-        MariaDB's SHOW GRANTS tells those that the session has by a role, MySQL's does not: they
-        don't count as held.
+        The names are those of GRANT. MariaDB's SHOW GRANTS lists the privileges that the session
+        has by a role. MySQL's does not, so there they do not count as held.
         """
         info = self.server()
         return flavours.missing_privileges(
@@ -185,21 +206,24 @@ class Database:
         )
 
     def variables(self, *names: str) -> dict[str, str]:
-        """Those of the server's global variables that it has, by their names."""
+        """Return the values of global variables by name, without those that the server lacks."""
         return dict(self._rows(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN {_quoted(names)}"))
 
     def counters(self, *names: str) -> dict[str, int]:
-        """Those of the server's status counters that it has, by their names."""
+        """Return the values of status counters by name, without those that the server lacks."""
         rows = self._rows(f"SHOW GLOBAL STATUS WHERE Variable_name IN {_quoted(names)}")
         return {name: int(value) for name, value in rows}
 
     @property
     def user(self) -> str:
-        """Who the agent is there."""
+        """Return the name of the agent's database user."""
         return self._settings.user
 
     def sessions(self) -> list[Session]:
-        """All sessions but the one that asks; without PROCESS only the agent's own."""
+        """Return all sessions except the one of this call.
+
+        Without PROCESS the server lists only the sessions of the agent's own user.
+        """
         return [
             Session(int(row[0]), row[1] or "", row[4], int(row[5] or 0), row[6] or "", row[7] or "")
             for row in self._rows("SHOW PROCESSLIST")
@@ -207,28 +231,32 @@ class Database:
         ]
 
     def check_tables(self) -> dict[str, str]:
-        """CHECK TABLE of every table: what it says of each, `OK` where all is well."""
+        """Run CHECK TABLE on every table, and return the result for each table's name.
+
+        The result is `OK` if the table is sound, and otherwise the server's complaint.
+        """
         names = [
             ".".join(f"`{part.replace('`', '``')}`" for part in row) for row in self._rows(_TABLES)
         ]
-        said: dict[str, str] = {}
+        results: dict[str, str] = {}
         for at in range(0, len(names), _CHECKED_AT_ONCE):
             batch = ", ".join(names[at : at + _CHECKED_AT_ONCE])
             for table, _, kind, text in self._rows(f"CHECK TABLE {batch}"):
-                # a note is about a table that has nothing to be checked
+                # A note is about a table that has nothing to check.
                 bad = kind not in ("status", "note")
-                if bad or said.setdefault(table, "OK") == "OK":
-                    said[table] = text if kind != "note" else "OK"
-        return said
+                if bad or results.setdefault(table, "OK") == "OK":
+                    results[table] = text if kind != "note" else "OK"
+        return results
 
     def _privileges(self) -> frozenset[str]:
-        """The privileges of the agent's user, as SHOW GRANTS names them."""
+        """Return the privileges of the agent's user, by their names in SHOW GRANTS."""
         return flavours.held_privileges(grant for (grant,) in self._rows("SHOW GRANTS"))
 
     def replica_sql_running(self) -> frozenset[str]:
-        """The replication channels whose SQL thread runs; the usual one's name is empty.
+        """Return the replication channels with a running SQL thread.
 
-        None on a server that isn't a replica. A group's own channels are left out.
+        The usual channel has an empty name. The result is empty if the server isn't a replica. The
+        channels of group replication itself are left out.
         """
         info = self.server()
         words = flavours.replica_words(info.type, info.number)
@@ -239,7 +267,7 @@ class Database:
         return frozenset(name for name in running if not name.startswith("group_replication_"))
 
     def start_replica_sql(self, channels: Iterable[str]) -> None:
-        """Start the SQL thread of each channel; one that runs stays as it is."""
+        """Start the SQL thread of each channel. A thread that already runs is not changed."""
         info = self.server()
         words = flavours.replica_words(info.type, info.number)
         with self._cursor() as cursor:
@@ -257,7 +285,7 @@ class Database:
     @contextlib.contextmanager
     def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
         settings = self._settings
-        patience = max(1, int(settings.timeout_seconds / 2))
+        lock_wait = max(1, int(settings.timeout_seconds / 2))
         what = f"the database server at {settings.socket}"
         with (
             _translated(what),
@@ -266,17 +294,19 @@ class Database:
             pymysql.Connection(
                 unix_socket=str(settings.socket),
                 user=settings.user,
-                # a str would be sent in Latin-1; the engine and the account have UTF-8
+                # PyMySQL would send a str in Latin-1. The engine and the account use UTF-8.
                 password=settings.password.encode(),
                 charset="utf8mb4",
-                # all answers as bytes: the server cuts statements in the midst of a letter
+                # Take all answers as bytes, because the server cuts statements in the process
+                # list, possibly in the middle of a character.
                 use_unicode=False,
                 conv=cast(Any, encoders),
-                # nobody listens in on a socket file; to load the authorities takes 26 ms a session
+                # Traffic on a socket file can't be intercepted, so TLS is not needed. To load the
+                # certificate authorities takes 26 ms a session.
                 ssl_disabled=True,
                 read_timeout=settings.timeout_seconds,
                 write_timeout=settings.timeout_seconds,
-                init_command=f"SET SESSION lock_wait_timeout={patience}, {flavours.PLAIN_SESSION}",
+                init_command=f"SET SESSION lock_wait_timeout={lock_wait}, {flavours.PLAIN_SESSION}",
                 defer_connect=True,
             ) as connection,
         ):
@@ -287,7 +317,10 @@ class Database:
 
 @contextlib.contextmanager
 def _connected(path: Path) -> Iterator[socket.socket]:
-    """A connected socket; PyMySQL's own attempt leaves one open where nobody listens."""
+    """Yield a connected socket.
+
+    PyMySQL's own attempt to connect leaves a socket open if no server listens.
+    """
     with socket.socket(socket.AF_UNIX) as plain:
         plain.settimeout(_CONNECT_SECONDS)
         plain.connect(str(path))
@@ -295,14 +328,20 @@ def _connected(path: Path) -> Iterator[socket.socket]:
 
 
 def _hang_up(connected: socket.socket) -> None:
-    """Have whoever waits for an answer on it wait no longer; from any thread."""
-    with contextlib.suppress(OSError):  # the server has hung up already
+    """Shut down a socket, so that a thread that waits for an answer on it fails at once.
+
+    Any thread may call this.
+    """
+    with contextlib.suppress(OSError):  # the server has already closed the connection
         connected.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
 def _translated(what: str, *, logged_in: bool = False) -> Iterator[None]:
-    """Turn the driver's errors into the agent's, by their numbers: texts come in any language."""
+    """Turn the driver's errors into the agent's errors, by their numbers.
+
+    Their texts are not judged, because they come in any language.
+    """
     try:
         yield
     except OSError as error:
@@ -317,18 +356,19 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    """Names of our own as a list in SQL."""
+    """Return names as a list in SQL. The names must be constants of the agent."""
     return f"({', '.join(map(repr, names))})"
 
 
 def _file_identity(path: Path) -> tuple[int, int]:
-    """Inode and birth time (seconds since 1970; 0 where the filesystem keeps none).
+    """Return a file's inode and birth time.
 
-    Python's os.stat has no birth time on Linux; stat(1) has it as %W.
+    The birth time is in seconds since 1970. It is 0 if the filesystem keeps none. Python's os.stat
+    has no birth time on Linux, but stat(1) has it as %W.
     """
     argv = ["stat", "--dereference", "--format=%i %W", "--", str(path)]
     try:
-        done = subprocess.run(  # noqa: S603 - a list; the path comes from the server
+        done = subprocess.run(  # noqa: S603 - no shell; the path comes from the server
             argv,
             capture_output=True,
             timeout=_STAT_SECONDS,
@@ -339,7 +379,7 @@ def _file_identity(path: Path) -> tuple[int, int]:
     except (OSError, subprocess.SubprocessError) as error:
         stderr = getattr(error, "stderr", None) or str(error).encode()
         raise DatabaseQueryFailed(
-            f"can't look at {path}: {stderr.decode(errors='replace').strip()}",
+            f"can't read the inode of {path}: {stderr.decode(errors='replace').strip()}",
             hint="run the agent as the server's own OS user, on the server's own machine",
         ) from error
     inode, birth = done.stdout.split()

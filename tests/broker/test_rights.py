@@ -335,7 +335,7 @@ def test_an_agent_without_a_queue_says_that_it_may_not_make_one(
     journal = Journal(tmp_path / "journal.sqlite", instance, str(uuid4()))
     link = BrokerLink(place.agent(), instance, Keeper(journal), journal, QUICK)
     link.start()
-    missing = f"the queue backup.tasks.{instance} is missing and can't be made"
+    missing = f"the queue backup.tasks.{instance} is missing and can't be created"
     poll("it is said", lambda: missing in caplog.text, 20)
     assert "script/broker-definitions" in caplog.text
     assert not link.consuming.is_set()
@@ -351,7 +351,7 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
     channel = connection.channel()
     channel.exchange_delete(wire.TASK_EXCHANGE)
     try:
-        missing = f"the exchange {wire.TASK_EXCHANGE} is missing and can't be made"
+        missing = f"the exchange {wire.TASK_EXCHANGE} is missing and can't be created"
         poll("it is noticed", lambda: missing in link.trouble, 10)
         poll("it is logged", lambda: missing in caplog.text, 10)
         assert link.consuming.is_set()
@@ -384,7 +384,7 @@ def test_two_troubles_that_last_are_logged_once_each(
         link.stop(0.5)
         journal.close()
         place.server.bind_tasks()
-    assert caplog.text.count("is missing and can't be made") == 1
+    assert caplog.text.count("is missing and can't be created") == 1
     assert caplog.text.count("no queue takes messages") == 1
 
 

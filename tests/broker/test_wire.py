@@ -154,7 +154,7 @@ def test_a_task_with_any_other_value_never_raises_anything_else(name: str, value
         ({"task_id": "../../etc"}, "field backup.create.task_id"),
         ({"task_id": 7}, "field backup.create.task_id"),
         ({"version": 2}, "field backup.create.version"),
-        ({"type": "backup.steal"}, "field type: this agent knows no such kind of task"),
+        ({"type": "backup.steal"}, "field type: this agent does not know this type of task"),
         ({"type": None}, "field type"),
         ({"backup": None}, "field backup.create.backup"),
         ({"backup": {"id": ID}}, "field backup.create.backup.name: Field required"),
