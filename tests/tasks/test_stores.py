@@ -1,4 +1,4 @@
-"""Stores that tasks name: what is refused, and where a token is and isn't."""
+"""Tests of stores that tasks name, of refused ones, and of the places that hold a token."""
 
 import base64
 import secrets
@@ -211,7 +211,7 @@ def test_a_token_shows_nowhere(stores: TaskStores) -> None:
     assert TOKEN not in "".join([*seen, one.model_dump_json()])
 
 
-# --- what comes in --------------------------------------------------------------------------
+# --- incoming messages ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def runner(home: Path, stores: TaskStores, journal: Journal) -> Worker:
-    """One whose worker isn't started."""
+    """Return a worker that is not started."""
     parts = wiring.backup_resources(load(home / "agent.toml"))
     performer = Executor(journal, stores, restore_roots=(), progress_seconds=1, wake=lambda: None)
     return Worker(journal, parts, stores, performer, wake=lambda: None)
@@ -284,7 +284,7 @@ def test_a_task_that_ended_keeps_no_token_when_it_comes_again(
     runner.on_message(message(task_id))
     assert not stores._tokens
     with journal._file.transaction() as db:
-        # 10,000 that ended are remembered, and nobody needs what they asked for
+        # 10,000 ended tasks are remembered. Nothing needs their bodies.
         assert db.execute("SELECT body FROM tasks").fetchall() == [("",)]
 
 
