@@ -1,4 +1,4 @@
-"""agent.toml, its overrides and its secrets: what is taken, and what is said of mistakes."""
+"""Tests of agent.toml, of its overrides and secrets, and of the messages about mistakes."""
 
 import os
 import re
@@ -228,9 +228,9 @@ def test_mistakes_of_the_file_and_of_the_environment_are_told_apart(tmp_path: Pa
     ["BACKUP_AGENT_STORE_URL", "BACKUP_AGENT_store__url", "backup_agent_store__url"],
 )
 def test_a_variable_whose_name_is_nearly_right_is_refused(tmp_path: Path, name: str) -> None:
-    """It would change nothing, and nobody would notice."""
+    """Such a variable would have no effect, and the operator would not notice."""
     if not name.startswith("BACKUP_AGENT_"):
-        _load(tmp_path, LEAST, **{name: "x"})  # not even the prefix: another program's
+        _load(tmp_path, LEAST, **{name: "x"})  # without the prefix: another program's
         return
     with pytest.raises(ConfigInvalid, match=f"sets {name}, which is no setting") as raised:
         _load(tmp_path, LEAST, **{name: "x"})
@@ -493,7 +493,10 @@ def test_recovery_keys_that_can_not_be_used(tmp_path: Path, recovery: RecoverySe
 def test_keys_that_systemd_hands_over(
     tmp_path: Path, recovery: RecoverySecret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LoadCredential=keys:/etc/backup-agent/keys makes files keys_<file> of those in there."""
+    """systemd gives each file of a directory its own credential.
+
+    LoadCredential=keys:/etc/backup-agent/keys makes a file keys_<file> of each file in there.
+    """
     section = _with_recovery(tmp_path / "etc", recovery, "off.1")
     given = tmp_path / "credentials"
     given.mkdir()
@@ -518,7 +521,7 @@ def test_a_key_folder_that_is_missing(tmp_path: Path) -> None:
 
 
 def _whole_story(error: BaseException) -> str:
-    """Everything that a traceback of it would show of its causes."""
+    """Return the texts of an error and of its causes, as a traceback would show them."""
     story, cause = "", error
     while cause is not None:
         story += f"{cause!r} {cause}"

@@ -1,4 +1,7 @@
-"""Master keys: what they wrap and sign opens again, and nothing else does."""
+"""Tests of master keys.
+
+A key opens only the data keys that it wrapped, and accepts only the records that it signed.
+"""
 
 import base64
 import hashlib
@@ -324,7 +327,7 @@ def test_another_key_of_the_same_id_is_told_from_a_changed_record() -> None:
     changed = signed(KEY).replace(b"COMPLETED", b"BUILDING")
     assert RING.check(changed)[0] is RecordState.BAD
     assert RING.other_key(changed, mine) is None
-    # nothing to try: no key, or none of that id
+    # There is nothing to try. The record has no wrapped key, or none of that id.
     assert RING.other_key(signed(namesake), ()) is None
     assert RING.other_key(signed(namesake), (OTHER.wrap(DATA_KEY),)) is None
     assert RING.other_key(b"no record", theirs) is None
