@@ -1,4 +1,7 @@
-"""The sealed stream: Tink reads ours, we read Tink's, and no damage passes."""
+"""Tests of the sealed stream.
+
+Tink reads our stream, we read that of Tink, and no damage passes.
+"""
 
 import os
 
