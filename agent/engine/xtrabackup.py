@@ -39,10 +39,10 @@ _OLD_REDO_LOST = (
     "the server overwrote its redo log before it was copied: raise innodb_log_file_size, or "
     f"{_QUIETER}"
 )
-# The engine does not start FLUSH TABLES WITH READ LOCK while a query runs that has taken longer than
-# these seconds. While that statement waits for a query, each write to the query's tables waits for
-# both. Such writes continue to wait after the engine has given up. With 60 here, waits of 89 s were
-# seen, and with 2 waits of 0.06 s.
+# The engine does not start FLUSH TABLES WITH READ LOCK while a query runs that has lasted longer
+# than these seconds. While that statement waits for a query, each write to the query's tables waits
+# for both. Such writes continue to wait after the engine has given up. With 60 here, waits of 89 s
+# were seen, and with 2 waits of 0.06 s.
 _LONG_QUERY_SECONDS = 2
 # The error numbers are matched, because the server writes the texts of these errors in its own
 # language. 1045 is also the error of a failed login, and the answer of MySQL 5.7 to STOP SLAVE
