@@ -36,7 +36,8 @@ class Engines:
 
         Raises:
             EngineUnsupported: no engine, or not the allowed one, can copy this server.
-            EngineMissing, EngineFailed: the version can't be learned.
+            EngineMissing, EngineFailed, EngineSilent: the version can't be learned, or the owner of
+                the datadir can't be read.
         """
         name = engine_for(server_type, server_version)
         if self._kind not in (None, name):
@@ -56,7 +57,7 @@ class Engines:
 
         Raises:
             EngineUnsupported: the engine is unknown, or the installed one is of another series.
-            EngineMissing, EngineFailed: the installed version can't be learned.
+            EngineMissing, EngineFailed, EngineSilent: the installed version can't be learned.
         """
         if name not in self._engines:
             raise EngineUnsupported(

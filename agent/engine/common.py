@@ -216,7 +216,8 @@ class CopyingEngine(ABC):
         # A program that streams writes nothing into this directory, but checks that it exists.
         argv += [f"--target-dir={workdir}", *self._common_options()]
         argv += self._backup_options()
-        # If an option is given twice, the last one counts. So the operator's options come after.
+        # If an option is given twice, the last one counts. So the operator's options come after the
+        # agent's.
         argv += options_of(self._settings.options, self.name)
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
@@ -243,7 +244,8 @@ class CopyingEngine(ABC):
         Raises:
             EngineMissing, EngineFailed: the program can't be started.
         """
-        # A symbolic link may lead through directories that are closed to the program's user.
+        # Resolve the paths, because a symbolic link may lead through directories that are closed to
+        # the program's user.
         writable = [folder.resolve() for folder in (target, incremental) if folder is not None]
         path, *beside = writable
         argv = [self._settings.program, "--prepare", f"--target-dir={path}"]

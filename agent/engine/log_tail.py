@@ -24,9 +24,9 @@ _ROUTINE = re.compile(
     r"(Start|Stop) copying|aria table file|Done: |\.\.\.done)"
 )
 # mariadb-backup writes a name into these lines unescaped, with the newlines that the name holds.
-# _NAMING matches the start of such a line, and _NAMED matches its end.
-_NAMING = re.compile(r"Copied file|Skip table")
-_NAMED = re.compile(r"at it is in exclude list$|, \d+ bytes$")
+# _NAME_LINE_START matches the start of such a line, and _NAME_LINE_END matches its end.
+_NAME_LINE_START = re.compile(r"Copied file|Skip table")
+_NAME_LINE_END = re.compile(r"at it is in exclude list$|, \d+ bytes$")
 # A match goes from the first to the last backtick, because the programs don't escape backticks in a
 # name. Paths match, too.
 _NAMES = re.compile(r"`.*`|\S*/\S*")
@@ -106,19 +106,19 @@ class LogTail:
         self._lines.append(line)
         if self.lost is None and self._losses and self._losses.match(without_head(line)):
             self.lost = without_head(line)
-        message = "" if self._is_of_a_name(line) else message_of(line)
+        message = "" if self._continues_a_name(line) else message_of(line)
         self._messages.append(message)
         if self._keep and len(self._kept) < KEPT_LINES and self._keep.search(message):
             self._kept.append(line)
             self._kept_messages.append(message)
 
-    def _is_of_a_name(self, line: str) -> bool:
+    def _continues_a_name(self, line: str) -> bool:
         """Return True if `line` continues a routine line that a newline in a name has split."""
         if not self._name_lines:
-            if _NAMING.match(without_head(line)) and not _NAMED.search(line):
+            if _NAME_LINE_START.match(without_head(line)) and not _NAME_LINE_END.search(line):
                 self._name_lines = _NAME_LINES
             return False
-        self._name_lines = 0 if _NAMED.search(line) else self._name_lines - 1
+        self._name_lines = 0 if _NAME_LINE_END.search(line) else self._name_lines - 1
         return True
 
 

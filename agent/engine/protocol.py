@@ -38,6 +38,7 @@ class Engine(Protocol):
         Raises:
             EngineMissing: the program can't be found or started.
             EngineFailed: the program states no version of this engine.
+            EngineSilent: the program does not end in time.
         """
 
     def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:

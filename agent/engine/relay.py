@@ -21,7 +21,7 @@ from agent.machine.os_user import OsUser
 log = logging.getLogger(__name__)
 
 # The most sessions at a time. An engine opens only a few.
-_CONNECTIONS: Final = 32
+_MOST_CONNECTIONS: Final = 32
 _BLOCK: Final = 1 << 16
 
 
@@ -76,12 +76,12 @@ class Relay:
         with self._listener:
             try:
                 while True:
-                    self._take()
+                    self._accept_one()
             except (OSError, RuntimeError) as error:  # RuntimeError if no thread can be started
                 if not self._closed:
                     log.warning("no more connections of the engine can be accepted: %s", error)
 
-    def _take(self) -> None:
+    def _accept_one(self) -> None:
         """Accept one connection and connect it to the server.
 
         Do nothing if the engine has given the connection up.
@@ -102,7 +102,7 @@ class Relay:
         """
         server = socket.socket(socket.AF_UNIX)
         with self._lock:
-            if self._closed or len(self._open) >= 2 * _CONNECTIONS:
+            if self._closed or len(self._open) >= 2 * _MOST_CONNECTIONS:
                 server.close()
                 return False
             self._open |= {engine, server}

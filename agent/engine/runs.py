@@ -69,14 +69,14 @@ class Run:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _story(self, status: int) -> str:
+    def _describe_end(self, status: int) -> str:
         """Return one line with the program's exit status or signal, and its lines about errors."""
         ended = f"signal {-status}" if status < 0 else f"status {status}"
         if self._child.interrupted:
             ended = f"{ended} after it was interrupted"
-        return f"{self._child.name} ended with {ended}: {self._words()}"
+        return f"{self._child.name} ended with {ended}: {self._log_excerpt()}"
 
-    def _words(self) -> str:
+    def _log_excerpt(self) -> str:
         """Return the last kept lines of the log, or else its last lines, in one line."""
         lines = self._child.log.kept() or self._child.log.lines()
         return "; ".join(map(without_head, lines[-_SHOWN_LINES:])) or _NO_OUTPUT
@@ -94,19 +94,19 @@ class Run:
         name = signal.Signals(-status).name if -status < signal.SIGRTMIN else f"signal {-status}"
         raise EngineKilled(
             f"{self._child.name} was ended by {name}, which the agent did not send; its last "
-            f"log lines: {self._words()}"
+            f"log lines: {self._log_excerpt()}"
         )
 
     def _failure(
         self, status: int, causes: tuple[Cause, ...], otherwise: type[AgentError]
     ) -> AgentError:
         """Return the error of the first cause that the log shows, or else an `otherwise` error."""
-        story = self._story(status)
+        description = self._describe_end(status)
         log = "\n".join(self._child.log.messages())
         for cause in causes:
             if cause.pattern.search(log):
-                return cause.error(story, hint=cause.hint)
-        return otherwise(story)
+                return cause.error(description, hint=cause.hint)
+        return otherwise(description)
 
     def _completed(self, proof: re.Pattern[str]) -> bool:
         """Return True if `proof` matches the whole last line of the log."""
@@ -235,7 +235,7 @@ class ExtractRun(Run):
         except BrokenPipeError:
             status = self._child.wait(FINISH_SECONDS)
             self._check_signal(status)
-            raise ExtractFailed(self._story(status)) from None
+            raise ExtractFailed(self._describe_end(status)) from None
 
     def _wait_for_room(self) -> None:
         self._child.wait_ready(self._child.stdin, select.POLLOUT, self._silent_seconds)
@@ -258,7 +258,7 @@ class ExtractRun(Run):
         status = self._child.wait(seconds)
         self._check_signal(status)
         if status or self._child.log.lines():
-            raise ExtractFailed(self._story(status))
+            raise ExtractFailed(self._describe_end(status))
         if not self._written:
             raise ExtractFailed(f"{self._child.name} was given an empty stream")
 

@@ -19,10 +19,10 @@ from agent.errors import ConfigInvalid, TargetRefused
 # The only entry in the root directory of a filesystem that mkfs has just made.
 FRESH: Final = "lost+found"
 _MOST_LINKS: Final = 40
-_LISTED: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PASSED: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PASS_FLAGS: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # These variables name directories of root.
-_OF_ROOT: Final = (
+_ROOT_VARIABLES: Final = (
     "TMPDIR",
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
@@ -72,7 +72,7 @@ def become(user: int) -> None:
     os.setresuid(user, user, user)
     os.umask(0o077)
     os.chdir("/")
-    for variable in _OF_ROOT:
+    for variable in _ROOT_VARIABLES:
         os.environ.pop(variable, None)
     os.environ.update(HOME=home, USER=name, LOGNAME=name)
 
@@ -94,7 +94,7 @@ def hand_over(target: Path, user: int, group: int | None = None) -> int:
             here = _opened(target.parent, opened, make=True)
             with suppress(FileExistsError):
                 os.mkdir(target.name, 0o700, dir_fd=here)
-            descriptor = os.open(target.name, _LISTED, dir_fd=here)
+            descriptor = os.open(target.name, _LIST_FLAGS, dir_fd=here)
             opened.callback(os.close, descriptor)
             if owner := os.fstat(descriptor).st_uid:
                 return owner
@@ -128,11 +128,11 @@ def _opened(directory: Path, opened: ExitStack, *, make: bool) -> int:
         TargetRefused: a link belongs to another user than root.
     """
     names = list(reversed(directory.parts))
-    here, links = os.open("/", _PASSED), 0
+    here, links = os.open("/", _PASS_FLAGS), 0
     opened.callback(os.close, here)
     while names:
         name = names.pop()
-        if make and not _there(name, here):
+        if make and not _exists(name, here):
             os.mkdir(name, dir_fd=here)
         status = os.stat(name, dir_fd=here, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
@@ -140,12 +140,12 @@ def _opened(directory: Path, opened: ExitStack, *, make: bool) -> int:
             _check_link(directory, name, status.st_uid, links)
             names += reversed(Path(os.readlink(name, dir_fd=here)).parts)
             continue
-        here = os.open(name, _PASSED, dir_fd=here)
+        here = os.open(name, _PASS_FLAGS, dir_fd=here)
         opened.callback(os.close, here)
     return here
 
 
-def _there(name: str, directory: int) -> bool:
+def _exists(name: str, directory: int) -> bool:
     """Return True if the open `directory` has an entry `name`. A link counts as an entry."""
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)

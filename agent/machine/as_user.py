@@ -25,7 +25,7 @@ T = TypeVar("T")
 # include/uapi/asm-generic/unistd.h.
 _SETGROUPS: Final = {"x86_64": 116, "ppc64le": 81, "s390x": 206}.get(os.uname().machine, 159)
 # With this invalid id, setfsuid and setfsgid change nothing and return the present id.
-_ASK: Final = -1
+_NO_ID: Final = -1
 
 
 def done_as(user: OsUser | None, folder: Path, work: Callable[[], T]) -> T:
@@ -64,6 +64,6 @@ def _take_rights_of(user: OsUser) -> None:
     LIBC.setfsgid(user.gid)
     LIBC.setfsuid(user.uid)
     # setfsgid and setfsuid don't report a failure, so read the ids back.
-    got = (LIBC.setfsuid(_ASK), LIBC.setfsgid(_ASK), set(os.getgroups()))
+    got = (LIBC.setfsuid(_NO_ID), LIBC.setfsgid(_NO_ID), set(os.getgroups()))
     if got != (user.uid, user.gid, set(user.groups)):
         raise PermissionError(errno.EPERM, f"can't take the rights of {user.name}")

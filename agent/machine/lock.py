@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 Said: TypeAlias = Callable[[str], None]
 
 _LOCKS = Path("/proc/locks")
-_SAID_BYTES = 128
+_ACTIVITY_BYTES = 128
 _SECOND_AGENT = (
     "stop the other agent, or wait for its end, or set another state_folder for this instance"
 )
@@ -52,8 +52,8 @@ def only_agent(path: Path, *, hint: str = _SECOND_AGENT) -> Iterator[Said]:
         ) from error
     try:
         _take(descriptor, path.parent, hint)
-        _say(descriptor, "")
-        yield partial(_say, descriptor)
+        _write_activity(descriptor, "")
+        yield partial(_write_activity, descriptor)
     finally:
         os.close(descriptor)
 
@@ -129,7 +129,7 @@ def held(path: Path) -> str | None:
     try:
         if not _holders(path.stat().st_ino):
             return None
-        return path.read_bytes()[:_SAID_BYTES].decode(errors="replace").strip()
+        return path.read_bytes()[:_ACTIVITY_BYTES].decode(errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -139,7 +139,7 @@ def held(path: Path) -> str | None:
         ) from error
 
 
-def _say(descriptor: int, text: str) -> None:
+def _write_activity(descriptor: int, text: str) -> None:
     """Replace the text in the lock file.
 
     The text always has the same length, in one block of the file. So a full disk can prevent only
@@ -147,7 +147,7 @@ def _say(descriptor: int, text: str) -> None:
     ended with it.
     """
     try:
-        os.pwrite(descriptor, text.encode()[:_SAID_BYTES].ljust(_SAID_BYTES), 0)
+        os.pwrite(descriptor, text.encode()[:_ACTIVITY_BYTES].ljust(_ACTIVITY_BYTES), 0)
     except OSError as error:
         log.warning("can't write the lock file: %s", error.strerror)
 
