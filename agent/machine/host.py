@@ -192,7 +192,7 @@ def is_this_machine(name: str) -> bool:
 def _is_own(family: int, address: str) -> bool:
     """Return True if a socket of this machine can be bound to `address`.
 
-    The sandbox of the systemd unit does not allow to list the machine's addresses.
+    The addresses aren't listed, because the sandbox of the systemd unit doesn't allow it.
     """
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -231,7 +231,7 @@ def end_processes(variable: str, value: str, seconds: float) -> list[str]:
     that process.
 
     Return the names and numbers of the killed processes, when all have ended or `seconds` have
-    passed. A process that the kernel still holds after that executes no code of its own any more.
+    passed. A killed process that the kernel still holds then executes no more code of its own.
     """
     killed: dict[int, str] = {}
     deadline = time.monotonic() + seconds
