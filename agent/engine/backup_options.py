@@ -1,9 +1,9 @@
 """The filter for `backup-my.cnf`, the option file in a backup.
 
 The engine reads this file at prepare, and no other option file. The file comes from the maker of
-the backup, who may be hostile. So the agent rewrites it before. The result holds only known
-options, with values that can only be numbers, words or plain file names. An option that names a
-directory gets the directory of the backup. A plugin may be named only if it manages keys or
+the backup, who may be hostile. So the agent rewrites it before the prepare. The result holds only
+known options, with values that can only be numbers, words or plain file names. An option that names
+a directory gets the directory of the backup. A plugin may be named only if it manages keys or
 compresses. The plugin's file always comes from the installation.
 
 The engines write the file in write_backup_config_file(). It is in

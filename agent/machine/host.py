@@ -214,9 +214,9 @@ def cores() -> int:
 def lower_priority() -> None:
     """Lower this process's priority, in favour of the database.
 
-    The CPU priority becomes nice 10, and the I/O priority the lowest one of the best-effort class.
-    Linux keeps both for each thread. The threads and processes that a thread starts inherit them.
-    So call this function from the main thread, before any other thread starts.
+    The nice value becomes at least 10, and the I/O priority the lowest one of the best-effort
+    class. Linux keeps both for each thread. The threads and processes that a thread starts inherit
+    them. So call this function from the main thread, before any other thread starts.
     """
     os.nice(max(0, _NICENESS - os.nice(0)))
     psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, _IO_LOWEST)
