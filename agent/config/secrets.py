@@ -85,14 +85,14 @@ def _rewrite(path: Path) -> str:
 def _origin(path: Path) -> Path | None:
     """Return the file that systemd makes the credential `<folder>_<file>` from.
 
-    That holds if the unit is the one that we ship. None if `path` is not such a credential.
+    This is right if the unit is the one that we ship. None if `path` is not such a credential.
     """
     folder, _, name = path.name.partition("_")
     return DEFAULT_PATH.parent / folder / name if name and _is_credential(path) else None
 
 
 def _denied(error: OSError) -> str | None:
-    """Return the hint for a missing right, or None for any other error."""
+    """Return the hint for a missing right, or None for any other error, which has its own hint."""
     return _DENIED_HINT if isinstance(error, PermissionError) else None
 
 

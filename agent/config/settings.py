@@ -47,7 +47,7 @@ StorageUrl = Annotated[
 
 
 class AgentSection(Frozen):
-    """The identity of this agent, and the paths that it may use."""
+    """The identity of this agent, and the directories that it uses."""
 
     instance_id: Id
     tenant_id: Name
@@ -104,8 +104,8 @@ class DatabaseSection(Frozen):
 class EngineSection(Frozen):
     """The program that copies the database.
 
-    `kind` is `auto` to choose it by the server's own version. None as `program` or `extractor`
-    means the usual name of that program.
+    The `kind` `auto` chooses it by the server's own version. None as `program` or `extractor` means
+    the usual name of that program.
     """
 
     kind: Literal["auto", "mariadb-backup", "xtrabackup"] = "auto"
@@ -215,6 +215,14 @@ def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ
 def _checked(
     tables: dict[str, Any], what: str, environment: Mapping[str, str], cure: str
 ) -> Config:
+    """Return the validated configuration.
+
+    `what` names it in errors, and `cure` begins the hint.
+
+    Raises:
+        ConfigInvalid: a name or value is wrong. The message names the first five mistakes, and each
+            mistake of the environment by its variable.
+    """
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
@@ -316,6 +324,11 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Set the values of the environment's variables in `tables`.
+
+    Raises:
+        ConfigInvalid: a variable has a wrong name, or its section in `tables` is not a table.
+    """
     for name, value in environment.items():
         match = ENV_NAME.fullmatch(name)
         if match is None:

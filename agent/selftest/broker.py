@@ -14,7 +14,7 @@ from agent.selftest.context import Context
 log = logging.getLogger(__name__)
 
 _REPAIR = (
-    "an agent whose user has the right creates and binds it again within a minute; else import "
+    "an agent with the right creates and binds it again within a minute; else import "
     "the output of script/broker-definitions, see Rights on the broker in docs/operations.md"
 )
 

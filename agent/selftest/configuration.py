@@ -80,6 +80,7 @@ def _environment(environment: Iterable[str]) -> Outcome:
 
 
 def _meant(name: str) -> str:
+    """Return the most similar variable with a question mark, or `unset it` if none is similar."""
     known = [
         f"{ENV_PREFIX}{section}__{key}".upper()
         for section, field in Config.model_fields.items()

@@ -35,9 +35,11 @@ class Context:
     """The configuration of one run, and the objects built from it, each at its first use.
 
     Use it in a `with` block. The end of the block deletes the run's objects from the store and
-    closes all connections. A property raises the error that building its object raises.
-    `store_rate` and `backup_rate` are in bytes a second. They are None until a check has measured
-    them.
+    closes the store. A property raises the error that building its object raises.
+
+    `undo` has the callbacks for the end of the run, and `after_group` those for the end of the
+    current group. `store_rate` and `backup_rate` are in bytes a second. They are None until a check
+    has measured them.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -49,7 +51,7 @@ class Context:
         self.backup_rate: float | None = None
 
     def __enter__(self) -> Self:
-        # SIGINT too: a shell that starts this in the background may have set it to be ignored
+        # SIGINT too: a shell that starts this in the background may set it to be ignored
         for number in (signal.SIGINT, signal.SIGTERM):
             self.undo.callback(signal.signal, number, signal.signal(number, _interrupt))
         return self
@@ -88,7 +90,7 @@ class Context:
 
     @cached_property
     def remains(self) -> Remains:
-        """Return the list of objects that this run puts into the store.
+        """Return the objects that this run puts into the store.
 
         They are deleted at the end of the run, also after an error or an interrupt.
         """
@@ -129,7 +131,8 @@ class Context:
     def copied_bytes(self) -> int | None:
         """Return the bytes of the datadir that a full backup reads, or None as `datadir_bytes`.
 
-        If the parts that are not copied can't be found, return the size of the whole datadir.
+        If the size of the parts that are not copied can't be determined, return the size of the
+        whole datadir.
         """
         if self.server is None or self.datadir_bytes is None:
             return None

@@ -186,7 +186,7 @@ def _datadir(context: Context) -> Outcome:
 
 
 def _copied(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
-    """Yield the paths of the files in the datadir and one directory below that are copied.
+    """Yield the paths of the files that are copied, in the datadir and in its directories.
 
     Raise OSError if a directory can't be read.
     """
@@ -213,7 +213,7 @@ def _lineage(context: Context) -> Outcome:
             "may look like the old one",
             "keep the datadir on ext4 or xfs; make a full backup after every restore",
         )
-    return passed(f"inode {lineage.inode}, born {lineage.birth}")
+    return passed(f"inode {lineage.inode}, birth time {lineage.birth}")
 
 
 def _redo(context: Context) -> Outcome:
@@ -238,7 +238,7 @@ def _redo(context: Context) -> Outcome:
     stated += f", full after {span(lasts)} at the mean rate since the server's start"
     if lasts < silence:
         return warned(
-            f"{stated}; a backup waits for a silent store for up to {span(silence)}", cure
+            f"{stated}; a backup waits up to {span(silence)} for a store that does not answer", cure
         )
     return passed(stated)
 
@@ -247,7 +247,7 @@ _REDO = ("innodb_log_file_size", "innodb_log_files_in_group", "innodb_redo_log_c
 
 
 def _redo_size(variables: dict[str, str]) -> tuple[int, str]:
-    """Return the bytes of the redo log, and the number of its files in words.
+    """Return the bytes of the redo log, and its parts in words, such as `2 files`.
 
     MySQL has one capacity from 8.0.30 on.
     """

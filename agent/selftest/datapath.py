@@ -94,13 +94,15 @@ class _Group:
         self._bottleneck = meter.measured().bottleneck
         ratio = size / max(meter.compressed_bytes, 1)
         stored = f"{amount(size)} in {len(self._sizes)} segments, compressed {ratio:.1f} to 1"
-        return passed(f"{stored}, came back equal")
+        return passed(f"{stored}, came back unchanged")
 
     def speed(self) -> Outcome:
-        """Measure each stage alone on one core, and compare with all stages together."""
+        """Report the speed of all stages together, and of each stage alone on one core."""
         whole = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._rates.items())
         alone = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._stages().items())
-        found = f"MiB/s: {whole}; each on one core: {alone}; longest wait for: {self._bottleneck}"
+        found = (
+            f"MiB/s: {whole}; each stage on one core: {alone}; longest wait for: {self._bottleneck}"
+        )
         if min(self._rates.values()) < _SLOW:
             return warned(
                 found,
@@ -150,6 +152,7 @@ class _Group:
         return passed("all objects of the stream are deleted from the store")
 
     def _refused(self, key: bytes, what: str) -> Outcome:
+        """Check that a download with `key` is refused. `what` names the fault in the message."""
         try:
             self._download(key, lambda _block: None)
         except DataDamaged as error:

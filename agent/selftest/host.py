@@ -48,7 +48,7 @@ def _cores(config: Config) -> Outcome:
             f"[pipeline] cores = {asked}, but this process may use {here}",
             f"set [pipeline] cores to {here}, or to 0 for all",
         )
-    return passed(f"the data path uses {asked or here} of {here}")
+    return passed(f"the data path uses {asked or here} of {here} cores")
 
 
 def _memory(config: Config) -> Outcome:

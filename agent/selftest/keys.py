@@ -94,8 +94,8 @@ def _recovery(context: Context, section: KeysSection) -> Outcome:
         return warned(
             "there is no recovery key: if this machine and its master key are lost, every backup "
             "is lost",
-            "make one with `backup-agent keygen --recovery ID --private FILE`, move FILE to "
-            "another machine, and name ID in [keys] recovery",
+            "make one with `backup-agent keygen --recovery ID --private FILE`, keep FILE away "
+            "from this machine, and name ID in [keys] recovery",
         )
     wrapped = wiring.keyring(context.config).wrap_all(os.urandom(32))
     return passed(f"each data key is also wrapped for {', '.join(one.id for one in wrapped[1:])}")

@@ -71,8 +71,8 @@ TRIAL: Final[dict[str, tuple[str, ...]]] = {
 def chosen(only: tuple[str, ...] = (), *, full: bool = False) -> dict[str, tuple[str, ...]]:
     """Return the requested part of the plan.
 
-    `only` names the groups. If it is empty, return all groups, with the group of `--full` if `full`
-    is true.
+    `only` names the requested groups. If it is empty, return the groups of PLAN, and with `full`
+    also the group of TRIAL.
     """
     whole = PLAN | TRIAL
     wanted = only or tuple(whole if full else PLAN)

@@ -78,7 +78,7 @@ class Run:
         for need in check.needs:
             label = need if ": " in need else f"{group}: {need}"
             needed = self._found.get(label)
-            # a check whose group was not requested has no result, and counts as passed
+            # a check of a group that was not requested has no result, and counts as passed
             if needed is None or needed.verdict in _HOLDS:
                 continue
             if needed.verdict is Verdict.SKIP:

@@ -47,7 +47,7 @@ class _Group:
         if clear:
             return warned(
                 f"{found}; {clear[0]} has no TLS: an eavesdropper on the network reads the key or "
-                "the token, and can read, forge and delete all objects that it opens",
+                "the token, and can then read, forge and delete the objects that it opens",
                 "give the store a certificate, and use https:// in [store] url",
             )
         return passed(found)
@@ -64,7 +64,7 @@ class _Group:
         limits, segment = self._context.store.limits(), self._context.config.pipeline.segment_bytes
         found = (
             f"objects of up to {amount(limits.object_bytes)}, up to {limits.manifest_entries} "
-            f"segments in a manifest, {'nested' if limits.nesting else 'not nested'}"
+            f"segments in a manifest, manifests {'can' if limits.nesting else 'can not'} be nested"
         )
         if segment > limits.object_bytes:
             return failed(
@@ -98,7 +98,7 @@ class _Group:
         )
         if skew > _SKEW_FAILED:
             return failed(found, cure)
-        return warned(found, cure) if skew > _SKEW_WARNED else passed("as this machine's clock")
+        return warned(found, cure) if skew > _SKEW_WARNED else passed("the same as this machine's")
 
     def put(self) -> Outcome:
         """Check that small objects can be put into both containers.
@@ -130,7 +130,9 @@ class _Group:
     def get(self) -> Outcome:
         got = self._context.store.get(Container.OBJECTS, self._name, _SMALL)
         if got != self._content:
-            return failed("an object came back changed", "check the store and its proxies")
+            return failed(
+                "an object came back changed", "check the store and the proxies before it"
+            )
         buffer = memoryview(bytearray(_PART))
         self._context.store.get_into(Container.SEGMENTS, self._entries[0].name, buffer)
         return passed("the objects came back unchanged")
@@ -159,7 +161,7 @@ class _Group:
             put([self._entries[0]._replace(etag=self._entries[1].etag)])
             return failed(
                 "a manifest with the ETag of another segment was accepted",
-                "check the store and its proxies",
+                "check the store and the proxies before it",
             )
         return passed(
             "an object that joins two segments has the expected ETag; a wrong ETag is refused"

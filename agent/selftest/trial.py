@@ -52,7 +52,10 @@ _SERVERS = {"mariadb": "mariadbd", "mysql": "mysqld"}
 
 
 class _Group:
-    """The checks of the trial, on one backup. The end of the group undoes the changes of each."""
+    """The checks of the trial, on one backup.
+
+    The end of the group removes the objects, files and processes of each check.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -71,7 +74,7 @@ class _Group:
         return resources
 
     def _leave_root(self) -> None:
-        """Become the agent's user if root runs this, so that files left by a crash are that user's.
+        """Become the agent's user if root runs this, so that a crash leaves only that user's files.
 
         Every object that needs a secret is built before. This group is the last one, so no later
         check needs root.
@@ -84,7 +87,7 @@ class _Group:
 
     @cached_property
     def _folder(self) -> Path:
-        """Return the restore's target: below the first restore root, or in the state directory."""
+        """Return the target of the restore, below the first restore root or the state directory."""
         agent = self._context.config.agent
         root = agent.restore_roots[0] if agent.restore_roots else agent.state_folder
         return root / f"self-test-{self._id}"
@@ -214,7 +217,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _logged(undo: Callable[[], None]) -> None:
-    """Call `undo`, and log its error, so that the other callbacks of the group still run."""
+    """Call `undo`, and log an AgentError instead of raising it."""
     try:
         undo()
     except AgentError as error:
@@ -238,8 +241,8 @@ def _argv(
 ) -> list[str]:
     """Return the command line of a server that only this user can reach.
 
-    Its options for InnoDB's layout are those that the engine noted in the datadir. Nothing that
-    the restored tables could start runs: their events, plugins and functions are off.
+    Its options for InnoDB's layout are those that the engine noted in the datadir. The events,
+    plugins and functions that the restored tables could start are off.
     """
     options = scratch / "server.cnf"
     content = done_as(user, datadir, lambda: server_options(datadir))

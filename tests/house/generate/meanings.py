@@ -13,7 +13,7 @@ SECTIONS: Final[dict[str, str]] = {
 }
 
 MEANINGS: Final[dict[str, str]] = {
-    "agent.instance_id": "id (UUID, lower case) of the instance whose tasks this agent takes",
+    "agent.instance_id": "id (UUID, lower case) of the instance; this agent takes its tasks",
     "agent.tenant_id": "tenant that owns the backups; part of the default container's name",
     "agent.state_folder": "folder of the journal, the lock and scratch files; each agent needs its "
     "own",
