@@ -232,7 +232,8 @@ def test_a_variable_whose_name_is_nearly_right_is_refused(tmp_path: Path, name: 
     if not name.startswith("BACKUP_AGENT_"):
         _load(tmp_path, LEAST, **{name: "x"})  # not even the prefix: another program's
         return
-    with pytest.raises(ConfigInvalid, match=f"sets {name}, which is no setting") as raised:
+    match = f"sets {name}, which is not the name of a setting"
+    with pytest.raises(ConfigInvalid, match=match) as raised:
         _load(tmp_path, LEAST, **{name: "x"})
     assert "name it BACKUP_AGENT_STORE__URL" in raised.value.hint
 
@@ -342,7 +343,7 @@ def test_secrets_that_are_another_users_say_who_may_read_them(tmp_path: Path) ->
         ):
             with pytest.raises(AgentError, match="can't be read: Permission denied") as raised:
                 read()
-            assert raised.value.hint.startswith("run the command as the user whose file that is")
+            assert raised.value.hint.startswith("run the command as the owner of the file")
     finally:
         os.seteuid(user)
 
@@ -507,7 +508,7 @@ def test_keys_that_systemd_hands_over(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
     ring = load_keyring(handed)
     assert (ring.active, ring.recovery) == (load_keyring(section).active, (recovery.public,))
-    with pytest.raises(KeyUnusable, match=r"'k3' is not in .*; there: k1") as raised:
+    with pytest.raises(KeyUnusable, match=r"'k3' is not in .*, which has: k1") as raised:
         load_keyring(handed.model_copy(update={"active": "k3"}))
     assert raised.value.hint.startswith("put it into /etc/backup-agent/keys as k3.key")
 
