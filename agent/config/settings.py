@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -337,7 +337,9 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
             raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
-        section[match[2].lower()] = _items(name, value)
+        key = match[2].lower()
+        lists = _lists(match[1].lower())
+        section[key] = _items(key, value) if key in lists else value
 
 
 def _check_name(name: str) -> None:
@@ -355,16 +357,24 @@ def _check_name(name: str) -> None:
         )
 
 
-def _items(name: str, value: str) -> str | list[str]:
-    """Return the items of a variable that sets a list, and the value of any other variable.
+def _lists(section: str) -> set[str]:
+    """Return the keys of a section that are lists. An unknown section has none."""
+    field = Config.model_fields.get(section)
+    models = [field.annotation, *get_args(field.annotation)] if field else []
+    return {
+        key
+        for model in models
+        if isinstance(model, type) and issubclass(model, Frozen)
+        for key, one in model.model_fields.items()
+        if get_origin(one.annotation) is tuple
+    }
 
-    Blanks separate URLs and options, colons separate directories and ids of keys.
-    """
-    if name.endswith(("_URLS", "ENGINE__OPTIONS")):
+
+def _items(key: str, value: str) -> list[str]:
+    """Split the value of a list. Blanks separate URLs and options, colons other items."""
+    if key in ("storage_urls", "options"):
         return value.split()
-    if name.endswith(("_ROOTS", "KEYS__RECOVERY")):
-        return [part for part in value.split(":") if part]
-    return value
+    return [item for item in value.split(":") if item]
 
 
 def _anchor(tables: dict[str, Any], folder: Path) -> None:

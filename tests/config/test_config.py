@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -18,6 +19,7 @@ from agent.config.settings import (
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
 from agent.keys.master import key_text
 from agent.keys.recovery import RecoverySecret
+from tests.house.generate.configuration import sections
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"
@@ -153,6 +155,35 @@ def test_the_environment_may_list_recovery_keys(tmp_path: Path) -> None:
     )
     keys = need(config.keys, "keys")
     assert (keys.recovery, keys.encrypt, keys.allow_plaintext) == (("one", "two"), False, False)
+
+
+LISTS = {
+    ("agent", "restore_roots"): ("/a:/b", (Path("/a"), Path("/b"))),
+    ("engine", "options"): ("--parallel=4 --rsync", None),
+    ("engine", "uncopied_engines"): ("CONNECT:SPIDER", ("CONNECT", "SPIDER")),
+    ("keys", "recovery"): ("one:two", ("one", "two")),
+    ("store", "storage_urls"): (
+        "https://a:1/v1/x https://store",
+        ("https://a:1/v1/x", "https://store"),
+    ),
+}
+
+
+def test_every_list_can_be_set_by_its_variable(tmp_path: Path) -> None:
+    found = {
+        (section, key)
+        for section, model in sections().items()
+        for key, field in model.model_fields.items()
+        if get_origin(field.annotation) is tuple
+    }
+    assert found == LISTS.keys()
+    for (section, key), (text, expected) in LISTS.items():
+        variable = {f"BACKUP_AGENT_{section.upper()}__{key.upper()}": text}
+        if expected is None:
+            with pytest.raises(ConfigInvalid, match="--rsync"):
+                _load(tmp_path, WHOLE, **variable)
+        else:
+            assert getattr(getattr(_load(tmp_path, WHOLE, **variable), section), key) == expected
 
 
 def test_the_folder_of_keys_is_known_without_the_rest(tmp_path: Path) -> None:
