@@ -54,7 +54,7 @@ def add(verbs: Verbs) -> None:
 
 
 def backup_create(config: Config, arguments: argparse.Namespace) -> int:
-    instance, name = _words(config, arguments)
+    instance, name = _instance_and_name(config, arguments)
     request = build_request(
         BackupRequest,
         id=str(uuid4()),
@@ -79,7 +79,7 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
     return remote.status(last)
 
 
-def _words(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
+def _instance_and_name(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
     """Return the instance's id and the backup's name from the arguments.
 
     With --local the name may stand alone. The instance is then that of this machine. Exit with a

@@ -89,7 +89,8 @@ def add(verbs: Verbs) -> None:
 def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
     """Make a key, print its page and the next steps, and return the exit status.
 
-    This works without a configuration if --folder is given.
+    The directory for the key comes from --folder, or from [keys] folder. The rest of the
+    configuration may be missing.
     """
     if arguments.id is not None:
         check_key_id(arguments.id)
@@ -197,7 +198,7 @@ def _note(lines: Iterable[str]) -> None:
 
 
 def rekey(config: Config, arguments: argparse.Namespace) -> int:
-    """Bring all records under the key `--to`. Return 1 if some records are not, else 0."""
+    """Bring all records under the key `--to`, and return 1 if some are not under it, else 0."""
     embedded.need_key(config, arguments)
     keyring = wiring.keyring(config)
     counts = dict.fromkeys(Outcome, 0)

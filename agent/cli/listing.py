@@ -155,7 +155,7 @@ def _broken(listed: ListedRecord, catalogue: Catalogue) -> list[Unrestorable]:
 
 
 def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
-    """Yield all records. After the last one, fill `broken`.
+    """Yield all records, and fill `broken` after the last one.
 
     The records of backups that have ended come from the cache if there is one. `broken` gets the
     backups that lack an ancestor, with the reasons. If there is no container, yield nothing and

@@ -74,7 +74,7 @@ def create_here(
     with only_agent(lock, hint=_AGENT_RUNS) as say, ExitStack() as at_end:
         say(f"{LOCAL} {utc_now()}")
         at_end.callback(resources.store.close)
-        # When an agent was killed, its engine may have left processes and files without a use.
+        # A killed agent may have left processes and files of its engine. They are of no use.
         wiring.end_leftovers(config)
         shutil.rmtree(resources.scratch, ignore_errors=True)
         journal = wiring.journal(config, store_override=store_override)
@@ -85,23 +85,23 @@ def create_here(
 def _perform(config: Config, stores: TaskStores, journal: Journal, task: CreateTask) -> Report:
     with ProgressBar(printable(task.backup.name)) as bar:
         screen = _Screen(journal, task.task_id, bar)
-        performer = Executor(
+        executor = Executor(
             journal,
             stores,
             restore_roots=config.agent.restore_roots,
             progress_seconds=min(config.agent.progress_seconds, _PROGRESS_SECONDS),
             wake=screen.show,
         )
-        performer.recovery.run()
+        executor.recovery.run()
         if config.broker is None:
             # These are about tasks that a crash interrupted. Without a broker they can't be sent.
             journal.take_reports()
         begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
         journal.accept(task, begun)
-        with _stoppable(performer, stores) as stop:
-            performer.perform(task, stop)
+        with _stoppable(executor, stores) as stop:
+            executor.perform(task, stop)
         if screen.last is None:
-            performer.recovery.run()
+            executor.recovery.run()
     if screen.last is None:
         raise StoreUnreachable(
             f"the store stopped answering: it is not known yet whether backup {task.backup.id} is "
@@ -137,7 +137,7 @@ class _Screen:
 
 
 @contextmanager
-def _stoppable(performer: Executor, stores: TaskStores) -> Iterator[Stop]:
+def _stoppable(executor: Executor, stores: TaskStores) -> Iterator[Stop]:
     """Yield a stop that SIGINT and SIGTERM request while the block runs.
 
     If the block has not ended `_PATIENCE_SECONDS` after such a signal, requests to the stores are
@@ -146,7 +146,7 @@ def _stoppable(performer: Executor, stores: TaskStores) -> Iterator[Stop]:
     stop, done = Stop(), threading.Event()
 
     def end() -> None:
-        performer.end()
+        executor.end()
         stop.request(Interrupted("the backup was interrupted", hint="make another backup"))
         if not done.wait(_PATIENCE_SECONDS):
             stores.abort()

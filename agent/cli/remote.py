@@ -1,4 +1,4 @@
-"""The way to have an agent do the work of a verb.
+"""The client side of the verbs that an agent carries out.
 
 The task goes to the agent through the broker, and the agent's reports come back.
 """
@@ -19,7 +19,10 @@ _SILENCE_SECONDS = 3600.0
 
 
 def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
-    """Send a task. If `wait` is true, follow it and return its final report, else return None."""
+    """Send a task and, if `wait` is true, follow it and return its final report.
+
+    Return None if `wait` is false.
+    """
     try:
         return _send(config, instance_id, task, wait=wait, label=label)
     except BrokerUnreachable as error:

@@ -111,11 +111,11 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
     else:
         names = printable(" + ".join(record.name for record in chain))
         print(f"restored {names} into {printable(str(target))}")
-        print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_whose(target)}")
+        print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_owner_note(target)}")
     return 0
 
 
-def _whose(target: Path) -> str:
+def _owner_note(target: Path) -> str:
     """Return the owner of the restored files, and the way to give them to a server's user."""
     with usable(target):
         status = target.stat()

@@ -47,7 +47,10 @@ _TASK_COLUMNS = {
 
 
 def row(listed: ListedRecord) -> dict[str, Any]:
-    """Return a record as a row for display. Its status says if the record can't be trusted."""
+    """Return a record as a row for display.
+
+    If the record can't be trusted, its status says so.
+    """
     if listed.record is None:
         nothing = dict.fromkeys(sorted(BackupView.model_fields, key=str.lower))
         known = {"id": listed.backup_id, "status": "UNREADABLE"}
@@ -105,7 +108,8 @@ def property_table(properties: Mapping[str, Any]) -> str:
 def as_json(value: Any) -> str:
     """Return `value` as JSON for programs, with escapes for text that could steer a terminal."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    # A printable line is kept whole, not split into characters: most lines of a long list are so.
+    # Only a line that is not printable is split into characters. Most lines of a long list are
+    # printable.
     return "\n".join(
         line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n")
     )
@@ -116,7 +120,10 @@ def _escaped(char: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of rows of text. The text must have passed `printable`."""
+    """Return rows of text as a table with column heads.
+
+    The text must have passed `printable`.
+    """
     drawn = PrettyTable(columns)
     drawn.align = "l"
     for cells in rows:
@@ -184,6 +191,6 @@ def complain(code: str, message: str, hint: str) -> None:
 
 
 def error_lines(error: ErrorInfo) -> str:
-    """Return two lines of text, the failure with its reason and then the fix."""
+    """Return two lines of text, the error with its reason and then the fix."""
     code, message, hint = map(printable, (error.code, error.message, error.hint))
     return f"{code}: {message}\n  what to do: {hint}"
