@@ -34,7 +34,7 @@ def add(verbs: Verbs) -> None:
     # takes the first one for the name, or none.
     name.required = False
     create.set_defaults(refuse=create.error)
-    create.add_argument("--description", metavar="TEXT", default="", help="stored with the backup")
+    create.add_argument("--description", metavar="TEXT", default="", help="a text to store with it")
     create.add_argument(
         "--parent",
         metavar="BACKUP",

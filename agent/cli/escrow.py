@@ -63,9 +63,9 @@ def recovery_page(key: RecoveryKey, private: Path, now: str, encrypted: bool) ->
 
     Nothing on the page is secret. `encrypted` means that a passphrase protects the private half.
     """
-    passphrase = ""
+    protection = ""
     if encrypted:
-        passphrase = "\n               The private half is encrypted with the passphrase you gave."
+        protection = "\n               The private half is encrypted with the passphrase you gave."
     return f"""\
 {_RULE}
 RECOVERY KEY of backup-agent. Keep this page with the private half.
@@ -76,7 +76,7 @@ RECOVERY KEY of backup-agent. Keep this page with the private half.
   SHA-256  {fingerprint(key.pem())}   (of the public half)
 
 Purpose        The public half encrypts the data key of every backup, in addition to
-               the master key. Only the private half decrypts it again.{passphrase}
+               the master key. Only the private half decrypts it again.{protection}
 Why have it    The private half opens a backup if the master key is lost. The public
                half, which stays on the database's machine, opens no backup.
 Limits         It signs nothing. With it alone you can't tell whether a record was

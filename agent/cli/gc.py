@@ -26,12 +26,13 @@ from agent.stop import Stop
 _COLUMNS = ("What", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
 _MORE = """\
 Removes data of this instance only, and only if nothing under the backup's id was touched for 24
-hours by the store's own clock. Such data is: segments of backups that have no record; segments of
-older attempts; the bytes of a FAILED or CANCELLED backup, although its record stays; BUILDING
-backups without a task at work on them, which become FAILED; deletes that were begun and not
-finished; remains of self-tests. Data that can't be judged for sure is left alone, and listed with
-the reason. May run beside the daemon, as the daemon's user or as root. If a run is interrupted,
-the next run continues it. The exit status is 0 also if nothing is found.
+hours by the store's own clock. This data is segments of backups without a record, segments of
+older attempts, the bytes of FAILED and CANCELLED backups, and the remains of self-tests. The
+record of a FAILED or CANCELLED backup stays. A BUILDING backup without a task at work on it
+becomes FAILED, and its bytes are removed. A delete that was begun and not finished is finished.
+Data that can't be judged for sure is left alone, and listed with the reason. May run beside the
+daemon, as the daemon's user or as root. If a run is interrupted, the next run continues it. The
+exit status is 0 also if nothing is found.
 """
 
 
