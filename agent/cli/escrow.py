@@ -30,7 +30,8 @@ MASTER KEY of backup-agent. Keep this page away from the database's machine.
   SHA-256  {fingerprint(text.encode())}
 
 Purpose        This key opens every backup that was made with it, and signs their
-               records. A person who has it and the stored objects has the database.
+               records. A person with this key and the stored objects has the
+               database.
 Why keep it    If its only copy is on the database's machine, losing that machine
                loses every backup.
 Put it back    Write the {len(text)} characters behind "key" into a file {key.id}.key in
