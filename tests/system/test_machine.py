@@ -1,4 +1,4 @@
-"""The test's own machine leaves nothing behind, and the Vagrantfile is one that Vagrant takes."""
+"""The tests' own machine leaves nothing behind, and Vagrant accepts the Vagrantfile."""
 
 import os
 import subprocess
