@@ -1,4 +1,4 @@
-"""Backups that take their time, and what is said of them: for trials that break in meanwhile."""
+"""Slow backups, and helpers that read their reports, for trials that interfere meanwhile."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +16,7 @@ _MIB: Final = 1 << 20
 
 
 def slow_backup(bench: Bench, agent: Agent, seconds: float) -> CreateTask:
-    """Ask for a backup that takes at least about that long."""
+    """Send a backup that takes at least about `seconds`, and return its task."""
     files = (*bench.mariadb.datadir.glob("*/*.ibd"), bench.mariadb.datadir / "ibdata1")
     rate = int(sum(file.stat().st_blocks * 512 for file in files) / seconds)
     task = CreateTask(
@@ -30,7 +30,7 @@ def slow_backup(bench: Bench, agent: Agent, seconds: float) -> CreateTask:
 
 @contextmanager
 def rows(bench: Bench, mebibytes: int) -> Iterator[None]:
-    """So much more to back up: no rate is below a MiB a second."""
+    """Add rows to back up, because no rate can be below 1 MiB a second."""
     schema = f"rows_{uuid4().hex[:8]}"
     bench.mariadb.load_rows(mebibytes, schema)
     try:
