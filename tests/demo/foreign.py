@@ -110,7 +110,10 @@ def unpack(sealed: Path, data_key: bytes, record: dict[str, Any], folder: Path) 
 
 
 def check_lsns(folder: Path, record: dict[str, Any]) -> None:
-    """Check that the engine's file of LSNs exists, because mbstream exits with 0 on empty input."""
+    """Compare the engine's file of LSNs with the record.
+
+    The file must exist, because mbstream exits with 0 on empty input, too.
+    """
     notes = [folder / name for name in CHECKPOINTS if (folder / name).exists()]
     if not notes:
         raise Damaged(f"backup {record['id']} holds no checkpoints file")

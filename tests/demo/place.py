@@ -14,7 +14,7 @@ from tests.demo.story import DemoFailed, megabytes
 # The rows, the objects that Swift stores of them, a restored copy, and the files beside it.
 _SPACE_FACTOR = 6
 _SPACE_BYTES = 1 << 30
-# The path of a Unix socket has at most 107 bytes (unix(7)). Our paths add up to 30.
+# The path of a Unix socket has at most 107 bytes (unix(7)). Up to 30 follow the directory.
 _LONGEST_PATH = 76
 
 

@@ -60,7 +60,7 @@ def away(bench: Bench) -> Seen:
         try:
             completed(agent, task)
             before = len(ledger.reports)
-            poll("it is done", lambda: f"task {task.task_id} is done" in log(agent), 30)
+            poll("the backup is done", lambda: f"task {task.task_id} is done" in log(agent), 30)
             assert agent.running()
         finally:
             bench.rabbitmq.start()
@@ -107,7 +107,7 @@ def twice(bench: Bench) -> Seen:
             ledger.pump()
             return len([one for one in statuses(ledger, task) if one == "DONE"]) == 2
 
-        poll("the second is answered", answered, 30)
+        poll("the second task is answered", answered, 30)
         assert "RUNNING" in statuses(ledger, task)
         assert record(agent, task)["attempt"] == attempt, "the task was performed twice"
         assert log(agent).count(f"task {task.task_id} (backup.create) begins") == 1
@@ -126,7 +126,7 @@ def unbound(bench: Bench) -> Seen:
         pings = [PingTask(task_id=str(uuid4())) for _ in range(3)]
         for ping in pings:
             agent.send(ping)
-        poll("all is done", lambda: f"task {task.task_id} is done" in log(agent), 60)
+        poll("all tasks are done", lambda: f"task {task.task_id} is done" in log(agent), 60)
         assert log(agent).count("no queue takes messages") == 1
         with Ledger(agent) as ledger:
             # a further report makes the agent try again at once

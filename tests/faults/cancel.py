@@ -65,7 +65,7 @@ def _cancelled_after(
     both = (task.task_id, cancel.task_id)
     agent.send(task)
     until = time.monotonic() + seconds
-    poll("the moment comes", lambda: time.monotonic() >= until, seconds + 1)
+    poll("the time to cancel is reached", lambda: time.monotonic() >= until, seconds + 1)
     agent.send(cancel)
     sent = time.monotonic()
     ledger.wait_for_ends(both, 30)

@@ -138,14 +138,14 @@ class _Extract(_Nothing):
         if self._learnt is not None:
             self._learnt.append(bytes(data))
         elif self._right[self._at : self._at + len(data)] != data:
-            self._sink.wrong = f"other bytes at {self._at} of backup {self._record.id}"
+            self._sink.wrong = f"different bytes at {self._at} of backup {self._record.id}"
         self._at += len(data)
 
     def finish(self) -> None:
         if self._learnt is not None:
             self._right = self._streams[self._record.id] = b"".join(self._learnt)
         if self._at != len(self._right):
-            self._sink.wrong = f"{self._at} bytes of backup {self._record.id} were taken as whole"
+            self._sink.wrong = f"{self._at} bytes of backup {self._record.id} passed as complete"
         # mbstream would have extracted this file, and the restore reads it
         lines = (
             f"backup_type = {'incremental' if self._record.parent_id else 'full-backuped'}",

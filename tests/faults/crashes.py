@@ -27,7 +27,7 @@ _DOUBLES: Final = 6
 class Place(NamedTuple):
     """A place at which the agent is killed, the tasks it runs, and the ends they may report.
 
-    `at` is the crash point, optionally with the count of the pass that kills.
+    `at` is the crash point. A number after it, as in `segment-stored:3`, is the pass that kills.
     """
 
     at: str
@@ -217,7 +217,7 @@ def _cancel_journalled(rig: Rig, full: bool) -> str:
     rig.restart({VARIABLE: Point.CANCEL_JOURNALLED})
     task = rig.full(slow=True)
     rig.ask(task)
-    poll("it has begun", lambda: rig.statuses()[task.task_id] == "RUNNING", 30)
+    poll("the backup has begun", lambda: rig.statuses()[task.task_id] == "RUNNING", 30)
     rig.ask(CancelTask(task_id=str(uuid.uuid4()), cancels=task.task_id))
     rig.wait_for_death()
     rig.agent.start()
@@ -288,7 +288,7 @@ def _moment(shared: _Shared, plan: Plan, number: int) -> Trial:
 
 def _kill_after(rig: Rig, seconds: float, *, everything: bool) -> None:
     until = time.monotonic() + seconds
-    poll("the moment comes", lambda: time.monotonic() >= until, seconds + 1)
+    poll("the time to kill is reached", lambda: time.monotonic() >= until, seconds + 1)
     rig.kill(everything=everything)
 
 

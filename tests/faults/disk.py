@@ -50,7 +50,11 @@ def journal(bench: Bench) -> Seen:
             with filled(state):
                 ping = PingTask(task_id=str(uuid4()))
                 agent.send(ping)
-                poll("it is said", lambda: "a task waits on the broker: " in log(agent), 20)
+                poll(
+                    "the agent logs that the task waits",
+                    lambda: "a task waits on the broker: " in log(agent),
+                    20,
+                )
                 _backup_is_over(agent, backup)
                 assert agent.running(), "the agent has ended"
             ledger.wait_for_ends([backup.task_id, ping.task_id], 90)
@@ -83,7 +87,7 @@ def restore(bench: Bench) -> Seen:
             task = _restore(made["id"], root / "back")
             agent.send(task)
             extracting = f"extracting backup {made['id']}"
-            poll("it extracts", lambda: extracting in log(agent), 30)
+            poll("the restore extracts", lambda: extracting in log(agent), 30)
             with filled(root):
                 ledger.wait_for_ends([task.task_id], 60)
             failed = _end(ledger, task)

@@ -169,7 +169,7 @@ def _kills(plan: Plan) -> Do:
         for _ in range(_KILLS):
             task, engine = rig.under_way()
             segments = chance.randrange(3, 12)
-            poll("it goes on", lambda t=task, n=segments: _far(rig, t, n), 60)  # type: ignore[misc]
+            poll("the backup continues", lambda t=task, n=segments: _far(rig, t, n), 60)  # type: ignore[misc]
             if engine.is_running():
                 os.killpg(engine.pid, signal.SIGKILL)
                 rig.failed(task, "engine_killed")

@@ -73,7 +73,7 @@ def _words(rig: Rig, ends: Mapping[str, str]) -> str:
 
 
 def _nothing_left(rig: Rig) -> None:
-    poll("no process of the dead agent's is left", lambda: not rig.leftovers(), 10)
+    poll("no process of the killed agent is left", lambda: not rig.leftovers(), 10)
     scratch = rig.agent.folder / "state" / "scratch"
     assert not scratch.exists() or not any(scratch.iterdir()), "the scratch directory isn't empty"
 

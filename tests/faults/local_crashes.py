@@ -47,7 +47,7 @@ def killed_and_repeated(rig: Rig, place: LocalPlace) -> str:
     done = agent.cli("restore", "--local", child, target)
     assert done.returncode == 0, done.stderr
     assert rig.restored(target) == checksums, "the restored content differs"
-    poll("no process is left", lambda: not rig.leftovers(agent.folder), 10)
+    poll("no process of the killed command is left", lambda: not rig.leftovers(agent.folder), 10)
     return f"its record is {place.status}, a full and a child follow and are restored"
 
 

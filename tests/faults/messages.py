@@ -1,7 +1,7 @@
 """Hostile task messages, and more messages than an agent can handle.
 
 Every message must be answered by a final report about the id that it names, or be in `backup.dead`
-with a reason. Nothing may be changed that belongs to another instance.
+with a reason. Nothing may be changed that doesn't belong to the instance.
 """
 
 import json

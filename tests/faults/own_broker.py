@@ -22,7 +22,7 @@ _SILENT_SECONDS: Final = 60
 
 
 def impatient(bench: Bench) -> Seen:
-    """Run a backup on a broker that closes the channel of a consumer that holds a delivery.
+    """Run a backup on a broker that closes the channel of a consumer that holds a task for 2 s.
 
     The agent acknowledges at once and is not affected.
     """

@@ -118,7 +118,7 @@ class Rig:
     def under_way(self, backup_id: str) -> None:
         """Wait until the backup has stored a segment."""
         word = f"PUT /v1/AUTH_test/{self._container}_segments/{backup_id}/"
-        poll("a segment", lambda: any(word in line for line in self.swift.requests()), 30)
+        poll("a segment is stored", lambda: any(word in line for line in self.swift.requests()), 30)
 
     @property
     def _container(self) -> str:
@@ -291,7 +291,9 @@ def _check_gone(rig: Rig, task: CreateTask) -> str:
     """Check that the record says FAILED and no byte is left."""
     with rig.objects() as objects:
         # Swift could not be told when the backup failed, so the agent does it later
-        poll("it is FAILED", lambda: objects.record(task.backup.id)["status"] == "FAILED", 60)
+        poll(
+            "the backup is FAILED", lambda: objects.record(task.backup.id)["status"] == "FAILED", 60
+        )
         prefix = f"{task.backup.id}/"
         poll("nothing is left", lambda: not objects.names(objects.segments, prefix), 60)
         left = [name for name in objects.names(objects.container) if task.backup.id in name]

@@ -24,7 +24,7 @@ def reached_points(tree: ast.Module) -> Iterator[str]:
             yield point.attr
 
 
-def test_every_point_is_somewhere_on_the_walk() -> None:
+def test_every_point_is_reached_somewhere_in_the_agent() -> None:
     called = {
         name
         for module, path in modules().items()

@@ -160,7 +160,7 @@ def test_an_expired_token_is_replaced(store: SwiftStore) -> None:
         put_segments(store, folder, [b"one"])
         return store._session._current_access().token != first
 
-    poll("the token is another one", replaced, 10)
+    poll("the token is replaced", replaced, 10)
 
 
 class Tomorrow(SwiftStore):

@@ -56,7 +56,7 @@ class MariaDB:
         argv = ["mariadb-install-db", "--no-defaults", f"--datadir={self.datadir}"]
         argv += ["--auth-root-authentication-method=socket", "--skip-test-db"]
         argv += [f"--auth-root-socket-user={self.admin}", f"--user={self.admin}", *options]
-        # another server that starts with the same temporary directory removes all its tables
+        # another server that starts with the same tmpdir removes all temporary tables in it
         done = subprocess.run(
             argv,
             env={**os.environ, "TMPDIR": str(self.folder)},

@@ -81,7 +81,7 @@ class ServerProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, or None until the end of the process has been seen."""
+        """The exit status, or None as long as the end of the process has not been seen."""
         return self._child.returncode
 
     def running(self) -> bool:

@@ -46,7 +46,7 @@ def test_active_only_while_it_could_consume(machine: Machine, agent: SystemAgent
     agent.wait_for("StatusText", "connecting to RabbitMQ at 127.0.0.1:5672")
     pid = agent.show("MainPID")
 
-    poll("the time for a start is over", lambda: time.monotonic() - began > 7, 20)
+    poll("the time limit for a start has passed", lambda: time.monotonic() - began > 7, 20)
     assert agent.show("ActiveState") == "activating"
     machine.run("systemctl", "start", "rabbitmq-server")
     agent.wait_for("ActiveState", "active")
@@ -85,7 +85,9 @@ def test_backup_and_restore_in_the_sandbox(machine: Machine, agent: SystemAgent)
     server += ["--socket=/run/mysqld/restored.sock", "--pid-file=/run/mysqld/restored.pid"]
     machine.run("systemd-run", "--quiet", "--unit=restored", "--uid=mysql", *server)
     client = ("mariadb", "--socket=/run/mysqld/restored.sock")
-    poll("it answers", lambda: not machine.run(*client, check=False).returncode, 30)
+    poll(
+        "the restored server answers", lambda: not machine.run(*client, check=False).returncode, 30
+    )
     restored = machine.output(*client, *CHECKSUM)
     machine.run("systemctl", "stop", "restored")
     assert restored == machine.output("mariadb", *CHECKSUM)

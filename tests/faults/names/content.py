@@ -68,7 +68,7 @@ def unwell(server: MariaDB, only: Content) -> list[str]:
 def differences(one: Content, two: Content) -> list[str]:
     """Return the differences, one a line. `one` is the expected content."""
     return [
-        f"{name}: {one.get(name, 'not there')} became {two.get(name, 'not there')}"
+        f"{name}: {one.get(name, 'missing')} became {two.get(name, 'missing')}"
         for name in sorted({*one, *two})
         if one.get(name) != two.get(name)
     ]

@@ -216,7 +216,7 @@ def _stray(rig: Rig, schema: str, name: str) -> None:
         folder = folder / encoded[0][0].decode()
     path = folder / name
     if not folder.is_dir():
-        raise OSError(f"{folder} is not there")
+        raise OSError(f"{folder} does not exist")
     rig.strays.add(
         str((path if schema else folder / name.split("/")[0]).relative_to(rig.server.datadir))
     )
