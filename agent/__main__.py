@@ -1,6 +1,6 @@
-"""`python -m agent` is `backup-agent`, and begins here.
+"""The entry point of the command `backup-agent`, which is also `python -m agent`.
 
-An interrupt while modules are imported ends the process without a traceback.
+An interrupt (SIGINT) while modules are imported ends the process without a traceback.
 """
 
 import signal
@@ -8,8 +8,8 @@ import sys
 
 
 def start() -> int:
-    """Run the command line of this process; return its exit status."""
-    # Python's own handler, unless whoever started this has interrupts ignored
+    """Run the command line of this process and return its exit status."""
+    # The handler is Python's own, unless the parent process made this one ignore SIGINT.
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -22,7 +22,8 @@ def start() -> int:
         return main.main()
     finally:
         if ours:
-            # nothing is left to be cleaned up: the interpreter's end needs no traceback, either
+            # Nothing is left to clean up, so an interrupt while the interpreter exits needs no
+            # traceback either.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

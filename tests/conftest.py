@@ -1,4 +1,4 @@
-"""Session fixtures: each private server is started when a test first asks for it."""
+"""Session fixtures. Each private server is started when a test first requests it."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# how long one example takes says more about the machine's load than about the code
+# the time of one example depends on the machine's load more than on the code
 settings.register_profile("backup-agent", deadline=None)
 settings.load_profile("backup-agent")
 
@@ -22,16 +22,16 @@ pytest_plugins = [
 
 @pytest.fixture(scope="session")
 def scratch() -> Iterator[Path]:
-    """A folder for the servers of this run, removed at its end."""
+    """Yield a directory for the servers of this run, removed when the run ends."""
     folder = Path(tempfile.mkdtemp(prefix="backup-agent-test-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def need(*programs: str, bootstrap: str = "") -> None:
-    """Skip where a real server is missing on a laptop; fail where CI should have it.
+    """Skip the test if a program is missing. Fail it instead in CI, which must have them all.
 
-    `bootstrap` is the word that has script/bootstrap install it.
+    `bootstrap` is the argument of script/bootstrap that installs the programs.
     """
     missing = [name for name in programs if shutil.which(name) is None]
     script = f"script/bootstrap {bootstrap}".strip()

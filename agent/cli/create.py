@@ -1,10 +1,10 @@
-"""`backup-create`: ask an agent for a backup, or make it in this process."""
+"""The verb `backup-create`, which requests a backup from an agent or makes it in this process."""
 
 import argparse
 from uuid import uuid4
 
 from agent.cli import embedded, local, remote, tables
-from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, uuid_argument
+from agent.cli.verb import Verbs, add_json, add_store, add_verb, build_request, uuid_argument
 from agent.config.settings import Config
 from agent.errors import UsageWrong
 from agent.model import (
@@ -27,41 +27,49 @@ _EXAMPLES = (
 
 def add(verbs: Verbs) -> None:
     create = add_verb(verbs, "backup-create", backup_create, "make a backup", examples=_EXAMPLES)
-    create.add_argument("instance", help="the instance's id; with --local it may be left out")
+    create.add_argument("instance", help="the instance's id; may be omitted with --local")
     name = create.add_argument("name", help="a name for the backup, 1 to 255 characters")
-    # `instance` is the name where it stands alone: argparse itself would take the first of two
-    # words for it, or none, as soon as an option stands between them
+    # A word that stands alone is stored as `instance`, but it is the name. An optional word
+    # (nargs="?") does not work here: as soon as an option stands between the two words, argparse
+    # takes the first one for the name, or none.
     name.required = False
     create.set_defaults(refuse=create.error)
-    create.add_argument("--description", metavar="TEXT", default="", help="kept with the backup")
+    create.add_argument("--description", metavar="TEXT", default="", help="a text to store with it")
     create.add_argument(
-        "--parent", metavar="BACKUP", type=uuid_argument, help="make an incremental on this backup"
+        "--parent",
+        metavar="BACKUP",
+        type=uuid_argument,
+        help="make an incremental backup with this backup as its parent",
     )
-    create.add_argument("--wait", action="store_true", help="follow it to its end")
     create.add_argument(
-        "--local", action="store_true", help="make it here and wait for its end, without a broker"
+        "--wait", action="store_true", help="show the progress and wait until the backup has ended"
+    )
+    create.add_argument(
+        "--local",
+        action="store_true",
+        help="make the backup in this process, without a broker, and wait until it has ended",
     )
     add_store(create)
     add_json(create)
 
 
 def backup_create(config: Config, arguments: argparse.Namespace) -> int:
-    instance, name = _words(config, arguments)
-    request = asked(
+    instance, name = _instance_and_name(config, arguments)
+    request = build_request(
         BackupRequest,
         id=str(uuid4()),
         name=name,
         description=arguments.description,
         parent_id=arguments.parent,
     )
-    # so that whoever knows the backup can cancel the task
+    # The task has the backup's id, so that a user who knows the backup can cancel the task.
     task = CreateTask(task_id=request.id, backup=request)
-    view = _asked_for(instance, request)
+    view = _new_view(instance, request)
     last = _last_report(config, arguments, instance, task)
     backup = view if last is None else last.backup
     error = remote.error(last)
     if backup is None:
-        # it was refused: no backup has that id
+        # the task was refused, so no backup has that id
         if arguments.json:
             print(tables.as_json({"task_id": task.task_id, "error": error}))
     elif arguments.json:
@@ -71,8 +79,13 @@ def backup_create(config: Config, arguments: argparse.Namespace) -> int:
     return remote.status(last)
 
 
-def _words(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
-    """Instance and name: two words, or the name alone for the instance of this machine."""
+def _instance_and_name(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
+    """Return the instance's id and the backup's name from the arguments.
+
+    With --local the name may stand alone. The instance is then that of this machine. Exit with a
+    usage error if a word is missing or the instance is not a UUID. Raise UsageWrong if --local is
+    given with the id of another instance.
+    """
     own = config.agent.instance_id
     if arguments.name is None:
         if not arguments.local:
@@ -85,7 +98,8 @@ def _words(config: Config, arguments: argparse.Namespace) -> tuple[str, str]:
     if arguments.local and instance != own:
         raise UsageWrong(
             f"--local backs up the instance {own} of this machine, not {instance}",
-            hint="leave the instance away, or --local, so that the other one's agent does it",
+            hint="remove the instance's id, or remove the --local flag so that the agent of that "
+            "instance makes the backup",
         )
     return instance, arguments.name
 
@@ -99,8 +113,8 @@ def _last_report(
     return local.create_here(config, task, fresh, store_override=arguments.store is not None)
 
 
-def _asked_for(instance: str, request: BackupRequest) -> BackupView:
-    """The backup before any agent has said anything about it."""
+def _new_view(instance: str, request: BackupRequest) -> BackupView:
+    """Return the view of a backup for which no agent has sent a report yet."""
     now = utc_now()
     return BackupView(
         id=request.id,

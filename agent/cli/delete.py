@@ -1,4 +1,7 @@
-"""`backup-delete`: remove a backup and all that descend from it, by an agent or in this process."""
+"""The verb `backup-delete`, which deletes a backup and all its descendants.
+
+An agent does it, or this process with --local.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -8,7 +11,15 @@ from uuid import uuid4
 
 from agent import wiring
 from agent.cli import embedded, remote, tables
-from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
+from agent.cli.verb import (
+    Verbs,
+    add_json,
+    add_store,
+    add_verb,
+    build_request,
+    on_signals,
+    uuid_argument,
+)
 from agent.config.settings import Config
 from agent.errors import Interrupted
 from agent.journal import known_children
@@ -20,10 +31,10 @@ from agent.records.descendants import BackupNode
 from agent.stop import Stop
 
 _MORE = """\
-Prints nothing where it succeeds. Any agent of the tenant can delete any backup, also one of a
-VM that is gone: without --instance the task goes to the agent of this configuration. A backup
-that is still being made is cancelled first. A delete that was cut off is continued by the same
-command.
+Prints nothing on success, unless --dry-run or --json is given. Any agent of the tenant can delete
+any backup, also a backup of a VM that does not exist any more. Without --instance the task goes to
+the agent of this configuration. A backup that is still being made is cancelled first. To continue
+a delete that was interrupted, run the same command again.
 """
 
 
@@ -32,7 +43,7 @@ def add(verbs: Verbs) -> None:
         verbs,
         "backup-delete",
         backup_delete,
-        "delete a backup and all that descend from it",
+        "delete a backup and all its descendants",
         more=_MORE,
         examples=(
             "--dry-run BACKUP",
@@ -41,13 +52,21 @@ def add(verbs: Verbs) -> None:
         ),
     )
     verb.add_argument("backup", type=uuid_argument, help="the backup's id")
-    verb.add_argument("--local", action="store_true", help="do it here, without a broker")
-    verb.add_argument("--wait", action="store_true", help="follow it to its end")
     verb.add_argument(
-        "--dry-run", action="store_true", help="show what would go as a tree, and delete nothing"
+        "--local", action="store_true", help="delete in this process, without a broker"
     )
     verb.add_argument(
-        "--instance", type=uuid_argument, help="which agent does it (this one's by default)"
+        "--wait", action="store_true", help="show the progress and wait until the delete has ended"
+    )
+    verb.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the tree of backups that would be deleted, and delete nothing",
+    )
+    verb.add_argument(
+        "--instance",
+        type=uuid_argument,
+        help="the instance of the agent that deletes (default: this one)",
     )
     add_store(verb)
     add_json(verb)
@@ -60,7 +79,7 @@ def backup_delete(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.local:
         return _delete_here(config, arguments.backup, arguments.json)
     instance = arguments.instance or config.agent.instance_id
-    task = asked(DeleteTask, task_id=str(uuid4()), backup_id=arguments.backup)
+    task = build_request(DeleteTask, task_id=str(uuid4()), backup_id=arguments.backup)
     last = remote.send(config, instance, task, wait=arguments.wait, label="delete")
     if arguments.json:
         print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
@@ -71,7 +90,7 @@ def _show(config: Config, backup_id: str, as_json: bool) -> int:
     with _operation(config) as operation:
         family = operation.family(backup_id)
     if as_json:
-        print(tables.as_json({"would_delete": [_plain(kin) for kin in family.plan()]}))
+        print(tables.as_json({"would_delete": [_plain(node) for node in family.plan()]}))
     else:
         for line in family.draw():
             print(line)
@@ -82,15 +101,18 @@ def _delete_here(config: Config, backup_id: str, as_json: bool) -> int:
     with _operation(config) as operation:
         operation.run(backup_id)
     if as_json:
-        print(tables.as_json({"deleted": [_plain(kin) for kin in operation.deleted]}))
+        print(tables.as_json({"deleted": [_plain(node) for node in operation.deleted]}))
     return 0
 
 
 @contextmanager
 def _operation(config: Config) -> Iterator[DeleteOperation]:
-    """A delete with store and keys alone, which SIGINT and SIGTERM stop between two objects."""
+    """Yield a delete that needs only the store and the keys.
+
+    SIGINT and SIGTERM stop it between two objects.
+    """
     store, stop = wiring.store(config), Stop()
-    again = "give the same command again: it continues"
+    again = "run the same command again to continue the delete"
     on_signals(lambda: stop.request(Interrupted("the delete was interrupted", hint=again)))
     try:
         yield DeleteOperation(
@@ -99,22 +121,22 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
             connections=config.pipeline.connections,
             meter=Meter(),
             stop=stop,
-            on_begin=_nothing,
+            on_begin=_ignore,
             children=lambda: known_children(config.agent.state_folder / "journal.sqlite"),
         )
     finally:
         store.close()
 
 
-def _nothing(_record: Record) -> None:
-    """Nobody is to be told that it begins."""
+def _ignore(_record: Record) -> None:
+    """Do nothing when the delete begins, because no report is sent."""
 
 
-def _plain(kin: BackupNode) -> dict[str, Any]:
+def _plain(node: BackupNode) -> dict[str, Any]:
     return {
-        "id": kin.id,
-        "name": kin.name,
-        "parent_id": kin.parent_id,
-        "status": kin.status.value,
-        "created": kin.created,
+        "id": node.id,
+        "name": node.name,
+        "parent_id": node.parent_id,
+        "status": node.status.value,
+        "created": node.created,
     }

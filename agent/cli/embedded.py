@@ -1,9 +1,10 @@
-"""A backup without an agent.toml: what it would say follows from this user and one URL.
+"""The configuration of a backup without an agent.toml.
 
-State is in `$XDG_STATE_HOME/backup-agent`, `~/.local/state/backup-agent` by default (XDG Base
-Directory Specification): the instance's id, made once, the journal, and the folder of master
-keys. The database's user has the OS user's name and no password (unix_socket authentication).
-The environment overrides each of these, as it does an agent.toml.
+It follows from the OS user and from one URL, that of the option --store. The state directory is
+`$XDG_STATE_HOME/backup-agent`, by default `~/.local/state/backup-agent` (XDG Base Directory
+Specification). It contains the instance's id, which is made once, the journal, and the directory
+of master keys. The database user has the OS user's name and no password (unix_socket
+authentication). Environment variables override each of these, as they override an agent.toml.
 """
 
 import argparse
@@ -47,10 +48,17 @@ _KEYS_ACTIVE: Final = f"{ENV_PREFIX}KEYS__ACTIVE"
 def configuration(
     path: Path, store_url: str, environment: Mapping[str, str] = os.environ
 ) -> Config:
-    """agent.toml with another store, or the embedded default where `applies(path)`.
+    """Return a configuration with the store `store_url`.
 
-    ConfigInvalid where it is wrong. The embedded default has no section [keys] as long as there
-    is no master key.
+    If `applies(path)`, it is the embedded default, which this module builds. Else it is the
+    agent.toml at `path` with another store. The embedded default has no section [keys] while
+    there is no master key.
+
+    Raises:
+        UsageWrong: the URL names no store that can be used here.
+        ConfigInvalid: the configuration is wrong.
+        KeyUnusable: the environment names a directory of keys that holds no key, or the keys
+            can't be read.
     """
     if not store_url.startswith(("file:///", "swift:")):
         raise _no_store(store_url)
@@ -70,22 +78,25 @@ def configuration(
     }
     if keys := _keys(state, _own_keys(instance_id), environment):
         tables["keys"] = keys
-    # what was typed wins
+    # the typed --store overrides the environment
     return embedded(tables, {**environment, _STORE_URL: store_url})
 
 
 def applies(path: Path) -> bool:
-    """Whether there is no agent.toml: none was named, and none is where it usually is."""
+    """Return True if `path` is the default path of agent.toml and no file is there."""
     return path == DEFAULT_PATH and not _exists(path)
 
 
 def fresh_key(config: Config, arguments: argparse.Namespace) -> "FreshKey | None":
-    """A master key for a backup where the embedded default has none; None if there is one."""
+    """Return a master key for a backup if the embedded default has none, else None."""
     return FreshKey(config) if _lacks_key(config, arguments) else None
 
 
 class FreshKey:
-    """A master key that is in memory alone until a backup is about to need it: see `keep`."""
+    """A master key that is only in memory until `keep` writes it.
+
+    `keep` is called when a backup is about to need the key.
+    """
 
     def __init__(self, config: Config) -> None:
         self._folder = _keys_folder(config)
@@ -95,17 +106,22 @@ class FreshKey:
         self.keyring = Keyring({self._key.id: self._key}, self._key.id)
 
     def keep(self) -> None:
-        """Write the key, say so, and warn if backups of this instance need one that isn't here.
+        """Write the key to its file, and print a note that names the file.
 
-        StoreError if the store can't be asked for these, KeyUnusable if it can't be written.
+        Also print a warning for each master key that is not here and that backups of this
+        instance need.
+
+        Raises:
+            StoreError: the records of these backups can't be listed. No key is written then.
+            KeyUnusable: the key can't be written.
         """
         lost = _lost_keys(self.config, self.keyring)
         path = self._folder / f"{self._key.id}.key"
         make_folder(self._folder)
         write_once(path, key_text(self._key.secret).encode() + b"\n", 0o600)
         print(
-            f"backup-agent: note: made the master key {path}: keep a copy of this file on another "
-            "machine, for without it no backup can be opened",
+            f"backup-agent: note: made the master key {path}. Keep a copy of this file on another "
+            "machine: no backup can be opened without it",
             file=sys.stderr,
         )
         for key_id, backups in sorted(lost.items()):
@@ -120,7 +136,10 @@ def _fresh_key(instance_id: str) -> MasterKey:
 
 
 def _lost_keys(config: Config, keyring: Keyring) -> Counter[str]:
-    """How many COMPLETED backups of this instance need a master key that isn't here, by its id."""
+    """Count the COMPLETED backups of this instance that need a missing master key, by key id.
+
+    A record that names no key is counted under the text "<id>".
+    """
     lost = Counter[str]()
     try:
         with wiring.catalogue(config, keyring) as catalogue:
@@ -139,24 +158,27 @@ def _lost_keys(config: Config, keyring: Keyring) -> Counter[str]:
 
 
 def _warn_of_lost(key_id: str, backups: int, folder: Path) -> None:
-    """Say loudly that a key is gone: each backup before this one is lost unless it comes back."""
+    """Print a warning that a master key is missing.
+
+    The `backups` earlier backups that need it are lost unless the key is put back.
+    """
     shown = printable(key_id[:64])
     print(
         f"backup-agent: WARNING: the master key {shown} of earlier backups ({backups}) of this "
         f"database is not in {folder}: without it none of them can be restored\n"
-        f"  what to do: put its copy back as {folder / shown}.key, mode 0600, beside the key that "
-        "was made for this backup; both are needed",
+        f"  what to do: put a copy of that key back as {folder / shown}.key, mode 0600. Keep the "
+        "key that was made for this backup too: both are needed",
         file=sys.stderr,
     )
 
 
 def need_key(config: Config, arguments: argparse.Namespace) -> None:
-    """KeyUnusable where the embedded default has no master key to open anything with."""
+    """Raise KeyUnusable if the embedded default has no master key to open backups with."""
     if _lacks_key(config, arguments):
         raise KeyUnusable(
             f"there is no master key in {_keys_folder(config)}",
             hint="put a copy of the key that the backup was made with there, as <id>.key with "
-            "mode 0600; backup-show --json, with the same --store, names its id",
+            "mode 0600. To see its id, run backup-show --json with the same --store",
         )
 
 
@@ -174,39 +196,41 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # to be told why it can't be read
+        return True  # reading it later reports why it can't be read
     return True
 
 
 def _store(section: StoreSection | None, url: str) -> StoreSection:
-    told = section.model_dump() if section else {}
+    settings = section.model_dump() if section else {}
     try:
-        return StoreSection(**{**told, "url": url})
+        return StoreSection(**{**settings, "url": url})
     except ValidationError as error:
         raise _no_store(url) from error
 
 
 def _no_store(url: str) -> UsageWrong:
-    # a password in it is in the shell's history already, and need not get into a log
+    # A password in the URL is already in the shell's history. It must not get into a log as well.
     shown = re.sub(r"//[^/]*@", "//...@", url)
     return UsageWrong(
         f"--store {shown!r} is not a store that can be used here",
-        hint="name a folder, as file:///var/backups/db, or the authentication URL of a Swift, as "
-        "swift:https://HOST/auth/v1.0, whose [store] user and key_file agent.toml names",
+        hint="name a directory, such as file:///var/backups/db, or the authentication URL of "
+        "Swift, such as swift:https://HOST/auth/v1.0. For Swift, set [store] user and key_file in "
+        "agent.toml",
     )
 
 
 def _keys(state: Path, own: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """What [keys] would say; nothing as long as there is no key in the folder for those made here.
+    """Return the values of section [keys], or none while the default directory holds no key.
 
-    KeyUnusable if there is none in the folder that the environment names.
+    `own` is the prefix of the ids of keys made here. Raise KeyUnusable if the environment names a
+    directory that holds no key.
     """
-    told = _told_folder(environment.get(_KEYS_FOLDER))
-    folder = told or state / "keys"
+    given = _absolute(environment.get(_KEYS_FOLDER))
+    folder = given or state / "keys"
     active = environment.get(_KEYS_ACTIVE) or _active_key(folder, own)
     if active is not None:
         return {"folder": str(folder), "active": active}
-    if told is None:
+    if given is None:
         return {}
     raise KeyUnusable(
         f"there is no master key in {folder}, which {_KEYS_FOLDER} names",
@@ -214,45 +238,58 @@ def _keys(state: Path, own: str, environment: Mapping[str, str]) -> dict[str, st
     )
 
 
-def _told_folder(told: str | None) -> Path | None:
-    return Path.cwd() / told if told else None
+def _absolute(folder: str | None) -> Path | None:
+    return Path.cwd() / folder if folder else None
 
 
 def _state_folder(environment: Mapping[str, str]) -> Path:
-    if told := _told_folder(environment.get(_STATE_FOLDER)):
-        return told
+    if given := _absolute(environment.get(_STATE_FOLDER)):
+        return given
     home = Path(environment.get("XDG_STATE_HOME", ""))
     try:
-        # a relative one is to be ignored, says the specification
+        # the XDG specification says that a relative path must be ignored
         return (home if home.is_absolute() else Path.home() / ".local/state") / "backup-agent"
     except RuntimeError as error:
         raise ConfigInvalid(
-            "nobody knows this user's home folder", hint=f"set {_STATE_FOLDER} to a folder"
+            "the home directory of this user can't be found",
+            hint=f"set {_STATE_FOLDER} to a directory",
         ) from error
 
 
 def _instance_id(state: Path) -> str:
-    """The id that this user's database has had from the first backup on."""
+    """Return the instance id of this user's database, and make it if there is none.
+
+    It is kept in a file of the state directory, so all backups of the database have the same id.
+    """
     path = state / "instance-id"
     if not _exists(path):
         try:
             make_folder(state)
             write_once(path, f"{uuid4()}\n".encode(), 0o600)
         except KeyUnusable as error:
-            if not _exists(path):  # else another process was quicker
+            if not _exists(path):  # else another process has just made it
                 raise ConfigInvalid(
-                    str(error), hint=f"set {_STATE_FOLDER} to a folder that this user may write to"
+                    str(error),
+                    hint=f"set {_STATE_FOLDER} to a directory that this user may write to",
                 ) from error
     return read_secret(path, "the instance's id")
 
 
 def _own_keys(instance_id: str) -> str:
-    """How the ids of the keys begin that are made here: a record names the key that opens it."""
+    """Return the prefix of the ids of keys made here.
+
+    A record names its key by this id, so keys of different instances must have different ids.
+    """
     return f"{TENANT}-{instance_id[:8]}"
 
 
 def _active_key(folder: Path, own: str) -> str | None:
-    """The key for new backups: the latest of those made here, or else the last by its id."""
+    """Return the id of the key for new backups, or None if there is no key.
+
+    It is the latest of the keys made here (`own` is the prefix of their ids, and the day follows
+    it). If no key was made here, it is the last of all ids in alphabetical order. Raise
+    KeyUnusable if the directory can't be read.
+    """
     try:
         found = sorted(path.stem for path in folder.iterdir() if path.suffix == ".key")
     except FileNotFoundError:

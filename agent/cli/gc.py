@@ -1,7 +1,8 @@
-"""`gc`: remove what belongs to no backup. It takes no lock, and may run beside the daemon.
+"""The verb `gc`, which removes stored data that belongs to no backup.
 
-Why that is safe: operations/gc.py. It reads the daemon's journal as it is and changes nothing in
-it; so it has to be run by the daemon's user, or by root.
+It takes no lock and may run beside the daemon. operations/gc/collect.py says why that is safe. It
+reads the daemon's journal and changes nothing in it. So it must be run by the daemon's user or by
+root, who can read the journal.
 """
 
 import argparse
@@ -22,14 +23,16 @@ from agent.operations.gc.orphans import Orphan, OrphanKind
 from agent.records.catalogue import Catalogue
 from agent.stop import Stop
 
-_COLUMNS = ("OrphanKind", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
+_COLUMNS = ("What", "Backup ID", "Attempt", "Objects", "Bytes", "Why")
 _MORE = """\
-What goes, of this instance only, and once nothing of it was touched for 24 hours by the store's
-own clock: segments that no record knows; those of older attempts; bytes beside a FAILED or
-CANCELLED record, which stays; BUILDING backups that no task is at work on, which become FAILED;
-deletes that were begun and not finished; remains of self-tests. What can't be judged for sure is
-left alone, and listed with the reason. May run beside the daemon, as its user or as root. A run
-that was cut off is continued by the next. Exit status 0 also where nothing is found.
+Removes data of this instance only, and only if nothing under the backup's id was touched for 24
+hours by the store's own clock. This data is segments of backups without a record, segments of
+older attempts, the bytes of FAILED and CANCELLED backups, and the remains of self-tests. The
+record of a FAILED or CANCELLED backup stays. A BUILDING backup without a task at work on it
+becomes FAILED, and its bytes are removed. A delete that was begun and not finished is finished.
+Data that can't be judged for sure is left alone, and listed with the reason. May run beside the
+daemon, as the daemon's user or as root. If a run is interrupted, the next run continues it. The
+exit status is 0 also if nothing is found.
 """
 
 
@@ -38,19 +41,24 @@ def add(verbs: Verbs) -> None:
         verbs,
         "gc",
         gc,
-        "remove what crashes left in the store and no backup needs",
+        "remove data that crashes left in the store and that no backup needs",
         more=_MORE,
         examples=("--dry-run", ""),
     )
     verb.add_argument(
-        "--dry-run", action="store_true", help="list what would go, and remove nothing"
+        "--dry-run",
+        action="store_true",
+        help="list the data that would be removed, and remove nothing",
     )
     add_store(verb)
     add_json(verb)
 
 
 def gc(config: Config, arguments: argparse.Namespace) -> int:
-    """Collect and tell; what went before an error is told, too."""
+    """Remove the orphans, print them, and return the exit status.
+
+    If an error ends the run, the orphans that were handled before it are printed too.
+    """
     embedded.need_key(config, arguments)
     seen: list[Orphan] = []
     try:
@@ -77,10 +85,10 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
-    """A collection that SIGINT and SIGTERM stop between two objects."""
+    """Yield a collection that SIGINT and SIGTERM stop between two objects."""
     store, stop = wiring.store(config), Stop()
     journal = config.agent.state_folder / "journal.sqlite"
-    again = "give the same command again"
+    again = "run the same command again to continue it"
     on_signals(lambda: stop.request(Interrupted("the collection was interrupted", hint=again)))
     try:
         yield GcOperation(

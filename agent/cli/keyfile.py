@@ -1,4 +1,4 @@
-"""Key files are written once, durably, and never over another one."""
+"""Key files, which are written once, durably, and never over another file."""
 
 import os
 from contextlib import suppress
@@ -10,7 +10,11 @@ from agent.machine.host import sync_folder
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for keys, mode 0700, where there is none; KeyUnusable where that can't be."""
+    """Make a directory for keys with mode 0700, unless it exists.
+
+    Missing parents are made too. The new directories are on the disk when this returns. Raise
+    KeyUnusable if the directory can't be made.
+    """
     try:
         missing = [part for part in (folder, *folder.parents) if not part.exists()]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -18,28 +22,31 @@ def make_folder(folder: Path) -> None:
             sync_folder(part.parent)
     except OSError as error:
         raise KeyUnusable(
-            f"the folder {folder} can't be made: {error.strerror}",
+            f"the directory {folder} can't be made: {error.strerror}",
             hint="name another one with --folder, or make it and give it to the agent's user",
         ) from error
 
 
 def check_free(path: Path) -> None:
-    """KeyUnusable where there is a file, or anything else, with that name."""
+    """Raise KeyUnusable if a file, or anything else, has that name already."""
     if os.path.lexists(path):
         raise _taken(path)
 
 
 def write_once(path: Path, content: bytes, mode: int, *, give: bool = False) -> None:
-    """Write a file that is whole and durable as soon as it is there; KeyUnusable otherwise.
+    """Write a file that is complete and durable from the moment at which it exists.
 
-    With `give` it belongs to the owner of its folder, where we may give it away: root makes
-    the key that the database's user is to read.
+    If `give` is true and this process is root, the file gets the owner of its directory: root
+    makes the key, and the database's user must be able to read it.
+
+    Raises:
+        KeyUnusable: `path` exists already, or the file can't be written.
     """
     temporary = path.with_name(f".{path.name}.{uuid4()}")
     try:
         try:
             _write(temporary, content, mode, give=give)
-            # a link, unlike a rename, never replaces what is there
+            # unlike a rename, a link never replaces an existing file
             os.link(temporary, path)
         finally:
             with suppress(FileNotFoundError):
@@ -50,7 +57,7 @@ def write_once(path: Path, content: bytes, mode: int, *, give: bool = False) -> 
     except OSError as error:
         raise KeyUnusable(
             f"{path} can't be written: {error.strerror}",
-            hint="choose a folder on a local filesystem that this user may write to",
+            hint="choose a directory on a local filesystem that this user may write to",
         ) from error
 
 
@@ -68,6 +75,6 @@ def _write(path: Path, content: bytes, mode: int, *, give: bool) -> None:
 
 def _taken(path: Path) -> KeyUnusable:
     return KeyUnusable(
-        f"{path} exists already, and is left as it is",
-        hint="choose another id, or another file: a key that was used once may be needed again",
+        f"{path} exists already, and was not changed",
+        hint="choose another id or another file. Keep the existing key: backups may need it",
     )

@@ -1,4 +1,7 @@
-"""`keygen` and `rekey`: make master and recovery keys, and bring all records under one."""
+"""The verbs `keygen` and `rekey`.
+
+`keygen` makes master keys and recovery keys. `rekey` brings all records under one master key.
+"""
 
 import argparse
 import getpass
@@ -24,9 +27,11 @@ from agent.keys.recovery import RecoverySecret
 from agent.model import printable, utc_now
 from agent.operations.rekey import Outcome, Rekey, Rekeyed
 
-# PKCS #8 as OpenSSL writes it stretches a passphrase by 2048 rounds only.
+# In characters. OpenSSL derives the key of a PKCS #8 file with only 2048 rounds, so a short
+# passphrase could be guessed.
 _LEAST_PASSPHRASE = 16
-# A record takes three requests to look at and one to write: waiting for answers, not work.
+# Requests at the same time. A record takes three requests to read and one to write. Most of that
+# time is spent on waiting for answers.
 _CONNECTIONS = 8
 
 
@@ -42,15 +47,30 @@ def add(verbs: Verbs) -> None:
     keygen_verb.add_argument(
         "id",
         nargs="?",
-        help="1 to 64 letters, digits, dots, dashes and underscores, as no other key of the tenant "
-        "has them; by default the machine's name, the day, and six digits of the key's SHA-256",
+        help="1 to 64 letters, digits, dots, dashes and underscores; no other key of the tenant "
+        "may have this id (default: the machine's name, or `recovery` for a recovery key, then the "
+        "day, and six digits of the key's SHA-256)",
     )
-    keygen_verb.add_argument("--folder", type=Path, help="instead of [keys] folder")
+    keygen_verb.add_argument(
+        "--folder", type=Path, help="the directory for the key, instead of [keys] folder"
+    )
     keygen_verb.add_argument("--recovery", action="store_true", help="make a recovery key")
-    keygen_verb.add_argument("--private", type=Path, help="where its private half is to go")
+    keygen_verb.add_argument(
+        "--private",
+        metavar="FILE",
+        type=Path,
+        help="the file to write the recovery key's private half to",
+    )
     secrets = keygen_verb.add_mutually_exclusive_group()
-    secrets.add_argument("--passphrase-file", type=Path, help="closes the private half")
-    secrets.add_argument("--passphrase", action="store_true", help="ask for one on the terminal")
+    secrets.add_argument(
+        "--passphrase-file",
+        metavar="FILE",
+        type=Path,
+        help="the file with the passphrase that encrypts the private half",
+    )
+    secrets.add_argument(
+        "--passphrase", action="store_true", help="ask for the passphrase on the terminal"
+    )
     rekey_verb = add_verb(
         verbs,
         "rekey",
@@ -59,13 +79,19 @@ def add(verbs: Verbs) -> None:
         examples=("--dry-run --to KEY", "--to KEY"),
     )
     rekey_verb.add_argument("--to", required=True, metavar="ID", help="a key in [keys] folder")
-    rekey_verb.add_argument("--dry-run", action="store_true", help="say what it would do")
+    rekey_verb.add_argument(
+        "--dry-run", action="store_true", help="show the result, but change nothing"
+    )
     add_store(rekey_verb)
     add_json(rekey_verb)
 
 
 def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
-    """Works where there is no configuration yet but a folder."""
+    """Make a key, print its page and the next steps, and return the exit status.
+
+    The directory for the key comes from --folder, or from [keys] folder. The rest of the
+    configuration may be missing.
+    """
     if arguments.id is not None:
         check_key_id(arguments.id)
     if arguments.recovery != (arguments.private is not None):
@@ -74,7 +100,10 @@ def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
             hint="backup-agent keygen --recovery --private FILE",
         )
     if not arguments.recovery and (arguments.passphrase or arguments.passphrase_file):
-        raise UsageWrong("a passphrase is for the private half of a recovery key")
+        raise UsageWrong(
+            "a passphrase is for the private half of a recovery key only",
+            hint="remove the passphrase option, or add --recovery --private FILE",
+        )
     folder = arguments.folder.absolute() if arguments.folder else _folder(config_path)
     passphrase = _passphrase(arguments) if arguments.recovery else b""
     make_folder(folder)
@@ -86,7 +115,7 @@ def keygen(config_path: Path, arguments: argparse.Namespace) -> int:
 
 
 def _free(folder: Path, key_id: str) -> str:
-    """Return `key_id`; KeyUnusable if there is a key of that id."""
+    """Return `key_id`, or raise KeyUnusable if a key in `folder` has that id."""
     for suffix in (".key", ".pub"):
         check_free(folder / f"{key_id}{suffix}")
     return key_id
@@ -97,7 +126,8 @@ def _folder(config_path: Path) -> Path:
         return keys_folder(config_path)
     except ConfigInvalid as error:
         raise ConfigInvalid(
-            str(error), hint="name the folder for the key with --folder, or correct the file"
+            str(error),
+            hint="name the directory for the key with --folder, or correct the configuration file",
         ) from error
 
 
@@ -105,24 +135,25 @@ def _passphrase(arguments: argparse.Namespace) -> bytes:
     if arguments.passphrase_file:
         given = read_secret(arguments.passphrase_file, "--passphrase-file")
     elif arguments.passphrase:
-        given = _store_override()
+        given = _ask_passphrase()
     else:
         return b""
     if len(given) < _LEAST_PASSPHRASE:
         raise UsageWrong(
             f"the passphrase has fewer than {_LEAST_PASSPHRASE} characters",
-            hint="take several random words: whoever finds the file can guess for years",
+            hint="take several random words: a person who finds the file has years to guess",
         )
     return given.encode()
 
 
-def _store_override() -> str:
+def _ask_passphrase() -> str:
     try:
         given = getpass.getpass("passphrase of the private half: ")
-        again = getpass.getpass("the same again: ")
+        again = getpass.getpass("repeat the passphrase: ")
     except EOFError:
         raise UsageWrong(
-            "no passphrase was typed", hint="use a terminal, or --passphrase-file FILE"
+            "no passphrase was typed",
+            hint="type it on a terminal, or use --passphrase-file FILE",
         ) from None
     if again != given:
         raise UsageWrong("the two passphrases differ", hint="run the command again")
@@ -154,7 +185,7 @@ def _make_recovery(key_id: str | None, folder: Path, private: Path, passphrase: 
     secret = RecoverySecret(key_id, pair.private)
     probe = os.urandom(KEY_BYTES)
     if secret.unwrap(secret.public.wrap(probe)) != probe:
-        raise KeyUnusable(f"the recovery key {key_id} does not open what it closes")
+        raise KeyUnusable(f"the recovery key {key_id} can't decrypt its own test data")
     write_once(private, secret.pem(passphrase), 0o600)
     write_once(folder / f"{key_id}.pub", secret.public.pem(), 0o644, give=True)
     print(escrow.recovery_page(secret.public, private, utc_now(), bool(passphrase)))
@@ -167,7 +198,7 @@ def _note(lines: Iterable[str]) -> None:
 
 
 def rekey(config: Config, arguments: argparse.Namespace) -> int:
-    """Bring all records under the key `--to`; 1 where some are left."""
+    """Bring all records under the key `--to`, and return 1 if some are not under it, else 0."""
     embedded.need_key(config, arguments)
     keyring = wiring.keyring(config)
     counts = dict.fromkeys(Outcome, 0)
@@ -189,7 +220,7 @@ def rekey(config: Config, arguments: argparse.Namespace) -> int:
     tables.complain(
         codes[0] if codes else BackupBusy.code,
         f"{len(remaining)} of the records are not under the key {arguments.to}",
-        "keep the old key, see to what is in the way of each of them, and run rekey again",
+        "keep the old key, remove the cause that is shown for each record, and run rekey again",
     )
     return 1
 
@@ -199,8 +230,8 @@ def _note_of_active(active: str, to: str) -> None:
         _note(
             [
                 f"[keys] active is {active!r}: backups are still made with that key",
-                f"an agent that was started before {to}.key was there has to be "
-                "restarted to read what is re-wrapped",
+                f"restart each agent that was started before {to}.key existed: it can't read the "
+                "re-wrapped records",
             ]
         )
 

@@ -1,4 +1,7 @@
-"""`backup-list`, `backup-list-instance` and `backup-show`: what the store has."""
+"""The verbs `backup-list`, `backup-list-instance` and `backup-show`.
+
+They read the records of the store.
+"""
 
 import argparse
 import secrets
@@ -18,11 +21,12 @@ from agent.records.ancestry import Ancestry, Unrestorable
 from agent.records.catalogue import Catalogue, ListedRecord
 
 _STATES = (
-    "A status with (bad) behind it is that of a record which is not as it was signed. "
-    "(key-not-here): no key on this machine can check it. "
-    "(other-key): the key here of that id is not the one that signed it. "
-    "UNREADABLE: its bytes make no record. "
-    "NOT READ: the store gave no bytes of it, although it has it; try again."
+    "If a record can't be trusted or read, its status says so. "
+    "(bad): the record is not as it was signed. "
+    "(key-not-here): no key on this machine can check the record. "
+    "(other-key): another key with the same id signed the record. "
+    "UNREADABLE: the bytes of the record can't be parsed. "
+    "NOT READ: the store has the record, but returned no bytes of it; try again."
 )
 
 
@@ -63,7 +67,7 @@ def add(verbs: Verbs) -> None:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:10])):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text[:10])
 
 
@@ -90,8 +94,8 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
     _show(rows, broken, tables.instance_table, arguments.json)
     if unreadable:
         print(
-            f"backup-agent: note: {unreadable} of the container's records can't be read, so "
-            "nobody knows of which instance; backup-list shows them",
+            f"backup-agent: note: {unreadable} of the container's records can't be read, so their "
+            "instances are unknown; backup-list shows these records",
             file=sys.stderr,
         )
     return 0
@@ -103,7 +107,10 @@ def _show(
     table: Callable[[list[dict[str, Any]]], str],
     as_json: bool,
 ) -> None:
-    """Print rows; of those that can't be restored say so, without another column."""
+    """Print rows, and a note for each backup that can't be restored.
+
+    With --json the reason is in a field of the row. The tables get no column for it.
+    """
     found = {row["id"]: broken[row["id"]] for row in rows if row["id"] in broken}
     if as_json:
         print(tables.as_json([row | _why(found, row["id"]) for row in rows]))
@@ -114,7 +121,7 @@ def _show(
 
 
 def _why(broken: Mapping[str, str], backup_id: str) -> dict[str, str]:
-    """The field of --json that only a backup has which can't be restored."""
+    """Return the extra --json field of a backup that can't be restored, else an empty dict."""
     return {"unrestorable": broken[backup_id]} if backup_id in broken else {}
 
 
@@ -138,17 +145,21 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _broken(listed: ListedRecord, catalogue: Catalogue) -> list[Unrestorable]:
-    """The backup itself, if an ancestor is missing; these are read one by one."""
+    """Return a list of the backup itself if it lacks an ancestor, else an empty list.
+
+    The ancestors are read one by one.
+    """
     ancestry = Ancestry()
     ancestry.add(listed)
     return [one for one in ancestry.broken(catalogue.look) if one.backup_id == listed.backup_id]
 
 
 def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
-    """All records, those that have ended from the cache where there is one.
+    """Yield all records, and fill `broken` after the last one.
 
-    At the end `broken` has the backups that lack an ancestor, and why.
-    None, and a note that says so, where there is no container: the first backup makes it.
+    The records of backups that have ended come from the cache if there is one. `broken` gets the
+    backups that lack an ancestor, with the reasons. If there is no container, yield nothing and
+    print a note, because the first backup makes the container.
     """
     try:
         with wiring.catalogue(config, _keyring(config)) as catalogue:
@@ -158,22 +169,26 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
                 yield listed
             broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.look)}
     except StoreNotFound as error:
-        print(f"backup-agent: note: no backups there: {printable(str(error))}", file=sys.stderr)
+        print(f"backup-agent: note: no backups found: {printable(str(error))}", file=sys.stderr)
         print(f"  what to do: {error.hint}", file=sys.stderr)
 
 
 def _keyring(config: Config) -> Keyring:
-    """The keys; without a section [keys] one that no record knows, so that each says so."""
+    """Return the configured keys, or one random key if there is no section [keys].
+
+    No record is signed by the random key, so each record shows as (key-not-here).
+    """
     if config.keys is not None:
         return wiring.keyring(config)
-    stranger = MasterKey(secrets.token_hex(16), secrets.token_bytes(KEY_BYTES))
-    return Keyring({stranger.id: stranger}, stranger.id)
+    unused = MasterKey(secrets.token_hex(16), secrets.token_bytes(KEY_BYTES))
+    return Keyring({unused.id: unused}, unused.id)
 
 
 def _rows(records: Iterable[ListedRecord], *, whole: bool) -> list[dict[str, Any]]:
-    """Rows for display, the newest last; with all of a backup's properties if `whole`.
+    """Return rows for display, the newest last.
 
-    What fails its check comes first: it may claim any time, and must not push others out.
+    If `whole` is true, a row has all properties of its backup. A record that fails its check comes
+    first: it may claim any time, and --limit must not drop a good record because of it.
     """
     rows = []
     for listed in records:

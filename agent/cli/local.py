@@ -1,7 +1,8 @@
-"""`backup-create --local`: a whole backup in this process, as the daemon would make it.
+"""A whole backup in this process, for `backup-create --local`.
 
-It is a task of the journal like any other, so whatever kills this process, the next run with
-that store, or the daemon's next start with it, brings the backup to its end or clears it away.
+It is made as the daemon would make it. It is a task of the journal like any other task. So if
+this process is killed, the next run with that store, or the daemon's next start with it,
+completes the backup or removes it.
 """
 
 import logging
@@ -27,31 +28,35 @@ from agent.tasks.stores import TaskStores
 from agent.wiring import AgentRun
 
 _PROGRESS_SECONDS: Final = 1.0
-# After a signal: time to write the record and remove the segments before the store's
-# requests are no longer repeated.
+# Seconds after a signal in which the record is written and the segments are removed. After that,
+# requests to the store are not retried any more.
 _PATIENCE_SECONDS: Final = 20.0
-# The first word of what the lock file says meanwhile.
+# The first word in the lock file while a --local backup runs.
 LOCAL: Final = "backup-create"
 _AGENT_RUNS: Final = (
-    "if that is the daemon, remove the --local flag, so that it makes the backup; while its broker "
-    "is away, `systemctl stop backup-agent`, run this again, and `systemctl start backup-agent`. "
-    "If it is another backup-create --local, wait for its end"
+    "if that is the daemon, remove the --local flag, so that the daemon makes the backup. While "
+    "its broker can't be reached, run `systemctl stop backup-agent`, this command, and "
+    "`systemctl start backup-agent`. If it is another backup-create --local, wait for its end"
 )
 
 
 def create_here(
     config: Config, task: CreateTask, fresh: FreshKey | None = None, *, store_override: bool
 ) -> Report:
-    """Make the backup; its final report. `store_override` says that --store named the store.
+    """Make the backup in this process, and return its final report.
 
-    `fresh` is the key where the configuration has none; it is written once the backup begins.
+    `fresh` is the key if the configuration has none. It is written when the backup begins.
+    `store_override` says that --store named the store.
 
-    On a machine with an installed agent root becomes the agent's user, once the secrets are read.
-    InstanceBusy where the agent or another of these runs, StoreUnreachable where the store fell
-    silent and nobody knows yet how the backup ended.
+    On a machine with an installed agent, root becomes the agent's user as soon as the secrets are
+    read.
+
+    Raises:
+        InstanceBusy: the agent or another `backup-create --local` runs.
+        StoreUnreachable: the store stopped answering, and the end of the backup is not known yet.
     """
     lower_priority()
-    # how the task ended is said by who asked for it; a defect's traceback is said here
+    # The caller prints how the task ended. Only the traceback of a defect is logged here.
     logging.getLogger("agent.tasks.executor").addFilter(
         lambda record: record.levelno < logging.ERROR or record.exc_info is not None
     )
@@ -87,7 +92,8 @@ def _perform(
     executor = run.executor
     executor.recovery.run()
     if not sends:
-        run.journal.take_reports()  # those of interrupted tasks, which no daemon will send
+        # These are about interrupted tasks. Without a broker they can't be sent.
+        run.journal.take_reports()
     begun = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.RUNNING)
     run.journal.accept(task, begun)
     with _stoppable(executor, stores) as stop:
@@ -96,17 +102,18 @@ def _perform(
         executor.recovery.run()
     if screen.last is None:
         raise StoreUnreachable(
-            f"the store fell silent, and nobody knows yet whether backup {task.backup.id} is whole",
-            hint="see to the store; the next backup-create --local, or the agent's next start, "
-            "brings it to its end or clears it away",
+            f"the store stopped answering: it is not known yet whether backup {task.backup.id} is "
+            "complete",
+            hint="check the store. The next backup-create --local, or the agent's next start, "
+            "completes the backup or removes it",
         )
     return screen.last
 
 
 class _Screen:
-    """Shows the task's reports as they are made, and takes them out of the outbox.
+    """A display of the task's reports, which takes them out of the outbox.
 
-    Nobody else would ever send them. Reports of the daemon's tasks stay for the daemon.
+    No other process would ever send them. Reports of the daemon's tasks stay for the daemon.
     """
 
     def __init__(self, journal: Journal, task_id: str, bar: ProgressBar) -> None:
@@ -129,12 +136,16 @@ class _Screen:
 
 @contextmanager
 def _stoppable(executor: Executor, stores: TaskStores) -> Iterator[Stop]:
-    """A stop that SIGINT and SIGTERM request while the block runs."""
+    """Yield a stop that SIGINT and SIGTERM request while the block runs.
+
+    If the block has not ended `_PATIENCE_SECONDS` after such a signal, requests to the stores are
+    not retried any more.
+    """
     stop, done = Stop(), threading.Event()
 
     def end() -> None:
         executor.end()
-        stop.request(Interrupted("the backup was interrupted", hint="make another one"))
+        stop.request(Interrupted("the backup was interrupted", hint="make another backup"))
         if not done.wait(_PATIENCE_SECONDS):
             stores.abort()
 

@@ -1,7 +1,10 @@
-"""`backup-agent`: arguments in, tables or JSON out, errors as what, why and what to do.
+"""The program `backup-agent`.
 
-Exit status: 0 done, 1 the operation failed, 2 usage or configuration. With --json a failure is
-one JSON object with the key `error`.
+It parses the arguments, runs one verb, and prints tables or JSON. An error says what failed, why,
+and how to fix it.
+
+Exit status: 0 done, 1 the operation failed, 2 wrong usage or configuration. With --json a failure
+is one JSON object with the key `error`.
 """
 
 import argparse
@@ -37,8 +40,8 @@ from agent.model import printable
 log = logging.getLogger(__name__)
 
 _SUMMARY = (
-    "Back up a MySQL or MariaDB server to OpenStack Swift or to a folder, and restore what was "
-    "backed up."
+    "Back up a MySQL or MariaDB server to OpenStack Swift or to a directory, and restore the "
+    "backups."
 )
 _MORE = (
     "`backup-agent COMMAND --help` explains a command. Exit status: 0 done, 1 the operation "
@@ -55,7 +58,7 @@ _EXAMPLES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status."""
+    """Run one command and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
     try:
         try:
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.discard()
         tables.complain(error.code, str(error), error.hint)
     except BrokenPipeError:
-        streams.discard()  # whoever read the output has seen enough
+        streams.discard()  # the reader closed the pipe, so it wants no more output
     return 1
 
 
@@ -77,7 +80,9 @@ def _run_verb(words: Sequence[str], as_json: bool) -> int:
         _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
         if place := armed():
             log.critical(
-                "%s is set, for tests alone: this process kills itself at %s", VARIABLE, place
+                "%s is set, which is for tests only: this process kills itself at %s",
+                VARIABLE,
+                place,
             )
         ended: int = arguments.do(_configuration(arguments), arguments)
     except OutputFailed:
@@ -85,13 +90,13 @@ def _run_verb(words: Sequence[str], as_json: bool) -> int:
     except AgentError as error:
         return tables.fail(error, for_program=as_json)
     except KeyboardInterrupt:
-        interrupted = Interrupted("the command was interrupted", hint="run it again")
+        interrupted = Interrupted("the command was interrupted", hint="run the command again")
         return tables.fail(interrupted, for_program=as_json)
     return ended
 
 
 class _JsonParser(argparse.ArgumentParser):
-    """Says wrong usage as JSON, too."""
+    """A parser that also prints wrong usage as JSON."""
 
     def error(self, message: str) -> NoReturn:
         print(tables.as_json(tables.error_object(UsageWrong(message))))
@@ -99,9 +104,10 @@ class _JsonParser(argparse.ArgumentParser):
 
 
 class _OneLine(logging.Formatter):
-    """Nothing that a name or a foreign program says can begin a line or steer a terminal.
+    """A log formatter that makes each message one printable line.
 
-    Each line, also of a traceback, has its priority for the journal of systemd.
+    So text from a name or from another program can neither begin a line nor steer a terminal.
+    Each line starts with its priority for the systemd journal, the lines of a traceback too.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -116,7 +122,7 @@ def _set_up_output(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
-    # Other libraries' own INFO is about their requests, not about backups.
+    # The INFO messages of these libraries are about their requests, not about backups.
     for library in ("swiftclient", "urllib3", "requests"):
         logging.getLogger(library).setLevel(logging.WARNING)
     for stream in (sys.stdout, sys.stderr):
@@ -144,14 +150,19 @@ def _parser(*, as_json: bool = False) -> argparse.ArgumentParser:
 
 
 def _configuration(arguments: argparse.Namespace) -> Any:
-    """What the verb works with: agent.toml as a rule, or a store that was named without one."""
+    """Return the configuration that the verb works with.
+
+    Without --store it comes from agent.toml. With --store it has the store of that URL, and an
+    agent.toml is not required (see embedded.py). Raise UsageWrong if --store is given for a task
+    that an agent does.
+    """
     url = getattr(arguments, "store", None)
     if url is None:
         return arguments.configuration(arguments.config)
     if not (getattr(arguments, "local", True) or getattr(arguments, "dry_run", False)):
         raise UsageWrong(
-            "--store names a store for this process, but an agent is asked to do it",
-            hint="add --local, or leave --store away",
+            "--store names a store for this process, but this command sends a task to an agent",
+            hint="add the --local flag, or remove the --store option",
         )
     return embedded.configuration(arguments.config, url)
 

@@ -1,4 +1,4 @@
-"""A progress bar on standard error: bytes, rate and time left."""
+"""A progress bar on standard error, with bytes, rate and time left."""
 
 import os
 import sys
@@ -16,7 +16,10 @@ _USUAL: Final = (80, 24)
 
 
 class ProgressBar:
-    """Shows `Progress` snapshots; silent where standard error is no terminal."""
+    """A bar that shows `Progress` snapshots.
+
+    It prints nothing if standard error is not a terminal.
+    """
 
     def __init__(self, label: str) -> None:
         columns, rows = _shape()
@@ -38,7 +41,7 @@ class ProgressBar:
         self._bar.update(progress.raw_bytes - self._bar.n)
 
     def finish(self, raw_bytes: int) -> None:
-        """Everything is done, which was that many bytes."""
+        """Show that the work is done, with `raw_bytes` as the total."""
         self._bar.total = raw_bytes
         self._bar.update(raw_bytes - self._bar.n)
 
@@ -50,9 +53,10 @@ class ProgressBar:
 
 
 def _shape() -> tuple[int, int] | tuple[None, None]:
-    """Return a usual shape if the terminal says that it has none: tqdm would show nothing in it.
+    """Return the columns and rows for tqdm, or None for both if tqdm should find them itself.
 
-    Without one tqdm looks itself.
+    A terminal that reports a width of 0 columns gets a usual shape, because tqdm would show nothing
+    in it.
     """
     try:
         known = os.get_terminal_size(sys.stderr.fileno()).columns
@@ -63,7 +67,7 @@ def _shape() -> tuple[int, int] | tuple[None, None]:
 
 @contextmanager
 def watch(meter: Meter, bar: ProgressBar) -> Iterator[None]:
-    """Show a meter of this process while the block runs."""
+    """Show the progress of a meter of this process while the block runs."""
     try:
         with every(_REFRESH_SECONDS, lambda: bar.show(meter.progress())):
             yield

@@ -1,4 +1,7 @@
-"""A verb's work done by an agent: its task goes through the broker, its reports come back."""
+"""The client side of the verbs that an agent carries out.
+
+The task goes to the agent through the broker, and the agent's reports come back.
+"""
 
 import sys
 
@@ -10,19 +13,25 @@ from agent.config.settings import Config
 from agent.errors import BrokerUnreachable, Cancelled, Interrupted
 from agent.model import CancelTask, ErrorInfo, Report, Task, TaskStatus, printable
 
-# The longest `progress_seconds` that an agent may have: while it lives and has work, some
-# report of this task or of another comes in that time.
+# The longest `progress_seconds` that an agent may have. While an agent runs and has work, a report
+# of this task or of another one comes within that time.
 _SILENCE_SECONDS = 3600.0
 
 
 def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
-    """Send a task; with `wait` follow it to its final report, and return that."""
+    """Send a task and, if `wait` is true, follow it and return its final report.
+
+    Return None if `wait` is false.
+    """
     try:
         return _send(config, instance_id, task, wait=wait, label=label)
     except BrokerUnreachable as error:
         if isinstance(task, CancelTask):
             raise
-        hint = f"{error.hint}; without the broker it can be done on the machine itself with --local"
+        hint = (
+            f"{error.hint}; or run the command on the machine itself with --local, which needs no "
+            "broker"
+        )
         raise type(error)(str(error), hint=hint) from error
 
 
@@ -51,7 +60,7 @@ def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> 
                     bar.finish(report.sizes["raw_bytes"])
     except KeyboardInterrupt:
         raise Interrupted(
-            f"no longer waiting for the task {task.task_id}; the agent goes on with it",
+            f"stopped waiting for the task {task.task_id}; the agent continues it",
             hint=_what_next(instance_id, task),
         ) from None
     return last
@@ -59,25 +68,31 @@ def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> 
 
 def _what_next(instance_id: str, task: Task) -> str:
     if isinstance(task, CancelTask):
-        return f"ask again: backup-agent cancel --wait --instance {instance_id} {task.cancels}"
+        return (
+            "to cancel again, run: "
+            f"backup-agent cancel --wait --instance {instance_id} {task.cancels}"
+        )
     return (
-        "see what becomes of it with: backup-agent backup-list; end it with: "
+        "to see how it goes on, run: backup-agent backup-list; to end it, run: "
         f"backup-agent cancel --instance {instance_id} {task.task_id}"
     )
 
 
 def error(last: Report | None) -> dict[str, str] | None:
-    """Return why a task is not DONE, for JSON; None if it is, or has not ended."""
-    said = _error(last)
-    return said.model_dump() if said else None
+    """Return the error of a task for JSON, or None if the task is DONE or has not ended."""
+    found = _error(last)
+    return found.model_dump() if found else None
 
 
 def status(last: Report | None) -> int:
-    """Say a final report's error; return the exit status it stands for."""
-    said = _error(last)
-    if said is None:
+    """Print the error of a final report if there is one, and return the exit status.
+
+    `last` is None if the command did not wait for the report. The exit status is 0 then.
+    """
+    found = _error(last)
+    if found is None:
         return 0
-    tables.complain(said.code, said.message, said.hint)
+    tables.complain(found.code, found.message, found.hint)
     return 1
 
 

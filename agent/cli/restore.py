@@ -1,4 +1,7 @@
-"""`restore`: bring a backup and its chain back, by an agent or in this process."""
+"""The verb `restore`, which restores a backup and its chain.
+
+An agent does it, or this process with --local.
+"""
 
 import argparse
 import shlex
@@ -9,7 +12,15 @@ from uuid import uuid4
 from agent import wiring
 from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
-from agent.cli.verb import Verbs, add_json, add_store, add_verb, asked, on_signals, uuid_argument
+from agent.cli.verb import (
+    Verbs,
+    add_json,
+    add_store,
+    add_verb,
+    build_request,
+    on_signals,
+    uuid_argument,
+)
 from agent.config.settings import Config
 from agent.errors import Interrupted, TargetRefused
 from agent.machine.account import agent_user, become, hand_over
@@ -21,11 +32,11 @@ from agent.operations.restore.target import check_target, usable
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 
-# As which packages run a server.
+# The OS user that the distributions' packages run a server as.
 _SERVER_USER: Final = "mysql"
 _MORE: Final = (
-    "The target becomes a datadir that a server starts on. If the restore fails, it is emptied "
-    "again, or removed if it was missing."
+    "The target becomes a datadir that a server can start on. If the restore fails, the target is "
+    "emptied again, or removed if it was missing before."
 )
 _EXAMPLES: Final = (
     "--wait BACKUP /var/lib/mysql-restore/one",
@@ -44,12 +55,20 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "target",
         type=Path,
-        help="an empty or missing folder; without --local on the agent's machine, below one of its "
-        "[agent] restore_roots",
+        help="an empty or missing directory; without --local it is on the agent's machine, below "
+        "one of the agent's [agent] restore_roots",
     )
-    verb.add_argument("--local", action="store_true", help="do it here, without a broker")
-    verb.add_argument("--instance", type=uuid_argument, help="which agent (this one's by default)")
-    verb.add_argument("--wait", action="store_true", help="follow it to its end")
+    verb.add_argument(
+        "--local", action="store_true", help="restore in this process, without a broker"
+    )
+    verb.add_argument(
+        "--instance",
+        type=uuid_argument,
+        help="the instance of the agent that restores (default: this one)",
+    )
+    verb.add_argument(
+        "--wait", action="store_true", help="show the progress and wait until the restore has ended"
+    )
     add_store(verb)
     add_json(verb)
 
@@ -62,7 +81,9 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
     if not target.is_absolute():
         raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")
     instance = arguments.instance or config.agent.instance_id
-    task = asked(RestoreTask, task_id=str(uuid4()), backup_id=arguments.backup, target=str(target))
+    task = build_request(
+        RestoreTask, task_id=str(uuid4()), backup_id=arguments.backup, target=str(target)
+    )
     last = remote.send(config, instance, task, wait=arguments.wait, label="restore")
     if arguments.json:
         print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
@@ -74,7 +95,7 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
 def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
     meter, stop = Meter(), Stop()
     resources = wiring.restore_resources(config)
-    cause = Interrupted("the restore was interrupted", hint="run it again")
+    cause = Interrupted("the restore was interrupted", hint="run the command again")
     on_signals(lambda: stop.request(cause))
     try:
         _leave_root(config, resources, backup_id, target)
@@ -90,12 +111,12 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
     else:
         names = printable(" + ".join(record.name for record in chain))
         print(f"restored {names} into {printable(str(target))}")
-        print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_whose(target)}")
+        print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_owner_note(target)}")
     return 0
 
 
-def _whose(target: Path) -> str:
-    """Return whose the restored files are, and how to give them to a server of another user."""
+def _owner_note(target: Path) -> str:
+    """Return the owner of the restored files, and the way to give them to a server's user."""
     with usable(target):
         status = target.stat()
     owner = OsUser(status.st_uid, status.st_gid, ()).name
@@ -108,11 +129,14 @@ def _whose(target: Path) -> str:
 
 
 def _leave_root(config: Config, resources: RestoreResources, backup_id: str, target: Path) -> None:
-    """Become the target's owner, by default the agent's user, if root restores for an agent."""
+    """Become the owner of the target if root restores on a machine with an agent.
+
+    The owner is the agent's user, unless the target exists and belongs to another user than root.
+    """
     user = agent_user(config.agent.state_folder)
     if user is None:
         return
-    # refuse what can be refused before the target is made or changes hands
+    # Refuse a restore that can't work before the target is made or gets another owner.
     resources.store.open(create=False)
     resources.catalogue.chain(backup_id)
     check_target(target)

@@ -1,4 +1,7 @@
-"""`self-test`: one line a check, what to do about each that does not pass, and the count."""
+"""The verb `self-test`.
+
+It prints one line for each check, a fix for each check that does not pass, and the counts.
+"""
 
 import argparse
 import logging
@@ -20,18 +23,18 @@ _COLOURS = {
     Verdict.FAIL: "\x1b[31m",
     Verdict.SKIP: "\x1b[2m",
 }
-# how urgent a line is in the journal
+# the priority of a line in the systemd journal, as a level of logging
 _LEVELS = {Verdict.WARN: logging.WARNING, Verdict.FAIL: logging.ERROR}
 _PLAIN = "\x1b[0m"
 
 
 def add(verbs: Verbs) -> None:
-    # it has to work where there is no configuration yet, and says so itself
+    # The verb must work without a configuration: the checks report that it is missing.
     verb = add_verb(
         verbs,
         "self-test",
         self_test,
-        "look whether this installation can be trusted with backups",
+        "check whether this installation can be trusted with backups",
         configuration=Path,
         examples=("", "--only store", "--full"),
     )
@@ -43,14 +46,16 @@ def add(verbs: Verbs) -> None:
         metavar="GROUP",
         type=lambda text: text.replace("-", " "),
         choices=groups,
-        help=f"look at this group only; may be repeated: {', '.join(groups)}",
+        help=f"run this group of checks only; may be repeated: {', '.join(groups)}",
     )
-    verb.add_argument("--full", action="store_true", help="with a real backup and a trial restore")
+    verb.add_argument(
+        "--full", action="store_true", help="also make a real backup and a trial restore"
+    )
     add_json(verb)
 
 
 def self_test(path: Path, arguments: argparse.Namespace) -> int:
-    """Run the checks; 0 where none failed, else 1."""
+    """Run the checks and return 0 if none failed, else 1."""
     only = tuple(arguments.only)
     if only and arguments.full:
         only += tuple(TRIAL)
@@ -79,7 +84,7 @@ def _line(found: Result) -> None:
 
 
 def _no_line(_found: Result) -> None:
-    """For programs everything is told at the end."""
+    """Print nothing, because --json prints all results at the end."""
 
 
 def _coloured(verdict: Verdict) -> str:

@@ -1,6 +1,7 @@
-"""`status`: what the agent of this machine is at, read from its state folder.
+"""The verb `status`, which shows the state of the agent on this machine.
 
-It asks nobody and takes no lock, so it disturbs neither a running daemon nor its database.
+It only reads the agent's state directory. It sends no request and takes no lock, so it disturbs
+neither a running daemon nor its database.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from agent.machine.lock import held
 _WORDS = {
     CONSUMING: "an agent runs for instance {instance}, and takes tasks since {since}",
     NOT_CONSUMING: "an agent runs for instance {instance}, but takes no tasks since {since}: "
-    "it has no connection to the broker, or waits for room; its log says why",
+    "it has no connection to the broker, or its journal or disk is full; its log says why",
     local.LOCAL: "a backup-create --local runs for instance {instance} since {since}; "
     "no agent runs",
     "": "an agent runs for instance {instance}; whether it takes tasks is not known",
@@ -27,7 +28,7 @@ def add(verbs: Verbs) -> None:
         verbs,
         "status",
         status,
-        "show what the agent of this machine is at",
+        "show the state of the agent on this machine",
         more="Exit status 0 if an agent runs and takes tasks from the broker, else 1.",
     )
     add_json(verb)
@@ -56,6 +57,6 @@ def status(config: Config, arguments: argparse.Namespace) -> int:
             else "no agent runs for instance {instance}"
         )
         print(text.format(instance=instance, since=since))
-        print(f"reports that no queue has taken yet: {seen.unsent}")
+        print(f"reports that no queue has accepted yet: {seen.unsent}")
         print(tables.task_table(tasks) if tasks else "no task waits or runs")
     return 0 if word == CONSUMING else 1

@@ -1,4 +1,7 @@
-"""The process's standard streams: closed, full or cut off, they cause no traceback."""
+"""The standard streams of the process.
+
+A stream that is closed, full or broken causes no traceback.
+"""
 
 import io
 import logging
@@ -8,7 +11,7 @@ from typing import Any, Final, TextIO
 
 from agent.errors import OutputFailed
 
-# syslog's numbers for logging's levels
+# the priorities of syslog for the levels of logging
 _PRIORITIES: Final = (
     (logging.CRITICAL, 2),
     (logging.ERROR, 3),
@@ -20,7 +23,10 @@ _MODES: Final = (os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)
 
 
 class _Output(io.FileIO):
-    """Standard output, whose errors are the agent's own; BrokenPipeError if its reader left."""
+    """A standard output that raises OutputFailed if a write fails.
+
+    It raises BrokenPipeError instead if its reader has closed the pipe.
+    """
 
     def write(self, data: Any, /) -> int:
         try:
@@ -31,8 +37,11 @@ class _Output(io.FileIO):
             raise OutputFailed(f"standard output can't be written: {error.strerror}") from error
 
 
-class _Complaints(io.FileIO):
-    """Standard error; what it doesn't take is lost, and the exit status alone tells."""
+class _ErrorOutput(io.FileIO):
+    """A standard error that drops text that can't be written.
+
+    Then only the exit status tells that the command failed.
+    """
 
     def write(self, data: Any, /) -> int:
         try:
@@ -42,10 +51,11 @@ class _Complaints(io.FileIO):
 
 
 def set_up() -> None:
-    """Replace this process's standard streams.
+    """Replace the standard streams of this process.
 
-    No file or socket of the agent gets the number of one that is closed. What is written to a
-    closed standard output fails, as with any program: its number is opened for reading alone.
+    If a stream is closed, its descriptor number is opened on /dev/null. So no file or socket of
+    the agent gets that number. Writing to a closed standard output fails, as in any program,
+    because its number is opened for reading only.
     """
     for number, mode in enumerate(_MODES):
         try:
@@ -55,13 +65,14 @@ def set_up() -> None:
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the whole process
     sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
-    sys.stderr = _text(_Complaints(2, "w", closefd=False), sys.stderr, line_by_line=True)
+    sys.stderr = _text(_ErrorOutput(2, "w", closefd=False), sys.stderr, line_by_line=True)
 
 
 def priority(level: int, number: int = 2) -> str:
-    """Return what journald takes for the priority of a line on that stream, if it reads it.
+    """Return the prefix that tells journald the priority of a line, or "" without journald.
 
-    `level` is one of logging's. See systemd.exec(5), $JOURNAL_STREAM, and sd-daemon(3).
+    `level` is a level of logging, `number` the descriptor number of the stream. journald reads the
+    stream if $JOURNAL_STREAM names it. See systemd.exec(5), $JOURNAL_STREAM, and sd-daemon(3).
     """
     place = os.environ.get("JOURNAL_STREAM", "")
     try:
@@ -74,9 +85,14 @@ def priority(level: int, number: int = 2) -> str:
 
 
 def flushed() -> None:
-    """Write what standard output holds back; OutputFailed or BrokenPipeError.
+    """Flush the buffer of standard output.
 
-    After that nothing more is written there, so that the interpreter's end doesn't fail again.
+    If that fails, nothing more is written there, so that the interpreter's exit does not fail
+    again.
+
+    Raises:
+        OutputFailed: standard output can't be written.
+        BrokenPipeError: its reader has closed the pipe.
     """
     try:
         sys.stdout.flush()
@@ -86,14 +102,14 @@ def flushed() -> None:
 
 
 def discard() -> None:
-    """Have all that is still to be written to standard output vanish."""
+    """Send all further output, and the buffer of standard output, to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
 
 
 def _text(raw: io.FileIO, old: TextIO | None, *, line_by_line: bool = False) -> io.TextIOWrapper:
-    # a terminal that can't show a character gets its number, not a traceback
+    # A character that the encoding lacks is written as its number, and causes no traceback.
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=old.encoding if old else None,

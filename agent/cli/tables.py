@@ -1,4 +1,4 @@
-"""The operators' tables: the columns, order and wording they know from Trove."""
+"""The tables for operators, with the columns, order and wording that they know from Trove."""
 
 import json
 import logging
@@ -15,11 +15,13 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupView, ErrorInfo, printable
 from agent.records.catalogue import ListedRecord
 
-# Longer than anything the agent writes: a record that isn't its own makes no table wider.
+# The largest width of a cell in characters. The agent writes no text of this length. A record that
+# is not the agent's own must not make a table wider.
 _WIDEST = 2048
-# Without its joiners (U+200D) a picture of a family falls into its members, and a Persian or
-# Indian name is misspelt (U+200C, too); Japanese has a space of its own. Where a joiner joins
-# nothing it is as invisible as any control character, and goes the way of those.
+# `_KEPT` matches characters that `printable` would replace but that a text needs. Without its
+# joiners (U+200D) an emoji of a family falls apart into its members. A Persian or Indian name is
+# misspelt without its joiners (U+200D and U+200C). Japanese has a space of its own (U+3000). A
+# joiner that joins nothing is as invisible as a control character, and is replaced like one.
 _PICTURES = "\u2190-\u2bff\U0001f000-\U0001faff"
 _WORDS = "\u0600-\u08ff\u0900-\u0dff\u1000-\u109f\u1780-\u18af"
 _KEPT = re.compile(
@@ -45,7 +47,10 @@ _TASK_COLUMNS = {
 
 
 def row(listed: ListedRecord) -> dict[str, Any]:
-    """One record for display; one that can't be trusted says so in its status."""
+    """Return a record as a row for display.
+
+    If the record can't be trusted, its status says so.
+    """
     if listed.record is None:
         nothing = dict.fromkeys(sorted(BackupView.model_fields, key=str.lower))
         known = {"id": listed.backup_id, "status": "UNREADABLE"}
@@ -60,7 +65,7 @@ def row(listed: ListedRecord) -> dict[str, Any]:
 
 
 def view(backup: BackupView) -> dict[str, Any]:
-    """A backup's properties in alphabetical order, as `backup-show` prints them."""
+    """Return a backup's properties in alphabetical order, as `backup-show` prints them."""
     plain = backup.model_dump(mode="json")
     store = plain["datastore"]
     plain["datastore"] = {key: store[key] for key in ("version", "type", "version_id")}
@@ -68,17 +73,17 @@ def view(backup: BackupView) -> dict[str, Any]:
 
 
 def listed_cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    """As much of a row as the tables of lists show."""
+    """Return the part of a row that the tables of lists show."""
     return {name: row.get(name) for name in _LIST_COLUMNS.values()}
 
 
 def list_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The table of `backup-list`."""
+    """Return the table of `backup-list`."""
     return _columns(_LIST_COLUMNS, rows)
 
 
 def instance_table(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The table of `backup-list-instance`: whose they are need not be said."""
+    """Return the table of `backup-list-instance`, which has no column for the instance."""
     columns = {head: name for head, name in _LIST_COLUMNS.items() if name != "instance_id"}
     return _columns(columns, rows)
 
@@ -89,21 +94,22 @@ def _columns(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> s
 
 
 def task_table(tasks: Iterable[Mapping[str, Any]]) -> str:
-    """The table of `status`: unfinished tasks."""
+    """Return the table of unfinished tasks for `status`."""
     return _columns(_TASK_COLUMNS, tasks)
 
 
 def property_table(properties: Mapping[str, Any]) -> str:
-    """The table of `backup-show` and `backup-create`."""
+    """Return the table of `backup-show` and `backup-create`."""
     return table(
         ["Property", "Value"], [[name, _cell(name, value)] for name, value in properties.items()]
     )
 
 
 def as_json(value: Any) -> str:
-    """JSON for programs; what could steer a terminal is escaped."""
+    """Return `value` as JSON for programs, with escapes for text that could steer a terminal."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    # no pieces of one character: a long list is mostly printable lines
+    # Only a line that is not printable is split into characters. Most lines of a long list are
+    # printable.
     return "\n".join(
         line if line.isprintable() else "".join(map(_escaped, line)) for line in text.split("\n")
     )
@@ -114,7 +120,10 @@ def _escaped(char: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows of text under their columns; the text has to be `printable`."""
+    """Return rows of text as a table with column heads.
+
+    The text must have passed `printable`.
+    """
     drawn = PrettyTable(columns)
     drawn.align = "l"
     for cells in rows:
@@ -123,7 +132,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    """Times lose their `Z`; what could break out of its cell is replaced."""
+    """Return the text of a cell.
+
+    A time loses its `Z`, and a text that is too long is cut. A character that could break out of
+    the cell is replaced.
+    """
     text = str(value)
     if len(text) > _WIDEST:
         text = text[:_WIDEST] + "..."
@@ -133,13 +146,16 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _shown(text: str) -> str:
-    """`printable`, but spaces and joiners stay where a script needs them."""
+    """Return `text` made `printable`, but keep the spaces and joiners that a script needs."""
     pieces = _KEPT.split(text)
     return "".join(piece if odd % 2 else printable(piece) for odd, piece in enumerate(pieces))
 
 
 def unrestorable(why: Mapping[str, str]) -> Iterator[str]:
-    """Lines that name COMPLETED backups which nothing can be restored from, by their ids."""
+    """Yield a note for each COMPLETED backup from which nothing can be restored.
+
+    `why` maps the ids of these backups to the reasons. Only the first few get a line of their own.
+    """
     few = 5
     for backup_id, reason in list(why.items())[:few]:
         yield (
@@ -148,17 +164,18 @@ def unrestorable(why: Mapping[str, str]) -> Iterator[str]:
         )
     if len(why) > few:
         yield (
-            f"backup-agent: note: nor from {len(why) - few} more; --json has all, as unrestorable"
+            f"backup-agent: note: nothing can be restored from {len(why) - few} more backups; "
+            "--json shows the reason for each as unrestorable"
         )
 
 
 def error_object(error: AgentError) -> dict[str, Any]:
-    """What --json prints of a failure."""
+    """Return the object that --json prints for a failure."""
     return {"error": ErrorInfo.of(error).model_dump()}
 
 
 def fail(error: AgentError, *, for_program: bool) -> int:
-    """Say an error, also as JSON for a program; return the exit status it stands for."""
+    """Print an error, for a program also as JSON, and return the exit status for it."""
     if for_program:
         print(as_json(error_object(error)))
     complain(error.code, str(error), error.hint)
@@ -166,7 +183,7 @@ def fail(error: AgentError, *, for_program: bool) -> int:
 
 
 def complain(code: str, message: str, hint: str) -> None:
-    """Say on standard error what failed and why, and what to do."""
+    """Print on standard error what failed, why, and how to fix it."""
     error = ErrorInfo(code=code, message=message, hint=hint)
     mark = streams.priority(logging.ERROR)
     lines = f"backup-agent: {error_lines(error)}".splitlines()
@@ -174,6 +191,6 @@ def complain(code: str, message: str, hint: str) -> None:
 
 
 def error_lines(error: ErrorInfo) -> str:
-    """Return what failed and why, and on a second line what to do."""
+    """Return two lines of text, the error with its reason and then the fix."""
     code, message, hint = map(printable, (error.code, error.message, error.hint))
     return f"{code}: {message}\n  what to do: {hint}"

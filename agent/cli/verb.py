@@ -1,4 +1,7 @@
-"""What all verbs share: how they are registered, how typed values are checked, how they end."""
+"""Helpers that the verbs share.
+
+They register a verb and its options, check the values of arguments, and handle signals.
+"""
 
 import argparse
 import signal
@@ -13,16 +16,16 @@ from agent.config.settings import DEFAULT_PATH, load
 from agent.errors import UsageWrong
 from agent.model import Frozen, is_uuid
 
-# What the first argument is follows from the verb's `configuration`.
+# The first argument is the return value of the verb's function `configuration`.
 Command = Callable[[Any, argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-Asked = TypeVar("Asked", bound=Frozen)
-CONFIG_HELP = f"the configuration (default: {DEFAULT_PATH})"
+Request = TypeVar("Request", bound=Frozen)
+CONFIG_HELP = f"the configuration file (default: {DEFAULT_PATH})"
 _EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
 
 class Help(argparse.HelpFormatter):
-    """Wraps the paragraphs of a text, but for those that begin with a space."""
+    """A help formatter that wraps each paragraph, unless the paragraph begins with a space."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n\n".join(
@@ -32,7 +35,7 @@ class Help(argparse.HelpFormatter):
 
 
 def epilog(more: str, examples: Sequence[str]) -> str:
-    """Return how a help ends: a paragraph, and commands to copy."""
+    """Return the end of a help text, which is a paragraph and commands to copy."""
     lines = "\n".join(f"  backup-agent {example}" for example in examples)
     return "\n\n".join(part for part in (more, lines and f"examples:\n\n{lines}") if part)
 
@@ -47,11 +50,12 @@ def add_verb(
     more: str = "",
     examples: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """A parser for one verb; `do` is called with the configuration and what was typed.
+    """Register one verb and return its parser.
 
-    `configuration` makes the former of the path of agent.toml: a whole Config, unless the verb
-    has to work where there is none. `more` and `examples` end its help; the latter are what is
-    typed behind the verb.
+    `do` is called with the configuration and the parsed arguments. It returns the exit status.
+    `configuration` makes the configuration from the path of agent.toml. The result is a whole
+    Config, unless the verb must work without an agent.toml. `more` and `examples` end the help of
+    the verb. An example is the text to type after the verb.
     """
     verb = verbs.add_parser(
         name,
@@ -61,7 +65,7 @@ def add_verb(
         formatter_class=Help,
     )
     verb.set_defaults(do=do, configuration=configuration)
-    # behind the verb as well as before it
+    # --config may stand after the verb as well as before it.
     verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=CONFIG_HELP)
     return verb
 
@@ -71,25 +75,29 @@ def add_json(verb: argparse.ArgumentParser) -> None:
 
 
 def add_store(verb: argparse.ArgumentParser) -> None:
-    """`--store URL`, for what is done in this process; see embedded.py."""
+    """Add the option `--store URL`, for work that is done in this process (see embedded.py)."""
     verb.add_argument(
         "--store",
         metavar="URL",
-        help="the store instead of [store] url, as file:///path; needs no agent.toml",
+        help="the store to use instead of [store] url, such as file:///path; needs no agent.toml",
     )
 
 
 def on_signals(end: Callable[[], object]) -> None:
-    """Have `end` called on SIGINT and SIGTERM from now on, as often as they come.
+    """Call `end` each time that SIGINT or SIGTERM comes after this call.
 
-    On a thread of its own: the one that the signal interrupts may hold a lock that `end` takes.
+    `end` runs on a thread of its own, because the thread that the signal interrupts may hold a
+    lock that `end` takes.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: threading.Thread(target=end, daemon=True).start())
 
 
 def uuid_argument(text: str) -> str:
-    """The type of an argument that is an id."""
+    """Return `text`, or raise ArgumentTypeError if it is not a lower-case UUID.
+
+    This is the argparse type of an argument that is an id.
+    """
     if not is_uuid(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a UUID in lower case, such as {_EXAMPLE}"
@@ -97,16 +105,17 @@ def uuid_argument(text: str) -> str:
     return text
 
 
-def asked(kind: type[Asked], **values: Any) -> Asked:
-    """A request with what was typed; UsageWrong where it can't be asked for."""
+def build_request(kind: type[Request], **values: Any) -> Request:
+    """Return a request with the typed values, or raise UsageWrong if a value is not allowed."""
     try:
         return kind(**values)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         says = first["msg"]
         if first["type"] == "string_pattern_mismatch":
-            says = "it is empty or holds a control character"
+            says = "it is empty or contains a control character"
         raise UsageWrong(
             f"the {first['loc'][0]} can't be used: {says}",
-            hint="names have 1 to 255 characters, descriptions at most 1024, all on one line",
+            hint="use 1 to 255 characters for a name and at most 1024 for a description, all on "
+            "one line",
         ) from None

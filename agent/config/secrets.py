@@ -1,4 +1,4 @@
-"""The files that hold secrets and keys: read once, and refused where others can reach them."""
+"""Read the files that hold secrets and keys, and refuse them if other users can access them."""
 
 import os
 import stat
@@ -11,14 +11,18 @@ from agent.keys.keyring import Keyring
 from agent.keys.master import MasterKey, parse_key_text
 from agent.keys.recovery import RecoveryKey, parse_recovery_key
 
-_SECRET_LIMIT = 64 << 10
-_DENIED_HINT = "run the command as the user whose file that is: root, as a rule"
+_SECRET_LIMIT = 64 << 10  # bytes
+_DENIED_HINT = "run the command as the owner of the file, usually root"
 
 
 def read_secret(path: Path, what: str) -> str:
-    """A secret's file without its last newline.
+    """Read a secret from its file, without the last newline.
 
-    ConfigInvalid where it is empty, or can be reached by others than us.
+    `what` names the secret in errors.
+
+    Raises:
+        ConfigInvalid: the file is missing, can't be read, is not UTF-8 text, is empty, or is
+            accessible to other users.
     """
     raw = _read(path, what, forbidden=0o077)
     try:
@@ -33,7 +37,13 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def _read(path: Path, what: str, *, forbidden: int) -> bytes:
-    """A small file whose mode has none of the `forbidden` bits; ConfigInvalid otherwise."""
+    """Read at most 64 KiB of a file, and refuse it if its mode has one of the `forbidden` bits.
+
+    The mode of a credential of systemd is not checked.
+
+    Raises:
+        ConfigInvalid: the file can't be read, or other users can access it.
+    """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -53,62 +63,72 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
 
 
 def _named(path: Path) -> str:
-    """Return the path, for a credential with the file that systemd makes it from."""
+    """Return the path as text, and for a credential also the file that systemd makes it from."""
     origin = _origin(path)
     return f"{path} (made from {origin})" if origin else str(path)
 
 
 def _rewrite(path: Path) -> str:
+    """Return a hint that tells the operator how to write the secret's file."""
     origin = _origin(path)
     if origin is None:
         return (
-            f"make {path} with the secret alone in it, mode 0600, owned by the agent's OS user, or "
+            f"make {path} with only the secret in it, mode 0600, owned by the agent's OS user, or "
             "name another file"
         )
     return (
         f"write the secret into {origin}, owned by root, mode 0600, and restart the unit, which "
-        "hands it over (LoadCredential=)"
+        "passes it to the agent (LoadCredential=)"
     )
 
 
 def _origin(path: Path) -> Path | None:
-    """Return the file of a credential `<folder>_<file>` if the unit is the one that we ship."""
+    """Return the file that systemd makes the credential `<folder>_<file>` from.
+
+    This is right if the unit is the one that we ship. None if `path` is not such a credential.
+    """
     folder, _, name = path.name.partition("_")
     return DEFAULT_PATH.parent / folder / name if name and _is_credential(path) else None
 
 
 def _denied(error: OSError) -> str | None:
-    """What to do where a right is missing; None where the error's own hint fits."""
+    """Return the hint for a missing right, or None for any other error, which has its own hint."""
     return _DENIED_HINT if isinstance(error, PermissionError) else None
 
 
 def _credentials() -> Path | None:
-    """Where systemd put this service's credentials, if it did (systemd.exec(5))."""
+    """Return the directory of this service's credentials, None without one (systemd.exec(5))."""
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     return Path(folder) if folder else None
 
 
 def handed_over(folder: Path) -> bool:
-    """Whether systemd hands the files of [keys] folder over one by one: see `load_keyring`."""
+    """Return True if systemd passes the files of [keys] folder as credentials, one by one.
+
+    `load_keyring` describes this.
+    """
     return folder.parent == _credentials() and not folder.exists()
 
 
 def _is_credential(path: Path) -> bool:
-    """Whether systemd handed this file over, in a folder that only this service can enter.
+    """Return True if systemd passed this file as a credential.
 
-    It grants access by an ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
+    Only this service can enter the directory of its credentials. systemd grants the access by an
+    ACL, which shows as mode 0440 (systemd.exec(5), LoadCredential=).
     """
     return path.parent == _credentials()
 
 
 def load_keyring(section: KeysSection) -> Keyring:
-    """All `<id>.key` files of the folder, and the `<id>.pub` files of the recovery keys in use.
+    """Load all `<id>.key` files of [keys] folder, and the `<id>.pub` files of [keys] recovery.
 
-    KeyUnusable if one is wrong, missing or open to others; `.pub` files may be read by anybody.
-
-    Under systemd `LoadCredential=keys:/etc/backup-agent/keys` hands the files of a folder over
-    as `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in there:
+    Under systemd `LoadCredential=keys:/etc/backup-agent/keys` passes the files of a directory as
+    `$CREDENTIALS_DIRECTORY/keys_<file>`. For that, set `[keys] folder` to `keys` in that directory:
     `Environment=BACKUP_AGENT_KEYS__FOLDER=%d/keys`.
+
+    Raises:
+        KeyUnusable: the directory can't be read, or a file is wrong, missing or accessible to other
+            users. A `.pub` file may be readable for all users.
     """
     files = _key_files(section.folder)
     keys: dict[str, MasterKey] = {}
@@ -118,7 +138,8 @@ def load_keyring(section: KeysSection) -> Keyring:
     if section.active not in keys:
         there = ", ".join(sorted(keys)) or "none"
         raise KeyUnusable(
-            f"[keys] active: the key {section.active!r} is not in {section.folder}; there: {there}",
+            f"[keys] active: the key {section.active!r} is not in {section.folder}, "
+            f"which has: {there}",
             hint=f"put it into {_key_folder(section.folder)} as {section.active}.key, mode 0600, "
             "or correct [keys] active",
         )
@@ -132,7 +153,11 @@ def load_keyring(section: KeysSection) -> Keyring:
 
 
 def read_key(key_id: str, path: Path) -> MasterKey:
-    """Return a master key; KeyUnusable if its file is missing, wrong, or open to others."""
+    """Read a master key from its file.
+
+    Raises:
+        KeyUnusable: the file is missing, wrong, or accessible to other users.
+    """
     try:
         return parse_key_text(key_id, read_secret(path, "master key"))
     except KeyUnusable:
@@ -142,15 +167,19 @@ def read_key(key_id: str, path: Path) -> MasterKey:
 
 
 def _key_folder(folder: Path) -> Path:
-    """Return the folder of the keys, for credentials the one that systemd makes them from."""
+    """Return the directory of the keys, or for credentials the one that systemd makes them from."""
     return DEFAULT_PATH.parent / folder.name if handed_over(folder) else folder
 
 
 def _key_files(folder: Path) -> dict[str, Path]:
-    """The files of [keys] folder by name; KeyUnusable where it can't be read."""
+    """Return the files of [keys] folder by name.
+
+    Raises:
+        KeyUnusable: the directory can't be read.
+    """
     prefix = f"{folder.name}_"
     try:
-        # not glob(), which takes a folder it may not read for an empty one
+        # not glob(), which finds nothing and raises nothing in a directory that it may not read
         if not handed_over(folder):
             return {path.name: path for path in folder.iterdir()}
         return {
@@ -162,7 +191,7 @@ def _key_files(folder: Path) -> dict[str, Path]:
         raise KeyUnusable(
             f"[keys] folder: {folder} can't be read: {error.strerror}",
             hint=_denied(error)
-            or "backup-agent keygen ID makes the folder with a key in it; or correct [keys] folder",
+            or "make the directory and a key with backup-agent keygen ID, or correct [keys] folder",
         ) from error
 
 

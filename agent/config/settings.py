@@ -1,7 +1,7 @@
-"""agent.toml and BACKUP_AGENT_<SECTION>__<KEY>, read into frozen models.
+"""Read agent.toml and the variables BACKUP_AGENT_<SECTION>__<KEY> into frozen models.
 
-Secrets are never in the file itself: each has a `*_file` key that names a file with it.
-Relative paths are relative to the folder of agent.toml.
+agent.toml itself never contains a secret. Each secret has a key `*_file`, which names a file with
+the secret. A relative path starts at the directory of agent.toml.
 """
 
 import os
@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -47,7 +47,7 @@ StorageUrl = Annotated[
 
 
 class AgentSection(Frozen):
-    """Who this agent is, and where it keeps its own files."""
+    """The identity of this agent, and the directories that it uses."""
 
     instance_id: Id
     tenant_id: Name
@@ -58,7 +58,10 @@ class AgentSection(Frozen):
 
 
 class BrokerSection(Frozen):
-    """Where tasks come from; `control_url` is how the commands that send tasks log in."""
+    """The broker that tasks come from.
+
+    The commands that send tasks log in with `control_url`. None means `url`.
+    """
 
     url: str
     password_file: Absolute | None = None
@@ -69,7 +72,10 @@ class BrokerSection(Frozen):
 
 
 class StoreSection(Frozen):
-    """`swift:` and the authentication URL of Swift's auth v1, or `file:///` and a folder."""
+    """The store of the backups.
+
+    `url` is `swift:` and the authentication URL of Swift's auth v1, or `file:///` and a directory.
+    """
 
     url: Annotated[str, Field(pattern=r"^(swift:https?://|file:///)")]
     user: str = ""
@@ -96,9 +102,10 @@ class DatabaseSection(Frozen):
 
 
 class EngineSection(Frozen):
-    """Which program copies the database; `auto` goes by the server's own version.
+    """The program that copies the database.
 
-    `program` and `extractor` are the engine's usual names where they are None.
+    The `kind` `auto` chooses it by the server's own version. None as `program` or `extractor` means
+    the usual name of that program.
     """
 
     kind: Literal["auto", "mariadb-backup", "xtrabackup"] = "auto"
@@ -122,10 +129,10 @@ class EngineSection(Frozen):
 
 
 class KeysSection(Frozen):
-    """Master keys `<id>.key`, of which one is for new backups, and recovery keys `<id>.pub`.
+    """The master keys `<id>.key` and the recovery keys `<id>.pub`.
 
-    `allow_plaintext` lets backups be read that were made with `encrypt = false`, and so does
-    `encrypt = false` itself.
+    The master key `active` is for new backups. With `allow_plaintext`, backups that were made with
+    `encrypt = false` can be read. `encrypt = false` itself allows that, too.
     """
 
     folder: Absolute
@@ -136,7 +143,10 @@ class KeysSection(Frozen):
 
 
 class PipelineSection(Frozen):
-    """The data path's budget; `cores` 0 means all that this process may use."""
+    """The resources that the data path may use.
+
+    `cores` 0 means all cores that this process may use.
+    """
 
     memory_bytes: Annotated[int, Field(ge=16 << 20)] = 128 << 20
     segment_bytes: Annotated[int, Field(ge=1 << 20, le=5 << 30, multiple_of=1 << 20)] = 16 << 20
@@ -147,7 +157,10 @@ class PipelineSection(Frozen):
 
 
 class Config(Frozen):
-    """A whole agent.toml; a section that a command needs may still be missing: see `need`."""
+    """A whole agent.toml.
+
+    A section that a command needs may be missing. Use `need` to read such a section.
+    """
 
     agent: AgentSection
     broker: BrokerSection | None = None
@@ -163,9 +176,9 @@ Section = TypeVar("Section")
 
 
 def need(section: Section | None, name: str) -> Section:
-    """A section that the command can't do without; ConfigInvalid where it is missing."""
+    """Return `section`, which the command needs, or raise ConfigInvalid if it is missing."""
     if section is None:
-        local = "; backup-create, restore and backup-delete need none with --local"
+        local = "; backup-create, restore and backup-delete don't need it with --local"
         raise ConfigInvalid(
             f"the configuration has no section [{name}]",
             hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",
@@ -174,22 +187,42 @@ def need(section: Section | None, name: str) -> Section:
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read the file, apply the environment, and check it all; ConfigInvalid says what is wrong."""
+    """Read the file, apply the environment, and validate the result.
+
+    Raises:
+        ConfigInvalid: the file can't be read, or a name or value is wrong. The message names the
+            first five mistakes.
+    """
     what = f"the configuration {path}"
     return _checked(_tables(path, environment), what, environment, "correct that file")
 
 
 def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Config:
-    """A configuration without a file: `tables`, and the environment over them."""
+    """Return a configuration without a file, made of `tables` and the environment.
+
+    The environment overrides `tables`, which are changed in place. A relative path starts at the
+    current directory.
+
+    Raises:
+        ConfigInvalid: a name or value is wrong. The message names the first five mistakes.
+    """
     _override(tables, environment)
     _anchor(tables, Path.cwd())
-    cure = f"set {ENV_PREFIX}<SECTION>__<KEY> for what is missing"
+    cure = f"set {ENV_PREFIX}<SECTION>__<KEY> for each missing key"
     return _checked(tables, "the configuration without an agent.toml", environment, cure)
 
 
 def _checked(
     tables: dict[str, Any], what: str, environment: Mapping[str, str], cure: str
 ) -> Config:
+    """Return the validated configuration.
+
+    `what` names it in errors, and `cure` begins the hint.
+
+    Raises:
+        ConfigInvalid: a name or value is wrong. The message names the first five mistakes, and each
+            mistake of the environment by its variable.
+    """
     try:
         return Config.model_validate(tables)
     except ValidationError as error:
@@ -214,7 +247,10 @@ def _checked(
 
 
 def _variable(place: tuple[int | str, ...], environment: Mapping[str, str]) -> str | None:
-    """Return the variable that set the value at `place`, or made its section, if one did."""
+    """Return the variable that set the value at `place`, or made its section.
+
+    None if the file did.
+    """
     for name in environment:
         if match := ENV_NAME.fullmatch(name):
             section, key = match[1].lower(), match[2].lower()
@@ -224,7 +260,11 @@ def _variable(place: tuple[int | str, ...], environment: Mapping[str, str]) -> s
 
 
 def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """[keys] folder alone, for a moment when the rest may be missing yet; else ConfigInvalid."""
+    """Return [keys] folder, without checking other keys, which may still be missing.
+
+    Raises:
+        ConfigInvalid: the file can't be read, or names no [keys] folder.
+    """
     keys = _tables(path, environment).get("keys")
     folder = keys.get("folder") if isinstance(keys, dict) else None
     if not isinstance(folder, str):
@@ -235,7 +275,11 @@ def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path
 
 
 def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The file with the environment applied, all paths absolute."""
+    """Return the tables of the file, with the environment applied and all paths absolute.
+
+    Raises:
+        ConfigInvalid: the file can't be read or is not TOML, or a variable has a wrong name.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -246,7 +290,7 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigInvalid(
             f"the configuration {path} is not TOML: {error}",
-            hint="correct the file there; systemd/agent.toml is an example with every key",
+            hint="correct the file; systemd/agent.toml is an example with every key",
         ) from error
     _override(tables, environment)
     _anchor(tables, path.absolute().parent)
@@ -256,10 +300,10 @@ def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:
 def _no_file(path: Path, error: OSError) -> str:
     if path == DEFAULT_PATH and isinstance(error, FileNotFoundError):
         return (
-            "make it (the README has an example), or name another one with --config; with --store "
-            "file:///FOLDER a command that works here needs none (and --local)"
+            "make it (the README has an example), or name another file with --config; with --store "
+            "file:///FOLDER (and --local, if it has that option) a command needs no such file"
         )
-    return "name a file that this user may read with --config; the README has an example"
+    return "use --config to name a file that this user may read; the README has an example"
 
 
 _SAYINGS = {
@@ -274,12 +318,17 @@ def _said(kind: str, message: str) -> str:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    """`[section] key:` of a value; a place in a list follows its key."""
+    """Return `[section] key:` for a value. The index in a list follows its key."""
     section, *keys = (str(part) for part in location)
     return " ".join([f"[{section}]", *keys]) + ":"
 
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Set the values of the environment's variables in `tables`.
+
+    Raises:
+        ConfigInvalid: a variable has a wrong name, or its section in `tables` is not a table.
+    """
     for name, value in environment.items():
         match = ENV_NAME.fullmatch(name)
         if match is None:
@@ -288,32 +337,48 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
             raise ConfigInvalid(f"{name} is set, but the file has no section [{match[1].lower()}]")
-        section[match[2].lower()] = _several(name, value)
+        key = match[2].lower()
+        lists = _lists(match[1].lower())
+        section[key] = _items(key, value) if key in lists else value
 
 
 def _check_name(name: str) -> None:
-    """Refuse a name that begins as that of a setting, and isn't one: nothing would come of it."""
+    """Refuse a name that begins like a setting's name but is not one.
+
+    Such a variable would have no effect, and the operator would not notice.
+    """
     text = name.removeprefix(ENV_PREFIX).lower()
     section = text.split("_")[0]
     if name.upper().startswith(ENV_PREFIX) and section in _SECTIONS:
         key = text.removeprefix(section).strip("_")
         raise ConfigInvalid(
-            f"the environment sets {name}, which is no setting's name",
+            f"the environment sets {name}, which is not the name of a setting",
             hint=f"name it {ENV_PREFIX}{section.upper()}__{key.upper()}, or unset it",
         )
 
 
-def _several(name: str, value: str) -> str | list[str]:
-    """A list's parts: URLs and options are told apart by blanks, other things by colons."""
-    if name.endswith(("_URLS", "ENGINE__OPTIONS")):
+def _lists(section: str) -> set[str]:
+    """Return the keys of a section that are lists. An unknown section has none."""
+    field = Config.model_fields.get(section)
+    models = [field.annotation, *get_args(field.annotation)] if field else []
+    return {
+        key
+        for model in models
+        if isinstance(model, type) and issubclass(model, Frozen)
+        for key, one in model.model_fields.items()
+        if get_origin(one.annotation) is tuple
+    }
+
+
+def _items(key: str, value: str) -> list[str]:
+    """Split the value of a list. Blanks separate URLs and options, colons other items."""
+    if key in ("storage_urls", "options"):
         return value.split()
-    if name.endswith(("_ROOTS", "KEYS__RECOVERY")):
-        return [part for part in value.split(":") if part]
-    return value
+    return [item for item in value.split(":") if item]
 
 
 def _anchor(tables: dict[str, Any], folder: Path) -> None:
-    """Make relative paths absolute, seen from the folder of the configuration."""
+    """Make relative paths absolute. They start at `folder`, that of the configuration."""
     for section in tables.values():
         if not isinstance(section, dict):
             continue

@@ -1,13 +1,14 @@
-"""The option file that a backup brings along, `backup-my.cnf`: what of it an engine may read.
+"""The filter for `backup-my.cnf`, the option file in a backup.
 
-The engine reads it at prepare, and no other option file. Whoever made the backup wrote it, so it
-is written anew before: known options with values that can only be numbers, words or plain file
-names. An option that names a directory gets the directory of the backup. A plugin may be named
-only if it manages keys or compresses; which file that is says the installation.
+The engine reads this file at prepare, and no other option file. The file comes from the maker of
+the backup, who may be hostile. So the agent rewrites it before the prepare. The result holds only
+known options, with values that can only be numbers, words or plain file names. An option that names
+a directory gets the directory of the backup. A plugin may be named only if it manages keys or
+compresses. The plugin's file always comes from the installation.
 
-What the engines write into it: write_backup_config_file() in extra/mariabackup/backup_mysql.cc
-of MariaDB Server and in storage/innobase/xtrabackup/src/backup_mysql.cc of Percona XtraBackup,
-with encryption_plugin.cc beside the former.
+The engines write the file in write_backup_config_file(). It is in
+extra/mariabackup/backup_mysql.cc of MariaDB Server, together with encryption_plugin.cc, and in
+storage/innobase/xtrabackup/src/backup_mysql.cc of Percona XtraBackup.
 """
 
 import os
@@ -32,12 +33,14 @@ _DATA_FILE: Final = (
     r"(:autoextend)?(:max:\d{1,12}[KMGT]?)?"
 )
 _DATA_FILES: Final = re.compile(rf"{_DATA_FILE}(;{_DATA_FILE}){{0,99}}", re.IGNORECASE)
-# One entry of a list is matched at a time, and none can match in two ways: whoever made the backup
-# must not be able to keep the whole agent waiting for a regular expression.
+# One entry of a list is matched at a time, and no entry can match in two ways. The reason is that
+# the maker of a hostile backup must not be able to block the whole agent with a slow regular
+# expression.
 _PLUGIN: Final = r"(?:[a-z0-9_]{0,50}key_management|provider_[a-z0-9]{1,50})"
 _PLUGIN_ENTRY: Final = re.compile(rf"({_PLUGIN})(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?")
 _MOST_PLUGINS: Final = 16
-# A path, a URL or a secret of a plugin: anything that ends with its line.
+# A path, a URL or a secret of a plugin. It may hold anything but control characters, and so no
+# newline.
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 
 _VALUES: Final = {
@@ -63,20 +66,23 @@ _VALUES: Final = {
     "redo_log_version": _NUMBER,
     "master_key_id": _NUMBER,
 }
-# The backup holds these files itself.
+# The files of these directories are in the backup itself.
 _DIRECTORIES: Final = frozenset(
     {"innodb_undo_directory", "innodb_data_home_dir", "innodb_log_group_home_dir"}
 )
-# `--plugin-dir` says it, from the installation.
+# The agent passes the installation's directory by `--plugin-dir` instead.
 _DROPPED: Final = frozenset({"plugin_dir"})
 
 
 def disarm(folder: Path, check: Callable[[], None]) -> None:
-    """Take from an extracted backup what leads an engine out of `folder`; ContentRefused.
+    """Remove from an extracted backup the paths that lead an engine out of `folder`.
 
-    Links to tables outside (`.isl`) are removed: the tables themselves are in the backup. The
-    option file is written anew. Whatever is neither a file nor a directory is refused. `check`
-    is called for each directory, and ends the work by an exception.
+    Link files to tables outside (`.isl`) are removed, because the tables themselves are in the
+    backup. The option file is rewritten. `check` is called for each directory, and can end the work
+    by an exception.
+
+    Raises:
+        ContentRefused: an entry is neither a file nor a directory, or the option file is refused.
     """
     folders = [folder]
     while folders:
@@ -86,24 +92,36 @@ def disarm(folder: Path, check: Callable[[], None]) -> None:
 
 
 def _disarm_directory(folder: Path) -> list[Path]:
-    """Remove the links of one directory; return the directories in it."""
+    """Remove the link files of one directory, and return the directories in it.
+
+    Raises:
+        ContentRefused: an entry is neither a file nor a directory.
+    """
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 found.append(Path(entry))
             elif not entry.is_file(follow_symlinks=False):
-                raise ContentRefused(f"the backup holds {entry.name!r}, which is no file")
+                raise ContentRefused(
+                    f"the backup holds {entry.name!r}, which is neither a file nor a directory"
+                )
             elif os.path.splitext(entry.name)[1] == ".isl":
                 os.unlink(entry)
     return found
 
 
 def _rewrite(path: Path) -> None:
+    """Replace the option file `path` by its safe form, with the same mode.
+
+    Raises:
+        ContentRefused: the file holds a line that is not allowed.
+    """
     try:
         content = _read(path)
     except FileNotFoundError:
-        # incrementals of some versions have none; the engine says so where it needs one
+        # Incremental backups of some versions have no option file. If the engine needs one, it
+        # reports that.
         return
     draft = path.with_suffix(".partial")
     draft.unlink(missing_ok=True)
@@ -114,13 +132,24 @@ def _rewrite(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
+    """Return the bytes of the option file `path`.
+
+    Raises:
+        ContentRefused: it is a directory, or is longer than MAX_OPTIONS bytes.
+    """
     if path.is_dir() or path.stat().st_size > MAX_OPTIONS:
-        raise ContentRefused(f"{path.name} of the backup is no option file")
+        raise ContentRefused(
+            f"{path.name} of the backup is no option file: it is a directory, or is too large"
+        )
     return path.read_bytes()
 
 
 def safe_options(content: bytes) -> str:
-    """Return an option file with the harmless rest of `content`; ContentRefused names a line."""
+    """Return an option file with the harmless options of `content`.
+
+    Raises:
+        ContentRefused: a line is not allowed. The message names it.
+    """
     lines = ["# Checked and written anew by backup-agent.", "[mysqld]"]
     options = list(_options(content))
     plugins = _plugins(next((value for name, value in options if name == _PLUGIN_LOAD), ""))
@@ -131,17 +160,22 @@ def safe_options(content: bytes) -> str:
             lines.append(f"{name}=./")
             continue
         if not _allowed(name, value, plugins):
-            # a plugin's own option may hold a secret
+            # The value of a plugin's own option may be a secret, so it isn't shown.
             shown = f" to {value[:200]!r}" if name in _VALUES or name == _PLUGIN_LOAD else ""
-            raise ContentRefused(f"the backup's own {OPTION_FILE} sets {name}{shown}")
+            raise ContentRefused(
+                f"the backup's own {OPTION_FILE} sets {name}{shown}, which is not allowed"
+            )
         lines.append(f"{name}={value}")
     return "\n".join(lines) + "\n"
 
 
 def server_options(folder: Path) -> str:
-    """Return an option file for a server on the restored `folder`; ContentRefused.
+    """Return an option file for a server that runs on the restored datadir `folder`.
 
-    Options that only the engine knows are ignored by it, with a warning.
+    The server ignores options that only the engine knows, with a warning.
+
+    Raises:
+        ContentRefused: the backup's option file holds a line that is not allowed.
     """
     try:
         lines = safe_options(_read(folder / OPTION_FILE)).splitlines()
@@ -154,24 +188,36 @@ def server_options(folder: Path) -> str:
 
 
 def _options(content: bytes) -> Iterator[tuple[str, str]]:
-    """Yield names and values of the one group `[mysqld]`; ContentRefused for all else."""
+    """Yield the names and values of the only allowed group, `[mysqld]`.
+
+    Raises:
+        ContentRefused: a line is neither an option, a comment, nor the head of that group.
+    """
     try:
-        # the engines split at newlines alone: what else Python takes for one is part of a value
+        # The engines split lines only at "\n". Other characters at which Python's splitlines()
+        # splits are part of a value.
         lines = content.decode().split("\n")
     except UnicodeDecodeError:
-        raise ContentRefused(f"the backup's own {OPTION_FILE} is no text") from None
+        raise ContentRefused(
+            f"the backup's own {OPTION_FILE} is no text: it is not UTF-8"
+        ) from None
     for line in lines:
         line = line.strip(" \t\r")
         if not line or line[0] in "#;" or line == "[mysqld]":
             continue
         found = _LINE.fullmatch(line)
         if found is None:
-            raise ContentRefused(f"the backup's own {OPTION_FILE} has the line {line[:80]!r}")
+            raise ContentRefused(
+                f"the backup's own {OPTION_FILE} has the line {line[:80]!r}, which is no option"
+            )
         yield found[1].replace("-", "_"), found[2] or ""
 
 
 def _allowed(name: str, value: str, plugins: tuple[str, ...]) -> bool:
-    """Tell whether an option of an engine, or of one of the `plugins`, may have that value."""
+    """Return True if the option `name` is allowed and may have this value.
+
+    It is an option of an engine, or of one of the `plugins`.
+    """
     if name == _PLUGIN_LOAD:
         return bool(_plugins(value))
     pattern = _VALUES.get(name)
@@ -181,7 +227,10 @@ def _allowed(name: str, value: str, plugins: tuple[str, ...]) -> bool:
 
 
 def _plugins(value: str) -> tuple[str, ...]:
-    """Return the plugins of a `plugin_load`, `name=library;...`; none if one isn't allowed."""
+    """Return the plugins in the value of `plugin_load`, which has the form `name=library;...`.
+
+    Return none of them if one isn't allowed.
+    """
     entries = value.removeprefix(";").split(";", _MOST_PLUGINS)
     found = [_PLUGIN_ENTRY.fullmatch(entry) for entry in entries[:_MOST_PLUGINS]]
     names = tuple(one[1] for one in found if one)

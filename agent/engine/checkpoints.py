@@ -1,20 +1,23 @@
-"""The engine's own note in an extracted backup about its kind and its LSNs."""
+"""The engine's checkpoints file in an extracted backup, which states the type and the LSNs."""
 
 from pathlib import Path
 
 from agent.codec.metadata import Checkpoints, parse_checkpoints
 from agent.errors import ExtractFailed, StreamInvalid
 
-# The second is what later releases of mariadb-backup write.
+# Later releases of mariadb-backup write the second name.
 CHECKPOINT_FILES = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")
-_MOST_BYTES = 64 << 10  # engines write some 130
+_MOST_BYTES = 64 << 10  # engines write about 130 bytes
 
 
 def read_checkpoints(folder: Path) -> Checkpoints:
-    """Read the note in `folder`; ExtractFailed where there is none or it can't be read.
+    """Read the checkpoints file of an extracted backup in the directory `folder`.
 
-    Its `backup_type` is `full-backuped` or `incremental` after extraction, and (by
-    mariadb-backup) `log-applied` once the folder has been prepared.
+    Its `backup_type` is `full-backuped` or `incremental` after extraction. mariadb-backup
+    changes it to `log-applied` when the directory has been prepared.
+
+    Raises:
+        ExtractFailed: the directory holds no such file, or the file can't be read.
     """
     for name in CHECKPOINT_FILES:
         try:
@@ -24,4 +27,4 @@ def read_checkpoints(folder: Path) -> Checkpoints:
             continue
         except (StreamInvalid, OSError) as error:
             raise ExtractFailed(f"can't read {folder / name}: {error}") from error
-    raise ExtractFailed(f"{folder} holds no {CHECKPOINT_FILES[0]}: it is not a whole backup")
+    raise ExtractFailed(f"{folder} holds no {CHECKPOINT_FILES[0]}: the backup is incomplete")

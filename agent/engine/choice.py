@@ -1,4 +1,4 @@
-"""The engines of this machine, chosen by the server of the moment or by a backup's record."""
+"""The engines of this machine, chosen by the running server or by a backup's record."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,17 @@ from agent.errors import EngineUnsupported
 
 
 class EngineVersion(NamedTuple):
-    """An engine, and the version that it has just stated."""
+    """An engine, and the version that its program states."""
 
     engine: Engine
     version: str
 
 
 class Engines:
-    """All engines by their names; with `kind`, backups are made by that one only."""
+    """All engines by their names.
+
+    If `kind` is given, only the engine of that name makes backups.
+    """
 
     def __init__(self, engines: Mapping[str, Engine], kind: str | None = None) -> None:
         self._engines = engines
@@ -26,16 +29,21 @@ class Engines:
     def for_server(
         self, server_type: str, server_version: str, datadir: Path | None = None
     ) -> EngineVersion:
-        """The engine for backups of that server, started once to learn its version.
+        """Return the engine for backups of this server.
 
-        With its datadir it knows what to copy, and whom to run as where the agent is root.
-        EngineUnsupported where it can't copy that server; EngineMissing, EngineFailed.
+        The engine's program is started once to learn its version. With `datadir` the engine
+        knows which directory to copy, and which user to run as if the agent is root.
+
+        Raises:
+            EngineUnsupported: no engine, or not the allowed one, can copy this server.
+            EngineMissing, EngineFailed, EngineSilent: the version can't be learned, or the owner of
+                the datadir can't be read.
         """
         name = engine_for(server_type, server_version)
         if self._kind not in (None, name):
             raise EngineUnsupported(
                 f"{server_type} {server_version} is copied by {name}, not by {self._kind}",
-                hint='set [engine] kind = "auto", which takes the one that fits',
+                hint='set [engine] kind = "auto", which chooses the engine that fits the server',
             )
         engine = self._engines[name]
         if datadir is not None:
@@ -45,13 +53,15 @@ class Engines:
         return EngineVersion(engine, version)
 
     def for_record(self, name: str, version: str) -> Engine:
-        """The engine that restores what the engine `name` copied in that version.
+        """Return the engine that restores a backup made by the engine `name` in this version.
 
-        EngineUnsupported where it is unknown or of another series; EngineMissing, EngineFailed.
+        Raises:
+            EngineUnsupported: the engine is unknown, or the installed one is of another series.
+            EngineMissing, EngineFailed, EngineSilent: the installed version can't be learned.
         """
         if name not in self._engines:
             raise EngineUnsupported(
-                f"the backup was made by {name}, which this agent does not know"
+                f"the backup was made by {name}, an engine that this agent does not know"
             )
         engine = self._engines[name]
         check_record(name, version, engine.version())

@@ -1,4 +1,7 @@
-"""What both engines share: option file, common arguments, versions, how a child is started."""
+"""The code that both engines share.
+
+It writes the option file, builds the common arguments, reads versions and starts the programs.
+"""
 
 import os
 import re
@@ -23,8 +26,9 @@ _OPTION_FILE = "engine.cnf"
 _VERSION_SECONDS = 10.0
 _NO_KEY = (
     "the backup is encrypted by the database server, and its keys are not here: put the server's "
-    "key file (of MariaDB where file_key_management_filename in backup-my.cnf says) or keyring on "
-    "this machine, readable for the user that restores, and restore again"
+    "key file or keyring on this machine, readable for the user that restores, and restore again. "
+    "MariaDB's key file belongs at the path that file_key_management_filename in backup-my.cnf "
+    "names"
 )
 _PREPARE_CAUSES = (
     Cause(
@@ -39,7 +43,8 @@ _PREPARE_CAUSES = (
         re.compile(r"Malformed log record|Missing FILE_CHECKPOINT|Log scan aborted"),
         PrepareFailed,
         "the redo log can't be read. If the database server encrypts it, check that the key file "
-        "or keyring here is that server's; else restore again, or an earlier backup",
+        "or keyring on this machine is that server's. If not, restore again, or restore an "
+        "earlier backup",
     ),
 )
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
@@ -47,14 +52,17 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How to run the programs and reach the server; times in the unit that the name says.
+    """The settings to run the programs and to reach the server.
 
-    `parallel` is threads that read tables. A short `log_copy_interval_ms` matters: the
-    engines' default of 1000 holds the commit lock for up to a second at the end of a run.
-    `safe_slave_backup` stops a replica's SQL thread for the run. `environment` is added to that
-    of the programs. `options` are those of [engine] options, checked. `datadir` is that of the
-    server, once it is known. `run_as` is who the programs run as: this process's own user if None.
-    `left_out` are directories in the datadir that aren't schemas and must not be copied.
+    The name of a time states its unit. `grace_seconds` are the seconds between SIGINT and SIGKILL.
+
+    `parallel` is the number of threads that read tables. A short `log_copy_interval_ms` matters:
+    with the engines' default of 1000, a run holds the commit lock for up to a second at its end.
+    `safe_slave_backup` stops a replica's SQL thread during the run. `environment` is added to the
+    environment of the programs. `options` are the options of [engine] options, already checked.
+    `datadir` is the server's, and None until it is known. `run_as` is the OS user that the
+    programs run as, and None means this process's own user. `left_out` are directories in the
+    datadir that aren't schemas and must not be copied.
     """
 
     socket: Path
@@ -79,51 +87,63 @@ class EngineSettings:
 
 
 class CopyingEngine(ABC):
-    """An engine of the family: what its members say for themselves, and what they all do."""
+    """The base class of both engines.
+
+    A subclass sets the class variables, and adds the options that only its engine has.
+    """
 
     name: ClassVar[str]
     group: ClassVar[str]
-    """The option file's group that the program reads."""
+    """The group of the option file that the program reads."""
     completed: ClassVar[re.Pattern[str]]
-    """The program's closing line, whole."""
+    """The pattern of the program's whole closing line."""
     telling: ClassVar[re.Pattern[str]]
-    """Lines of its log that are kept because they may tell why it failed."""
+    """The pattern of log lines that are kept because they may explain a failure."""
     causes: ClassVar[tuple[Cause, ...]]
     losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
-    """Starts of messages of a backup that mean lost data however well the program ends."""
+    """The pattern of the start of a backup's messages that mean lost data.
+
+    The data are lost even if the program reports success.
+    """
     unapplied: ClassVar[re.Pattern[str]] = re.compile("(?!)")
-    """The same of a prepare."""
+    """The pattern of the start of a prepare's messages that mean lost data."""
     stated: ClassVar[re.Pattern[str]]
-    """Where the output of `--version` states the version."""
+    """The pattern of the output of `--version`. Its first group is the version."""
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
 
     @abstractmethod
     def _backup_options(self) -> Sequence[str]:
-        """The options of a backup that only this engine has."""
+        """Return the options of a backup that only this engine has."""
 
     @abstractmethod
     def _prepare_options(self, *, last: bool) -> Sequence[str]:
-        """The options of a prepare that only this engine has."""
+        """Return the options of a prepare that only this engine has."""
 
     def _causes(self) -> tuple[Cause, ...]:
         return self.causes
 
     def beside(self, datadir: Path) -> Self:
-        """Return this engine for the server with that datadir.
+        """Return this engine for the server with this datadir.
 
-        As root the agent runs it as the datadir's owner: it loads plugins from folders that the
-        server's OS user may write to. EngineFailed if the datadir can't be looked at.
+        If this process is root, the programs run as the owner of the datadir. The reason is that
+        they load plugins from directories that the server's OS user may write to.
+
+        Raises:
+            EngineFailed: the owner of the datadir can't be read.
         """
         return self._changed(replace(self._settings, datadir=datadir, run_as=owner_of(datadir)))
 
     def run_as(self, user: OsUser | None) -> Self:
-        """Return this engine with programs that run as `user`; None is this process's own."""
+        """Return this engine with programs that run as `user`.
+
+        None means this process's own user.
+        """
         return self._changed(replace(self._settings, run_as=user))
 
     def leaving_out(self, folders: tuple[str, ...]) -> Self:
-        """Return this engine for backups without these directories of the datadir."""
+        """Return this engine with `folders`, directories of the datadir, left out of backups."""
         return self._changed(replace(self._settings, left_out=folders))
 
     def _changed(self, settings: EngineSettings) -> Self:
@@ -132,28 +152,44 @@ class CopyingEngine(ABC):
         return other
 
     def version(self) -> str:
-        """The version that the program states, such as `10.11.6-MariaDB` or `8.0.35-30`."""
-        # an option file that can't be parsed makes xtrabackup 2.4 end without its version
+        """Return the version that the program states.
+
+        Examples are `10.11.6-MariaDB` and `8.0.35-30`.
+
+        Raises:
+            EngineMissing: the program can't be found or started.
+            EngineFailed: the program states no version of this engine.
+            EngineSilent: the program does not end within 10 seconds.
+        """
+        # If an option file can't be parsed, xtrabackup 2.4 ends without stating its version.
         with self._child([self._settings.program, "--no-defaults", "--version"]) as child:
             child.wait(_VERSION_SECONDS)
-        # it goes to standard error
-        said = child.log.lines()
-        found = self.stated.search("\n".join(said))
+        # The programs write their version to standard error.
+        output = child.log.lines()
+        found = self.stated.search("\n".join(output))
         if found is None:
             raise EngineFailed(
                 f"{self._settings.program} --version doesn't state a version of {self.name}: "
-                f"{'; '.join(said[-3:]) or 'it said nothing'}",
+                f"{'; '.join(output[-3:]) or 'it wrote nothing to standard error'}",
                 hint="set [engine] program to the engine that [engine] kind names",
             )
         return found[1]
 
     def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:
-        """Start streaming; the password goes by a 0600 file in `workdir`, removed at the end.
+        """Start a backup that writes its stream to standard output.
 
-        That file is the only option file that the program reads: those of the machine could
-        leave tables out of the copy. The parent's `from_lsn` has to be checked against the
-        server's own LSN before: the engines take one from the future, exit with 0 and say
+        The program reads the password from an option file in `workdir`. The file's mode is 0600,
+        and it is removed at the end of the run. The program reads no other option file, because
+        the machine's own option files could leave tables out of the copy.
+
+        The caller must check the parent's `from_lsn` against the server's own LSN before. The
+        engines accept an LSN that the server has not reached yet, exit with status 0 and print
         `completed OK!`.
+
+        Raises:
+            EngineMissing: the program can't be found or started.
+            EngineFailed: the backup can't be started for another reason.
+            ConfigInvalid: the database user's name or password holds a NUL byte.
         """
         settings, secret_file = self._settings, workdir / _OPTION_FILE
         loan = Loan(workdir, settings.socket, settings.run_as, relayed=not settings.password)
@@ -175,17 +211,24 @@ class CopyingEngine(ABC):
         )
 
     def _backup_argv(self, workdir: Path, from_lsn: int | None) -> list[str]:
-        # the option file is only honoured as the first argument
+        # The programs honour --defaults-file only as the first argument.
         argv = [self._settings.program, f"--defaults-file={workdir / _OPTION_FILE}", "--backup"]
-        # nothing is written there while it streams, but it is looked for
+        # A program that streams writes nothing into this directory, but checks that it exists.
         argv += [f"--target-dir={workdir}", *self._common_options()]
         argv += self._backup_options()
-        # of two with one name the last one counts
+        # If an option is given twice, the last one counts. So the operator's options come after the
+        # agent's.
         argv += options_of(self._settings.options, self.name)
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
-        """Start the extractor with `-x` into `folder`, the only place that it may write to."""
+        """Start the extractor with `-x` into `folder`.
+
+        The extractor may write to no other directory.
+
+        Raises:
+            EngineMissing, EngineFailed: the extractor can't be started.
+        """
         place = folder.resolve()
         argv = [self._settings.extractor, "-x", "-C", str(place)]
         child = self._child(argv, setting=_EXTRACTOR, stdin=True, writable=[place])
@@ -194,8 +237,15 @@ class CopyingEngine(ABC):
     def prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
-        """Start `--prepare` of one link of a chain; it may write to its folders only."""
-        # a link may lead through directories that are closed to the user
+        """Start `--prepare` of one backup of a chain.
+
+        The program may write only to `target` and to `incremental`.
+
+        Raises:
+            EngineMissing, EngineFailed: the program can't be started.
+        """
+        # Resolve the paths, because a symbolic link may lead through directories that are closed to
+        # the program's user.
         writable = [folder.resolve() for folder in (target, incremental) if folder is not None]
         path, *beside = writable
         argv = [self._settings.program, "--prepare", f"--target-dir={path}"]
@@ -211,7 +261,7 @@ class CopyingEngine(ABC):
         argv = ["--stream=xbstream", f"--parallel={settings.parallel}"]
         argv += [f"--log-copy-interval={settings.log_copy_interval_ms}"]
         argv += [f"--open-files-limit={settings.open_files_limit}"]
-        # both are ignored, with a line in the log, where the server has no such position
+        # If the server has no such position, the programs ignore the option and log a line.
         argv += ["--slave-info", "--galera-info"]
         if settings.left_out:
             argv += [f"--databases-exclude={' '.join(settings.left_out)}"]
@@ -250,7 +300,11 @@ class CopyingEngine(ABC):
 
 
 def quote_option(value: str) -> str:
-    """`value` as an option file wants it, whatever it holds; ConfigInvalid for a NUL."""
+    """Return `value` quoted and escaped for an option file.
+
+    Raises:
+        ConfigInvalid: the value holds a NUL byte, which no option file can hold.
+    """
     if "\0" in value:
         raise ConfigInvalid("the database user's name or password holds a NUL byte")
     return '"' + "".join(_ESCAPES.get(char, char) for char in value) + '"'

@@ -1,6 +1,6 @@
-"""Which engine copies which server: a table, and how it is applied.
+"""The table of servers and the engines that copy them, and the checks against it.
 
-docs/engines.md shows the same table with the vendors' pages that it is taken from.
+docs/engines.md shows the same table, with the vendors' pages that are its source.
 """
 
 from typing import NamedTuple
@@ -8,15 +8,18 @@ from typing import NamedTuple
 from agent.database.flavours import Version, numbers
 from agent.errors import EngineUnsupported
 
-# Percona disabled the comparison with the server's release in 8.0.34: that one and later
-# copy every 8.0 server, earlier ones only servers that aren't newer than they are.
+# Percona disabled the comparison with the server's release in XtraBackup 8.0.34. That release and
+# later ones copy every 8.0 server. Earlier releases copy only servers that aren't newer than
+# themselves.
 _ANY_8_0_SINCE = (8, 0, 34)
 
 
 class Rule(NamedTuple):
-    """Servers of `type` in the series `first` to `last` are copied by `engine`.
+    """A row of the table, for the servers of `type` in the series `first` to `last`.
 
-    `series` is the engine's own one; None for that of the server.
+    These servers are copied by `engine`. If `last` is None, the rule has no last series. `series`
+    is the series of the engine that must be installed, and None means the same series as the
+    server's. `package` is the name of the package that contains the engine.
     """
 
     type: str
@@ -40,12 +43,20 @@ RULES = (
 
 
 def engine_for(server_type: str, server_version: str) -> str:
-    """The name of the engine that copies such a server; EngineUnsupported where none does."""
+    """Return the name of the engine that copies this server.
+
+    Raises:
+        EngineUnsupported: no engine of this agent copies it.
+    """
     return _rule(server_type, server_version).engine
 
 
 def check_server(server_type: str, server_version: str, engine: str, engine_version: str) -> None:
-    """EngineUnsupported unless that engine, in that version, copies that server."""
+    """Check that this engine, in this version, copies this server.
+
+    Raises:
+        EngineUnsupported: it does not. The hint names the package to install.
+    """
     rule = _rule(server_type, server_version)
     server, program = numbers(server_version), numbers(engine_version)
     series = rule.series or server[:2]
@@ -58,12 +69,16 @@ def check_server(server_type: str, server_version: str, engine: str, engine_vers
 
 
 def check_record(engine: str, recorded_version: str, installed_version: str) -> None:
-    """EngineUnsupported unless the installed version prepares what the recorded one copied."""
+    """Check that the installed version prepares a backup made by the recorded version.
+
+    Raises:
+        EngineUnsupported: the two versions are of different series.
+    """
     recorded, installed = numbers(recorded_version), numbers(installed_version)
     if recorded[:2] != installed[:2]:
         raise EngineUnsupported(
-            f"the backup was made by {engine} {recorded_version}, and {installed_version} is "
-            "installed here: only the same series prepares it",
+            f"the backup was made by {engine} {recorded_version}, but {installed_version} is "
+            "installed here, and only the same series can prepare it",
             hint=f"install {engine} {_dotted(recorded[:2])}",
         )
 
@@ -83,11 +98,11 @@ def _mismatch(
     rule: Rule, series: Version, server: Version, engine: str, program: Version
 ) -> str | None:
     if engine != rule.engine:
-        return f"that takes {rule.engine}"
+        return f"this server needs {rule.engine}"
     if program[:2] != series:
-        return f"that takes {rule.engine} {_dotted(series)}"
+        return f"this server needs {rule.engine} {_dotted(series)}"
     if series == _ANY_8_0_SINCE[:2] and program < min(_ANY_8_0_SINCE, server[:3]):
-        return f"that takes a release of the server's own number, or {_dotted(_ANY_8_0_SINCE)}"
+        return f"it is older than the server, and older than {_dotted(_ANY_8_0_SINCE)}"
     return None
 
 

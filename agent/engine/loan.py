@@ -1,4 +1,4 @@
-"""The scratch folder of a run, given to the OS user that the engine runs as."""
+"""The work directory of a run, handed to the OS user that the engine runs as."""
 
 import os
 from contextlib import ExitStack
@@ -13,15 +13,24 @@ _SOCKET: Final = "server.sock"
 
 
 class Loan:
-    """One run's folder as its engine sees it: `path`, `socket`, and the descriptor `folder`.
+    """The work directory of one run, in the form in which the engine's process can reach it.
 
-    The folders above it are closed to another user. So that one gets an open descriptor of it,
-    and goes through /proc/self/fd. Nobody else can.
+    The directories above the work directory are closed to other OS users. So the engine's process
+    inherits an open descriptor, `folder`, and reaches the directory through /proc/self/fd. No other
+    process can. `path` is the path that the engine uses, and `socket` is the server's socket for
+    the engine. If the engine runs as this process's own user, `folder` is None, and `path` and
+    `socket` are the original ones.
     """
 
     def __init__(self, workdir: Path, socket: Path, user: OsUser | None, *, relayed: bool) -> None:
-        """Open `workdir` for `user`. With `relayed` the server's `socket` is reached as this
-        process's own user. Without a user all is as it is. EngineFailed."""
+        """Open `workdir` for `user`.
+
+        With `relayed`, the engine connects to a relay, which connects to the server's `socket` as
+        this process's own user. If `user` is None, nothing is opened.
+
+        Raises:
+            EngineFailed: the directory can't be opened, or the relay can't listen.
+        """
         self.path, self.socket = workdir, socket
         self.folder: int | None = None
         self._user = user
@@ -42,7 +51,13 @@ class Loan:
             self._undo = undo.pop_all()
 
     def give(self, *files: Path) -> None:
-        """Make `files` and then their folder the user's own; EngineFailed."""
+        """Make the user the owner of `files`, in the given order.
+
+        Do nothing if there is no user.
+
+        Raises:
+            EngineFailed: the owner can't be changed.
+        """
         if self._user is None:
             return
         try:
@@ -54,5 +69,8 @@ class Loan:
             ) from error
 
     def close(self) -> None:
-        """End the relay and close the descriptor; may be called again."""
+        """End the relay and close the descriptor.
+
+        Further calls do nothing.
+        """
         self._undo.close()

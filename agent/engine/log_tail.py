@@ -1,4 +1,4 @@
-"""The end of what a child process says on standard error, for messages and causes."""
+"""The last lines of a child process's standard error, for messages and causes of failures."""
 
 import re
 import threading
@@ -8,32 +8,36 @@ from collections import deque
 TAIL_LINES = 40
 KEPT_LINES = 20
 LINE_BYTES = 1000
-# An identifier has at most 64 characters, and each may be a line's end.
+# An identifier has at most 64 characters, and each may be a newline.
 _NAME_LINES = 64
-# mariadb-backup's, that of xtrabackup 2.4 and early 8.0, and that of the servers' own logs; mysys
-# rings the bell before some of its messages
+# The start of a line, as mariadb-backup writes it, as xtrabackup 2.4 and early 8.0 write it, and as
+# the servers write it in their own logs. The library mysys writes a bell character (\a) before some
+# of its messages.
 _HEAD = re.compile(
     r"^\a*(\[\d\d\] )?(FATAL ERROR: )?(\d{6} [\d:]{8} )?"
     r"(\d{4}-\d\d-\d\d[ T] ?[\d:.]+(Z|[+-]\d\d:\d\d)? (\d+ )?)?"
     r"(\[\w+\] \[MY-\d+\] \[\w+\] )?"
 )
-# Lines that tell of no trouble, and hold names that anybody may have chosen.
+# Lines that report no problem, and hold names that any user of the database may have chosen.
 _ROUTINE = re.compile(
     r" *(Copied file|Skip table|Copying|Streaming|Skipping|Compressing|Encrypting|"
     r"(Start|Stop) copying|aria table file|Done: |\.\.\.done)"
 )
-# How those end in which mariadb-backup writes a name as it is, with the line ends in it.
-_NAMING = re.compile(r"Copied file|Skip table")
-_NAMED = re.compile(r"at it is in exclude list$|, \d+ bytes$")
-# From the first to the last backtick: nobody escapes those in a name. And paths.
+# mariadb-backup writes a name into these lines unescaped, with the newlines that the name holds.
+# _NAME_LINE_START matches the start of such a line, and _NAME_LINE_END matches its end.
+_NAME_LINE_START = re.compile(r"Copied file|Skip table")
+_NAME_LINE_END = re.compile(r"at it is in exclude list$|, \d+ bytes$")
+# A match goes from the first to the last backtick, because the programs don't escape backticks in a
+# name. Paths match, too.
 _NAMES = re.compile(r"`.*`|\S*/\S*")
 # SHOW GRANTS, which the engine prints when it lacks a privilege, holds the password's hash.
 _SECRET = re.compile(r"\bIDENTIFIED\b.*")
-# The whole text of somebody's statement; XtraBackup 2.4 ends neither with a newline of its own.
+# XtraBackup logs the whole text of another client's statement. XtraBackup 2.4 ends neither of these
+# two messages with a newline.
 _STATEMENT = re.compile(
     r"(Waiting for query \d+ \(duration \d+ sec\)): .*?(Unable to obtain lock\..*)?$", re.DOTALL
 )
-# Fifty a second, and nothing in them.
+# Up to fifty such lines come each second, and they hold no information.
 _NOISE = re.compile(
     r"\.*(\[\d\d\] )?[-\dTZ:.+ ]*(\[Note\] \[MY-\d+\] \[Xtrabackup\] )?"
     r">> log scanned up to \(\d+\)|\.+"
@@ -41,13 +45,14 @@ _NOISE = re.compile(
 
 
 class LogTail:
-    """The end of a child's standard error, bounded whatever the child writes.
+    """The last lines of a child's standard error, of bounded size for any output of the child.
 
-    It holds the last 40 lines and, so that a flood can't push a cause out, the first 20
-    that match `keep`. Lines that only count the redo log are left out, and so is the text of
-    other people's statements. A line is cut at 1000 bytes. `heard` is when (time.monotonic) the
-    last bytes came. `keep` is looked for in messages (`message_of`), so no table's name matches.
-    `lost` is the first message that `losses` matches at its start. Safe to read from any thread.
+    It holds the last 40 lines. It also holds the first 20 lines that match `keep`, so that many
+    later lines can't displace a cause. Lines that only count the redo log are left out, and so is
+    the text of other clients' statements. A line is cut at 1000 bytes. `heard` is the time
+    (time.monotonic) at which the last bytes came. `keep` is searched in messages (`message_of`),
+    so the name of a table can't match it. `lost` is the first message that `losses` matches at
+    its start, and None if there is none. Any thread may read from it.
     """
 
     def __init__(
@@ -66,7 +71,7 @@ class LogTail:
         self._lock = threading.Lock()
 
     def feed(self, block: bytes) -> None:
-        """Take the next bytes of standard error."""
+        """Add the next bytes of standard error."""
         self.heard = time.monotonic()
         with self._lock:
             pieces = (self._partial + block).split(b"\n")
@@ -75,19 +80,21 @@ class LogTail:
                 self._add(piece)
 
     def end(self) -> None:
-        """Take what stands behind the last newline as a line."""
+        """Add the bytes after the last newline as a line."""
         self.feed(b"\n")
 
     def lines(self) -> list[str]:
+        """Return the last 40 lines."""
         with self._lock:
             return list(self._lines)
 
     def kept(self) -> list[str]:
+        """Return the first 20 lines that match `keep`."""
         with self._lock:
             return list(self._kept)
 
     def messages(self) -> list[str]:
-        """Return what the kept and then the last lines tell, without names."""
+        """Return the messages of the kept lines and then of the last lines, without names."""
         with self._lock:
             return [*self._kept_messages, *self._messages]
 
@@ -99,27 +106,30 @@ class LogTail:
         self._lines.append(line)
         if self.lost is None and self._losses and self._losses.match(without_head(line)):
             self.lost = without_head(line)
-        message = "" if self._is_of_a_name(line) else message_of(line)
+        message = "" if self._continues_a_name(line) else message_of(line)
         self._messages.append(message)
         if self._keep and len(self._kept) < KEPT_LINES and self._keep.search(message):
             self._kept.append(line)
             self._kept_messages.append(message)
 
-    def _is_of_a_name(self, line: str) -> bool:
-        """Tell whether a line goes on with, or ends, a routine line that a name's line end cut."""
+    def _continues_a_name(self, line: str) -> bool:
+        """Return True if `line` continues a routine line that a newline in a name has split."""
         if not self._name_lines:
-            if _NAMING.match(without_head(line)) and not _NAMED.search(line):
+            if _NAME_LINE_START.match(without_head(line)) and not _NAME_LINE_END.search(line):
                 self._name_lines = _NAME_LINES
             return False
-        self._name_lines = 0 if _NAMED.search(line) else self._name_lines - 1
+        self._name_lines = 0 if _NAME_LINE_END.search(line) else self._name_lines - 1
         return True
 
 
 def without_head(line: str) -> str:
-    """Return a line without the time and the other things that each begins with."""
+    """Return `line` without its head, such as the time and the level."""
     return _HEAD.sub("", line)
 
 
 def message_of(line: str) -> str:
-    """Return a line without the names in it; nothing of a line that is routine."""
+    """Return `line` with its names and paths replaced by `...`.
+
+    Return an empty string for a routine line.
+    """
     return "" if _ROUTINE.match(without_head(line)) else _NAMES.sub("...", line)

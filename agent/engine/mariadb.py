@@ -1,6 +1,6 @@
-"""mariadb-backup and mbstream: what is theirs alone of arguments, log and failures.
+"""The arguments, log lines and failures that only mariadb-backup and mbstream have.
 
-Options as `mariadb-backup --help` of 10.11 lists them.
+The options are those that `mariadb-backup --help` of 10.11 lists.
 """
 
 import re
@@ -18,8 +18,8 @@ from agent.errors import (
     RedoOverwritten,
 )
 
-# INSTALL_PLUGINDIR of the layouts DEB, RPM, and STANDALONE in cmake/install_layout.cmake, and
-# what Fedora and openSUSE make of it.
+# INSTALL_PLUGINDIR of the layouts DEB, RPM, and STANDALONE in cmake/install_layout.cmake, and the
+# directories that Fedora and openSUSE use instead.
 _PLUGIN_PLACES = (
     "lib/mysql/plugin",
     "lib64/mysql/plugin",
@@ -29,13 +29,13 @@ _PLUGIN_PLACES = (
 )
 _GRANTS = (
     "grant the agent's database user RELOAD, PROCESS, BINLOG MONITOR and REPLICA MONITOR, and "
-    "REPLICATION SLAVE ADMIN where [engine] safe_slave_backup is on"
+    "REPLICATION SLAVE ADMIN if [engine] safe_slave_backup is true"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MariadbBackupSettings(EngineSettings):
-    """The programs by their usual names."""
+    """The settings of mariadb-backup, with the usual names of its programs."""
 
     program: str = "mariadb-backup"
     extractor: str = "mbstream"
@@ -58,18 +58,21 @@ class MariadbBackup(CopyingEngine):
         # ddl_log.cc
         r"Failed to re-copy|Failed to (remove|rename) |DDL log file "
     )
-    # With these it goes on, and a table that lasts is incomplete. It also goes on after it couldn't
-    # open or lock a table, which may have been dropped; the proof by names finds out. Where it
-    # gives up the server's list of DDL, tables that were altered meanwhile have their old rows.
+    # The engine continues after these messages, and the copy of an existing table is incomplete.
+    # The engine also continues if it can't open or lock a table. Such a table may have been
+    # dropped, and the proof by names decides that. If the engine gives up the server's list of DDL
+    # statements, tables that were altered during the run have their old rows.
     losses = re.compile(
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
         r"Aria lsn store read error|LSN write error for aria|Failed to re-copy |"
         r"\s*WARNING!!! The corruption is ignored|"
         r"Failed to (remove|rename) .*\.$|DDL log file .*(open|read) "
     )
-    # new_table() of storage/maria/ma_recovery.c: that table stays as it was, and the rest goes on.
-    # Not `may be crashed`: the table has become one without a log since, so all of it is in its
-    # files. Nor `is crashed`: so it is on the server. Names are those of files, without blanks.
+    # The messages are those of new_table() in storage/maria/ma_recovery.c. The named table stays as
+    # it was copied, and the recovery of the other tables continues. `may be crashed` is left out,
+    # because that table has since become one without a log, so all its rows are in its files.
+    # `is crashed` is left out, because the table is crashed on the server, too. Names are file
+    # names, without blanks.
     unapplied = re.compile(
         r"\*\*\*WARNING: ((?!\./[^/]+/#sql)\S+ (could not be opened|may be corrupted)|"
         r"Can't read length of file)"
@@ -98,7 +101,7 @@ class MariadbBackup(CopyingEngine):
             re.compile(r"query BACKUP LOCK \.\.\.' at line \d"),
             EngineFailed,
             "rename the table: mariadb-backup can't copy a table that isn't InnoDB's and has a "
-            "backtick in its name or its schema's",
+            "backtick in its own name or in the name of its schema",
         ),
         Cause(
             re.compile(r"Too many open files"),
@@ -112,29 +115,31 @@ class MariadbBackup(CopyingEngine):
             ),
             EngineFailed,
             "make the named file or directory readable for the OS user that runs the engine (chown "
-            "it to the server's own user), or remove it if it is no table's",
+            "it to the server's own user), or remove it if it belongs to no table",
         ),
     )
 
     def _backup_options(self) -> list[str]:
-        # Not --startup-wait-timeout: it makes the engine wait for a moment without any running
-        # query, which a busy server never has, and leaves the later stages without a limit.
-        # operations/lock_watch.py looks after all of them.
+        # Don't use --startup-wait-timeout. It makes the engine wait for a moment without any
+        # running query, and a busy server never has such a moment. It also leaves the later stages
+        # without a time limit. operations/backup/lock_watch.py limits all of them.
         return []
 
     def _prepare_options(self, *, last: bool) -> list[str]:
-        """The installation's plugins; mariadb-backup needs no --apply-log-only within a chain.
+        """Return --plugin-dir with the installation's plugin directory.
 
-        Without a directory it takes the one that the backup's own option file names, and
-        with neither it loads plugins from the root folder.
+        Without this option, mariadb-backup uses the directory that the backup's own option file
+        names. If that names none either, it loads plugins from the root directory `/`.
+        mariadb-backup needs no --apply-log-only within a chain.
         """
         return [f"--plugin-dir={plugin_dir(self._settings.program)}"]
 
 
 def plugin_dir(program: str) -> Path:
-    """Return where the installation that `program` belongs to keeps its plugins.
+    """Return the plugin directory of the installation that `program` belongs to.
 
-    One of the layouts of MariaDB's packages and archives; the first of them if none is there.
+    It is one of the directories that MariaDB's packages and archives use. If none of them exists,
+    return the first.
     """
     prefix = Path(shutil.which(program) or program).resolve().parent.parent
     places = [prefix / place for place in _PLUGIN_PLACES]

@@ -1,8 +1,9 @@
-"""What an operator may tell an engine: [engine] options, each known to leave a copy whole.
+"""The options that an operator may pass to an engine in [engine] options.
 
-A list of what is allowed, because the engines take many spellings of what is not: underscores,
-abbreviations, and the prefixes `--skip-`, `--loose-`, `--maximum-`. An option is allowed in one
-spelling, `--name=value`.
+Each is known to leave a copy complete. This is a list of the allowed options, and not of the
+forbidden ones, because the engines accept many spellings of an option. They accept underscores,
+abbreviations, and the prefixes `--skip-`, `--loose-` and `--maximum-`. An option is allowed in one
+spelling only, `--name=value`.
 """
 
 import re
@@ -20,7 +21,11 @@ _PATH: Final = r"/[^\x00-\x1f]+"
 
 
 class _Allowed(NamedTuple):
-    """An option's values, the engines that have it, and whether a prepare takes it, too."""
+    """The rule of one allowed option.
+
+    `value` is the pattern of its values, and `engines` are the engines that have it. `prepare` is
+    True if a prepare takes the option, too.
+    """
 
     value: str
     engines: tuple[str, ...] = _BOTH
@@ -28,28 +33,29 @@ class _Allowed(NamedTuple):
 
 
 _ALLOWED: Final = {
-    # how much of the machine it takes
+    # the load on the machine
     "parallel": _Allowed(r"[1-9]\d{0,2}"),
     "throttle": _Allowed(_NUMBER),
     "log-copy-interval": _Allowed(r"[1-9]\d{0,3}"),
     "open-files-limit": _Allowed(_NUMBER),
     "read-buffer-size": _Allowed(_NUMBER, (_XTRABACKUP,)),
-    # how it reads
+    # the way in which the engine reads
     "innodb-flush-method": _Allowed(r"[A-Za-z_]+"),
     "innodb-io-capacity": _Allowed(_NUMBER),
     "innodb-read-io-threads": _Allowed(r"[1-9]\d?", prepare=True),
     "innodb-use-native-aio": _Allowed(_SWITCH, prepare=True),
-    # what it waits for before it locks, and whether it keeps DDL out
+    # the queries that the engine waits for before it locks, and the lock against DDL
     "ftwrl-wait-threshold": _Allowed(_NUMBER, (_XTRABACKUP,)),
     "ftwrl-wait-query-type": _Allowed(r"all|update", (_XTRABACKUP,)),
     "lock-ddl": _Allowed(r"1|ON", (_XTRABACKUP,)),
-    # where the keys of encrypted tablespaces are
+    # the location of the keys of encrypted tablespaces
     "keyring-file-data": _Allowed(_PATH, (_XTRABACKUP,), prepare=True),
     "component-keyring-config": _Allowed(_PATH, (_XTRABACKUP,), prepare=True),
     "server-id": _Allowed(_NUMBER, (_XTRABACKUP,)),
 }
 _FORM: Final = re.compile(r"--([a-z][a-z-]*)=(.+)", re.DOTALL)
-# Why the others are refused: the first that is found in the name tells.
+# The reasons for which other options are refused. The first pattern that is found in the option's
+# name gives the reason.
 _REASONS: Final = (
     (
         r"database|table|exclude|partial|no.?lock|no.?backup.?lock|close.?file|per.?table|corrupt",
@@ -57,33 +63,38 @@ _REASONS: Final = (
     ),
     (
         r"stream|compress|encrypt|incremental|apply|export|prepare|^backup$|copy|move|history|lsndir",
-        "it changes what the backup is",
+        "it changes the type or the form of the backup",
     ),
     (
         r"timeout|safe.?slave|use.?memory|redo.?log.?consumer|slave.?info|galera.?info",
-        "the agent sets it, by other keys of agent.toml or by itself",
+        "the agent sets it, from other keys of agent.toml or by itself",
     ),
     (
         r"dir|path|file|default|home|plugin|user|password|host|port|socket|protocol|login|ssl|tls|key",
-        "paths, plugins and the login are the agent's own",
+        "the agent sets the paths, the plugins and the login itself",
     ),
 )
 
 
 def check_options(options: Sequence[str], kind: str | None = None) -> None:
-    """Check [engine] options; `kind` is the engine that alone may be used, if any.
+    """Check the options of [engine] options.
+
+    `kind` is the name of the only engine that may be used. None means that both may be used.
 
     Raises:
-        ConfigInvalid: one is not allowed, is misspelt, or stands there twice.
+        ConfigInvalid: an option is not allowed, is misspelt, or is given twice.
     """
     names = [_checked(option, kind) for option in options]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ConfigInvalid(f"--{twice} stands there twice", hint="remove one of the two")
+        raise ConfigInvalid(f"--{twice} is given twice", hint="remove one of the two")
 
 
 def options_of(options: Sequence[str], engine: str, *, prepare: bool = False) -> list[str]:
-    """Return those of the options that this engine takes, of a backup or of a prepare."""
+    """Return the options that `engine` takes in a backup, or in a prepare if `prepare` is set.
+
+    The options must have been checked before.
+    """
     taken = []
     for option in options:
         allowed = _ALLOWED[option[2:].partition("=")[0]]
@@ -93,22 +104,27 @@ def options_of(options: Sequence[str], engine: str, *, prepare: bool = False) ->
 
 
 def _checked(option: str, kind: str | None) -> str:
-    """Return the option's name; ConfigInvalid."""
+    """Check one option and return its name.
+
+    Raises:
+        ConfigInvalid: the option is not allowed, or its value is not, or `kind` does not have it.
+    """
     found = _FORM.fullmatch(option)
     allowed = _ALLOWED.get(found[1]) if found else None
     if found is None or allowed is None:
         raise ConfigInvalid(
             f"{option!r} may not be set: {_reason(option)}",
-            hint=f"take one of these, in this spelling: {_listed()}",
+            hint=f"use one of these options, in this spelling: {_listed()}",
         )
     if re.fullmatch(allowed.value, found[2]) is None:
         raise ConfigInvalid(
-            f"{option!r} has a value that --{found[1]} may not have",
-            hint=f"it must match the pattern {allowed.value}",
+            f"{option!r} has a value that is not allowed for --{found[1]}",
+            hint=f"the value must match the pattern {allowed.value}",
         )
     if kind is not None and kind not in allowed.engines:
         raise ConfigInvalid(
-            f"{kind} has no option --{found[1]}", hint='remove it, or set [engine] kind = "auto"'
+            f"{kind} has no option --{found[1]}",
+            hint='remove the option, or set [engine] kind = "auto"',
         )
     return found[1]
 
@@ -118,7 +134,7 @@ def _reason(option: str) -> str:
     for pattern, reason in _REASONS:
         if re.search(pattern, name):
             return reason
-    return "it is none of those that are known to leave the copy whole"
+    return "it is not known to leave the copy complete"
 
 
 def _listed() -> str:

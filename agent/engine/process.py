@@ -1,17 +1,17 @@
-"""One child process: in a process group of its own, its standard error always drained.
+"""A child process in its own process group, with a thread that drains its standard error.
 
-A child inherits nothing of this process's environment: neither option files of a home folder
-nor variables such as MYSQL_UNIX_PORT or LD_PRELOAD may change what an engine does.
+A child inherits nothing of this process's environment. Neither option files of a home directory
+nor variables such as MYSQL_UNIX_PORT or LD_PRELOAD may change the work of an engine.
 
-Children aren't tied to this process by a parent-death signal: that signal follows the
-*thread* that forked, and setting it needs Python code between fork and exec, which can
-deadlock in a process with threads. When the agent dies its pipes close, so a child that
-streams ends at its next write or read; the rest is ended by systemd with the unit, or by the
-agent's next start, which knows its children by a variable in their environment.
+No parent-death signal ties a child to this process. That signal follows the *thread* that forked.
+To set it, Python code would have to run between fork and exec, which can deadlock in a process with
+threads. When the agent dies, its pipes close. So a child that streams ends at its next write or
+read. All other children are ended by systemd with the unit, or by the agent's next start, which
+recognises its children by a variable in their environment.
 
-XtraBackup ties itself to the *thread* that started it (PR_SET_PDEATHSIG). So start a Child on
-the thread that waits for its end. A confined child is started by the thread that drains its
-standard error: what a thread gave up for itself can't be had back.
+XtraBackup ties itself to the *thread* that started it (PR_SET_PDEATHSIG). So start a Child on the
+thread that waits for its end. A confined child is started by the thread that drains its standard
+error, because a thread can't regain rights that it has given up.
 """
 
 import contextlib
@@ -50,17 +50,19 @@ _ENVIRONMENT = MappingProxyType(
         "LC_ALL": "C.UTF-8",
     }
 )
-# Debian's word for the home folder of a user that has none.
+# The home directory that Debian enters for a user without one.
 _NO_HOME = "/nonexistent"
 _UMASK = 0o077
-# What the agent's systemd unit has as LimitNOFILE.
+# The value of LimitNOFILE in the agent's systemd unit.
 _OPEN_FILES = 524_288
 
 
 class Child:
-    """A started program. Close it, or use it in a `with`, so that nothing is left behind.
+    """A started program.
 
-    `interrupt()` and `kill()` may come from any thread; the rest from the one that owns it.
+    Close it, or use it in a `with` block, so that no process and no pipe remains. Any thread may
+    call `interrupt()` and `kill()`. Only the thread that owns the object may call the other
+    methods.
     """
 
     def __init__(
@@ -79,17 +81,21 @@ class Child:
         folders: Sequence[int] = (),
         writable: Sequence[Path] | None = None,
     ) -> None:
-        """Start `argv`; `setting` is what the operator corrects if the program is missing.
+        """Start the program `argv`.
 
-        `niceness` is for the whole group. Unless an I/O priority was inherited the kernel
-        derives it from that. `environment` is the child's, beside PATH, LC_ALL, and a HOME that
-        does not exist. `user` is who it runs as: this process's own user if None, and another
-        one only if this process is root. `folders` are descriptors of open folders that the
-        child gets under the same numbers, so that it may use those whose parents are closed to
-        it. `writable` are the only folders below which it may write (confine.py), if given.
+        `setting` is the configuration key that the operator corrects if the program is missing.
+        `niceness` is the CPU priority of the whole process group. If no I/O priority was inherited,
+        the kernel derives it from `niceness`. `grace` is the seconds between SIGINT and SIGKILL.
+        `environment` are the child's variables beside PATH, LC_ALL, and a HOME that does not exist.
+        `user` is the OS user that the program runs as. None means this process's own user. Another
+        user is possible only if this process is root. `folders` are descriptors of open directories
+        that the child gets under the same numbers. So it can use directories although their parents
+        are closed to it. `writable` are the only directories below which the child may write
+        (confine.py). None means no such limit.
 
         Raises:
-            EngineMissing, EngineFailed: the program can't be started.
+            EngineMissing: the program can't be found, or may not be executed.
+            EngineFailed: the program can't be started for another reason.
         """
         self.name = Path(argv[0]).name
         self.log = LogTail(keep, losses)
@@ -115,31 +121,42 @@ class Child:
 
     @property
     def stdout(self) -> FileIO:
-        """The raw read end: `readinto` returns what there is, 0 at the end."""
+        """Return the unbuffered read end of the pipe from the child's standard output.
+
+        Its `readinto` returns the bytes that are available, and 0 at the end.
+        """
         return cast(FileIO, self._popen.stdout)
 
     @property
     def stdin(self) -> FileIO:
-        """The raw write end: a write may take a part only; BrokenPipeError once it has ended."""
+        """Return the unbuffered write end of the pipe to the child's standard input.
+
+        A write may take only a part of the bytes. It raises BrokenPipeError if the child has ended.
+        """
         return cast(FileIO, self._popen.stdin)
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs or wasn't waited for."""
+        """Return the exit status, or the negative number of the signal that ended the child.
+
+        None means that the child runs, or that it has not been waited for yet.
+        """
         return self._popen.returncode
 
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Return True if the child has not ended yet."""
         return self._popen.poll() is None
 
     @property
     def interrupted(self) -> bool:
+        """Return True if `interrupt()` has interrupted the running child."""
         return self._killer is not None
 
     def interrupt(self) -> None:
-        """Send SIGINT to the group, and SIGKILL after the grace; returns at once.
+        """Send SIGINT to the process group, and SIGKILL after the grace time.
 
-        Not SIGTERM: mariadb-backup blocks it and would finish as if nothing had been said.
+        Return without waiting. Don't send SIGTERM, because mariadb-backup blocks that signal and
+        would continue to its normal end.
         """
         with self._lock:
             if self._killer is not None or self.returncode is not None:
@@ -150,14 +167,20 @@ class Child:
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """Send SIGKILL to the group; nothing happens where it has ended."""
+        """Send SIGKILL to the process group.
+
+        Do nothing if the child has ended and has been waited for.
+        """
         self._signal(signal.SIGKILL)
 
     def wait_ready(self, pipe: FileIO, event: int, seconds: float) -> None:
         """Wait until `pipe` can be read (select.POLLIN) or written (POLLOUT), or has ended.
 
-        EngineSilent, and an interrupt, where it can't be for `seconds` in which no word came
-        on standard error either. Time outside of this call doesn't count.
+        Time outside of this call doesn't count as silence.
+
+        Raises:
+            EngineSilent: the pipe was not ready for `seconds`, and in that time nothing came on
+                standard error either. The child is interrupted.
         """
         poller = select.poll()
         poller.register(pipe, event)
@@ -169,12 +192,16 @@ class Child:
                 self.interrupt()
                 did = "written nothing" if event == select.POLLIN else "read nothing"
                 raise EngineSilent(
-                    f"{self.name} has {did} for {seconds:g} s; its last words: "
+                    f"{self.name} has {did} for {seconds:g} s; its last log lines: "
                     f"{'; '.join(self.log.lines()[-2:]) or 'none'}"
                 )
 
     def wait(self, seconds: float) -> int:
-        """Wait for the end and return the exit status; EngineSilent (and SIGKILL) if too late."""
+        """Wait for the child's end and return its exit status.
+
+        Raises:
+            EngineSilent: the child didn't end within `seconds`, and was killed.
+        """
         try:
             status = self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -186,10 +213,13 @@ class Child:
         return status
 
     def close(self) -> None:
-        """Kill what still runs, reap it and close the pipes; may be called again."""
+        """Kill the child if it still runs, wait for its end and close the pipes.
+
+        Further calls do nothing.
+        """
         if self.returncode is None:
             self.kill()
-            # a process stuck in the kernel can't be reaped; nobody is to wait for it for ever
+            # A process that is stuck in the kernel can't be reaped. So the wait has a time limit.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(_KILLED_SECONDS)
         self._release()
@@ -204,13 +234,14 @@ class Child:
         self.close()
 
     def _release(self) -> None:
+        """Cancel a pending SIGKILL, and wait until standard error has been drained."""
         if self._killer is not None:
             self._killer.cancel()
         if self._drainer.is_alive():
             self._drainer.join(_DRAIN_SECONDS)
 
     def _signal(self, signum: int) -> None:
-        # once reaped, its number may be another process's
+        # When the child has been reaped, another process may have its number.
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signum)
@@ -221,7 +252,10 @@ class Child:
         writable: Sequence[Path],
         user: OsUser | None,
     ) -> "subprocess.Popen[bytes]":
-        """Start the child on the draining thread, which gives up writing elsewhere before."""
+        """Start the child on the thread that drains its standard error.
+
+        Before that, the thread gives up the right to write outside of `writable`.
+        """
         started: Future[subprocess.Popen[bytes]] = Future()
 
         def begin() -> None:
@@ -230,7 +264,7 @@ class Child:
                     open_way(user, writable)
                 confine_thread(writable)
                 self._popen = start()
-            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
+            except BaseException as error:  # noqa: BLE001 - the waiting thread raises it again
                 started.set_exception(error)
                 return
             started.set_result(self._popen)
@@ -270,7 +304,7 @@ def _start(
             stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env={**_ENVIRONMENT, "HOME": _NO_HOME, **added},
-            # an unprivileged child may be unable to stay in the agent's own folder
+            # The agent's working directory may be closed to an unprivileged child.
             cwd="/",
             umask=_UMASK,
             user=user.uid if user else None,
@@ -289,13 +323,19 @@ def _start(
 
 
 def _located(program: str) -> str:
-    """Return the program's path by the agent's own PATH; the child's is a fixed one."""
+    """Return the program's path, found by the agent's own PATH.
+
+    The child's PATH is a fixed one, so the lookup has to happen here.
+    """
     found = shutil.which(program) or program
     return os.path.abspath(found) if "/" in found else found
 
 
 def _raise_file_limit() -> None:
-    """Raise the hard limit of open files as root may; another user's child can't any more."""
+    """Raise the hard limit of open files, while this process is root.
+
+    A child that runs as another user can't raise it.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _OPEN_FILES:
         with contextlib.suppress(OSError, ValueError):
@@ -303,23 +343,26 @@ def _raise_file_limit() -> None:
 
 
 def _dump_no_core(pid: int) -> None:
-    """Have no core file written: it would hold rows and the password."""
+    """Turn off core files of the process `pid`.
+
+    A core file would hold rows and the password.
+    """
     with contextlib.suppress(ProcessLookupError, PermissionError):
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 
 
 def _enlarge(pipe: IO[bytes] | None) -> None:
-    """Give a pipe 1 MiB where the user's limit on pipe memory allows it."""
+    """Enlarge a pipe to 1 MiB if the user's limit on pipe memory allows it."""
     if pipe is not None:
         with contextlib.suppress(PermissionError):
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _be_nice(group: int, niceness: int) -> None:
-    """Lower the CPU priority of every thread of the group, never raise it.
+    """Lower the CPU priority of every thread of the process group.
 
-    Root needs CAP_SYS_NICE for another user's processes, and containers lack it. Without it they
-    keep the priority that they have inherited.
+    Never raise it. Root needs CAP_SYS_NICE to change another user's processes, and containers lack
+    it. Without it the processes keep the priority that they have inherited.
     """
     inherited = os.getpriority(os.PRIO_PROCESS, 0)
     if niceness > inherited:

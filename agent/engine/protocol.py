@@ -1,4 +1,4 @@
-"""What every engine promises, whichever program does the work."""
+"""The interface that every engine implements."""
 
 from pathlib import Path
 from typing import Protocol, Self
@@ -8,39 +8,59 @@ from agent.machine.os_user import OsUser
 
 
 class Engine(Protocol):
-    """Copies a running database into an xbstream, and makes a datadir of such streams."""
+    """A program that copies a running database into an xbstream, and can restore the copy.
+
+    A datadir is restored from one such stream, or from the streams of a chain.
+    """
 
     @property
     def name(self) -> str:
-        """What records call it: `mariadb-backup` or `xtrabackup`."""
+        """Return the engine's name in records, `mariadb-backup` or `xtrabackup`."""
 
     def leaving_out(self, folders: tuple[str, ...]) -> Self:
-        """Return this engine for backups without these directories of the datadir."""
+        """Return this engine with `folders`, directories of the datadir, left out of backups."""
 
     def beside(self, datadir: Path) -> Self:
-        """Return this engine for the server with that datadir, started as its owner if root."""
+        """Return this engine for the server with this datadir.
+
+        If this process is root, the engine's programs run as the owner of the datadir.
+        """
 
     def run_as(self, user: OsUser | None) -> Self:
-        """Return this engine with programs that run as `user`; None is this process's own."""
+        """Return this engine with programs that run as `user`.
+
+        None means this process's own user.
+        """
 
     def version(self) -> str:
-        """What the program calls its version; EngineMissing or EngineFailed."""
+        """Return the version that the program states.
+
+        Raises:
+            EngineMissing: the program can't be found or started.
+            EngineFailed: the program states no version of this engine.
+            EngineSilent: the program does not end in time.
+        """
 
     def start_backup(self, workdir: Path, from_lsn: int | None) -> BackupRun:
-        """Start a full backup, or an incremental one of what changed since `from_lsn`.
+        """Start a full backup, or an incremental backup of the changes since `from_lsn`.
 
-        `workdir` is a folder of this run's own; EngineMissing or EngineFailed.
+        `workdir` is a directory that only this run uses.
+
+        Raises:
+            EngineMissing: the program can't be found or started.
+            EngineFailed: the backup can't be started for another reason.
         """
 
     def extract(self, folder: Path) -> ExtractRun:
-        """Start unpacking a stream into `folder`, which exists and is empty."""
+        """Start unpacking a stream into `folder`, an existing and empty directory."""
 
     def prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
         """Start making an extracted full backup in `target` consistent.
 
-        With `incremental`, the folder of an extracted incremental, apply that to it: once
-        for each of the chain, in order, after the full one has been prepared. `last` tells
-        that no further one follows: what is prepared so is a datadir, and takes no more.
+        With `incremental`, the directory of an extracted incremental backup, apply that backup
+        to `target`. First prepare the full backup. Then call this once for each incremental
+        backup of the chain, in order. `last` means that no further backup follows. The result is
+        then a datadir, and no further incremental backup can be applied to it.
         """

@@ -1,8 +1,9 @@
-"""The server's socket, reached in the name of this process's OS user.
+"""A relay to the server's socket, for an engine that runs as another OS user.
 
-An account without a password is known by the OS user that connects (unix_socket, auth_socket).
-An engine that root runs as another user can't log in to the account `root` so. It connects
-here, and this process passes every byte on over a connection of its own.
+The server can authenticate an account without a password by the OS user that connects
+(unix_socket, auth_socket). If root runs an engine as another user, the engine can't log in to the
+account `root` in this way. It connects to this relay instead. This process passes every byte on,
+over a connection that it opens itself.
 """
 
 import contextlib
@@ -19,16 +20,25 @@ from agent.machine.os_user import OsUser
 
 log = logging.getLogger(__name__)
 
-# An engine opens a handful.
-_CONNECTIONS: Final = 32
+# The most sessions at a time. An engine opens only a few.
+_MOST_CONNECTIONS: Final = 32
 _BLOCK: Final = 1 << 16
 
 
 class Relay:
-    """Listens at `path` for the processes of `user`, until it is closed."""
+    """A socket at `path` that passes connections of the user's processes on to the server.
+
+    It listens until it is closed.
+    """
 
     def __init__(self, path: str, server: Path, user: OsUser) -> None:
-        """Listen at `path`, which may lead through a descriptor; EngineFailed."""
+        """Listen at `path`.
+
+        The path may lead through a descriptor (/proc/self/fd).
+
+        Raises:
+            EngineFailed: the relay can't listen there.
+        """
         self._server = server
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -36,7 +46,7 @@ class Relay:
         self._listener = socket.socket(socket.AF_UNIX)
         try:
             self._listener.bind(path)
-            # the folder lets nobody else in
+            # Other users can't reach the socket, because its directory is closed to them.
             os.chown(path, user.uid, user.gid)
             self._listener.listen()
         except OSError as error:
@@ -45,30 +55,40 @@ class Relay:
         threading.Thread(target=self._accept, name="engine's socket", daemon=True).start()
 
     def close(self) -> None:
-        """End all connections; may be called again."""
+        """Stop listening and end all connections.
+
+        Further calls do nothing.
+        """
         with self._lock:
             self._closed = True
             ended = {self._listener, *self._open}
         for one in ended:
-            with contextlib.suppress(OSError):  # it has ended already
+            with contextlib.suppress(OSError):  # the connection has ended already
                 one.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def _accept(self) -> None:
-        """Take connections. If no more can be taken, close the listener and log why.
+        """Accept connections until the listener ends.
 
-        An engine whose connection nobody takes would wait in silence. A closed listener refuses it.
+        If no more connections can be accepted, close the listener and log why. An engine would wait
+        without end for a connection that is never accepted. A closed listener refuses it at once.
         """
         with self._listener:
             try:
                 while True:
-                    self._take()
-            except (OSError, RuntimeError) as error:  # the latter: no more threads
+                    self._accept_one()
+            except (OSError, RuntimeError) as error:  # RuntimeError if no thread can be started
                 if not self._closed:
-                    log.warning("no more connections of the engine can be taken: %s", error)
+                    log.warning("no more connections of the engine can be accepted: %s", error)
 
-    def _take(self) -> None:
-        """Take one connection, unless the engine has given it up; OSError if none can be taken."""
+    def _accept_one(self) -> None:
+        """Accept one connection and connect it to the server.
+
+        Do nothing if the engine has given the connection up.
+
+        Raises:
+            OSError: no connection can be accepted.
+        """
         with contextlib.suppress(ConnectionAbortedError), ExitStack() as undo:
             engine, _ = self._listener.accept()
             undo.callback(engine.close)
@@ -76,10 +96,13 @@ class Relay:
                 undo.pop_all()
 
     def _connect(self, engine: socket.socket) -> bool:
-        """Connect to the server for `engine`; whether that was done."""
+        """Start a thread that connects `engine` to the server.
+
+        Return False if the relay is closed or has too many connections.
+        """
         server = socket.socket(socket.AF_UNIX)
         with self._lock:
-            if self._closed or len(self._open) >= 2 * _CONNECTIONS:
+            if self._closed or len(self._open) >= 2 * _MOST_CONNECTIONS:
                 server.close()
                 return False
             self._open |= {engine, server}
@@ -90,7 +113,7 @@ class Relay:
 
     def _pass_on(self, engine: socket.socket, server: socket.socket) -> None:
         """Pass bytes on in both directions until both have ended."""
-        # an error is the end of the engine's connection, and the engine tells of it
+        # An error ends the engine's connection, and the engine reports it.
         with contextlib.suppress(OSError), engine, server:
             server.connect(str(self._server))
             back = threading.Thread(target=_copy, args=(server, engine), daemon=True)
@@ -102,7 +125,10 @@ class Relay:
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy until `source` ends, and tell `target` so."""
+    """Copy bytes from `source` to `target` until `source` ends.
+
+    Then shut down `target` for writing.
+    """
     with contextlib.suppress(OSError):
         while block := source.recv(_BLOCK):
             target.sendall(block)

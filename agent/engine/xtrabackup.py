@@ -1,7 +1,8 @@
-"""Percona XtraBackup 2.4, 8.0 and 8.4, and xbstream: what is theirs alone.
+"""The arguments, log lines and failures that only Percona XtraBackup and xbstream have.
 
-2.4.20 was seen at work with MySQL 5.7.32. Of 8.0 and 8.4, options, log lines and failures are as in
-Percona's option references and source (docs/engines.md names the pages).
+The supported versions are 2.4, 8.0 and 8.4. Version 2.4.20 was tried with MySQL 5.7.32. For 8.0
+and 8.4, the options, log lines and failures come from Percona's option references and source
+(docs/engines.md names the pages).
 """
 
 import logging
@@ -32,26 +33,29 @@ _REDO_LOST = (
     "(innodb_log_file_size before 8.0.30), set [engine] register_redo_log_consumer = true, or "
     f"{_QUIETER}"
 )
-# 2.4 is for MySQL 5.7 and before, which have neither.
+# XtraBackup 2.4 copies MySQL 5.7 and earlier. These servers have neither innodb_redo_log_capacity
+# nor redo log consumers.
 _OLD_REDO_LOST = (
     "the server overwrote its redo log before it was copied: raise innodb_log_file_size, or "
     f"{_QUIETER}"
 )
-# Queries that run longer than these seconds keep the engine from FLUSH TABLES WITH READ LOCK. While
-# that waits for a query, each write to the query's tables waits for both, and goes on waiting
-# after the engine has given up: 89 s were seen with 60 here, and 0.06 s with 2.
+# The engine does not start FLUSH TABLES WITH READ LOCK while a query runs that has lasted longer
+# than these seconds. While that statement waits for a query, each write to the query's tables waits
+# for both. Such writes continue to wait after the engine has given up. With 60 here, waits of 89 s
+# were seen, and with 2 waits of 0.06 s.
 _LONG_QUERY_SECONDS = 2
-# Of these the server's words are in its own language. 1045 is that of a login, too, and MySQL
-# 5.7's answer to STOP SLAVE without SUPER.
+# The error numbers are matched, because the server writes the texts of these errors in its own
+# language. 1045 is also the error of a failed login, and the answer of MySQL 5.7 to STOP SLAVE
+# without SUPER.
 _DENIED = r"failed to execute query .*: (1044|1045|1142|1143|1227) \("
 
 
 @dataclass(frozen=True, kw_only=True)
 class XtraBackupSettings(EngineSettings):
-    """The programs by their usual names.
+    """The settings of XtraBackup, with the usual names of its programs.
 
-    As a redo log consumer the engine makes the server keep redo log that isn't copied yet; a
-    server whose redo log is full then waits with its writes.
+    With `register_redo_log_consumer` the engine makes the server keep redo log that isn't copied
+    yet. If the redo log is full, the server then delays its writes.
     """
 
     program: str = "xtrabackup"
@@ -65,7 +69,8 @@ class XtraBackup(CopyingEngine):
     name = "xtrabackup"
     group = "xtrabackup"
     stated = re.compile(r"\bversion (\S+) based on MySQL server")
-    # 2.4, and 8.0 before 8.0.28; then the form of the server's own log
+    # The first form is that of 2.4, and of 8.0 before 8.0.28. The second form is that of the
+    # server's own log, in later versions.
     completed = re.compile(
         r"(\d{6} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) \d+ "
         r"\[Note\] \[MY-\d{6}\] \[Xtrabackup\]) completed OK!"
@@ -93,8 +98,8 @@ class XtraBackup(CopyingEngine):
         Cause(
             re.compile(r"An optimized \(without redo logging\) DDL operation"),
             EngineFailed,
-            "an index was built or a table rebuilt in place while the backup ran: keep ADD INDEX, "
-            "OPTIMIZE and in-place ALTER TABLE apart from backups, and back up again",
+            "an index was built or a table rebuilt in place while the backup ran: run no ADD "
+            "INDEX, OPTIMIZE or in-place ALTER TABLE during a backup, and back up again",
         ),
         Cause(
             re.compile(
@@ -114,7 +119,8 @@ class XtraBackup(CopyingEngine):
         Cause(
             re.compile(r"open_temp_tables did not become zero"),
             EngineFailed,
-            "the replica held temporary tables all the time: replicate row-based, or try later",
+            "the replica had open temporary tables all the time: use row-based replication, or try "
+            "again later",
         ),
         Cause(
             re.compile(r"[Ss]erver has gone away|Lost connection to|query .*: 20(06|13) \("),
@@ -144,6 +150,7 @@ class XtraBackup(CopyingEngine):
         self._stated = ""
 
     def version(self) -> str:
+        """Return the version that the program states, and remember it."""
         self._stated = super().version()
         return self._stated
 
@@ -159,24 +166,29 @@ class XtraBackup(CopyingEngine):
         wait = math.ceil(self._settings.lock_wait_seconds)
         argv = [f"--ftwrl-wait-timeout={wait}", f"--ftwrl-wait-threshold={_LONG_QUERY_SECONDS}"]
         if self._settings.datadir is not None:
-            # that of any option file would win over the server's own
+            # Without this option, the datadir of an option file would replace the server's own.
             argv += [f"--datadir={self._settings.datadir}"]
-        # a little later than operations/lock_watch.py, which can say who holds the lock
+        # These limits end a little later than that of operations/backup/lock_watch.py, which can
+        # name the holder of the lock.
         late = wait + _LATER_SECONDS
         argv += [f"--lock-ddl-timeout={late}", f"--backup-lock-timeout={late}"]
-        # that check asks a host of Percona's about newer releases
+        # The version check contacts a host of Percona to find newer releases.
         argv += ["--no-version-check"]
         if self._register_consumer and self._has_consumer():
             argv += ["--register-redo-log-consumer"]
         return argv
 
     def _has_consumer(self) -> bool:
+        """Return True if this version has --register-redo-log-consumer, or else log a warning."""
         version = self._stated or self.version()
         if numbers(version) >= _CONSUMER_SINCE:
             return True
-        log.warning("xtrabackup %s has no --register-redo-log-consumer: done without", version)
+        log.warning(
+            "xtrabackup %s has no --register-redo-log-consumer: the backup runs without it", version
+        )
         return False
 
     def _prepare_options(self, *, last: bool) -> list[str]:
-        # what was rolled back is lost to an incremental that continues it
+        # Without --apply-log-only, a prepare rolls back open transactions. An incremental backup
+        # that continues such a transaction could then not be applied.
         return [] if last else ["--apply-log-only"]

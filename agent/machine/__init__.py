@@ -1,1 +1,1 @@
-"""The machine: space, priority, locks, OS users, the service manager."""
+"""The machine that the agent runs on: space, priority, locks, OS users, the service manager."""

@@ -1,10 +1,10 @@
-"""Root's own file operations in a directory that another OS user may change.
+"""File operations of root in a directory that another OS user may change.
 
-That user may put a link in the place of any file or directory there, at any moment. So the
-operations are done with that user's rights: a link leads nowhere that the user couldn't go.
+At any moment, that user may replace any file or directory there by a link. So root does the
+operations with that user's rights. Then a link can't lead to a place that is closed to the user.
 
-The kernel keeps these identities for each thread: setfsuid(2), setfsgid(2), setgroups(2). Only
-glibc's setgroups(3) changes all threads of a process, so the system call is made directly.
+The kernel keeps these identities for each thread: setfsuid(2), setfsgid(2), setgroups(2). glibc's
+setgroups(3) changes all threads of a process. So this module makes the system call directly.
 """
 
 import ctypes
@@ -21,19 +21,23 @@ from agent.machine.passage import open_way
 
 T = TypeVar("T")
 
-# Architectures without a number of their own have that of include/uapi/asm-generic/unistd.h.
+# The number of the system call setgroups. Architectures without their own number use the one of
+# include/uapi/asm-generic/unistd.h.
 _SETGROUPS: Final = {"x86_64": 116, "ppc64le": 81, "s390x": 206}.get(os.uname().machine, 159)
-_ASK: Final = -1
+# With this invalid id, setfsuid and setfsgid change nothing and return the present id.
+_NO_ID: Final = -1
 
 
 def done_as(user: OsUser | None, folder: Path, work: Callable[[], T]) -> T:
-    """Return what `work` returns, or raise what it raises, done with `user`'s rights to files.
+    """Call `work` with the file access rights of `user`, and return its result.
 
-    `work` gets a thread of its own. `folder` belongs to `user`, and is all that `user` is let
-    through to if a directory above is closed. None is this process's own user: `work` is called.
+    `work` runs on its own thread. Its exceptions are raised here. `folder` is a directory that
+    belongs to `user`. If a directory above it is closed to `user`, the thread still reaches
+    `folder`, and nothing else below the closed directory. If `user` is None, `work` is called
+    directly, as this process's own user.
 
     Raises:
-        OSError: the rights can't be had, or `folder` isn't `user`'s.
+        OSError: the thread can't get the rights, or `folder` doesn't belong to `user`.
     """
     if user is None:
         return work()
@@ -48,12 +52,18 @@ def done_as(user: OsUser | None, folder: Path, work: Callable[[], T]) -> T:
 
 
 def _take_rights_of(user: OsUser) -> None:
-    """Give this thread the user's rights to files. The kernel takes root's rights to them away."""
+    """Give this thread the user's rights to files.
+
+    The kernel then removes root's rights to files from the thread.
+
+    Raises:
+        OSError: the rights can't be set.
+    """
     groups = (ctypes.c_uint32 * len(user.groups))(*user.groups)
     checked(int(LIBC.syscall(_SETGROUPS, ctypes.c_size_t(len(groups)), groups)), "setgroups")
     LIBC.setfsgid(user.gid)
     LIBC.setfsuid(user.uid)
-    # these two don't tell of a failure
-    got = (LIBC.setfsuid(_ASK), LIBC.setfsgid(_ASK), set(os.getgroups()))
+    # setfsgid and setfsuid don't report a failure, so read the ids back.
+    got = (LIBC.setfsuid(_NO_ID), LIBC.setfsgid(_NO_ID), set(os.getgroups()))
     if got != (user.uid, user.gid, set(user.groups)):
         raise PermissionError(errno.EPERM, f"can't take the rights of {user.name}")

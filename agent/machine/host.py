@@ -1,4 +1,7 @@
-"""What the agent asks of its machine: space, cores, time, and a low priority for itself."""
+"""Information about this machine, such as space and cores, and control of processes.
+
+It can also lower this process's priority and kill processes that carry a mark.
+"""
 
 import contextlib
 import ctypes
@@ -20,30 +23,33 @@ import psutil
 from agent.errors import ConfigInvalid
 
 _GIB = 1 << 30
-_BLOCK = 512  # the unit of st_blocks, whatever the filesystem's own block size (stat(2))
+_BLOCK = 512  # the unit of st_blocks in bytes, for every filesystem (stat(2))
 _CGROUPS = Path("/sys/fs/cgroup")
 _NICENESS = 10
 _UNCOPIED = re.compile(r"ib_logfile\d+|ibtmp\d+|#ib_\w+\.dblwr|core(\.\d+)?")
-# MySQL 8.0.30 and later, 8.0 and later
+# The first exists in MySQL 8.0.30 and later, and the second in MySQL 8.0 and later.
 _UNCOPIED_FOLDERS = frozenset({"#innodb_redo", "#innodb_temp"})
 _SYSTEM_TABLESPACE = "ibdata1"
 _ROUND_SECONDS = 0.05
-_IO_LOWEST = 7  # of the best-effort class: 0 to 7 (ioprio_set(2))
+_IO_LOWEST = 7  # the lowest priority of the best-effort class, from 0 to 7 (ioprio_set(2))
 _CPUINFO = Path("/proc/cpuinfo")
 _TIMESYNC = Path("/run/systemd/timesync/synchronized")
-_TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_TIME_ERROR = 5  # the result of adjtimex(2) if the clock is not synchronised
 
 
 def size_gib(size: int) -> float:
-    """`size` bytes in GiB with two decimals, and at least 0.01."""
+    """Return `size` bytes in GiB, with two decimals and at least 0.01."""
     return max(0.01, round(size / _GIB, 2))
 
 
 def datadir_bytes(datadir: Path) -> int:
-    """The bytes a datadir takes: the used space of its own filesystem.
+    """Return the bytes that a datadir uses.
 
-    Where it is no mount point itself, the bytes allocated to the files under it.
-    ConfigInvalid where it can't be read.
+    If the datadir is a mount point, they are the used bytes of its filesystem. If not, they are the
+    bytes allocated to the files below it.
+
+    Raises:
+        ConfigInvalid: the datadir can't be read.
     """
     with _readable(datadir):
         if os.path.ismount(datadir):
@@ -52,11 +58,14 @@ def datadir_bytes(datadir: Path) -> int:
 
 
 def uncopied_bytes(datadir: Path, logs: Iterable[Path]) -> int:
-    """Return the bytes under `datadir` that no engine copies as files.
+    """Return the bytes below `datadir` that no engine copies as files.
 
-    Those are InnoDB's redo log, temporary tablespaces and doublewrite files, and the server's
-    `logs`: each is a file, or the first part of the names of several, as `binlog` of
-    `binlog.000001`. ConfigInvalid if a folder can't be read.
+    They are InnoDB's redo log, temporary tablespaces and doublewrite files, core files, and the
+    server's `logs`. Each of `logs` is a file, or the first part of the names of several files. An
+    example is `binlog` for `binlog.000001`.
+
+    Raises:
+        ConfigInvalid: a directory can't be read.
     """
     inside = {log for log in logs if datadir in log.parents}
     total = 0
@@ -70,7 +79,7 @@ def uncopied_bytes(datadir: Path, logs: Iterable[Path]) -> int:
 
 
 def _uncopied(entry: "os.DirEntry[str]", logs: set[str]) -> int:
-    """Return the bytes of an entry of the datadir that is not copied, else 0."""
+    """Return the bytes of a datadir's entry if no engine copies it, or else 0."""
     if entry.is_dir(follow_symlinks=False):
         return _allocated(Path(entry.path)) if entry.name in _UNCOPIED_FOLDERS else 0
     own = _UNCOPIED.fullmatch(entry.name) or entry.name in logs
@@ -80,15 +89,23 @@ def _uncopied(entry: "os.DirEntry[str]", logs: set[str]) -> int:
 
 
 def free_bytes(path: Path) -> int:
-    """The bytes this user may still write at `path`, or where it would be created."""
+    """Return the bytes that this user may still write at `path`.
+
+    If `path` does not exist, the nearest existing directory above it counts.
+
+    Raises:
+        ConfigInvalid: the filesystem can't be queried.
+    """
     with _readable(path):
         return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
 
 
 class Space(NamedTuple):
-    """A filesystem: the bytes and files that this user may still make, and all that it has.
+    """The space of a filesystem, in bytes and in files.
 
-    `files` and `free_files` are 0 if it counts none, as btrfs.
+    `total` and `files` are all that the filesystem has. `free` and `free_files` are those that this
+    user may still use. `files` and `free_files` are 0 if the filesystem does not count files, as
+    btrfs.
     """
 
     total: int
@@ -98,7 +115,13 @@ class Space(NamedTuple):
 
 
 def space_of(path: Path) -> Space:
-    """Return the space of the filesystem at `path`, or where it would be created."""
+    """Return the space of the filesystem at `path`.
+
+    If `path` does not exist, the nearest existing directory above it counts.
+
+    Raises:
+        ConfigInvalid: the filesystem can't be queried.
+    """
     with _readable(path):
         found = os.statvfs(nearest(path.absolute()))
     unit = found.f_frsize
@@ -106,14 +129,15 @@ def space_of(path: Path) -> Space:
 
 
 def nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
+    """Return `path` if it exists, or else the nearest existing directory above it."""
     return next(one for one in (path, *path.parents) if one.exists())
 
 
 def datadir_around(path: Path, datadirs: Iterable[Path]) -> str | None:
-    """Return the datadir that `path` is, or is in, in words; None if it is in none.
+    """Return in words the datadir that `path` is, or lies in.
 
-    That is one of `datadirs`, or a folder that holds InnoDB's own files. Links are followed.
+    A datadir is one of `datadirs`, or a directory that holds InnoDB's own files. Links are
+    followed. Return None if `path` is in no datadir.
     """
     known = {os.path.realpath(datadir) for datadir in datadirs}
     real = os.path.realpath(path)
@@ -126,7 +150,11 @@ def datadir_around(path: Path, datadirs: Iterable[Path]) -> str | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was made or renamed in a folder outlast a power cut; OSError."""
+    """Make files that were created or renamed in a directory survive a power failure.
+
+    Raises:
+        OSError: the directory can't be opened or synced.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -135,7 +163,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_filesystem(folder: Path) -> None:
-    """Have all that was written to the folder's filesystem on the disk (syncfs(2)); OSError."""
+    """Write all pending data of the directory's filesystem to the disk (syncfs(2)).
+
+    Raises:
+        OSError: the directory can't be opened, or the data can't be written.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
@@ -146,7 +178,10 @@ def sync_filesystem(folder: Path) -> None:
 
 
 def is_this_machine(name: str) -> bool:
-    """Return True if all addresses of a host name are this machine's own."""
+    """Return True if all addresses of a host name are this machine's own.
+
+    Return False if the name can't be resolved.
+    """
     try:
         found = {(info[0], str(info[4][0])) for info in socket.getaddrinfo(name, None)}
     except (OSError, UnicodeError):
@@ -155,7 +190,10 @@ def is_this_machine(name: str) -> bool:
 
 
 def _is_own(family: int, address: str) -> bool:
-    """Whether a socket may have that address: the unit's sandbox lets nobody list them."""
+    """Return True if a socket of this machine can be bound to `address`.
+
+    The addresses aren't listed, because the sandbox of the systemd unit doesn't allow it.
+    """
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((address, 0))
@@ -165,32 +203,39 @@ def _is_own(family: int, address: str) -> bool:
 
 
 def cores() -> int:
-    """The cores this process may use: its CPU affinity, and its cgroups' CPU quotas (v2)."""
+    """Return the number of cores that this process may use.
+
+    It is limited by the CPU affinity, and by the CPU quotas of the cgroups (v2).
+    """
     allowed = len(os.sched_getaffinity(0))
     return max(1, min([allowed, *_quotas(_own_cgroup(), _CGROUPS)]))
 
 
 def lower_priority() -> None:
-    """Give way to the database: nice 10, lowest best-effort I/O priority.
+    """Lower this process's priority, in favour of the database.
 
-    Linux keeps both per thread, and what a thread starts inherits them: call it from the
-    main thread before any other is started.
+    The nice value becomes at least 10, and the I/O priority the lowest one of the best-effort
+    class. Linux keeps both for each thread. The threads and processes that a thread starts inherit
+    them. So call this function from the main thread, before any other thread starts.
     """
     os.nice(max(0, _NICENESS - os.nice(0)))
     psutil.Process().ionice(psutil.IOPRIO_CLASS_BE, _IO_LOWEST)
 
 
 def end_processes(variable: str, value: str, seconds: float) -> list[str]:
-    """Kill this user's processes in whose environment `variable` is exactly `value`.
+    """Kill this user's processes that have `variable` in their environment with exactly `value`.
 
-    As root, those of every user: the engine runs as the datadir's owner then, and a user who
-    marks a process puts only that one at risk. Whatever they started inherited the variable.
-    Returns what was killed, once it has ended or `seconds` have passed: a process that the
-    kernel still holds runs no instruction of its own any more.
+    Processes that they have started inherited the variable, so these are killed, too. If this
+    process is root, kill such processes of every user, because the engine then runs as the
+    datadir's owner. This is safe, because a user who marks a process in this way endangers only
+    that process.
+
+    Return the names and numbers of the killed processes, when all have ended or `seconds` have
+    passed. A killed process that the kernel still holds then executes no more code of its own.
     """
     killed: dict[int, str] = {}
     deadline = time.monotonic() + seconds
-    # one that was just being forked is seen in the next round
+    # The next round finds a process that was just being forked.
     while found := _kill_marked(variable, value):
         killed |= found
         if time.monotonic() > deadline:
@@ -200,6 +245,7 @@ def end_processes(variable: str, value: str, seconds: float) -> list[str]:
 
 
 def _kill_marked(variable: str, value: str) -> dict[int, str]:
+    """Kill the processes with this variable, and return their names by their numbers."""
     killed = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
@@ -210,6 +256,7 @@ def _kill_marked(variable: str, value: str) -> dict[int, str]:
 
 
 def _marked(process: psutil.Process, variable: str, value: str) -> bool:
+    """Return True if `process` has this variable and may be killed by this user."""
     return (
         process.pid != os.getpid()
         and (os.getuid() == 0 or process.uids().real == os.getuid())
@@ -218,11 +265,14 @@ def _marked(process: psutil.Process, variable: str, value: str) -> bool:
 
 
 def _kill(process: psutil.Process, variable: str, value: str) -> None:
-    """Kill it and wait a round for its end; its number may be another process's by now."""
+    """Kill `process`, and wait for its end for at most 0.05 seconds.
+
+    Before that, check the process again, because another process may have got its number.
+    """
     descriptor = os.pidfd_open(process.pid)
     try:
-        # What is asked now is asked of the process that the descriptor stands for, or else that
-        # one has ended and the signal reaches nobody.
+        # Either this checks the process of the descriptor, or that process has ended. In the latter
+        # case the signal reaches no process.
         if _marked(psutil.Process(process.pid), variable, value):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             select.select([descriptor], [], [], _ROUND_SECONDS)
@@ -232,6 +282,7 @@ def _kill(process: psutil.Process, variable: str, value: str) -> None:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
+    """Raise ConfigInvalid for an OSError in the block."""
     try:
         yield
     except OSError as error:
@@ -242,20 +293,27 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _allocated(folder: Path) -> int:
-    """Bytes of all blocks under `folder`; files that vanish meanwhile count nothing."""
+    """Return the bytes of all blocks below `folder`.
+
+    Files that are deleted meanwhile count nothing.
+    """
     total = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 total += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                # this is an estimate; whether all can be read is for others to find out
+                # Skip a directory that this user can't read, because the result is an estimate.
+                # Other code checks that all directories can be read.
                 if entry.is_dir(follow_symlinks=False) and os.access(entry.path, os.R_OK | os.X_OK):
                     total += _allocated(Path(entry.path))
     return total
 
 
 def _own_cgroup() -> str:
-    """The path of this process's cgroup in the unified hierarchy (cgroups(7)), or `/`."""
+    """Return the path of this process's cgroup in the unified hierarchy (cgroups(7)).
+
+    Return `/` if there is none.
+    """
     with contextlib.suppress(FileNotFoundError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):
@@ -264,13 +322,16 @@ def _own_cgroup() -> str:
 
 
 def _levels(cgroup: str, root: Path) -> Iterator[Path]:
-    """The folder of a cgroup, and those of the cgroups around it."""
+    """Return the directory of a cgroup, and those of the cgroups that contain it."""
     folder = root / cgroup.lstrip("/")
     return (level for level in (folder, *folder.parents) if level.is_relative_to(root))
 
 
 def _quotas(cgroup: str, root: Path) -> list[int]:
-    """CPU quotas in whole cores, rounded up, of a cgroup and those around it."""
+    """Return the CPU quotas of a cgroup, and of the cgroups that contain it.
+
+    The unit is whole cores, rounded up. A cgroup without a quota adds nothing to the list.
+    """
     quotas = []
     for level in _levels(cgroup, root):
         with contextlib.suppress(OSError):
@@ -281,17 +342,27 @@ def _quotas(cgroup: str, root: Path) -> list[int]:
 
 
 def available_bytes() -> int:
-    """The memory that can be had without swapping, and within this process's cgroups (v2)."""
+    """Return the bytes of memory that this process can get without swapping.
+
+    The memory limits of its cgroups (v2) count, too.
+    """
     return min([int(psutil.virtual_memory().available), *_memory_left(_own_cgroup(), _CGROUPS)])
 
 
 def open_files() -> tuple[int, int]:
-    """How many files this process may have open: now, and at most without more rights."""
+    """Return the soft and the hard limit of files that this process may have open.
+
+    The process may raise its soft limit up to the hard limit without further rights.
+    """
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in the kernel's words (`flags` on x86, `Features` on ARM)."""
+    """Return the processor's features by the kernel's names.
+
+    The kernel lists them as `flags` on x86, and as `Features` on ARM. Return an empty set if they
+    can't be read.
+    """
     with contextlib.suppress(OSError):
         for line in _CPUINFO.read_text().splitlines():
             name, _, flags = line.partition(":")
@@ -301,20 +372,28 @@ def cpu_flags() -> frozenset[str]:
 
 
 def clock_synchronised() -> bool:
-    """Whether something keeps the clock right: the kernel knows (adjtimex(2)), or systemd."""
-    # asks only, as the first field, `modes`, is 0; larger than struct timex of any Linux
+    """Return True if the machine's clock is synchronised.
+
+    It is so if the kernel reports it (adjtimex(2)), or if systemd does.
+    """
+    # The call only reads, because the first field, `modes`, is 0. The buffer is larger than struct
+    # timex of any Linux.
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))
     return state in range(_TIME_ERROR) or _TIMESYNC.exists()
 
 
 def _memory_left(cgroup: str, root: Path) -> list[int]:
-    """Bytes until the memory limits of a cgroup and of those around it."""
+    """Return the bytes that are free until each memory limit of a cgroup.
+
+    The limits of the cgroups that contain it count, too. A cgroup without a limit adds nothing.
+    """
     left = []
     for level in _levels(cgroup, root):
         with contextlib.suppress(OSError, ValueError):
-            limit = int((level / "memory.max").read_text())  # "max": no limit
+            # The value "max" means no limit. int() then raises ValueError.
+            limit = int((level / "memory.max").read_text())
             used = int((level / "memory.current").read_text())
             found = re.search(r"^inactive_file (\d+)$", (level / "memory.stat").read_text(), re.M)
-            # the page cache counts as used, and gives way
+            # The page cache counts as used, but the kernel frees it when memory is needed.
             left.append(max(0, limit - used + int(found[1] if found else 0)))
     return left

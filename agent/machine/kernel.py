@@ -8,7 +8,11 @@ LIBC: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int, what: str) -> int:
-    """Return the result of a call of LIBC; OSError, naming `what`, if it is negative."""
+    """Return `result`, the result of a call of LIBC, if it is not negative.
+
+    Raises:
+        OSError: the result is negative. The error names `what`, the call or its purpose.
+    """
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), what)

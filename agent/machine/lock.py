@@ -1,9 +1,9 @@
-"""One agent at a time for a state folder, and one backup at a time of a datadir.
+"""Locks that allow one agent for a state directory, and one backup of a datadir, at a time.
 
-A second agent with one state folder would end the first one's tasks. With two state folders
-only the datadir tells them that they share it: nothing is made there, the folder itself is
-locked, which no server does. The kernel gives a lock back when the process ends, whatever
-ended it (flock(2)).
+A second agent with the same state directory would end the first agent's tasks. Two agents with
+different state directories may share a datadir, and then only a lock on the datadir shows that. No
+file is made in the datadir. The directory itself is locked, which no server does. The kernel
+releases a lock when the process ends for any reason (flock(2)).
 """
 
 import fcntl
@@ -20,45 +20,54 @@ from agent.errors import ConfigInvalid, InstanceBusy, JournalError
 
 log = logging.getLogger(__name__)
 
-# Says in the lock file what its holder is at.
+# A function that writes the holder's present activity into the lock file.
 Said: TypeAlias = Callable[[str], None]
 
 _LOCKS = Path("/proc/locks")
-_SAID_BYTES = 128
+_ACTIVITY_BYTES = 128
 SECOND_AGENT = (
-    "end the other agent, or wait for its end, or give this instance a state_folder of its own"
+    "stop the other agent, or wait for its end, or set another state_folder for this instance"
 )
 
 
 @contextmanager
 def only_agent(path: Path, *, hint: str = SECOND_AGENT) -> Iterator[Said]:
-    """Hold the lock file `path` inside the block; make it if it is missing.
+    """Hold the lock file `path` inside the block.
 
-    The block is given what says in the file what the holder is at, for `held`. InstanceBusy at
-    once if another process holds it, with that `hint`. ConfigInvalid if the folder belongs to
-    another user, JournalError if the file or its folder (made with mode 0700) can't be used.
+    Create the file if it is missing, and its directory with mode 0700. The context manager yields a
+    function that writes the holder's present activity into the file. `held` returns that text.
+
+    Raises:
+        InstanceBusy: another process holds the lock. It is raised at once, with `hint`.
+        ConfigInvalid: the directory belongs to another user.
+        JournalError: the file or its directory can't be created or opened.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise JournalError(f"the lock file {path} can't be made: {error.strerror}") from error
+        raise JournalError(
+            f"can't create or open the lock file {path}: {error.strerror}"
+        ) from error
     try:
         _take(descriptor, path.parent, hint)
-        _say(descriptor, "")
-        yield partial(_say, descriptor)
+        _write_activity(descriptor, "")
+        yield partial(_write_activity, descriptor)
     finally:
         os.close(descriptor)
 
 
 @contextmanager
 def only_backup(datadir: Path) -> Iterator[None]:
-    """Hold a lock on the folder `datadir` itself inside the block.
+    """Hold a lock on the directory `datadir` itself inside the block.
 
-    InstanceBusy at once where another process holds it, ConfigInvalid where the folder can't be
-    opened. A filesystem that has no such locks (NFS locks what is open for writing only) gives
-    none, which is logged.
+    If the filesystem has no such locks, log a warning and run the block without a lock. An example
+    is NFS, which locks only files that are open for writing.
+
+    Raises:
+        InstanceBusy: another process holds the lock. It is raised at once.
+        ConfigInvalid: the directory can't be opened.
     """
     try:
         descriptor = os.open(datadir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -81,65 +90,80 @@ def _take_datadir(descriptor: int, datadir: Path) -> None:
         holder = _holder(os.fstat(descriptor).st_ino)
         raise InstanceBusy(f"{holder} makes a backup of the datadir {datadir}") from error
     except OSError as error:
-        log.warning("the datadir %s can't be locked: %s", datadir, error.strerror)
+        log.warning("can't lock the datadir %s: %s", datadir, error.strerror)
 
 
 def _check_owner(folder: Path) -> None:
-    """Refuse another user's state folder: its owner could not use files that we make there."""
+    """Refuse a state directory that belongs to another user.
+
+    The agent runs as the owner, who could not use files that this process makes there.
+
+    Raises:
+        ConfigInvalid: the directory belongs to another user.
+    """
     owner, own = folder.stat().st_uid, os.geteuid()
     if owner != own:
         raise ConfigInvalid(
-            f"the state folder {folder} belongs to {_user(owner)}, and this runs as {_user(own)}",
-            hint=f"run the daemon as {_user(owner)}, by its unit (systemctl start backup-agent), "
-            "and commands as root",
+            f"the state folder {folder} belongs to {_user(owner)}, but this process runs as "
+            f"{_user(own)}",
+            hint=f"start the daemon by its unit (systemctl start backup-agent), so that it runs as "
+            f"{_user(owner)}, and run commands as root",
         )
 
 
 def _user(number: int) -> str:
     with suppress(KeyError):
         return pwd.getpwuid(number).pw_name
-    return f"the user with number {number}"
+    return f"the user with uid {number}"
 
 
 def held(path: Path) -> str | None:
-    """Return what the holder of that lock file says it is at, None if no process holds it.
+    """Return the activity that the holder of the lock file `path` has written into it.
 
-    Takes no lock, and so disturbs nobody. JournalError if the file can't be read.
+    Return None if no process holds the lock. This function takes no lock itself, and so it can't
+    get in the way of an agent.
+
+    Raises:
+        JournalError: the file can't be read.
     """
     try:
         if not _holders(path.stat().st_ino):
             return None
-        return path.read_bytes()[:_SAID_BYTES].decode(errors="replace").strip()
+        return path.read_bytes()[:_ACTIVITY_BYTES].decode(errors="replace").strip()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise JournalError(
-            f"the lock file {path} can't be read: {error.strerror}",
+            f"can't read the lock file {path}: {error.strerror}",
             hint="run the command as root, or as the agent's own user",
         ) from error
 
 
-def _say(descriptor: int, text: str) -> None:
-    """Replace what the lock file says, in its one block, so that a full disk hinders it once only.
+def _write_activity(descriptor: int, text: str) -> None:
+    """Replace the text in the lock file.
 
-    What a dead holder said counts for nothing: the lock is gone with it.
+    The text always has the same length, in one block of the file. So a full disk can prevent only
+    the first write. The text of a holder that has died counts for nothing, because its lock has
+    ended with it.
     """
     try:
-        os.pwrite(descriptor, text.encode()[:_SAID_BYTES].ljust(_SAID_BYTES), 0)
+        os.pwrite(descriptor, text.encode()[:_ACTIVITY_BYTES].ljust(_ACTIVITY_BYTES), 0)
     except OSError as error:
-        log.warning("the lock file can't be written: %s", error.strerror)
+        log.warning("can't write the lock file: %s", error.strerror)
 
 
 def _holders(inode: int) -> list[str]:
-    """The numbers of the processes that hold a lock on the file with that inode."""
-    # 1: FLOCK  ADVISORY  WRITE 707 00:13:1234 0 EOF (proc_locks(5)); the last part is the inode
+    """Return the ids of the processes that hold a lock on the file with this inode number."""
+    # A line is "1: FLOCK  ADVISORY  WRITE 707 00:13:1234 0 EOF" (proc_locks(5)). 707 is the
+    # process id, and 1234 is the inode.
     rows = [line.split() for line in _LOCKS.read_text().splitlines()]
     return [row[4] for row in rows if row[1] == "FLOCK" and row[5].rpartition(":")[2] == str(inode)]
 
 
 def _holder(inode: int) -> str:
+    """Return the holder of the lock in words, for a message."""
     try:
-        return f"the process with number {_holders(inode)[0]}"
+        return f"process {_holders(inode)[0]}"
     except (OSError, IndexError):
         return "another process"
 

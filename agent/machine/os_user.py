@@ -1,7 +1,7 @@
-"""The operating system user that a child runs as, when the agent itself runs as root.
+"""The operating system user that a child runs as when the agent itself runs as root.
 
-An engine loads plugins from directories that the database's own OS user may write to. So
-nothing of it may run as root.
+An engine loads plugins from directories that the database's own OS user may write to. So no program
+of an engine may run as root.
 """
 
 import os
@@ -14,7 +14,7 @@ from agent.errors import EngineFailed
 
 
 class OsUser(NamedTuple):
-    """The numbers that a process runs with: user, group, and further groups."""
+    """The ids that a process runs with, which are its user, its group, and further groups."""
 
     uid: int
     gid: int
@@ -22,7 +22,7 @@ class OsUser(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the system calls it; its number if it has no name."""
+        """Return the user's account name, or `uid` and the number if it has none."""
         try:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
@@ -32,11 +32,12 @@ class OsUser(NamedTuple):
 def owner_of(folder: Path) -> OsUser | None:
     """Return the owner of `folder` if this process is root and the owner is not.
 
-    None means that a child runs as this process does. That includes root with a folder of
-    root's: then no other user can write there, and none but root could read it.
+    None means that a child runs as the same user as this process. Root also runs a child as root if
+    the directory belongs to root. In that case no other user can write to the directory, and only
+    root may be able to read it.
 
     Raises:
-        EngineFailed: the folder can't be looked at.
+        EngineFailed: the owner of the directory can't be read.
     """
     if os.geteuid() != 0:
         return None
@@ -44,14 +45,17 @@ def owner_of(folder: Path) -> OsUser | None:
         status = folder.stat()
     except OSError as error:
         raise EngineFailed(
-            f"can't look at {folder}: {error.strerror}",
+            f"can't read the owner of {folder}: {error.strerror}",
             hint="run the agent on the server's own machine, as the datadir's owner or as root",
         ) from error
     return os_user(status.st_uid, status.st_gid) if status.st_uid else None
 
 
 def os_user(uid: int, gid: int) -> OsUser:
-    """Return the user with its groups; with `gid` alone if the system has no name for it."""
+    """Return the user with its groups.
+
+    If the system has no account for `uid`, the user has the one group `gid`.
+    """
     try:
         entry = pwd.getpwuid(uid)
     except KeyError:
@@ -60,7 +64,7 @@ def os_user(uid: int, gid: int) -> OsUser:
 
 
 def first_user(names: Sequence[str]) -> OsUser | None:
-    """Return the first of these users that the system has, None if it has none of them."""
+    """Return the first of the users `names` that the system has, or None if it has none."""
     for name in names:
         try:
             entry = pwd.getpwnam(name)

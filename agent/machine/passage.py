@@ -1,12 +1,12 @@
-"""A way for another OS user to folders below directories that are closed to it.
+"""Access for another OS user to directories below directories that are closed to that user.
 
-Aria's recovery opens a table by its real path, one directory after the other. If one is closed,
-the table stays as it was, and the engine says `completed OK!`. So a program that root runs as
-another user gets a mount namespace of its own, in which an empty directory that leads to its
-folders alone covers the closed one. All paths stay as they are, and what is covered was out of
-the user's reach before.
+Aria's recovery opens a table by its real path, one directory after the other. If one of them is
+closed, the table stays unchanged, and the engine still prints `completed OK!`. So a program that
+root runs as another user gets its own mount namespace. In it, an almost empty directory covers the
+closed one, and leads only to the program's own directories. All paths stay the same. The covered
+files were closed to the user before, so the user loses nothing.
 
-mount_namespaces(7), mount(2), unshare(2).
+Sources: mount_namespaces(7), mount(2), unshare(2).
 """
 
 import ctypes
@@ -28,7 +28,13 @@ _PASSABLE: Final = 0o711
 
 
 def closed_directory(user: OsUser, folder: Path) -> Path | None:
-    """Return the first directory above `folder` that `user` may not pass, by its mode; OSError."""
+    """Return the first directory above `folder` that `user` may not pass through.
+
+    The mode of the directory decides. Return None if there is no such directory.
+
+    Raises:
+        OSError: a directory's mode can't be read.
+    """
     for directory in reversed(folder.resolve().parents):
         if not _passable(user, directory.stat()):
             return directory
@@ -36,7 +42,7 @@ def closed_directory(user: OsUser, folder: Path) -> Path | None:
 
 
 def possible() -> bool:
-    """Return True if this process may make mount namespaces."""
+    """Return True if this process may create mount namespaces."""
     failures: list[OSError] = []
 
     def attempt() -> None:
@@ -52,12 +58,16 @@ def possible() -> bool:
 
 
 def open_way(user: OsUser, folders: Sequence[Path]) -> None:
-    """Let `user` reach `folders` in a folder of its own, for this thread and what it starts.
+    """Let `user` reach `folders`, for this thread and the programs that it starts.
 
-    There is no way back. Does nothing if no directory above is closed. OSError if the system
-    doesn't allow it, or the folder isn't the user's own: somebody may have put a link there.
+    The nearest common parent of `folders`, or the only one of them, must belong to `user`. Do
+    nothing if no directory above it is closed to `user`. The change can't be undone.
+
+    Raises:
+        OSError: the system doesn't allow it, or that directory doesn't belong to `user`. In the
+            latter case another user may have put a link there.
     """
-    # one mount for all of them: no rename leads from one to another
+    # Mount the common parent once, because no rename is possible from one mount to another.
     place = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     closed = closed_directory(user, place)
     if closed is None:
@@ -83,16 +93,23 @@ def _passable(user: OsUser, status: os.stat_result) -> bool:
 
 
 def _own_mounts() -> None:
-    """Give this thread mounts of its own; those of the machine still follow, none goes back."""
+    """Give this thread its own mount namespace.
+
+    Later mounts of the machine still appear in it. Mounts of this thread don't appear outside.
+
+    Raises:
+        OSError: the system doesn't allow it.
+    """
     checked(LIBC.unshare(_CLONE_NEWNS), "mount namespace")
     _mount("none", "/", None, _REC | _SLAVE)
 
 
 def _make_path(folder: Path) -> None:
+    """Create `folder` and the missing directories above it, with mode 0711."""
     for directory in (*reversed(folder.parents), folder):
         if not directory.exists():
             directory.mkdir()
-            # whatever the umask is
+            # mkdir() applies the umask to a mode, and chmod() does not.
             directory.chmod(_PASSABLE)
 
 

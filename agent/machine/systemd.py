@@ -1,8 +1,8 @@
-"""What the service manager is told: ready, ending, a status line, and that all is well.
+"""Notifications to the service manager: ready, stopping, a status line, and heartbeats.
 
-The protocol is sd_notify(3)'s: a datagram of NAME=VALUE lines to the UNIX socket that
-$NOTIFY_SOCKET names, by its path or, after an `@`, by its abstract name. Where the variable is
-not set nobody listens, and nothing is sent.
+The protocol is that of sd_notify(3). A notification is a datagram of NAME=VALUE lines. It goes to
+the UNIX socket that $NOTIFY_SOCKET names by its path or, after an `@`, by its abstract name. If the
+variable is not set, no service manager listens, and nothing is sent.
 """
 
 import logging
@@ -13,15 +13,16 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-# How long a full socket is waited for: whoever calls has other things to look at.
+# The longest wait for a full socket. It is short, because the calling thread has other work.
 _SEND_SECONDS: Final = 1.0
 
 
 class Notifier:
-    """Sends what `systemctl status` shows and what the unit's timeouts and watchdog go by.
+    """A sender of notifications to the service manager.
 
-    `watchdog_seconds` is how long the manager waits for a sign of life, None where it doesn't.
-    The methods return whether the manager has the message; nothing is raised where it hasn't.
+    They feed `systemctl status`, and the timeouts and the watchdog of the unit. `watchdog_seconds`
+    is how long the manager waits for a heartbeat, and None means that it expects none. Each method
+    returns True if the message was sent. It returns False if not, and raises nothing.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -37,15 +38,15 @@ class Notifier:
         return self._send("STOPPING=1")
 
     def alive(self) -> bool:
-        """Put the watchdog off by its whole time."""
+        """Send a heartbeat, which starts the watchdog's time again."""
         return self._send("WATCHDOG=1")
 
     def extend(self, seconds: float) -> bool:
-        """Ask for `seconds` from now before a start or an end is given up."""
+        """Extend the time limit of the present start or stop to `seconds` from this moment."""
         return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def status(self, text: str) -> bool:
-        """The line that `systemctl status` shows."""
+        """Set the line that `systemctl status` shows."""
         return self._send("STATUS=" + " ".join(text.splitlines()))
 
     def _send(self, message: str) -> bool:
@@ -58,14 +59,17 @@ class Notifier:
                 line.sendall(message.encode())
         except OSError as error:
             if not self._complained:
-                log.warning("the service manager can't be told anything: %s", error)
+                log.warning("notifications can't be sent to the service manager: %s", error)
             self._complained = True
             return False
         return True
 
 
 def _watchdog_seconds(environment: Mapping[str, str]) -> float | None:
-    """As sd_watchdog_enabled(3) has it: for the process that WATCHDOG_PID names, if it does."""
+    """Return the watchdog's time in seconds, as sd_watchdog_enabled(3) does.
+
+    Return None if there is no watchdog, or if WATCHDOG_PID names another process.
+    """
     text = environment.get("WATCHDOG_USEC", "")
     meant_for = environment.get("WATCHDOG_PID", str(os.getpid()))
     if not text.isdecimal() or int(text) == 0 or meant_for != str(os.getpid()):

@@ -1,4 +1,4 @@
-"""`backup-agent self-test`: whether this installation can be trusted with backups.
+"""Checks of `backup-agent self-test`, which tell if this installation can be trusted with backups.
 
-plan.py names every check, one module a group does them, run.py runs and counts them.
+plan.py names every check. Each group has one module with its checks. run.py runs and counts them.
 """

@@ -1,4 +1,4 @@
-"""Group `broker`: whether tasks can come and reports can go."""
+"""Checks of the group `broker`, which tell if tasks can arrive and reports can leave."""
 
 import logging
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from agent.selftest.context import Context
 
 log = logging.getLogger(__name__)
 
-_AGAIN = (
-    "an agent whose user may do so makes and binds it again within a minute; else import what "
-    "script/broker-definitions prints, see Rights on the broker in docs/operations.md"
+_REPAIR = (
+    "an agent with the right creates and binds it again within a minute; else import "
+    "the output of script/broker-definitions, see Rights on the broker in docs/operations.md"
 )
 
 
 class _Group:
-    """The checks, on one connection that is made at the login."""
+    """The checks of the broker, on one connection that the check `login` opens."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -38,7 +38,7 @@ class _Group:
 
     def reach(self) -> Outcome:
         if self._context.config.broker is None:
-            return skipped("there is no [broker]: this agent takes no tasks, only commands")
+            return skipped("there is no section [broker]: this agent takes no tasks, only commands")
         settings = self._context.broker
         try:
             reach(settings)
@@ -54,49 +54,54 @@ class _Group:
         _ = self._probe
         settings = self._context.broker
         address = settings.address
-        said = f"as {address.user} in the virtual host {address.vhost}"
+        login = f"as {address.user} in the virtual host {address.vhost}"
         if not address.tls and not is_this_machine(address.host):
             return warned(
-                f"{said}; passwords, tasks and their tokens go to {address.host} in clear",
-                "begin [broker] url with amqps:, and give RabbitMQ a certificate",
+                f"{login}; passwords, tasks and their tokens are sent to {address.host} "
+                "unencrypted",
+                "use amqps: in [broker] url, and give RabbitMQ a certificate",
             )
-        return passed(said)
+        return passed(login)
 
     def declare(self) -> Outcome:
         seen = self._probe.look(self._instance_id)
         queue = task_queue(self._instance_id)
         if seen.agents is None:
             made = self._probe.declare(self._instance_id)
-            return passed(f"could make {', '.join(made)}")
+            return passed(f"this user can create {', '.join(made)}")
         if seen.missing:
-            return warned(f"missing, so that messages are lost: {', '.join(seen.missing)}", _AGAIN)
+            names = ", ".join(seen.missing)
+            return warned(f"messages are lost, because these are missing: {names}", _REPAIR)
         if seen.bound is False:
             return warned(
-                f"no task can come: the queue {queue} is not bound to {TASK_EXCHANGE}", _AGAIN
+                f"no task can arrive: the queue {queue} is not bound to {TASK_EXCHANGE}", _REPAIR
             )
         if seen.agents > 1:
             return warned(
-                f"{seen.agents} agents take tasks from {queue}: one gets them",
-                "stop all agents of this instance but one; a lost connection counts for a minute",
+                f"{seen.agents} agents take tasks from {queue}, but only one gets them",
+                "stop all agents of this instance but one; a lost connection still counts as an "
+                "agent for a minute",
             )
-        binding = "" if seen.bound else "; whether the queue is bound was not asked"
-        return passed(f"exchanges and queues are there{binding}")
+        binding = "" if seen.bound else "; the binding of the queue was not checked"
+        return passed(f"exchanges and queues exist{binding}")
 
     def round_trip(self) -> Outcome:
         seconds = self._probe.round_trip()
         if seconds is None:
-            return passed("not tried: this user may make no queue, and needs none")
+            return passed("not tried: this user may not create queues, and needs none")
         return passed(f"published, confirmed and consumed in {seconds * 1000:.0f} ms")
 
     def unroutable(self) -> Outcome:
         returned = self._probe.returns_unroutable()
         if returned is None:
-            return passed("not tried: this user may not use the default exchange, and need not")
+            return passed(
+                "not tried: this user may not use the default exchange, and does not need it"
+            )
         if returned:
-            return passed("a message that nobody takes is returned")
+            return passed("a message that no queue takes is returned")
         return failed(
-            "a message that nobody takes was confirmed and not returned",
-            "this broker does not do as AMQP 0-9-1 says of `mandatory`: use RabbitMQ",
+            "a message that no queue takes was confirmed and not returned",
+            "this broker does not treat `mandatory` messages as AMQP 0-9-1 says: use RabbitMQ",
         )
 
     def report_readers(self) -> Outcome:
@@ -107,8 +112,8 @@ class _Group:
         if readers:
             return passed("a queue takes this instance's reports")
         return warned(
-            "nobody reads this instance's reports: they wait in the agent's journal",
-            f"bind a queue to the exchange backup.reports with {self._instance_id}.# or #",
+            "no queue takes this instance's reports: they wait in the agent's journal",
+            f"bind a queue to the exchange backup.reports with the key {self._instance_id}.# or #",
         )
 
 
@@ -130,4 +135,4 @@ def _close(probe: Probe) -> None:
     try:
         probe.__exit__(None, None, None)
     except AgentError as error:
-        log.warning("what the self-test made on the broker may be left there: %s", error)
+        log.warning("the self-test may have left queues or exchanges on the broker: %s", error)

@@ -1,4 +1,4 @@
-"""What a check is, and what it may find."""
+"""A check of the self-test, its outcome and its result."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 from agent.model import printable
 
-# Longer than any sentence of ours; foreign text is in some of them.
+# Characters. No text of this program is that long, but some texts quote foreign programs.
 _LONGEST = 600
 
 
 class Verdict(StrEnum):
-    """SKIP: it could not be looked at, because something else failed or isn't there."""
+    """The verdict on one check.
+
+    SKIP means that the check was not run, because something else failed or does not exist.
+    """
 
     PASS = "PASS"  # noqa: S105 - not a password
     WARN = "WARN"
@@ -20,7 +23,10 @@ class Verdict(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """What was found and, on anything but PASS and SKIP, what to do about it."""
+    """The finding of one check.
+
+    `cure` tells the operator how to fix it. It is empty for PASS and SKIP.
+    """
 
     verdict: Verdict
     found: str
@@ -30,9 +36,11 @@ class Outcome(NamedTuple):
 class Check(NamedTuple):
     """One check of a group.
 
-    `look` may raise: an AgentError is a FAIL in its own words, anything else a FAIL that is a
-    defect of the check. `needs` are checks without which looking says nothing: names of the
-    same group, or `group: name`.
+    `look` does the check and may raise. An AgentError becomes a FAIL with the error's own text
+    and hint. Any other Exception becomes a FAIL that reports a defect of the check.
+
+    `needs` names other checks. If one of them fails or is skipped, `look` would tell nothing and is
+    not called. A name is that of a check in the same group, or has the form `group: name`.
     """
 
     name: str
@@ -41,7 +49,7 @@ class Check(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The outcome of one check, as it is shown."""
+    """The outcome of one check with its group and name, as the self-test prints it."""
 
     group: str
     name: str
@@ -54,7 +62,7 @@ class Result(NamedTuple):
         return f"{self.group}: {self.name}"
 
     def plain(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the result as a dict, for `--json`."""
         return self._asdict()
 
 
@@ -75,13 +83,17 @@ def skipped(reason: str) -> Outcome:
 
 
 def result(group: str, name: str, outcome: Outcome) -> Result:
-    """An outcome with its name; what foreign programs said in it is made harmless."""
+    """Return the Result of an outcome, with texts that are safe to print.
+
+    The texts may quote foreign programs. So characters that could control a terminal become `?`,
+    and each text is truncated to `_LONGEST` characters.
+    """
     found, cure = (printable(text)[:_LONGEST] for text in (outcome.found, outcome.cure))
     return Result(group, name, outcome.verdict, found, cure)
 
 
 def amount(size: float) -> str:
-    """Bytes for people, in binary units."""
+    """Format a number of bytes for people, in binary units such as `1.5 MiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -90,7 +102,7 @@ def amount(size: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time for people."""
+    """Format a number of seconds for people, such as `2.0 h`."""
     for unit, length in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Group `configuration`: what the operator wrote, before anything is asked of it."""
+"""Checks of the group `configuration`, which read the operator's files and contact no server."""
 
 import difflib
 import errno
@@ -48,18 +48,18 @@ def _sections(config: Config) -> Outcome:
     if config.broker is None and config.store and not config.store.url.startswith("file:"):
         return warned(
             "there is no section [broker]: `backup-agent run` can't take tasks",
-            "add [broker] with url and password_file; or leave it, and use --local commands only",
+            "add [broker] with url and password_file, or use only commands with --local",
         )
-    return passed("all that are needed")
+    return passed("all required sections exist")
 
 
 def _environment(environment: Iterable[str]) -> Outcome:
-    """Variables that look like ours and that nothing reads, or that are for tests alone."""
+    """Check that no variable with our prefix is unused, and that the one for tests is not set."""
     if crash_points.VARIABLE in environment:
         return failed(
-            f"{crash_points.VARIABLE} is set: the agent kills itself where that says, as "
-            "tests want it",
-            f"take {crash_points.VARIABLE} out of the environment of the service and of the shell",
+            f"{crash_points.VARIABLE} is set: the agent kills itself at the place that it names, "
+            "which only tests need",
+            f"remove {crash_points.VARIABLE} from the environment of the service and of the shell",
         )
     ignored = sorted(
         name for name in environment if name.startswith(ENV_PREFIX) and not ENV_NAME.fullmatch(name)
@@ -67,14 +67,20 @@ def _environment(environment: Iterable[str]) -> Outcome:
     if ignored:
         meant = "; ".join(f"{name} ({_meant(name)})" for name in ignored)
         return warned(
-            f"ignored, because of no such form: {', '.join(ignored)}",
-            f"the form is {ENV_PREFIX}<SECTION>__<KEY>, two underscores between them: {meant}",
+            f"ignored, because the names have a wrong form: {', '.join(ignored)}",
+            f"the form is {ENV_PREFIX}<SECTION>__<KEY>, with two underscores between section and "
+            f"key: {meant}",
         )
     count = sum(1 for name in environment if ENV_NAME.fullmatch(name))
-    return passed(f"{count} {ENV_PREFIX} variables, applied" if count else "nothing is overridden")
+    return passed(
+        f"{ENV_PREFIX} variables that override the file: {count}"
+        if count
+        else "no variable overrides the file"
+    )
 
 
 def _meant(name: str) -> str:
+    """Return the most similar variable with a question mark, or `unset it` if none is similar."""
     known = [
         f"{ENV_PREFIX}{section}__{key}".upper()
         for section, field in Config.model_fields.items()
@@ -85,7 +91,7 @@ def _meant(name: str) -> str:
 
 
 def _keys(annotation: object) -> list[str]:
-    """The keys of a section's model, which may be one of `Section | None`."""
+    """Return the keys of a section's model. The annotation may be `Section | None`."""
     for kind in (annotation, *getattr(annotation, "__args__", ())):
         if hasattr(kind, "model_fields"):
             return list(kind.model_fields)
@@ -95,16 +101,19 @@ def _keys(annotation: object) -> list[str]:
 def _secret(config: Config, section: str, key: str) -> Outcome:
     path: Path | None = getattr(getattr(config, section), key, None)
     if path is None:
-        return passed(f"[{section}] {key} is not set: none is sent")
+        return passed(f"[{section}] {key} is not set: no secret is sent")
     try:
         read_secret(path, f"[{section}] {key}")
     except ConfigInvalid as error:
         return failed(str(error), error.hint)
-    return passed(f"{path}: present, private")
+    return passed(f"{path} exists and is private")
 
 
 def _state_folder(folder: Path) -> Outcome:
-    """Whether the agent may make files there; how much space there is, host says."""
+    """Check that the agent can create files in the state directory.
+
+    The group `host` checks the free space there.
+    """
     cure = f"install -d -m 0700 -o mysql -g mysql {folder} (the agent's OS user and group)"
     try:
         there = nearest(folder)
@@ -112,17 +121,19 @@ def _state_folder(folder: Path) -> Outcome:
         return failed(f"{folder} can't be reached: {error.strerror}", cure)
     if there != folder:
         if os.access(there, os.W_OK | os.X_OK):
-            return passed(f"{folder} is not there yet; the agent can make it")
-        return failed(f"{folder} is not there, and {there} can't be written to", cure)
+            return passed(f"{folder} does not exist yet; the agent can create it")
+        return failed(f"{folder} does not exist, and {there} can't be written to", cure)
     if not folder.is_dir():
-        return failed(f"{folder} is not a folder", cure)
+        return failed(f"{folder} is not a directory", cure)
     try:
         with tempfile.TemporaryFile(dir=folder):
             mode = stat.S_IMODE(folder.stat().st_mode)
     except OSError as error:
         if error.errno in _FULL:
-            return skipped(f"{folder} is full: see host")
+            return skipped(f"the filesystem of {folder} is full: see the group host")
         return failed(f"{folder} can't be written to: {error.strerror}", cure)
     if mode & 0o077:
-        return warned(f"{folder} is open to others (mode {mode:04o})", f"chmod 0700 {folder}")
-    return passed(f"{folder}: writable, private")
+        return warned(
+            f"{folder} is accessible to other users (mode {mode:04o})", f"chmod 0700 {folder}"
+        )
+    return passed(f"{folder} is writable and private")

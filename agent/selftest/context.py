@@ -1,4 +1,4 @@
-"""What the groups share: the configuration, what is built of it, and what has to be undone."""
+"""The context that all groups share: the configuration, its objects, and their clean-up."""
 
 import logging
 import os
@@ -23,7 +23,8 @@ from agent.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
-# The daemon is patient; whoever waits for a self-test wants to know that it doesn't answer.
+# The daemon waits longer. An operator who waits for a self-test wants to learn soon that a server
+# does not answer.
 _STORE_ATTEMPTS = 2
 _STORE_SECONDS = 10.0
 _BROKER_SECONDS = 5.0
@@ -31,10 +32,14 @@ _QUERY_SECONDS = 10.0
 
 
 class Context:
-    """One run's configuration and what is built of it, each when it is first asked for.
+    """The configuration of one run, and the objects built from it, each at its first use.
 
-    Used in a `with`: its end removes what was put into the store, and closes everything.
-    Properties raise what building them raises.
+    Use it in a `with` block. The end of the block deletes the run's objects from the store and
+    closes the store. A property raises the error that building its object raises.
+
+    `undo` has the callbacks for the end of the run, and `after_group` those for the end of the
+    current group. `store_rate` and `backup_rate` are in bytes a second. They are None until a check
+    has measured them.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -46,7 +51,7 @@ class Context:
         self.backup_rate: float | None = None
 
     def __enter__(self) -> Self:
-        # SIGINT, too: whoever starts this in the background may have it ignored
+        # SIGINT too: a shell that starts this in the background may set it to be ignored
         for number in (signal.SIGINT, signal.SIGTERM):
             self.undo.callback(signal.signal, number, signal.signal(number, _interrupt))
         return self
@@ -56,7 +61,7 @@ class Context:
 
     @contextmanager
     def group(self) -> Iterator[None]:
-        """Inside, `after_group` is what is undone at the end of this group of checks."""
+        """Run one group of checks in the block, and the callbacks of `after_group` at its end."""
         with ExitStack() as self.after_group:
             yield
 
@@ -66,7 +71,7 @@ class Context:
 
     @cached_property
     def impatient(self) -> Config:
-        """The configuration, with a store that is given up soon."""
+        """Return the configuration with fewer attempts and a shorter timeout for the store."""
         section = self.config.store
         if section is None:
             return self.config
@@ -78,14 +83,17 @@ class Context:
 
     @cached_property
     def store(self) -> Store:
-        """The store, not opened."""
+        """Build the store without opening it, and close it at the end of the run."""
         store = wiring.store(self.impatient)
         self.undo.callback(store.close)
         return store
 
     @cached_property
     def remains(self) -> Remains:
-        """What this run puts into the store; gone at the end, whatever ends it."""
+        """Return the objects that this run puts into the store.
+
+        They are deleted at the end of the run, also after an error or an interrupt.
+        """
         remains = Remains(self.store, self.config.agent.instance_id)
         self.undo.callback(self._remove, remains)
         return remains
@@ -102,7 +110,7 @@ class Context:
 
     @cached_property
     def server(self) -> ServerInfo | None:
-        """Who the database server is; None where it can't be asked."""
+        """Return the identity of the database server, or None if it can't be asked."""
         try:
             return self.database.server()
         except AgentError:
@@ -110,7 +118,10 @@ class Context:
 
     @cached_property
     def datadir_bytes(self) -> int | None:
-        """The size of the datadir; None where nobody says where it is, or it can't be read."""
+        """Return the size of the datadir in bytes.
+
+        None if the server can't be asked for its datadir, or the datadir can't be read.
+        """
         try:
             return datadir_bytes(self.server.datadir) if self.server else None
         except AgentError:
@@ -118,7 +129,11 @@ class Context:
 
     @cached_property
     def copied_bytes(self) -> int | None:
-        """The size of what a full backup reads of the datadir; None as for `datadir_bytes`."""
+        """Return the bytes of the datadir that a full backup reads, or None as `datadir_bytes`.
+
+        If the size of the parts that are not copied can't be determined, return the size of the
+        whole datadir.
+        """
         if self.server is None or self.datadir_bytes is None:
             return None
         try:
@@ -128,7 +143,10 @@ class Context:
 
     @cached_property
     def tablespaces(self) -> int | None:
-        """How many files of tables the engine opens; None where the server doesn't say."""
+        """Return the number of tablespaces that the engine opens.
+
+        None if the server can't be asked.
+        """
         try:
             return len(self.database.tablespaces()) if self.server else None
         except AgentError:
@@ -138,7 +156,7 @@ class Context:
         try:
             remains.end()
         except AgentError as error:
-            log.warning("what the self-test put into the store can't be removed: %s", error)
+            log.warning("cannot delete the self-test's objects from the store: %s", error)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

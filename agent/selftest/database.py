@@ -1,4 +1,4 @@
-"""Group `database`: whether the server lets itself be backed up, by the engine that is here."""
+"""Checks of the group `database`, which tell if the installed engine can back up the server."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from agent.selftest.check import Check, Outcome, amount, failed, passed, span, w
 from agent.selftest.context import Context
 
 _BASE = ("configuration: file", "configuration: database password")
-# The files that the engine copies (mariadb-backup's own list of extensions, and InnoDB's).
+# The files that the engine copies: mariadb-backup's own list of extensions, and InnoDB's files.
 _COPIED = {".ibd", ".frm", ".MYD", ".MYI", ".MAD", ".MAI", ".CSV", ".CSM", ".opt", ".par"}
 _INNODB = ("ibdata", "ib_logfile", "undo", "aria_log", "#ib_redo")
-# MariaDB's own default is 96 MiB, and MySQL's from 8.0.30 on 100 MiB.
+# Bytes. MariaDB's own default is 96 MiB. MySQL's default is 100 MiB from 8.0.30 on.
 _SMALL_REDO = 48 << 20
-# A shorter uptime says nothing about how fast the server writes.
+# Seconds. A shorter uptime says nothing about how fast the server writes.
 _TELLING_UPTIME = 600
-# Granted where they are missing, in the words that a GRANT takes.
+# The name of a missing privilege in a GRANT statement, if that name is a different one.
 _GRANTED_AS = {"SLAVE MONITOR": "REPLICA MONITOR"}
 
 
@@ -67,8 +67,8 @@ def _login(context: Context) -> Outcome:
     except DatabaseDenied as error:
         return failed(
             str(error),
-            f"ALTER USER '{user}'@'localhost' IDENTIFIED BY ... with the password that [database] "
-            "password_file holds (the account: systemd/grants.sql), or correct [database] user",
+            f"ALTER USER '{user}'@'localhost' IDENTIFIED BY ... with the password in [database] "
+            "password_file (systemd/grants.sql makes the account), or correct [database] user",
         )
     return passed(f"as {user}")
 
@@ -84,11 +84,11 @@ def _privileges(context: Context) -> Outcome:
     user = context.config.database.user
     if missing:
         return failed(f"{user} lacks {', '.join(missing)}", _grants(missing, user))
-    return passed(f"{user} has what a backup needs")
+    return passed(f"{user} has the privileges that a backup needs")
 
 
 def _grants(privileges: Sequence[str], user: str) -> str:
-    """Statements that grant them, some on all databases, some on one table."""
+    """Return GRANT statements for privileges on all databases and for privileges on one table."""
     account = f"'{user}'@'localhost'"
     on_all = [_GRANTED_AS.get(name, name) for name in privileges if " ON " not in name]
     on_some = [name for name in privileges if " ON " in name]
@@ -96,7 +96,7 @@ def _grants(privileges: Sequence[str], user: str) -> str:
     return " ".join([*whole, *(f"GRANT {name} TO {account};" for name in on_some)])
 
 
-# Accounts that others need as they are.
+# Accounts that other programs and administrators need. Their privileges must stay.
 _ADMINISTRATORS = frozenset({"root", "mysql", "admin", "debian-sys-maint", "mariadb.sys"})
 
 
@@ -109,24 +109,24 @@ def _surplus(context: Context) -> Outcome:
     if user in _ADMINISTRATORS or "ALL PRIVILEGES" in surplus:
         return warned(
             f"{user} is an administrator's account",
-            "make the account of systemd/grants.sql for the agent and name it in [database] user; "
-            f"leave {user} as it is",
+            "create the account of systemd/grants.sql for the agent, and name it in [database] "
+            f"user; don't change {user}",
         )
     names = ", ".join(surplus)
     return warned(
-        f"{user} holds more than a backup needs: {names}",
-        f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; and GRANT what the privileges "
-        "check then names",
+        f"{user} has more privileges than a backup needs: {names}",
+        f"REVOKE {names} ON *.* FROM '{user}'@'localhost'; then GRANT the privileges that the "
+        "check 'database: privileges' names",
     )
 
 
 def _engine(context: Context) -> Outcome:
-    """Whether the engine for this server can be started."""
+    """Check that the engine for this server can be started."""
     server = context.database.server()
     try:
         chosen = _chosen(context, server)
     except EngineUnsupported:
-        return passed("one is here; whether it fits, the next check says")
+        return passed("an engine is installed; the next check tells if it fits this server")
     return passed(f"{chosen.engine.name} {chosen.version}")
 
 
@@ -147,19 +147,22 @@ def _extractor(context: Context) -> Outcome:
     found = shutil.which(program)
     if found is None:
         return failed(
-            f"{program}, which restores take, is not here",
+            f"{program} was not found; restores need it",
             "install the engine's whole package, or set [engine] extractor to the program's path",
         )
     return passed(found)
 
 
 def _datadir(context: Context) -> Outcome:
-    """Whether this OS user can read what the engine will copy, and a backup can hold it all."""
+    """Check that this OS user can read the files that the engine copies.
+
+    Also check that a backup can hold everything in the datadir.
+    """
     server = context.database.server()
     datadir = server.datadir
     cure = (
-        f"run the agent, and this self-test, as the owner of {datadir}: "
-        "User=mysql in the unit; systemctl start backup-agent-self-test, or sudo -u mysql here"
+        f"run the agent and this self-test as the owner of {datadir}: set User=mysql in the unit, "
+        "and run systemctl start backup-agent-self-test, or this command with sudo -u mysql"
     )
     engine = context.config.engine
     accepted = frozenset(name.lower() for name in engine.uncopied_engines)
@@ -183,7 +186,10 @@ def _datadir(context: Context) -> Outcome:
 
 
 def _copied(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
-    """The files in the datadir and one folder below that are copied; OSError."""
+    """Yield the paths of the files that are copied, in the datadir and in its directories.
+
+    Raise OSError if a directory can't be read.
+    """
     with os.scandir(datadir) as entries:
         for entry in entries:
             if entry.name in ignored:
@@ -203,19 +209,19 @@ def _lineage(context: Context) -> Outcome:
     lineage = context.database.lineage()
     if not lineage.birth:
         return warned(
-            f"inode {lineage.inode}; the filesystem keeps no birth times, so that a replaced "
-            "datadir may look like the old one",
+            f"inode {lineage.inode}; the filesystem keeps no birth times, so a replaced datadir "
+            "may look like the old one",
             "keep the datadir on ext4 or xfs; make a full backup after every restore",
         )
-    return passed(f"inode {lineage.inode}, born {lineage.birth}")
+    return passed(f"inode {lineage.inode}, birth time {lineage.birth}")
 
 
 def _redo(context: Context) -> Outcome:
-    """Whether the redo log lasts while the store is silent.
+    """Check that the redo log is large enough for a time in which the store does not answer.
 
-    The engine copies the redo log through the same stream as the data. While the store does
-    not answer, that stream stands still, for as long as the store is tried again; what the
-    server overwrites meanwhile is lost, and the backup with it.
+    The engine copies the redo log through the same stream as the data. While the store does not
+    answer, that stream stands still. This lasts as long as the request to the store is retried.
+    If the server overwrites redo log that is not copied yet, the backup is lost.
     """
     size, files = _redo_size(context.database.variables(*_REDO))
     found = context.database.counters("Innodb_os_log_written", "Uptime")
@@ -225,13 +231,15 @@ def _redo(context: Context) -> Outcome:
     if size < _SMALL_REDO:
         return warned(f"{stated}: a busy server overwrites it before it is copied", cure)
     if uptime < _TELLING_UPTIME:
-        return passed(f"{stated}; the server runs too briefly to say how fast it fills")
+        return passed(f"{stated}; the server's uptime is too short to tell how fast it fills")
     lasts = size / max(found.get("Innodb_os_log_written", 0) / uptime, 1.0)
     store = context.config.store
     silence = store.timeout_seconds * store.attempts if store else 0.0
     stated += f", full after {span(lasts)} at the mean rate since the server's start"
     if lasts < silence:
-        return warned(f"{stated}; the store may be silent for {span(silence)}", cure)
+        return warned(
+            f"{stated}; a backup waits up to {span(silence)} for a store that does not answer", cure
+        )
     return passed(stated)
 
 
@@ -239,7 +247,10 @@ _REDO = ("innodb_log_file_size", "innodb_log_files_in_group", "innodb_redo_log_c
 
 
 def _redo_size(variables: dict[str, str]) -> tuple[int, str]:
-    """Bytes of redo log, and in what: MySQL has one capacity from 8.0.30 on."""
+    """Return the bytes of the redo log, and its parts in words, such as `2 files`.
+
+    MySQL has one capacity from 8.0.30 on.
+    """
     if "innodb_redo_log_capacity" in variables:
         return int(variables["innodb_redo_log_capacity"]), "one capacity"
     files = int(variables.get("innodb_log_files_in_group", 1))
@@ -252,7 +263,7 @@ def _open_files(context: Context) -> Outcome:
     found = f"the server may open {limit} files, and has {tables} tablespaces"
     if limit < tables:
         return warned(
-            f"{found}: opening and closing them slows a backup's start down",
+            f"{found}: opening and closing them slows down the start of a backup",
             f"set open_files_limit = {2 * tables} in the server's configuration",
         )
     return passed(found)
@@ -260,8 +271,8 @@ def _open_files(context: Context) -> Outcome:
 
 def _binlog(context: Context) -> Outcome:
     if context.database.variables("log_bin").get("log_bin") == "ON":
-        return passed("on: a restore can go on to a point in time")
+        return passed("on: after a restore, changes up to a point in time can be applied")
     return warned(
-        "off: a restore ends where the backup ended, later changes are lost",
+        "off: a restore ends with the state of the backup, and later changes are lost",
         "set log_bin and server_id in the server's configuration",
     )

@@ -1,4 +1,4 @@
-"""Group `data path`: a made-up stream through all stages to the real store and back."""
+"""Checks of the group `data path`: a test stream through all stages to the real store and back."""
 
 import hashlib
 import os
@@ -23,16 +23,16 @@ from agent.store.protocol import Container
 _BASE = ("keys: active", "host: memory", "store: put", "store: get", "store: delete")
 _SIZE = 48 * MIB
 _SMALL_SIZE = 16 * MIB
-_FAST = 20 * MIB  # bytes a second of a store that the larger stream does not keep busy for long
+_FAST = 20 * MIB  # bytes a second; a store this fast takes the larger stream in a few seconds
 _SEGMENT = 4 * MIB
-# Longer than deflate's window of 32 KiB, so that its repetitions don't compress any better.
+# Bytes. Longer than deflate's window of 32 KiB, so that the repetition doesn't compress better.
 _PATTERN = 4 * MIB
-_SLOW = 20 * MIB
-_DAY = 86_400.0
+_SLOW = 20 * MIB  # bytes a second
+_DAY = 86_400.0  # seconds
 
 
 class _Pattern:
-    """The stream: hexadecimal digits of noise, which deflate makes half as long."""
+    """A stream of random hexadecimal digits, which deflate compresses to half the length."""
 
     def __init__(self, size: int) -> None:
         self._view = memoryview(os.urandom(_PATTERN // 2).hex().encode())
@@ -40,7 +40,10 @@ class _Pattern:
         self._at = 0
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fill the buffer with what follows; 0 at the end."""
+        """Copy the next bytes of the stream into `buffer` and return their number.
+
+        It may be less than the length of `buffer`. It is 0 at the end of the stream.
+        """
         count = min(len(buffer), self._size - self._at, _PATTERN - self._at % _PATTERN)
         buffer[:count] = self._view[self._at % _PATTERN :][:count]
         self._at += count
@@ -50,7 +53,10 @@ class _Pattern:
         self._at = 0
 
     def expect(self, block: bytes) -> None:
-        """Compare what comes back; DataDamaged where it differs."""
+        """Compare the next downloaded block with the stream.
+
+        Raise DataDamaged if it differs.
+        """
         at = self._at % _PATTERN
         if bytes(self._view[at : at + len(block)]) != block:
             raise DataDamaged(f"the stream came back changed after byte {self._at}")
@@ -62,7 +68,7 @@ class _Pattern:
 
 
 class _Group:
-    """The checks, on the segments of one made-up backup."""
+    """The checks of the data path, on the segments of one artificial backup."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -80,31 +86,35 @@ class _Group:
         self._download(self._key, pattern.expect)
         down = size / (time.monotonic() - started)
         if not pattern.ended:
-            return failed("the stream came back cut short", "report it: this is a defect")
+            return failed(
+                "the stream came back truncated", "this is a defect of backup-agent: report it"
+            )
         self._context.backup_rate = up
         self._rates = {"backup": up, "restore": down}
         self._bottleneck = meter.measured().bottleneck
         ratio = size / max(meter.compressed_bytes, 1)
         stored = f"{amount(size)} in {len(self._sizes)} segments, compressed {ratio:.1f} to 1"
-        return passed(f"{stored}, came back equal")
+        return passed(f"{stored}, came back unchanged")
 
     def speed(self) -> Outcome:
-        """Each stage alone on one core, and all of them together."""
+        """Report the speed of all stages together, and of each stage alone on one core."""
         whole = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._rates.items())
         alone = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._stages().items())
-        found = f"MiB/s: {whole}; a core alone: {alone}; waited most for: {self._bottleneck}"
+        found = (
+            f"MiB/s: {whole}; each stage on one core: {alone}; longest wait for: {self._bottleneck}"
+        )
         if min(self._rates.values()) < _SLOW:
             return warned(
                 found,
-                "raise [pipeline] connections where the store is waited for, cores where "
-                "compression is",
+                "raise [pipeline] connections if the longest wait is for the store, or cores if it "
+                "is for compression",
             )
         return passed(found)
 
     def estimate(self) -> Outcome:
         size = self._context.copied_bytes
         if size is None or self._context.backup_rate is None:
-            return skipped("the datadir's size is not known: see database")
+            return skipped("the size of the datadir is not known: see the group database")
         rate = self._context.backup_rate
         limit = self._context.config.pipeline.bytes_per_second
         seconds = size / (min(rate, limit) if limit else rate)
@@ -112,7 +122,8 @@ class _Group:
         if seconds > _DAY:
             return warned(
                 f"{found}: longer than a day",
-                "raise [pipeline] bytes_per_second, cores or connections; make incrementals",
+                "raise [pipeline] bytes_per_second, cores or connections, or make incremental "
+                "backups",
             )
         return passed(found)
 
@@ -120,7 +131,7 @@ class _Group:
         return self._refused(os.urandom(32), "another key")
 
     def damage(self) -> Outcome:
-        """Overwrite one segment with a copy of which one bit differs."""
+        """Check that a download is refused after one bit of a stored segment was changed."""
         store, number = self._context.store, min(self._sizes)
         name = self._context.remains.segment(number)
         segment = memoryview(bytearray(self._sizes[number]))
@@ -136,23 +147,26 @@ class _Group:
         if left:
             return warned(
                 f"{len(left)} objects are still listed after they were deleted",
-                "the store's container updates lag: see its container servers' logs",
+                "the store updates its listings late: see the logs of its container servers",
             )
-        return passed("nothing of it is left in the store")
+        return passed("all objects of the stream are deleted from the store")
 
     def _refused(self, key: bytes, what: str) -> Outcome:
+        """Check that a download with `key` is refused. `what` names the fault in the message."""
         try:
             self._download(key, lambda _block: None)
         except DataDamaged as error:
             return passed(f"refused: {error}")
-        return failed(f"a stored stream was read with {what}", "report it: this is a defect")
+        return failed(
+            f"a stored stream was read with {what}", "this is a defect of backup-agent: report it"
+        )
 
     @cached_property
     def _plan(self) -> Plan:
         return wiring.path_settings(self._context.config).plan(segment_bytes=_SEGMENT)
 
     def _upload(self, pattern: _Pattern) -> tuple[float, Meter]:
-        """Store the stream; raw bytes a second, and what was measured."""
+        """Store the stream. Return the raw bytes a second and the meter."""
         meter, stop = Meter(), Stop()
 
         def send(number: int, parts: list[memoryview]) -> None:
@@ -187,7 +201,10 @@ class _Group:
         ).run()
 
     def _stages(self) -> dict[str, float]:
-        """Bytes a second of each stage by itself: raw ones for gzip, sealed ones for the rest."""
+        """Measure each stage alone and return its bytes a second.
+
+        These are raw bytes for `compress` and `inflate`, and sealed bytes for the other stages.
+        """
         block = memoryview(bytearray(BLOCK))
         _Pattern(BLOCK).read_into(block)
         member = deflate_member(block)
@@ -203,7 +220,10 @@ class _Group:
 
 
 def _rate(size: int, work: Callable[[], object]) -> float:
-    """Bytes a second of `work`, which takes so many, over about 30 ms."""
+    """Call `work` for about 30 ms, and return its bytes a second.
+
+    Each call processes `size` bytes.
+    """
     started, rounds = time.monotonic(), 0
     while (taken := time.monotonic() - started) < 0.03:
         work()

@@ -1,4 +1,4 @@
-"""Group `host`: whether this machine has what a backup takes."""
+"""Checks of the group `host`, which tell if this machine has the resources for a backup."""
 
 import os
 import pwd
@@ -15,12 +15,12 @@ from agent.selftest.check import Check, Outcome, amount, failed, passed, warned
 from agent.selftest.context import Context
 
 _FILE = ("configuration: file",)
-# What the journal may come to hold: 1,000 unfinished tasks of 64 KiB (ARCHITECTURE.md).
+# Bytes. The journal may grow to this size: 1,000 unfinished tasks of 64 KiB (ARCHITECTURE.md).
 _LEAST_SPACE = 64 << 20
 _EASY_SPACE = 256 << 20
-# Beside one a tablespace: the engine's logs, pipes and libraries.
+# Files that the engine has open besides the tablespaces: its logs, pipes and libraries.
 _OTHER_FILES = 200
-# `aes` and the carry-less multiplication that AES-GCM needs, on x86 and on ARM
+# `aes`, and the carry-less multiplication that AES-GCM needs, on x86 and on ARM.
 _AES = ({"aes", "pclmulqdq"}, {"aes", "pmull"})
 _SIMD = ("avx512f", "avx2", "asimd", "sse4_2")
 
@@ -46,22 +46,22 @@ def _cores(config: Config) -> Outcome:
     if asked > here:
         return warned(
             f"[pipeline] cores = {asked}, but this process may use {here}",
-            f"set [pipeline] cores to {here} or to 0, which means all",
+            f"set [pipeline] cores to {here}, or to 0 for all",
         )
-    return passed(f"{asked or here} of {here} for the data path")
+    return passed(f"the data path uses {asked or here} of {here} cores")
 
 
 def _memory(config: Config) -> Outcome:
-    """The data path's buffers while it runs, the engine's memory while it prepares."""
+    """Check the memory for the data path's buffers, and for preparing a restore."""
     wiring.path_settings(config).plan()
     free, budget = host.available_bytes(), config.pipeline.memory_bytes
     found = f"{amount(free)} available, the data path's buffers take {amount(budget)}"
-    cure = "lower [pipeline] memory_bytes, or give the machine (the unit's MemoryMax) more"
+    cure = "lower [pipeline] memory_bytes, or give the machine or the unit (MemoryMax=) more memory"
     if free < budget:
         return failed(found, cure)
     if free < budget + config.engine.prepare_memory_bytes:
         prepare = amount(config.engine.prepare_memory_bytes)
-        return warned(f"{found}, preparing a restore {prepare}", cure)
+        return warned(f"{found}, preparing a restore takes {prepare}", cure)
     return passed(found)
 
 
@@ -76,27 +76,39 @@ def _state_space(config: Config) -> Outcome:
 
 
 def _restore_space(context: Context) -> Outcome:
-    """Whether a restore of this instance would fit; it may also be done elsewhere."""
+    """Check that a restore of this instance would fit below each restore root.
+
+    If it does not fit, this is only a warning, because a restore may be done elsewhere.
+    """
     roots, needed = context.config.agent.restore_roots, context.datadir_bytes
     if not roots:
-        return passed("no [agent] restore_roots: restores are done with --local only")
+        return passed("[agent] restore_roots is not set: restores need --local")
     percent = context.config.agent.restore_reserve_percent
     lacking = [f"{root} ({why})" for root in roots if (why := _lacks(root, needed, percent))]
     if lacking:
         return warned(
             f"a restore can't go to {', '.join(lacking)}",
-            "make the folder writable for the agent's OS user, free space there, or correct "
+            "make the directory writable for the agent's OS user, free space there, or correct "
             "[agent] restore_roots",
         )
-    size = f"the datadir has {amount(needed)}" if needed is not None else "datadir not measured"
+    size = (
+        f"the datadir takes {amount(needed)}"
+        if needed is not None
+        else "the size of the datadir is not known"
+    )
     free = ", ".join(f"{amount(host.free_bytes(root))} free in {root}" for root in roots)
     return passed(f"{free}; {size}")
 
 
 def _lacks(root: Path, needed: int | None, percent: float) -> str | None:
+    """Return why a restore of `needed` bytes can't go to `root`, or None if it can.
+
+    If `needed` is None, the size is not known and the free space is not checked. `percent` is the
+    part of the filesystem that must stay free.
+    """
     try:
         if not root.is_dir():
-            return "there is no such folder"
+            return "it does not exist or is not a directory"
     except PermissionError:
         return "it can't be reached"
     if not os.access(root, os.W_OK | os.X_OK):
@@ -105,14 +117,14 @@ def _lacks(root: Path, needed: int | None, percent: float) -> str | None:
     kept = int(space.total * percent / 100)
     if needed is None or space.free >= needed + kept:
         return None
-    return f"{amount(space.free)} free, {amount(needed)} needed, {amount(kept)} to stay free"
+    return f"{amount(space.free)} free, {amount(needed)} needed, {amount(kept)} must stay free"
 
 
 def _clock() -> Outcome:
     if host.clock_synchronised():
-        return passed("the kernel's clock is synchronised")
+        return passed("this machine's clock is synchronised")
     return warned(
-        "nothing keeps this machine's clock right, or it can't be told from here",
+        "this machine's clock is not synchronised, or this process can't find out",
         "run an NTP client: systemctl enable --now systemd-timesyncd (or chrony)",
     )
 
@@ -141,17 +153,24 @@ def _compression() -> Outcome:
     block = b"".join(b"row %d of a table; " % number for number in range(4000))
     member = deflate_member(block)
     if inflate_member(member) != block:
-        return failed("ISA-L does not give back what it was given", "install isal anew: pip")
-    return passed(f"ISA-L works: {len(block)} bytes became {len(member)}, and came back")
+        return failed(
+            "ISA-L decompressed a block to other bytes than it had compressed",
+            "reinstall the Python package isal with pip",
+        )
+    return passed(f"ISA-L compressed {len(block)} bytes to {len(member)}, and restored them")
 
 
 def _open_files(context: Context) -> Outcome:
-    """The engine raises the soft limit itself, and keeps each tablespace open."""
+    """Check that the hard limit of open files is high enough for the engine.
+
+    The soft limit does not matter: the engine raises it itself. The engine keeps each tablespace
+    open.
+    """
     soft, hard = host.open_files()
     tables = context.tablespaces
-    found = f"at most {hard} (now {soft})"
+    found = f"hard limit {hard}, soft limit {soft}"
     if tables is None:
-        return passed(f"{found}; how many tables there are is not known")
+        return passed(f"{found}; the number of tablespaces is not known")
     found = f"{found} for {tables} tablespaces"
     if hard >= tables + _OTHER_FILES:
         return passed(found)
@@ -159,32 +178,40 @@ def _open_files(context: Context) -> Outcome:
 
 
 def _user(context: Context) -> Outcome:
-    """An installed agent runs as the server's own OS user, one without a unit as root, too."""
+    """Check that this process runs as the owner of the datadir, or as root.
+
+    An installed agent runs as the server's own OS user. An agent without a unit may also run as
+    root.
+    """
     user = _name(os.geteuid())
     if context.server is None:
-        return passed(f"running as {user}; the database's own user is not known")
+        return passed(f"running as {user}; the database server's user is not known")
     owner = _owner(context.server.datadir)
     if owner is None or owner == user:
-        return passed(f"running as {user}, who owns the datadir" if owner else f"as {user}")
+        return passed(f"running as {user}, who owns the datadir" if owner else f"running as {user}")
     if os.geteuid() == 0:
         return _root(agent_user(context.config.agent.state_folder), owner)
     return warned(
-        f"running as {user}, but the datadir is {owner}'s: files that are restored would be "
-        f"{user}'s",
+        f"running as {user}, but the datadir belongs to {owner}: restored files would belong to "
+        f"{user}",
         f"run the agent and this self-test as {owner}, or as root",
     )
 
 
 def _root(agent: int | None, owner: str) -> Outcome:
-    """What root finds says little about an installed agent, which is another user."""
+    """Return the outcome for root, a warning if the installed agent runs as another user.
+
+    root may read files that the agent can't read. So the checks that root passes say little about
+    the agent.
+    """
     if agent is None:
         return passed(f"running as root; the engine runs as {owner}, who owns the datadir")
     user = _name(agent)
     return warned(
-        f"running as root, but the agent here is {user}'s: what root may read says nothing about "
-        f"what {user} may",
+        f"running as root, but the agent here runs as {user}: a file that root can read may be "
+        f"closed to {user}",
         "systemctl start backup-agent-self-test, or "
-        f"sudo -u {user} backup-agent self-test where {user} may read the secrets",
+        f"sudo -u {user} backup-agent self-test if {user} may read the secrets",
     )
 
 
@@ -205,4 +232,4 @@ def _name(uid: int) -> str:
 def _agent(config: Config) -> Outcome:
     path = config.agent.state_folder / "lock"
     running = held(path) is not None
-    return passed(f"{'one' if running else 'none'} runs with {path.parent}")
+    return passed(f"{'one' if running else 'no'} agent runs with {path.parent}")

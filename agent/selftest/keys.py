@@ -1,4 +1,4 @@
-"""Group `keys`: whether what is sealed here can be opened again, here and elsewhere."""
+"""Checks of the group `keys`, which tell if backups can be decrypted again, here and elsewhere."""
 
 import os
 import stat
@@ -29,10 +29,10 @@ def checks(context: Context) -> Sequence[Check]:
 
 
 def _files(section: KeysSection) -> Outcome:
-    """Every key file is private and holds a key; the folder isn't open to others' files."""
+    """Check that every key file is private and holds a key, and that the directory is private."""
     folder = section.folder
     if handed_over(folder):
-        return passed(f"{folder}: handed over by systemd")
+        return passed(f"{folder}: the keys are credentials of systemd")
     try:
         mode = stat.S_IMODE(folder.stat().st_mode)
         paths = sorted(path for path in folder.iterdir() if path.suffix == ".key")
@@ -49,16 +49,18 @@ def _files(section: KeysSection) -> Outcome:
             return failed(str(error), error.hint)
     if mode & 0o022:
         return failed(
-            f"{folder} can be written by others (mode {mode:04o})", f"chmod 0700 {folder}"
+            f"{folder} is writable for other users (mode {mode:04o})", f"chmod 0700 {folder}"
         )
     if mode & 0o077:
-        return warned(f"{folder} is open to others (mode {mode:04o})", f"chmod 0700 {folder}")
+        return warned(
+            f"{folder} is accessible to other users (mode {mode:04o})", f"chmod 0700 {folder}"
+        )
     names = ", ".join(path.stem for path in paths) or "none"
-    return passed(f"{folder}: {names}; all private")
+    return passed(f"keys in {folder}: {names}; all private")
 
 
 def _active(context: Context, section: KeysSection) -> Outcome:
-    """The active key wraps and unwraps a data key, and vouches for a record."""
+    """Check that the active key wraps and unwraps a data key, and signs and verifies a record."""
     if not handed_over(section.folder):
         path = section.folder / f"{section.active}.key"
         if not path.exists():
@@ -70,15 +72,19 @@ def _active(context: Context, section: KeysSection) -> Outcome:
     keyring = wiring.keyring(_without_recovery(context))
     data_key = os.urandom(32)
     if keyring.unwrap(keyring.wrap_all(data_key)) != data_key:
-        return failed(f"{section.active} does not unwrap what it wrapped", "replace the key file")
+        return failed(
+            f"{section.active} does not unwrap a data key that it wrapped", "replace the key file"
+        )
     if keyring.check(keyring.sign(_RECORD))[0] is not RecordState.OK:
-        return failed(f"{section.active} does not know its own record", "replace the key file")
+        return failed(
+            f"{section.active} does not verify a record that it signed", "replace the key file"
+        )
     named = f"{section.active} (SHA-256 {keyring.active.fingerprint}...)"
-    return passed(f"{named} wraps and unwraps a data key, signs and checks a record")
+    return passed(f"{named} wraps and unwraps a data key, signs and verifies a record")
 
 
 def _without_recovery(context: Context) -> Config:
-    """The configuration without recovery keys, which are a check of their own."""
+    """Return the configuration without recovery keys, which have their own check."""
     section = need(context.config.keys, "keys").model_copy(update={"recovery": ()})
     return context.config.model_copy(update={"keys": section})
 
@@ -86,9 +92,10 @@ def _without_recovery(context: Context) -> Config:
 def _recovery(context: Context, section: KeysSection) -> Outcome:
     if not section.recovery:
         return warned(
-            "none: if this machine and its master key are lost, so is every backup",
-            "make one with `backup-agent keygen --recovery ID --private FILE`, move FILE off this "
-            "machine, and name ID in [keys] recovery",
+            "there is no recovery key: if this machine and its master key are lost, every backup "
+            "is lost",
+            "make one with `backup-agent keygen --recovery ID --private FILE`, keep FILE away "
+            "from this machine, and name ID in [keys] recovery",
         )
     wrapped = wiring.keyring(context.config).wrap_all(os.urandom(32))
     return passed(f"each data key is also wrapped for {', '.join(one.id for one in wrapped[1:])}")
@@ -97,12 +104,12 @@ def _recovery(context: Context, section: KeysSection) -> Outcome:
 def _encryption(section: KeysSection) -> Outcome:
     if not section.encrypt:
         return warned(
-            "off: whoever reads the store reads the database",
+            "off: everyone who can read the store can read the database",
             "set [keys] encrypt = true, or remove it",
         )
     if section.allow_plaintext:
         return warned(
-            "on, but backups without encryption are read as well, so that a forged one may be",
-            "set [keys] allow_plaintext = false once no such backup is needed any more",
+            "on, but backups without encryption are accepted too, and one of them may be forged",
+            "set [keys] allow_plaintext = false when no such backup is needed any more",
         )
     return passed("on")

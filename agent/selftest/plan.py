@@ -1,7 +1,7 @@
-"""The checks there are, by their groups and in their order: names that others rely on.
+"""The plan of the self-test: the names of all groups and their checks, in order.
 
-The groups' own modules do them. run.py compares: a name of this plan that was not looked at,
-and one that isn't in it, is a failure.
+Other programs rely on these names. Each group has its own module with its checks. run.py compares
+them with this plan: a check that is missing, or that is not in the plan, counts as a failure.
 """
 
 from typing import Final
@@ -62,14 +62,18 @@ PLAN: Final[dict[str, tuple[str, ...]]] = {
     "records": ("keys", "chains"),
     "data path": ("round trip", "speed", "estimate", "wrong key", "damage", "removal"),
 }
-# What `--full` adds.
+# The group that `--full` adds.
 TRIAL: Final[dict[str, tuple[str, ...]]] = {
     "trial": ("backup", "restore", "server", "tables", "removal"),
 }
 
 
 def chosen(only: tuple[str, ...] = (), *, full: bool = False) -> dict[str, tuple[str, ...]]:
-    """The part of the plan that was asked for: all groups, or those named."""
+    """Return the requested part of the plan.
+
+    `only` names the requested groups. If it is empty, return the groups of PLAN, and with `full`
+    also the group of TRIAL.
+    """
     whole = PLAN | TRIAL
     wanted = only or tuple(whole if full else PLAN)
     return {group: names for group, names in whole.items() if group in wanted}

@@ -1,4 +1,4 @@
-"""Group `records`: whether what this instance has stored can be opened and restored from here."""
+"""Checks of the group `records`, which tell if this instance's backups can be restored here."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,13 +13,17 @@ from agent.records.catalogue import Catalogue, ListedRecord
 from agent.selftest.check import Check, Outcome, failed, passed, warned
 from agent.selftest.context import Context
 
-# Records that are read, about a second's worth; `backup-list` and `gc` look at all.
+# The number of records that are read, which takes about a second. `backup-list` and `gc` read all.
 _MOST: Final = 1000
-_NO_BACKUP: Final = "no backup of this instance there yet"
+_NO_BACKUP: Final = "this instance has no backup yet"
 
 
 class _Found(NamedTuple):
-    """One record of this instance in each state, and the backups that lack an ancestor."""
+    """The records that were read.
+
+    `own` has one record of this instance for each state. `broken` are the backups of all instances
+    that lack an ancestor.
+    """
 
     own: Mapping[RecordState, ListedRecord]
     broken: Sequence[Unrestorable]
@@ -35,7 +39,7 @@ class _Group:
 
     @cached_property
     def _found(self) -> _Found:
-        """Read the records, once for all checks."""
+        """Read the records. Both checks use this one reading."""
         instance_id = self._context.config.agent.instance_id
         # without the cache of records: a self-test leaves nothing behind
         catalogue = Catalogue(self._context.store, self._keyring)
@@ -50,14 +54,14 @@ class _Group:
             return _Found({}, [])  # before the first backup there is no container
 
     def keys(self) -> Outcome:
-        """The keys here are those that this instance's backups were made with."""
+        """Check that the keys here are the keys of this instance's backups."""
         own = self._found.own
         if RecordState.OTHER_KEY in own:
             return failed(
                 f"backup {own[RecordState.OTHER_KEY].backup_id} of this instance was made "
-                f"with another key of the same id as one here (active: {self._active})",
+                f"with another key that has the same id as a key here (active: {self._active})",
                 "compare the SHA-256 with the pages in escrow, put the right key into [keys] "
-                "folder, and give each machine a key with an id of its own: keygen, then rekey",
+                "folder, and give each machine a key with its own id: keygen, then rekey",
             )
         if RecordState.KEY_NOT_HERE in own:
             return warned(
@@ -78,17 +82,17 @@ class _Group:
         return f"{active.id}, SHA-256 {active.fingerprint}..."
 
     def chains(self) -> Outcome:
-        """No COMPLETED backup lacks an ancestor."""
+        """Check that no COMPLETED backup lacks an ancestor."""
         broken = self._found.broken
         if not broken:
-            return passed(f"no completed backup lacks an ancestor, of up to {_MOST} looked at")
+            return passed(f"no completed backup lacks an ancestor (up to {_MOST} were checked)")
         mine = [one for one in broken if one.instance_id == self._context.config.agent.instance_id]
         first = (mine or broken)[0]
         found = (
-            f"nothing can be restored from {len(broken)} completed backups, {len(mine)} of "
-            f"this instance: {first.backup_id} ({first.why})"
+            f"nothing can be restored from {len(broken)} completed backups, {len(mine)} of them "
+            f"of this instance; the first is {first.backup_id} ({first.why})"
         )
-        cure = "make a full backup; delete those that backup-list names"
+        cure = "make a full backup, and delete the backups that backup-list names"
         return failed(found, cure) if mine else warned(found, cure)
 
 

@@ -1,8 +1,9 @@
-"""What a self-test has put into the store, so that all of it can be taken away again.
+"""The objects that a self-test has put into the store, so that all of them can be deleted again.
 
-Names are those of a backup with an id that no record has, and of an attempt `self-test`: what
-a killed self-test leaves is in no list, and can be told from the rest of a backup. The id is
-marked as this instance's, as those of attempts are, so that `gc` takes it away.
+Their names are those of a backup with an id that no record has, and of the attempt `self-test`.
+So the objects that a killed self-test leaves are in no list of backups, and they differ from the
+objects that a backup leaves. The id has the mark of this instance, as the ids of attempts have, so
+that `gc` deletes the objects.
 """
 
 import threading
@@ -19,7 +20,7 @@ _PATIENCE_SECONDS = 30.0
 
 
 class Remains:
-    """Objects of one made-up backup."""
+    """The objects of one artificial backup."""
 
     def __init__(self, store: Store, instance_id: str) -> None:
         self._store = store
@@ -31,7 +32,7 @@ class Remains:
 
     @property
     def prefix(self) -> str:
-        """How the names of all its segments begin."""
+        """Return the prefix of all its segments' names."""
         return attempt_prefix(self.backup_id, SELF_TEST)
 
     def segment(self, number: int) -> str:
@@ -41,20 +42,21 @@ class Remains:
         return f"{self.backup_id}.{kind}"
 
     def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
-        """Store an object that `remove` takes away; its MD5."""
-        # before it is there: a put that fails may have stored it
+        """Store an object that `remove` will delete, and return its MD5."""
+        # before the put: a put that fails may have stored the object
         self.expect(shelf, name)
         with self._flight():
             return self._store.put(shelf, name, parts)
 
     def expect(self, shelf: Container, name: str) -> None:
-        """Something is about to be stored under that name."""
+        """Note the name of an object that will be stored, so that `remove` deletes it."""
         self._names.add((shelf, name))
 
     def end(self) -> None:
-        """Let nothing more be put, wait for what is on its way, and delete all of it.
+        """Refuse further puts, wait for running ones, and delete all objects.
 
-        Whoever is interrupted while threads are sending doesn't wait for them.
+        An interrupted caller does not wait for its threads, which may still be sending. So this
+        method waits for their puts, for at most 30 seconds.
         """
         with self._changed:
             self._ended = True
@@ -75,7 +77,7 @@ class Remains:
                 self._changed.notify_all()
 
     def remove(self) -> None:
-        """Delete all of it; StoreError where one can't be."""
+        """Delete all objects. Raise StoreError if one can't be deleted."""
         with ThreadPoolExecutor(_LANES, "remove") as workers:
             for shelf, name in workers.map(self._delete, sorted(self._names, key=str)):
                 self._names.discard((shelf, name))

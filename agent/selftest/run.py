@@ -1,7 +1,7 @@
-"""Runs the checks of the plan in order, and counts them.
+"""Run the checks of the plan in order, and count them.
 
-One fault makes one FAIL: what can't be looked at because of it is a SKIP that names it. A
-check that raises is a FAIL of that check. One that isn't there is noticed.
+One fault makes one FAIL. A check that can't run because of that fault becomes a SKIP that names it.
+A check that raises becomes a FAIL. A check of the plan that does not exist becomes a FAIL too.
 """
 
 from collections import Counter
@@ -36,12 +36,12 @@ GROUPS: Final[dict[str, Build]] = {
     "data path": datapath.checks,
     "trial": trial.checks,
 }
-_DEFECT = "this is a defect of backup-agent: report it with this line"
+_DEFECT = "this is a defect of backup-agent: report it, with this line"
 _HOLDS = (Verdict.PASS, Verdict.WARN)
 
 
 class Run:
-    """One run over a plan; `results` are what was found so far."""
+    """One run over a plan. `results` has the results so far, in order."""
 
     def __init__(self, context: Context, say: Callable[[Result], None]) -> None:
         self._context = context
@@ -50,7 +50,7 @@ class Run:
         self.results: list[Result] = []
 
     def all(self, plan: Mapping[str, Sequence[str]], groups: Mapping[str, Build] = GROUPS) -> None:
-        """Look at every check of the plan; leaves nothing behind, also when interrupted."""
+        """Run every check of the plan, and clean up, also after an interrupt."""
         with self._context:
             for group, names in plan.items():
                 with self._context.group():
@@ -67,9 +67,9 @@ class Run:
         for check in checks:
             outcome = self._outcome(group, check)
             if check.name not in names or f"{group}: {check.name}" in self._found:
-                outcome = failed("this check is not in the plan, or is there twice", _DEFECT)
+                outcome = failed("this check is not in the plan, or is a duplicate", _DEFECT)
             self._add(result(group, check.name, outcome))
-        why = crash.found or "this check was not looked at"
+        why = crash.found or "this check of the plan does not exist"
         for name in names:
             if f"{group}: {name}" not in self._found:
                 self._add(result(group, name, failed(why, _DEFECT)))
@@ -78,12 +78,12 @@ class Run:
         for need in check.needs:
             label = need if ": " in need else f"{group}: {need}"
             needed = self._found.get(label)
-            # one whose group was not asked for says nothing
+            # a check of a group that was not requested has no result, and counts as passed
             if needed is None or needed.verdict in _HOLDS:
                 continue
             if needed.verdict is Verdict.SKIP:
                 return skipped(needed.found)
-            return skipped(f"not looked at, because '{label}' failed")
+            return skipped(f"not checked, because '{label}' failed")
         return _attempt(check.look)
 
     def _add(self, found: Result) -> None:
@@ -93,9 +93,13 @@ class Run:
 
 
 def _attempt(look: Callable[[], Outcome]) -> Outcome:
-    """What a check finds; whatever it raises is what it found, but for an interruption."""
+    """Run a check, and return its outcome.
+
+    An error that the check raises becomes a FAIL. An interrupt (KeyboardInterrupt, SystemExit) is
+    raised again.
+    """
     stop = Stop()
-    outcome = failed("it found nothing", _DEFECT)
+    outcome = failed("the check has no outcome", _DEFECT)
     with stop.guard():
         outcome = look()
     if isinstance(stop.cause, AgentError):
@@ -108,7 +112,7 @@ def _attempt(look: Callable[[], Outcome]) -> Outcome:
 
 
 def summary(results: Iterable[Result]) -> dict[str, int]:
-    """How many checks there were, and how many of each verdict."""
+    """Return the number of checks, and the number of each verdict."""
     counts = Counter(one.verdict for one in results)
     return {
         "checks": counts.total(),

@@ -1,4 +1,4 @@
-"""Group `store`: whether objects go there and come back, and how fast."""
+"""Checks of the group `store`, which tell if objects can be stored and read back, and how fast."""
 
 import os
 import time
@@ -23,16 +23,16 @@ _SMALL = 4096
 _PART = 64 << 10
 _PIECE = 4 * MIB
 _PIECES = 8
-_SLOW = 5 * MIB
-# Times in records are this machine's, and backups of several machines are put in order by
-# them. A minute apart, certificates and tokens begin to fail; the store's answers tell whole
-# seconds, so a few say nothing.
+_SLOW = 5 * MIB  # bytes a second
+# Seconds. The times in records are those of this machine's clock, and backups of several machines
+# are sorted by them. At a difference of a minute, certificates and tokens begin to fail. The store
+# gives its time in whole seconds, so a difference of a few seconds says nothing.
 _SKEW_WARNED = 5.0
 _SKEW_FAILED = 60.0
 
 
 class _Group:
-    """The checks, on objects of one made-up backup."""
+    """The checks of the store, on the objects of one artificial backup."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -46,9 +46,9 @@ class _Group:
         clear = [url for url in (section.url.removeprefix("swift:"), location) if _clear(url)]
         if clear:
             return warned(
-                f"{found}; {clear[0]} has no TLS, so who listens on the way reads the key or the "
-                "token, and may read, forge and delete what they open",
-                "give the store a certificate, and name it by https:// in [store] url",
+                f"{found}; {clear[0]} has no TLS: an eavesdropper on the network reads the key or "
+                "the token, and can then read, forge and delete the objects that it opens",
+                "give the store a certificate, and use https:// in [store] url",
             )
         return passed(found)
 
@@ -57,14 +57,14 @@ class _Group:
         if folder := store_folder(self._context.config):
             check_place(folder, [server.datadir] if server else [])
         self._context.store.open()
-        return passed("both containers are there")
+        return passed("both containers exist")
 
     def limits(self) -> Outcome:
-        """Whether one object can join the segments of this database."""
+        """Check that one object can join the segments of a backup of this database."""
         limits, segment = self._context.store.limits(), self._context.config.pipeline.segment_bytes
         found = (
-            f"objects of {amount(limits.object_bytes)}, {limits.manifest_entries} segments in a "
-            f"manifest, {'nested' if limits.nesting else 'not nested'}"
+            f"objects of up to {amount(limits.object_bytes)}, up to {limits.manifest_entries} "
+            f"segments in a manifest, manifests {'can' if limits.nesting else 'can not'} be nested"
         )
         if segment > limits.object_bytes:
             return failed(
@@ -74,14 +74,14 @@ class _Group:
         most = segment * most_segments(limits)
         if most < (self._context.datadir_bytes or 0):
             return warned(
-                f"{found}: backups of up to {amount(most)}, larger ones need larger segments",
+                f"{found}: backups of up to {amount(most)}; a larger backup needs larger segments",
                 "raise [pipeline] segment_bytes",
             )
         if not limits.announced:
             return warned(
-                f"the store shows no /info, so these are taken for granted: {found}",
-                "if its limits are lower, backups fail as store_rejected; have it show /info "
-                "(Swift: expose_info = true)",
+                f"the store does not show its limits (/info), so these are assumed: {found}",
+                "make the store show /info (Swift: expose_info = true); if its limits are lower, "
+                "backups fail with store_rejected",
             )
         return passed(f"{found}: backups of up to {amount(most)}")
 
@@ -94,14 +94,17 @@ class _Group:
         found = f"the store's clock is {span(skew)} {ahead} this machine's"
         cure = (
             "run an NTP client on both (systemctl enable --now systemd-timesyncd); compare "
-            "`date -u` on this machine with another's"
+            "`date -u` on this machine with the same on another machine"
         )
         if skew > _SKEW_FAILED:
             return failed(found, cure)
         return warned(found, cure) if skew > _SKEW_WARNED else passed("the same as this machine's")
 
     def put(self) -> Outcome:
-        """Small objects on both shelves; a quota or a missing right shows here."""
+        """Check that small objects can be put into both containers.
+
+        An exceeded quota or a missing right causes an error here.
+        """
         remains = self._context.remains
         try:
             remains.put(Container.OBJECTS, self._name, [memoryview(self._content)])
@@ -113,7 +116,7 @@ class _Group:
         except StoreDenied as error:
             return failed(
                 str(error),
-                "give [store] user the right to write: an operator's role of the account, or "
+                "give [store] user the right to write: an operator role of the account, or "
                 "X-Container-Write on both containers",
             )
         except StoreFull as error:
@@ -122,29 +125,34 @@ class _Group:
                 "raise the quota (X-Container-Meta-Quota-Bytes of both containers, or the "
                 "account's), or delete old backups",
             )
-        return passed(f"{amount(_SMALL)} and two segments, confirmed by their MD5")
+        return passed(f"{amount(_SMALL)} and two segments stored, and confirmed by their MD5")
 
     def get(self) -> Outcome:
         got = self._context.store.get(Container.OBJECTS, self._name, _SMALL)
         if got != self._content:
-            return failed("an object came back changed", "check the store and what is before it")
+            return failed(
+                "an object came back changed", "check the store and the proxies before it"
+            )
         buffer = memoryview(bytearray(_PART))
         self._context.store.get_into(Container.SEGMENTS, self._entries[0].name, buffer)
-        return passed("came back as they were sent")
+        return passed("the objects came back unchanged")
 
     def list(self) -> Outcome:
-        """Listings of Swift may lag behind: reading never goes by them, deleting does."""
+        """Check that the listing shows the objects that were just stored.
+
+        Listings of Swift may lag behind. Reading never uses them, but deleting does.
+        """
         found = [row.name for row in self._context.store.list(Container.SEGMENTS, self._prefix)]
         missing = [entry.name for entry in self._entries if entry.name not in found]
         if missing:
             return warned(
-                "what was just stored is not in the listing yet",
-                "the store's container updates lag: see its container servers' logs",
+                "the objects that were just stored are not in the listing yet",
+                "the store updates its listings late: see the logs of its container servers",
             )
-        return passed("shows what was just stored")
+        return passed("the listing shows the objects that were just stored")
 
     def manifest(self) -> Outcome:
-        """The object that joins segments, and that one of other bytes is refused."""
+        """Check that an object can join segments, and that a wrong ETag is refused."""
         name = self._context.remains.object("self-test-manifest")
         self._context.remains.expect(Container.OBJECTS, name)
         put = partial(self._context.store.put_manifest, Container.OBJECTS, name, headers={})
@@ -152,10 +160,12 @@ class _Group:
         with suppress(StoreMismatch):
             put([self._entries[0]._replace(etag=self._entries[1].etag)])
             return failed(
-                "a manifest of other bytes than those that are stored was taken for good",
-                "check the store and what is before it",
+                "a manifest with the ETag of another segment was accepted",
+                "check the store and the proxies before it",
             )
-        return passed("two segments joined, its ETag as computed here; of other bytes refused")
+        return passed(
+            "an object that joins two segments has the expected ETag; a wrong ETag is refused"
+        )
 
     def delete(self) -> Outcome:
         self._context.remains.remove()
@@ -163,12 +173,15 @@ class _Group:
         if left:
             return warned(
                 f"{left[0]} is still listed after it was deleted",
-                "the store's container updates lag: see its container servers' logs",
+                "the store updates its listings late: see the logs of its container servers",
             )
-        return passed("gone")
+        return passed("the objects are deleted")
 
     def throughput(self) -> Outcome:
-        """Random bytes up and down, over as many connections as a backup takes."""
+        """Measure the speed of uploads and downloads of random bytes.
+
+        They use as many connections as a backup.
+        """
         remains, store = self._context.remains, self._context.store
         lanes = self._context.config.pipeline.connections
         piece = memoryview(os.urandom(_PIECE))
@@ -187,7 +200,7 @@ class _Group:
         self._context.store_rate = up
         found = f"{up / MIB:.0f} MiB/s up, {down / MIB:.0f} MiB/s down, {lanes} connections"
         if min(up, down) < _SLOW:
-            return warned(found, "raise [pipeline] connections; look at the network to the store")
+            return warned(found, "raise [pipeline] connections; check the network to the store")
         return passed(found)
 
     @property
@@ -200,13 +213,13 @@ class _Group:
 
 
 def _clear(url: str) -> bool:
-    """Whether what goes to `url` can be listened to on its way."""
+    """Return True if requests to `url` go over the network unencrypted."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_this_machine(parts.hostname or "")
 
 
 def _rate(lanes: int, names: Sequence[str], move: Callable[[str], object]) -> float:
-    """Bytes a second that `move` makes of pieces."""
+    """Call `move` for each name in `lanes` threads, and return the bytes a second."""
     started = time.monotonic()
     with ThreadPoolExecutor(lanes, "move") as workers:
         list(workers.map(move, names))

@@ -1,6 +1,6 @@
-"""Group `trial`, of `--full`: a real backup, restored, started and looked into.
+"""Checks of the group `trial` (`--full`): a real backup, its restore, and a server on the restore.
 
-The server that is started on it listens on a socket in a private folder and nowhere else.
+That server listens only on a socket in a private directory.
 """
 
 import getpass
@@ -52,7 +52,10 @@ _SERVERS = {"mariadb": "mariadbd", "mysql": "mysqld"}
 
 
 class _Group:
-    """The checks, on one backup; what each leaves is undone at the end of the group."""
+    """The checks of the trial, on one backup.
+
+    The end of the group removes the objects, files and processes of each check.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -66,14 +69,15 @@ class _Group:
         self._leave_root()
         self._context.after_group.callback(resources.store.close)
         if not resources.scratch.exists():
-            # an agent that has begun to use it meanwhile keeps it
+            # if an agent uses the directory by then, it is not empty and stays
             self._context.after_group.callback(_remove_empty, resources.scratch)
         return resources
 
     def _leave_root(self) -> None:
-        """Become the agent's user if root runs this: what a crash leaves must be that user's.
+        """Become the agent's user if root runs this, so that a crash leaves only that user's files.
 
-        All that needs a secret is built before; this group is the last.
+        Every object that needs a secret is built before. This group is the last one, so no later
+        check needs root.
         """
         context = self._context
         for built in (context.store, context.database):
@@ -83,13 +87,16 @@ class _Group:
 
     @cached_property
     def _folder(self) -> Path:
-        """Where it is restored to: below the first restore root, else in the state folder."""
+        """Return the target of the restore, below the first restore root or the state directory."""
         agent = self._context.config.agent
         root = agent.restore_roots[0] if agent.restore_roots else agent.state_folder
         return root / f"self-test-{self._id}"
 
     def backup(self) -> Outcome:
-        """A full backup, as a task makes it; a failed one leaves no bytes, and then no record."""
+        """Make a full backup, as a task does.
+
+        If it fails, its bytes are deleted at once, and its record at the end of the group.
+        """
         meter = Meter()
         request = BackupRequest(id=self._id, name="self-test", description="a trial: deleted soon")
         operation = BackupOperation(
@@ -101,22 +108,24 @@ class _Group:
             on_begin=lambda _record: None,
             on_finished=lambda _record: None,
         )
-        self._context.after_group.callback(_told, self._delete)
+        self._context.after_group.callback(_logged, self._delete)
         with _abandoned(operation):
             self._record = operation.run()
         stored = self._record.stored
         size = amount(stored.stored_bytes) if stored else "nothing"
-        return passed(f"{amount(meter.raw_bytes)} in {span(meter.seconds)}, {size} stored")
+        return passed(f"{amount(meter.raw_bytes)} read in {span(meter.seconds)}, {size} stored")
 
     def restore(self) -> Outcome:
         meter = Meter()
         self._context.after_group.callback(shutil.rmtree, self._folder, ignore_errors=True)
         RestoreOperation(self._resources, meter=meter, stop=Stop()).run(self._id, self._folder)
-        return passed(f"{amount(meter.raw_bytes)} in {span(meter.seconds)}, into {self._folder}")
+        return passed(
+            f"{amount(meter.raw_bytes)} restored in {span(meter.seconds)} into {self._folder}"
+        )
 
     def server(self) -> Outcome:
-        """A private server on the restored datadir answers."""
-        # the path of a socket has room for 107 bytes: not below the restored datadir
+        """Check that a private server on the restored datadir answers."""
+        # not below the restored datadir: the path of a socket has room for 107 bytes only
         scratch = Path(tempfile.mkdtemp(prefix="backup-agent-"))
         self._context.after_group.callback(shutil.rmtree, scratch, ignore_errors=True)
         self._socket = scratch / "s"
@@ -124,7 +133,7 @@ class _Group:
         user = _server_user(self._folder)
         argv = _argv(program, self._folder, scratch, self._socket, user)
         if user is not None:
-            # after root has written to it: its owner could put a link there
+            # only after root has written to it, because its owner could put a link there
             os.chown(scratch, user.uid, user.gid)
         child = Child(
             argv,
@@ -142,8 +151,9 @@ class _Group:
         bad = [f"{table}: {text}" for table, text in said.items() if text != "OK"]
         if bad:
             return failed(
-                f"{len(bad)} of {len(said)} tables are not well: {'; '.join(bad[:3])}",
-                "CHECK TABLE on the live server, repair what it says there, and run this again",
+                f"{len(bad)} of {len(said)} tables fail CHECK TABLE: {'; '.join(bad[:3])}",
+                "run CHECK TABLE on the live server, repair the tables that fail there, and run "
+                "this again",
             )
         return passed(f"{len(said)} tables pass CHECK TABLE")
 
@@ -154,10 +164,10 @@ class _Group:
         left += [row.name for row in store.list(Container.OBJECTS, self._id)]
         if left or self._folder.exists():
             return failed(
-                f"something is left of the trial: {', '.join(left[:3]) or self._folder}",
+                f"the trial's files are not all deleted: {', '.join(left[:3]) or self._folder}",
                 f"backup-agent backup-delete {self._id} --local; rm -r {self._folder}",
             )
-        return passed("the trial's backup, folder and server are gone")
+        return passed("the trial's backup, directory and server are removed")
 
     @property
     def _database(self) -> Database:
@@ -189,10 +199,13 @@ def checks(context: Context) -> Sequence[Check]:
 
 @contextmanager
 def _abandoned(operation: BackupOperation) -> Iterator[None]:
-    """What fails inside, or is interrupted, leaves a FAILED record and no bytes."""
+    """Abandon the backup if the block fails or is interrupted.
+
+    Then the backup has a FAILED record and no bytes.
+    """
     try:
         yield
-    # an interrupt and a defect, too, must leave no bytes in the store; raised again
+    # also for an interrupt and a defect, which must leave no bytes in the store; raised again
     except BaseException as error:
         operation.abandon(ErrorInfo.of(error))
         raise
@@ -203,17 +216,18 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _told(undo: Callable[[], None]) -> None:
+def _logged(undo: Callable[[], None]) -> None:
+    """Call `undo`, and log an AgentError instead of raising it."""
     try:
         undo()
     except AgentError as error:
-        log.warning("the self-test's backup can't be deleted: %s", error)
+        log.warning("cannot delete the self-test's backup: %s", error)
 
 
 def _server_user(datadir: Path) -> OsUser | None:
-    """Return the owner of a restored datadir, None for this process's own user.
+    """Return the owner of a restored datadir, or None for this process's own user.
 
-    None also if the folders above it are closed to the owner, as root's own state folder.
+    Also None if the owner can't enter the directories above it, such as root's state directory.
     """
     user = owner_of(datadir)
     if user is None:
@@ -225,9 +239,10 @@ def _server_user(datadir: Path) -> OsUser | None:
 def _argv(
     program: str, datadir: Path, scratch: Path, socket: Path, user: OsUser | None
 ) -> list[str]:
-    """A server for this user alone; its layout of InnoDB is what the engine noted.
+    """Return the command line of a server that only this user can reach.
 
-    What the restored tables could start is off: events, plugins, functions of their own.
+    Its options for InnoDB's layout are those that the engine noted in the datadir. The events,
+    plugins and functions that the restored tables could start are off.
     """
     options = scratch / "server.cnf"
     content = done_as(user, datadir, lambda: server_options(datadir))
@@ -251,7 +266,10 @@ def _argv(
 
 
 def _answer(database: Database, child: Child, deadline: float) -> str:
-    """The version of a server that is starting; EngineFailed where it ends or is too slow."""
+    """Wait for a server that is starting, and return its version.
+
+    Raise EngineFailed if it ends, or does not answer before `deadline` (a time.monotonic() value).
+    """
     while True:
         try:
             return database.server().version
@@ -260,7 +278,7 @@ def _answer(database: Database, child: Child, deadline: float) -> str:
                 last = "; ".join(child.log.lines()[-3:])
                 raise EngineFailed(
                     f"no server answers on the restored datadir: {last or error}",
-                    hint="look whether the server's version is the engine's, and at the lines "
+                    hint="compare the server's version with the engine's, and read the lines "
                     "above; the backup may not be restorable",
                 ) from error
             time.sleep(_LOOK_SECONDS)

@@ -148,7 +148,7 @@ def test_a_section_that_the_verb_needs_is_missing(
     said = _failed(capsys, "--config", str(config), *verb)
     assert f"no section [{section}]" in said
     # the daemon has no --local, so it can't be told to add it
-    assert ("backup-create, restore and backup-delete need none" in said) is (section == "broker")
+    assert ("backup-create, restore and backup-delete don't need" in said) is (section == "broker")
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,10 @@ def test_a_limit_that_is_none(capsys: pytest.CaptureFixture[str], limit: str) ->
     with pytest.raises(SystemExit) as ended:
         main(["backup-list-instance", INSTANCE, f"--limit={limit}"])
     assert ended.value.code == 2
-    assert f"argument --limit: {limit!r} is not a whole number from 1 on" in capsys.readouterr().err
+    assert (
+        f"argument --limit: {limit!r} is not a whole number of at least 1"
+        in capsys.readouterr().err
+    )
 
 
 def test_an_instance_that_nobody_knows(operator: Operator) -> None:
@@ -280,7 +283,7 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert f"note: no backups there: there is no folder {nowhere}" in done.stderr
+    assert f"note: no backups found: there is no folder {nowhere}" in done.stderr
     assert not nowhere.exists()
 
 
@@ -296,7 +299,7 @@ def test_a_missing_container_is_told_with_those_that_are_there(
     done = operator.agent.cli("backup-list", *at)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 4)
     there = f"there is no container {container} in {tmp_path}, only database_backups_other\n"
-    assert f"note: no backups there: {there}" in done.stderr
+    assert f"note: no backups found: {there}" in done.stderr
     assert "[agent] tenant_id" in done.stderr
     for verb in (("backup-show", str(uuid4())), ("restore", str(uuid4()), "/srv/x", "--local")):
         done = operator.agent.cli(*verb, *at)

@@ -17,19 +17,19 @@ def test_the_owner_is_named_and_how_to_give_it_away(
     target, me = tmp_path / "of me", getpass.getuser()
     target.mkdir()
     monkeypatch.setattr(restore, "_SERVER_USER", "another")
-    said = restore._whose(target)
+    said = restore._owner_note(target)
     assert said.startswith(f"it belongs to {me}: ")
     assert said.endswith(f"chown -R another: '{target}'")
     monkeypatch.setattr(restore, "_SERVER_USER", me)
-    assert restore._whose(target) == f"it belongs to {me}: start a server on it as that user"
+    assert restore._owner_note(target) == f"it belongs to {me}: start a server on it as that user"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_an_owner_without_a_name(tmp_path: Path) -> None:
     shutil.chown(tmp_path, 4321, 4321)
-    assert "belongs to uid 4321: " in restore._whose(tmp_path)
+    assert "belongs to uid 4321: " in restore._owner_note(tmp_path)
 
 
 def test_a_folder_that_was_removed_meanwhile(tmp_path: Path) -> None:
     with pytest.raises(TargetRefused, match="No such file"):
-        restore._whose(tmp_path / "gone")
+        restore._owner_note(tmp_path / "gone")

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_origin
 
 import pytest
 
@@ -18,6 +19,7 @@ from agent.config.settings import (
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
 from agent.keys.master import key_text
 from agent.keys.recovery import RecoverySecret
+from tests.house.generate.configuration import sections
 from tests.house.source import CHECKOUT
 
 README = CHECKOUT / "README.md"
@@ -155,6 +157,35 @@ def test_the_environment_may_list_recovery_keys(tmp_path: Path) -> None:
     assert (keys.recovery, keys.encrypt, keys.allow_plaintext) == (("one", "two"), False, False)
 
 
+LISTS = {
+    ("agent", "restore_roots"): ("/a:/b", (Path("/a"), Path("/b"))),
+    ("engine", "options"): ("--parallel=4 --rsync", None),
+    ("engine", "uncopied_engines"): ("CONNECT:SPIDER", ("CONNECT", "SPIDER")),
+    ("keys", "recovery"): ("one:two", ("one", "two")),
+    ("store", "storage_urls"): (
+        "https://a:1/v1/x https://store",
+        ("https://a:1/v1/x", "https://store"),
+    ),
+}
+
+
+def test_every_list_can_be_set_by_its_variable(tmp_path: Path) -> None:
+    found = {
+        (section, key)
+        for section, model in sections().items()
+        for key, field in model.model_fields.items()
+        if get_origin(field.annotation) is tuple
+    }
+    assert found == LISTS.keys()
+    for (section, key), (text, expected) in LISTS.items():
+        variable = {f"BACKUP_AGENT_{section.upper()}__{key.upper()}": text}
+        if expected is None:
+            with pytest.raises(ConfigInvalid, match="--rsync"):
+                _load(tmp_path, WHOLE, **variable)
+        else:
+            assert getattr(getattr(_load(tmp_path, WHOLE, **variable), section), key) == expected
+
+
 def test_the_folder_of_keys_is_known_without_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "agent.toml"
     path.write_text('[keys]\nfolder = "here"\n[agent]\nnonsense = 1\n')
@@ -232,7 +263,8 @@ def test_a_variable_whose_name_is_nearly_right_is_refused(tmp_path: Path, name: 
     if not name.startswith("BACKUP_AGENT_"):
         _load(tmp_path, LEAST, **{name: "x"})  # without the prefix: another program's
         return
-    with pytest.raises(ConfigInvalid, match=f"sets {name}, which is no setting") as raised:
+    match = f"sets {name}, which is not the name of a setting"
+    with pytest.raises(ConfigInvalid, match=match) as raised:
         _load(tmp_path, LEAST, **{name: "x"})
     assert "name it BACKUP_AGENT_STORE__URL" in raised.value.hint
 
@@ -342,7 +374,7 @@ def test_secrets_that_are_another_users_say_who_may_read_them(tmp_path: Path) ->
         ):
             with pytest.raises(AgentError, match="can't be read: Permission denied") as raised:
                 read()
-            assert raised.value.hint.startswith("run the command as the user whose file that is")
+            assert raised.value.hint.startswith("run the command as the owner of the file")
     finally:
         os.seteuid(user)
 
@@ -510,7 +542,7 @@ def test_keys_that_systemd_hands_over(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(given))
     ring = load_keyring(handed)
     assert (ring.active, ring.recovery) == (load_keyring(section).active, (recovery.public,))
-    with pytest.raises(KeyUnusable, match=r"'k3' is not in .*; there: k1") as raised:
+    with pytest.raises(KeyUnusable, match=r"'k3' is not in .*, which has: k1") as raised:
         load_keyring(handed.model_copy(update={"active": "k3"}))
     assert raised.value.hint.startswith("put it into /etc/backup-agent/keys as k3.key")
 

@@ -1,1 +1,1 @@
-"""`script/demo`: the whole product on private servers, each claim proved before your eyes."""
+"""`script/demo`: the whole product on private servers, with a proof of each claim."""

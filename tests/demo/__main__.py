@@ -1,4 +1,4 @@
-"""The demo's beginning and end: its folder, its signals, its exit status."""
+"""The demo's start and end: its directory, its signals, its exit status."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """A signal asks for the end."""
+    """A signal that requests the end."""
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:
@@ -29,13 +29,13 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
 
 
 def _ignore_signals() -> None:
-    """Ending in good order takes seconds: a second Ctrl-C must leave nothing behind."""
+    """Ignore further signals, so that a second Ctrl-C during the clean-up leaves nothing behind."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def clear_environment() -> None:
-    """Drop what would bend the agent's configuration or its way to loopback."""
+    """Drop variables that would change the agent's configuration or its way to loopback."""
     for name in [name for name in os.environ if name.startswith("BACKUP_AGENT_")]:
         del os.environ[name]
     os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
@@ -43,7 +43,7 @@ def clear_environment() -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder for everything, gone at the end."""
+    """Yield a directory for all files, which is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="backup-agent-demo-"))
     try:
         yield folder
@@ -52,7 +52,7 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def check_nothing_left(folder: Path) -> None:
-    """DemoFailed where a process of ours, or one that names our folder, still runs."""
+    """Raise DemoFailed if a child process, or a process that names the directory, still runs."""
     left = [child for child in psutil.Process().children(recursive=True) if child.is_running()]
     for process in psutil.process_iter(["cmdline", "environ"]):
         words = [*(process.info["cmdline"] or ()), *(process.info["environ"] or {}).values()]
@@ -63,9 +63,9 @@ def check_nothing_left(folder: Path) -> None:
 
 
 def show(mebibytes: int, story: Story) -> None:
-    """Run the demo in a folder and with servers that are gone afterwards."""
+    """Run the demo in a directory and with servers that are removed afterwards."""
     with scratch_folder() as folder:
-        story.text(f"All of it happens in {folder}, which is removed at the end.")
+        story.text(f"All files are in {folder}, which is removed at the end.")
         check_folder(folder, mebibytes)
         with ExitStack() as ends:
             try:
@@ -76,7 +76,7 @@ def show(mebibytes: int, story: Story) -> None:
 
 
 def main() -> int:
-    """0 only where every step proved what it says; 130 after Ctrl-C."""
+    """Return 0 only if every step proved its claim, 1 after a failure, 130 after Ctrl-C."""
     typed = arguments()
     clear_environment()
     story = Story(STEPS)
@@ -85,14 +85,14 @@ def main() -> int:
     try:
         show(typed.rows_mb, story)
     except Interrupted as signum:
-        story.text(f"\n{signum}: stopped; all servers are ended and all files removed")
+        story.text(f"\n{signum}: stopped. All servers are ended and all files are removed.")
         return 130
     except (DemoFailed, StackError) as error:
         story.text(f"\nDEMO FAILED: {error}")
         return 1
     story.text(
-        f"\nDEMO OK in {story.seconds:.0f} s: backed up, restored twice, every table the same; "
-        "no server runs and no file of it is left"
+        f"\nDEMO OK in {story.seconds:.0f} s: backed up, restored twice, every table is the same; "
+        "no server runs and no file is left"
     )
     return 0
 

@@ -1,10 +1,10 @@
-"""What happens in the shop: the rows before the full backup, and the work of a day after it."""
+"""The shop's data: the rows before the full backup, and the work of a day after it."""
 
 from collections.abc import Mapping
 
 from tests.stack.mariadb import MariaDB
 
-# A table that is there in the full backup and gone in the incremental one.
+# A table that exists in the full backup, but not in the incremental one.
 _BEFORE = (
     "CREATE TABLE shop.old_prices (id INT PRIMARY KEY, price DECIMAL(10,2) NOT NULL)",
     "INSERT INTO shop.old_prices SELECT seq, seq / 7 FROM shop.seq_1_to_5000",
@@ -27,7 +27,7 @@ _DAY = (
 
 
 def fill(server: MariaDB, mebibytes: int) -> tuple[int, int]:
-    """Load about that much; return the rows (as the server estimates them) and bytes."""
+    """Load about `mebibytes` MiB. Return the number of rows (the server's estimate) and bytes."""
     server.load_rows(mebibytes)
     server.execute_many(*_BEFORE)
     [(rows,)] = server.query(
@@ -39,13 +39,13 @@ def fill(server: MariaDB, mebibytes: int) -> tuple[int, int]:
 
 
 def a_day_passes(server: MariaDB) -> None:
-    """Update, insert, delete, create, alter and drop; then let the server checkpoint."""
+    """Update, insert, delete, create, alter and drop, and make the server write a checkpoint."""
     server.execute_many(*_DAY)
     server.checkpoint()
 
 
 def differences(expected: Mapping[str, int], found: Mapping[str, int]) -> list[str]:
-    """How two sets of tables, by name and checksum, differ; empty where they are the same."""
+    """Return the differences of two sets of tables, which map names to checksums."""
     lacking = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     surplus = [f"{name} should not exist" for name in sorted(found.keys() - expected.keys())]
     changed = [

@@ -1,4 +1,4 @@
-"""The demo's steps, in order; each proves something or raises DemoFailed."""
+"""The demo's steps, in order. Each proves a claim or raises DemoFailed."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ _PROGRAM = Path(sys.executable).with_name("backup-agent")
 
 
 class Demo:
-    """One run in `folder`. What it starts ends with `ends`, whatever happens."""
+    """One run in `folder`. All programs that it starts are ended by `ends` in any case."""
 
     def __init__(self, folder: Path, mebibytes: int, ends: ExitStack, story: Story) -> None:
         self._folder = folder
@@ -32,7 +32,7 @@ class Demo:
         self._source: Mapping[str, int] = {}
 
     def run(self) -> None:
-        """All steps; the servers are up until `ends` is closed."""
+        """Run all steps. The servers run until `ends` is closed."""
         self._start_servers()
         self._load()
         self._start_agent()
@@ -68,12 +68,12 @@ class Demo:
             self._ends.callback(self._stack.agent.stop)
             self._ends.push(self._tell_log)
             self._stack.agent.start()
-            self._story.proved("it serves: the queue of its tasks exists on RabbitMQ")
+            self._story.proved("it is ready: the queue of its tasks exists on RabbitMQ")
 
     def _tell_log(self, kind: type[BaseException] | None, *_: object) -> None:
-        """After a failure, what the agent said last."""
+        """Print the last lines of the agent's log after a failure."""
         if kind is not None and issubclass(kind, Exception):
-            self._story.note("the end of the agent's log:")
+            self._story.note("the last lines of the agent's log:")
             self._story.text(last_lines(self._stack.agent.log.read_text(errors="replace")))
 
     def _test_itself(self) -> None:
@@ -85,7 +85,7 @@ class Demo:
             )
 
     def _full_backup(self) -> dict[str, Any]:
-        with self._story.step("Ask for a full backup, through RabbitMQ"):
+        with self._story.step("Request a full backup through RabbitMQ"):
             return self._create("base", "--description", "base backup")
 
     def _change(self) -> None:
@@ -94,23 +94,23 @@ class Demo:
             self._source = self._stack.mariadb.checksums()
             differ = changes.differences(self._base_sums, self._source)
             if len(differ) < len(self._source):
-                raise DemoFailed(f"the shop's work changed too little: {differ}")
+                raise DemoFailed(f"the shop's work changed too few tables: {differ}")
             self._story.proved(f"{len(differ)} tables were changed, created or dropped")
 
     def _incremental_backup(self, base: Mapping[str, Any]) -> dict[str, Any]:
-        with self._story.step("Ask for an incremental backup: only what changed since"):
+        with self._story.step("Request an incremental backup, which has only the changes"):
             record = self._create("inc.001", "--parent", base["id"])
             if record["from_lsn"] != base["to_lsn"] or record["to_lsn"] <= base["to_lsn"]:
                 raise DemoFailed(f"the incremental does not follow its parent: {record}")
             part = record["stored"]["raw_bytes"] / base["stored"]["raw_bytes"]
             self._story.proved(
-                f"it goes on where its parent ended, at LSN {base['to_lsn']}, "
+                f"it begins where its parent ended, at LSN {base['to_lsn']}, "
                 f"and is {part:.0%} of its size"
             )
             return record
 
     def _create(self, name: str, *options: str) -> dict[str, Any]:
-        """Run `backup-create --wait`; the record of the COMPLETED backup."""
+        """Run `backup-create --wait` and return the record of the COMPLETED backup."""
         began = time.monotonic()
         asked = self._agent(
             "backup-create", self._stack.instance_id, name, *options, "--wait", "--json"
@@ -132,17 +132,17 @@ class Demo:
         return record
 
     def _look(self, base: Mapping[str, Any], incremental: Mapping[str, Any]) -> None:
-        with self._story.step("Look at the backups"):
+        with self._story.step("List the backups and show one"):
             listing = self._agent("backup-list")
             self._story.text(listing)
             shown = self._agent("backup-show", incremental["id"])
             self._story.text(shown)
             if not (base["id"] in listing and incremental["id"] in listing and "inc.001" in shown):
-                raise DemoFailed("the tables don't show both backups")
+                raise DemoFailed("backup-list or backup-show doesn't show the backups")
             self._story.proved("both are in the catalogue, which is the store itself")
 
     def _restore(self, incremental: Mapping[str, Any]) -> None:
-        with self._story.step("Restore the chain, and start a second MariaDB on it"):
+        with self._story.step("Restore the chain and start a second MariaDB on it"):
             target = self._folder / "restored"
             answer = self._agent("restore", "--local", incremental["id"], str(target), "--json")
             told = json.loads(answer)
@@ -173,7 +173,7 @@ class Demo:
             self._compare(target)
 
     def _delete(self, base: Mapping[str, Any], incremental: Mapping[str, Any]) -> None:
-        with self._story.step("Delete the full backup: what builds on it goes, too"):
+        with self._story.step("Delete the full backup, and with it the incremental one"):
             tree = self._agent("backup-delete", "--dry-run", base["id"])
             self._story.text(tree)
             self._agent("backup-delete", "--wait", base["id"])
@@ -183,14 +183,14 @@ class Demo:
             self._story.proved("both are gone from the catalogue")
 
     def _compare(self, datadir: Path) -> None:
-        """Start a server on a restored datadir: all its tables are as the source's."""
+        """Start a server on a restored datadir, and compare all its tables with the source's."""
         copy = MariaDB(datadir.with_name(f"{datadir.name}-server"), datadir=datadir)
         with ExitStack() as ends:
             ends.callback(copy.stop)
             copy.start()
             differ = changes.differences(self._source, copy.checksums())
         if differ or not self._source:
-            raise DemoFailed("the restored database is not the source's: " + "; ".join(differ))
+            raise DemoFailed("the restored database differs from the source: " + "; ".join(differ))
         shutil.rmtree(datadir)
         names = ", ".join(sorted(self._source))
         self._story.proved(f"CHECKSUM TABLE is the same in both servers: {names}")
@@ -203,7 +203,7 @@ class Demo:
             self._story.proved("SIGTERM, exit status 0")
 
     def _agent(self, *arguments: str, quiet: bool = False) -> str:
-        """Run a command of the agent, showing it first; what it printed."""
+        """Run a command of the agent, after showing it, and return its output."""
         if not quiet:
             self._story.command(["backup-agent", *arguments])
         return run([str(_PROGRAM), "--config", str(self._config), *arguments])

@@ -1,9 +1,9 @@
-"""Restores a chain of backups WITHOUT backup-agent: the stored form is public, and this is proof.
+"""A program that restores a chain of backups WITHOUT backup-agent.
 
-It uses none of this project's code, only what anybody can install: python-swiftclient
-fetches, `cryptography` checks the records and unwraps the data keys, Google's `tink` opens
-the stream, then `gunzip`, `mbstream` and `mariadb-backup --prepare` do the rest. The form
-of each part: docs/format.md.
+It proves that the stored form is public. It uses none of this project's code, only software that
+anyone can install: python-swiftclient fetches, `cryptography` checks the records and unwraps the
+data keys, Google's `tink` opens the stream, and `gunzip`, `mbstream` and `mariadb-backup --prepare`
+do the rest. docs/format.md describes the form of each part.
 
     python tests/demo/foreign.py --auth-url http://.../auth/v1.0 --user U --key-file F \\
         --container C --master-key FILE --into FOLDER BACKUP-ID
@@ -30,17 +30,17 @@ CHECKPOINTS = ("xtrabackup_checkpoints", "mariadb_backup_checkpoints")
 
 
 class Damaged(Exception):
-    """A stored byte is not what the record and the format say."""
+    """A stored byte contradicts the record or the format."""
 
 
 def derive(master: bytes, purpose: str) -> bytes:
-    """One of the two keys that a master key stands for: to `wrap`, or to `mac`."""
+    """Derive one of the two keys of a master key, for the purpose `wrap` or `mac`."""
     info = f"backup-agent v1 {purpose}".encode()
     return HKDF(hashes.SHA256(), 32, None, info).derive(master)
 
 
 def read_record(swift: Connection, container: str, backup_id: str, master: bytes) -> dict[str, Any]:
-    """The record of a backup; InvalidSignature where its MAC isn't that of its first line."""
+    """Return the record of a backup. Raise InvalidSignature if its MAC doesn't fit line 1."""
     _, raw = swift.get_object(container, f"{backup_id}.json")
     line, seal = raw.splitlines()
     mac = hmac.HMAC(derive(master, "mac"), hashes.SHA256())
@@ -51,13 +51,13 @@ def read_record(swift: Connection, container: str, backup_id: str, master: bytes
 
 
 def unwrap(record: dict[str, Any], master_id: str, master: bytes) -> bytes:
-    """The data key of a backup (RFC 3394)."""
+    """Return the data key of a backup (RFC 3394)."""
     [wrapped] = [key["wrapped"] for key in record["keys"] if key["id"] == master_id]
     return keywrap.aes_key_unwrap(derive(master, "wrap"), base64.b64decode(wrapped))
 
 
 def tink_primitive(data_key: bytes) -> streaming_aead.StreamingAead:
-    """Tink's AES256_GCM_HKDF_1MB with that key."""
+    """Return Tink's AES256_GCM_HKDF_1MB with that key."""
     streaming_aead.register()
     params = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingParams(
         ciphertext_segment_size=1 << 20, derived_key_size=32, hkdf_hash_type=common_pb2.SHA256
@@ -77,7 +77,7 @@ def tink_primitive(data_key: bytes) -> streaming_aead.StreamingAead:
 
 
 def fetch(swift: Connection, container: str, record: dict[str, Any], path: Path) -> None:
-    """The whole object in one GET: Swift joins its segments."""
+    """Fetch the whole object in one GET, as Swift joins its segments."""
     name = f"{record['id']}.xbstream.gz.enc"
     _, body = swift.get_object(container, name, resp_chunk_size=PIECE)
     with path.open("wb") as file:
@@ -89,7 +89,7 @@ def fetch(swift: Connection, container: str, record: dict[str, Any], path: Path)
 
 
 def unpack(sealed: Path, data_key: bytes, record: dict[str, Any], folder: Path) -> None:
-    """Decrypt, inflate and extract, a piece at a time, into a folder that is made here."""
+    """Decrypt, inflate and extract a stream piece by piece, into a directory made here."""
     folder.mkdir()
     with (
         subprocess.Popen(["mbstream", "-x", "-C", folder], stdin=subprocess.PIPE) as mbstream,
@@ -110,7 +110,10 @@ def unpack(sealed: Path, data_key: bytes, record: dict[str, Any], folder: Path) 
 
 
 def check_lsns(folder: Path, record: dict[str, Any]) -> None:
-    """mbstream exits with 0 on empty input, too: the engine's own note must be there."""
+    """Compare the engine's file of LSNs with the record.
+
+    The file must exist, because mbstream exits with 0 on empty input, too.
+    """
     notes = [folder / name for name in CHECKPOINTS if (folder / name).exists()]
     if not notes:
         raise Damaged(f"backup {record['id']} holds no checkpoints file")
@@ -127,7 +130,7 @@ def prepare(target: Path, incremental: Path | None) -> None:
 
 
 def restore(options: argparse.Namespace) -> None:
-    """The chain of the backup, its full one first, into `options.into`."""
+    """Restore the chain of the backup, beginning with the full one, into `options.into`."""
     master = base64.b64decode(options.master_key.read_text())
     key = options.key_file.read_text().strip()
     swift = Connection(options.auth_url, options.user, key, auth_version="1")
@@ -160,7 +163,7 @@ def main() -> None:
     parser.add_argument("backup")
     restore(parser.parse_args())
     if "agent" in sys.modules:
-        raise SystemExit("this was to be done without the agent's code")
+        raise SystemExit("this restore must not use the agent's code, but `agent` was imported")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the demo takes on its command line, and whether the disk has room for it.
+"""The demo's command line, and the check that the disk has room for it.
 
-`script/demo` runs this before anything is installed, so it needs Python alone.
+`script/demo` runs this before anything is installed, so it may need only Python itself.
 """
 
 import argparse
@@ -11,15 +11,15 @@ from pathlib import Path
 
 from tests.demo.story import DemoFailed, megabytes
 
-# The rows, what Swift stores of them, a restored copy, and what is extracted beside it.
+# The rows, the objects that Swift stores of them, a restored copy, and the files beside it.
 _SPACE_FACTOR = 6
 _SPACE_BYTES = 1 << 30
-# The path of a Unix socket has at most 107 bytes (unix(7)); ours adds up to 30.
+# The path of a Unix socket has at most 107 bytes (unix(7)). Up to 30 follow the directory.
 _LONGEST_PATH = 76
 
 
 def arguments() -> argparse.Namespace:
-    """Return what was typed."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(
         prog="script/demo",
         description="Show the whole product on private servers.",
@@ -35,7 +35,7 @@ def arguments() -> argparse.Namespace:
 
 
 def check_folder(folder: Path, mebibytes: int) -> None:
-    """DemoFailed if the copies would fill the disk, or a socket's path is too long."""
+    """Raise DemoFailed if the copies would fill the disk, or if a socket's path is too long."""
     if len(str(folder)) > _LONGEST_PATH:
         raise DemoFailed(
             f"{folder} is too long for the servers' sockets: set TMPDIR to a shorter one"
@@ -50,7 +50,7 @@ def check_folder(folder: Path, mebibytes: int) -> None:
 
 
 def main() -> None:
-    """Check the place; exit with 1 and a message if it doesn't do."""
+    """Check the place. Exit with 1 and a message if it isn't suitable."""
     try:
         check_folder(Path(tempfile.gettempdir()), arguments().rows_mb)
     except DemoFailed as error:

@@ -1,7 +1,7 @@
-"""The programs that the demo runs: each ended in good order, whatever ends the demo.
+"""The programs that the demo runs. Each one is ended cleanly, even if the demo is interrupted.
 
-They get a session of their own, so that Ctrl-C reaches the demo alone, which then ends them
-one after the other and waits for them.
+They run in separate sessions, so that Ctrl-C reaches the demo only. The demo then ends them one
+after the other and waits for them.
 """
 
 import os
@@ -17,9 +17,9 @@ _PATIENCE_SECONDS = 30.0
 
 
 def run(argv: Sequence[str], *, log: Path | None = None, seconds: float = 600) -> str:
-    """Run a program and return what it printed; DemoFailed unless it exits with 0.
+    """Run a program and return its output. Raise DemoFailed unless it exits with 0.
 
-    Its standard error goes into `log`, or to ours, so that a progress bar shows.
+    Its standard error goes into `log`, or to the demo's own, so that a progress bar is visible.
     """
     name = Path(argv[0]).name
     with open(log or os.devnull, "ab") as sink:
@@ -47,7 +47,7 @@ def run(argv: Sequence[str], *, log: Path | None = None, seconds: float = 600) -
 
 
 def _end(child: "subprocess.Popen[str]") -> None:
-    """Interrupt the program and its helpers; kill what stays."""
+    """Interrupt the program and its children, and kill those that remain."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):
@@ -57,5 +57,5 @@ def _end(child: "subprocess.Popen[str]") -> None:
 
 
 def last_lines(text: str, count: int = 15) -> str:
-    """The end of a log."""
+    """Return the last lines of a log."""
     return "\n".join(text.splitlines()[-count:])

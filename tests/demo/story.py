@@ -1,4 +1,4 @@
-"""What the demo says: numbered steps, the commands it runs, and what each step proved."""
+"""The demo's output: numbered steps, the commands it runs, and the proofs of each step."""
 
 import shlex
 import sys
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 
 
 class DemoFailed(Exception):
-    """Something that the demo claims is not so, or a program failed; the message says what."""
+    """A claim of the demo is false, or a program failed. The message holds the reason."""
 
 
 def megabytes(count: float) -> str:
-    """Bytes for a reader, in MB of 10^6."""
+    """Return a number of bytes as text in MB of 10^6 bytes."""
     return f"{count / 1e6:,.1f} MB"
 
 
 def rate(count: float, seconds: float) -> str:
-    """Bytes and seconds as MB/s."""
+    """Return bytes and seconds as text in MB/s."""
     return f"{count / 1e6 / max(seconds, 0.001):,.0f} MB/s"
 
 
 class Story:
-    """Prints to standard output; `total` is the number of steps to come."""
+    """A writer to standard output. `total` is the number of steps."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -31,12 +31,12 @@ class Story:
 
     @property
     def seconds(self) -> float:
-        """Since the demo began."""
+        """Return the seconds since the demo began."""
         return time.monotonic() - self._began
 
     @contextmanager
     def step(self, title: str) -> Iterator[None]:
-        """One numbered step; says how long it took unless it failed."""
+        """Print the title of a numbered step, and its time unless it fails."""
         self._number += 1
         began = time.monotonic()
         self._print(f"\n[{self._number}/{self._total}] {title}")
@@ -53,10 +53,10 @@ class Story:
         self._print(f"    $ {shlex.join(argv)}")
 
     def text(self, text: str) -> None:
-        """What a program printed, as it is."""
+        """Print the output of a program unchanged."""
         self._print(text.rstrip("\n"))
 
     def _print(self, line: str) -> None:
         print(line, flush=True)
-        # a progress bar may be on the same terminal, over standard error
+        # a progress bar may write to the same terminal through standard error
         sys.stderr.flush()

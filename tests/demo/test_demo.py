@@ -1,4 +1,4 @@
-"""What the demo rests on: differences show, forged records fail, Ctrl-C cleans up."""
+"""The demo's foundations: differences are found, forged records refused, Ctrl-C cleans up."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_differences() -> None:
 
 
 class _Swift:
-    """Answers a GET with what it holds."""
+    """A stub that answers each GET with the same object."""
 
     def __init__(self, stored: bytes) -> None:
         self._stored = stored
@@ -60,7 +60,7 @@ def test_the_foreign_reader_uses_nothing_of_ours() -> None:
 
 
 def test_a_place_without_room_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
-    """By script/demo itself, in a checkout in which bootstrap would leave a mark."""
+    """Run script/demo itself, in a checkout in which bootstrap would leave a file."""
     (tmp_path / "script").mkdir()
     (tmp_path / "tests").symlink_to(CHECKOUT / "tests")
     for name in ("demo", "help"):
@@ -86,7 +86,7 @@ def test_a_place_without_room_is_refused_before_anything_is_installed(tmp_path: 
 def test_ctrl_c_leaves_nothing(scratch: Path) -> None:
     need("mariadbd", "epmd", SERVER)
     need_swift()
-    # not pytest's tmp_path, which is too long for the path of a socket
+    # pytest's tmp_path is too long for the path of a socket
     folder = scratch / "demo"
     folder.mkdir()
     argv = [sys.executable, "-m", "tests.demo", "--rows-mb", "16"]

@@ -265,9 +265,9 @@ def test_a_store_that_is_down_at_the_start_is_waited_for(hasty: Agent, swift: Sw
 
 PATIENCE_OF_2_SECONDS = """
 import sys
-from agent import service
+from agent import daemon
 from agent.cli.main import main
-service._WORKER_SECONDS = 2.0
+daemon._WORKER_SECONDS = 2.0
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -72,7 +72,7 @@ def test_backups_and_restore_with_nothing_but_a_database(
     base = property_table(full.stdout)
     assert (base["name"], base["status"]) == ("base", "COMPLETED")
     [key] = (user.state / "keys").iterdir()
-    assert f"made the master key {key}: keep a copy of this file" in full.stderr
+    assert f"made the master key {key}. Keep a copy of this file" in full.stderr
     mariadb.execute_many(
         "CREATE SCHEMA embedded",
         "CREATE TABLE embedded.t (id INT PRIMARY KEY, word VARCHAR(20)) ENGINE=InnoDB",
@@ -265,7 +265,7 @@ def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_p
     done = user.run("backup-create", "--local", "second")
     assert done.returncode == 0, done.stderr
     assert f"WARNING: the master key {lost.stem} of earlier backups (1)" in done.stderr
-    assert f"put its copy back as {lost}, mode 0600" in done.stderr
+    assert f"put a copy of that key back as {lost}, mode 0600" in done.stderr
     [made] = lost.parent.iterdir()
     assert made.name != lost.name
     assert [row["record_state"] for row in user.asked("backup-list")] == ["key-not-here", "ok"]

@@ -173,7 +173,7 @@ def test_beside_the_daemon_it_says_how_to_go_on(machine: Machine) -> None:
         done = machine.run("backup-create", "--local", "base")
     assert done.returncode == 1
     assert f"another agent runs already with the state folder {machine.state}" in done.stderr
-    assert f"the process with number {os.getpid()}" in done.stderr
+    assert f": process {os.getpid()}" in done.stderr
     assert "remove the --local flag" in done.stderr
     assert "systemctl stop backup-agent" in done.stderr
 

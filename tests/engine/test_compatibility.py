@@ -24,13 +24,13 @@ FITS = [
 ]
 MISFITS = [
     ("mariadb", "10.11.6-MariaDB", "mariadb-backup", "10.6.18-MariaDB", "mariadb-backup 10.11"),
-    ("mariadb", "10.4.30-MariaDB", "xtrabackup", "2.4.28", "takes mariadb-backup"),
-    ("mysql", "8.0.36", "mariadb-backup", "10.11.6-MariaDB", "takes xtrabackup"),
-    ("mysql", "8.0.36", "xtrabackup", "8.4.0-1", "takes xtrabackup 8.0"),
-    ("mysql", "8.4.0", "xtrabackup", "8.0.35-30", "takes xtrabackup 8.4"),
-    ("mysql", "8.0.28", "xtrabackup", "8.0.27-19", "server's own number, or 8.0.34"),
-    ("mysql", "8.0.35", "xtrabackup", "8.0.33-28", "server's own number, or 8.0.34"),
-    ("mysql", "5.7.44", "xtrabackup", "8.0.35-30", "takes xtrabackup 2.4"),
+    ("mariadb", "10.4.30-MariaDB", "xtrabackup", "2.4.28", "needs mariadb-backup"),
+    ("mysql", "8.0.36", "mariadb-backup", "10.11.6-MariaDB", "needs xtrabackup"),
+    ("mysql", "8.0.36", "xtrabackup", "8.4.0-1", "needs xtrabackup 8.0"),
+    ("mysql", "8.4.0", "xtrabackup", "8.0.35-30", "needs xtrabackup 8.4"),
+    ("mysql", "8.0.28", "xtrabackup", "8.0.27-19", "older than the server, and older than 8.0.34"),
+    ("mysql", "8.0.35", "xtrabackup", "8.0.33-28", "older than the server, and older than 8.0.34"),
+    ("mysql", "5.7.44", "xtrabackup", "8.0.35-30", "needs xtrabackup 2.4"),
 ]
 UNKNOWN = [
     ("mysql", "9.1.0"),

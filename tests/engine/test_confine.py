@@ -92,7 +92,7 @@ def test_a_kernel_that_can_not_is_told_of_once(
     confine._warn.cache_clear()
     for name in ("one", "two"):
         assert run(f"open(outside + '/{name}', 'w')", inside, outside, [inside]) == 0
-    assert caplog.text.count("a hostile backup meets one wall less") == 1
+    assert caplog.text.count("one protection against a hostile backup is missing") == 1
 
 
 def test_this_process_itself_stays_free(inside: Path, outside: Path) -> None:

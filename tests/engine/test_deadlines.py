@@ -135,7 +135,7 @@ def test_a_stopped_engine_is_ended(tmp_path: Path) -> None:
     body = f"os.write(1, b'on')\nos.kill(os.getpid(), signal.SIGSTOP)\n{WAITS}"
     with (
         engine(tmp_path, body).start_backup(tmp_path, None) as run,
-        pytest.raises(EngineSilent, match="last words: none"),
+        pytest.raises(EngineSilent, match="last log lines: none"),
     ):
         read(run)
     assert not known(child_of(run).pid)

@@ -52,7 +52,7 @@ def test_with_its_keys_it_is_prepared(place: Path) -> None:
     [
         ("none", None, "its keys are not here"),
         ("other-id", "2;" + "ab" * 32 + "\n", "its keys are not here"),
-        ("wrong", "1;" + "cd" * 32 + "\n", "key file or keyring here is that server's"),
+        ("wrong", "1;" + "cd" * 32 + "\n", "key file or keyring on this machine is that server's"),
     ],
 )
 def test_without_them_the_hint_speaks_of_keys(

@@ -52,7 +52,7 @@ def test_what_can_not_be_taken_is_refused(scratch: Path, caplog: pytest.LogCaptu
                     engine.connect(str(path))
                     assert engine.recv(1) == b""
         poll("it refuses", lambda: refuses(path), 10)
-    assert "no more connections of the engine can be taken: " in caplog.text
+    assert "no more connections of the engine can be accepted: " in caplog.text
     assert "Too many open files" in caplog.text
 
 

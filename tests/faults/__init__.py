@@ -1,1 +1,1 @@
-"""Faults done to the real servers and to the agent: what was done, what was seen, the verdict."""
+"""Faults made on the real servers and the agent, each with its observations and a verdict."""

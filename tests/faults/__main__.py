@@ -1,8 +1,8 @@
-"""The fault suite, on private servers: script/test faults [--full] [--seed N] [--only WORD].
+"""The fault suite on private servers: script/test faults [--full] [--seed N] [--only WORD].
 
-One line a trial: verdict, kind, name, what was done, what was seen, seconds. Then how many cases
-of each kind there were. The exit status is 1 where a trial failed, where none was done, or where
-a full run saw fewer cases than it has to.
+Each trial prints one line with its verdict, kind, name, fault, observations and seconds. The number
+of cases of each kind follows. The exit status is 1 if a trial failed, if no trial was run, or if a
+full run had fewer cases than required.
 """
 
 import argparse
@@ -49,23 +49,23 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/test faults", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all cases: over half an hour")
+    parser.add_argument("--full", action="store_true", help="run all cases (over half an hour)")
     parser.add_argument(
-        "--seed", type=int, default=random.randrange(1 << 32), metavar="N", help="of an earlier run"
+        "--seed", type=int, default=random.randrange(1 << 32), metavar="N", help="repeat that run"
     )
     parser.add_argument(
-        "--only", default="", metavar="WORD", help="those with that in 'KIND NAME', as engine"
+        "--only", default="", metavar="WORD", help="run trials with WORD in 'KIND NAME', as engine"
     )
     return parser.parse_args()
 
 
 def _do(trial: Trial, bench: Bench) -> int:
-    """Do one trial and print its line; how many cases it was, 0 where it failed."""
+    """Run one trial and print its line. Return its number of cases, or 0 if it failed."""
     started = time.monotonic()
     try:
         text, count = trial.do(bench)
         verdict = "ok"
-    except Exception as error:  # noqa: BLE001 - whatever a trial raises is its verdict
+    except Exception as error:  # noqa: BLE001 - any error of a trial is its verdict
         text, count, verdict = f"{type(error).__name__}: {error}", 0, "FAILED"
         traceback.print_exc()
     seconds = time.monotonic() - started

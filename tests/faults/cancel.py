@@ -1,4 +1,4 @@
-"""A backup is cancelled at random moments: one end each for it and the cancel, and they agree."""
+"""Backups cancelled at random moments. Backup and cancel have one end each, and the ends agree."""
 
 import time
 import uuid
@@ -15,12 +15,12 @@ from tests.stack.process import poll
 
 LEAST: Final[Mapping[str, int]] = {"cancel": 10}
 _SHORT: Final = 3
-# About what a full and an incremental backup take, and a moment more, in seconds.
+# About the time of a full and of an incremental backup, plus a margin, in seconds.
 _LASTS: Final = {"full": 2.5, "incremental": 1.8}
 _LIMITS: Final = Limits(bytes_per_second=24 << 20)
-# What is promised is 5; the rest is for a machine that does something else meanwhile.
+# The promise is 5 s. The rest allows for a machine that is busy with other work.
 _SECONDS: Final = 8.0
-# What the two say of one another: of the backup, of the cancel.
+# The ends that agree: of the backup, of the cancel, of the record.
 _AGREED: Final = {("CANCELLED", "DONE", "CANCELLED"), ("DONE", "FAILED too_late", "COMPLETED")}
 
 
@@ -48,7 +48,7 @@ def _moments(agent: Agent, moments: list[tuple[str, float]]) -> Seen:
             ended, took = _cancelled_after(agent, ledger, parent, seconds)
             ends[f"{kind} {ended}"] += 1
             slowest = max(slowest, took)
-    # nothing that belongs to no backup, and nothing but its record of one that was cancelled
+    # no stray objects remain, and of a cancelled backup only its record remains
     in_swift(agent).check()
     assert agent.create("next", "--parent", base)["status"] == "COMPLETED"
     said = ", ".join(f"{count} x {end}" for end, count in sorted(ends.items()))
@@ -58,14 +58,14 @@ def _moments(agent: Agent, moments: list[tuple[str, float]]) -> Seen:
 def _cancelled_after(
     agent: Agent, ledger: Ledger, parent: str | None, seconds: float
 ) -> tuple[str, float]:
-    """How a backup ended that is cancelled so many seconds after it was sent, and how soon."""
+    """Send a backup and cancel it after `seconds`. Return its end and how soon it ended."""
     request = BackupRequest(id=str(uuid.uuid4()), name="cancelled", parent_id=parent)
     task = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=_LIMITS)
     cancel = CancelTask(task_id=str(uuid.uuid4()), cancels=task.task_id)
     both = (task.task_id, cancel.task_id)
     agent.send(task)
     until = time.monotonic() + seconds
-    poll("the moment comes", lambda: time.monotonic() >= until, seconds + 1)
+    poll("the time to cancel is reached", lambda: time.monotonic() >= until, seconds + 1)
     agent.send(cancel)
     sent = time.monotonic()
     ledger.wait_for_ends(both, 30)
@@ -75,7 +75,7 @@ def _cancelled_after(
     told = told.split()[0]
     assert told != "CANCELLED" or took < _SECONDS, f"cancelled after {took:.1f} s"
     records = in_swift(agent).check()
-    # one that had not begun has no record
+    # a backup that had not begun has no record
     record = str(records[request.id]["status"]) if request.id in records else told
     assert (told, answer, record) in _AGREED, f"backup {told}, cancel {answer}, record {record}"
     return told, took

@@ -1,4 +1,4 @@
-"""All trials, module by module, in the order in which they are done."""
+"""All trials, module by module, in the order in which they run."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -29,7 +29,7 @@ def all_trials(plan: Plan) -> Iterator[Trial]:
 
 
 def least() -> Mapping[str, int]:
-    """How many cases of each kind a full run must have seen."""
+    """Return the number of cases of each kind that a full run must reach."""
     counts: Counter[str] = Counter()
     for module in MODULES:
         counts.update(module.LEAST)

@@ -1,8 +1,8 @@
-"""A real chain of backups in a folder, made once, to be damaged and read back many times.
+"""A real chain of backups in a directory, made once, then damaged and read back many times.
 
-A full backup and an incremental on it, a second full one, and an earlier attempt at the first;
-all by the product's own operations, without a daemon. What is read back goes into a sink that
-stands where `mbstream` does, and compares every byte with what was backed up.
+It holds a full backup, an incremental on it, a second full backup, and an earlier attempt at the
+first. All are made by the product's own operations, without a daemon. A restore writes into a sink
+that replaces `mbstream` and compares every byte with the bytes that were backed up.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ from tests.faults.trial import Bench
 from tests.stack.agent import Agent, Tables
 
 SCHEMA = "damage"
-# What deflate can't make smaller, so that a small database has several segments of 1 MiB.
+# Deflate can't compress these rows, so that a small database has several segments of 1 MiB.
 _ROWS = (
     "CREATE OR REPLACE TABLE {schema}.{table} (id INT PRIMARY KEY, noise BLOB);"
     "INSERT INTO {schema}.{table} SELECT seq, CONCAT(" + ",".join(["RANDOM_BYTES(1024)"] * 4) + ")"
@@ -43,7 +43,7 @@ Objects = Mapping[Place, bytes]
 
 @dataclass(frozen=True)
 class Chain:
-    """Three backups of one instance, all objects of them, and what an older attempt left."""
+    """Three backups of one instance, all their objects, and the objects of an older attempt."""
 
     agent: Agent
     parts: BackupResources
@@ -59,13 +59,13 @@ class Chain:
         return self.parts.keyring
 
     def names(self, record: Record) -> list[str]:
-        """The segments of one backup, in order."""
+        """Return the names of a backup's segments, in order."""
         prefix = backup_prefix(record.id)
         found = [name for shelf, name in self.objects if name.startswith(prefix)]
         return sorted(name for name in found if name.rsplit("/", 1)[1].isdigit())
 
     def restore(self, store: Store, target: Path) -> "Sink":
-        """Read the incremental's chain back through the product's path; the sink, if it can be."""
+        """Restore the incremental's chain by the product's own code, and return the sink."""
         sink = Sink(self)
         parts = RestoreResources(
             store=store,
@@ -78,13 +78,13 @@ class Chain:
         try:
             RestoreOperation(parts, meter=Meter(), stop=Stop()).run(self.incremental.id, target)
         finally:
-            # nothing that was changed gets out, whatever is said of it later
+            # no changed byte was extracted, even if an error was raised later
             assert sink.wrong is None, sink.wrong
         return sink
 
 
 class Sink:
-    """An engine whose extractor compares what it is given with what was backed up."""
+    """An engine whose extractor compares its input with the bytes that were backed up."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -107,13 +107,13 @@ class Sink:
 
 
 class _Nothing:
-    """A run of a program that has nothing to do."""
+    """A run of a program that does nothing."""
 
     def interrupt(self) -> None:
-        """Nothing runs."""
+        """Do nothing, because no program runs."""
 
     def finish(self) -> None:
-        """It is done."""
+        """Do nothing, because no program runs."""
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +121,7 @@ class _Nothing:
     def __exit__(
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
-        """Nothing was begun."""
+        """Do nothing, because no program was started."""
 
 
 class _Extract(_Nothing):
@@ -138,15 +138,15 @@ class _Extract(_Nothing):
         if self._learnt is not None:
             self._learnt.append(bytes(data))
         elif self._right[self._at : self._at + len(data)] != data:
-            self._sink.wrong = f"other bytes at {self._at} of backup {self._record.id}"
+            self._sink.wrong = f"different bytes at {self._at} of backup {self._record.id}"
         self._at += len(data)
 
     def finish(self) -> None:
         if self._learnt is not None:
             self._right = self._streams[self._record.id] = b"".join(self._learnt)
         if self._at != len(self._right):
-            self._sink.wrong = f"{self._at} bytes of backup {self._record.id} were taken as whole"
-        # what mbstream would have put there, and the restore looks at
+            self._sink.wrong = f"{self._at} bytes of backup {self._record.id} passed as complete"
+        # mbstream would have extracted this file, and the restore reads it
         lines = (
             f"backup_type = {'incremental' if self._record.parent_id else 'full-backuped'}",
             f"from_lsn = {self._record.from_lsn}",
@@ -158,7 +158,7 @@ class _Extract(_Nothing):
 
 
 def snapshot(store: Store) -> dict[Place, bytes]:
-    """Every object of a store that a reader of ours reads: records, lists and segments."""
+    """Return each object that a restore reads: records, lists and segments."""
     places = [place for place in _places(store) if ".xbstream" not in place[1]]
     return {place: store.get(*place, 1 << 30) for place in places}
 
@@ -168,13 +168,13 @@ def _places(store: Store) -> list[Place]:
 
 
 def put_back(store: Store, before: Objects, after: Mapping[Place, bytes | None]) -> None:
-    """Make what is at the places of `after` what it is in `before`."""
+    """Restore the objects at the places of `after` to their content in `before`."""
     for place in after:
         put(store, place, before.get(place))
 
 
 def put(store: Store, place: Place, body: bytes | None) -> None:
-    """Store an object with the digest that belongs to its bytes, or remove it where None."""
+    """Store an object with the digest of its bytes, or delete it if `body` is None."""
     if body is None:
         store.delete(*place)
     else:
@@ -183,7 +183,7 @@ def put(store: Store, place: Place, body: bytes | None) -> None:
 
 @contextmanager
 def chained(bench: Bench, name: str, overrides: Tables | None = None) -> Iterator[Chain]:
-    """Make the chain, in a folder unless `overrides` name another store; takes about 6 s."""
+    """Make the chain in about 6 s, in a directory unless `overrides` name another store."""
     folder = bench.folder / f"store-{uuid4().hex[:8]}"
     in_folder: Tables = {"store": {"url": f"file://{folder}", "user": None, "key_file": None}}
     given = {**(in_folder if overrides is None else overrides)}

@@ -1,4 +1,4 @@
-"""The agent is killed with SIGKILL: at each named place, at random moments, during recovery."""
+"""Kills of the agent by SIGKILL: at named places, at random moments, and during recovery."""
 
 import signal
 import time
@@ -19,15 +19,15 @@ from tests.stack.process import poll
 MOMENTS: Final = 50
 _SHORT_MOMENTS: Final = 2
 _SHORT_PLACES: Final = 3
-# What a mixed run takes about; the full form measures it.
+# The approximate time of a mixed run, in seconds. The full form measures it.
 _SHORT_SECONDS: Final = 3.0
 _DOUBLES: Final = 6
 
 
 class Place(NamedTuple):
-    """Where the agent is killed, doing what, and what the reports about it may tell then.
+    """A place at which the agent is killed, the tasks it runs, and the ends they may report.
 
-    `at` is the point, and how often it is reached.
+    `at` is the crash point. A number after it, as in `segment-stored:3`, is the pass that kills.
     """
 
     at: str
@@ -56,7 +56,7 @@ def _ping(rig: Rig) -> list[Task]:
 
 
 def _failing(rig: Rig) -> list[Task]:
-    """A full backup of which the store damages a segment, each time it is sent."""
+    """Return a full backup, one segment of which the store answers with a false ETag each time."""
     task = rig.full()
     match = f"{task.backup.id}/.*/00000002"
     rig.swift.inject([{"method": "PUT", "match": match, "times": 99, "action": "wrong_etag"}])
@@ -115,7 +115,7 @@ LEAST: Final[Mapping[str, int]] = {
 
 
 class _Shared:
-    """The rig, made when a trial first asks for it, and made anew after one that failed."""
+    """The shared rig, made for the first trial that needs it and again after a failed trial."""
 
     def __init__(self) -> None:
         self._rig: Rig | None = None
@@ -138,7 +138,7 @@ class _Shared:
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """All of them, or a seeded choice that leaves none out in the long run."""
+    """Yield all trials, or a choice by the seed that omits no crash point over many seeds."""
     shared = _Shared()
     chance = plan.random("crashes")
     points = list(_point_trials(shared, plan))
@@ -163,7 +163,7 @@ def _point_trials(shared: _Shared, plan: Plan) -> Iterator[Trial]:
     yield _trial(shared, plan, "crash point", "recovered", "killed after it settled", _recovered)
     yield _trial(shared, plan, "crash point", "cancel-journalled", "killed", _cancel_journalled)
     for point in (Point.GC_FOUND, Point.GC_REMOVED):
-        done = "gc is killed there, and run again"
+        done = "gc is killed there and run again"
         yield _trial(shared, plan, "crash point", point, done, _collecting(point))
 
 
@@ -192,7 +192,7 @@ def _at_place(shared: _Shared, plan: Plan, kind: str, place: Place) -> Trial:
 
 
 def _local(shared: _Shared, plan: Plan, place: LocalPlace) -> Trial:
-    done = "backup-create --local is killed there, and followed by another"
+    done = "backup-create --local is killed there, and another one follows"
     name = f"local {place.at}"
 
     def act(rig: Rig, full: bool) -> str:
@@ -202,7 +202,7 @@ def _local(shared: _Shared, plan: Plan, place: LocalPlace) -> Trial:
 
 
 def _recovered(rig: Rig, full: bool) -> str:
-    """A crash in the middle of a backup, and one more when that has been settled."""
+    """Crash in the middle of a backup, and again after recovery has settled it."""
     rig.restart({VARIABLE: "segment-stored:2"})
     task = rig.full()
     rig.ask(task)
@@ -217,7 +217,7 @@ def _cancel_journalled(rig: Rig, full: bool) -> str:
     rig.restart({VARIABLE: Point.CANCEL_JOURNALLED})
     task = rig.full(slow=True)
     rig.ask(task)
-    poll("it has begun", lambda: rig.statuses()[task.task_id] == "RUNNING", 30)
+    poll("the backup has begun", lambda: rig.statuses()[task.task_id] == "RUNNING", 30)
     rig.ask(CancelTask(task_id=str(uuid.uuid4()), cancels=task.task_id))
     rig.wait_for_death()
     rig.agent.start()
@@ -242,12 +242,12 @@ def _collecting(point: Point) -> Callable[[Rig, bool], str]:
 
 
 def _mixed(rig: Rig) -> list[Task]:
-    """One of each: a full, an incremental, a delete of a family, a restore."""
+    """Return one task each: a full, an incremental, a delete of a family, a restore."""
     return [rig.full(), rig.incremental(rig.kept[-1]), rig.delete(), rig.restore()]
 
 
 def _ends(tasks: list[Task]) -> dict[str, tuple[str, ...]]:
-    """A delete that was cut off is done again; the others may fail for it."""
+    """Map each task to its allowed ends. An interrupted delete is repeated, others may fail."""
     return {
         task.task_id: _SETTLED if isinstance(task, DeleteTask) else (DONE, CUT_OFF)
         for task in tasks
@@ -255,7 +255,7 @@ def _ends(tasks: list[Task]) -> dict[str, tuple[str, ...]]:
 
 
 def _measured(rig: Rig, *, full: bool) -> float:
-    """Seconds that the mixed scenario takes undisturbed; for the full form it is done once."""
+    """Return the seconds of an undisturbed mixed run, which only the full form measures, once."""
     if not full:
         return _SHORT_SECONDS
     if not rig.mixed_seconds:
@@ -288,12 +288,12 @@ def _moment(shared: _Shared, plan: Plan, number: int) -> Trial:
 
 def _kill_after(rig: Rig, seconds: float, *, everything: bool) -> None:
     until = time.monotonic() + seconds
-    poll("the moment comes", lambda: time.monotonic() >= until, seconds + 1)
+    poll("the time to kill is reached", lambda: time.monotonic() >= until, seconds + 1)
     rig.kill(everything=everything)
 
 
 def _state(rig: Rig, tasks: list[Task]) -> str:
-    """What was under way, as far as the broker knows: which tasks have ended, which ran."""
+    """Return the latest reported status of each task, joined by slashes."""
     statuses = rig.statuses()
     return "/".join(statuses[task.task_id] for task in tasks)
 

@@ -1,7 +1,7 @@
-"""Damaged objects and records: all are refused, and nothing behind the damage gets out.
+"""Damaged objects and records. All are refused, and no byte after the damage is extracted.
 
-2,000 of them in a folder, read back in this process up to the extractor; a few dozen in Swift,
-restored by the command line.
+2,000 damages are made in a directory and read back in this process up to the extractor. A few dozen
+are made in Swift and restored by the command line.
 """
 
 import time
@@ -23,12 +23,12 @@ _SWIFT = 25
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """One in a folder, with most of the cases; one in Swift."""
+    """Yield one trial in a directory with most of the cases, and one in Swift."""
     count = 2000 if plan.full else 3 * len(KINDS)
     yield Trial(
         "damage",
         "folder",
-        f"{count} random damages to a chain in a folder, read back up to the extractor",
+        f"{count} random damages to a chain in a directory, read back up to the extractor",
         lambda bench: in_folder(bench, plan, count),
     )
     if plan.full:
@@ -41,7 +41,7 @@ def trials(plan: Plan) -> Iterator[Trial]:
 
 
 def in_folder(bench: Bench, plan: Plan, count: int) -> Seen:
-    """Damage the folder in place, read it back, mend it; so `count` times."""
+    """Damage the directory, read it back and repair it, `count` times."""
     chance = plan.random("damage")
     codes: Counter[str] = Counter()
     with chained(bench, "damage") as chain:
@@ -52,11 +52,11 @@ def in_folder(bench: Bench, plan: Plan, count: int) -> Seen:
         _still_whole(chain)
         seconds = time.monotonic() - began
     told = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-    return Seen(f"all refused ({told}), nothing got past them, {seconds:.0f} s", count)
+    return Seen(f"all refused ({told}), no damaged byte extracted, {seconds:.0f} s", count)
 
 
 def _refused(chain: Chain, damage: Damage, chance: Random, number: int) -> str:
-    """Do one damage; the code of the error that it is refused with."""
+    """Make one damage and return the code of the error that refuses it."""
     changes = _real(chain, damage(chance, chain))
     where = f"damage {number} ({damage.__name__} of {sorted(name for _, name in changes)})"
     target = chain.agent.folder / "restore" / "damaged"
@@ -76,14 +76,14 @@ def _refused(chain: Chain, damage: Damage, chance: Random, number: int) -> str:
 
 
 def _real(chain: Chain, changes: Changes) -> Changes:
-    """Without what changes nothing; something must be left."""
+    """Drop the changes that change nothing. At least one must remain."""
     real = {place: body for place, body in changes.items() if chain.objects.get(place) != body}
-    assert real, "a damage that changes nothing"
+    assert real, "this damage changes nothing"
     return real
 
 
 def _apply(store: Store, changes: Changes, chance: Random) -> None:
-    """Through the store, whose digests fit then, or behind its back."""
+    """Write the changes through the store, which adjusts the digests, or directly to its files."""
     behind = isinstance(store, DirectoryStore) and chance.random() < 0.5
     for place, body in changes.items():
         if behind and body is not None and (path := _file(store, place)).exists():
@@ -93,19 +93,19 @@ def _apply(store: Store, changes: Changes, chance: Random) -> None:
 
 
 def _file(store: Store, place: Place) -> Path:
-    """Where docs/format.md says that an object of a folder is."""
+    """Return the path of an object in a store directory, as docs/format.md describes it."""
     shelf, name = place
     return Path(f"{store.location.removeprefix('file://')}{shelf.value}") / name
 
 
 def _still_whole(chain: Chain) -> None:
-    """The refusals were for the damages: mended, the chain is read as before."""
+    """Check that the repaired chain restores as before, so that the damages caused the refusals."""
     target = chain.agent.folder / "restore" / "mended"
     assert chain.restore(chain.parts.store, target).whole == [chain.full.id, chain.incremental.id]
 
 
 def in_swift(bench: Bench, plan: Plan) -> Seen:
-    """The same with objects in Swift, and the whole program."""
+    """Do the same with objects in Swift and the whole program."""
     chance = plan.random("damage in Swift")
     codes: Counter[str] = Counter()
     overrides: Mapping[str, dict[str, object]] = {"store": {"attempts": 1}}
@@ -116,7 +116,7 @@ def in_swift(bench: Bench, plan: Plan) -> Seen:
         done = chain.agent.cli("restore", "--local", chain.incremental.id, target)
         assert done.returncode == 0, done.stderr
     told = ", ".join(f"{count} {code}" for code, count in codes.most_common())
-    return Seen(f"all refused ({told}); mended, it is restored", codes.total())
+    return Seen(f"all refused ({told}); restored after the repair", codes.total())
 
 
 def _refused_in_swift(chain: Chain, damage: Damage, chance: Random) -> str:
@@ -136,6 +136,6 @@ def _refused_in_swift(chain: Chain, damage: Damage, chance: Random) -> str:
 
 
 def _codes(kinds: tuple[type[AgentError], ...]) -> set[str]:
-    """The codes of error classes and of those below them."""
+    """Return the codes of the error classes and of their subclasses."""
     below = {code for kind in kinds for code in _codes(tuple(kind.__subclasses__()))}
     return below | {kind.code for kind in kinds if "code" in vars(kind)}

@@ -1,10 +1,10 @@
-"""What may happen to stored objects and records: each kind as a function of chance.
+"""Damages to stored objects and records. Each kind is a function of chance.
 
-Left out, because it changes nothing for a reader of ours or can't be seen by design:
+These damages are left out, because they change nothing for our readers or can't be seen by design:
 
-- the object that joins the segments (SLO), sub-manifests, checks: other tools read them;
-- the digests beside the bytes: they are of use for an early word, and what counts is inside;
-- a whole older state, record, lists and segments together: docs/format.md says why;
+- the object that joins the segments (SLO), sub-manifests and checks, which only other tools read;
+- the digests beside the bytes, which give an early warning, while those that count are inside;
+- a complete older state of record, lists and segments, see docs/format.md for the reason;
 - a change that leaves every byte as it was.
 """
 
@@ -42,7 +42,7 @@ REFUSALS: Final[tuple[type[AgentError], ...]] = (
 
 
 def flip(chance: Random, chain: Chain) -> Changes:
-    """One bit of a segment, a list or a record."""
+    """Flip one bit of a segment, a list or a record."""
     place, body = _any_object(chance, chain)
     changed = bytearray(body)
     changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
@@ -57,7 +57,7 @@ def flip_segment(chance: Random, chain: Chain) -> Changes:
 
 
 def overwrite(chance: Random, chain: Chain) -> Changes:
-    """A run of random bytes somewhere in a segment."""
+    """Overwrite a run of a segment with random bytes."""
     place, body = _segment(chance, chain)
     count = chance.randrange(4, 4096)
     at = chance.randrange(len(body) - count)
@@ -75,19 +75,19 @@ def extend(chance: Random, chain: Chain) -> Changes:
 
 
 def swap(chance: Random, chain: Chain) -> Changes:
-    """Two segments of one backup change places."""
+    """Exchange two segments of one backup."""
     first, second = _two(chance, chain)
     return {first: chain.objects[second], second: chain.objects[first]}
 
 
 def duplicate(chance: Random, chain: Chain) -> Changes:
-    """A segment a second time, in the place of another."""
+    """Put a copy of a segment in the place of another one."""
     first, second = _two(chance, chain)
     return {first: chain.objects[second]}
 
 
 def swap_slabs(chance: Random, chain: Chain) -> Changes:
-    """Two pieces of a segment change places."""
+    """Exchange two parts of a segment."""
     place, body = _segment(chance, chain)
     half = chance.randrange(1, len(body))
     return {place: body[half:] + body[:half]}
@@ -99,13 +99,13 @@ def lose(chance: Random, chain: Chain) -> Changes:
 
 
 def lose_last(chance: Random, chain: Chain) -> Changes:
-    """The end of the stream: its last segments."""
+    """Delete the end of the stream, which is its last segments."""
     names = chain.names(_backup(chance, chain))
     return {(Container.SEGMENTS, name): None for name in names[-chance.randint(1, 3) :]}
 
 
 def of_older_attempt(chance: Random, chain: Chain) -> Changes:
-    """A segment or list of the first attempt in the place of the same of the second."""
+    """Replace a segment or list by the one of the first attempt in the same place."""
     prefix = attempt_prefix(chain.full.id, chain.full.attempt)
     older = [(name.rsplit("/", 1)[1], body) for (_, name), body in _segment_shelf(chain.older)]
     known = [
@@ -116,7 +116,7 @@ def of_older_attempt(chance: Random, chain: Chain) -> Changes:
 
 
 def all_of_older_attempt(_chance: Random, chain: Chain) -> Changes:
-    """All segments of the first attempt under the names of the second."""
+    """Store all segments of the first attempt under the names of the second."""
     prefix = attempt_prefix(chain.full.id, chain.full.attempt)
     return {
         (Container.SEGMENTS, prefix + name.rsplit("/", 1)[1]): body
@@ -126,7 +126,7 @@ def all_of_older_attempt(_chance: Random, chain: Chain) -> Changes:
 
 
 def of_another_backup(chance: Random, chain: Chain) -> Changes:
-    """Another backup's segment in the same place."""
+    """Replace a segment by another backup's segment in the same place."""
     mine, theirs = _pair(chance, chain)
     number = chance.randrange(min(len(chain.names(mine)), len(chain.names(theirs))))
     body = chain.objects[Container.SEGMENTS, chain.names(theirs)[number]]
@@ -147,7 +147,7 @@ def exchange_lists(_chance: Random, chain: Chain) -> Changes:
 
 
 def reorder_list(chance: Random, chain: Chain) -> Changes:
-    """The lines of a list in another order, a line twice, or one left out."""
+    """Reorder the lines of a list, repeat one, or drop one."""
     place = _list(_backup(chance, chain))
     lines = chain.objects[place].splitlines(keepends=True)
     changed = list(lines)
@@ -171,12 +171,12 @@ def record_of_another_backup(chance: Random, chain: Chain) -> Changes:
 
 
 def record_of_older_attempt(_chance: Random, chain: Chain) -> Changes:
-    """Rolled back to the first attempt, whose segments are gone."""
+    """Roll the record back to the first attempt, whose segments are deleted."""
     return {_record(chain.full): chain.older[_record(chain.full)]}
 
 
 def change_record(chance: Random, chain: Chain) -> Changes:
-    """A field is changed, and the MAC is the old one."""
+    """Change a field of a record and keep the old MAC."""
     record = _backup(chance, chain)
     line, seal = chain.objects[_record(record)].splitlines(keepends=True)
     return {_record(record): _changed(chance, line) + seal}
@@ -190,7 +190,7 @@ def mac_of_another_record(chance: Random, chain: Chain) -> Changes:
 
 
 def sign_with_another_key(chance: Random, chain: Chain) -> Changes:
-    """A record that is right, or changed, signed by a key that has the id of ours, or its own."""
+    """Sign a valid or changed record by another key, which has our key's id or its own."""
     record = _backup(chance, chain)
     line = chain.objects[_record(record)].splitlines()[0]
     key = MasterKey(chance.choice((chain.keyring.active.id, "foreign")), chance.randbytes(32))
@@ -199,7 +199,7 @@ def sign_with_another_key(chance: Random, chain: Chain) -> Changes:
 
 
 def say_plaintext(chance: Random, chain: Chain) -> Changes:
-    """The record says that nothing is encrypted; with the old MAC, or even with a good one."""
+    """Make the record say that nothing is encrypted, with the old MAC or even a valid one."""
     record = _backup(chance, chain)
     plain = record.model_copy(update={"cipher": "none", "keys": ()})
     line = plain.model_dump_json().encode()
@@ -208,7 +208,7 @@ def say_plaintext(chance: Random, chain: Chain) -> Changes:
 
 
 def give_up_status(chance: Random, chain: Chain) -> Changes:
-    """A record of ours that says another status: what is not COMPLETED is not read."""
+    """Sign a record with another status. Only a COMPLETED backup may be restored."""
     record = _backup(chance, chain)
     status = chance.choice([one for one in BackupStatus if one is not BackupStatus.COMPLETED])
     line = record.model_copy(update={"status": status}).model_dump_json().encode()
@@ -216,14 +216,14 @@ def give_up_status(chance: Random, chain: Chain) -> Changes:
 
 
 def other_data_key(chance: Random, chain: Chain) -> Changes:
-    """A record of ours with the wrapped data key of another attempt."""
+    """Sign a record with the wrapped data key of another attempt."""
     mine, theirs = _pair(chance, chain)
     line = mine.model_copy(update={"keys": theirs.keys}).model_dump_json().encode()
     return {_record(mine): chain.keyring.sign(line)}
 
 
 def no_record(chance: Random, chain: Chain) -> Changes:
-    """Something that is no record at all."""
+    """Replace a record by bytes that are no record."""
     body = chance.choice((b"", b"{}\n", b"[]\n{}\n", chance.randbytes(500), b"\n\n", b"null\n{}"))
     return {_record(_backup(chance, chain)): body}
 
@@ -265,7 +265,7 @@ def _backup(chance: Random, chain: Chain) -> Record:
 
 
 def _pair(chance: Random, chain: Chain) -> tuple[Record, Record]:
-    """A backup of the chain, and another one."""
+    """Return a backup of the chain, and another backup."""
     mine = _backup(chance, chain)
     others = [one for one in (chain.full, chain.incremental, chain.other) if one.id != mine.id]
     return mine, chance.choice(others)
@@ -300,7 +300,7 @@ def _record(record: Record) -> Place:
 
 
 def _changed(chance: Random, line: bytes) -> bytes:
-    """Line 1 of a record with one field, at any depth, made another value."""
+    """Return line 1 of a record with the value of one field changed, at any depth."""
     record: dict[str, Any] = json.loads(line)
     inside = record
     while True:

@@ -1,6 +1,6 @@
-"""Full disks: under the journal, under a restore's target, under a store that is a folder.
+"""Full disks: under the journal, under a restore's target, and under a store in a directory.
 
-Each is a small tmpfs over one folder of an agent of its own, so root's right to mount is needed.
+Each disk is a small tmpfs over one directory of a separate agent. Mounting it needs root's rights.
 """
 
 import errno
@@ -28,18 +28,18 @@ _BLOCK: Final = 4096
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """The store's is in the full form only: tests/store fills a folder's disk as well."""
-    yield Trial("disk", "journal", "the journal's disk is full amid a backup", journal)
-    yield Trial("disk", "restore", "the target's disk is full before and amid a restore", restore)
+    """Yield the trials. The store's runs in the full form only, as tests/store covers it, too."""
+    yield Trial("disk", "journal", "the journal's disk is full during a backup", journal)
+    yield Trial("disk", "restore", "the target's disk is full before and during a restore", restore)
     if plan.full:
-        yield Trial("disk", "store", "the disk of a store in a folder is too small", store)
+        yield Trial("disk", "store", "the disk of a store in a directory is too small", store)
 
 
 # --- the trials ----------------------------------------------------------------------------
 
 
 def journal(bench: Bench) -> Seen:
-    """A task that is under way, and one that comes when nothing can be written down."""
+    """Fill the disk while one task runs and another one arrives that can't be journalled."""
     with bench.agent("full-journal") as agent, Ledger(agent) as ledger:
         state = agent.folder / "state"
         with mounted(state, 16 * _MIB), _scratch_elsewhere(state):
@@ -50,7 +50,11 @@ def journal(bench: Bench) -> Seen:
             with filled(state):
                 ping = PingTask(task_id=str(uuid4()))
                 agent.send(ping)
-                poll("it is said", lambda: "a task waits on the broker: " in log(agent), 20)
+                poll(
+                    "the agent logs that the task waits",
+                    lambda: "a task waits on the broker: " in log(agent),
+                    20,
+                )
                 _backup_is_over(agent, backup)
                 assert agent.running(), "the agent has ended"
             ledger.wait_for_ends([backup.task_id, ping.task_id], 90)
@@ -66,11 +70,11 @@ def journal(bench: Bench) -> Seen:
         ledger.pump()
         ledger.check([backup.task_id, ping.task_id])
         assert "no space is left" in log(agent)
-        return Seen("journal_failed, said once; the journal is whole, the next backup done", 2)
+        return Seen("journal_failed, reported once; the journal intact, the next backup done", 2)
 
 
 def restore(bench: Bench) -> Seen:
-    """Refused where the space lacks at once; failed and cleared where it goes away meanwhile."""
+    """Check that a restore without space is refused, or fails and leaves nothing behind."""
     with bench.agent("full-target") as agent, Ledger(agent) as ledger:
         agent.start()
         made = agent.create("base")
@@ -83,25 +87,25 @@ def restore(bench: Bench) -> Seen:
             task = _restore(made["id"], root / "back")
             agent.send(task)
             extracting = f"extracting backup {made['id']}"
-            poll("it extracts", lambda: extracting in log(agent), 30)
+            poll("the restore extracts", lambda: extracting in log(agent), 30)
             with filled(root):
                 ledger.wait_for_ends([task.task_id], 60)
             failed = _end(ledger, task)
-            # whoever sees it first: the watch over the reserve, or the extractor
+            # either the watch over the reserve or the extractor notices it first
             assert failed["error"]["code"] in ("space_lacking", "extract_failed"), failed
             assert failed["error"]["hint"]
-            assert list(root.iterdir()) == [], "something is left"
+            assert list(root.iterdir()) == [], "the failed restore left files"
             again = _do(ledger, agent, _restore(made["id"], root / "back"))
             assert again["status"] == "DONE", again
             assert (root / "back" / "ibdata1").exists()
             agent.stop()
         _journal_is_whole(agent, [task])
         ledger.check([task.task_id])
-        return Seen("space_lacking before and meanwhile, nothing left; restored with space", 2)
+        return Seen("space_lacking before and during it, nothing left; restored with space", 2)
 
 
 def store(bench: Bench) -> Seen:
-    """What doesn't fit is FAILED and gone, and what fits afterwards is COMPLETED."""
+    """Check that a backup without space is FAILED and removed, and the next one COMPLETED."""
     folder = bench.folder / f"small-store-{uuid4().hex[:8]}"
     folder.mkdir(parents=True, mode=0o700)
     overrides: Tables = {"store": {"url": f"file://{folder}", "user": None, "key_file": None}}
@@ -129,7 +133,7 @@ def store(bench: Bench) -> Seen:
 
 @contextmanager
 def mounted(folder: Path, size: int) -> Iterator[None]:
-    """A tmpfs of `size` bytes over a folder; SkipTest where nobody may mount one."""
+    """Mount a tmpfs of `size` bytes over a directory. Raise SkipTest if mounting is not allowed."""
     options = f"size={size},mode=700"
     try:
         _run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
@@ -142,7 +146,7 @@ def mounted(folder: Path, size: int) -> Iterator[None]:
 
 @contextmanager
 def _scratch_elsewhere(state: Path) -> Iterator[None]:
-    """The engine's scratch files on a disk of their own: what they free would be the journal's."""
+    """Put the engine's scratch files on another disk, or they would free space for the journal."""
     (state / "scratch").mkdir(mode=0o700)
     with mounted(state / "scratch", 16 * _MIB):
         yield
@@ -152,13 +156,13 @@ def _unmount(folder: Path) -> None:
     try:
         _run("umount", str(folder))
     except subprocess.CalledProcessError:
-        # somebody still has a file open there: gone for others now, for that one later
+        # a process has a file open there, so detach the filesystem lazily
         _run("umount", "--lazy", str(folder))
 
 
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """Not one more block can be written in that filesystem."""
+    """Fill a filesystem inside the block, so that not one more block can be written."""
     filler = folder / "filler"
     descriptor = os.open(filler, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -187,7 +191,7 @@ def _run(*argv: str) -> None:
 
 # --- small things --------------------------------------------------------------------------
 
-# So that there is a moment in which the extractor has begun and got nothing.
+# This gives a moment in which the extractor has begun and received nothing.
 _SLOW_SEGMENT: Final = {
     "method": "GET",
     "match": "_segments/.*/0000",
@@ -207,18 +211,18 @@ def _restore(backup_id: str, target: Path) -> RestoreTask:
 
 
 def _bytes(bench: Bench) -> int:
-    """About what a backup of the bench's server has."""
+    """Return the approximate size of a backup of the bench's server, in bytes."""
     files = (*bench.mariadb.datadir.glob("**/*.ibd"), bench.mariadb.datadir / "ibdata1")
     return sum(file.stat().st_size for file in files)
 
 
 def _room(bench: Bench) -> int:
-    """Enough for a restored datadir, whose redo log is written anew."""
+    """Return enough bytes for a restored datadir, whose redo log is written anew."""
     return _bytes(bench) + 512 * _MIB
 
 
 def _do(ledger: Ledger, agent: Agent, task: Task) -> dict[str, Any]:
-    """Have a task done; its final report."""
+    """Run a task and return its final report."""
     agent.send(task)
     ledger.wait_for_ends([task.task_id], 90)
     return _end(ledger, task)
@@ -231,7 +235,7 @@ def _end(ledger: Ledger, task: Task) -> dict[str, Any]:
 
 
 def _backup_is_over(agent: Agent, task: CreateTask) -> None:
-    """By the store: the journal can't know."""
+    """Wait for the backup's end in the store, because the journal can't record it."""
     poll("the backup is over", lambda: record(agent, task)["status"] != "BUILDING", 60)
 
 

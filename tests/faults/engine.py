@@ -1,7 +1,7 @@
 """Faults of the engine and of the server that it copies, each through a running agent.
 
-What can be forced on the real ones is: killed, stopped, a held lock, a killed server, redo log
-that is overwritten. For the rest a program stands before the engine (filtering.py).
+Some faults are made on the real programs: a killed or stopped engine, a held lock, a killed server,
+an overwritten redo log. For the others, a program wraps the engine (filtering.py).
 """
 
 import json
@@ -46,7 +46,7 @@ _MEMORY: Final = 48 << 20
 
 
 class Rig:
-    """An agent whose engine can be spoiled, with a small database of its own."""
+    """An agent with its own small database, whose engine can be made to misbehave."""
 
     def __init__(self, bench: Bench) -> None:
         self.folder = bench.folder / f"engine-{uuid.uuid4().hex[:8]}"
@@ -91,11 +91,11 @@ class Rig:
         return Agent(self.folder / "agent", bench.rabbitmq, bench.swift, self.mariadb, overrides)
 
     def spoil(self, mode: str) -> None:
-        """What the program before the engine does from the next start of the engine on."""
+        """Set the mode of the program that wraps the engine, from the engine's next start."""
         self._mode.write_text(mode)
 
     def ask(self, *, parent: str | None = None, slow: bool = False) -> CreateTask:
-        """Have a backup begun; a slow one takes some 6 s."""
+        """Send a create task and return it. A slow backup takes about 6 s."""
         request = BackupRequest(id=str(uuid.uuid4()), name="engine", parent_id=parent)
         limits = Limits(bytes_per_second=4 << 20) if slow else Limits()
         task = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
@@ -103,7 +103,7 @@ class Rig:
         return task
 
     def under_way(self) -> tuple[CreateTask, psutil.Process]:
-        """A slow backup that has stored its first segments, and its engine."""
+        """Return a slow backup that has stored its first segments, and its engine's process."""
         task = self.ask(slow=True)
         held = self.objects
         poll("segments are stored", lambda: len(held.segment_names(task.backup.id)) > 1, 60)
@@ -111,7 +111,7 @@ class Rig:
         return task, engine
 
     def works(self, parent: str | None = None) -> str:
-        """A backup without any fault; its id."""
+        """Make a backup without any fault and return its id."""
         self.spoil("")
         task = self.ask(parent=parent)
         final = self.reports.wait_for(task.task_id, "DONE")
@@ -119,12 +119,15 @@ class Rig:
         return task.backup.id
 
     def failed(self, task: CreateTask, code: str, *words: str) -> Seen:
-        """The task ends as FAILED with that code; see `judged`."""
+        """Check that the task ends as FAILED with that code, by `judged`."""
         return self.judged(task, self.reports.wait_for(task.task_id, "FAILED"), code, *words)
 
     def judged(self, task: CreateTask, final: dict[str, Any], code: str, *words: str) -> Seen:
-        """The final report has that code, the record says the same, nothing else is left of the
-        backup, and the next one works."""
+        """Check a failed backup by its final report, its record and the objects left.
+
+        Report and record must have the same error with that code, no other object of the backup may
+        be left, and the next backup must succeed.
+        """
         error = final["error"]
         assert error["code"] == code, error
         assert error["hint"], error
@@ -137,7 +140,7 @@ class Rig:
         return Seen(f"{code}: {error['message']}")
 
     def nothing_of(self, task: CreateTask, objects: list[str]) -> None:
-        """Of its backup the store has only those objects, and this machine has nothing."""
+        """Check that only those objects of the backup are stored, and nothing is left locally."""
         held = self.objects
         assert held.names(held.container, task.backup.id) == objects
         assert held.names(held.segments, f"{task.backup.id}/") == []
@@ -155,7 +158,10 @@ def _killed(rig: Rig) -> Seen:
 
 
 def _kills(plan: Plan) -> Do:
-    """SIGKILL at random moments: killed where it still ran, and COMPLETED where it had ended."""
+    """Return a trial that sends SIGKILL at random moments of several backups.
+
+    A backup is FAILED if its engine still ran at that moment, else it is DONE.
+    """
     chance = plan.random("engine kills")
 
     def do(rig: Rig) -> Seen:
@@ -163,7 +169,7 @@ def _kills(plan: Plan) -> Do:
         for _ in range(_KILLS):
             task, engine = rig.under_way()
             segments = chance.randrange(3, 12)
-            poll("it goes on", lambda t=task, n=segments: _far(rig, t, n), 60)  # type: ignore[misc]
+            poll("the backup continues", lambda t=task, n=segments: _far(rig, t, n), 60)  # type: ignore[misc]
             if engine.is_running():
                 os.killpg(engine.pid, signal.SIGKILL)
                 rig.failed(task, "engine_killed")
@@ -199,7 +205,7 @@ def _server_killed(rig: Rig) -> Seen:
 def _redo(rig: Rig) -> Seen:
     task, engine = rig.under_way()
     os.killpg(engine.pid, signal.SIGSTOP)
-    # some 10 MiB of redo, in less time than the engine may be silent
+    # write about 10 MiB of redo, in less time than the engine may be silent
     rig.mariadb.query("UPDATE shop.orders SET remark = REPEAT('x', 200) WHERE id <= 6000")
     os.killpg(engine.pid, signal.SIGCONT)
     return rig.failed(task, "redo_overwritten", "only able to copy log")
@@ -239,7 +245,7 @@ def _future_stream(rig: Rig) -> Seen:
 
 
 def _future_parent(rig: Rig) -> Seen:
-    """A record of the parent that says so, and is signed."""
+    """Back up on a parent whose signed record has an LSN in the future."""
     parent, held = rig.good, rig.objects
     name = f"{parent}.json"
     signed = held.get(held.container, name)
@@ -258,7 +264,7 @@ def _future_parent(rig: Rig) -> Seen:
 
 
 _SHORT: Final[tuple[tuple[str, str, Do], ...]] = (
-    ("killed", "SIGKILL to the engine in the middle", _killed),
+    ("killed", "SIGKILL to the engine during the copy", _killed),
     ("unproved", "exit 0 without completed OK!", _spoilt("unproved", "engine_unproved")),
     ("cut", "completed OK! with 64 KiB of the stream missing", _spoilt("cut", "stream_invalid")),
     (
@@ -277,9 +283,9 @@ _SHORT: Final[tuple[tuple[str, str, Do], ...]] = (
 )
 _LONG: Final[tuple[tuple[str, str, Do], ...]] = (
     ("flood", "20 MiB on standard error of an engine that succeeds", _flood),
-    ("silent", "SIGSTOP to the engine in the middle", _silent),
-    ("server killed", "SIGKILL to the server in the middle", _server_killed),
-    ("interrupted", "SIGINT from elsewhere", lambda rig: _signalled(rig, signal.SIGINT)),
+    ("silent", "SIGSTOP to the engine during the copy", _silent),
+    ("server killed", "SIGKILL to the server during the copy", _server_killed),
+    ("interrupted", "SIGINT from another process", lambda rig: _signalled(rig, signal.SIGINT)),
     ("crash", "SIGSEGV", lambda rig: _signalled(rig, signal.SIGSEGV)),
 )
 
@@ -305,5 +311,5 @@ def _last(plan: Plan) -> tuple[tuple[str, str, Do], ...]:
 
 
 def _on_rig(do: Do) -> Callable[[Bench], Seen]:
-    """All trials of a bench share one rig."""
+    """Run the trial on the rig that all trials of a bench share."""
     return lambda bench: do(bench.shared(Rig))

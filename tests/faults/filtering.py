@@ -1,13 +1,13 @@
-"""Stands before the real mariadb-backup and spoils what it is told or says; run by a script.
+"""A wrapper of the real mariadb-backup that falsifies its arguments or output. A script runs it.
 
-A test gives it, as the global `MODE`, the path of a file that holds one of the words below; with
-any other it only starts the program.
+A test gives it, as the global `MODE`, the path of a file that holds one of the words below. With
+any other word it only starts the program.
 
 - `unproved`: the closing `completed OK!` is missing
 - `cut`: the last 64 KiB of the stream are missing
-- `gap`: one table's file is missing, the stream is whole
-- `future`: an incremental from an LSN that the server will not reach for long
-- `flood`: 10 MiB of lines and an endless one of 10 MiB stand on standard error
+- `gap`: one table's file is missing, and the stream is otherwise complete
+- `future`: an incremental starts at an LSN that the server will not reach for a long time
+- `flood`: 10 MiB of lines and one unfinished line of 10 MiB are on standard error
 - `flooded cause`: a line with the cause, the same flood, exit status 1
 """
 
@@ -74,7 +74,7 @@ def filtered(arguments: list[str], mode: str) -> None:
 
 
 def without(stream: bytes, left_out: bytes) -> bytes:
-    """The xbstream without the chunks of one file."""
+    """Return the xbstream without the chunks of one file."""
     kept, at = [], 0
     while at < len(stream):
         end = at + 14 + struct.unpack_from("<I", stream, at + 10)[0]

@@ -1,7 +1,7 @@
-"""What a tenant has in its store, read without the agent's code, and whether all is whole.
+"""The objects of a tenant, read without the agent's code, and a check that they are consistent.
 
-A backup that is COMPLETED must have exactly the bytes that its record and lists name; one
-that is FAILED or CANCELLED a record and nothing else; and there must be nothing besides.
+A COMPLETED backup must have exactly the bytes that its record and lists name. A FAILED or CANCELLED
+backup must have a record and nothing else. No other object may exist.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ RecordLine = dict[str, Any]
 
 
 class Row(NamedTuple):
-    """One stored object: bytes and MD5, of a manifest its ETag as the store tells it."""
+    """One stored object: size and MD5. `joined` is the ETag that the store gives a manifest."""
 
     size: int
     md5: str
@@ -27,14 +27,14 @@ class Row(NamedTuple):
 
 
 class Holdings(NamedTuple):
-    """All objects by name, of the container and of its segments; `read` gives their bytes."""
+    """All objects of the container and of its segments, by name. `read` returns their bytes."""
 
     objects: Mapping[str, Row]
     segments: Mapping[str, Row]
     read: Callable[[str, str], bytes]
 
     def records(self) -> dict[str, RecordLine]:
-        """Line 1 of every record, by the backup's id."""
+        """Return line 1 of every record, by the backup's id."""
         return {
             name.removesuffix(".json"): json.loads(self.read("", name).splitlines()[0])
             for name in self.objects
@@ -42,14 +42,14 @@ class Holdings(NamedTuple):
         }
 
     def of(self, backup_id: str) -> list[str]:
-        """The names of all that belongs to a backup."""
+        """Return the names of all objects of a backup."""
         return [name for shelf in self[:2] for name in shelf if name.startswith(backup_id)]
 
     def total(self) -> int:
         return len(self.objects) + len(self.segments)
 
     def check(self) -> dict[str, RecordLine]:
-        """The records, after AssertionError where anything lacks, differs or belongs to nothing."""
+        """Return the records. Raise AssertionError if an object is missing, differs or is stray."""
         records = self.records()
         objects, segments = set(self.objects), set(self.segments)
         for backup_id, record in records.items():
@@ -62,7 +62,7 @@ class Holdings(NamedTuple):
         return records
 
     def _bytes_of(self, record: RecordLine) -> Iterator[str]:
-        """The names of a COMPLETED backup's segments and lists, each compared with its entry."""
+        """Yield the names of a COMPLETED backup's segments and lists, and compare each one."""
         stored, prefix = record["stored"], f"{record['id']}/{record['attempt']}/"
         number, etags = 0, ""
         for place, ref in enumerate(stored["lists"]):
@@ -83,7 +83,7 @@ class Holdings(NamedTuple):
 
 
 def in_swift(agent: Agent) -> Holdings:
-    """What the agent's tenant has in Swift."""
+    """Return the objects of the agent's tenant in Swift."""
     swift = Connection(agent.swift.auth_url, agent.swift.user, agent.swift.key, retries=0)
     container = f"database_backups_{agent.tenant_id}"
 
@@ -107,13 +107,13 @@ def in_swift(agent: Agent) -> Holdings:
 
 
 def in_folder(root: Path) -> Holdings:
-    """What is stored below the folder of a `file:///` store with one container."""
+    """Return the objects below the directory of a `file:///` store with one container."""
     [container] = [path.name for path in root.iterdir() if not path.name.endswith("_segments")]
 
     def rows(shelf: str) -> dict[str, Row]:
         folder = root / (container + shelf)
         files = [path for path in folder.rglob("*") if path.is_file()]
-        # beside a file may be its MD5; what is left of a write that was cut off counts
+        # a file may have its MD5 beside it, and remains of an interrupted write count as objects
         kept = [path for path in files if not path.name.startswith("%md5.")]
         return {str(path.relative_to(folder)): _row(path) for path in kept}
 

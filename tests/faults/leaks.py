@@ -1,4 +1,4 @@
-"""What others can see of an agent, and whether a secret is in it, in whatever spelling."""
+"""A search for secrets, in any spelling, in everything that others can see of an agent."""
 
 import base64
 import re
@@ -18,12 +18,12 @@ _TOKEN: Final = re.compile(rb"AUTH_tk[0-9a-f]{4}")  # as Swift's tempauth makes 
 
 
 def forms(secret: bytes) -> set[bytes]:
-    """A secret as somebody may write it down: raw, quoted, in hex, in base64 at any offset."""
+    """Return the spellings of a secret: raw, quoted, in hex, in base64 at any offset."""
     found = {secret, secret.hex().encode(), secret.hex().upper().encode(), quote(secret).encode()}
     found.add(repr(secret)[2:-1].encode())
     for offset in range(3):
         encoded = base64.b64encode(bytes(offset) + secret)
-        # without the characters that bytes before and behind it have a part in
+        # drop the characters that also depend on the bytes before and after the secret
         whole = encoded[(0, 2, 3)[offset] :].rstrip(b"=")
         whole = whole if (len(secret) + offset) % 3 == 0 else whole[:-1]
         found |= {whole, whole.translate(bytes.maketrans(b"+/", b"-_"))}
@@ -32,7 +32,7 @@ def forms(secret: bytes) -> set[bytes]:
 
 @dataclass
 class Sight:
-    """What others could see, by where it was seen."""
+    """Everything that others could see, by its place."""
 
     texts: dict[str, set[bytes]] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Sight:
             yield from ((where, text) for text in texts)
 
     def leaks(self, planted: Mapping[str, bytes]) -> list[str]:
-        """Which secret, by its name, was seen where; and every token of Swift's."""
+        """Return the places in which a secret or one of Swift's tokens was seen."""
         spellings = {name: forms(secret) for name, secret in planted.items()}
         found = {
             f"{name} in {where}"
@@ -59,25 +59,25 @@ class Sight:
         return sorted(found)
 
     def open_to_others(self) -> list[str]:
-        """Files and folders of the state folder that anybody but their owner may use."""
+        """Return the files of the state directory that users other than the owner may access."""
         return [f"{name} {mode:o}" for name, mode in self.modes.items() if mode & 0o077]
 
     def watch(self, agent: Agent, daemon: int) -> None:
-        """One look at the daemon's process, its children and its files."""
+        """Look once at the daemon's process, its children and its files."""
         for process in _family(daemon):
             for name in ("cmdline", "environ"):
                 path = Path(f"/proc/{process.pid}/{name}")
                 try:
                     self.add(f"{name} of {process.pid}", path.read_bytes())
                 except OSError:
-                    continue  # it has ended
-        # every version of the journal is kept, and searched in the end
+                    continue  # the process has ended
+        # every version of the journal is kept and searched at the end
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_SECONDS
             self.look_at_files(agent)
 
     def look_at_files(self, agent: Agent) -> None:
-        """The state folder with all that is in it; the engine's one file of secrets apart."""
+        """Read all of the state directory. The engine's file of secrets is recorded separately."""
         state = agent.folder / "state"
         for path in (state, *sorted(state.rglob("*"))):
             try:

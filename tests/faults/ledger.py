@@ -1,6 +1,6 @@
-"""Every report about one instance in the order in which it came, and whether that is right.
+"""Every report about one instance, in order of arrival, and a check of their order and content.
 
-Consumers drop what they have seen by (`agent_run_id`, `seq`); so does this one.
+Consumers drop repetitions by (`agent_run_id`, `seq`). The ledger does the same.
 """
 
 import json
@@ -20,9 +20,9 @@ Report = dict[str, Any]
 
 
 class Ledger:
-    """Binds before anything is sent, and keeps what comes in a queue of its own.
+    """A list of reports from a separate queue, which is bound before any task is sent.
 
-    A `durable` one outlives a broker that is killed; `reopen` it then.
+    A `durable` ledger survives a broker that is killed. Call `reopen` after that.
     """
 
     def __init__(self, agent: Agent, *, durable: bool = False) -> None:
@@ -36,7 +36,7 @@ class Ledger:
         self.reopen()
 
     def reopen(self) -> None:
-        """Connect, again where the connection was lost."""
+        """Connect, or connect again after a lost connection."""
         self.close()
         self._connection = pika.BlockingConnection(self._agent.rabbitmq.parameters())
         self._channel = self._connection.channel()
@@ -49,7 +49,7 @@ class Ledger:
         self._channel.queue_bind(self._queue, wire.REPORT_EXCHANGE, reports)
 
     def pump(self) -> None:
-        """Take what has come; a repetition must be one of what was said before."""
+        """Read the reports that have arrived. A repetition must equal the earlier report."""
         while True:
             _, _, body = self._channel.basic_get(self._queue, auto_ack=True)
             if body is None:
@@ -57,7 +57,7 @@ class Ledger:
             report = json.loads(body)
             pair = report["agent_run_id"], report["seq"]
             known = self._bodies.setdefault(pair, report)
-            assert known == report, f"two reports with one number: {known} and {report}"
+            assert known == report, f"two reports have one number: {known} and {report}"
             if known is report:
                 self.reports.append(report)
             else:
@@ -67,11 +67,11 @@ class Ledger:
         return [report for report in self.reports if report["task_id"] == task_id]
 
     def final(self, task_id: str) -> Report | None:
-        """The task's final report, as far as it has come."""
+        """Return the task's final report, or None if it hasn't arrived."""
         return next(filter(_is_final, self.of(task_id)), None)
 
     def wait_for_ends(self, task_ids: Iterable[str], seconds: float) -> None:
-        """Until each of those tasks has a final report; StackError after that many seconds."""
+        """Wait until each task has a final report. Raise StackError after `seconds`."""
         missing = set(task_ids)
 
         def ended() -> bool:
@@ -82,19 +82,19 @@ class Ledger:
         poll(f"final reports of {len(missing)} tasks", ended, seconds)
 
     def check(self, task_ids: Iterable[str]) -> None:
-        """AssertionError unless numbers grow, and each task has one end and a beginning."""
+        """Raise AssertionError unless numbers grow and each task has one beginning and one end."""
         numbers = [report["seq"] for report in self.reports]
-        assert numbers == sorted(set(numbers)), f"numbers don't grow as they come: {numbers}"
+        assert numbers == sorted(set(numbers)), f"numbers don't grow in order: {numbers}"
         for task_id in task_ids:
             statuses = [report["status"] for report in self.of(task_id)]
             ends = [report for report in self.of(task_id) if _is_final(report)]
             assert len(ends) == 1, f"not one final report: {statuses}"
-            assert _is_final(self.of(task_id)[-1]), f"said after the end: {statuses}"
+            assert _is_final(self.of(task_id)[-1]), f"reported after the end: {statuses}"
             assert statuses[0] == "ACCEPTED", f"not ACCEPTED first: {statuses}"
 
     def close(self) -> None:
         if self._connection is not None:
-            # a broker that was killed has closed it already
+            # a killed broker has closed the connection already
             with suppress(AMQPError):
                 self._connection.close()
 

@@ -1,4 +1,4 @@
-"""`backup-create --local` into a folder is killed at a named place, and followed by another."""
+"""`backup-create --local` into a directory, killed at a named place, and another one after it."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from tests.stack.process import poll
 
 
 class LocalPlace(NamedTuple):
-    """Where the command is killed, and what becomes of its record at the next one."""
+    """A place at which the command is killed, and the status that the next one gives its record."""
 
     at: str
     status: str
@@ -30,7 +30,7 @@ LOCAL_PLACES: Final = (
 
 
 def killed_and_repeated(rig: Rig, place: LocalPlace) -> str:
-    """Kill a full backup there. A full and an incremental after it settle it, and are whole."""
+    """Kill a full backup there, then check the full and the incremental backup that follow."""
     agent = _folder_agent(rig)
     change(rig.mariadb)
     died = agent.cli(*_CREATE, "killed", environment={VARIABLE: place.at})
@@ -42,17 +42,17 @@ def killed_and_repeated(rig: Rig, place: LocalPlace) -> str:
     child = _created(agent, "child", "--parent", parent)
     records = in_folder(agent.folder / "backups").check()
     assert set(records) == {cut_off, following, child}
-    assert records[cut_off]["status"] == place.status, f"it is {records[cut_off]['status']}"
+    assert records[cut_off]["status"] == place.status, f"its status is {records[cut_off]['status']}"
     target = agent.folder / "restore" / "back"
     done = agent.cli("restore", "--local", child, target)
     assert done.returncode == 0, done.stderr
-    assert rig.restored(target) == checksums, "restored otherwise"
-    poll("no process is left", lambda: not rig.leftovers(agent.folder), 10)
-    return f"its record is {place.status}, a full and a child follow and restore"
+    assert rig.restored(target) == checksums, "the restored content differs"
+    poll("no process of the killed command is left", lambda: not rig.leftovers(agent.folder), 10)
+    return f"its record is {place.status}, a full and a child follow and are restored"
 
 
 def _created(agent: Agent, *arguments: str) -> str:
-    """The id of a backup that must succeed."""
+    """Return the id of a backup that must succeed."""
     done = agent.cli(*_CREATE, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["id"])

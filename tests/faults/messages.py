@@ -1,7 +1,7 @@
-"""Hostile task messages, and more of them than an agent can do.
+"""Hostile task messages, and more messages than an agent can handle.
 
-Every message has to be answered by a final report about the id that it names, or lie in
-`backup.dead` with a reason; and nothing may be touched that isn't the instance's own.
+Every message must be answered by a final report about the id that it names, or be in `backup.dead`
+with a reason. Nothing may be changed that doesn't belong to the instance.
 """
 
 import json
@@ -48,7 +48,7 @@ def trials(plan: Plan) -> Iterator[Trial]:
 
 
 class Answers:
-    """The connection of one who sends tasks, and sees all final reports and dead letters."""
+    """The connection of a sender of tasks, which also receives final reports and dead letters."""
 
     def __init__(self, agent: Agent) -> None:
         self._instance_id = agent.instance_id
@@ -79,11 +79,11 @@ class Answers:
         self._channel.basic_publish(wire.TASK_EXCHANGE, self._instance_id, body, told)
 
     def waiting(self, queue: str) -> int:
-        """How many messages a queue holds that nobody was given."""
+        """Return the number of messages in a queue that no consumer has received."""
         return int(self._channel.queue_declare(queue, passive=True).method.message_count)
 
     def wait_for(self, bodies: Sequence[bytes], seconds: float) -> None:
-        """Wait until every message is accounted for."""
+        """Wait until every message has an answer or is dead."""
         left = list(bodies)
 
         def done() -> bool:
@@ -101,7 +101,7 @@ class Answers:
 
 
 def _named(body: bytes) -> str:
-    """The task id in a message, by another reading than the agent's own."""
+    """Return the task id in a message, read independently of the agent's code."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -110,7 +110,7 @@ def _named(body: bytes) -> str:
 
 
 class Canaries:
-    """What belongs to others: objects, files, a queue with a task in it."""
+    """Property of others that must not change: objects, files, a queue with a task in it."""
 
     def __init__(self, agent: Agent, answers: Answers) -> None:
         self.ids = [str(uuid.uuid4()) for _ in range(2)]
@@ -130,7 +130,7 @@ class Canaries:
         self._objects.close()
 
     def _plant_objects(self) -> None:
-        """Whole backups in the other tenant's container; in ours some whose record is damaged."""
+        """Store whole backups in another tenant's container, and damaged records in our own."""
         keys = wiring.keyring(load(self._agent.config))
         good = {
             backup_id: keys.sign(completed(id=backup_id).model_dump_json().encode())
@@ -157,7 +157,7 @@ class Canaries:
         self._answers._channel.basic_publish("", self._queue, b"{}")
 
     def check(self) -> None:
-        """AssertionError where anything of it differs from what it was."""
+        """Raise AssertionError if any of it has changed."""
         assert self._look() == self._seen
 
     def _look(self) -> list[object]:
@@ -181,7 +181,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int, int]]:
 
 @contextmanager
 def _agent(bench: Bench, name: str) -> Iterator[Agent]:
-    """A running agent without a database, so that a create fails at once."""
+    """Start an agent without a database, so that a create fails at once."""
     overrides: dict[str, dict[str, object]] = {
         "database": {"socket": "/nonexistent/mysqld.sock"},
         "store": {"storage_urls": [bench.swift.storage_url]},
@@ -192,7 +192,7 @@ def _agent(bench: Bench, name: str) -> Iterator[Agent]:
 
 
 def _properties(chance: random.Random) -> pika.BasicProperties | None:
-    """What a careless or hostile sender may say of a message."""
+    """Return message properties that a careless or hostile sender may set."""
     if chance.random() < 0.7:
         return None
     return pika.BasicProperties(
@@ -233,7 +233,7 @@ def _mutated(bench: Bench, chance: random.Random, count: int) -> Seen:
         assert grown <= _GROWTH, f"the daemon grew by {grown >> 20} MiB"
         dead, final = len(answers.dead), len(answers.final)
         assert min(dead, final) > count // 10, (dead, final)
-    return Seen(f"{final} reported, {dead} dead, {grown >> 20} MiB more, nothing touched", count)
+    return Seen(f"{final} reported, {dead} dead, {grown >> 20} MiB more, nothing changed", count)
 
 
 def _flood(bench: Bench) -> Seen:

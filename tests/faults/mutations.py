@@ -1,4 +1,4 @@
-"""Task messages, most of them damaged or hostile: all that follows from one seed."""
+"""Task messages, most of them damaged or hostile. All of them follow from one seed."""
 
 import copy
 import json
@@ -91,7 +91,10 @@ _ODD: Final[tuple[Any, ...]] = (
 
 @dataclass
 class Mutator:
-    """`words` fill the braces of hostile values; `ids` are the ids of what must not be touched."""
+    """A generator of messages.
+
+    `words` replace the braces in hostile values. `ids` are the backups that must not change.
+    """
 
     chance: random.Random
     words: dict[str, str]
@@ -99,7 +102,7 @@ class Mutator:
     _earlier: list[str] = field(default_factory=list)
 
     def message(self) -> bytes:
-        """The next message: as it should be, wrong in its fields, or damaged in its bytes."""
+        """Return the next message: valid, wrong in its fields, or damaged in its bytes."""
         message = self._task()
         kind = self.chance.random()
         if kind < 0.03:
@@ -137,7 +140,7 @@ class Mutator:
         return message
 
     def _theft(self, task_id: str) -> Message:
-        """A delete that would succeed, were the container not another tenant's."""
+        """Return a delete that would succeed if the container were not another tenant's."""
         stolen = {"type": "backup.delete", "backup_id": self.chance.choice(self.ids)}
         store = {"container": self.words["other"]}
         return {"version": 1, "task_id": task_id, **stolen, "store": store}
@@ -159,7 +162,7 @@ class Mutator:
         ]
 
     def _place(self, message: Message) -> tuple[Message, str]:
-        """An object somewhere in the message, and one of its fields."""
+        """Choose a table of the message and one of its fields."""
         inner = [value for value in message.values() if isinstance(value, dict) and value]
         table = self.chance.choice([message, *inner]) if self.chance.random() < 0.4 else message
         return table, self.chance.choice(list(table))
@@ -178,7 +181,7 @@ class Mutator:
         one[a], other[b] = copy.deepcopy(other[b]), copy.deepcopy(one[a])
 
     def _foreign(self, message: Message) -> None:
-        """Another's id, an earlier task's, another spelling of an id, or a path."""
+        """Insert another backup's id, an earlier task's, a misspelt id, or a path."""
         table, name = self._place(message)
         there = self.chance.choice([*self.ids, *self._earlier])
         spelt = [there.upper(), f"{{{there}}}", f"urn:uuid:{there}", f"../{there}", f"{there}\n"]
@@ -207,7 +210,7 @@ class Mutator:
         table[self.chance.choice(["surprise", "__class__", "\u202e", "", "Task_Id"])] = 1
 
     def _written(self, message: Message) -> bytes:
-        """As JSON; now and then with a field twice, nested deeply, or far too long."""
+        """Encode as JSON, sometimes with a repeated field, deep nesting or too much text."""
         text = json.dumps(message)
         way = self.chance.random()
         if way < 0.08:

@@ -1,4 +1,4 @@
-"""Trials on a RabbitMQ of their own: impatient, silent, out of memory, or with quorum queues."""
+"""Trials with their own RabbitMQ: impatient, frozen, out of memory, or with quorum queues."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +17,15 @@ from tests.stack.agent import Agent, Tables
 from tests.stack.process import poll
 from tests.stack.rabbitmq import RabbitMQ
 
-# agent.broker.amqp's patience with an answer, and some more
+# longer than the time that agent.broker.amqp waits for an answer
 _SILENT_SECONDS: Final = 60
 
 
 def impatient(bench: Bench) -> Seen:
-    """The broker closes the channel of one who holds a delivery; ours acknowledges at once."""
+    """Run a backup on a broker that closes the channel of a consumer that holds a task for 2 s.
+
+    The agent acknowledges at once and is not affected.
+    """
     with _broker(bench, consumer_timeout_ms=2000, channel_tick_ms=200) as own:
         told = _held_too_long(own.rabbitmq)
         with own.agent("impatient") as agent, Ledger(agent) as ledger:
@@ -33,14 +36,14 @@ def impatient(bench: Bench) -> Seen:
             end = ledger.final(task.task_id)
             assert end is not None
             assert end["status"] == "DONE", end
-            assert record(agent, task)["measured"]["seconds"] > 4, "not longer than the time-out"
+            assert record(agent, task)["measured"]["seconds"] > 4, "not longer than the timeout"
             assert log(agent).count("connected to RabbitMQ") == 1
             assert ledger.repeated == 0
-    return Seen(f"who held a task lost it ({told}); the agent's link was not disturbed")
+    return Seen(f"a consumer that held a task lost it ({told}); the agent's link was not disturbed")
 
 
 def silent(bench: Bench) -> Seen:
-    """SIGSTOP: connections stay open, and nothing is confirmed."""
+    """Freeze the broker by SIGSTOP: connections stay open and nothing is confirmed."""
     with (
         _broker(bench) as own,
         own.agent("silent") as agent,
@@ -60,7 +63,7 @@ def silent(bench: Bench) -> Seen:
 
 
 def alarm(bench: Bench) -> Seen:
-    """The broker answers everything but what publishes."""
+    """Set a memory alarm, so that the broker answers everything except publishing."""
     with (
         _broker(bench) as own,
         own.agent("alarm") as agent,
@@ -78,7 +81,7 @@ def alarm(bench: Bench) -> Seen:
 
 
 def quorum(bench: Bench) -> Seen:
-    """Declared, restarted in good order, and killed: see tests/stack/agent.py for why."""
+    """Kill a broker with a quorum queue after a clean restart (reason: tests/stack/agent.py)."""
     overrides: Tables = {"broker": {"queue_type": "quorum"}}
     with (
         _broker(bench) as own,
@@ -99,14 +102,14 @@ def quorum(bench: Bench) -> Seen:
         agent.send(waiting)
         all_reported(ledger, task.task_id, waiting.task_id)
         completed(agent, task)
-        return Seen(f"the queue was taken again, {in_words(ledger)}")
+        return Seen(f"the queue was consumed again, {in_words(ledger)}")
 
 
 @contextmanager
 def _broker(
     bench: Bench, consumer_timeout_ms: int | None = None, channel_tick_ms: int | None = None
 ) -> Iterator[Bench]:
-    """The bench with a RabbitMQ of the trial's own."""
+    """Yield the bench with a separate RabbitMQ for one trial."""
     folder = bench.folder / f"rabbitmq-{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     server = RabbitMQ(folder, consumer_timeout_ms, channel_tick_ms)
@@ -118,7 +121,7 @@ def _broker(
 
 
 def _held_too_long(server: RabbitMQ) -> str:
-    """Take a message and keep it; what the broker says when it closes the channel."""
+    """Hold a message until the broker closes the channel, and return the broker's reason."""
     connection = pika.BlockingConnection(server.parameters())
     channel = connection.channel()
     queue = channel.queue_declare("held", durable=True).method.queue
@@ -128,7 +131,7 @@ def _held_too_long(server: RabbitMQ) -> str:
 
     def closed() -> bool:
         try:
-            # the answer to whatever is asked next is that the channel was closed
+            # the answer to the next request is that the channel was closed
             channel.queue_declare(queue, passive=True)
         except ChannelClosedByBroker as error:
             said.append(f"{error.reply_code} {error.reply_text}")
@@ -147,4 +150,4 @@ def _serving_again(agent: Agent, times: int) -> None:
     def count() -> int:
         return log(agent).count(served) - log(agent).count(f"not {served}")
 
-    poll(f"it consumes for the {times}th time", lambda: count() >= times, 60)
+    poll(f"the agent consumes for the {times}th time", lambda: count() >= times, 60)

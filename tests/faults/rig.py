@@ -1,7 +1,6 @@
-"""An agent to be killed: with a small database of its own, two families of backups to work
-with, and all that was asked of it.
+"""An agent for the crash trials, with a small database, two families of backups, and its tasks.
 
-The trials share one, because most of what a trial takes is starting things.
+The trials share one rig, because starting the servers takes most of a trial's time.
 """
 
 import contextlib
@@ -32,8 +31,8 @@ from tests.stack.agent import Agent, Tables
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import poll
 
-ROWS: Final = 3000  # about 4 MiB, of which deflate saves nothing
-SEGMENTS: Final = 1 << 20  # bytes, so that there are several
+ROWS: Final = 3000  # about 4 MiB that deflate can't compress
+SEGMENTS: Final = 1 << 20  # bytes, so that there are several segments
 _OVERRIDES: Final[Tables] = {
     "agent": {"progress_seconds": 0.1},
     "pipeline": {"segment_bytes": SEGMENTS},
@@ -43,7 +42,7 @@ END_SECONDS: Final = 90.0
 
 
 def small_server(folder: Path) -> MariaDB:
-    """A running server with one table of random bytes."""
+    """Start a server with one table of random bytes."""
     server = MariaDB(folder, options=SMALL_SERVER)
     server.install()
     server.start()
@@ -57,17 +56,18 @@ def small_server(folder: Path) -> MariaDB:
 
 
 def change(server: MariaDB) -> dict[str, int]:
-    """Change some rows, so that there is something to copy; the checksums after it."""
+    """Change some rows, so that there is something to copy. Return the checksums after it."""
     server.query("UPDATE crash.t SET word = RANDOM_BYTES(1000) WHERE RAND() < 0.3")
     server.checkpoint()
     return server.checksums()
 
 
 class Rig:
-    """`kept` and `older` are families: ids of COMPLETED backups, the first one the root.
+    """An agent that a trial may kill, with its database and ledger.
 
-    `content` has the checksums of the tables that each backup has to bring back; `asked` the
-    tasks that were sent since `settled` was last called.
+    `kept` and `older` are families: ids of COMPLETED backups, with the root first. `content` maps
+    each backup to the checksums of the tables that its restore must reproduce. `asked` holds the
+    tasks that were sent since the last call of `settled`.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -115,7 +115,7 @@ class Rig:
         self.kept = [kept.backup.id]
         self.settled()
 
-    # --- what is asked of it ---------------------------------------------------------------
+    # --- its tasks --------------------------------------------------------------------------
 
     def full(self, *, retry: bool = False, slow: bool = False) -> CreateTask:
         return self._create(None, retry, slow)
@@ -129,19 +129,19 @@ class Rig:
         return CreateTask(task_id=_id(), backup=request, limits=limits, retry=retry)
 
     def restore(self, *, retry: bool = False) -> RestoreTask:
-        """Of the last of the kept family."""
+        """Return a restore of the last backup of the kept family."""
         target = self.folder / "agent" / "restore" / _id()
         return RestoreTask(task_id=_id(), backup_id=self.kept[-1], target=str(target), retry=retry)
 
     def delete(self, backup_id: str | None = None) -> DeleteTask:
-        """Of the older family, or of that backup with what descends from it."""
+        """Return a delete of the older family, or of that backup and its descendants."""
         return DeleteTask(task_id=_id(), backup_id=backup_id or self.older[0])
 
     def ping(self) -> PingTask:
         return PingTask(task_id=_id())
 
     def ask(self, *tasks: Task) -> None:
-        """Send tasks, of which each backup has to bring back what the tables hold now."""
+        """Send tasks. The restore of each backup among them must reproduce the current tables."""
         checksums = change(self.mariadb)
         for task in tasks:
             self.asked[task.task_id] = task
@@ -151,17 +151,17 @@ class Rig:
             self.agent.send(task)
 
     def end(self) -> None:
-        """Wait for the end of all that was asked."""
+        """Wait until all sent tasks have ended."""
         self.ledger.wait_for_ends(self.asked, END_SECONDS)
 
     def settled(self) -> None:
-        """All that was asked is judged."""
+        """Forget all sent tasks, because they have been judged."""
         self.asked.clear()
         self.ledger.reports.clear()
         self.ledger.repeated = 0
 
     def statuses(self) -> dict[str, str]:
-        """The latest status of each task that was asked, as far as reports have come."""
+        """Return the latest reported status of each sent task, or "-" if there is none."""
         self.ledger.pump()
         return {
             task_id: reports[-1]["status"] if (reports := self.ledger.of(task_id)) else "-"
@@ -169,7 +169,7 @@ class Rig:
         }
 
     def plant_orphans(self, count: int) -> list[str]:
-        """Segments of attempts of this agent that no record knows of; their names."""
+        """Store segments of attempts that no record knows. Return their names."""
         mine = self.agent.instance_id
         names = [segment_name(_id(), new_attempt(mine), 0) for _ in range(count)]
         objects = Objects(self.agent)
@@ -178,21 +178,21 @@ class Rig:
         objects.close()
         return names
 
-    # --- how it dies -----------------------------------------------------------------------
+    # --- its death --------------------------------------------------------------------------
 
     def restart(self, environment: Mapping[str, str]) -> None:
-        """End it in good order, and start it with that on top of its environment."""
+        """Stop the daemon cleanly, and start it with those environment variables added."""
         self.agent.stop()
         self.agent.start(environment)
 
     def wait_for_death(self, seconds: float = 60) -> None:
-        """Until it has ended by SIGKILL; AssertionError where it ends otherwise."""
+        """Wait until SIGKILL has ended it. Raise AssertionError if it ends in another way."""
         daemon = self.agent.daemon
         poll("the daemon is killed", lambda: not daemon.running(), seconds)
         assert daemon.returncode == -signal.SIGKILL, f"ended with {daemon.returncode}"
 
     def kill(self, *, everything: bool) -> None:
-        """SIGKILL to the daemon alone, or to its children as well, as systemd does it."""
+        """Send SIGKILL to the daemon, and also to its children if `everything`, as systemd does."""
         daemon = psutil.Process(self.agent.daemon.pid)
         children = daemon.children(recursive=True) if everything else []
         self.agent.kill()
@@ -201,7 +201,10 @@ class Rig:
                 child.kill()
 
     def leftovers(self, folder: Path | None = None) -> list[str]:
-        """Command lines of processes that work below a folder, the agent's; not the daemon's."""
+        """Return command lines of processes that name a directory, except the daemon's.
+
+        None means the agent's directory.
+        """
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -212,7 +215,7 @@ class Rig:
         return found
 
     def restored(self, folder: Path) -> dict[str, int]:
-        """The checksums of the tables in a restored datadir, which is removed then."""
+        """Return the checksums of the tables in a restored datadir, and remove the datadir."""
         server = MariaDB(self.folder / "second", folder, options=SMALL_SERVER)
         server.start()
         try:
@@ -227,6 +230,6 @@ def _id() -> str:
 
 
 def told(report: Mapping[str, Any]) -> str:
-    """A final report in a word: its status, and an error's code."""
+    """Return a final report as a word: its status, and its error's code if it has one."""
     error = report.get("error")
     return f"{report['status']} {error['code']}" if error else str(report["status"])

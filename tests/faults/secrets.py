@@ -1,8 +1,8 @@
-"""Secrets stay where they belong: in their files, and in the memory of whoever uses them.
+"""Secrets stay in their files and in the memory of the programs that use them.
 
 A daemon that logs everything at DEBUG makes backups, and fails some in ways that hand its own
-secrets back to it, while /proc and the state folder are watched. Then all that anybody else
-can see is searched.
+secrets back to it, while /proc and the state directory are watched. Then all that other users can
+see is searched.
 """
 
 import base64
@@ -33,8 +33,8 @@ from tests.stack.process import ServerProcess, poll
 
 LEAST: Final[Mapping[str, int]] = {"secret": 2}
 _MIB: Final = 1 << 20
-# The program with every logger at DEBUG, whatever it and its libraries set them to; while a
-# file is there, it has a defect whose error shows all that a backup works with.
+# The program with every logger at DEBUG, whichever level it or its libraries set. While the
+# flag file exists, it has a defect whose error shows all the objects that a backup works with.
 _VERBOSE: Final = """
 import logging, os, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
@@ -49,8 +49,8 @@ backup.look = spoilt
 from agent.cli.main import main
 sys.exit(main())
 """
-# What a program is started with; mariadb-backup itself wipes a password out of its arguments
-# a moment later, so a look from outside comes too late.
+# This notes a program's arguments and environment. A look from outside comes too late, because
+# mariadb-backup itself wipes the password from its arguments a moment later.
 _WITNESS: Final = """#!/bin/sh
 cat /proc/$$/cmdline /proc/$$/environ >> "{log}"
 exec {program} "$@"
@@ -58,9 +58,13 @@ exec {program} "$@"
 
 
 def trials(_plan: Plan) -> Iterator[Trial]:
-    """The same in both forms."""
-    yield Trial("secret", "at-work", "backups made and failed at DEBUG, all searched", at_work)
-    yield Trial("secret", "refused", "wrong passwords for each server, all searched", refused)
+    """Yield the same trials in both forms."""
+    yield Trial(
+        "secret", "at-work", "backups made and failed at DEBUG, all output searched", at_work
+    )
+    yield Trial(
+        "secret", "refused", "wrong passwords for each server, all output searched", refused
+    )
 
 
 # --- right secrets ---------------------------------------------------------------------------
@@ -68,7 +72,7 @@ def trials(_plan: Plan) -> Iterator[Trial]:
 
 @dataclass
 class Stage:
-    """A verbose daemon, the secrets that were given to it, and what was seen of it."""
+    """A verbose daemon, the secrets given to it, and everything that was seen of it."""
 
     agent: Agent
     daemon: ServerProcess
@@ -78,7 +82,7 @@ class Stage:
     flag: Path
 
     def ask(self, name: str, token: str = "") -> str:
-        """Send a create task, which may carry a token; its id."""
+        """Send a create task, which may carry a token. Return its id."""
         task = CreateTask(
             task_id=str(uuid.uuid4()),
             backup=BackupRequest(id=str(uuid.uuid4()), name=name),
@@ -92,7 +96,7 @@ class Stage:
         return task.task_id
 
     def end(self, task_id: str) -> dict[str, Any]:
-        """A task's final report; everything is watched until it comes."""
+        """Watch the daemon until a task's final report arrives, and return the report."""
 
         def ended() -> bool:
             self.sight.watch(self.agent, self.daemon.pid)
@@ -106,7 +110,7 @@ class Stage:
 
 
 def at_work(bench: Bench) -> Seen:
-    """Good backups, one with a token of its own; a store that echoes, a defect; every verb."""
+    """Run backups (one with its own token), a store that echoes, a defect, and each command."""
     with _stage(bench) as stage:
         good = stage.end(stage.ask("watched"))
         assert good["status"] == "DONE", good
@@ -131,7 +135,7 @@ def at_work(bench: Bench) -> Seen:
 
 
 def _provoke(bench: Bench, stage: Stage) -> list[str]:
-    """Failures that hand a secret back; their codes."""
+    """Cause failures that hand a secret back. Return their codes."""
     echo = f"refused: key {bench.swift.key}, token AUTH_tkfeedbeef"
     segment = {"method": "PUT", "match": "_segments/.*/0000", "times": 99, "body": echo}
     log_in = {"match": "/auth/v1.0", "times": 99, "status": 401, "body": echo}
@@ -140,13 +144,11 @@ def _provoke(bench: Bench, stage: Stage) -> list[str]:
         bench.swift.inject(rules)
         codes.append(_failed(stage, stage.ask("refused by the store")))
         bench.swift.clear_faults()
-    codes.append(
-        _failed(stage, stage.ask("a token nobody knows", "AUTH_tk" + secrets.token_hex(16)))
-    )
+    codes.append(_failed(stage, stage.ask("an unknown token", "AUTH_tk" + secrets.token_hex(16))))
     stage.flag.touch()
     codes.append(_failed(stage, stage.ask("a defect")))
     stage.flag.unlink()
-    assert "a defect: (BackupParts(" in stage.agent.log.read_text(), "no traceback was provoked"
+    assert "a defect: (BackupResources(" in stage.agent.log.read_text(), "no traceback was provoked"
     return codes
 
 
@@ -157,7 +159,7 @@ def _failed(stage: Stage, task_id: str) -> str:
 
 
 def _use_commands(stage: Stage, backup_id: str) -> None:
-    """What operators see, right or wrong."""
+    """Run the operators' commands, and add their output, successful or not."""
     agent = stage.agent
     private = agent.folder / "recovery.pem"
     for arguments in (
@@ -174,7 +176,7 @@ def _use_commands(stage: Stage, backup_id: str) -> None:
 
 
 def _collect(stage: Stage) -> None:
-    """Everything that is left: the store but for ciphertext, logs, reports, files."""
+    """Add everything that is left: the store except ciphertext, logs, reports, files."""
     sight, agent = stage.sight, stage.agent
     with closing(Objects(agent)) as objects:
         for container in (objects.container, objects.segments):
@@ -193,7 +195,7 @@ def _collect(stage: Stage) -> None:
 
 
 def _was_watched(stage: Stage) -> None:
-    """The search had something to find: the engine ran, and its one file of secrets was seen."""
+    """Check that the search had material: the engine ran, its file of secrets was seen."""
     sight = stage.sight
     assert any(b"mariadb-backup" in text for where, text in sight.all() if "cmdline" in where)
     assert any(b"PATH=" in text for where, text in sight.all() if "environ" in where)
@@ -251,7 +253,7 @@ def _data_key(agent: Agent, backup_id: str) -> bytes:
 
 
 def refused(bench: Bench) -> Seen:
-    """Each server refuses; neither what was wrong nor what would be right is told."""
+    """Let each server refuse a wrong secret, and check that no output shows a secret."""
     with _database_user(bench) as database, bench.agent("refused") as agent:
         wrong = {name: f"Wr#ng-{secrets.token_urlsafe(18)}" for name in ("db", "store", "broker")}
         agent.overrides = {
@@ -267,11 +269,11 @@ def refused(bench: Bench) -> Seen:
         leaks = sight.leaks(planted)
         assert not leaks, leaks
         assert codes >= {"broker_denied", "store_denied", "database_denied"}, codes
-        return Seen(f"{', '.join(sorted(codes))}; nothing of {', '.join(planted)} is told")
+        return Seen(f"{', '.join(sorted(codes))}; nothing of {', '.join(planted)} is shown")
 
 
 def _refusals(bench: Bench, agent: Agent) -> tuple[Sight, set[str]]:
-    """Be refused by each server in every way there is; what was seen, and the errors' codes."""
+    """Run every way of being refused. Return the output seen and the errors' codes."""
     sight = Sight()
     daemon = _verbose(agent, agent.folder / "no-defect")
     try:
@@ -283,7 +285,7 @@ def _refusals(bench: Bench, agent: Agent) -> tuple[Sight, set[str]]:
     outputs = [agent.log.read_text()]
     for arguments in (("self-test", "--json"), create, (*create, "--local"), ("backup-list",)):
         outputs.append(_run(agent, *arguments))
-    # with the right key the store lets it go on to the database
+    # with the right key, the store lets the backup continue to the database
     write_private(agent.folder / "store-key", bench.swift.key)
     outputs.append(_run(agent, *create, "--local"))
     for number, output in enumerate(outputs):
@@ -294,7 +296,7 @@ def _refusals(bench: Bench, agent: Agent) -> tuple[Sight, set[str]]:
 
 
 def _run(agent: Agent, *arguments: str) -> str:
-    """All that a verbose command says."""
+    """Run a verbose command and return all its output."""
     done = subprocess.run(
         [*_argv(agent, agent.folder / "no-defect"), *arguments],
         capture_output=True,
@@ -317,7 +319,7 @@ class _Account:
 
 @contextmanager
 def _database_user(bench: Bench) -> Iterator[_Account]:
-    """An account of the agent's rights with a password that is nowhere else."""
+    """Create an account with the agent's rights and a password used nowhere else."""
     password = f"Db#{secrets.token_urlsafe(18)}"
     user = f"watched_{secrets.token_hex(4)}"
     file = bench.folder / user
@@ -334,8 +336,8 @@ def _database_user(bench: Bench) -> Iterator[_Account]:
 
 
 def _witnessed(program: str, folder: Path) -> Path:
-    """A script that notes what it was started with and becomes `program`."""
-    # what extracts may write nowhere else than where it extracts to: mbstream -x -C FOLDER
+    """Write a script that records its arguments and environment, and then becomes `program`."""
+    # an extractor may write only to its target directory: mbstream -x -C FOLDER
     place = "$3" if program == "mbstream" else folder
     script = folder / program
     script.write_text(_WITNESS.format(log=f"{place}/{program}.started", program=program))

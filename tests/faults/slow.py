@@ -1,4 +1,4 @@
-"""Backups that take their time, and what is said of them: for trials that break in meanwhile."""
+"""Slow backups, and helpers that read their reports, for trials that interfere meanwhile."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,7 +16,7 @@ _MIB: Final = 1 << 20
 
 
 def slow_backup(bench: Bench, agent: Agent, seconds: float) -> CreateTask:
-    """Ask for a backup that takes at least about that long."""
+    """Send a backup that takes at least about `seconds`, and return its task."""
     files = (*bench.mariadb.datadir.glob("*/*.ibd"), bench.mariadb.datadir / "ibdata1")
     rate = int(sum(file.stat().st_blocks * 512 for file in files) / seconds)
     task = CreateTask(
@@ -30,7 +30,7 @@ def slow_backup(bench: Bench, agent: Agent, seconds: float) -> CreateTask:
 
 @contextmanager
 def rows(bench: Bench, mebibytes: int) -> Iterator[None]:
-    """So much more to back up: no rate is below a MiB a second."""
+    """Add rows to back up, because no rate can be below 1 MiB a second."""
     schema = f"rows_{uuid4().hex[:8]}"
     bench.mariadb.load_rows(mebibytes, schema)
     try:
@@ -48,21 +48,21 @@ def until(ledger: Ledger, task_id: str, status: str) -> None:
 
 
 def more(ledger: Ledger, seen: int) -> None:
-    """Reports go on coming, while the backup runs."""
+    """Wait until further reports arrive while the backup runs."""
 
     def come() -> bool:
         ledger.pump()
         return len(ledger.reports) > seen
 
-    poll("reports go on", come, 30)
+    poll("further reports arrive", come, 30)
 
 
 def completed(agent: Agent, task: CreateTask) -> None:
-    poll("it is COMPLETED", lambda: record(agent, task)["status"] == "COMPLETED", 90)
+    poll("the backup is COMPLETED", lambda: record(agent, task)["status"] == "COMPLETED", 90)
 
 
 def all_reported(ledger: Ledger, *task_ids: str) -> int:
-    """Read on after a break: one end each, numbers in order; how many reports there were."""
+    """Read and check all reports after a broken connection. Return the number of reports."""
     ledger.reopen()
     ledger.wait_for_ends(task_ids, 90)
     ledger.check(task_ids)
@@ -70,7 +70,7 @@ def all_reported(ledger: Ledger, *task_ids: str) -> int:
 
 
 def record(agent: Agent, task: CreateTask) -> dict[str, Any]:
-    """Line 1 of the backup's record, as it is in Swift."""
+    """Return line 1 of the backup's record in Swift."""
     with closing(Objects(agent)) as objects:
         return objects.record(task.backup.id)
 

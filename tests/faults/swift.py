@@ -1,7 +1,7 @@
-"""Swift that refuses, hangs up, stalls, lies, is full, frozen or killed, amid real backups.
+"""Swift that refuses, hangs up, stalls, lies, is full, frozen or killed during real backups.
 
-What could be repeated is restored and compared; else the backup is FAILED with the cause, and
-nothing of it is left once the store answers again.
+A backup whose requests could be repeated is restored and compared. Any other backup is FAILED with
+the cause, and nothing of it is left after the store answers again.
 """
 
 import os
@@ -28,14 +28,14 @@ from tests.stack.swift import SwiftServer
 LEAST: Final = {"swift": 50}
 _MIB: Final = 1 << 20
 _ATTEMPTS: Final = 4
-_ROWS: Final = 4000  # about 5 MiB, of which deflate saves nothing
+_ROWS: Final = 4000  # about 5 MiB that deflate can't compress
 _TOKEN_SECONDS: Final = 3
 _OVERRIDES: Final[Tables] = {
     "agent": {"progress_seconds": 0.2},
     "pipeline": {"segment_bytes": _MIB, "connections": 2},
     "store": {"attempts": _ATTEMPTS, "timeout_seconds": 2},
 }
-# the requests of a backup, by what they write
+# the requests of a backup, by the object that they write
 _SEGMENT: Final = r"_segments/[^?]*/\d{8}$"
 _LIST: Final = r"_segments/[^?]*/list-"
 _OBJECT: Final = r"multipart-manifest=put"
@@ -47,7 +47,11 @@ Rule = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """The rules that hold from the beginning, or what `act` does amid a backup; and its ends."""
+    """A case of the trial.
+
+    `rules` apply from the beginning. `act` is called during the backup. `ends` are the allowed
+    ends.
+    """
 
     name: str
     done: str
@@ -57,7 +61,7 @@ class Case(NamedTuple):
 
 
 class Rig:
-    """An agent with a Swift of its own, whose tokens live for a few seconds."""
+    """An agent with its own Swift, whose tokens live for a few seconds."""
 
     def __init__(self, bench: Bench) -> None:
         self.folder = bench.folder / f"swift-{uuid.uuid4().hex[:8]}"
@@ -96,7 +100,7 @@ class Rig:
 
     @contextmanager
     def objects(self) -> Iterator[Objects]:
-        """What is stored, by a login of its own, which lives as long as any."""
+        """Yield the stored objects, through a separate login that lives as long as any other."""
         found = Objects(self.agent)
         try:
             yield found
@@ -104,7 +108,7 @@ class Rig:
             found.close()
 
     def ask(self, *, slow: bool) -> CreateTask:
-        """Have a backup begun; a slow one takes some 3 s."""
+        """Send a create task and return it. A slow backup takes about 3 s."""
         request = BackupRequest(id=str(uuid.uuid4()), name="swift")
         limits = Limits(bytes_per_second=8 * _MIB) if slow else Limits()
         task = CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
@@ -112,16 +116,16 @@ class Rig:
         return task
 
     def under_way(self, backup_id: str) -> None:
-        """Wait until the backup has stored something."""
+        """Wait until the backup has stored a segment."""
         word = f"PUT /v1/AUTH_test/{self._container}_segments/{backup_id}/"
-        poll("a segment", lambda: any(word in line for line in self.swift.requests()), 30)
+        poll("a segment is stored", lambda: any(word in line for line in self.swift.requests()), 30)
 
     @property
     def _container(self) -> str:
         return f"database_backups_{self.agent.tenant_id}"
 
     def set_quota(self, more: int | None) -> None:
-        """Let the segments take that many bytes more, or any number."""
+        """Let the segments grow by `more` bytes. None removes the quota."""
         connection = Connection(self.swift.auth_url, self.swift.user, self.swift.key, retries=0)
         container = f"{self._container}_segments"
         used = int(connection.head_container(container)["x-container-bytes-used"])
@@ -130,7 +134,7 @@ class Rig:
         connection.close()
 
     def restored(self, backup_id: str) -> dict[str, int]:
-        """The checksums of the tables that the backup brings back."""
+        """Restore a backup and return the checksums of its tables."""
         folder = self.folder / f"back-{backup_id}"
         done = self.agent.cli("restore", "--local", backup_id, folder)
         assert done.returncode == 0, done.stderr
@@ -144,7 +148,7 @@ class Rig:
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """The most telling in the short form; they share one rig."""
+    """Yield all cases, or the most telling ones in the short form. They share one rig."""
     for case in _short() if not plan.full else (*_short(), *_repaired(), *_given_up()):
         yield Trial("swift", case.name, case.done, partial(_do, case))
 
@@ -165,7 +169,7 @@ def _short() -> Iterator[Case]:
     )
     yield Case(
         "busy-always",
-        "503 to each segment, more often than there are attempts",
+        "503 to each segment, more often than the agent tries",
         "FAILED store_busy",
         (_put(_SEGMENT, status=503, times=999),),
     )
@@ -173,7 +177,7 @@ def _short() -> Iterator[Case]:
 
 
 def _repaired() -> Iterator[Case]:
-    """Each of these on each kind of request, less often than there are attempts."""
+    """Yield faults on each kind of request, each less often than the agent tries."""
     for name, fault in (
         ("503", {"status": 503, "times": _ATTEMPTS - 1}),
         ("500", {"status": 500, "body": _HTML}),
@@ -189,15 +193,15 @@ def _repaired() -> Iterator[Case]:
         yield Case(name, f"{fault} to a segment, a list, the object, the record", _DONE, rules)
     drip = {"method": "GET", "match": _RECORD, "action": "drip", "seconds": 0.5}
     yield Case("drip", "a byte of a record every 0.5 s", _DONE, (drip,))
-    yield Case("frozen", "SIGSTOP of Swift amid the backup, SIGCONT 3 s later", _DONE, act=_frozen)
-    yield Case("expired", "tokens that live for 3 s, all through", _DONE, act=_patient)
-    # how long it takes to come back, against four attempts, is the machine's business
+    yield Case("frozen", "SIGSTOP of Swift during a backup, SIGCONT 3 s later", _DONE, act=_frozen)
+    yield Case("expired", "tokens that live for 3 s, all the time", _DONE, act=_patient)
+    # whether four attempts outlast the restart depends on the machine
     either = (_DONE, "FAILED store_unreachable")
-    yield Case("killed", "kill -9 of Swift amid the backup, back at once", either, act=_killed)
+    yield Case("killed", "kill -9 of Swift during a backup, back at once", either, act=_killed)
 
 
 def _given_up() -> Iterator[Case]:
-    """More often than there are attempts, or what no repetition helps against."""
+    """Yield faults that outlast all attempts, or that no retry can help against."""
     for name, code, match, fault in (
         ("busy-list", "store_busy", _LIST, {"status": 503}),
         ("busy-object", "store_busy", _OBJECT, {"status": 503}),
@@ -216,7 +220,7 @@ def _put(match: str, **fault: Any) -> Rule:
     return {"method": "PUT", "match": match, **fault}
 
 
-# --- what is done amid a backup ------------------------------------------------------------
+# --- actions during a backup ---------------------------------------------------------------
 
 
 def _no_room(rig: Rig) -> None:
@@ -231,7 +235,7 @@ def _killed(rig: Rig) -> None:
 def _frozen(rig: Rig) -> None:
     os.kill(rig.swift.pid, signal.SIGSTOP)
     try:
-        # longer than the agent is patient, so that all that was under way is repeated
+        # freeze it for longer than the agent's timeout, so that all open requests are repeated
         said = rig.agent.log.read_text().count("again in")
         poll("it tries again", lambda: rig.agent.log.read_text().count("again in") > said, 10)
     finally:
@@ -274,7 +278,7 @@ def _do(case: Case, bench: Bench) -> Seen:
     rig.ledger.pump()
     rig.ledger.check([task.task_id])
     made = ", ".join(f"{count} x {fault}" for fault, count in faults.items())
-    text = f"{f'made to answer {made}: ' if made else ''}{end}, {kept}"
+    text = f"{f'injected {made}: ' if made else ''}{end}, {kept}"
     return Seen(text, max(1, len(case.rules)))
 
 
@@ -284,10 +288,12 @@ def _check_good(rig: Rig, task: CreateTask) -> str:
 
 
 def _check_gone(rig: Rig, task: CreateTask) -> str:
-    """The record says FAILED, and no byte is left."""
+    """Check that the record says FAILED and no byte is left."""
     with rig.objects() as objects:
-        # what Swift would not hear when the backup failed is said when it answers again
-        poll("it is FAILED", lambda: objects.record(task.backup.id)["status"] == "FAILED", 60)
+        # Swift could not be told when the backup failed, so the agent does it later
+        poll(
+            "the backup is FAILED", lambda: objects.record(task.backup.id)["status"] == "FAILED", 60
+        )
         prefix = f"{task.backup.id}/"
         poll("nothing is left", lambda: not objects.names(objects.segments, prefix), 60)
         left = [name for name in objects.names(objects.container) if task.backup.id in name]

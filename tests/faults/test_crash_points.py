@@ -1,4 +1,4 @@
-"""Each named crash point is in the agent, and has a trial."""
+"""Each named crash point is in the agent's code, and has a trial."""
 
 import ast
 from collections import Counter
@@ -16,7 +16,7 @@ POINTS = "crash point"
 
 
 def reached_points(tree: ast.Module) -> Iterator[str]:
-    """The names in calls of `reached(Point.NAME)`."""
+    """Yield the names in calls of `reached(Point.NAME)`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("reached"):
             [point] = node.args
@@ -24,7 +24,7 @@ def reached_points(tree: ast.Module) -> Iterator[str]:
             yield point.attr
 
 
-def test_every_point_is_somewhere_on_the_walk() -> None:
+def test_every_point_is_reached_somewhere_in_the_agent() -> None:
     called = {
         name
         for module, path in modules().items()
@@ -54,7 +54,7 @@ def test_the_short_form_follows_from_the_seed() -> None:
 
 
 def ledger_of(*said: tuple[int, str]) -> Ledger:
-    """A ledger that has read those numbers and statuses of one task, from no broker."""
+    """Return a ledger that holds those numbers and statuses of one task, without a broker."""
     ledger = Ledger.__new__(Ledger)
     ledger.reports = [
         {"task_id": "t", "type": "agent.ping", "seq": seq, "status": status} for seq, status in said
@@ -72,7 +72,7 @@ def test_a_ledger_that_is_right() -> None:
         ([(1, "ACCEPTED"), (2, "DONE"), (3, "DONE")], "not one final report"),
         ([(1, "ACCEPTED"), (2, "RUNNING")], "not one final report"),
         ([(2, "ACCEPTED"), (1, "DONE")], "numbers don't grow"),
-        ([(1, "ACCEPTED"), (2, "DONE"), (3, "RUNNING")], "said after the end"),
+        ([(1, "ACCEPTED"), (2, "DONE"), (3, "RUNNING")], "reported after the end"),
         ([(1, "RUNNING"), (2, "DONE")], "not ACCEPTED first"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The short form of the fault suite: the same trials, fewer of them, with a fixed seed."""
+"""The short form of the fault suite: fewer of the same trials, with a fixed seed."""
 
 import os
 import sys

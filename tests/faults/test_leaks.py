@@ -1,4 +1,4 @@
-"""The search for secrets finds them."""
+"""The search for secrets finds them in each spelling and place."""
 
 import base64
 

@@ -1,7 +1,7 @@
-"""A trial, and where it is done.
+"""A trial, and the servers on which it runs.
 
-Each module of trials has `trials(plan)`, which yields them, and `LEAST`: how many cases of
-each kind a full run must have seen.
+Each module of trials has `trials(plan)`, which yields them, and `LEAST`, the number of cases of
+each kind that a full run must reach.
 """
 
 import random
@@ -21,22 +21,22 @@ T = TypeVar("T")
 
 
 class Plan(NamedTuple):
-    """Which trials are wanted: all of the issue's counts, or a short form of it."""
+    """The trials to run: all of the issue's counts, or a short form of them."""
 
     seed: int
     full: bool
 
     def random(self, name: str) -> random.Random:
-        """What a trial's chances follow from: the seed and its name, and nothing else."""
+        """Return a generator for one trial, which depends only on the seed and the name."""
         return random.Random(f"{self.seed} {name}")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The servers that trials are done on, and a folder for what they need besides.
+    """The servers on which trials run, and a directory for their other files.
 
-    Whoever breaks a server mends it again, or uses one of its own. What several trials share
-    is entered in `kept`, which is closed after the last of them.
+    A trial that breaks a server must repair it, or use its own server. Resources that several
+    trials share are entered in `kept`, which is closed after the last trial.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Bench:
     _shared: dict[object, Any] = field(default_factory=dict)
 
     def shared(self, make: "Callable[[Bench], AbstractContextManager[T]]") -> T:
-        """What trials work with that `make` makes when the first of them asks for it."""
+        """Return a resource that trials share. `make` makes it when a trial first requests it."""
         if make not in self._shared:
             self._shared[make] = self.kept.enter_context(make(self))
         found: T = self._shared[make]
@@ -55,7 +55,7 @@ class Bench:
 
     @contextmanager
     def agent(self, name: str, overrides: Tables | None = None) -> Iterator[Agent]:
-        """An agent with an instance and a container of its own; its daemon is ended at last."""
+        """Yield an agent with its own instance and container. Its daemon is stopped at the end."""
         folder = self.folder / f"{name}-{uuid.uuid4().hex[:8]}"
         agent = Agent(folder, self.rabbitmq, self.swift, self.mariadb, overrides)
         agent.write()
@@ -67,14 +67,14 @@ class Bench:
 
 
 class Seen(NamedTuple):
-    """What a trial saw, in a few words, and how many cases it went through."""
+    """A short text of a trial's observations, and the number of its cases."""
 
     text: str
     cases: int = 1
 
 
 class Trial(NamedTuple):
-    """`do` raises where what is seen isn't right (AssertionError, or whatever it meets)."""
+    """A trial. `do` raises AssertionError if a check fails, or the error that it meets."""
 
     kind: str
     name: str

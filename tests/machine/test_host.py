@@ -100,12 +100,15 @@ def test_free_space_of_what_is_not_there_yet(tmp_path: Path) -> None:
 def test_cores_follow_the_affinity() -> None:
     assert 1 <= host.cores() <= len(os.sched_getaffinity(0))
     one = f"{{{min(os.sched_getaffinity(0))}}}"
-    code = f"import os; os.sched_setaffinity(0, {one}); from agent import host; print(host.cores())"
+    code = (
+        f"import os; os.sched_setaffinity(0, {one}); "
+        "from agent.machine import host; print(host.cores())"
+    )
     assert _python(code) == "1"
 
 
 def test_cores_follow_the_quotas_of_all_cgroups_around(tmp_path: Path) -> None:
-    inner = tmp_path / "system.slice" / "agent.daemon"
+    inner = tmp_path / "system.slice" / "agent.service"
     inner.mkdir(parents=True)
     assert host._quotas("/system.slice/agent.service", tmp_path) == []
     (inner / "cpu.max").write_text("max 100000\n")
@@ -120,7 +123,7 @@ def test_cores_follow_the_quotas_of_all_cgroups_around(tmp_path: Path) -> None:
 def test_lower_priority_is_inherited_by_threads_and_children() -> None:
     code = (
         "import os, psutil, subprocess, threading\n"
-        "from agent import host\n"
+        "from agent.machine import host\n"
         "host.lower_priority(); host.lower_priority()\n"
         "seen = []\n"
         "look = lambda: seen.append(os.getpriority(os.PRIO_PROCESS, 0))\n"

@@ -178,7 +178,7 @@ def test_a_server_that_no_engine_here_copies_leaves_no_record(
     parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
     server.info = server.info._replace(version="8.4.2")
-    with pytest.raises(EngineUnsupported, match=r"takes xtrabackup 8\.4") as caught:
+    with pytest.raises(EngineUnsupported, match=r"needs xtrabackup 8\.4") as caught:
         backup(parts, tmp_path, full_stream(50), None)
     assert "percona-xtrabackup-84" in caught.value.hint
     assert [call[1:] for call in calls(tmp_path)] == [["--no-defaults", "--version"]]

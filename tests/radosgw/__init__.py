@@ -1,1 +1,1 @@
-"""Ceph's gateway as the store; `script/test radosgw` runs these, and nothing else does."""
+"""Tests with Ceph's gateway as the store. Only `script/test radosgw` runs them."""

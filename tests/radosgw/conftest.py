@@ -1,4 +1,4 @@
-"""One radosgw for all tests of this folder, and stores on it."""
+"""One radosgw for all tests of this directory, and stores on it."""
 
 import uuid
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def settings(radosgw: Radosgw, container: str) -> SwiftSettings:
 
 @pytest.fixture
 def store(settings: SwiftSettings) -> Iterator[SwiftStore]:
-    """An open store on the shared radosgw."""
+    """Yield an open store on the shared radosgw."""
     store = SwiftStore(settings)
     store.open()
     yield store

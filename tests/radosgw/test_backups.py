@@ -1,4 +1,4 @@
-"""Backups by task with the real radosgw as the store, also one that dies, freezes or is changed."""
+"""Backups by task with the real radosgw as the store, also killed, frozen or changed by others."""
 
 import json
 import uuid
@@ -66,14 +66,14 @@ def objects(agent: Agent) -> Iterator[Objects]:
 
 
 def create(parent: str | None = None, *, slow: bool = False) -> CreateTask:
-    """A task to make a backup; a slow one takes some 5 s."""
+    """Return a create task. A slow backup takes about 5 s."""
     request = BackupRequest(id=str(uuid.uuid4()), name="on radosgw", parent_id=parent)
     limits = Limits(bytes_per_second=3 * MIB) if slow else Limits()
     return CreateTask(task_id=str(uuid.uuid4()), backup=request, limits=limits)
 
 
 def ended(agent: Agent, ledger: Ledger, task: Task) -> dict[str, Any]:
-    """The final report of a task that is sent."""
+    """Send a task and return its final report."""
     agent.send(task)
     return end_of(ledger, task)
 
@@ -87,7 +87,7 @@ def end_of(ledger: Ledger, task: Task) -> dict[str, Any]:
 
 
 def restored(agent: Agent, ledger: Ledger, backup_id: str) -> dict[str, int]:
-    """The checksums of the tables of a backup, restored by task."""
+    """Restore a backup by task and return the checksums of its tables."""
     target = agent.folder / "restore" / str(uuid.uuid4())
     task = RestoreTask(task_id=str(uuid.uuid4()), backup_id=backup_id, target=str(target))
     assert told(ended(agent, ledger, task)) == "DONE"
@@ -100,14 +100,14 @@ def restored(agent: Agent, ledger: Ledger, backup_id: str) -> dict[str, int]:
 
 
 def stored(objects: Objects, backup_id: str) -> list[str]:
-    """All that the store holds of a backup."""
+    """Return the names of all stored objects of a backup."""
     shelves = (objects.container, objects.segments)
     return [name for shelf in shelves for name in objects.names(shelf, backup_id)]
 
 
 @contextmanager
 def under_way(agent: Agent, objects: Objects) -> Iterator[CreateTask]:
-    """A backup of which some segments are stored; nothing of it is left at the end."""
+    """Yield a backup that has stored some segments, and delete it at the end."""
     task = create(slow=True)
     agent.send(task)
     poll("segments are stored", lambda: len(objects.segment_names(task.backup.id)) > 1, 30)
@@ -160,7 +160,7 @@ def test_the_self_test_passes_with_a_trial(agent: Agent, objects: Objects) -> No
 
 @pytest.fixture
 def few_segments(radosgw: Radosgw) -> Iterator[int]:
-    """A gateway that joins that many segments at most."""
+    """Configure a gateway that joins at most three segments. Yield that number."""
     radosgw.configure(rgw_max_slo_entries=3)
     yield 3
     radosgw.configure()
@@ -174,7 +174,7 @@ def test_a_database_of_more_segments_than_may_be_joined_gets_larger_ones(
     assert told(ended(agent, ledger, task)) == "DONE"
     record = objects.record(task.backup.id)
     count, size = record["stored"]["segment_count"], record["stored"]["stored_bytes"]
-    # so many of the configured size would have been too many
+    # the database has more segments of the configured size than may be joined
     assert 1 <= count <= few_segments < size / MIB
     assert not [name for name in objects.names(objects.segments) if "/slo-" in name]
     assert restored(agent, ledger, task.backup.id) == content
@@ -225,7 +225,7 @@ def test_a_cancel_ends_a_backup_whose_store_is_silent(
 def test_a_segment_that_somebody_changes_meanwhile_fails_the_backup(
     agent: Agent, ledger: Ledger, objects: Objects, body: bytes
 ) -> None:
-    """The gateway takes a manifest whatever MD5 it names: the agent has to look."""
+    """The gateway accepts a manifest with any MD5 in it, so the agent must check them itself."""
     with under_way(agent, objects) as task:
         objects.put(objects.segments, objects.segment_names(task.backup.id)[0], body)
         final = end_of(ledger, task)

@@ -1,4 +1,4 @@
-"""The store's contract on the real radosgw, and what it does otherwise than Swift."""
+"""The store's contract on the real radosgw, and its differences from Swift."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +18,11 @@ from tests.stack.process import poll
 from tests.stack.radosgw import Radosgw
 from tests.store.contract import StoreContract, fresh, md5, put_segments, views
 
-MOST = 1000  # segments that one manifest joins, as Ceph is delivered
+MOST = 1000  # segments that one manifest joins, Ceph's default
 
 
 class TestContract(StoreContract):
-    """The contract, with the rows of manifests that a listing shows otherwise."""
+    """The contract, with manifests that show other rows in a listing than Swift's."""
 
     joined_rows = False
 
@@ -33,7 +33,7 @@ class TestContract(StoreContract):
 
 @pytest.fixture
 def client_access(radosgw: Radosgw) -> tuple[str, str]:
-    """Storage URL and token of a login of the test's own."""
+    """Return the storage URL and the token of a separate login."""
     url, token = client.get_auth(radosgw.auth_url, radosgw.user, radosgw.key)
     return url, token
 
@@ -76,7 +76,7 @@ def test_a_manifest_of_too_many_is_refused(store: SwiftStore) -> None:
 
 
 def test_a_segment_that_changed_after_it_was_confirmed_is_found(store: SwiftStore) -> None:
-    """The gateway itself would join whatever has the right size."""
+    """The gateway itself would join any segment of the right size."""
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two", b"three"])
     store.put(Container.SEGMENTS, entries[1].name, views(b"TWO"))
@@ -110,7 +110,7 @@ def test_a_missing_container_is_told_from_a_refused_key(
 
 @pytest.fixture
 def small_pages(radosgw: Radosgw) -> Iterator[None]:
-    """A gateway that gives at most 5 rows a page, however many are asked for."""
+    """Configure a gateway that gives at most 5 rows a page, even if more are requested."""
     radosgw.configure(rgw_max_listing_results=5)
     yield
     radosgw.configure()
@@ -160,11 +160,11 @@ def test_an_expired_token_is_replaced(store: SwiftStore) -> None:
         put_segments(store, folder, [b"one"])
         return store._session._current_access().token != first
 
-    poll("the token is another one", replaced, 10)
+    poll("the token is replaced", replaced, 10)
 
 
 class Tomorrow(SwiftStore):
-    """The store of a gateway whose clock is a day ahead."""
+    """A store whose gateway clock is a day ahead."""
 
     def clock(self) -> float:
         return super().clock() + 25 * HOUR
@@ -180,7 +180,7 @@ def test_gc_takes_each_kind_of_orphan_and_no_manifest_of_a_backup(settings: Swif
     seen = collected(store)
     assert sorted(one.backup_id for one in seen) == sorted(ids)
     assert names(store) == before | stay
-    # an object counts with the bytes of its segments, never with those of its JSON
+    # an object counts with the bytes of its segments, not with those of its JSON
     lost = next(one for one in seen if one.backup_id == ids[0])
     assert lost.stored_bytes == 2 * len(b"bytes") + len(b"a list") + len(b"a manifest") + len(b"{}")
     store.close()

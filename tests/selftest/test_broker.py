@@ -61,7 +61,7 @@ def said(results: list[Result], name: str) -> Result:
 def test_a_served_instance(served: Site) -> None:
     results = list(served.look(*GROUPS))
     warns(results)
-    assert said(results, "declare").found == "exchanges and queues are there"
+    assert said(results, "declare").found == "exchanges and queues exist"
 
 
 @pytest.mark.usefixtures("tasks_bound")
@@ -139,5 +139,5 @@ def test_the_least_rights_suffice(site: Site, tmp_path: Path) -> None:
     with serving(site, tmp_path):
         results = list(site.look(*GROUPS))
     warns(results)
-    assert said(results, "declare").found.endswith("whether the queue is bound was not asked")
+    assert said(results, "declare").found.endswith("the binding of the queue was not checked")
     assert "needs none" in said(results, "round trip").found

@@ -61,7 +61,7 @@ def test_a_misspelt_variable(site: Site) -> None:
 
 def test_a_crash_point_of_the_tests_is_set(site: Site) -> None:
     results = site.look("configuration", environment={"BACKUP_AGENT_CRASH_AT": "accepted"})
-    fails(results, "configuration: environment", "out of the environment")
+    fails(results, "configuration: environment", "from the environment")
 
 
 def test_a_secret_that_others_can_read(site: Site) -> None:
@@ -227,7 +227,7 @@ def test_root_is_no_fault_unless_the_agent_is_another_user(site: Site) -> None:
         os.chown(state, NOBODY, -1)
         [user] = [one for one in site.look("host") if one.name == "user"]
         assert user.verdict is Verdict.WARN
-        assert f"the agent here is {name}'s" in user.found
+        assert f"the agent here runs as {name}" in user.found
     finally:
         for folder, owner in owners.items():
             os.chown(folder, owner, -1)

@@ -16,7 +16,7 @@ from tests.selftest.site import Site, labels
 
 
 def test_the_memory_limit_of_a_cgroup_counts_what_is_left(tmp_path: Path) -> None:
-    inner = tmp_path / "system.slice" / "agent.daemon"
+    inner = tmp_path / "system.slice" / "agent.service"
     inner.mkdir(parents=True)
     for folder, limit, used, cache in ((inner, "1000", 700, 100), (inner.parent, "max", 1, 0)):
         (folder / "memory.max").write_text(f"{limit}\n")

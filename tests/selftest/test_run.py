@@ -93,7 +93,7 @@ def test_what_needs_a_failed_one_is_not_looked_at() -> None:
     )
     assert labels(results, Verdict.FAIL) == {"first: a"}
     assert labels(results, Verdict.SKIP) == {"first: b", "first: c", "second: d"}
-    assert {one.found for one in results[1:]} == {"not looked at, because 'first: a' failed"}
+    assert {one.found for one in results[1:]} == {"not checked, because 'first: a' failed"}
 
 
 def test_what_needs_a_skipped_one_says_the_same_reason() -> None:

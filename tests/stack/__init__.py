@@ -1,1 +1,1 @@
-"""Private MariaDB, RabbitMQ and Swift on loopback, in a scratch folder."""
+"""Private MariaDB, RabbitMQ and Swift servers on loopback, in a scratch directory."""

@@ -1,4 +1,4 @@
-"""`script/stack`: a private RabbitMQ, Swift and MariaDB to try the agent on by hand."""
+"""`script/stack`: a private RabbitMQ, Swift and MariaDB for trying the agent by hand."""
 
 import signal
 import tempfile
@@ -33,7 +33,7 @@ Ctrl-C stops everything and removes it.
 
 
 def guide(stack: Stack) -> str:
-    """What a person at a terminal needs to reach each part."""
+    """Return the text that tells a person at a terminal how to reach each server."""
     config = stack.agent_toml()
     return _GUIDE.format(
         socket=stack.mariadb.socket,
@@ -49,7 +49,7 @@ def guide(stack: Stack) -> str:
 
 
 def main() -> int:
-    """Run until Ctrl-C or SIGTERM; 1 where a server doesn't come up."""
+    """Run until Ctrl-C or SIGTERM. Return 1 if a server does not start."""
     with tempfile.TemporaryDirectory(prefix="backup-agent-stack-") as folder:
         try:
             with Stack(Path(folder)) as stack:

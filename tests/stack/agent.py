@@ -25,7 +25,7 @@ Tables = dict[str, dict[str, object]]
 
 
 class ObjectServer(Protocol):
-    """A Swift, or what speaks its API, as an agent is told of it."""
+    """A Swift server, or a server that speaks its API, as an agent's configuration names it."""
 
     @property
     def auth_url(self) -> str: ...
@@ -38,11 +38,11 @@ class ObjectServer(Protocol):
 
 
 class Agent:
-    """An agent in `folder` with an instance, a tenant and a master key of its own.
+    """An agent in `folder` with its own instance, tenant and master key.
 
-    `overrides` replace single keys of the configuration, section by section; a key that is
-    None is left out. So `{"store": {"url": "file:///...", "user": None, "key_file": None}}` is
-    an agent that stores its backups in a folder.
+    `overrides` replace single keys of the configuration, section by section. A key with the
+    value None is left out. So `{"store": {"url": "file:///...", "user": None, "key_file": None}}`
+    configures an agent that stores its backups in a directory.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Agent:
         return self.folder / "agent.toml"
 
     def write(self) -> Path:
-        """Write the configuration, secrets and (once) the master key; return the file's path."""
+        """Write the configuration, secrets and (once) the master key. Return the file's path."""
         for part in ("keys", "state", "restore"):
             (self.folder / part).mkdir(parents=True, exist_ok=True, mode=0o700)
         key_file = self.folder / "keys" / f"{KEY_ID}.key"
@@ -80,7 +80,7 @@ class Agent:
         return self.config
 
     def launch(self, environment: Mapping[str, str] | None = None) -> None:
-        """Start the daemon, with `environment` on top of this process's, and return at once."""
+        """Start the daemon and return at once. `environment` is added to this process's own."""
         self.write()
         self._daemon = ServerProcess(
             [*_program(), "--config", str(self.config), "run"],
@@ -104,7 +104,7 @@ class Agent:
         return self._daemon
 
     def stop(self) -> int | None:
-        """SIGTERM; the daemon's exit status, None where none ran."""
+        """Stop the daemon with SIGTERM. Return its exit status, or None if it did not run."""
         if self._daemon is None:
             return None
         self._daemon.stop(signal.SIGTERM, 60)
@@ -112,7 +112,7 @@ class Agent:
         return status
 
     def kill(self) -> None:
-        """SIGKILL, as a crash would."""
+        """Kill the daemon with SIGKILL, as a crash would."""
         if self._daemon is not None:
             self._daemon.stop(signal.SIGKILL)
             self._daemon = None
@@ -134,17 +134,17 @@ class Agent:
         )
 
     def spawn(self, *arguments: str | Path) -> ServerProcess:
-        """Start one command of `backup-agent` and leave it running; its output is in its log."""
+        """Start one command of `backup-agent` and return at once. Its output goes to its log."""
         argv = [*_program(), "--config", str(self.config), *map(str, arguments)]
         return ServerProcess(argv, self.folder / "spawned.log", dict(os.environ))
 
     def send(self, task: Task) -> None:
-        """Send a task through the broker, and don't wait for what becomes of it."""
+        """Send a task through the broker and return without waiting for its result."""
         with ControlClient(wiring.control(load(self.config))) as client:
             client.send_task(self.instance_id, task)
 
     def create(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Have a backup made through the broker; the final view of it. It must succeed."""
+        """Make a backup through the broker and return its final view. The backup must succeed."""
         done = self.cli("backup-create", self.instance_id, name, "--wait", "--json", *arguments)
         assert done.returncode == 0, done.stderr
         view: dict[str, Any] = json.loads(done.stdout)
@@ -163,7 +163,7 @@ class Agent:
             "broker": {
                 "url": self.rabbitmq.url,
                 "password_file": home / "broker-password",
-                # a quorum queue killed within 30 s of its declaration loses what it held
+                # a quorum queue killed within 30 s of its declaration loses its messages
                 "queue_type": "classic",
             },
             "store": {
@@ -196,7 +196,7 @@ def _program() -> list[str]:
 
 
 def _toml(tables: Tables) -> str:
-    """TOML of plain tables; JSON writes strings, numbers and lists the way TOML reads them."""
+    """Encode plain tables as TOML. JSON writes strings, numbers and lists as TOML reads them."""
     lines: list[str] = []
     for name, table in tables.items():
         lines.append(f"[{name}]")

@@ -1,4 +1,4 @@
-"""A small filesystem that a test can fill; tests are skipped where none may be mounted."""
+"""A small filesystem that a test can fill. The test is skipped if it can't be mounted."""
 
 import subprocess
 from contextlib import suppress

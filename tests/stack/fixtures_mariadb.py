@@ -12,9 +12,9 @@ from tests.stack.mariadb import SMALL_SERVER, MariaDB
 
 @pytest.fixture(scope="session")
 def mariadb(scratch: Path) -> Iterator[MariaDB]:
-    """A running server with the agent's user and 40 MiB of rows in the schema `shop`.
+    """Yield a running server with the agent's user and 40 MiB of rows in the schema `shop`.
 
-    Tests may add schemas of their own, and leave `shop` and the agent's user as they are.
+    Tests may add their own schemas. They must leave `shop` and the agent's user unchanged.
     """
     need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
     server = MariaDB(scratch / "mariadb")
@@ -30,7 +30,7 @@ def mariadb(scratch: Path) -> Iterator[MariaDB]:
 
 @contextmanager
 def private_server(folder: Path, **options: str) -> Iterator[MariaDB]:
-    """A small server of a module's own, for tests that spoil what others need."""
+    """Yield a small server for one module, for tests that would disturb other tests."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
     server = MariaDB(folder, options=SMALL_SERVER | options)
     server.install()

@@ -11,7 +11,7 @@ from tests.stack.rabbitmq import SERVER, RabbitMQ
 
 @pytest.fixture(scope="session")
 def rabbitmq(scratch: Path) -> Iterator[RabbitMQ]:
-    """A running node; tests may kill and start it, and leave it running."""
+    """Yield a running node. Tests may kill and start it, and must leave it running."""
     need("epmd", SERVER)
     server = RabbitMQ(scratch / "rabbitmq")
     try:
@@ -23,6 +23,6 @@ def rabbitmq(scratch: Path) -> Iterator[RabbitMQ]:
 
 @pytest.fixture
 def tasks_bound(rabbitmq: RabbitMQ) -> Iterator[None]:
-    """For a test that deletes the exchange of tasks: other instances have their bindings again."""
+    """Restore the bindings of other instances after a test that deletes the task exchange."""
     yield
     rabbitmq.bind_tasks()

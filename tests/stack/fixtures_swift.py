@@ -1,4 +1,4 @@
-"""Session fixture `swift`: one private Swift for all tests, without faults between them."""
+"""Session fixture `swift`: one private Swift for all tests. Each test starts without faults."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from tests.stack.swift import SwiftServer, swift_python
 
 
 def need_swift() -> None:
-    """Skip where Swift isn't installed on a laptop; fail where CI should have it."""
+    """Skip the test if Swift isn't installed. Fail it instead in CI, which must have Swift."""
     if swift_python().exists():
         return
     if os.environ.get("CI"):
@@ -29,6 +29,6 @@ def swift_session(scratch: Path) -> Iterator[SwiftServer]:
 
 @pytest.fixture
 def swift(swift_session: SwiftServer) -> Iterator[SwiftServer]:
-    """The shared Swift; a test's faults end with it."""
+    """Yield the shared Swift. The faults that a test injected are removed after the test."""
     yield swift_session
     swift_session.clear_faults()

@@ -1,6 +1,6 @@
-"""A private MariaDB server: installed, filled, stopped and killed by tests.
+"""A private MariaDB server that tests install, fill, stop and kill.
 
-It listens on a socket in its folder and on a loopback port. The account with all rights is
+It listens on a socket in its directory and on a loopback port. The account with all rights is
 named after the OS user and logs in over the socket without a password.
 """
 
@@ -20,9 +20,9 @@ from pymysql.constants import CLIENT
 from tests.stack.process import ServerProcess, StackError, free_port
 
 AGENT_PASSWORD = "s#cret 'quoted\" \\and; more"
-# What `mariadb-backup` and agent/database/server.py need, and nothing beyond it.
+# Exactly the privileges that `mariadb-backup` and agent/database/server.py need.
 AGENT_PRIVILEGES = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR"
-# Options of a server that takes little room on the disk, and so little time to copy.
+# Options that make a server small on disk, and therefore quick to copy.
 SMALL_SERVER = {
     "innodb-log-file-size": "8M",
     "innodb-buffer-pool-size": "16M",
@@ -35,7 +35,7 @@ _WORDS = "'paid','shipped to the customer','returned','waiting for stock','gift 
 
 
 class MariaDB:
-    """One server with its data in `folder/data`, or in a `datadir` that exists already."""
+    """A server with its data in `folder/data`, or in an existing `datadir`."""
 
     def __init__(
         self, folder: Path, datadir: Path | None = None, options: Mapping[str, str] | None = None
@@ -52,11 +52,11 @@ class MariaDB:
         self._process: ServerProcess | None = None
 
     def install(self, options: Sequence[str] = ()) -> None:
-        """Make an empty datadir, about 1 s; `options` are arguments for the server."""
+        """Create an empty datadir in about 1 s. `options` are arguments for the server."""
         argv = ["mariadb-install-db", "--no-defaults", f"--datadir={self.datadir}"]
         argv += ["--auth-root-authentication-method=socket", "--skip-test-db"]
         argv += [f"--auth-root-socket-user={self.admin}", f"--user={self.admin}", *options]
-        # a server that begins elsewhere removes all temporary tables of a shared folder
+        # another server that starts with the same tmpdir removes all temporary tables in it
         done = subprocess.run(
             argv,
             env={**os.environ, "TMPDIR": str(self.folder)},
@@ -108,19 +108,19 @@ class MariaDB:
         return self._process is not None and self._process.running()
 
     def stop(self) -> None:
-        """Shut down cleanly; nothing happens where it doesn't run."""
+        """Shut the server down cleanly. Do nothing if it doesn't run."""
         if self._process is not None:
             self._process.stop(seconds=60)
             self._process = None
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
+        """End the server with SIGKILL, as a crash would."""
         if self._process is not None:
             self._process.stop(signal.SIGKILL)
             self._process = None
 
     def connect(self) -> "pymysql.Connection[Any]":
-        """A connection of the account with all rights, autocommit."""
+        """Return an autocommit connection of the account with all rights."""
         return pymysql.connect(
             unix_socket=str(self.socket),
             user=self.admin,
@@ -147,7 +147,7 @@ class MariaDB:
                 cursor.execute(statement)
 
     def create_agent_user(self) -> None:
-        """Make the least-privileged user, its password in `password_file` (mode 0600)."""
+        """Create the user with the agent's rights. Put its password in `password_file` (0600)."""
         self.password_file.unlink(missing_ok=True)
         descriptor = os.open(self.password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -158,10 +158,10 @@ class MariaDB:
             cursor.execute(f"GRANT {AGENT_PRIVILEGES} ON *.* TO {account}")
 
     def load_rows(self, mebibytes: int, schema: str = "shop") -> None:
-        """Fill `schema` with about that many MiB of tablespaces, in two threads.
+        """Fill `schema` with about `mebibytes` MiB of tablespaces, in two threads.
 
-        Bulk inserts into empty tables without the binlog; half is orders (text), the rest
-        customers and events. Deflate finds a ratio of about 2.5 in them.
+        The rows are inserted in bulk into empty tables, without the binlog. Half of them are orders
+        (text), the rest are customers and events. Deflate compresses them by a factor of about 2.5.
         """
         self.execute_many(f"CREATE SCHEMA IF NOT EXISTS `{schema}`")
         loads = [_orders(schema, mebibytes * 0.55), _customers(schema, mebibytes * 0.45)]
@@ -182,7 +182,7 @@ class MariaDB:
             errors.append(error)
 
     def checksums(self) -> dict[str, int]:
-        """CHECKSUM TABLE of every table that isn't the server's own, by `schema.table`."""
+        """Return the CHECKSUM TABLE value of each non-system table, keyed by `schema.table`."""
         tables = self.query(
             "SELECT TABLE_SCHEMA, TABLE_NAME FROM information_schema.TABLES "
             f"WHERE TABLE_TYPE = 'BASE TABLE' AND TABLE_SCHEMA NOT IN {_SYSTEM_SCHEMAS}"
@@ -191,11 +191,11 @@ class MariaDB:
         return dict(self.query(f"CHECKSUM TABLE {names}")) if names else {}
 
     def checkpoint(self) -> None:
-        """Make the server write a checkpoint, so that an incremental's `to_lsn` moves."""
+        """Make the server write a checkpoint, so that an incremental's `to_lsn` advances."""
         self.query("SET GLOBAL innodb_log_checkpoint_now = ON")
 
     def _answers(self) -> bool:
-        # PyMySQL leaves a socket open that could not be connected
+        # PyMySQL leaves the socket open if it can't connect
         with socket.socket(socket.AF_UNIX) as probe:
             if probe.connect_ex(str(self.socket)):
                 return False
@@ -203,12 +203,12 @@ class MariaDB:
 
 
 def connection_id(connection: "pymysql.Connection[Any]") -> int:
-    """How the server's process list calls a connection that runs nothing at the moment."""
+    """Return the process list's id of a connection that runs no query at the moment."""
     return int(connection.thread_id())  # type: ignore[no-untyped-call]
 
 
 def _orders(schema: str, mebibytes: float) -> list[str]:
-    """Orders: the wide table with text; about 380 bytes a row."""
+    """Return the statements for the wide table of orders with text, about 380 bytes a row."""
     rows = max(100, int(mebibytes * (1 << 20) / 377))
     return [
         f"CREATE TABLE `{schema}`.orders (id BIGINT PRIMARY KEY, customer INT NOT NULL, "
@@ -227,7 +227,7 @@ def _orders(schema: str, mebibytes: float) -> list[str]:
 
 
 def _customers(schema: str, mebibytes: float) -> list[str]:
-    """Customers and events: narrow tables with names, mail addresses and numbers."""
+    """Return the statements for two narrow tables with names, mail addresses and numbers."""
     customers = max(100, int(mebibytes * 0.6 * (1 << 20) / 235))
     events = max(100, int(mebibytes * 0.4 * (1 << 20) / 82))
     return [

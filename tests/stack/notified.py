@@ -1,4 +1,4 @@
-"""The service manager's side of sd_notify(3): a real socket, and what was sent to it."""
+"""A real socket that plays the service manager in sd_notify(3) and records the messages."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ from tests.stack.process import poll
 
 
 class Listener:
-    """Listens on a UNIX datagram socket, a path or an abstract name, inside a `with` block."""
+    """A listener on a UNIX datagram socket (a path or an abstract name), used in a `with` block."""
 
     def __init__(self, address: Path | str) -> None:
         self.address = Path(address)

@@ -1,7 +1,7 @@
-"""One private server process: started, waited for, and ended by its pid.
+"""One private server process that is started, waited for, and ended by its pid.
 
-Servers are started from the main thread, so that the kernel's parent-death signal ends
-them even when the test run itself is killed.
+Servers are started from the main thread. The kernel's parent-death signal then ends them even
+if the test run itself is killed.
 """
 
 import contextlib
@@ -20,14 +20,15 @@ _RANDOM = random.SystemRandom()  # hypothesis seeds the shared one
 
 
 class StackError(Exception):
-    """A private server could not be started; the message holds the end of its log."""
+    """A private server could not be started. The message holds the end of its log."""
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on at the moment.
+    """Return a TCP port on 127.0.0.1 on which nothing listens at the moment.
 
-    Below those that Linux gives to outgoing connections (32768 and up): one of them could take
-    the port of a server while that is down, and then it can't be started again.
+    The port is below the range that Linux uses for outgoing connections (32768 and up). A
+    connection in that range could take the port of a server that is down, and the server could
+    not start again.
     """
     for _ in range(100):
         port = _RANDOM.randrange(15_000, 32_768)
@@ -38,16 +39,16 @@ def free_port() -> int:
 
 
 def poll(what: str, ready: Callable[[], bool], seconds: float) -> None:
-    """Wait until `ready()` is true; StackError after `seconds`."""
+    """Wait until `ready()` is true. Raise StackError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > deadline:
-            raise StackError(f"{what}: not so after {seconds} s")
+            raise StackError(f"{what}: not reached after {seconds} s")
         time.sleep(0.02)
 
 
 def port_answers(port: int) -> bool:
-    """Whether something accepts connections on that port of 127.0.0.1."""
+    """Return True if a server accepts connections on that port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -58,7 +59,7 @@ def _die_with_parent() -> None:
 
 
 class ServerProcess:
-    """A child process with its log in a file."""
+    """A child process that writes its log to a file."""
 
     def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None):
         self.name = Path(argv[0]).name
@@ -80,14 +81,18 @@ class ServerProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status of a process that has ended."""
+        """The exit status, or None as long as the end of the process has not been seen."""
         return self._child.returncode
 
     def running(self) -> bool:
         return self._child.poll() is None
 
     def wait_ready(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Wait until `ready()`; StackError with the log's end if the process ends before."""
+        """Wait until `ready()` is true.
+
+        Raise StackError with the end of the log if the process ends before that, or with the
+        description if `seconds` pass.
+        """
 
         def up() -> bool:
             if not self.running():
@@ -104,7 +109,7 @@ class ServerProcess:
             self._child.send_signal(signum)
 
     def stop(self, signum: int = signal.SIGTERM, seconds: float = 20) -> None:
-        """Ask it to end with `signum`, kill it after `seconds`; nothing if it has ended."""
+        """Send `signum`, and kill the process after `seconds`. Do nothing if it has ended."""
         self.send(signum)
         try:
             self._child.wait(seconds)

@@ -1,4 +1,4 @@
-"""A TCP relay in front of the broker, whose connections a test can cut."""
+"""A TCP relay in front of the broker. A test can cut its connections."""
 
 import socket
 import threading
@@ -9,7 +9,7 @@ _BLOCK = 1 << 16
 
 
 class Proxy:
-    """Relays each connection to `port` until `cut()`; new ones are taken all the time."""
+    """A relay of connections to `port`. `cut()` ends the open ones, and new ones are accepted."""
 
     def __init__(self, port: int) -> None:
         self._target = port
@@ -27,7 +27,7 @@ class Proxy:
         self._open.clear()
 
     def close(self) -> None:
-        # only this wakes the thread that waits in accept()
+        # only a shutdown wakes the thread that waits in accept()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()

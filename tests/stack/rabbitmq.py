@@ -1,4 +1,4 @@
-"""A private RabbitMQ node on loopback, with an epmd, a user and a virtual host of its own."""
+"""A private RabbitMQ node on loopback, with its own epmd, user and virtual host."""
 
 import secrets
 import shlex
@@ -26,18 +26,18 @@ def _helpers(pid: int) -> list[psutil.Process]:
 
 
 def _ended(helpers: list[psutil.Process]) -> None:
-    """Wait for the node's own children (they end with it), kill what stays."""
+    """Wait for the node's child processes, which end with it. Kill those that remain."""
     _, alive = psutil.wait_procs(helpers, timeout=5)
     for process in alive:
         process.kill()
 
 
 class RabbitMQ:
-    """One node; what it stores survives `kill()` and `stop()`, and `start()` brings it back.
+    """A node that keeps its data across `kill()` or `stop()` and the next `start()`.
 
-    `consumer_timeout_ms` is how long a consumer may hold a delivery, which the node checks
-    every `channel_tick_ms` (RabbitMQ's own defaults: 30 minutes, 60 s). `tls` names a PEM
-    file of key and certificate; with it the node also listens on `tls_port`.
+    `consumer_timeout_ms` is the time for which a consumer may hold a delivery. The node checks
+    it every `channel_tick_ms`. RabbitMQ's own defaults are 30 minutes and 60 s. `tls` is a PEM
+    file with key and certificate. If it is given, the node also listens on `tls_port`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RabbitMQ:
 
     @property
     def url(self) -> str:
-        """How clients name it; the password goes apart."""
+        """The URL that clients use. It does not contain the password."""
         return self.url_of(USER)
 
     @property
@@ -66,30 +66,30 @@ class RabbitMQ:
         return f"amqps://{USER}@127.0.0.1:{self.tls_port}/{VHOST}"
 
     def url_of(self, user: str) -> str:
-        """How another user than the default one names it."""
+        """Return the URL for a user other than the default one."""
         return f"amqp://{user}@127.0.0.1:{self.port}/{VHOST}"
 
     def define(self, definitions: str) -> None:
-        """Import definitions: from a file, because RabbitMQ 4 never sees the end of its input."""
+        """Import definitions from a file, because RabbitMQ 4 never sees the end of its stdin."""
         file = self.folder / "definitions.json"
         file.write_text(definitions)
         self.control("import_definitions", str(file))
 
     def parameters(self, user: str = USER, password: str = "") -> pika.ConnectionParameters:
-        """For a test's own connection, beside the code under test."""
+        """Return parameters for a test's own connection, separate from the code under test."""
         credentials = pika.PlainCredentials(user, password or self.password)
-        # it may be idle for longer than a heartbeat, which a blocking connection doesn't send then
+        # the connection may idle longer than a heartbeat, and a blocking one sends none then
         return pika.ConnectionParameters("127.0.0.1", self.port, VHOST, credentials, heartbeat=0)
 
     def pids(self) -> list[int]:
-        """Of the node and its epmd, while they are started."""
+        """Return the pids of the node and its epmd, if they are started."""
         return [process.pid for process in (self._node, self._epmd) if process]
 
     def launch(self) -> None:
-        """Start the node, which takes seconds to answer; from the main thread only."""
+        """Start the node, which needs seconds to answer. Call this from the main thread only."""
         self._write_files()
         env = self._environment()
-        # An epmd of our own, in the foreground: the node would start one that outlives it.
+        # Start our own epmd in the foreground. The node would start one that outlives it.
         epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
         self._epmd = ServerProcess(epmd, self.folder / "epmd.log", env)
         self._epmd.wait_ready(lambda: port_answers(self._epmd_port), 10)
@@ -105,7 +105,10 @@ class RabbitMQ:
         self.wait_ready()
 
     def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl`; return its output. CalledProcessError if it fails. Takes a second."""
+        """Run `rabbitmqctl` (takes about 1 s) and return its output.
+
+        Raise CalledProcessError if it fails.
+        """
         program = str(Path(SERVER).with_name("rabbitmqctl"))
         done = subprocess.run(
             [program, *arguments],
@@ -118,7 +121,7 @@ class RabbitMQ:
         return done.stdout
 
     def control_script(self) -> Path:
-        """Write a `rabbitmqctl` of this node for a person's shell; return its path."""
+        """Write a `rabbitmqctl` script of this node for use in a shell. Return its path."""
         script = self.folder / "rabbitmqctl"
         variables = " ".join(
             shlex.quote(f"{name}={value}") for name, value in self._environment().items()
@@ -129,7 +132,7 @@ class RabbitMQ:
         return script
 
     def bind_tasks(self) -> None:
-        """Bind all queues of tasks to their exchange, which a test may have deleted."""
+        """Bind all task queues to their exchange, which a test may have deleted."""
         queues = self.control("--quiet", "list_queues", "-p", VHOST, "name").split()
         with pika.BlockingConnection(self.parameters()) as connection:
             channel = connection.channel()
@@ -140,7 +143,7 @@ class RabbitMQ:
                     channel.queue_bind(queue, wire.TASK_EXCHANGE, instance_id)
 
     def freeze(self) -> None:
-        """Have the node stand still: connections stay open and nothing answers."""
+        """Freeze the node. Its connections stay open and nothing answers."""
         assert self._node is not None
         self._node.send(signal.SIGSTOP)
 
@@ -149,11 +152,11 @@ class RabbitMQ:
         self._node.send(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it in good order; nothing if it doesn't run."""
+        """End the node cleanly. Do nothing if it doesn't run."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a power cut would."""
+        """End the node with SIGKILL, as a power failure would."""
         self._end(signal.SIGKILL)
 
     def _end(self, signum: int) -> None:
@@ -196,7 +199,7 @@ class RabbitMQ:
         path.write_text(text)
 
     def _settings(self) -> list[str]:
-        # With another default user there is no `guest` at all.
+        # If the default user has another name, the user `guest` does not exist.
         lines = [
             f"default_vhost = {VHOST}",
             f"default_user = {USER}",
@@ -221,7 +224,7 @@ class RabbitMQ:
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(folder / "home"),
             "LANG": "C.UTF-8",
-            # As under systemd the script becomes the node, whose pid is then ours to end.
+            # As under systemd, the script becomes the node, so that its pid is the node's.
             "RUNNING_UNDER_SYSTEMD": "true",
             "RABBITMQ_NODENAME": "agent@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",

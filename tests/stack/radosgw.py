@@ -1,4 +1,4 @@
-"""A private Ceph of one node with its object gateway, radosgw, which speaks Swift's API."""
+"""A private Ceph of one node with radosgw, its object gateway, which speaks Swift's API."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any, Final
 from tests.stack.process import ServerProcess, StackError, free_port, poll, port_answers
 
 PROGRAMS: Final = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool")
-_BYTES: Final = 6 << 30  # of the store, in memory
+_BYTES: Final = 6 << 30  # size of the store, in memory
 _USER: Final = "test"
 _CONF: Final = """\
 [global]
@@ -24,7 +24,7 @@ osd pool default pg num = 8
 osd crush chooseleaf type = 0
 mon allow pool size one = true
 mon warn on pool no redundancy = false
-# a gateway that was killed is waited for by the next one as long as that
+# a new gateway waits that long for a killed one
 osd client watch timeout = 2
 client notify timeout = 2
 run dir = {folder}/run
@@ -54,8 +54,8 @@ keyring = {folder}/rgw/keyring
 class Radosgw:
     """Ceph's gateway with auth v1 and one account, on free loopback ports.
 
-    It has what an Agent needs of a Swift: `auth_url`, `user`, `key`. Objects live in the memory
-    of the OSD and end with it; the gateway alone may be killed and started again.
+    It has the attributes that an Agent needs of a Swift: `auth_url`, `user`, `key`. Objects live
+    in the OSD's memory and are lost with it. The gateway alone may be killed and started again.
     """
 
     user: Final = f"{_USER}:tester"
@@ -73,7 +73,7 @@ class Radosgw:
         self._processes: dict[str, ServerProcess] = {}
 
     def start(self) -> None:
-        """Make the cluster and start all of it; under 20 s on two cores."""
+        """Create the cluster and start all its processes, in under 20 s on two cores."""
         for part in ("mon", "osd", "run", "log", "rgw"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         try:
@@ -86,33 +86,33 @@ class Radosgw:
             raise
 
     def configure(self, **settings: Any) -> None:
-        """Start the gateway again with those settings on top, and no others (`_` is a space)."""
+        """Restart the gateway with only those settings added (`_` stands for a space)."""
         self._settings = {key.replace("_", " "): value for key, value in settings.items()}
         self._write_configuration()
         self._processes["rgw"].stop()
         self.start_gateway()
 
     def start_gateway(self) -> None:
-        """Start the gateway alone, after `kill_gateway`, and wait until it answers (30 s)."""
+        """Start only the gateway, after `kill_gateway`, and wait at most 30 s for an answer."""
         self._launch("rgw", "radosgw", "-n", "client.rgw")
         self._processes["rgw"].wait_ready(lambda: port_answers(self.port), 30)
 
     def kill_gateway(self) -> None:
-        """End the gateway without warning."""
+        """End the gateway with SIGKILL."""
         self._processes["rgw"].stop(signal.SIGKILL)
 
     def freeze_osd(self) -> None:
-        """Have the OSD stand still, so that the gateway takes requests and answers none."""
+        """Freeze the OSD, so that the gateway accepts requests and answers none."""
         self._processes["osd"].send(signal.SIGSTOP)
 
     def thaw_osd(self) -> None:
         self._processes["osd"].send(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End all, each by its process id; nothing happens where none runs."""
+        """Kill all processes, each by its pid. Do nothing if none runs."""
         for name in ("rgw", "osd", "mon"):
             if process := self._processes.pop(name, None):
-                process.stop(signal.SIGKILL)  # nothing in it has to last
+                process.stop(signal.SIGKILL)  # none of its data is needed again
 
     def _write_configuration(self) -> None:
         text = _CONF.format(
@@ -174,7 +174,7 @@ class Radosgw:
 
 
 def _run(*argv: str) -> str:
-    # the environment's own CEPH_* variables would name another cluster
+    # CEPH_* variables of the environment would name another cluster
     environment = {key: value for key, value in os.environ.items() if "CEPH" not in key}
     done = subprocess.run(
         argv, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -1,4 +1,4 @@
-"""RabbitMQ, Swift and MariaDB side by side, and an agent's configuration for them."""
+"""RabbitMQ, Swift and MariaDB together, with an agent configured for them."""
 
 import signal
 from contextlib import ExitStack
@@ -13,10 +13,10 @@ from tests.stack.swift import SwiftServer
 
 
 class Stack:
-    """The three servers in `folder`, with ids and secrets of their own.
+    """The three servers in `folder`, with their own ids and secrets.
 
-    As a context manager it is up inside the block and gone after it, whatever ends the
-    block: an error, Ctrl-C or SIGTERM. Use it from the main thread.
+    As a context manager, it runs inside the block and is removed after it, also if an error,
+    Ctrl-C or SIGTERM ends the block. Use it from the main thread.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,8 +31,8 @@ class Stack:
         self._restore_signal = ExitStack()
 
     def start(self) -> None:
-        """Start all and wait until all answer; under 15 s on two cores."""
-        # RabbitMQ takes longest to come up, so it begins
+        """Start all servers and wait until they answer, under 15 s on two cores."""
+        # RabbitMQ needs the longest time, so start it first
         self.rabbitmq.launch()
         self.swift.launch()
         if not self.mariadb.datadir.exists():
@@ -43,7 +43,7 @@ class Stack:
         self.mariadb.create_agent_user()
 
     def stop(self) -> None:
-        """End all, each whether or not another could be ended; nothing where none runs."""
+        """End all servers, even if ending one of them fails. Do nothing if none runs."""
         with ExitStack() as ends:
             for server in (self.rabbitmq, self.swift, self.mariadb):
                 ends.callback(server.stop)
@@ -67,7 +67,7 @@ class Stack:
             self.stop()
 
     def agent_toml(self) -> Path:
-        """Write an agent's configuration, secrets and master key; return the file's path."""
+        """Write an agent's configuration, secrets and master key. Return the file's path."""
         return self.agent.write()
 
 

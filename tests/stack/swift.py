@@ -1,4 +1,4 @@
-"""A private OpenStack Swift: proxy, account, container and object server in one process."""
+"""A private OpenStack Swift, whose proxy, account, container and object servers share a process."""
 
 import json
 import os
@@ -13,20 +13,21 @@ _SERVERS = ("proxy", "account", "container", "object")
 
 
 def swift_python() -> Path:
-    """The interpreter that has Swift installed; it need not exist."""
+    """Return the path of the interpreter that has Swift installed. It need not exist."""
     return Path(os.environ.get("SWIFT_PYTHON", _ROOT / ".venv-swift" / "bin" / "python"))
 
 
 class SwiftServer:
     """Swift with auth v1 (tempauth) and one account, on free loopback ports.
 
-    `manifest_segments`: entries one manifest may list; `token_life`: seconds; `listing_limit`:
-    rows on one page of a listing; `max_file_size`: bytes of one object; `certificate`: a PEM
-    file of key and certificate, with which the proxy speaks TLS.
+    `manifest_segments` is the largest number of entries in a manifest. `token_life` is in
+    seconds. `listing_limit` is the number of rows on one page of a listing. `max_file_size` is
+    the largest object in bytes. `certificate` is a PEM file with key and certificate. If it is
+    given, the proxy speaks TLS.
     """
 
     user: Final = "test:tester"
-    # has no right but what a container's ACL gives it
+    # this user has only the rights that a container's ACL grants
     reader: Final = "test:reader"
     key: Final = "testing-key-of-swift"
 
@@ -63,7 +64,7 @@ class SwiftServer:
         return self._process.pid
 
     def launch(self) -> None:
-        """Start the process, on what an earlier one left in the folder; returns at once."""
+        """Start the process on the data of an earlier run, if there is any. Return at once."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "options.json").write_text(json.dumps(self._options))
         script = Path(__file__).with_name("swift_server.py")
@@ -73,7 +74,7 @@ class SwiftServer:
         )
 
     def wait_ready(self) -> None:
-        """Block until the proxy answers (at most 30 s)."""
+        """Wait until the proxy answers (at most 30 s)."""
         assert self._process
         self._process.wait_ready(lambda: port_answers(self.port), 30)
 
@@ -82,25 +83,32 @@ class SwiftServer:
         self.wait_ready()
 
     def stop(self) -> None:
-        """End the process; nothing happens where none runs."""
+        """End the process. Do nothing if it doesn't run."""
         if self._process:
             self._process.stop()
 
     def kill(self) -> None:
-        """End the process without warning; `start()` works again on the same folder."""
+        """End the process with SIGKILL. `start()` works again on the same directory."""
         if self._process:
             self._process.stop(signal.SIGKILL)
 
     def inject(self, rules: list[dict[str, Any]]) -> None:
-        """Replace the fault rules; each counts from now on.
+        """Replace the fault rules, and start counting each rule's `times` from zero.
 
-        A rule has `match` (a regular expression searched in the path and query), and may have
-        `method`, `times` (1) and `action`: `status` (the default: answers `status`, `headers`,
-        `body`), `cut` (ends the connection `after` bytes of body), `stall` (`seconds`),
-        `drip` (answers a byte every `seconds`), `mute` (does it and doesn't answer),
-        `wrong_etag`, `date` (answers as if it were `seconds` later), or `lose` (says 201 and
-        stores nothing). An `inner` one is for what reaches the middleware behind that of large
-        objects, such as the HEADs by which a manifest is validated.
+        A rule has `match`, a regular expression searched in the path and query. It may have
+        `method`, `times` (1) and `action`:
+
+        - `status` (the default) answers with `status`, `headers` and `body`.
+        - `cut` ends the connection `after` bytes of body.
+        - `stall` waits `seconds`, then performs the request.
+        - `drip` answers one byte every `seconds`.
+        - `mute` performs the request and doesn't answer.
+        - `wrong_etag` answers with a false ETag.
+        - `date` answers with a date that is `seconds` later.
+        - `lose` answers 201 and stores nothing.
+
+        A rule with `inner` applies to requests that reach the middleware behind the one for large
+        objects. These include the HEADs by which a manifest is validated.
         """
         draft = self.folder / "faults.draft"
         draft.write_text(json.dumps(rules))
@@ -110,8 +118,8 @@ class SwiftServer:
         (self.folder / "faults.json").unlink(missing_ok=True)
 
     def requests(self) -> list[str]:
-        """All requests so far: method, path with query, the fault's action or `-`.
+        """Return all requests so far, as lines of method, path with query, and fault action or `-`.
 
-        A line ends in `newest` where the request asked for the newest copy.
+        A line ends in `newest` if the request asked for the newest copy.
         """
         return (self.folder / "requests.log").read_text().splitlines()

@@ -1,8 +1,8 @@
 """All servers of a small OpenStack Swift in one process, for tests.
 
-Runs under the interpreter that has Swift installed, with `-I`: its folder holds a module
-named `swift` that would hide the real one. Usage: swift_server.py FOLDER, where FOLDER has
-the file options.json that tests/stack/swift.py writes.
+This runs under the interpreter that has Swift installed, with `-I`, because its directory holds a
+module named `swift` that would hide the real one. Usage: swift_server.py FOLDER. FOLDER holds the
+file options.json, which tests/stack/swift.py writes.
 """
 
 import json
@@ -20,7 +20,7 @@ import eventlet.wsgi  # type: ignore[import-not-found,unused-ignore]
 import swift.common.utils  # type: ignore[import-not-found,unused-ignore]
 
 FOLDER = Path(sys.argv[1])
-# `bind` is the proxy's address; the other servers are for it alone.
+# `bind` is the proxy's address. Only the proxy connects to the other servers.
 OPTIONS = {"bind": "127.0.0.1"} | json.loads((FOLDER / "options.json").read_text())
 SWIFT_CONF = """\
 [swift-hash]
@@ -30,7 +30,7 @@ swift_hash_path_suffix = tests
 container_listing_limit = {listing_limit}
 max_file_size = {max_file_size}
 """
-# Swift reads its limits and storage policies while its server modules are imported.
+# Swift reads its limits and storage policies when its server modules are imported.
 (FOLDER / "swift.conf").write_text(SWIFT_CONF.format(**OPTIONS))
 swift.common.utils.SWIFT_CONF_FILE = str(FOLDER / "swift.conf")
 swift.common.utils.monkey_patch()
@@ -44,7 +44,7 @@ from swift.common.ring import RingBuilder  # type: ignore[import-not-found,unuse
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 
-# One error in a row must not put the only storage node aside, hence error_suppression_limit.
+# error_suppression_limit keeps consecutive errors from disabling the only storage node.
 PROXY_CONF = """\
 [DEFAULT]
 bind_ip = {bind}
@@ -105,7 +105,7 @@ disk_chunk_size = 1048576
 
 
 class Cache:
-    """The part of Swift's memcache client that the proxy uses, kept in this process."""
+    """The part of Swift's memcache client that the proxy uses, with its values in this process."""
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[Any, float]] = {}
@@ -115,7 +115,7 @@ class Cache:
         return None if until and until <= time.time() else value
 
     def set(self, key: str, value: Any, time: float = 0, **_: Any) -> None:
-        # Swift's client takes seconds to live, or a moment when they exceed 30 days
+        # like Swift's client: a time above 30 days is a timestamp, otherwise seconds to live
         until = time if not time or time > 30 * 86400 else now() + time
         self._values[key] = (json.loads(json.dumps(value)), until)
 
@@ -133,11 +133,11 @@ def now() -> float:
 
 
 class Faults:
-    """Answers wrongly on purpose, by the rules in faults.json; logs all requests.
+    """A middleware that answers wrongly by the rules in faults.json and logs all requests.
 
-    A rule is used for the first `times` requests whose method and path match it, and counts
-    anew each time the file is replaced. Those that are `inner` are for the filter behind the
-    middleware of large objects, which also sees what that asks for by itself.
+    A rule applies to the first `times` requests that match its method and path. The count starts
+    again each time the file is replaced. Rules with `inner` apply in the filter behind the
+    middleware of large objects, which also sees the requests that this middleware makes itself.
     """
 
     def __init__(self, app: Callable[..., Iterable[bytes]], *, inner: bool = False) -> None:
@@ -181,14 +181,14 @@ class Faults:
         return None
 
     def _status(self, rule: Environ, environ: Environ, start: StartResponse) -> list[bytes]:
-        """Answer `status` with `headers` and `body`; the request's body isn't looked at."""
+        """Answer `status` with `headers` and `body`, without reading the request's body."""
         body = rule.get("body", "").encode()
         headers = {"Content-Length": str(len(body)), **rule.get("headers", {})}
         start(f"{rule['status']} Fault", list(headers.items()))
         return [body]
 
     def _cut(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        """End the connection after `after` bytes of the body, the request's or the answer's."""
+        """End the connection after `after` bytes of the request's or the answer's body."""
         after = rule.get("after", 65536)
         if environ["REQUEST_METHOD"] in ("PUT", "POST"):
             environ["wsgi.input"].read(after)
@@ -197,32 +197,32 @@ class Faults:
 
     def _broken(self, environ: Environ, body: Iterable[bytes]) -> Iterator[bytes]:
         yield from body
-        # closes the connection now, with bytes of the request unread, while eventlet still
-        # holds its number; then the error keeps it from reading on
+        # Close the connection while bytes of the request are unread. eventlet still holds the
+        # descriptor's number. The error then keeps eventlet from reading on.
         with Path(os.devnull).open("r+b") as nothing:
             os.dup2(nothing.fileno(), environ["eventlet.input"].get_socket().fileno())
         raise ConnectionResetError("cut on purpose")
 
     def _stall(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        """Do as asked, `seconds` later."""
+        """Perform the request after `seconds`."""
         eventlet.sleep(rule["seconds"])
         return self._app(environ, start)
 
     def _drip(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterator[bytes]:
-        """Do as asked, and answer one byte every `seconds`."""
+        """Perform the request, and answer one byte every `seconds`."""
         for piece in self._app(environ, start):
             for at in range(len(piece)):
                 yield piece[at : at + 1]
                 eventlet.sleep(rule["seconds"])
 
     def _mute(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        """Do as asked, and end the connection instead of an answer."""
+        """Perform the request, and end the connection instead of answering."""
         for _ in self._app(environ, lambda *_: None):
             continue
         return self._broken(environ, [])
 
     def _wrong_etag(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterator[bytes]:
-        """Do as asked, and announce a false ETag, in the body where that is announced there."""
+        """Perform the request, and answer with a false ETag, also in the body if it reports one."""
         statuses = []
 
         def falsified(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
@@ -235,7 +235,7 @@ class Faults:
             yield re.sub(rb"[0-9a-f]{32}", b"0" * 32, piece) if late else piece
 
     def _date(self, rule: Environ, environ: Environ, start: StartResponse) -> Iterable[bytes]:
-        """Do as asked, and date the answer `seconds` from now."""
+        """Perform the request, and date the answer `seconds` from now."""
 
         def dated(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             kept = [(name, value) for name, value in headers if name.lower() != "date"]
@@ -244,7 +244,7 @@ class Faults:
         return self._app(environ, dated)
 
     def _lose(self, rule: Environ, environ: Environ, start: StartResponse) -> list[bytes]:
-        """Say that a PUT is stored, and forget it."""
+        """Answer that a PUT is stored, and drop its data."""
         while environ["wsgi.input"].read(1 << 20):
             pass
         start("201 Created", [("Content-Length", "0"), ("Etag", environ.get("HTTP_ETAG", ""))])
@@ -252,7 +252,7 @@ class Faults:
 
 
 def inner_faults(_configuration: Any, **_: Any) -> Callable[..., Faults]:
-    """PasteDeploy's factory of the filter for the `inner` rules."""
+    """Return the filter for the `inner` rules (a factory for PasteDeploy)."""
     return lambda app: Faults(app, inner=True)
 
 
@@ -265,7 +265,10 @@ def _first(body: Iterable[bytes], count: int) -> Iterator[bytes]:
 
 
 def build_ring(kind: str, port: int) -> None:
-    """One replica on one device; kept when it is there, so that a restart finds its objects."""
+    """Build a ring of one replica on one device, unless it exists.
+
+    A ring that exists is kept, so that a restart finds its objects.
+    """
     ring = FOLDER / f"{kind}.ring.gz"
     if ring.exists():
         return
@@ -288,7 +291,7 @@ def write_configuration() -> None:
 
 
 def serve(kind: str) -> Any:
-    """Start one server in a green thread of its own."""
+    """Start one server in its own green thread."""
     app, conf, _, _ = wsgi.init_request_processor(str(FOLDER / f"{kind}.conf"), f"{kind}-server")
     return eventlet.spawn(
         eventlet.wsgi.server,
@@ -304,7 +307,7 @@ def main() -> None:
     os.environ["TZ"] = "UTC+0"
     time.tzset()
     write_configuration()
-    # the proxy last: when its port answers, all of them do
+    # start the proxy last, so that all servers answer when its port does
     servers = [serve(kind) for kind in ("account", "container", "object", "proxy")]
     for server in servers:
         server.wait()

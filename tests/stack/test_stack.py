@@ -1,4 +1,4 @@
-"""The stack comes up whole, writes a usable configuration, and leaves nothing behind."""
+"""The stack starts completely, writes a usable configuration, and leaves nothing behind."""
 
 import os
 import signal

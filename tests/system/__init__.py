@@ -1,1 +1,1 @@
-"""The whole service under a real systemd, in a container that boots one."""
+"""The whole service under a real systemd, in a container that boots it."""

@@ -1,4 +1,4 @@
-"""The agent's unit on the machine, and what its tasks leave."""
+"""The agent's unit on the machine, and the results of its tasks."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from tests.stack.process import ServerProcess, poll
 from tests.system.machine import CHECKOUT_INSIDE, Machine
 
 UNIT: Final = "backup-agent.service"
-# A backup of the machine's database takes minutes at this rate, which is the slowest there is.
+# At this rate, the slowest allowed, a backup of the machine's database takes minutes.
 SLOW: Final = "Environment=BACKUP_AGENT_PIPELINE__BYTES_PER_SECOND=1048576"
 _DROP_IN: Final = f"/etc/systemd/system/{UNIT}.d/test.conf"
 _INSIDE: Final = f"{CHECKOUT_INSIDE}/tests/system/inside.py"
@@ -18,7 +18,7 @@ _FINAL: Final = ("DONE", "FAILED", "CANCELLED")
 
 
 class SystemAgent:
-    """One unit, seen and driven from outside the machine."""
+    """The agent's unit, observed and controlled from outside the machine."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -28,14 +28,14 @@ class SystemAgent:
     # --- the unit ------------------------------------------------------------------------
 
     def show(self, name: str) -> str:
-        """One property of the unit (systemctl(1), show)."""
+        """Return one property of the unit (systemctl(1), show)."""
         return self.machine.output("systemctl", "show", "--value", "--property", name, UNIT)
 
     def wait_for(self, name: str, value: str, seconds: float = 60) -> None:
         poll(f"{name} of the agent's unit is {value}", lambda: self.show(name) == value, seconds)
 
     def drop_in(self, *lines: str, block: bool = True) -> None:
-        """Set lines of [Service] and start the unit with them, waiting for that or not."""
+        """Set lines of [Service] and restart the unit, waiting for its start if `block`."""
         text = "\n".join(("[Service]", *lines, ""))
         self.machine.run("install", "-D", "-m", "644", "/dev/stdin", _DROP_IN, text=text)
         self.restart(block=block)
@@ -54,17 +54,17 @@ class SystemAgent:
     # --- its tasks -----------------------------------------------------------------------
 
     def cli(self, *arguments: str, check: bool = True) -> str:
-        """What `backup-agent` prints for an operator who is root."""
+        """Return the output of `backup-agent` for an operator who is root."""
         return self.machine.run("backup-agent", *arguments, check=check).stdout
 
     def create(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Have a backup made; the final view of it. It must succeed."""
+        """Make a backup and return its final view. The backup must succeed."""
         shown = self.cli("backup-create", self.instance_id, name, "--wait", "--json", *arguments)
         view: dict[str, Any] = json.loads(shown)
         return view
 
     def begin_slow_backup(self) -> ServerProcess:
-        """Begin a backup and wait until its engine copies; the command that follows it.
+        """Begin a backup and wait until its engine copies. Return the command that waits for it.
 
         The unit must have the drop-in `SLOW`.
         """
@@ -75,22 +75,22 @@ class SystemAgent:
         return waiting
 
     def _engine_copies(self) -> bool:
-        """Before it copies, it also runs to say its version."""
+        """Return True if the engine copies. Its earlier run for the version doesn't count."""
         pattern = "mariadb-backup --defaults-file="
         return self.machine.run("pgrep", "--full", pattern, check=False).returncode == 0
 
     def engine_runs(self) -> bool:
-        """Whether a mariadb-backup or mbstream runs anywhere on the machine."""
+        """Return True if a mariadb-backup or mbstream runs anywhere on the machine."""
         pattern = "mariadb-backup|mbstream"
         return self.machine.run("pgrep", "--exact", pattern, check=False).returncode == 0
 
     def objects(self) -> list[str]:
-        """The names of all objects in the store."""
+        """Return the names of all objects in the store."""
         return self._inside("objects")
 
     def collect(self) -> str:
-        """Keep all reports from now on; the name for `collected`."""
-        queue = f"backup.control.{uuid.uuid4()}"  # the control plane may make such ones
+        """Start to keep all reports. Return the queue's name for `final_reports`."""
+        queue = f"backup.control.{uuid.uuid4()}"  # the control plane may create such names
         self._inside("bind", queue)
         return queue
 
@@ -104,7 +104,7 @@ class SystemAgent:
 
 
 def seconds_of(machine: Machine, *argv: str) -> float:
-    """How long a command takes that must succeed."""
+    """Run a command that must succeed and return its time in seconds."""
     began = time.monotonic()
     machine.run(*argv)
     return time.monotonic() - began

@@ -1,6 +1,6 @@
-"""One machine for all system tests: booted, provisioned, and gone at their end.
+"""One machine for all system tests, which is booted, provisioned, and removed at their end.
 
-Whoever asks for these tests wants them: what they lack fails them, and skips nothing.
+These tests run only on request. Therefore a missing program fails them instead of skipping them.
 """
 
 import os
@@ -17,7 +17,7 @@ from tests.stack.process import StackError
 from tests.system.agent import SystemAgent
 from tests.system.machine import CHECKOUT, CHECKOUT_INSIDE, Machine
 
-# Debian's, because that is what the machine has
+# Debian's Python, because the machine has the same one
 _PYTHON = "/usr/bin/python3"
 _PROGRAMS = ("systemd-nspawn", "nsenter", "unshare", "mariadbd", "mariadb-backup", _PYTHON)
 
@@ -36,11 +36,11 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def wheels(folder: Path) -> Path:
-    """All packages that the machine installs: it has no network."""
+    """Download all packages that the machine installs, because it has no network."""
     wheels = folder / "wheels"
     for pins in ("constraints.txt", "constraints-swift.txt"):
         pip = [sys.executable, "-m", "pip", "--python", _PYTHON, "--disable-pip-version-check"]
-        # as they are: a wheel that was built here would have another hash than the pin
+        # take only published wheels: a wheel built here would have another hash than the pin
         argv = [*pip, "download", "--quiet", "--require-hashes", "--only-binary=:all:"]
         argv += ["-r", str(CHECKOUT / pins), "-d", str(wheels)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=170, check=False)
@@ -51,7 +51,7 @@ def wheels(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def machine(folder: Path, wheels: Path) -> Iterator[Machine]:
-    """With all three roles of script/provision, and some 100 MiB of rows."""
+    """Yield a machine with all three roles of script/provision and about 100 MiB of rows."""
     with Machine(folder / "machine", wheels) as one:
         one.run(f"{CHECKOUT_INSIDE}/script/provision", "control", "db", "agent", seconds=300)
         one.run("mariadb", text=_ROWS)
@@ -60,7 +60,7 @@ def machine(folder: Path, wheels: Path) -> Iterator[Machine]:
 
 @pytest.fixture
 def agent(machine: Machine) -> Iterator[SystemAgent]:
-    """The agent's unit, running; whatever a test changed about it is undone."""
+    """Yield the agent's unit, running. A test's changes to the unit are undone."""
     one = SystemAgent(machine)
     one.restart()
     yield one

@@ -1,7 +1,7 @@
-"""What a test wants to know inside the machine: run there by the agent's own Python.
+"""Queries of a test inside the machine, run there by the agent's own Python.
 
-inside.py bind QUEUE      keep all reports from now on in that queue
-inside.py reports QUEUE   print them, one JSON object a line, and forget them
+inside.py bind QUEUE      keep all later reports in that queue
+inside.py reports QUEUE   print them, one JSON object a line, and remove them
 inside.py objects         print the names of all objects in the store, one a line
 """
 

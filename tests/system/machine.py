@@ -1,7 +1,7 @@
-"""A machine that boots systemd: a container of systemd-nspawn on a throw-away copy of this one.
+"""A machine that boots systemd: a container of systemd-nspawn on a temporary copy of this one.
 
-It sees the checkout and a folder of wheels, has no network but its own loopback, and keeps
-what it writes in memory. Nothing of it is left when its first process is gone.
+It sees the checkout and a directory of wheels, has no network except its own loopback, and keeps
+its writes in memory. Nothing of it is left after its first process ends.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _ENVIRONMENT: Final = (
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
     "HOME=/root",
     "LANG=C.UTF-8",
-    # pip's own words for: no network
+    # pip's setting for a machine without network
     "PIP_NO_INDEX=1",
     f"PIP_FIND_LINKS={WHEELS_INSIDE}",
 )
@@ -31,7 +31,7 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 class Machine:
-    """One machine with its scratch in `folder`; as a context manager it is up inside the block."""
+    """A machine with its scratch in `folder`. As a context manager it runs inside the block."""
 
     def __init__(self, folder: Path, wheels: Path) -> None:
         self.folder = folder
@@ -52,10 +52,10 @@ class Machine:
         self.stop()
 
     def start(self) -> None:
-        """Boot it, and wait until systemd has started what it starts."""
+        """Boot the machine, and wait until systemd has finished starting its units."""
         scratch = self.folder / "scratch"
         scratch.mkdir(parents=True)
-        # a process tree of its own, which dies with this one, however that ends
+        # run it in a separate process tree, which dies with this process in any case
         argv = ["unshare", "--mount", "--propagation", "private", "--pid", "--mount-proc"]
         argv += ["--fork", "--kill-child", str(Path(__file__).with_name("boot"))]
         argv += [str(scratch), self.name]
@@ -64,11 +64,14 @@ class Machine:
         self._container.wait_ready(self._booted, 60)
 
     def stop(self) -> None:
-        """End it at once, as a power cut would; StackError where something of it is left."""
+        """End the machine at once, as a power failure would.
+
+        Raise StackError if any process or mount of it is left.
+        """
         if self._container is None:
             return
         if self._leader is not None and self._leader.is_running():
-            # everything inside dies with its first process, and systemd-nspawn cleans up
+            # everything inside dies with its first process, and systemd-nspawn then cleans up
             self._leader.kill()
             self._container.stop(signal.SIGCONT, 10)
         self._container.stop(signal.SIGKILL)
@@ -79,12 +82,12 @@ class Machine:
         self._container = None
 
     def crash(self) -> None:
-        """Kill the program that holds it; its end does the rest, as when the tests are killed."""
+        """Kill the program that holds the machine. The rest ends as when the tests are killed."""
         assert self._container is not None
         self._container.stop(signal.SIGKILL)
 
     def left_behind(self) -> list[str]:
-        """Processes and mounts of it that are there."""
+        """Return the machine's processes and mounts that still exist."""
         listed = [folder / "cgroup.procs" for top in self._cgroups() for folder in top.glob("**/")]
         found = [f"process {pid}" for path in listed for pid in _words(path)]
         mounts = Path("/proc/self/mounts").read_text()
@@ -93,9 +96,9 @@ class Machine:
     def run(
         self, *argv: str | Path, text: str | None = None, seconds: float = 120, check: bool = True
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a program in it as root, `text` on its standard input.
+        """Run a program in the machine as root, with `text` on its standard input.
 
-        StackError where it fails, unless `check` is false.
+        Raise StackError if it fails, unless `check` is false.
         """
         done = subprocess.run(
             self.argv(*argv),
@@ -110,11 +113,11 @@ class Machine:
         return done
 
     def output(self, *argv: str | Path) -> str:
-        """What a program says that must succeed, without the last newline."""
+        """Return the output of a program that must succeed, without the last newline."""
         return self.run(*argv).stdout.removesuffix("\n")
 
     def argv(self, *argv: str | Path) -> list[str]:
-        """The command that runs `argv` in it as root."""
+        """Return the command that runs `argv` in the machine as root."""
         assert self._leader is not None, "the machine has not booted"
         enter = ["nsenter", f"--target={self._leader.pid}", "--mount", "--uts", "--ipc", "--net"]
         enter += ["--pid", "--cgroup", "--root", "--wd", "env", "--ignore-environment"]
@@ -132,7 +135,7 @@ class Machine:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             for process in psutil.Process(self._container.pid).children(recursive=True):
                 status = Path(f"/proc/{process.pid}/status").read_text()
-                # its pid here, beside systemd-nspawn, and inside (proc(5))
+                # its pid on this machine, in the tree of systemd-nspawn, and inside (proc(5))
                 if re.search(r"^NSpid:\t\d+\t\d+\t1$", status, re.MULTILINE):
                     return process
         return None
@@ -143,7 +146,7 @@ class Machine:
 
 
 def _words(path: Path) -> list[str]:
-    """The words of a file; none where it has gone meanwhile."""
+    """Return the words of a file, or none if it has been deleted meanwhile."""
     with contextlib.suppress(OSError):
         return path.read_text().split()
     return []

@@ -1,4 +1,4 @@
-"""The test's own machine leaves nothing behind, and the Vagrantfile is one that Vagrant takes."""
+"""The tests' own machine leaves nothing behind, and Vagrant accepts the Vagrantfile."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ def test_nothing_of_a_machine_is_left(folder: Path) -> None:
 def test_nothing_is_left_of_a_machine_that_lost_its_container(folder: Path) -> None:
     with Machine(folder / "crashed", folder) as machine:
         machine.crash()
-        poll("all of it is gone", lambda: not machine.left_behind(), 10)
+        poll("all of the machine is gone", lambda: not machine.left_behind(), 10)
 
 
 def test_vagrant_takes_the_vagrantfile(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.system.machine import CHECKOUT_INSIDE, Machine
 pytestmark = pytest.mark.timeout(400)
 
 UNITS = (UNIT, "backup-agent-self-test.service")
-# With the watchdog of the unit a test would take minutes.
+# With the unit's own watchdog time, a test would take minutes.
 QUICK = ("WatchdogSec=5", "RestartSec=1")
 RESTORED = "/var/lib/mysql-restore/one"
 CHECKSUM = ("--batch", "--skip-column-names", "--execute=CHECKSUM TABLE shop.orders")
@@ -35,7 +35,7 @@ def test_systemd_has_nothing_to_complain_about(machine: Machine) -> None:
 
 
 def test_active_only_while_it_could_consume(machine: Machine, agent: SystemAgent) -> None:
-    """A broker that is away is waited for, for longer than the unit may take to start."""
+    """The agent waits for an absent broker for longer than the unit's start may take."""
     machine.run("systemctl", "stop", "rabbitmq-server")
     queue = f"backup.tasks.{agent.instance_id}"
     agent.wait_for("StatusText", f"not consuming {queue}")
@@ -46,7 +46,7 @@ def test_active_only_while_it_could_consume(machine: Machine, agent: SystemAgent
     agent.wait_for("StatusText", "connecting to RabbitMQ at 127.0.0.1:5672")
     pid = agent.show("MainPID")
 
-    poll("the time for a start is over", lambda: time.monotonic() - began > 7, 20)
+    poll("the time limit for a start has passed", lambda: time.monotonic() - began > 7, 20)
     assert agent.show("ActiveState") == "activating"
     machine.run("systemctl", "start", "rabbitmq-server")
     agent.wait_for("ActiveState", "active")
@@ -68,7 +68,7 @@ def test_backup_and_restore_in_the_sandbox(machine: Machine, agent: SystemAgent)
     look = ("setpriv", "--reuid=mysql", "--regid=mysql", "--clear-groups", "ls")
     credentials = f"/run/credentials/{UNIT}"
     assert f"keys_{key_name(machine)}" in machine.output(*look, credentials)
-    # the server is the same user in a unit with a sandbox of its own
+    # the server has the same user, but runs in a unit with its own sandbox
     refused = machine.run(
         "nsenter", f"--target={mariadbd}", "--mount", *look, credentials, check=False
     )
@@ -85,7 +85,9 @@ def test_backup_and_restore_in_the_sandbox(machine: Machine, agent: SystemAgent)
     server += ["--socket=/run/mysqld/restored.sock", "--pid-file=/run/mysqld/restored.pid"]
     machine.run("systemd-run", "--quiet", "--unit=restored", "--uid=mysql", *server)
     client = ("mariadb", "--socket=/run/mysqld/restored.sock")
-    poll("it answers", lambda: not machine.run(*client, check=False).returncode, 30)
+    poll(
+        "the restored server answers", lambda: not machine.run(*client, check=False).returncode, 30
+    )
     restored = machine.output(*client, *CHECKSUM)
     machine.run("systemctl", "stop", "restored")
     assert restored == machine.output("mariadb", *CHECKSUM)
@@ -134,7 +136,7 @@ def test_a_stop_during_a_backup(machine: Machine, agent: SystemAgent) -> None:
 
 
 def test_a_killed_agent_leaves_nothing_behind(machine: Machine, agent: SystemAgent) -> None:
-    """systemd ends its engine and starts it again; that one says once how the task ended."""
+    """systemd ends the engine and restarts the agent, which reports the task's end once."""
     agent.drop_in("RestartSec=1", SLOW)
     before = agent.objects()
     reports = agent.collect()
@@ -171,7 +173,7 @@ def test_status_cancel_and_gc_beside_the_daemon(machine: Machine, agent: SystemA
     assert not agent.engine_runs()
     assert_only_a_record_was_added(before, agent.objects(), task["backup_id"])
     assert "no task waits or runs" in agent.cli("status")
-    # what root's commands made there would be closed to the agent
+    # files that root's commands made there would be unusable for the agent
     assert machine.output("find", "/var/lib/backup-agent", "!", "-user", "mysql") == ""
 
 

@@ -1,1 +1,1 @@
-"""A fuzzer for names: random schemas and changes of them, backed up, restored and compared."""
+"""A fuzzer for names. It backs up random schemas and their changes, restores and compares them."""

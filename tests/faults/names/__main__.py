@@ -1,6 +1,6 @@
-"""The fuzzer alone, for as long as asked: python -m tests.faults.names [--minutes M] [--seed N].
+"""The fuzzer alone, for the given time: python -m tests.faults.names [--minutes M] [--seed N].
 
-`--first N` begins with that trial, so `--seed S --first N --minutes 0` does one again.
+`--first N` begins with that trial, so `--seed S --first N --minutes 0` repeats a single trial.
 """
 
 import argparse

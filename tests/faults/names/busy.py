@@ -1,8 +1,8 @@
-"""Steps done while a backup runs: which of them the backup has to hold.
+"""Steps performed during a backup, and the set of them that the backup must contain.
 
-Before each step its number goes into a table of its own. The engine copies the moment at which
-it holds the server's last lock, so the number that the restored table ends with tells it: all
-steps before that one are in the backup, and that one is or is not.
+Before each step its number goes into a separate table. A backup has the content of the moment at
+which the engine holds the server's last lock. The last number in the restored table therefore tells
+that moment: all earlier steps are in the backup, and the step of that number may be or not.
 """
 
 import threading
@@ -20,7 +20,7 @@ _LOOK_SECONDS: Final = 0.01
 
 
 class Busy:
-    """Does steps on a thread of its own inside the `with` block, and knows what came of each."""
+    """A thread that performs steps inside the `with` block and records the content after each."""
 
     def __init__(self, rig: Rig, steps: Sequence[Step]) -> None:
         self._rig = rig
@@ -48,7 +48,7 @@ class Busy:
     def _do(self) -> None:
         try:
             self._all()
-        except BaseException as error:  # noqa: BLE001 - raised again by the one who waits
+        except BaseException as error:  # noqa: BLE001 - __exit__ raises it again
             self._error = error
 
     def _locks(self) -> int:
@@ -69,6 +69,6 @@ class Busy:
                 self.states.append(content(self._rig.server, BUSY_SCHEMAS))
 
     def right(self, restored: MariaDB) -> list[Content]:
-        """Return what the busy schemas of a restored server may hold."""
+        """Return the contents that the busy schemas of a restored server may have."""
         [[last]] = restored.query(f"SELECT COALESCE(MAX(number), 0) FROM {LOG}.steps")
         return self.states[max(0, last - 1) : last + 1]

@@ -1,4 +1,4 @@
-"""What is done to a database between a backup and the next, or while one runs."""
+"""Changes made to a database between two backups, or during one."""
 
 from collections.abc import Callable
 from typing import Final
@@ -40,7 +40,7 @@ def drop(model: Model) -> None:
 
 
 def drop_and_make(model: Model) -> None:
-    """Drop a table and make another one of its name, of this engine or another one."""
+    """Drop a table and make another one with its name, with this engine or another one."""
     if table := model.pick(*_DROPPED):
         engine = model.chance.choice(("InnoDB", "InnoDB", table.engine, "Aria", "MyISAM"))
         model.do(f"DROP TABLE {table.sql}")
@@ -59,7 +59,7 @@ def replace(model: Model) -> None:
 
 
 def rename(model: Model) -> None:
-    """Rename a table, in its schema or into another one."""
+    """Rename a table within its schema or into another one."""
     if table := model.pick():
         schema = model.schema() if model.chance.random() < 0.4 else table.schema
         made = Table(schema, model.fresh(), table.engine, table.kind, table.parts)
@@ -81,7 +81,7 @@ def swap(model: Model) -> None:
 
 
 def reuse(model: Model) -> None:
-    """Rename a table away and make a new one of its name."""
+    """Rename a table and make another one with its old name."""
     if table := model.pick("plain"):
         kept = Table(table.schema, model.fresh(), table.engine)
         model.do(f"RENAME TABLE {table.sql} TO {kept.sql}")
@@ -148,7 +148,7 @@ def change_partitions(model: Model) -> None:
 
 
 def exchange(model: Model) -> None:
-    """Exchange a partition for a table of the same form."""
+    """Exchange a partition for a table of the same structure."""
     if table := model.pick("partitioned"):
         single = quoted(table.schema, model.fresh())
         first = quoted(table.parts[0]) if table.parts else "p0"
@@ -167,7 +167,7 @@ def make_schema(model: Model) -> None:
 
 
 def drop_schema(model: Model) -> None:
-    """Drop a schema; make it again, as often as not."""
+    """Drop a schema, and make it again in half of the cases."""
     if len(model.schemas) > 1:
         schema = model.schema()
         model.do(f"DROP DATABASE {quoted(schema)}")
@@ -230,7 +230,7 @@ CHANGES: Final[tuple[tuple[Change, int], ...]] = (
     (make_like, 2),
     (checkpoint, 1),
 )
-# A busy change stays in its schemas, so that their content can be told after each step.
+# A busy change stays in its schemas, so that their content after each step is known.
 BUSY_CHANGES: Final = tuple(
     pair
     for pair in CHANGES

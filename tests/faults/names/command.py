@@ -1,7 +1,7 @@
-"""`backup-agent` as often as it is asked for, without importing it each time.
+"""Repeated runs of `backup-agent` without importing it for each one.
 
-A process that has imported the command line forks for each command, so that the command runs
-as it would by itself: signal handlers, priority, logging and the end are its own.
+A process that has imported the command line forks for each command, so that the command runs as it
+would alone: it has its own signal handlers, priority, logging and exit.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """The exit status and the output of a command."""
 
     status: int
     stdout: str
@@ -23,7 +23,7 @@ class Done(NamedTuple):
 
 
 class Commands:
-    """Runs commands one after the other; used in a `with` block."""
+    """A runner of commands, one after the other, used in a `with` block."""
 
     def __init__(self, folder: Path) -> None:
         self._out, self._err = folder / "stdout", folder / "stderr"
@@ -32,7 +32,7 @@ class Commands:
         )
 
     def run(self, *arguments: str | Path) -> Done:
-        """Run `backup-agent` with those arguments; its status is -N if signal N ended it."""
+        """Run `backup-agent` with those arguments. The status is -N if signal N ended it."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -62,7 +62,7 @@ def _serve() -> None:
 
 
 def _command(main: object, out: str, err: str, arguments: Sequence[str]) -> int:
-    """Run one command in a forked child; its exit status."""
+    """Run one command in a forked child and return its exit status."""
     assert callable(main)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
@@ -71,7 +71,7 @@ def _command(main: object, out: str, err: str, arguments: Sequence[str]) -> int:
         status = int(main(arguments))
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - as the interpreter does it
+    except BaseException:  # noqa: BLE001 - the interpreter does the same
         traceback.print_exc()
         status = 1
     sys.stdout.flush()

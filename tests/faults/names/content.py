@@ -1,7 +1,7 @@
-"""What a server holds, told by the server: definitions and rows of everything, by name.
+"""The content of a server as the server reports it: definitions and rows of everything, by name.
 
-Two servers hold the same if this is equal. It asks the tables themselves and knows nothing of
-files, of the engine or of the agent.
+Two servers have the same content if this is equal. The queries read only the tables. They use no
+knowledge of files, of the engine or of the agent.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from tests.stack.mariadb import MariaDB
 Content = Mapping[str, str]
 
 _OWN: Final = ("information_schema", "performance_schema")
-# A directory that isn't one of a schema's; nothing can be made in it.
+# The prefix of a directory that belongs to no schema. Nothing can be made in it.
 _STRAY: Final = "#mysql50#"
-# What the server writes in `mysql` by itself, and the large tables of its manual.
+# Tables in `mysql` that the server writes by itself, and the large tables of its manual.
 _RESTLESS: Final = frozenset(
     {
         *("help_topic", "help_keyword", "help_relation", "help_category", "time_zone_name"),
@@ -35,9 +35,10 @@ _CHECKED_AT_ONCE: Final = 100
 def content(
     server: MariaDB, only: Collection[str] = (), but: Collection[str] = ()
 ) -> dict[str, str]:
-    """Return what there is by name, rows as a digest; of all schemas or `only` some, `but` some.
+    """Return the content by name, with rows as a digest.
 
-    The rows of MEMORY tables are left out, which no server keeps.
+    `only` limits it to some schemas, and `but` leaves some out. The rows of MEMORY tables are
+    left out, because no server keeps them.
     """
     found: dict[str, str] = {}
     with server.connect() as connection, connection.cursor() as cursor:
@@ -52,7 +53,7 @@ def content(
 
 
 def unwell(server: MariaDB, only: Content) -> list[str]:
-    """Return what CHECK TABLE EXTENDED finds in the tables that `only` has rows of."""
+    """Return the errors that CHECK TABLE EXTENDED finds in the tables whose rows `only` has."""
     tables = [name.removeprefix("rows ") for name, said in only.items() if said[:5] == "rows "]
     found = []
     with server.connect() as connection, connection.cursor() as cursor:
@@ -65,9 +66,9 @@ def unwell(server: MariaDB, only: Content) -> list[str]:
 
 
 def differences(one: Content, two: Content) -> list[str]:
-    """Return what differs, a line each; `one` is how it should be."""
+    """Return the differences, one a line. `one` is the expected content."""
     return [
-        f"{name}: {one.get(name, 'not there')} became {two.get(name, 'not there')}"
+        f"{name}: {one.get(name, 'missing')} became {two.get(name, 'missing')}"
         for name in sorted({*one, *two})
         if one.get(name) != two.get(name)
     ]
@@ -88,7 +89,7 @@ def _tables(cursor: Cursor, schema: str) -> Iterator[tuple[str, str]]:
 
 
 def _digest(cursor: Cursor, query: str) -> str:
-    """Return how many rows there are and a digest of them, whatever their order."""
+    """Return the number of rows and a digest of them, in which their order doesn't matter."""
     try:
         rows = sorted(map(repr, _rows(cursor, query)))
     except pymysql.MySQLError as error:

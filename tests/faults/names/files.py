@@ -1,4 +1,4 @@
-"""The files of a datadir that aren't InnoDB's, by name and digest."""
+"""The files of a datadir except InnoDB's, by name and digest."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -7,22 +7,22 @@ from typing import Final
 
 Files = Mapping[str, str]
 
-# What holds the same bytes in the copy.
+# These files have the same bytes in the copy.
 _EXACT: Final = (".frm", ".MYD", ".CSV", ".MRG", ".TRG", ".TRN", ".par", ".opt")
-# These note whether they are open, so their bytes are the same only if they were closed.
+# These record whether they are open, so their bytes are equal only if they were closed.
 _CLOSED: Final = (".MYI", ".MAI", ".MAD", ".ARZ", ".CSM")
 _NAMED: Final = (".ibd", ".isl")
-# Three positions of Aria's log, of which a checkpoint and a recovery note their own: 7 bytes each
+# Three positions of Aria's log, of which a checkpoint and a recovery write their own: 7 bytes each
 # after a header of 24, the number of openings and of changes (storage/maria/ma_open.c).
 _ARIA_POSITIONS: Final = slice(28, 49)
-# The server's own, which it writes at will.
+# The server writes in these directories by itself.
 _RESTLESS: Final = ("mysql/", "performance_schema/", "sys/")
 
 
 def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str, str]:
-    """Return the tables' files by their path; a digest if the bytes have to be the same.
+    """Return the tables' files by their path, with a digest if the bytes must be equal.
 
-    `but` are paths of files and directories that aren't the server's.
+    `but` are paths of files and directories that don't belong to the server.
     """
     found = {}
     for path in sorted(datadir.glob("*/*")):
@@ -32,7 +32,7 @@ def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str
         exact = (*_EXACT, *_CLOSED) if closed else _EXACT
         if path.suffix in (*_EXACT, *_CLOSED, *_NAMED) and path.exists() and not path.is_dir():
             whole = path.suffix in exact and not name.startswith(_RESTLESS)
-            # a file that an .isl tells of comes back in its schema's directory
+            # a file that an .isl names is restored into its schema's directory
             found[name.replace(".isl", ".ibd")] = (
                 hashlib.sha256(_content(path)).hexdigest()[:12] if whole else "there"
             )
@@ -47,6 +47,8 @@ def _content(path: Path) -> bytes | bytearray:
 
 
 def _is_discovered(path: Path) -> bool:
-    """Whether the server makes this file when it needs it: an ARCHIVE table keeps its definition
-    in its data, and has no `.frm` until somebody reads the table."""
+    """Return True if the server makes this file only when it needs it.
+
+    An ARCHIVE table keeps its definition in its data. Its `.frm` is made when the table is read.
+    """
     return path.suffix == ".frm" and path.with_suffix(".ARZ").exists()

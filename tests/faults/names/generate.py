@@ -1,4 +1,4 @@
-"""The script of a seed."""
+"""Generation of a script from a seed."""
 
 from random import Random
 from typing import Final
@@ -17,7 +17,7 @@ _RATES: Final = (None, 24 << 20, 12 << 20)
 
 
 def script(seed: str, *, many: bool = False) -> Script:
-    """Make a script that follows from the seed; `many` gives it 200 schemas."""
+    """Make a script that depends only on the seed. `many` gives it 200 schemas."""
     chance = Random(seed)
     model = Model(chance)
     guilty = not many and chance.random() < 0.3
@@ -68,7 +68,7 @@ def _between(model: Model, many: bool) -> None:
 
 
 def _busy_schemas(model: Model) -> None:
-    """Make the schemas that are changed while a backup runs, known by their fixed names."""
+    """Make the schemas that change during a backup. They have fixed names."""
     for name in BUSY_SCHEMAS:
         model.add_schema(name)
         for _ in range(4):
@@ -77,7 +77,7 @@ def _busy_schemas(model: Model) -> None:
 
 
 def _busy(model: Model, phase: int) -> None:
-    """Add steps in the busy schemas alone, with what is in them by then."""
+    """Add steps in the busy schemas only, which use the tables that are in them by then."""
     own = Model(model.chance)
     own.phase, own.busy = phase, True
     own.schemas = list(BUSY_SCHEMAS)
@@ -92,7 +92,7 @@ def _busy(model: Model, phase: int) -> None:
 
 
 def _options(chance: Random) -> dict[str, str]:
-    """Options of the server that name its files, or say how many there are."""
+    """Return options of the server that name its files or set their number."""
     options: dict[str, str] = {}
     if chance.random() < 0.15:
         options["log-bin"] = chance.choice(("a b", "mysql-bin", "xtrabackup_binlog", "b.i.n"))

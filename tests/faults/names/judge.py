@@ -1,7 +1,7 @@
-"""Do one script, and judge what the agent made of it.
+"""The run of one script, and the verdict on its backups.
 
-A backup that is COMPLETED has to be restored equal. One that is FAILED has to tell the name of
-something suspicious that is there; if nothing is, it is a false alarm.
+A COMPLETED backup must be restored equal. The error of a FAILED one must contain the name of a
+suspicious object that exists. If no suspicious object exists, the failure is a false alarm.
 """
 
 import re
@@ -21,15 +21,19 @@ from tests.faults.names.script import Script
 from tests.stack.mariadb import MariaDB
 
 _SHOWN = 12
-# What a server says of a directory that isn't a schema's, and of a MyISAM table that was open when
-# it was copied: it repairs that when it opens it, and the rows are the same.
+# A server's messages about a directory that belongs to no schema, and about a MyISAM table that was
+# open when it was copied. The server repairs the table when it opens it, and its rows are equal.
 _HARMLESS = re.compile(r"Invalid \(old\?\) table or database name|marked as crashed")
-# A name to which no incremental can add `.delta`: 255 bytes are the most that a file's name has.
+# No incremental can add `.delta` to such a name, as a file's name has at most 255 bytes.
 _TOO_LONG = re.compile(r"[^/\s]{250}")
 
 
 class Outcome(NamedTuple):
-    """`fault` is the sort of fault, empty if all is right; `verdict` counts what was right."""
+    """The outcome of a script.
+
+    `fault` is the kind of fault, or empty if there is none. `verdict` names a result without
+    fault, for counting.
+    """
 
     verdict: str
     fault: str = ""
@@ -37,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """A COMPLETED backup, and what the server and its datadir held when it ended."""
+    """A COMPLETED backup, and the content of the server and its datadir when it ended."""
 
     id: str
     content: Content
@@ -48,9 +52,9 @@ class _Made(NamedTuple):
 def tried(
     templates: Templates, script: Script, *, swift: bool = False, engine: Settings | None = None
 ) -> Outcome:
-    """Do the script on servers of its own, which are gone afterwards.
+    """Run the script on its own servers, which are removed afterwards.
 
-    `engine` are keys of the agent's configuration of that name.
+    `engine` has keys for the section `engine` of the agent's configuration.
     """
     with Rig(templates, script, swift=swift, engine=engine) as rig:
         made: list[_Made] = []
@@ -60,7 +64,7 @@ def tried(
             except pymysql.MySQLError:
                 if rig.server.running():
                     raise
-                # a defect of the server, and none of who copies it
+                # this is a defect of the server, not of the agent or the engine
                 return Outcome("no verdict: the server crashed")
             if isinstance(done, Failure):
                 outcome = refusal(rig.suspects, done)
@@ -91,7 +95,7 @@ def _backed_up(rig: Rig, phase: int, parent: str | None) -> "_Made | Failure":
 
 
 def refusal(suspects: Sequence[str], failure: Failure) -> Outcome:
-    """Judge a FAILED backup by the names of what is suspicious on its server."""
+    """Judge a FAILED backup by the names of the suspicious objects on its server."""
     said = f"{failure.code}: {failure.words}"
     if failure.code in ("internal", "traceback"):
         return Outcome("", failure.code, said)
@@ -105,7 +109,10 @@ def refusal(suspects: Sequence[str], failure: Failure) -> Outcome:
 
 
 def _aliases(suspects: Sequence[str]) -> list[str]:
-    """Names as SQL has them and as files have them; suspects have plain ones but for signs."""
+    """Return the names in the form of SQL and in the form of file names.
+
+    Suspects have plain letters, so that only signs are encoded.
+    """
     encoded = [
         "".join(sign if sign.isalnum() or sign == "_" else f"@{ord(sign):04x}" for sign in name)
         for name in suspects

@@ -1,4 +1,4 @@
-"""What a generator believes to be on the server: schemas and tables to choose from."""
+"""A model of the server's schemas and tables, from which a generator chooses."""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -23,9 +23,9 @@ class Table:
 
 
 class Model:
-    """Steps so far, and what they have made if the server took all of them.
+    """The steps so far, and the objects they have made if the server accepted them all.
 
-    `phase` and `busy` are those of the steps to come.
+    `phase` and `busy` apply to the steps that are added next.
     """
 
     def __init__(self, chance: Random) -> None:
@@ -63,7 +63,7 @@ class Model:
         return plain(self.chance)
 
     def pick(self, *kinds: str, engines: tuple[str, ...] = ()) -> Table | None:
-        """Return one of the tables of those kinds and engines; None if there is none."""
+        """Return a random table of those kinds and engines, or None if there is none."""
         found = [
             table
             for table in self.tables
@@ -77,7 +77,7 @@ class Model:
         return table
 
     def forget(self, schema: str, name: str | None = None) -> None:
-        """Drop one table, or all of a schema, from what is believed."""
+        """Drop one table, or all tables of a schema, from the model."""
         self.tables = [
             table
             for table in self.tables

@@ -1,4 +1,4 @@
-"""Tables of all engines and forms, views, triggers, sequences, routines: how they are made."""
+"""Makers of tables of all engines and forms, views, triggers, sequences and routines."""
 
 from collections.abc import Callable
 from typing import Final
@@ -37,7 +37,7 @@ def columns(key: str = " PRIMARY KEY", body: str = "BLOB") -> str:
 
 
 def rows(table: str, first: int, last: int) -> str:
-    """Return an INSERT of rows whose content follows from their numbers."""
+    """Return an INSERT of rows whose content depends only on their numbers."""
     return (
         f"INSERT INTO {table} (id, word, body) SELECT seq, CONCAT('w', CRC32(seq)), "
         f"REPEAT(MD5(seq), 1 + seq % 9) FROM mysql.seq_{first}_to_{last}"

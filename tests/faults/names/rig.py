@@ -1,4 +1,4 @@
-"""A server and an agent for one script, and the deeds on their files."""
+"""A server and an agent for one script, and the script's deeds on files."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import StackError
 
 _PLUGINS: Final = {"plugin-load-add": "ha_archive;ha_blackhole"}
-# What a datadir is made with, and can't be changed later.
+# Options that a datadir is made with and that can't be changed later.
 _INBORN: Final = (
     "innodb-page-size",
     "innodb-data-file-path",
@@ -33,14 +33,14 @@ Settings = dict[str, object]
 
 
 class Failure(NamedTuple):
-    """What a command said: the error's code, and all of its words."""
+    """The error's code and the whole message of a failed command."""
 
     code: str
     words: str
 
 
 class Templates:
-    """Empty datadirs by the options that they are made with, and the command line."""
+    """Empty datadirs by the options with which they are made, and the runner of commands."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -71,7 +71,7 @@ class Templates:
 
 
 class Rig:
-    """One server with what its script has made so far, and an agent with a store of its own."""
+    """A server on which a script's steps are run, and an agent with its own store."""
 
     def __init__(
         self,
@@ -121,14 +121,14 @@ class Rig:
 
     @contextmanager
     def stepping(self) -> Iterator["Steps"]:
-        """A connection on which steps are done one after the other."""
+        """Yield a connection that performs steps one after the other."""
         with self.server.connect() as connection, connection.cursor() as cursor:
             yield Steps(self, cursor)
 
     # --- the agent's commands ------------------------------------------------------------
 
     def back_up(self, parent: str | None) -> str | Failure:
-        """Make a backup with the command line; its id, or what was said."""
+        """Make a backup with the command line. Return its id or the failure."""
         arguments = ["backup-create", "--local", "--json", "names"]
         return self._run(*arguments, *(["--parent", parent] if parent else []))
 
@@ -146,7 +146,7 @@ class Rig:
         return Failure(complaint[1], complaint[2])
 
     def copy_of(self, datadir: Path) -> MariaDB:
-        """A server for a restored datadir, with the same options."""
+        """Return a server for a restored datadir, with the same options."""
         if not self.script.beside:
             self.server.kill()
             self.ext.rename(self.folder / "ext away")
@@ -155,14 +155,14 @@ class Rig:
 
 
 class Steps:
-    """Does steps on one connection; a step that is refused is noted, and nothing else."""
+    """A connection that performs steps. A step that the server refuses is only noted."""
 
     def __init__(self, rig: Rig, cursor: "pymysql.cursors.Cursor") -> None:
         self._rig = rig
         self._cursor = cursor
 
     def do(self, step: Step) -> bool:
-        """Do it; whether the server took it."""
+        """Perform a step. Return True if the server accepted it."""
         try:
             if step.sql:
                 self._cursor.execute(step.sql.replace("{ext}", str(self._rig.ext)))
@@ -171,12 +171,12 @@ class Steps:
         except (pymysql.MySQLError, OSError) as error:
             self._rig.refused.append(f"{step.told()}: {error}")
             if "RENAME TABLE" in step.sql:
-                # InnoDB's log has the name all the same, and the engine looks for its file
+                # InnoDB's log has the name in spite of the error, and the engine looks for its file
                 self._rig.suspects += re.findall(r"`((?:[^`]|``)+)`", step.sql)
             return False
         self._rig.suspects += step.suspects
         if "``" in step.sql:
-            # mariadb-backup doesn't escape names in this statement of its own, which tells them
+            # mariadb-backup doesn't escape names in its BACKUP LOCK, which then shows in the error
             self._rig.suspects += ["BACKUP LOCK", "has a backtick"]
         return True
 
@@ -207,7 +207,7 @@ def _duplicate(rig: Rig, schema: str, table: str, copy: str) -> None:
 
 
 def _stray(rig: Rig, schema: str, name: str) -> None:
-    """A file with a few bytes, or a directory of root's if the name ends in a slash."""
+    """Make a file of a few bytes, or a directory of root's if the name ends in a slash."""
     folder = rig.server.datadir
     if schema:
         encoded = rig.server.query(
@@ -216,7 +216,7 @@ def _stray(rig: Rig, schema: str, name: str) -> None:
         folder = folder / encoded[0][0].decode()
     path = folder / name
     if not folder.is_dir():
-        raise OSError(f"{folder} is not there")
+        raise OSError(f"{folder} does not exist")
     rig.strays.add(
         str((path if schema else folder / name.split("/")[0]).relative_to(rig.server.datadir))
     )
@@ -241,7 +241,7 @@ _DEEDS: Final[Mapping[str, Callable[..., None]]] = {
 
 
 def started(server: MariaDB) -> str | None:
-    """Start a server; what its log says if it doesn't answer."""
+    """Start a server. Return the end of its log if it doesn't answer, else None."""
     try:
         server.start()
     except StackError as error:

@@ -1,7 +1,7 @@
-"""A trial's script: what is done to a server before, between and during its backups.
+"""A trial's script: the steps performed on a server before, between and during its backups.
 
-Every step may be left out, and may fail: what a server refuses isn't there to be backed up.
-So a script can be made smaller without knowing what its steps are about.
+Every step may be left out, and may fail. An object that the server refuses to make need not be
+backed up. So a script can be made smaller without any knowledge of the meaning of its steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ Deed = tuple[str, ...]
 
 
 class Step(NamedTuple):
-    """One statement, or one deed on files (rig.py), done before the backup number `phase`.
+    """One statement, or one deed on files (rig.py), performed before the backup number `phase`.
 
-    A `busy` step is done while that backup runs. `suspects` are the names of schemas, tables
-    and files that may make a backup FAILED: its error has to tell one of them.
+    A `busy` step is performed during that backup. `suspects` are the names of schemas, tables
+    and files that may make a backup FAILED. Its error must contain one of them.
     """
 
     phase: int
@@ -32,11 +32,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Script:
-    """`backups` are made in a chain, and the last of them is restored.
+    """A script that makes `backups` in a chain and restores the last of them.
 
-    `options` are the server's. `flushed` says whether its tables are closed before each backup,
-    so that every file is compared, `beside` whether the original still runs beside the copy,
-    `at_once` whether busy steps begin with the command, or when the engine's first lock is taken.
+    `options` are the server's. If `flushed`, its tables are closed before each backup, so that
+    every file is compared. If `beside`, the original still runs beside the copy. If `at_once`,
+    busy steps begin with the command, else when the engine has taken its first lock.
     """
 
     seed: str
@@ -56,7 +56,7 @@ class Script:
         return [step for step in self.steps if step.phase == number and step.busy is busy]
 
     def told(self) -> str:
-        """Return all of it as text, for a person to do the same by hand."""
+        """Return the whole script as text, with which a person can do the same by hand."""
         head = [f"seed {self.seed!r}, {self.backups} backups"]
         head += [f"server option {key} = {value}" for key, value in self.options.items()]
         head += [f"bytes a second: {self.bytes_per_second}"]

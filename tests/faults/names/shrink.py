@@ -1,4 +1,4 @@
-"""Make a script that shows a fault smaller, as long as it shows the same fault."""
+"""Reduction of a script that shows a fault, as long as it shows the same fault."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from tests.faults.names.script import Script
 
 
 def shrunk(script: Script, shows: Callable[[Script], bool], seconds: float) -> Script:
-    """Return the smallest script found in that time; `shows` tells whether one has the fault."""
+    """Return the smallest script found in that time. `shows` returns True if one has the fault."""
     deadline = time.monotonic() + seconds
     for simpler in (_quiet, _without_options, _one_backup_less, _one_backup_less):
         made = simpler(script)
@@ -38,14 +38,14 @@ def _first(
 
 
 def _without_a_share(script: Script, share: int) -> Iterator[Script]:
-    """Yield the script without the first of `share` parts of its steps, without the second..."""
+    """Yield the script without the first, the second, ... of `share` parts of its steps."""
     size = max(1, -(-len(script.steps) // share))
     for at in range(0, len(script.steps), size):
         yield script.of((*script.steps[:at], *script.steps[at + size :]))
 
 
 def _quiet(script: Script) -> Script:
-    """Leave out what is done while backups run."""
+    """Leave out the steps performed during backups."""
     return replace(script.of([step for step in script.steps if not step.busy]), flushed=True)
 
 
@@ -54,7 +54,7 @@ def _without_options(script: Script) -> Script:
 
 
 def _one_backup_less(script: Script) -> Script:
-    """Leave out the last backup but one, with its steps done before the last."""
+    """Merge the last two backups into one, with the steps of both before it."""
     if script.backups < 2:
         return script
     last = script.backups - 2

@@ -1,4 +1,4 @@
-"""What may rightly make a backup FAILED, if its error tells the name; and what must not."""
+"""Objects for which a backup may fail if its error names them, and objects for which it may not."""
 
 from collections.abc import Callable
 from typing import Final
@@ -11,18 +11,18 @@ Plant = Callable[[Model], None]
 
 
 def engine_schema(model: Model) -> None:
-    """Make a schema whose directory has the name of a file of the engine's."""
+    """Make a schema whose directory has the name of one of the engine's files."""
     name = model.chance.choice(NO_SCHEMAS)
     suspects = (name,)
     model.add_schema(name, suspects)
     if model.chance.random() < 0.8:
         engine = model.chance.choice(("InnoDB", "Aria"))
         objects.make(model, Table(name, model.plain(), engine), objects.columns(), "")
-    model.schemas.remove(name)  # so that nobody renames a table into it
+    model.schemas.remove(name)  # so that no later step renames a table into it
 
 
 def elsewhere(model: Model) -> None:
-    """Make a table whose data, index, or partition lies outside the datadir."""
+    """Make a table whose data, index or partition lies outside the datadir."""
     engine = model.chance.choice(("Aria", "MyISAM", "InnoDB", "InnoDB"))
     table = Table(model.schema(), model.plain(), engine, "elsewhere")
     place = "DATA DIRECTORY='{ext}'"
@@ -43,7 +43,7 @@ def elsewhere(model: Model) -> None:
 
 
 def change_elsewhere(model: Model) -> None:
-    """Change such a table."""
+    """Change a table that `elsewhere` has made."""
     if table := model.pick("elsewhere"):
         renamed = quoted(table.schema, model.plain())
         model.do(
@@ -61,7 +61,7 @@ def change_elsewhere(model: Model) -> None:
 
 
 def moved_schema(model: Model) -> None:
-    """Move a schema's directory elsewhere and put a symbolic link in its place."""
+    """Move a schema's directory and put a symbolic link in its place."""
     name = model.add_schema(model.plain(), ())
     engine = model.chance.choice(("InnoDB", "Aria", "MyISAM"))
     objects.make(model, Table(name, model.plain(), engine), objects.columns(), "", filled=9)
@@ -71,7 +71,7 @@ def moved_schema(model: Model) -> None:
 
 
 def import_prepared(model: Model) -> None:
-    """Set a table's tablespace aside, to be imported by `import_space` in a later phase."""
+    """Set a table's tablespace aside for `import_space` in a later phase."""
     table = Table(model.add_schema(model.plain()), model.plain(), "InnoDB", "exported")
     objects.make(model, table, objects.columns(), "", filled=50)
     model.do(f"FLUSH TABLES {table.sql} FOR EXPORT")
@@ -102,7 +102,7 @@ def discard(model: Model) -> None:
 
 
 def copied_space(model: Model) -> None:
-    """Leave a copy of a table's file beside it, as a careless hand does."""
+    """Leave a copy of a table's file beside it, as a careless operator does."""
     table = Table(model.add_schema(model.plain()), model.plain(), "InnoDB")
     objects.make(model, table, objects.columns(), "", filled=9)
     model.do("SET GLOBAL innodb_log_checkpoint_now = ON", f"FLUSH TABLES {table.sql}")
@@ -112,7 +112,7 @@ def copied_space(model: Model) -> None:
 
 
 def orphan(model: Model) -> None:
-    """Leave a table's file behind without the table."""
+    """Leave a table's file without its table."""
     name = model.schema()
     end = model.chance.choice((".MYD", ".MAI", ".frm", ".ibd", ".isl", ".par", ".CSV"))
     word = model.plain()
@@ -122,7 +122,7 @@ def orphan(model: Model) -> None:
 
 
 def stray(model: Model) -> None:
-    """Put something into the datadir that is no database's business."""
+    """Put a file or directory into the datadir that belongs to no database."""
     name = model.chance.choice(
         (
             "lost+found/",
@@ -140,13 +140,13 @@ def stray(model: Model) -> None:
             "lost+found/#1234",
         )
     )
-    # the engine takes a directory for a schema, and mbstream no name that begins with a dot
+    # the engine takes a directory for a schema, but mbstream refuses names that begin with a dot
     hidden = name.startswith(".") and name.endswith("/")
     model.deed("stray", "", name, suspects=(name[:-1],) if hidden else ())
 
 
 def stray_in_schema(model: Model) -> None:
-    """Put something into a schema's directory that is no table's file."""
+    """Put a file or directory into a schema's directory that belongs to no table."""
     name = model.chance.choice(
         ("README", "t.ibd.bak", "x.ibd~", "dump.sql", ".nfs0001", "t.MYD.gz", "sub/", "sub/x.frm")
     )
@@ -154,7 +154,7 @@ def stray_in_schema(model: Model) -> None:
 
 
 def table_of_engine_name(model: Model) -> None:
-    """Make an innocent table: in a schema of its own kind no name clashes."""
+    """Make a harmless table: within a schema, the name of an engine's file clashes with nothing."""
     objects.make(
         model,
         Table(model.schema(), model.chance.choice(NO_SCHEMAS), "InnoDB"),
@@ -174,5 +174,5 @@ GUILTY: Final[tuple[Plant, ...]] = (
     orphan,
 )
 INNOCENT: Final[tuple[Plant, ...]] = (stray, stray, stray_in_schema, table_of_engine_name)
-# What a later phase does with what the first one has planted.
+# Actions of a later phase on objects that the first phase has planted.
 LATER: Final[tuple[Plant, ...]] = (import_space, change_elsewhere)

@@ -1,4 +1,4 @@
-"""The fuzzer sees what is lost, lets pass what is right, and makes a finding small."""
+"""The fuzzer finds losses, accepts correct copies, and reduces a script that shows a fault."""
 
 import uuid
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _STEPS = (
 
 @pytest.fixture(scope="module")
 def templates(scratch: Path) -> Iterator[Templates]:
-    """Empty datadirs; no trial here sends a message or uses Swift."""
+    """Yield empty datadirs. No trial here sends a message or uses Swift."""
     folder = scratch / f"names-{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     rabbitmq, swift = RabbitMQ(folder / "rabbitmq"), SwiftServer(folder / "swift")
@@ -118,7 +118,7 @@ def test_a_refusal_names_what_is_suspicious(
 
 
 def test_a_backup_that_lacks_a_table_is_found_and_made_small(templates: Templates) -> None:
-    """The engine leaves a schema out. The agent says so, and the judge knows of no reason."""
+    """The engine leaves a schema out and the agent reports it, but the judge sees no reason."""
     made = Script("-", (*_STEPS, Step(0, "CREATE DATABASE e"), Step(1, "CREATE TABLE e.t (a INT)")))
 
     def shows(other: Script) -> bool:

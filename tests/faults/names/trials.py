@@ -1,6 +1,6 @@
-"""Random schemas and changes, each backed up, restored and compared; seeded.
+"""Random schemas and their changes, each backed up, restored and compared, from a seed.
 
-`python -m tests.faults.names` does as many as time allows.
+`python -m tests.faults.names` runs as many trials as time allows.
 """
 
 import functools
@@ -22,13 +22,13 @@ _SHRINK_SECONDS: Final = 90.0
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """Yield the trials; one of twenty has 200 schemas, one of ten is stored in Swift."""
+    """Yield the trials. Each twentieth has 200 schemas, and each tenth is stored in Swift."""
     for number in range(LEAST["names"] if plan.full else _SHORT):
         seed = f"{plan.seed} {number}"
         yield Trial(
             "names",
             str(number),
-            "a random schema and changes of it are backed up, restored and compared",
+            "a random schema and its changes are backed up, restored and compared",
             functools.partial(_trial, seed=seed, number=number),
         )
 
@@ -42,7 +42,7 @@ def _trial(bench: Bench, seed: str, number: int) -> Seen:
 def attempt(
     templates: Templates, seed: str, number: int, seconds: float = _SHRINK_SECONDS
 ) -> tuple[Outcome, str]:
-    """Do one trial; what came of it, and of a fault the smallest script that shows it."""
+    """Run one trial. Return its outcome, and the smallest script that shows a fault, if any."""
     swift = number % _SWIFT_EVERY == 1
     made = script(seed, many=number % _MANY_EVERY == _MANY_EVERY - 1)
     outcome = tried(templates, made, swift=swift)

@@ -1,9 +1,9 @@
-"""Identifiers that have hurt somebody: names of files, of log lines, of other alphabets."""
+"""Identifiers that are known to cause faults: names of files, of log lines, of other alphabets."""
 
 from random import Random
 from typing import Final
 
-# What the engine and the server write beside the schemas' directories.
+# Files that the engine and the server write beside the schemas' directories.
 ENGINE_FILES: Final = (
     "xtrabackup_checkpoints",
     "xtrabackup_info",
@@ -36,7 +36,7 @@ _SERVER_FILES: Final = (
     "lost+found",
     "tmp",
 )
-# A schema of such a name can't be backed up: the engine also looks for files that aren't there.
+# A schema with such a name can't be backed up: the engine also looks for files that don't exist.
 NO_SCHEMAS: Final = (*ENGINE_FILES, "undo001", "innodb_corrupted_pages")
 _SUFFIXES: Final = (
     *(".isl", ".ibd", ".new", ".ren", ".del", ".delta", ".meta", ".ibd.delta", ".ibd.meta"),
@@ -85,7 +85,7 @@ def plain(chance: Random) -> str:
 
 
 def word(chance: Random) -> str:
-    """Return an identifier; most of them are odd, a few the server refuses."""
+    """Return an identifier. Most are odd, and the server refuses a few."""
     kind = chance.random()
     if kind < 0.12:
         return plain(chance)
@@ -107,14 +107,14 @@ def word(chance: Random) -> str:
 
 
 def schema_word(chance: Random) -> str:
-    """As `word`, but not a file of the engine's: such a schema's directory clashes with it."""
+    """Return a `word` that is no file of the engine's, with which a schema's directory clashes."""
     while (found := word(chance)) in NO_SCHEMAS:
         pass
     return found
 
 
 def quoted(*names: str) -> str:
-    """Return names as SQL takes them, joined with dots."""
+    """Return names as quoted SQL identifiers, joined with dots."""
     return ".".join("`" + name.replace("`", "``") + "`" for name in names)
 
 
@@ -130,5 +130,5 @@ def _long(chance: Random) -> str:
 
 
 def _cut(name: str) -> str:
-    # the server refuses a blank at the end
+    # the server refuses a space at the end
     return name[:_LONGEST].rstrip(" ") or "x"

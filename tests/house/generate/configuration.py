@@ -16,8 +16,8 @@ _HEAD: Final = """\
 `backup-agent` reads `/etc/backup-agent/agent.toml` (TOML), or the file named by `--config`.
 A whole example is [systemd/agent.toml](../systemd/agent.toml).
 
-- **Environment.** Every key can be set or replaced by the variable that stands beside it. Lists
-  are written with `:` between their items.
+- **Environment.** Every key can be set or replaced by the variable that stands beside it. The items
+  of a list are separated by `:`, those of `storage_urls` and `options` by blanks.
 - **Paths** are relative to the folder of the configuration file where they don't begin with `/`.
 - **Secrets** are never in the file nor in the environment: a key that ends in `_file` names a file
   with the secret, mode 0600 or a credential of systemd (`LoadCredential=`); anything that others
