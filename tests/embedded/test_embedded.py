@@ -298,7 +298,7 @@ def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_p
 
 def test_hints_fit_how_the_command_was_given(user: User) -> None:
     listed = user.run("backup-list")
-    assert "the first backup makes what is missing; if there was one" in listed.stderr
+    assert "the first backup makes a missing container. If there was a backup" in listed.stderr
     assert "--store or [store] url" in listed.stderr
     user.backups.mkdir(parents=True)
     (user.backups / "database_backups_local").mkdir()
