@@ -4,7 +4,7 @@ All of them concern DDL during the backup, and all were seen on 10.11.19. In the
 R and D report DDL on tables that aren't InnoDB tables.
 
 - mbstream compares the checksum of each E chunk with the payload before it. If an R chunk came in
-  between, it has overwritten the buffer of that payload. So mbstream ends at the first E after an
+  between, it has overwritten the buffer of that payload. So mbstream stops at the first E after an
   R if no P is between them. An empty payload before that E makes mbstream go on, and changes no
   file.
 - mariadb-backup encodes the names in R and D twice. So `d/a@002db.MAD` is `d/a@0040002db.MAD` in
@@ -17,7 +17,7 @@ R and D report DDL on tables that aren't InnoDB tables.
   one already. The D chunk of the drop then removes it.
 - The prepare of an incremental renames InnoDB tables by their names and not by their numbers. It
   loses a renamed table if another table, which was made during the backup, got its former name.
-  It ends at two tables that exchanged their names. The prepare of a full backup has neither defect.
+  It fails at two tables that exchanged their names. The prepare of a full backup handles both.
 """
 
 from collections.abc import Iterable

@@ -29,7 +29,7 @@ class DatabaseQueryFailed(DatabaseError):
 
 
 class DatadirUnfit(DatabaseError):
-    """The datadir has files that no engine can copy, or that would make a backup unrestorable."""
+    """The datadir has files that no engine can copy, or that would make a restore impossible."""
 
     code = "datadir_unfit"
     default_hint = "run the agent as the database server's own OS user, on the server's machine"

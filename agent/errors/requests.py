@@ -7,7 +7,7 @@ class ConfigInvalid(AgentError):
     """The configuration can't be read, or a value in it is wrong or doesn't fit the machine.
 
     A file or directory that it names, such as a secret or the datadir, may be missing or not
-    accessible for this user.
+    accessible to this user.
     """
 
     code = "config_invalid"
@@ -26,7 +26,7 @@ class UsageWrong(ConfigInvalid):
 
 
 class KeyUnusable(ConfigInvalid):
-    """A key file is missing, is not a valid key, or is accessible for other users."""
+    """A key file is missing, is not a valid key, or is accessible to other users."""
 
     code = "key_unusable"
     default_hint = (

@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 
 
 def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) -> Plan:
-    """Divide a memory budget between slots for compression and segments.
+    """Divide a memory budget between slots for (de)compression and segments.
 
     The slots are planned first. They take at most half of the budget, and leave room for two
     segments. So a machine with many cores may use only some of them. The rest of the budget is for
