@@ -133,7 +133,7 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
     assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
     assert user.segments(str(midway["id"])) == []
-    assert "give the command again" in user.run("backup-show", str(midway["id"])).stdout
+    assert "run the command again" in user.run("backup-show", str(midway["id"])).stdout
     # a run with another store knows nothing of them
     store, user.store = user.store, f"{user.store}-elsewhere"
     nowhere = str(user.home / "none")
