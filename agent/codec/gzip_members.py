@@ -117,7 +117,8 @@ class MemberSplitter:
         Exhaust this iterator before you reuse `view`.
 
         Raises:
-            DataDamaged: no member of this format begins at the expected place.
+            DataDamaged: no member of this format begins at the expected place, or its length is
+                impossible.
         """
         position = 0
         while True:

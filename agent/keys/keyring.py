@@ -79,7 +79,7 @@ class Keyring:
         return (master, *(recovery.wrap(data_key) for recovery in self.recovery))
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> bytes:
-        """Return the data key, decrypted with the first master key that this machine has.
+        """Return the data key, decrypted with the first named master key that this machine has.
 
         Raises:
             KeyNotHere: this machine has none of the master keys. The message names their ids, at
@@ -92,7 +92,7 @@ class Keyring:
                 return self._keys[candidate.id].unwrap(candidate)
         missing = ", ".join(repr(candidate.id[:64]) for candidate in masters[:10]) or "none named"
         raise KeyNotHere(
-            f"no master key on this machine opens this backup: it needs one of: {missing}"
+            f"no master key on this machine opens this backup, which needs one of: {missing}"
         )
 
     def sign(self, line: bytes, key_id: str | None = None) -> bytes:
