@@ -283,9 +283,9 @@ def test_tables_whose_directory_was_removed_are_told() -> None:
 @pytest.mark.parametrize(
     ("stream", "why"),
     [
-        (whole(b"d/e/f", b"x") + remove(b"d"), "a directory among others, is removed"),
-        (whole(b"d/e/f", b"x") + remove(b"d/e"), "a directory among others, is removed"),
-        (payload(b"d/t", b"x") + remove(b"d") + end(b"d/t"), "directory b'd' of an open file"),
+        (whole(b"d/e/f", b"x") + remove(b"d"), "but it has or is a subdirectory"),
+        (whole(b"d/e/f", b"x") + remove(b"d/e"), "but it has or is a subdirectory"),
+        (payload(b"d/t", b"x") + remove(b"d") + end(b"d/t"), "b'd' is removed before the end"),
         (whole(b"d/t", b"x") + rename(b"d", b"e"), "directory b'd' is renamed"),
         (whole(b"d/t", b"x") + rename(b"d/t", b"xtrabackup_checkpoints"), "only an engine writes"),
         (whole(b"t", b"x") + rename(b"t", b"./backup-my.cnf"), "only an engine writes"),
@@ -315,5 +315,5 @@ def test_names_and_definitions_of_any_form_are_taken_in_time() -> None:
 
 def test_what_is_remembered_of_renames_is_bounded() -> None:
     stream = A + b"".join(rename(b"x@0040%d" % n, b"y") for n in range(10_001))
-    with pytest.raises(StreamInvalid, match="too many"):
+    with pytest.raises(StreamInvalid, match="more than 10000 tables with special"):
         misnamed(stream)

@@ -207,7 +207,7 @@ class TestRefuses:
     @pytest.mark.parametrize("length", [0, 512, 2**32 - 1])
     def test_path_lengths(self, length: int) -> None:
         start = b"XBSTCK01\0E" + struct.pack("<I", length)
-        refused(start + b"a" * min(length, 600), "a path of")
+        refused(start + b"a" * min(length, 600), "a path has")
         assert parse(end(b"a" * 255 + b"/" + b"a" * 255)).files
 
     def test_wrong_crc(self) -> None:
@@ -298,7 +298,7 @@ class TestSparse:
             refused(bytes(bad))
 
     def test_map_that_does_not_fit_is_refused(self) -> None:
-        refused(sparse(b"a", [(0, 5)], b"123456") + end(b"a"), "does not fit")
+        refused(sparse(b"a", [(0, 5)], b"123456") + end(b"a"), "do not fit")
         refused(sparse(b"a", [], b"") + end(b"a"), "0 entries")
         refused(head(b"S", b"a") + struct.pack("<IQQI", 2**31, 1, 0, 0), "entries")
 

@@ -458,7 +458,7 @@ def _bad_id(folder: Path) -> None:
         (_short, "k1 has 31 bytes"),
         (_empty, r"k1\.key is empty"),
         (_not_base64, "'k1' is not base64"),
-        (_bad_id, "'k 2' can't be the id"),
+        (_bad_id, "'k 2' is not a valid id"),
     ],
 )
 def test_keys_that_can_not_be_used(
@@ -511,7 +511,7 @@ def test_recovery_keys_that_can_not_be_used(tmp_path: Path, recovery: RecoverySe
     folder = tmp_path / "keys"
     with pytest.raises(KeyUnusable, match="'gone' is not in"):
         load_keyring(_with_recovery(folder, recovery, "off.1", "gone"))
-    with pytest.raises(KeyUnusable, match="'unused' is no public key"):
+    with pytest.raises(KeyUnusable, match="'unused' is not a public key"):
         load_keyring(_with_recovery(folder, recovery, "unused"))
     (folder / "unused.pub").write_bytes(recovery.pem())
     with pytest.raises(KeyUnusable, match="'unused' holds the private half") as raised:
