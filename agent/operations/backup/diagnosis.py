@@ -61,7 +61,7 @@ def diagnosed(
 
     The engine logs in with the account of the agent. So the engine was refused each login that the
     agent is refused, and it lacked each privilege that the agent's account lacks. But the failure
-    may have another cause, and a privilege that comes from a role may not be visible.
+    may have another cause, and a privilege that a role gives may not be visible.
     """
     try:
         missing = database.missing_privileges(safe_slave_backup=safe_slave_backup)

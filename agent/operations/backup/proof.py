@@ -197,7 +197,9 @@ class ProvedStream:
         try:
             safe_options(options)
         except ContentRefused as refused:
-            raise StreamInvalid(f"a restore would refuse this backup: {refused}", hint=_OPTION) from refused
+            raise StreamInvalid(
+                f"a restore would refuse this backup: {refused}", hint=_OPTION
+            ) from refused
 
     def _check_removed(self) -> None:
         """Check that the engine removed no table from the stream that still exists."""
