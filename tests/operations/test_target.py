@@ -113,7 +113,7 @@ def test_files_that_can_still_be_made_are_kept_too(
     stop = Stop()
     with space_watched(root, 3.0, stop):
         poll("the watch stops it", lambda: stop.cause is not None, 20)
-    with pytest.raises(SpaceLacking, match="29 files can be made yet"):
+    with pytest.raises(SpaceLacking, match="room for only 29 more files"):
         stop.check()
 
 
