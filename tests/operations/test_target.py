@@ -60,10 +60,10 @@ def test_without_roots_nothing_is_allowed(root: Path) -> None:
         ("a\0b", "null"),
         ("loop/x", "(?i)loop|symbolic"),
         ("file/x", "can't be used|Not a directory"),
-        ("file", "not a folder"),
+        ("file", "not a directory"),
         ("full", "not empty"),
         ("link", "is a symbolic link"),
-        ("stale", "was cut off and left .*/stale/.backup-agent-restore-"),
+        ("stale", "was interrupted and left .*/stale/.backup-agent-restore-"),
     ],
 )
 def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:

@@ -65,10 +65,10 @@ class InstanceState(NamedTuple):
 
 
 def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
-    """Check that the directory of a store is in no datadir. Raise ConfigInvalid if it is.
+    """Check that the directory of a store is in no datadir.
 
-    The engine would copy the backups as if they were tables, and the server would show them as a
-    schema.
+    Raise ConfigInvalid if it is in one. The engine would copy the backups as if they were tables,
+    and the server would show them as a schema.
     """
     if around := datadir_around(folder, datadirs):
         raise ConfigInvalid(

@@ -138,7 +138,10 @@ class DeleteOperation:
             log.warning("and so do %d more", family.bad_count - len(family.bad))
 
     def _rows(self) -> Iterator[ListedRecord]:
-        """All records. One that the store failed on might be a descendant: it is asked again."""
+        """All records.
+
+        One that the store failed on might be a descendant: it is asked again.
+        """
         for row in self._catalogue.records():
             self._stop.check()
             if row.record is not None:

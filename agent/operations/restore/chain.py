@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class RestoreOperation:
-    """One restore of one chain. Call `run` once.
+    """One restore of one chain.
 
-    `run_id` (a UUID) is in the name of the restore's own directory in the target. By it the cleanup
-    after a crash finds that directory. None means a random id. `on_whole` is called with the
-    backup's record right before the datadir is moved up. The datadir is complete and on the disk by
-    then.
+    Call `run` once. `run_id` (a UUID) is in the name of the restore's own directory in the target.
+    The cleanup after a crash finds that directory by this id. None means a random id. `on_whole` is
+    called with the backup's record right before the datadir is moved up. By then the datadir is
+    complete and on the disk.
     """
 
     def __init__(
