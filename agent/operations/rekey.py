@@ -28,7 +28,10 @@ _AHEAD = 4
 
 
 class Outcome(StrEnum):
-    """The outcome for a record. LEFT and FAILED records still need the old key."""
+    """The outcome for a record.
+
+    LEFT and FAILED records still need the old key.
+    """
 
     DONE = "done"
     ALREADY = "already"
