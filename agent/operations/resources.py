@@ -72,7 +72,10 @@ class RestoreResources:
     reserve_percent: float = 3.0
 
     def datadirs(self) -> list[Path]:
-        """Return the datadirs of the servers that are known to run on this machine."""
+        """Return the datadirs of the servers that are known to run on this machine.
+
+        A restore alone knows of none.
+        """
         return []
 
     def bound(self, stop: Interruption) -> Self:
@@ -99,7 +102,7 @@ class RestoreResources:
 
 @dataclass(frozen=True, kw_only=True)
 class BackupResources(RestoreResources):
-    """The resources of a backup, which needs also the instance, its database and a directory.
+    """The resources of a backup, with the instance, its database and a temporary directory.
 
     Attributes:
         instance_id: the id of the instance.
@@ -109,8 +112,8 @@ class BackupResources(RestoreResources):
         encrypt: True if the backups are encrypted.
         safe_slave_backup: True if the engine stops a replica's SQL threads during a backup.
         lock_wait_seconds: how long the engine may wait for a lock of the server, in seconds.
-        uncopied_engines: storage engines (lower case). Their tables may lack their data in a
-            backup.
+        uncopied_engines: the storage engines (lower case) with tables that may lack their data in
+            a backup.
         store_folder: the directory in which the store keeps its files. None if the store is not a
             directory on this machine.
         keep_key: is called before a record is signed by a key that may not be in a file yet.

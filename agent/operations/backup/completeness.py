@@ -138,9 +138,9 @@ class Completeness:
     def _is_due(self, space: Tablespace, last_id: int) -> bool:
         """Return True if the stream must hold a tablespace that wasn't listed before the run.
 
-        It must if the table was there with its tablespace discarded, and was imported during the
-        run. It must also if it is a general tablespace: the record has no id for it, so the next
-        incremental could not find it.
+        Two kinds must be there. The first is a tablespace that was imported during the run into a
+        table that existed before, with a discarded tablespace. The second is a general tablespace:
+        the record has no id for it, so the next incremental could not find it.
         """
         if space.table_id:
             return space.table_id <= last_id

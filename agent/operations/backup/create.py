@@ -143,8 +143,8 @@ class BackupOperation:
     def make_way(self, deleted: str) -> None:
         """Stop with Cancelled if the backup `deleted` is this one or one of its ancestors.
 
-        A delete task calls this before it deletes. Any thread may call it. A call after the
-        commit has begun has no effect.
+        The agent calls this when it accepts a delete task for that backup. Any thread may call it.
+        A call after the commit has begun has no effect.
         """
         self._deleted_ids.add(deleted)
         self._make_way()

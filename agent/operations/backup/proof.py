@@ -206,8 +206,8 @@ class ProvedStream:
         lost = self._parser.lost()
         if lost:
             raise StreamIncomplete(
-                f"the engine took {named(os.fsdecode(lost[0]))} for dropped, and left out a table "
-                "that exists",
+                f"the engine treated {named(os.fsdecode(lost[0]))} as dropped, and left out a "
+                "table that exists",
                 hint=_MADE_AGAIN,
             )
 

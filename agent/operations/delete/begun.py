@@ -22,9 +22,10 @@ class BegunDelete(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None) -> Self:
-        """Parse a text that `to_text` wrote, None if the delete has not begun.
+        """Return the delete that `to_text` wrote as `text`.
 
-        Earlier agents wrote only the line with the record.
+        `text` is None if the delete has not begun. Earlier agents wrote only the line with the
+        record.
         """
         if text is None:
             return cls()

@@ -35,8 +35,9 @@ log = logging.getLogger(__name__)
 # segments are removed.
 PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
-# How many times a delete starts again if another backup appears below a root that is DELETING, or
-# if the record of a backup is written during its removal. Once is a race, five times is a defect.
+# How many rounds a delete makes before it gives up. It needs another round if another backup
+# appears below a root that is DELETING, or if the record of a backup is written during its removal.
+# Once is a race, five times is a defect.
 _ROUNDS = 5
 
 

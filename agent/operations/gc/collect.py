@@ -7,8 +7,7 @@ collection. These rules make that safe:
 - A BUILDING or DELETING backup is an orphan only if the journal has no task for it.
 - Orphans are found by their names first. So an attempt that begins later is not among them.
 - Right before the removal of each backup its record is read again, and must be unchanged.
-- A backup counts as one without a record only if two reads, some time apart, and the store's
-  listing find none.
+- A backup has no record only if two reads, some time apart, and the store's listing find none.
 
 The record of a BUILDING backup is marked FAILED before its bytes are removed. The object is removed
 first and the segments last. So if a collection ends at any point, the rest is still an orphan for

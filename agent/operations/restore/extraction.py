@@ -206,8 +206,8 @@ class Extraction:
     ) -> None:
         """Extract one backup into `folder`, which is empty, and disarm it.
 
-        To disarm a backup is to remove from it everything that could lead an engine out of the
-        directory. `as_user` calls a function with the rights of the owner of the extracted files.
+        Disarming removes everything that could lead an engine out of the directory. `as_user` calls
+        a function with the rights of the owner of the extracted files.
 
         Raises:
             DataDamaged: stored bytes were changed or are missing, or the record doesn't fit them.

@@ -202,7 +202,7 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     of a fresh filesystem, which holds `lost+found`. It must not be a datadir or lie in one. A
     datadir is each of `datadirs`, and each directory that holds InnoDB's own files.
 
-    Raise TargetRefused if one of these is not the case.
+    Raise TargetRefused if the target breaks one of these rules.
     """
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
