@@ -85,9 +85,9 @@ class Rekey:
                 return Rekeyed(backup_id, Outcome.ALREADY, why="it is deleted")
             return self._change(signed)
         except Fenced as error:
-            return _told(backup_id, Outcome.LEFT, error)
+            return _with_error(backup_id, Outcome.LEFT, error)
         except (DataError, StoreBusy, StoreMismatch, StoreRejected) as error:
-            return _told(backup_id, Outcome.FAILED, error)
+            return _with_error(backup_id, Outcome.FAILED, error)
 
     def _change(self, signed: Signed) -> Rekeyed:
         record = signed.record
@@ -96,7 +96,7 @@ class Rekey:
             return Rekeyed(record.id, Outcome.ALREADY)
         if record.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
             busy = Fenced(f"a task is working on this backup, which is {record.status}")
-            return _told(record.id, Outcome.LEFT, busy)
+            return _with_error(record.id, Outcome.LEFT, busy)
         if not self._dry_run:
             self._catalogue.rewrap(record, keys, self._to)
         return Rekeyed(record.id, Outcome.DONE)
@@ -123,5 +123,5 @@ def _owners(keys: tuple[WrappedKey, ...]) -> list[tuple[str, str]]:
     return sorted((entry.id, entry.alg) for entry in keys)
 
 
-def _told(backup_id: str, outcome: Outcome, error: AgentError) -> Rekeyed:
+def _with_error(backup_id: str, outcome: Outcome, error: AgentError) -> Rekeyed:
     return Rekeyed(backup_id, outcome, error.code, str(error))

@@ -37,7 +37,7 @@ _UNREAD = (
 
 Listing = Mapping[int, Tablespace]
 Tablespaces = Callable[[], Listing]
-Told = Callable[[str], str]
+WordsAbout = Callable[[str], str]
 
 
 class Tables(NamedTuple):
@@ -81,23 +81,23 @@ class Completeness:
         self._before = tablespaces()
         self._read = self._before if read is None else read
 
-    def prove(self, parser: XbstreamParser, told: Told) -> Tables:
+    def prove(self, parser: XbstreamParser, words_about: WordsAbout) -> Tables:
         """Check that a complete stream holds every table, and return the tables in it.
 
-        `told` returns the engine's own message about a file, an empty text if there is none. Raise
-        StreamIncomplete with the name of a table or file that is missing.
+        `words_about` returns the engine's own message about a file, an empty text if there is none.
+        Raise StreamIncomplete with the name of a table or file that is missing.
         """
         listed_at = time.time()
         after = self.tablespaces()
         held = _Held(parser)
-        self._check_tablespaces(after, held, told)
+        self._check_tablespaces(after, held, words_about)
         self._check_made(after)
-        self._check_files(parser, told)
+        self._check_files(parser, words_about)
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
         return _tables(after, held, listed_at)
 
-    def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
+    def _check_tablespaces(self, after: Listing, held: "_Held", words_about: WordsAbout) -> None:
         """Check by number that no InnoDB tablespace is missing from the stream.
 
         The name doesn't identify a table: it may have been dropped and recreated under the same
@@ -120,7 +120,7 @@ class Completeness:
             first = min(missing)
             raise StreamIncomplete(
                 f"of the server's tablespaces {len(missing)} are not in the stream, "
-                f"{first.path} among them{_words(told, first.path)}",
+                f"{first.path} among them{_words(words_about, first.path)}",
                 hint=_IMPORTED if self._looks_imported(first) else None,
             )
 
@@ -177,17 +177,17 @@ class Completeness:
                     hint=_FINISHED if finished else _MEANWHILE,
                 )
 
-    def _check_files(self, parser: XbstreamParser, told: Told) -> None:
+    def _check_files(self, parser: XbstreamParser, words_about: WordsAbout) -> None:
         def held(path: str) -> bool:
             self._check()
             return parser.contains(path)
 
-        lost = list(self.survey.lost(held, lambda path: bool(told(path))))
+        lost = list(self.survey.lost(held, lambda path: bool(words_about(path))))
         if lost:
-            first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
+            first: TableFile = min(lost, key=lambda file: (not words_about(file.path), file))
             raise StreamIncomplete(
                 f"of the tables' files {len(lost)} are not in the stream, {first.path} of the "
-                f"table {first.table} among them{_words(told, first.path)}",
+                f"table {first.table} among them{_words(words_about, first.path)}",
                 hint=_UNREAD,
             )
         if self.survey.rocksdb_lost(parser.contains):
@@ -241,6 +241,6 @@ def _last_id(listing: Listing) -> int:
     return max((space.table_id for space in listing.values()), default=0)
 
 
-def _words(told: Told, path: str) -> str:
-    words = told(path)
+def _words(words_about: WordsAbout, path: str) -> str:
+    words = words_about(path)
     return f"; the engine says: {words}" if words else ""

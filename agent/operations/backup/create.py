@@ -126,13 +126,13 @@ class BackupOperation:
         plan = laid_out(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        whole = surveyed(self._resources, found, base, self._stop.check)
+        completeness = surveyed(self._resources, found, base, self._stop.check)
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
             self._resources.store, limits, record.id, record.attempt, sealed=record.sealed
         )
-        proof = self._copy(found, whole, record, manifest, data_key, plan)
+        proof = self._copy(found, completeness, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
         reached(Point.LISTS_STORED)
@@ -233,7 +233,7 @@ class BackupOperation:
     def _copy(
         self,
         found: InstanceState,
-        whole: Completeness,
+        completeness: Completeness,
         record: Record,
         manifest: Manifest,
         data_key: bytes | None,
@@ -249,7 +249,7 @@ class BackupOperation:
             manifest.add(number, Segment(sum(len(part) for part in resources), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
-        engine = found.chosen.engine.leaving_out(whole.survey.left_out)
+        engine = found.chosen.engine.leaving_out(completeness.survey.left_out)
         watch = Watch(self._resources.catalogue, record, self._stop)
         locks = LockWatch(self._resources.database, self._resources.lock_wait_seconds, self._stop)
         scratch = self._resources.scratch / record.attempt
@@ -263,7 +263,7 @@ class BackupOperation:
                 every(locks.interval, locks.look, name="lock watch"),
             ):
                 run = DiagnosedRun(engine_run, self._resources)
-                stream = ProvedStream(run, from_lsn, whole, found.lsn)
+                stream = ProvedStream(run, from_lsn, completeness, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

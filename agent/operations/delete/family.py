@@ -105,7 +105,7 @@ class DeleteOperation:
         """
         self._store.open(create=False)
         root = self._root(backup_id)
-        self.planned = [kin.id for kin in self._look(root).plan()]
+        self.planned = [node.id for node in self._look(root).plan()]
         root = root.model_copy(update={"status": BackupStatus.DELETING})
         self._on_begin(root)
         root = self._condemn(backup_id) or root
@@ -136,7 +136,7 @@ class DeleteOperation:
         # A child from the journal may have children itself, in the listing or in the journal.
         while hidden := [child for child in known if known[child] in asked and child not in asked]:
             asked.update(hidden)
-            family.add(row for child in hidden for row in self._again(child))
+            family.add(row for child in hidden for row in self._read_by_name(child))
             asked.update(family.members)
         self._warn(root, family)
         family.check()
@@ -168,9 +168,9 @@ class DeleteOperation:
             if row.record is not None:
                 yield row
                 continue
-            yield from self._again(row.backup_id)
+            yield from self._read_by_name(row.backup_id)
 
-    def _again(self, backup_id: str) -> Iterator[ListedRecord]:
+    def _read_by_name(self, backup_id: str) -> Iterator[ListedRecord]:
         """Yield the record of a backup, read by its name and not from the listing.
 
         Yield nothing if there is no record, or if it can't be read.
@@ -200,9 +200,9 @@ class DeleteOperation:
             *descendants, _ = plan
             if not descendants:
                 return
-            for kin in descendants:
-                self._delete(kin.id)
-                self.deleted.append(kin)
+            for node in descendants:
+                self._delete(node.id)
+                self.deleted.append(node)
         raise BackupBusy(f"new backups keep appearing on top of backup {root.id}")
 
     def _end_running(self, plan: Sequence[BackupNode]) -> None:
@@ -211,9 +211,9 @@ class DeleteOperation:
         After `patience_seconds` the delete goes on without them.
         """
         waiting: dict[str, str] = {}
-        for kin in plan:
-            if kin.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
-                record = self._condemn(kin.id)
+        for node in plan:
+            if node.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
+                record = self._condemn(node.id)
                 if record and _may_run(record) and record.attempt not in self._waited:
                     waiting[record.id] = record.attempt
         self._waited.update(waiting.values())

@@ -41,8 +41,8 @@ from agent.operations.gc.orphans import (
     BackupObjects,
     Orphan,
     OrphanKind,
-    moment,
-    piles,
+    stored_backups,
+    unix_seconds,
     with_record,
     without_record,
 )
@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 GAP_SECONDS: Final = 2.0
 # Orphans that are found before the first of them is removed.
 _BATCH: Final = 1000
-_CUT_OFF: Final = ErrorInfo.of(
+_INTERRUPTED: Final = ErrorInfo.of(
     Interrupted("the backup was interrupted, and no task is working on it any more")
 )
 CHANGED: Final = "it has changed since the collection first read it"
@@ -129,36 +129,38 @@ class GcOperation:
         self.broken = self._ancestry.broken(self._catalogue.look)
 
     def _find(self) -> Iterator[Orphan]:
-        for pile in piles(self._store, self._catalogue):
+        for stored in stored_backups(self._store, self._catalogue):
             self._stop.check()
-            if pile.listed is not None:
-                self._ancestry.add(pile.listed)
-            orphan, youngest = self._judge(pile)
+            if stored.listed is not None:
+                self._ancestry.add(stored.listed)
+            orphan, youngest = self._judge(stored)
             if orphan and self._now - youngest < AGE_SECONDS:
                 self.young += 1
             elif orphan:
                 yield orphan
 
-    def _judge(self, pile: BackupObjects) -> tuple[Orphan | None, float]:
+    def _judge(self, stored: BackupObjects) -> tuple[Orphan | None, float]:
         """Return the orphan among a backup's objects, and the Unix time of the last change.
 
         The orphan is None if there is none.
         """
-        listed = pile.listed
+        listed = stored.listed
         if listed is None or listed.record is None:
-            orphan = without_record(pile, self._instance_id)
+            orphan = without_record(stored, self._instance_id)
             if orphan is None:
-                return None, pile.youngest  # no object is known to belong to this instance
+                return None, stored.youngest  # no object is known to belong to this instance
             try:
-                listed = self._catalogue.look(pile.backup_id)
+                listed = self._catalogue.look(stored.backup_id)
             except (StoreMismatch, StoreRejected) as error:
-                return orphan.left(f"cannot read its record: {error}"), pile.youngest
+                return orphan.left(f"cannot read its record: {error}"), stored.youngest
             if listed is None:
-                return orphan, pile.youngest
+                return orphan, stored.youngest
         # The record may be newer than the listing, so the time in the record counts as well.
-        youngest = max(pile.youngest, moment(listed.record.updated) if listed.record else -math.inf)
+        youngest = max(
+            stored.youngest, unix_seconds(listed.record.updated) if listed.record else -math.inf
+        )
         idle_seconds = self._now - youngest
-        orphan = with_record(pile, listed, self._instance_id, self._busy(), idle_seconds)
+        orphan = with_record(stored, listed, self._instance_id, self._busy(), idle_seconds)
         return orphan, youngest
 
     def _collect(self, batch: list[Orphan]) -> Iterator[Orphan]:
@@ -202,7 +204,7 @@ class GcOperation:
         self._remove_bytes(orphan)
 
     def _give_up(self, orphan: Orphan, record: Record) -> None:
-        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _CUT_OFF}
+        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _INTERRUPTED}
         failed = record.model_copy(update=update)
         try:
             self._catalogue.write(failed)
@@ -217,11 +219,11 @@ class GcOperation:
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
             each_segment(self._store, prefix, self._connections, self._remove_segment)
-        self._catalogue.retract(orphan.backup_id, orphan.attempts, _CUT_OFF)
+        self._catalogue.retract(orphan.backup_id, orphan.attempts, _INTERRUPTED)
 
     def _remove_segment(self, row: StoredObject) -> None:
         self._stop.check()
-        old = self._now - moment(row.modified) >= AGE_SECONDS
+        old = self._now - unix_seconds(row.modified) >= AGE_SECONDS
         if old and attempt_in(row.name) is not None:
             self._store.delete(Container.SEGMENTS, row.name)
 

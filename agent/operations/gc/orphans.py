@@ -37,7 +37,7 @@ AGE_SECONDS: Final = 24 * 3600.0
 AGE_WITHOUT_JOURNAL_SECONDS: Final = 7 * 24 * 3600.0
 _UUID_LENGTH: Final = 36
 # Attempts of one backup that are counted separately. No agent makes nearly as many.
-_MOST: Final = 10_000
+_MOST_ATTEMPTS: Final = 10_000
 
 
 class OrphanKind(StrEnum):
@@ -119,9 +119,11 @@ class BackupObjects:
             return
         if row.name != checks_name(self.backup_id):
             # The checks don't count, because a verify run writes only them, perhaps every day.
-            self.youngest = max(self.youngest, moment(row.modified))
+            self.youngest = max(self.youngest, unix_seconds(row.modified))
         attempt = attempt_in(row.name) if shelf is Container.SEGMENTS else None
-        if attempt is not None and (attempt in self.attempts or len(self.attempts) < _MOST):
+        if attempt is not None and (
+            attempt in self.attempts or len(self.attempts) < _MOST_ATTEMPTS
+        ):
             self.attempts[attempt].add(row.size)
         elif shelf is Container.OBJECTS and row.name in _known_names(self.backup_id):
             self.objects[row.name] = row.size
@@ -158,11 +160,11 @@ class BackupObjects:
         there = tuple(name for name in names if name in self.objects)
         count = sum(self.attempts[one].count for one in going) + len(there)
         size = sum(self.attempts[one].size for one in going)
-        size += sum(self.objects[name] for name in there if not _joins(self.backup_id, name))
+        size += sum(self.objects[name] for name in there if not _only_joins(self.backup_id, name))
         return Orphan(what, self.backup_id, going, there, count, size, why, record)
 
 
-def piles(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
+def stored_backups(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
     """Yield the objects of each backup in the store, in order of backup ids.
 
     Only one backup and its neighbours are in memory at a time. Some records may come from the
@@ -175,10 +177,10 @@ def piles(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
         key=attrgetter("backup_id"),
     )
     for backup_id, group in groupby(rows, key=attrgetter("backup_id")):
-        pile = BackupObjects(backup_id)
+        stored = BackupObjects(backup_id)
         for row in group:
-            pile.add(row.found, row.shelf)
-        yield pile
+            stored.add(row.found, row.shelf)
+        yield stored
 
 
 class _Row(NamedTuple):
@@ -197,12 +199,12 @@ def _rows(store: Store, shelf: Container) -> Iterator[_Row]:
             yield _Row(backup_id, row, shelf)
 
 
-def without_record(pile: BackupObjects, instance_id: str) -> Orphan | None:
+def without_record(stored: BackupObjects, instance_id: str) -> Orphan | None:
     """Return the orphan among the objects of a backup without a record, None if there is none."""
-    backup_id = pile.backup_id
-    marked = pile.marked(instance_id)
-    if pile.of_self_test(instance_id) and not (marked or pile.has_record):
-        return pile.orphan(
+    backup_id = stored.backup_id
+    marked = stored.marked(instance_id)
+    if stored.of_self_test(instance_id) and not (marked or stored.has_record):
+        return stored.orphan(
             OrphanKind.SELF_TEST,
             "a self-test ended before it had removed these objects",
             attempts=frozenset({SELF_TEST}),
@@ -210,17 +212,17 @@ def without_record(pile: BackupObjects, instance_id: str) -> Orphan | None:
         )
     if not marked:
         return None
-    names = () if _shared(pile, marked) else (*_object_names(backup_id), checks_name(backup_id))
-    orphan = pile.orphan(
+    names = () if _shared(stored, marked) else (*_object_names(backup_id), checks_name(backup_id))
+    orphan = stored.orphan(
         OrphanKind.NO_RECORD, "the backup has no record", attempts=marked, names=names
     )
-    if pile.has_record:
+    if stored.has_record:
         return orphan.left("the listing shows a record, but the store doesn't find it")
     return orphan
 
 
 def with_record(
-    pile: BackupObjects,
+    stored: BackupObjects,
     listed: ListedRecord,
     instance_id: str,
     busy: frozenset[str] | None,
@@ -231,18 +233,18 @@ def with_record(
     `busy` are the ids of the backups that unfinished tasks are working on, None if there is no
     journal. `idle_seconds` is the time since the last change of any of the objects.
     """
-    record, marked = listed.record, pile.marked(instance_id)
+    record, marked = listed.record, stored.marked(instance_id)
     if record is None:
         why = str(listed.failure) if listed.failure else _distrust(listed.state)
-        orphan = pile.orphan(OrphanKind.LEFT_ALONE, why, attempts=marked)
+        orphan = stored.orphan(OrphanKind.LEFT_ALONE, why, attempts=marked)
         return orphan if marked else None
     kind = _UNFINISHED.get(record.status) if record.instance_id == instance_id else None
     if kind is not None:
-        orphan = _unfinished(pile, record, marked | {record.attempt}, busy, idle_seconds)
+        orphan = _unfinished(stored, record, marked | {record.attempt}, busy, idle_seconds)
     else:
         older = marked - {record.attempt}
         why = f"the backup's record names the attempt {record.attempt}"
-        orphan = pile.orphan(OrphanKind.OLDER_ATTEMPT, why, attempts=older, record=record)
+        orphan = stored.orphan(OrphanKind.OLDER_ATTEMPT, why, attempts=older, record=record)
     if not orphan.objects and kind not in (OrphanKind.INTERRUPTED, OrphanKind.DELETING):
         return None
     if listed.state is not RecordState.OK:
@@ -251,18 +253,18 @@ def with_record(
 
 
 def _unfinished(
-    pile: BackupObjects,
+    stored: BackupObjects,
     record: Record,
     ours: frozenset[str],
     busy: frozenset[str] | None,
     idle_seconds: float,
 ) -> Orphan:
     what, why = _UNFINISHED[record.status], f"the backup's record says {record.status}"
-    names = () if _shared(pile, ours) else _object_names(record.id)
+    names = () if _shared(stored, ours) else _object_names(record.id)
     if what is OrphanKind.DELETING:  # a delete task has requested that all of it is removed
-        ours = frozenset(pile.attempts)
+        ours = frozenset(stored.attempts)
         names = (*_object_names(record.id), checks_name(record.id), record_name(record.id))
-    orphan = pile.orphan(what, why, attempts=ours, names=names, record=record)
+    orphan = stored.orphan(what, why, attempts=ours, names=names, record=record)
     if busy is not None and record.id in busy:
         return orphan.left(f"{why}, and a task in the journal is working on it")
     if (
@@ -274,12 +276,12 @@ def _unfinished(
     return orphan
 
 
-def _shared(pile: BackupObjects, ours: frozenset[str]) -> bool:
+def _shared(stored: BackupObjects, ours: frozenset[str]) -> bool:
     """Return True if the backup has unknown objects or attempts besides `ours`.
 
     Then the object may join the segments of any of these attempts.
     """
-    return pile.unknown or not ours.issuperset(pile.attempts)
+    return stored.unknown or not ours.issuperset(stored.attempts)
 
 
 def _distrust(state: RecordState) -> str:
@@ -307,12 +309,12 @@ def _known_names(backup_id: str) -> tuple[str, ...]:
     )
 
 
-def _joins(backup_id: str, name: str) -> bool:
+def _only_joins(backup_id: str, name: str) -> bool:
     """Return True if the object only joins segments, so that its bytes are counted already."""
     return name in (*_object_names(backup_id), f"{backup_id}.{SELF_TEST}-manifest")
 
 
-def moment(modified: str) -> float:
+def unix_seconds(modified: str) -> float:
     """Return a time from a listing, which is in UTC, in Unix seconds.
 
     Return infinity if the time can't be read, so that the object is never old enough.

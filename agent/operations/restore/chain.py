@@ -70,9 +70,9 @@ class RestoreOperation:
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
         work = RestoreWorkdir(target, self._run_id, restore_user(target, datadirs))
-        made = not target.exists()
+        target_was_missing = not target.exists()
         with ExitStack() as undo:
-            undo.callback(self._undo, work, remove=made)
+            undo.callback(self._undo, work, remove_target=target_was_missing)
             work.make()
             with space_watched(work.folder, reserve, self._stop):
                 self._restore(engine.run_as(work.user), chain, openings, work)
@@ -85,14 +85,14 @@ class RestoreOperation:
             undo.pop_all()
         return chain
 
-    def _undo(self, work: RestoreWorkdir, *, remove: bool) -> None:
+    def _undo(self, work: RestoreWorkdir, *, remove_target: bool) -> None:
         """Remove everything that the restore made, after a failure.
 
         Raise the cause of the stop if the restore was stopped.
         """
         try:
             work.remove()
-            if remove:
+            if remove_target:
                 # The target stays if another process has put a file there during the restore.
                 with suppress(TargetRefused):
                     work.remove_target()
@@ -107,8 +107,8 @@ class RestoreOperation:
         Raise EngineError if this machine doesn't have it. Raise DataDamaged if several engines made
         the chain.
         """
-        made = {(record.engine, record.engine_version) for record in chain}
-        engines = {self._resources.engines.for_record(*one) for one in made}
+        versions = {(record.engine, record.engine_version) for record in chain}
+        engines = {self._resources.engines.for_record(*one) for one in versions}
         if len(engines) > 1:
             raise DataDamaged(f"the chain of backup {chain[-1].id} was made by several engines")
         return engines.pop()
