@@ -60,10 +60,10 @@ def test_without_roots_nothing_is_allowed(root: Path) -> None:
         ("a\0b", "null"),
         ("loop/x", "(?i)loop|symbolic"),
         ("file/x", "can't be used|Not a directory"),
-        ("file", "not a folder"),
+        ("file", "not a directory"),
         ("full", "not empty"),
         ("link", "is a symbolic link"),
-        ("stale", "was cut off and left .*/stale/.backup-agent-restore-"),
+        ("stale", "was interrupted and left .*/stale/.backup-agent-restore-"),
     ],
 )
 def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
@@ -113,7 +113,7 @@ def test_files_that_can_still_be_made_are_kept_too(
     stop = Stop()
     with space_watched(root, 3.0, stop):
         poll("the watch stops it", lambda: stop.cause is not None, 20)
-    with pytest.raises(SpaceLacking, match="29 files can be made yet"):
+    with pytest.raises(SpaceLacking, match="room for only 29 more files"):
         stop.check()
 
 
