@@ -213,7 +213,7 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
     What they read was made by somebody else, so nothing of it runs as root, if root is not the
     one whom the server's datadir belongs to. It is the owner of the target, or of the folder
     that it will be made in, if that is not root; else the owner of the server's datadir; without
-    a server here `mysql`, or `nobody`.
+    a server here `mysql`, or `nobody`. TargetRefused if there is neither.
     """
     if os.geteuid() != 0:
         return None
@@ -221,7 +221,14 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
         return owner
     for datadir in datadirs:
         return owner_of(datadir)
-    return first_user(_SERVER_USERS)
+    user = first_user(_SERVER_USERS)
+    if user is None:
+        raise TargetRefused(
+            f"the programs of a restore to {target} would run as root, with data that somebody "
+            "else made",
+            hint=f"make {target} and give it to another OS user (chown), or make the user mysql",
+        )
+    return user
 
 
 def _check_way(user: OsUser, folder: Path) -> None:
