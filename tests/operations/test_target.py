@@ -156,13 +156,17 @@ def test_an_empty_datadir_of_the_server_is_no_target(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as another user")
-def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
+def test_root_runs_as_whom_the_files_are_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datadir = root / "data"
     datadir.mkdir()
     assert restore_user(root / "x", [datadir]) is None, "root's server"
     fallback = restore_user(root / "x", [])
     assert fallback is not None
     assert pwd.getpwuid(fallback.uid).pw_name in ("mysql", "nobody")
+    with monkeypatch.context() as without:
+        without.setattr("agent.operations.restore.target._SERVER_USERS", ("no-such-user",))
+        with pytest.raises(TargetRefused, match="would run as root"):
+            restore_user(root / "x", [])
     os.chown(datadir, 1234, 1234)
     assert restore_user(root / "x", [datadir]) == OsUser(1234, 1234, ())
     os.chown(root, 4321, 4321)

@@ -244,10 +244,13 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
 
     1. The owner of the target, or of the directory in which it will be made, unless that is root.
     2. The owner of the server's datadir. None if that is root.
-    3. Without a server on this machine, the user `mysql`, else `nobody`, else None.
+    3. Without a server on this machine, the user `mysql`, else `nobody`.
 
     The programs read data that someone else may have made. So they don't run as root, unless the
     server's datadir belongs to root.
+
+    Raises:
+        TargetRefused: there is no such user.
     """
     if os.geteuid() != 0:
         return None
@@ -255,7 +258,14 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
         return owner
     for datadir in datadirs:
         return owner_of(datadir)
-    return first_user(_SERVER_USERS)
+    user = first_user(_SERVER_USERS)
+    if user is None:
+        raise TargetRefused(
+            f"the programs of a restore to {target} would run as root, with data that another user "
+            "may have made",
+            hint=f"create {target} and give it to another OS user (chown), or create the user mysql",
+        )
+    return user
 
 
 def _check_way(user: OsUser, folder: Path) -> None:
