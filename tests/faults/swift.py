@@ -232,8 +232,8 @@ def _frozen(rig: Rig) -> None:
     os.kill(rig.swift.pid, signal.SIGSTOP)
     try:
         # longer than the agent is patient, so that all that was under way is repeated
-        said = rig.agent.log.read_text().count("again in")
-        poll("it tries again", lambda: rig.agent.log.read_text().count("again in") > said, 10)
+        said = rig.agent.log.read_text().count("retry in")
+        poll("it tries again", lambda: rig.agent.log.read_text().count("retry in") > said, 10)
     finally:
         os.kill(rig.swift.pid, signal.SIGCONT)
 

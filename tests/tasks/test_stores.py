@@ -71,7 +71,7 @@ def test_a_container_of_the_tenant_is_taken(container: str) -> None:
     ],
 )
 def test_any_other_container_is_refused(container: str) -> None:
-    with pytest.raises(StorageRefused, match="none that this agent's tasks may name"):
+    with pytest.raises(StorageRefused, match="this agent's tasks may not name the container"):
         RULES.check(TaskStore(container=container))
 
 
