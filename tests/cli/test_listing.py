@@ -280,7 +280,7 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert f"note: no backups there: there is no folder {nowhere}" in done.stderr
+    assert f"note: no backups there: there is no directory {nowhere}" in done.stderr
     assert not nowhere.exists()
 
 
