@@ -21,7 +21,10 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class StorageUrl(NamedTuple):
-    """The parts of a storage URL. `path` holds the segments of its path."""
+    """The parts of a storage URL.
+
+    `path` holds the segments of its path.
+    """
 
     scheme: str
     host: str

@@ -15,7 +15,10 @@ from typing import Final, NamedTuple, Protocol, Self
 
 
 class Container(Enum):
-    """One of a store's two containers. The value is the suffix of the container's name."""
+    """One of a store's two containers.
+
+    The value is the suffix of the container's name.
+    """
 
     OBJECTS = ""
     SEGMENTS = "_segments"
@@ -48,7 +51,10 @@ class Stat(NamedTuple):
 
 
 class ManifestEntry(NamedTuple):
-    """One object that a manifest joins. `nested` is True if that object is a manifest itself."""
+    """One object that a manifest joins.
+
+    `nested` is True if that object is a manifest itself.
+    """
 
     name: str
     size: int
@@ -156,7 +162,10 @@ class Store(Protocol):
         """
 
     def limits(self) -> StoreLimits:
-        """Return the limits of the store. Only the making of a backup needs them."""
+        """Return the limits of the store.
+
+        Only the making of a backup needs them.
+        """
 
     def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
@@ -209,9 +218,10 @@ class Store(Protocol):
         """
 
     def delete(self, container: Container, name: str) -> None:
-        """Delete one object. Do nothing if there is no such object.
+        """Delete one object.
 
-        If the object is a manifest, the objects that it joins stay.
+        Do nothing if there is no such object. If the object is a manifest, the objects that it
+        joins stay.
         """
 
     def clock(self) -> float:

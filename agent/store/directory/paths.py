@@ -1,7 +1,7 @@
-"""The mapping of object names to paths under a directory. Each name has one path of its own.
+"""The mapping of object names to paths under a directory.
 
-The names that agent/records/object_names.py makes stay as they are. No name leads out of the
-directory or clashes with another name.
+Each name has one path of its own. The names that agent/records/object_names.py makes stay as they
+are. No name leads out of the directory or clashes with another name.
 
 In a store, `a` and `a/b` are two objects, but a file can't be a directory too. So a part of a name
 that is a UUID is taken for a directory, and every other part for a file. If it is the other way

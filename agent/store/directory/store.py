@@ -1,8 +1,8 @@
-"""A plain directory as a store, `file:///path`. It needs no server and no account.
+"""A plain directory as a store, `file:///path`.
 
-Containers are directories below it. Object names are paths below those directories
-(agent/store/directory/paths.py). `cat` can join the files of the segments. The file of a manifest
-holds its JSON.
+It needs no server and no account. Containers are directories below it. Object names are paths below
+those directories (agent/store/directory/paths.py). `cat` can join the files of the segments. The
+file of a manifest holds its JSON.
 
 The result of a method is on the disk when the method returns. The bytes are written to a temporary
 file, which no listing shows, and synced. Then the file is moved to its name. The directory is
@@ -327,7 +327,10 @@ class DirectoryStore:
                     yield row
 
     def _page(self, folders: tuple[str, ...], begin: bytes, after: bytes) -> Sequence[bytes]:
-        """Return the next names of one directory in order. Names of directories end in a slash."""
+        """Return the next names of one directory in order.
+
+        Names of directories end in a slash.
+        """
         with (
             suppress(FileNotFoundError),
             self._folder.enter(folders) as folder,
@@ -356,7 +359,10 @@ class DirectoryStore:
 
 
 class _Opened(NamedTuple):
-    """A file that is open for reading. `what` names the action in an error's message."""
+    """A file that is open for reading.
+
+    `what` names the action in an error's message.
+    """
 
     what: str
     folder: int

@@ -1,4 +1,7 @@
-"""Ways to log in to Swift. Each returns a storage URL and a token for it."""
+"""Ways to log in to Swift.
+
+Each returns a storage URL and a token for it.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

@@ -65,7 +65,10 @@ class _RefusedLogin(NamedTuple):
 
 @dataclass
 class _Shared:
-    """The state that all views of a session share. `turn` guards it."""
+    """The state that all views of a session share.
+
+    `turn` guards it.
+    """
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)

@@ -47,13 +47,14 @@ _READ_MEANINGS: Final = {409: StoreMismatch}
 
 @dataclass(frozen=True)
 class SwiftSettings:
-    """The settings of one container. `container` and `<container>_segments` are created if missing.
+    """The settings of one container.
 
-    `timeout_seconds` limits connecting (to 10 s at most), each send of 1 MiB and each wait for
-    bytes. A whole request may take `timeout_seconds`, the time for connecting, and a second for
-    each 64 KiB. `attempts` is the number of attempts of one operation. The pauses between them
-    double from `backoff_seconds`. `ca_file` replaces the public certificate authorities. It does
-    not turn the checks of certificates off.
+    `container` and `<container>_segments` are created if missing. `timeout_seconds` limits
+    connecting (to 10 s at most), each send of 1 MiB and each wait for bytes. A whole request may
+    take `timeout_seconds`, the time for connecting, and a second for each 64 KiB. `attempts` is the
+    number of attempts of one operation. The pauses between them double from `backoff_seconds`.
+    `ca_file` replaces the public certificate authorities. It does not turn the checks of
+    certificates off.
     """
 
     auth_url: str
@@ -68,7 +69,10 @@ class SwiftSettings:
 
 @dataclass
 class _Learnt:
-    """Facts about this store that its answers have shown. All views of the store share them."""
+    """Facts about this store that its answers have shown.
+
+    All views of the store share them.
+    """
 
     page: int | None = _PAGE  # rows that are requested at a time; None for the store's own default
     limits: StoreLimits | None = None
