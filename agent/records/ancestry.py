@@ -2,8 +2,8 @@
 
 Such an ancestor is missing, or is not COMPLETED, or does not fit. The check reads the rows of a
 listing and keeps a few numbers of each. A listing may lag behind, and a long one takes minutes. So
-an ancestor is read by its name if the listing lacks it or showed it as not COMPLETED. The result
-follows only after that.
+an ancestor is read by its name if the listing lacks it or showed it as not COMPLETED. The check
+decides only after that.
 """
 
 from collections.abc import Callable

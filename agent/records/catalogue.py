@@ -98,7 +98,8 @@ class Catalogue:
     def judge(self, backup_id: str, raw: bytes) -> ListedRecord:
         """Check the bytes of a record object and return its row.
 
-        The row holds the record, unless the bytes are not a record.
+        The row has no record if the bytes are not a record. It has none either if the bytes can't
+        be trusted and are too large to keep.
         """
         state, line = self._keyring.check(raw)
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:

@@ -1,4 +1,4 @@
-"""The descendants of a backup, which are deleted with it, and the order of that.
+"""The descendants of a backup, and the order in which they are deleted with it.
 
 This module does no I/O. It is built from the rows of a catalogue and keeps a few words of each. No
 function calls itself. So neither a loop of parents nor a chain of thousands can make it fail.
@@ -13,7 +13,7 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, printable
 from agent.records.catalogue import ListedRecord
 
-# From this depth on, a line of the drawing is not indented further. It shows the depth as a number.
+# A line of the drawing below this depth is not indented further. It shows the depth as a number.
 _DRAWN_DEPTH = 20
 # Limits for records that can't be trusted: how many are kept by name, how many of them for one
 # parent, and how many characters of the ids of their keys. Together they take at most 50 MiB, for
@@ -137,9 +137,9 @@ class Family:
         self.locked_count, self.locked = self._locked.about(self.members)
 
     def plan(self) -> list[BackupNode]:
-        """Return all members in the order of their deletion: the deepest first and the root last.
+        """Return all members in the order of their deletion.
 
-        Every child is before its parent.
+        The deepest members are first and the root is last. Every child is before its parent.
         """
         return [node for level in reversed(self._levels) for node in level]
 
@@ -162,8 +162,8 @@ class Family:
             )
         if self._locked.beyond:
             raise KeyNotHere(
-                f"no key on this machine can check more than {_CLAIMS} records of the container, "
-                f"so one of them may descend from backup {self._root.id}",
+                f"there are more than {_CLAIMS} records in the container that no key on this "
+                f"machine can check, and one of them may descend from backup {self._root.id}",
                 hint=hint,
             )
 

@@ -1,7 +1,7 @@
-"""The segment lists and the sub-manifests of the SLO, written while the stream still runs.
+"""The segment lists and the sub-manifests of the SLO (Static Large Object) of a backup.
 
-So the end of a backup takes the same time at any size. Only the segments of the unfinished groups
-are in memory.
+They are written while the stream still runs. So the end of a backup takes the same time at any
+size. Only the segments of the unfinished groups are in memory.
 """
 
 import threading
@@ -65,7 +65,7 @@ def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
 def most_segments(limits: StoreLimits) -> int:
     """Return the most segments that one object may join.
 
-    If the store allows nesting, a manifest of manifests is counted.
+    Its manifests have two levels if the store allows nesting, and else one level.
     """
     entries = limits.manifest_entries
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
@@ -121,7 +121,7 @@ class Manifest:
     def add(self, number: int, segment: Segment) -> None:
         """Add a segment that the store has confirmed.
 
-        Raise StoreError if a list or sub-manifest that is complete now can't be stored.
+        Raise StoreError if the segment completes a list or a sub-manifest and that can't be stored.
         """
         with self._lock:
             self._count += 1

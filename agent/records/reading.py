@@ -8,9 +8,11 @@ With a cache, a record isn't fetched if the container's listing shows the MD5 of
 cache has. Only the records of ended backups are cached. So the record of a backup that may be
 running is read each time. But Swift's listing follows its objects with a delay of a second, or of
 minutes on a busy cluster. A backup may appear late in it. A backup that was deleted, made again or
-re-keyed a moment ago may be shown in its earlier state. `Catalogue.read` and all actions on a
-backup never use the cache. One exception is a delete, which uses it to find descendants. The parent
-of a backup is the same under the same hash.
+re-keyed a moment ago may be shown in its earlier state.
+
+`Catalogue.read` and all actions on a backup never use the cache. The one exception is a delete,
+which uses it to find descendants. That is safe, because a record with the same MD5 names the same
+parent.
 """
 
 from collections import deque
@@ -44,8 +46,8 @@ _ENDED = (BackupStatus.COMPLETED, BackupStatus.FAILED, BackupStatus.CANCELLED)
 class ListedRecord(NamedTuple):
     """One row of the catalogue.
 
-    `record` is None if the bytes are not a record. `failure` is the reason if the store returned no
-    bytes. The record is then unknown.
+    `record` is None if the bytes are not a record, or if they can't be trusted and are too large to
+    keep. `failure` is the reason if the store returned no bytes. The record is then unknown.
     """
 
     backup_id: str

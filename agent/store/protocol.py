@@ -87,8 +87,8 @@ class StoreLimits(NamedTuple):
     """The limits of a store for one manifest and for one object.
 
     `manifest_entries` is the number of entries of one manifest, `object_bytes` the size of one
-    object in bytes. `nesting` says if a manifest may join manifests. `announced` is False if the
-    store does not report its limits. The values are then assumptions.
+    object in bytes. `nesting` is True if a manifest may join other manifests. `announced` is False
+    if the store does not report its limits. The values are then assumptions.
     """
 
     manifest_entries: int
@@ -117,7 +117,10 @@ def no_container(name: str, where: str, there: Iterable[str]) -> str:
 
 
 class Interruption(Protocol):
-    """A request to end the calls of a store early. agent.stop.Stop is one."""
+    """A request to end the calls of a store early.
+
+    agent.stop.Stop is one.
+    """
 
     def check(self) -> None:
         """Raise the cause of the stop if a stop was requested."""
@@ -171,8 +174,8 @@ class Store(Protocol):
         """Store the joined `parts` as one object and return its MD5 in hex.
 
         The method computes the MD5 and compares it with the store's ETag. Raise StoreMismatch if
-        they differ. A retry sends the same parts again. So the caller may reuse them only after the
-        return.
+        they differ. A retry sends the same parts again. So the caller must not change them before
+        the call returns.
         """
 
     def put_manifest(
@@ -186,7 +189,8 @@ class Store(Protocol):
 
         All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. Raise
         StoreMismatch if the store computes another ETag, or if an entry is missing or differs. The
-        store compares the entries. If the store does not compare them, this method does.
+        store compares the entries with its objects. If a store does not compare them, this method
+        does.
         """
 
     def get(self, container: Container, name: str, limit: int) -> bytes:

@@ -1,12 +1,12 @@
 """The ETags of the files in a store's directory, which are kept with the files.
 
 A listing that read every byte for its MD5 would take as long as a restore. So the MD5 is kept in
-the extended attribute `user.etag` of the file. It is known when the file is written. It is set
-before the file gets its name, so the file never has its name without it. A later change of the
-bytes leaves the attribute as it is. This is how damage is found.
+the extended attribute `user.etag` of the file. The MD5 is known when the file is written. The
+attribute is set before the file gets its name, so no file has its name without its ETag. A later
+change of the bytes leaves the attribute as it is. So a reader notices the damage.
 
-Some filesystems have no such attributes. There, a file `%md5.NAME` beside the segment holds the
-same text. Objects (records, manifests) have no such file there, because they are small and are
+Some filesystems have no extended attributes. On these, a file `%md5.NAME` beside the segment holds
+the same text. Objects (records, manifests) have no such file, because they are small and are
 written more than once. If nothing was kept, or a copy lost it, the ETag is computed from the bytes
 of the file.
 """

@@ -264,7 +264,7 @@ def write_all(descriptor: int, part: memoryview) -> None:
 def read_into(descriptor: int, buffer: memoryview) -> int:
     """Fill `buffer` from the beginning of the file and return the number of bytes read.
 
-    It is smaller than the buffer if the file is shorter.
+    The number is smaller than the size of the buffer if the file is shorter.
     """
     filled = 0
     while count := os.preadv(descriptor, [buffer[filled:]], filled) if filled < len(buffer) else 0:

@@ -38,7 +38,7 @@ def place(name: str) -> Place:
     if len(os.fsencode(name)) > _LONGEST_NAME or any(
         len(os.fsencode(part)) > _LONGEST_FILE for part in (*there.folders, there.file)
     ):
-        raise StoreRejected(f"the name {name[:80]!r}... is too long for a file")
+        raise StoreRejected(f"the name {name[:80]!r}... is too long for a path in a directory")
     return there
 
 
@@ -86,7 +86,7 @@ def _components(name: str) -> list[str]:
     except UnicodeEncodeError:
         parts = [""]
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise StoreRejected(f"the object's name {name[:200]!r} can't be a path in a directory")
+        raise StoreRejected(f"the name {name[:200]!r} can't be a path in a directory")
     return parts
 
 

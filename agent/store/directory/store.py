@@ -131,7 +131,7 @@ class DirectoryStore:
         """
         with self._reading(container, name) as there:
             if there.size > limit:
-                raise StoreMismatch(f"{there.what}: larger than the expected {limit} bytes")
+                raise StoreMismatch(f"{there.what}: it is larger than the expected {limit} bytes")
             content = bytearray(there.size)
             there.fill(memoryview(content))
         return bytes(content)
@@ -139,7 +139,9 @@ class DirectoryStore:
     def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
         with self._reading(container, name) as there:
             if there.size != buffer.nbytes:
-                raise StoreMismatch(f"{there.what}: {there.size} bytes, not {buffer.nbytes}")
+                raise StoreMismatch(
+                    f"{there.what}: it has {there.size} bytes instead of {buffer.nbytes}"
+                )
             there.fill(buffer)
             _drop_from_page_cache(container, there.descriptor)
 
@@ -179,8 +181,8 @@ class DirectoryStore:
     def clock(self) -> float:
         """Return the filesystem's time in Unix seconds.
 
-        The filesystem dates the files by the same time. It is the modification time of a file that
-        this method writes.
+        It is the modification time of a temporary file that this method writes. So it can be
+        compared with the times of the store's files.
         """
         container_name = self._container_name(Container.OBJECTS)
         with (
@@ -262,8 +264,8 @@ class DirectoryStore:
     ) -> str:
         """Write and sync a temporary file, and return the object's ETag in hex.
 
-        `settle` then moves the file to its name. If the filesystem has no extended attributes, it
-        also gets the ETag for a file beside a segment.
+        `settle` then moves the file to its name. For a segment on a filesystem without extended
+        attributes, `settle` also gets the ETag and writes it into a file beside the segment.
         """
         with (
             self._doing(what),
@@ -411,8 +413,8 @@ def _key(entry: "os.DirEntry[str]") -> bytes:
 def _moment(seconds: float) -> str:
     """Return a time in the form of Swift's listings.
 
-    Times before 1970 or after the year 9999, which some filesystems may hold, are moved into that
-    range.
+    Some filesystems may hold times before 1970 or after the year 9999. Such a time is replaced by
+    the nearest time in that range.
     """
     near = datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST), UTC)
     return near.strftime("%Y-%m-%dT%H:%M:%S.%f")

@@ -1,8 +1,8 @@
 """A connection to a store, which another thread can shut down, and answers of a bounded size.
 
-This module keeps a duplicate of the descriptor of each socket from before the socket connects. To
-shut down the duplicate ends every action of another thread on the socket: connecting, a TLS
-handshake, sending or reading.
+This module keeps a duplicate of the descriptor of each socket from before the socket connects. A
+shutdown of the duplicate ends every action of another thread on the socket, which may be
+connecting, a TLS handshake, sending or reading.
 """
 
 import socket
@@ -19,7 +19,7 @@ from swiftclient import client
 
 from agent.errors import StoreRejected
 
-# The longest wait for a connection. The other timeouts may be longer.
+# The longest wait for a connection in seconds. The other timeouts may be longer.
 CONNECT_SECONDS: Final = 10.0
 # In bytes: enough for a page of 1000 rows with the longest names. Hostile JSON takes 40 times its
 # size when it is parsed.
@@ -27,10 +27,10 @@ LONGEST_ANSWER: Final = 4 << 20
 
 
 class Connection:
-    """A connection to the host of `url`. swiftclient's functions use its `http`.
+    """A connection to the host of `url`.
 
-    `timeout_seconds` limits connecting (to at most CONNECT_SECONDS), each send of a part and each
-    wait for bytes.
+    swiftclient's functions use its `http`. `timeout_seconds` limits connecting (to at most
+    CONNECT_SECONDS), each send of a part and each wait for bytes.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, ca_file: str | None) -> None:
@@ -137,7 +137,7 @@ class _Dialling(urllib3.connection.HTTPConnection):
         except TimeoutError as error:
             raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from error
         except OSError as error:
-            raise urllib3.exceptions.NewConnectionError(self, f"not connected: {error}") from error
+            raise urllib3.exceptions.NewConnectionError(self, f"cannot connect: {error}") from error
 
     def connect(self) -> None:
         super().connect()
@@ -165,7 +165,7 @@ class _Adapter(HTTPAdapter):
         # urllib3 itself closes the connections only when nothing refers to their pool. But the
         # traceback of a refusal may refer to the pool until the garbage collector runs.
         pools = self.poolmanager.pools
-        for key in pools.keys():  # noqa: SIM118 - the container itself can't be iterated
+        for key in pools.keys():  # noqa: SIM118 - urllib3's container of pools can't be iterated
             if pool := pools.get(key):
                 pool.close()
         super().close()

@@ -33,7 +33,7 @@ _MOST_READ: Final = 8 << 10
 # How many characters of that message are shown, without its markup.
 _LONGEST_TEXT: Final = 200
 _CA_HINT: Final = (
-    "if the store's certificate is signed by a private CA, name its file in [store] ca_file"
+    "if a private CA signed the store's certificate, name the CA's file in [store] ca_file"
 )
 _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     401: StoreDenied,
@@ -109,7 +109,7 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
 def pause_seconds(attempt: int, base: float, error: StoreError) -> float:
     """Return the number of seconds to wait after the failed attempt number `attempt` (from 1).
 
-    The pause doubles from `base` with each attempt. Its jitter prevents that many agents return at
+    The pause doubles from `base` with each attempt. Its jitter keeps many agents from returning at
     once. It is at least as long as the store's Retry-After asks, and at most 30 seconds.
     """
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it

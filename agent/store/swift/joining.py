@@ -63,7 +63,8 @@ def put_manifest(
             raise StoreMismatch(f"{to.what}: the store's ETag is {stored[:40]}, not {etag}")
 
     meanings = _MEANINGS if to.compares else _CEPH_MEANINGS
-    # The store checks each object that it joins. A check may take a second.
+    # The store checks each object that it joins. A check may take a second, so each entry adds one
+    # second to the deadline.
     session.call(to.what, action, meanings, size=len(rows) + entries * LEAST_RATE)
 
 

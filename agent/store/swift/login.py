@@ -1,6 +1,6 @@
 """Ways to log in to Swift.
 
-Each returns a storage URL and a token for it.
+Each way returns a storage URL and a token for it.
 """
 
 from collections.abc import Callable

@@ -82,7 +82,7 @@ class _Shared:
 def _without_bodies(record: logging.LogRecord) -> bool:
     """Return False for a log record with the body of an answer.
 
-    swiftclient would log the body. The store may send back the token in it.
+    swiftclient would log the body. If the store sends the token back, the body contains the token.
     """
     return not str(record.msg).startswith("RESP BODY")
 
@@ -210,7 +210,7 @@ class SwiftSession:
     def _current_access(self) -> Access:
         """Return the storage URL and the token, and log in first if there are none.
 
-        One thread logs in and the other threads wait for the result. They share it, also if it is
+        One thread logs in and the other threads wait for the result. They share it, even if it is
         an error. No thread logs in before the store's Retry-After is over.
         """
         shared = self._shared

@@ -148,7 +148,7 @@ class SwiftStore:
             while piece := body.read(min(_CHUNK, limit + 1 - len(content))):
                 content += piece
             if len(content) > limit:
-                raise StoreMismatch(f"{what}: larger than the expected {limit} bytes")
+                raise StoreMismatch(f"{what}: it is larger than the expected {limit} bytes")
             _check_md5(what, content, headers)
             return bytes(content)
 
