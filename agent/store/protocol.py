@@ -215,7 +215,7 @@ class Store(Protocol):
         """
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield all objects whose names begin with `prefix`, in order of their names.
+        """Yield all objects with names that begin with `prefix`, in order of their names.
 
         Raise StoreNotFound if there is no such container. Its message names the containers that
         exist.

@@ -151,7 +151,7 @@ class DirectoryStore:
         return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
-        """Yield all objects whose names begin with `prefix`, in order of their names.
+        """Yield all objects with names that begin with `prefix`, in order of their names.
 
         Files that can't be objects of this store are left out. At most `_PAGE` names of one
         directory are held in memory. A larger directory is read once for each `_PAGE` names.
