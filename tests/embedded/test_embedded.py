@@ -260,7 +260,7 @@ def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_p
     refused = user.run("backup-create", "--local", "inc", "--parent", base["id"])
     assert refused.returncode == 1
     assert f"key_not_here: the record of backup {base['id']} can't be checked" in refused.stderr
-    assert f"signed by the master key '{lost.stem}', which is not here" in refused.stderr
+    assert f"signed by the master key '{lost.stem}', which is not on this machine" in refused.stderr
     assert not lost.parent.exists()
     done = user.run("backup-create", "--local", "second")
     assert done.returncode == 0, done.stderr

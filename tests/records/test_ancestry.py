@@ -46,8 +46,8 @@ def test_whole_chains_and_what_is_not_listed_yet() -> None:
 def test_all_below_a_missing_ancestor_are_named() -> None:
     one, two, three, four = chain(4)
     assert broken([listed(record) for record in (one, three, four)]) == {
-        3: f"its ancestor {two.id} is gone",
-        4: f"its ancestor {two.id} is gone",
+        3: f"its ancestor {two.id} has no record",
+        4: f"its ancestor {two.id} has no record",
     }
 
 

@@ -143,7 +143,7 @@ def test_records_that_can_not_be_trusted_cost_a_bounded_number(
     assert numbers(family) == [2, 1]
     assert [claim.id for claim in family.bad] == [record.id for record in forged[:3]]
     assert family.bad_count == 20
-    assert len(family._bad._of) == 8
+    assert len(family._bad._by_parent) == 8
     family.check()
     # A record that no key can check, and that is not remembered, may be a child.
     family.add(rows(elsewhere, RecordState.KEY_NOT_HERE))

@@ -71,7 +71,7 @@ def test_a_container_of_the_tenant_is_taken(container: str) -> None:
     ],
 )
 def test_any_other_container_is_refused(container: str) -> None:
-    with pytest.raises(StorageRefused, match="none that this agent's tasks may name"):
+    with pytest.raises(StorageRefused, match="this agent's tasks may not name the container"):
         RULES.check(TaskStore(container=container))
 
 
@@ -128,7 +128,7 @@ def test_the_usual_port_may_be_named_or_not() -> None:
 def test_a_folder_takes_no_storage_url() -> None:
     rules = StorageRules(configured="vault", own="database_backups_t1", urls=(URL,), tokens=False)
     rules.check(TaskStore(container="vault"))
-    with pytest.raises(StorageRefused, match="folder"):
+    with pytest.raises(StorageRefused, match="directory"):
         rules.check(login())
 
 
