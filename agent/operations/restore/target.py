@@ -263,7 +263,7 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
         raise TargetRefused(
             f"the programs of a restore to {target} would run as root, with data that another user "
             "may have made",
-            hint=f"create {target} and give it to another OS user (chown), or create the user mysql",
+            hint=f"create {target} and chown it to another OS user, or create the user mysql",
         )
     return user
 
