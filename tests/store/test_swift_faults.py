@@ -346,7 +346,7 @@ def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore)
 def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStore) -> None:
     """Any client with write access beside the segments may give an object any name.
 
-    The agent deletes and reads the objects that a listing names, so a listing must hide such names.
+    The agent acts on the names in a listing, so a listing must hide such names.
     """
     folder, outside = fresh(), fresh()
     store.put(Container.OBJECTS, outside, PARTS[:1])
