@@ -1,1 +1,1 @@
-"""The command line: tables, arguments, errors."""
+"""Tests of the command line: tables, arguments, errors."""

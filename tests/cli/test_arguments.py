@@ -1,4 +1,4 @@
-"""Exit statuses, and errors that say what failed, why, and what to do."""
+"""Exit statuses, and errors that name the failure, its cause and its fix."""
 
 import json
 import logging
@@ -63,7 +63,10 @@ def test_usage_errors(
 
 
 def _failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Standard error of a command whose configuration is wrong: what, why, what to do."""
+    """Run a command that has a wrong configuration, and return its standard error.
+
+    The first line says what failed and why, the second line says how to fix it.
+    """
     assert main(arguments) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
@@ -147,7 +150,7 @@ def test_a_section_that_the_verb_needs_is_missing(
 ) -> None:
     said = _failed(capsys, "--config", str(config), *verb)
     assert f"no section [{section}]" in said
-    # the daemon has no --local, so it can't be told to add it
+    # `run` has no --local, so the hint names the verbs that have it
     assert ("backup-create, restore and backup-delete don't need" in said) is (section == "broker")
 
 

@@ -1,4 +1,4 @@
-"""`backup-delete --local` in processes of its own, with a real Swift: no broker, no database."""
+"""`backup-delete --local` in separate processes, with a real Swift, no broker and no database."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ KEYS = keyring()
 
 
 class Operator:
-    """Somebody with a store and its keys, and nothing else."""
+    """An operator who has a store and its keys, but nothing else."""
 
     def __init__(self, folder: Path, swift: SwiftServer) -> None:
         self.swift = swift
@@ -58,7 +58,10 @@ class Operator:
         )
 
     def stalled(self, backup_id: str, method: str, match: str) -> ServerProcess:
-        """A delete that waits for the answer to a certain request, which is not done yet."""
+        """Start a delete and return it when it waits for the answer to a matching request.
+
+        The store has not performed that request yet.
+        """
         rule = {"method": method, "match": match, "action": "stall", "seconds": 600}
         before = len(self.swift.requests())
         self.swift.inject([rule])
@@ -84,7 +87,7 @@ def operator(tmp_path: Path, swift: SwiftServer) -> Iterator[Operator]:
 
 
 def records_in(left: Held) -> set[str]:
-    """The ids of the backups that have a record."""
+    """Return the ids of the backups that have a record."""
     names = (name.removesuffix(".json") for name in left.objects if name.endswith(".json"))
     return {name for name in names if not name.endswith(".checks")}
 
@@ -92,7 +95,10 @@ def records_in(left: Held) -> set[str]:
 def test_a_delete_that_is_killed_on_the_way_is_completed_by_repeating_it(
     operator: Operator,
 ) -> None:
-    """At the turns of its way; tests/operations/test_delete.py stops it before every call."""
+    """The process is killed once in each phase of the delete.
+
+    tests/operations/test_delete.py stops the delete before every call.
+    """
     store = operator.store
     base, other = completed(), completed()
     middle = completed(base, to_lsn=200)

@@ -1,4 +1,4 @@
-"""What `--store` stands for, where there is an agent.toml and where there is none."""
+"""The configuration that `--store` implies, with an agent.toml and without one."""
 
 import logging
 import pwd
@@ -33,7 +33,7 @@ key_file = "store-key"
 
 @pytest.fixture(autouse=True)
 def no_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An agent.toml of this machine, if any, is none of the tests' business."""
+    """Hide an agent.toml of this machine from the tests, and leave logging as it is."""
     monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(embedded, "DEFAULT_PATH", tmp_path / "etc" / "agent.toml")
 

@@ -1,4 +1,4 @@
-"""`gc` in processes of its own: beside a journal that is in use, killed, interrupted."""
+"""`gc` in separate processes: beside a journal that is in use, killed, interrupted."""
 
 import base64
 import json
@@ -96,7 +96,7 @@ def test_what_goes_is_told_and_goes(machine: Machine) -> None:
     everything = held(machine.store)
     shown = machine.gc("--dry-run")
     assert (shown.returncode, shown.stderr) == (0, "")
-    # without a journal a BUILDING backup has seven days
+    # without a journal, gc leaves a BUILDING backup alone for seven days
     assert "5 orphans, " in shown.stdout
     assert "this was a dry run, nothing was changed; 1 left alone" in shown.stdout
     assert all(one in shown.stdout for one in ids)
@@ -114,7 +114,7 @@ def test_what_goes_is_told_and_goes(machine: Machine) -> None:
 
 
 def test_what_is_younger_than_a_day_is_counted(machine: Machine) -> None:
-    """What a kill left a moment ago is seen, and the healthy backup beside it is none of it."""
+    """Remains of a recent kill are counted. The healthy backup beside them is not."""
     machine.store.open()
     place(machine.store, KEYS, ours_completed())
     ids, _ = one_of_each(machine.store)
@@ -133,7 +133,7 @@ def test_where_there_is_nothing(machine: Machine) -> None:
     for _ in range(2):
         done = machine.gc()
         assert (done.returncode, done.stdout, done.stderr) == (0, nothing, "")
-        machine.store.open()  # no container at first, an empty one then
+        machine.store.open()  # no container in the first turn, an empty one in the second
 
 
 def test_a_journal_in_a_folder_that_is_closed_to_this_user(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_beside_an_agent_whose_journal_says_what_is_at_work(machine: Machine) ->
         )
         assert held(machine.store) == before
         journal.report(draft.model_copy(update={"status": TaskStatus.FAILED}))
-    # now the agent has ended, too, and taken what it shares with readers along
+    # the agent has ended, too, and has deleted the files that it shared with readers (-wal, -shm)
     assert busy_backups(machine.journal) == frozenset()
     [gone] = machine.plain()["orphans"]
     assert (gone["what"], gone["backup_id"]) == ("interrupted", building.id)

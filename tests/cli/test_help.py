@@ -1,4 +1,4 @@
-"""What `--help` says: what each word is, and commands that can be copied."""
+"""`--help` explains each argument and shows commands that can be copied."""
 
 import argparse
 import re
@@ -18,7 +18,7 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 def examples(text: str) -> Iterator[list[str]]:
-    """The words after `backup-agent` of each example, with ids for the words that mean one."""
+    """Yield the words after `backup-agent` of each example, with ids in place of placeholders."""
     for line in text.partition("examples:\n")[2].splitlines():
         if line.strip():
             words = shlex.split(re.sub(r"\b(?:BACKUP|INSTANCE|TASK)\b", INSTANCE, line))

@@ -1,4 +1,4 @@
-"""`keygen`: keys that are durable, private and never replaced, and a page for the safe."""
+"""`keygen` makes keys that are durable, private and never replaced, and a page for the safe."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ def logging_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _keygen(folder: Path, *arguments: str | Path) -> int:
-    """Without any configuration: there is none at that path."""
+    """Run `keygen` without a configuration file and return its exit status."""
     none = str(folder / "none.toml")
     return main(["--config", none, "keygen", "--folder", str(folder), *map(str, arguments)])
 
@@ -168,7 +168,7 @@ def test_a_passphrase_typed_on_the_terminal(
 def test_no_passphrase_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl-D, or standard input that has ended where there is no terminal."""
+    """The user types Ctrl-D, or there is no terminal and standard input has ended."""
 
     def ended(_prompt: str) -> str:
         raise EOFError

@@ -1,7 +1,8 @@
-"""The five verbs' output beside the operators' own examples, and what lists make of any record.
+"""The output of the five verbs beside the operators' own examples, and lists of any record.
 
-EXAMPLES are the tables that the operators know, character by character. Their `Value` column
-is wider than what stands in it, so there only the text counts, not the blanks behind it.
+LIST, LIST_INSTANCE and CREATED are the tables that the operators know, character by character.
+Their `Value` column is wider than its content, so there only the text is compared, not the blanks
+after it.
 """
 
 import json
@@ -65,7 +66,7 @@ CREATED = """\
 +-------------+--------------------------------------------------------------------------------------------------+
 """  # noqa: E501
 
-# what of CREATED differs once it is COMPLETED
+# the values that differ from CREATED when the backup is COMPLETED
 SHOWN = {
     "locationRef": "http://obs.example.com:9090/swift/v1/database_backups_"
     "0cbb58a3a7fd4c1d89e4a5f3b8cc0c76/af5c746d-fda9-4e7d-b2ab-24857498ec4a.xbstream.gz.enc",
@@ -78,7 +79,7 @@ MYSQL = Datastore(type="mysql", version="5.5", version_id="35b4c566-935c-4606-b0
 
 
 class Operator:
-    """The command line on a machine of its own, and what lies in its tenant's container."""
+    """The command line on a separate machine, and the content of its tenant's container."""
 
     def __init__(self, agent: Agent, store: SwiftStore, keys: Keyring) -> None:
         self.agent = agent
@@ -93,7 +94,7 @@ class Operator:
         self.store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
 
     def says(self, *arguments: str) -> str:
-        """Standard output of a command that must end well, and say nothing else."""
+        """Run a command that must succeed with an empty standard error, and return its output."""
         done = self.agent.cli(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
@@ -104,7 +105,7 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def sender(scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer) -> Agent:
-    """A configuration with a broker; no agent runs, and no database is there."""
+    """Return an agent that has a configuration with a broker, but no daemon and no database."""
     folder = scratch / f"operator-{uuid4()}"
     agent = Agent(folder, rabbitmq, swift_session, MariaDB(folder / "no-mariadb"))
     agent.write()
@@ -113,7 +114,7 @@ def sender(scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer) -> Age
 
 @pytest.fixture
 def operator(sender: Agent, swift: SwiftServer) -> Iterator[Operator]:
-    """An empty container of its own."""
+    """Yield an operator with a separate empty container."""
     sender.tenant_id = uuid4().hex
     config = load(sender.write())
     container = container_name(sender.tenant_id)
@@ -145,12 +146,12 @@ def _examples() -> list[Record]:
 
 
 def _text(table: str) -> str:
-    """A table without the blanks that fill its last column."""
+    """Return a table without the blanks that fill its last column."""
     return re.sub(r" +\|$|-+\+$", " |", table, flags=re.MULTILINE)
 
 
 def _as_wide_as_its_text(table: str) -> bool:
-    """Whether every line ends where the longest cell does."""
+    """Return True if all lines are equally long, and end with the longest cell."""
     lines = table.splitlines()
     cells = [line for line in lines if not line.startswith("+")]
     return len({len(line) for line in lines}) == 1 and any(line[-3] != " " for line in cells)
@@ -221,7 +222,7 @@ def test_create_and_delete(operator: Operator, rabbitmq: RabbitMQ) -> None:
     assert made.returncode == 0
     assert "the task waits in its queue" in made.stderr
     expected = CREATED.replace("9697e010-ec8d-4881-bccb-cd1b3aac57cf", tasks[0]["backup"]["id"])
-    # nobody knows the server's version before its agent answers
+    # the server's version is unknown until its agent answers
     for value in ("'5.5'", "'35b4c566-935c-4606-b077-20b90f2bf5df'"):
         expected = expected.replace(value, "None")
     now = re.search(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d", made.stdout)
@@ -232,11 +233,14 @@ def test_create_and_delete(operator: Operator, rabbitmq: RabbitMQ) -> None:
     assert tasks[1]["backup_id"] == parent
 
 
-# --- what lists make of any record -------------------------------------------------------
+# --- lists of any record -----------------------------------------------------------------
 
 
 def _many(count: int, **changes: Any) -> list[Record]:
-    """Backups of one instance, each a second later than the one before, in no order of ids."""
+    """Return backups of one instance, each a second later than the one before.
+
+    Their ids are in no order.
+    """
     return [
         completed(
             id=str(UUID(int=(7 * number) % 101)),
@@ -290,7 +294,7 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
 def test_a_missing_container_is_told_with_those_that_are_there(
     operator: Operator, swift: SwiftServer, tmp_path: Path
 ) -> None:
-    """Be it that another tenant's backups lie there, or that the folder is a wrong one."""
+    """The folder may hold another tenant's backups, or it may be the wrong folder."""
     container = f"database_backups_{operator.agent.tenant_id}"
     for other in ("database_backups_other", "database_backups_other_segments", "odd\nname"):
         (tmp_path / other).mkdir()
@@ -312,7 +316,7 @@ def test_a_missing_container_is_told_with_those_that_are_there(
     assert "there is no container never-made in the account, only " in done.stderr
     done = operator.agent.cli("gc", environment=missing)
     assert done.returncode == 0
-    # an account whose listing is refused
+    # the account's listing is refused
     swift.inject([{"match": r"AUTH_test\?", "status": 403, "times": 9}])
     done = operator.agent.cli("backup-list", environment=missing)
     assert "there is no container never-made in the account\n" in done.stderr

@@ -1,4 +1,4 @@
-"""The progress bar: on a terminal only, and with nothing left behind."""
+"""The progress bar appears on a terminal only, and leaves nothing behind."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def test_bytes_rate_and_time_left_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_terminal_that_does_not_know_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of `docker exec -t` and `script` may be: 0 columns."""
+    """A terminal of `docker exec -t` or `script` may have 0 columns."""
     controller, terminal = pty.openpty()
     assert os.get_terminal_size(terminal).columns == 0
     with open(controller, "rb", buffering=0) as shown, open(terminal, "w") as stderr:
@@ -85,5 +85,5 @@ def test_watching_a_meter_ends_with_the_block_even_if_it_fails(
     with pytest.raises(KeyboardInterrupt):
         work()
     assert shown[-1] == 12
-    # others may have ended meanwhile
+    # threads of other tests may have ended meanwhile
     assert set(threading.enumerate()) <= before

@@ -1,4 +1,4 @@
-"""`rekey` as a command: a thousand records, killed midway, repeated; and what it says."""
+"""`rekey` as a command: a thousand records, killed midway and repeated, and its messages."""
 
 import json
 import os
@@ -31,7 +31,7 @@ BOTH = Keyring({OLD.id: OLD, NEW.id: NEW}, OLD.id)
 
 
 class Tenant:
-    """A container of its own, and the configuration of an agent for it: no more than that."""
+    """A separate container and the configuration of an agent for it, but no agent."""
 
     def __init__(self, folder: Path, store: Store, section: str) -> None:
         self.store = store

@@ -1,4 +1,4 @@
-"""What `restore --local` says at its end: whose the folder is that a server is to start on."""
+"""`restore --local` ends by naming the owner of the folder on which a server will start."""
 
 import getpass
 import os

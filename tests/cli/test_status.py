@@ -1,4 +1,4 @@
-"""`status`: whether an agent runs here, and whether it takes tasks."""
+"""`status` reports whether an agent runs here, and whether it takes tasks."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def status(config: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
-    """Exit status, what it says to programs, and its first line."""
+    """Return the exit status, the JSON output and the first line of the plain output."""
     code = main(["--config", str(config), "status", "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert main(["--config", str(config), "status"]) == code
@@ -57,7 +57,7 @@ def test_an_agent_that_loses_its_broker(config: Path, capsys: pytest.CaptureFixt
         code, shown, said = status(config, capsys)
         assert (code, shown["running"], shown["consuming"]) == (1, True, False)
         assert f"takes no tasks since {shown['since']}: it has no connection" in said
-        say("")  # an agent of another version
+        say("")  # as written by an agent of another version
         code, shown, said = status(config, capsys)
         assert (code, shown["running"], shown["consuming"]) == (1, True, False)
         assert said.endswith("is not known")
@@ -65,13 +65,13 @@ def test_an_agent_that_loses_its_broker(config: Path, capsys: pytest.CaptureFixt
         code, shown, said = status(config, capsys)
         assert (code, shown["running"]) == (1, False)
         assert said.startswith("a backup-create --local runs")
-    # what a dead agent said counts for nothing
+    # the last state of a dead agent is ignored
     assert status(config, capsys)[0] == 1
     assert "no agent runs" in status(config, capsys)[2]
 
 
 class _NoServers:
-    """Stands for servers that are away."""
+    """Servers that can't be reached."""
 
     url = auth_url = f"amqp://agent@127.0.0.1:{free_port()}/"
     password = key = "none"
@@ -81,7 +81,7 @@ class _NoServers:
 
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
-    """A daemon whose broker is away, stored in a folder."""
+    """Yield an agent with a running daemon, an unreachable broker and a folder as its store."""
     need("mariadb-backup")
     store = {"url": f"file://{tmp_path}/backups", "user": None, "key_file": None}
     overrides: dict[str, dict[str, object]] = {

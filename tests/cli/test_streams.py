@@ -1,4 +1,4 @@
-"""Standard streams that are full, closed or cut off, and interrupts at any moment: no traceback."""
+"""No traceback if a standard stream is full, closed or broken, or after any interrupt."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ STATE = "BACKUP_AGENT_AGENT__STATE_FOLDER"
 
 
 def run(*arguments: str, state: Path | None = None, **options: Any) -> tuple[int, str]:
-    """Exit status and standard error of a command."""
+    """Run a command and return its exit status and its standard error."""
     environment = {**os.environ, **({STATE: str(state)} if state else {})}
     ended = subprocess.run(
         [*PROGRAM, *arguments],
@@ -79,9 +79,9 @@ def test_standard_error_that_is_full_or_closed() -> None:
 
 
 def test_no_file_of_the_agent_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
-    """A key that is opened as number 1 would get the page for the escrow behind it."""
+    """A key file that is opened as descriptor 1 would get the page for the escrow appended."""
     status, _ = run("keygen", "k", "--folder", str(tmp_path), preexec_fn=closing(0, 1, 2))
-    assert status == 1  # the page could not be printed
+    assert status == 1  # the page for the escrow could not be printed
     assert len((tmp_path / "k.key").read_text()) == 45
 
 
@@ -128,7 +128,10 @@ def test_an_interrupt_of_a_verb_is_an_error_in_json(tmp_path: Path) -> None:
 
 
 def logged(tmp_path: Path, *arguments: str, journal: bool) -> list[str]:
-    """Lines on standard error of a command whose standard error is the journal, or isn't."""
+    """Run a command and return its lines on standard output and standard error.
+
+    If `journal` is True, both streams seem to be the systemd journal.
+    """
     log = tmp_path / "log"
     with log.open("wb") as sink:
         found = os.fstat(sink.fileno())

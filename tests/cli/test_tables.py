@@ -1,4 +1,4 @@
-"""The operators' tables, character by character."""
+"""The tables that the operators know, character by character."""
 
 import json
 
@@ -132,7 +132,7 @@ def test_columns_are_as_wide_as_their_text_is_shown(name: str) -> None:
         lines = table.splitlines()
         assert len({wcswidth(line) for line in lines}) == 1
         [line] = [line for line in lines if f"| {name} " in line]
-        # the longest cell of the column is its head, or this one
+        # the longest cell of the column is its header or this one
         assert f"| {name}{' ' * (max(4, WIDTHS[name]) - WIDTHS[name])} | " in line
 
 

@@ -1,4 +1,4 @@
-"""One agent for the folder's tests, with the session's servers."""
+"""One agent for the tests of this directory, with the session's servers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.stack.swift import SwiftServer
 
 
 def with_daemon(agent: Agent) -> Agent:
-    """The agent, whose daemon is started unless it runs."""
+    """Start the agent's daemon unless it runs, and return the agent."""
     if not agent.running():
         agent.start()
     return agent
@@ -30,11 +30,14 @@ def agent_session(
 
 @pytest.fixture
 def agent(agent_session: Agent, swift: SwiftServer) -> Agent:
-    """The session's agent with its daemon running."""
+    """Return the session's agent with its daemon running."""
     return with_daemon(agent_session)
 
 
 @pytest.fixture(scope="session")
 def base(agent_session: Agent) -> str:
-    """The id of a COMPLETED full backup of the session's agent; leave it as it is."""
+    """Return the id of a COMPLETED full backup of the session's agent.
+
+    Tests must leave this backup unchanged.
+    """
     return str(with_daemon(agent_session).create("base")["id"])

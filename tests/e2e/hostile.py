@@ -1,7 +1,8 @@
-"""Makes stored backups whose keys, record, segments and stream are valid, and whose content is not.
+"""Stored backups with valid keys, record, segments and stream, but with hostile content.
 
-So could whoever holds the keys of a machine: a rooted VM of the same tenant, say. They are made of
-a real backup of the golden tables, by the engine that is here: none prepares another series'.
+An attacker who holds the keys of a machine could do the same, for example on a rooted VM of the
+same tenant. The backups are made from a real backup of the golden tables by the engine of this
+machine, because no engine prepares a backup of another series.
 """
 
 import os
@@ -39,7 +40,10 @@ class Original(NamedTuple):
 
 
 def original(folder: Path) -> Original:
-    """Make the backup that the hostile ones are made of; `folder` is for that alone."""
+    """Make and return the backup from which the hostile ones are made.
+
+    `folder` must have no other use.
+    """
     with make.original(folder) as (_, config):
         made = make.backup(config, "original")
     store, key = folder / make.STORE.name, folder / "keys" / f"{make.KEY_ID}.key"
@@ -49,7 +53,10 @@ def original(folder: Path) -> Original:
 
 
 def store_backup(store: Store, keys: Keyring, made: Original, **changes: object) -> Record:
-    """Store a stream as a COMPLETED full backup, with what else the record says; its record."""
+    """Store a stream as a COMPLETED full backup, and return its record.
+
+    `changes` are further fields of the record.
+    """
     stream = made.stream
     record = made.record.model_copy(update={"id": str(uuid4()), "attempt": str(uuid4())})
     data_key, sent = os.urandom(32), Sent()
@@ -79,9 +86,10 @@ Planted = dict[str, tuple[int, int, bytes]]
 
 
 class Case(NamedTuple):
-    """A hostile stream, and the errors that its restore may end with; none: it restores.
+    """A hostile stream, and the errors that its restore may end with.
 
-    `in_stream` says that the stream itself is hostile, and not only what is in its files.
+    If there are none, the restore succeeds. `in_stream` is True if the stream itself is hostile,
+    and not only the content of its files.
     """
 
     stream: bytes
@@ -90,7 +98,7 @@ class Case(NamedTuple):
 
 
 def plugin(folder: Path, canary: Path) -> bytes:
-    """A library that makes `canary` when it is loaded; b"" without a compiler."""
+    """Return a library that creates `canary` when it is loaded, or b"" without a compiler."""
     (folder / "plugin.c").write_text(f'#define CANARY "{canary}"\n{_CODE}')
     argv = ["cc", "-shared", "-fPIC", "-o", f"{folder}/plugin.so", f"{folder}/plugin.c"]
     try:
@@ -101,16 +109,16 @@ def plugin(folder: Path, canary: Path) -> bytes:
 
 
 def cases(good: bytes, outside: Path, library: bytes = b"") -> dict[str, Case]:
-    """Every kind, made of the stream `good`, aimed at the canaries in `outside`: see `plant`.
+    """Return all cases, made from the stream `good` and aimed at the canaries in `outside`.
 
-    `library` is a plugin as `plugin` makes it.
+    `plant` makes the canaries. `library` is a plugin made by `plugin`.
     """
     far = bytes(outside)
     return {**_streams(good, far), **_options(good, outside, library), **_files(good, far)}
 
 
 def _streams(good: bytes, far: bytes) -> dict[str, Case]:
-    """What the stream itself does to paths."""
+    """Return the cases with a stream that attacks paths itself."""
     streams = {
         "rename out": good + rename(b"ibdata1", far + b"/new"),
         "rename above": good + rename(b"ibdata1", b"../../../outside/new"),
@@ -128,7 +136,7 @@ def _streams(good: bytes, far: bytes) -> dict[str, Case]:
 
 
 def _options(good: bytes, outside: Path, library: bytes) -> dict[str, Case]:
-    """What the backup's own option file says."""
+    """Return the cases with a hostile option file in the backup."""
     load = "plugin_load=file_key_management=file_key_management"
     own = whole(b"file_key_management.so", library)
 
@@ -154,7 +162,7 @@ def _options(good: bytes, outside: Path, library: bytes) -> dict[str, Case]:
 
 
 def _files(good: bytes, far: bytes) -> dict[str, Case]:
-    """What the engine reads at prepare."""
+    """Return the cases with hostile files that the engine reads at prepare."""
     table = b"golden/numbers.ibd"
     return {
         "link": Case(good + whole(b"golden/numbers.isl", far + b"/golden/numbers.ibd"), ()),
@@ -172,7 +180,7 @@ def _files(good: bytes, far: bytes) -> dict[str, Case]:
 
 
 def plant(outside: Path) -> Planted:
-    """Make the canaries; how they are now."""
+    """Make the canaries, and return their state."""
     (outside / "golden").mkdir(parents=True)
     outside.chmod(0o777)
     (outside / "golden").chmod(0o777)
@@ -183,7 +191,10 @@ def plant(outside: Path) -> Planted:
 
 
 def seen(outside: Path) -> Planted:
-    """Every file there: inode, time of its last change, content."""
+    """Return the state of every file below `outside`, by its relative path.
+
+    The state is the inode, the time of the last change in nanoseconds, and the content.
+    """
     return {
         str(path.relative_to(outside)): (
             path.stat().st_ino,

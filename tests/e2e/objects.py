@@ -1,4 +1,4 @@
-"""The stored objects of an agent, reached and damaged with plain swiftclient."""
+"""The stored objects of an agent, accessed and damaged with plain swiftclient."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from tests.stack.agent import Agent
 
 
 class Objects:
-    """Reads, replaces and lists what an agent's tenant has in Swift."""
+    """The objects of an agent's tenant in Swift, to be listed, read, replaced and deleted."""
 
     def __init__(self, agent: Agent) -> None:
         self._swift = Connection(agent.swift.auth_url, agent.swift.user, agent.swift.key, retries=0)
@@ -20,7 +20,7 @@ class Objects:
         self._swift.close()
 
     def names(self, container: str, prefix: str = "") -> list[str]:
-        """All names in a container; none where there is no such container yet."""
+        """Return all names in a container, or an empty list if it doesn't exist yet."""
         try:
             _, rows = self._swift.get_container(container, prefix=prefix, full_listing=True)
         except ClientException as error:
@@ -30,7 +30,7 @@ class Objects:
         return [row["name"] for row in rows]
 
     def segment_names(self, backup_id: str) -> list[str]:
-        """Data segments only, in order."""
+        """Return the names of a backup's data segments, in order."""
         names = self.names(self.segments, f"{backup_id}/")
         return [name for name in names if name.rsplit("/", 1)[1].isdigit()]
 
@@ -45,7 +45,7 @@ class Objects:
         self._swift.put_object(container, name, body)
 
     def record(self, backup_id: str) -> dict[str, Any]:
-        """Line 1 of a record, unchecked."""
+        """Return line 1 of a record, parsed but unchecked."""
         line = self.get(self.container, f"{backup_id}.json").splitlines()[0]
         found: dict[str, Any] = json.loads(line)
         return found
@@ -54,5 +54,5 @@ class Objects:
         self._swift.delete_object(container, name)
 
     def quota(self, container: str, size: str) -> None:
-        """Let a container hold so many bytes at most; none is no quota."""
+        """Limit a container to `size` bytes, or remove the limit if `size` is empty."""
         self._swift.post_container(container, {"X-Container-Meta-Quota-Bytes": size})

@@ -1,4 +1,4 @@
-"""All reports about one instance, collected in a queue of the test's own."""
+"""All reports about one instance, collected in the test's own queue."""
 
 import json
 from contextlib import suppress
@@ -15,12 +15,15 @@ from tests.stack.process import poll
 
 
 def doomed() -> RestoreTask:
-    """A task for the worker that is soon over: it fails, since there is no such backup."""
+    """Return a task for the worker that fails soon, because its backup doesn't exist."""
     return RestoreTask(task_id=str(uuid4()), backup_id=str(uuid4()), target="/nowhere/at/all")
 
 
 class Reports:
-    """Binds before anything is sent; `wait_for` reads until a report fits."""
+    """A queue of reports that is bound before the test sends anything.
+
+    `wait_for` reads until a report matches.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self._connection = pika.BlockingConnection(agent.rabbitmq.parameters())
@@ -31,7 +34,10 @@ class Reports:
         self.seen: list[dict[str, Any]] = []
 
     def wait_for(self, task_id: str, status: str, seconds: float = 60) -> dict[str, Any]:
-        """The first report of that task with that status; earlier ones are in `seen`."""
+        """Wait for the first report of this task with this status, and return it.
+
+        All reports read so far are in `seen`.
+        """
         found: list[dict[str, Any]] = []
 
         def come() -> bool:
@@ -53,6 +59,6 @@ class Reports:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # a broker that was killed meanwhile has closed it already
+        # a broker that was killed meanwhile has already closed the connection
         with suppress(AMQPError):
             self._connection.close()

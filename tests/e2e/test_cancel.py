@@ -1,4 +1,4 @@
-"""Cancelling what waits and what runs: within seconds, with one answer each, and nothing left."""
+"""Cancel waiting and running tasks: within seconds, with one answer each, and nothing left."""
 
 import json
 import signal
@@ -27,13 +27,13 @@ from tests.stack.agent import Agent, Tables
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 
-# What is promised is 5; the rest is for a machine that does something else meanwhile.
+# The promise is 5 seconds. The rest is for a machine that does other work meanwhile.
 SECONDS = 8.0
 
 
 @pytest.fixture(scope="module")
 def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent whose backups have many segments, and whose prepare takes for ever."""
+    """Yield an agent with many segments per backup, and with a prepare that takes 10 minutes."""
     folder = tmp_path_factory.mktemp("cancel")
     program = patient(folder / "patient", "trap '' INT; sleep 600")
     overrides: Tables = {"engine": {"program": program}, "pipeline": {"segment_bytes": 1 << 20}}
@@ -45,7 +45,7 @@ def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def own(own_session: Agent, swift: SwiftServer) -> Agent:
-    """That agent with its daemon running."""
+    """Return the agent of `own_session` with its daemon running."""
     return with_daemon(own_session)
 
 
@@ -73,7 +73,7 @@ def cancel_of(task_id: str) -> CancelTask:
 
 
 def begin(own: Agent, objects: Objects, mebibytes_per_second: int = 4) -> CreateTask:
-    """Send a create task and wait until its first segments are stored."""
+    """Send a create task, wait until its first segments are stored, and return it."""
     task = create(mebibytes_per_second)
     own.send(task)
     poll("segments are stored", lambda: len(objects.segment_names(task.backup.id)) > 1, 60)
@@ -81,7 +81,10 @@ def begin(own: Agent, objects: Objects, mebibytes_per_second: int = 4) -> Create
 
 
 def end(own: Agent, reports: Reports, task_id: str) -> dict[str, Any]:
-    """Cancel a task and see both ends; its final report, which came in time."""
+    """Cancel a task and return its final report, which must come in time.
+
+    Assert that the task ends CANCELLED, and the cancel DONE.
+    """
     cancel = cancel_of(task_id)
     own.send(cancel)
     sent = time.monotonic()
@@ -97,7 +100,7 @@ def end(own: Agent, reports: Reports, task_id: str) -> dict[str, Any]:
 
 
 def left_of(objects: Objects, backup_id: str) -> list[str]:
-    """What the store has of a backup besides its record."""
+    """Return the names of a backup's objects in the store, without its record."""
     found = objects.names(objects.segments, f"{backup_id}/")
     return found + [n for n in objects.names(objects.container, backup_id) if "json" not in n]
 
@@ -155,7 +158,7 @@ def test_an_engine_that_is_stopped_and_a_store_that_is_stuck(
     engine_of(own).send_signal(signal.SIGSTOP)
     end(own, reports, task.task_id)
     swift.clear_faults()
-    # whatever comes has an idle agent ask the store once more
+    # any task makes an idle agent try the store again
     own.send(PingTask(task_id=str(uuid.uuid4())))
     poll("it is cleaned up", lambda: not left_of(objects, task.backup.id), 30)
     assert_gone(objects, task.backup.id)
@@ -250,7 +253,7 @@ def test_a_delete_that_has_begun(
 def test_a_server_that_answers_nothing(
     own: Agent, reports: Reports, objects: Objects, swift: SwiftServer
 ) -> None:
-    """Stopped when the backup asks it who it is."""
+    """The server is suspended, so it doesn't answer when the backup requests its identity."""
     server = psutil.Process(int((own.mariadb.folder / "server.pid").read_text()))
     task = create()
     try:
@@ -258,7 +261,7 @@ def test_a_server_that_answers_nothing(
         own.send(task)
         begins = f"{task.task_id} (backup.create) begins"
         poll("it runs", lambda: begins in own.log.read_text(), 30)
-        # the store comes first
+        # the agent connects to the store first
         poll("it asks the server", lambda: "/info" in swift.requests()[-1], 30)
         end(own, reports, task.task_id)
     finally:

@@ -1,4 +1,4 @@
-"""A full and an incremental backup by task, and the chain restored to an equal database."""
+"""A full and an incremental backup by task, and a restore of the chain to an equal database."""
 
 import json
 import uuid
@@ -14,7 +14,7 @@ from tests.stack.mariadb import MariaDB
 
 
 def follow(agent: Agent, name: str, parent: str | None = None) -> list[Report]:
-    """Send one create task and collect every report about it."""
+    """Send one create task and return all reports about it."""
     request = BackupRequest(id=str(uuid.uuid4()), name=name, parent_id=parent)
     task = CreateTask(task_id=str(uuid.uuid4()), backup=request)
     with ControlClient(wiring.broker(load(agent.config))) as client:
@@ -24,7 +24,7 @@ def follow(agent: Agent, name: str, parent: str | None = None) -> list[Report]:
 
 
 def checksums_of(datadir: Path, folder: Path) -> dict[str, int]:
-    """Start a server on a restored datadir and ask it."""
+    """Start a server on a restored datadir and return the checksums of its tables."""
     server = MariaDB(folder, datadir=datadir)
     try:
         server.start()
@@ -69,7 +69,8 @@ def test_a_chain_comes_back_as_an_equal_database(
 
 
 def test_the_incremental_continues_its_parent(agent: Agent, mariadb: MariaDB) -> None:
-    # one of this test's own: how much an incremental holds depends on what others did since
+    # this test makes its own parent, because the size of an incremental depends on the changes
+    # that other tests have made since its parent
     base = agent.create("parent")["id"]
     mariadb.query("CREATE SCHEMA moved; CREATE TABLE moved.t AS SELECT 1 AS a")
     mariadb.checkpoint()

@@ -1,4 +1,4 @@
-"""The end of a backup when the store, or the agent, fails right there."""
+"""The end of a backup, if the store or the agent fails at that point."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ from tests.stack.swift import SwiftServer
 def hasty_session(
     agent_session: Agent, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Agent]:
-    """An agent of its own that gives up on the store after two attempts."""
+    """Yield a separate agent that gives up on the store after two attempts."""
     overrides: dict[str, dict[str, object]] = {
         "pipeline": {"segment_bytes": 1 << 20},
         "store": {"attempts": 2},
@@ -34,12 +34,15 @@ def hasty_session(
 
 @pytest.fixture
 def hasty(hasty_session: Agent, swift: SwiftServer) -> Agent:
-    """That agent with its daemon running."""
+    """Return the agent of `hasty_session` with its daemon running."""
     return with_daemon(hasty_session)
 
 
 def begin(agent: Agent) -> CreateTask:
-    """Send a create task and wait until it stores segments: its record is written then."""
+    """Send a create task, wait until it stores segments, and return it.
+
+    Its record is written by then.
+    """
     task = CreateTask(
         task_id=str(uuid.uuid4()),
         backup=BackupRequest(id=str(uuid.uuid4()), name="cut"),
@@ -53,7 +56,7 @@ def begin(agent: Agent) -> CreateTask:
 
 
 def wake(agent: Agent) -> None:
-    """Have the worker look at the store at once, and not when its pause of 5 s has ended."""
+    """Make the worker try the store at once, before its pause of 5 seconds has ended."""
     agent.send(PingTask(task_id=str(uuid.uuid4())))
 
 
@@ -159,7 +162,7 @@ def assert_cleaned_up(agent: Agent, backup_id: str, code: str) -> None:
 def test_a_last_write_that_is_refused_for_good_is_cleaned_up_at_once(
     hasty: Agent, swift: SwiftServer, refusal: dict[str, object]
 ) -> None:
-    """The FAILED record is refused as well, until the backup's own bytes are gone."""
+    """The FAILED record is refused as well, until the backup's own bytes are deleted."""
     with Reports(hasty) as reports:
         task = begin(hasty)
         times = 3 if refusal["status"] == 422 else 2
@@ -186,7 +189,7 @@ def test_a_last_write_that_is_refused_after_one_without_an_answer_is_not_taken_f
 def test_a_quota_of_swift_that_stays_full_is_reported_and_cleaned_up_when_there_is_room(
     hasty: Agent,
 ) -> None:
-    """Swift's own middleware: the container takes no record at all, not even the FAILED one."""
+    """This is Swift's own middleware. The container takes no record, not even the FAILED one."""
     objects = Objects(hasty)
     with Reports(hasty) as reports:
         task = begin(hasty)
@@ -233,7 +236,7 @@ def test_a_backup_that_fails_with_its_store_is_cleaned_up_when_that_is_back(
 def test_a_write_that_may_still_reach_the_store_keeps_the_bytes(
     hasty: Agent, swift: SwiftServer
 ) -> None:
-    """The backup can't be completed any more, but the write that would do so is under way."""
+    """The backup can't be completed any more, but a write that would complete it is under way."""
     with Reports(hasty) as reports:
         task = begin(hasty)
         name = f"{task.backup.id}.json"

@@ -1,4 +1,4 @@
-"""Stored bytes that were changed are refused, and nothing of them is left in the target."""
+"""Changed bytes in the store are refused, and nothing of them is left in the target."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +13,9 @@ Damage = Callable[[Objects, list[str]], list[str]]
 
 @pytest.fixture(scope="module")
 def small_segments(agent_session: Agent) -> Iterator[Agent]:
-    """The session's agent with segments of 1 MiB, so that a backup has many.
+    """Yield the session's agent with segments of 1 MiB, so that a backup has many.
 
-    It asks twice for a segment that came cut short, and not five times with pauses between.
+    It requests a truncated segment twice, and not five times with pauses between.
     """
     agent_session.stop()
     agent_session.overrides = {

@@ -1,4 +1,4 @@
-"""Deleting through the broker, and deleting what is being made at that moment."""
+"""Deletes through the broker, and deletes of backups that are being made at that moment."""
 
 import json
 import uuid
@@ -35,7 +35,7 @@ from tests.stack.swift import SwiftServer
 
 @pytest.fixture(scope="module")
 def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent whose incrementals take for ever, and which gives up on the store soon."""
+    """Yield an agent with incrementals that take 10 minutes and with two attempts at the store."""
     folder = tmp_path_factory.mktemp("delete")
     patient = script(
         folder / "patient",
@@ -54,7 +54,7 @@ def own_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def own(own_session: Agent, swift: SwiftServer) -> Agent:
-    """That agent with its daemon running."""
+    """Return the agent of `own_session` with its daemon running."""
     return with_daemon(own_session)
 
 
@@ -83,7 +83,10 @@ def left_of(objects: Objects, *ids: str) -> list[str]:
 
 
 def wait_for_record(objects: Objects, backup_id: str, status: str) -> None:
-    """Until then nothing is begun: reports of progress may come before."""
+    """Wait until the record of a backup has this status.
+
+    The backup begins only then, although reports of progress may come earlier.
+    """
 
     def there() -> bool:
         name = f"{backup_id}.json"
@@ -215,7 +218,10 @@ def test_nothing_is_made_or_restored_on_a_chain_that_is_being_deleted(
 
 
 def placed(agent: Agent, store: Store) -> tuple[Record, Record]:
-    """A backup of an instance whose VM is gone, and an incremental on it."""
+    """Store a full backup and an incremental of an instance that has lost its VM.
+
+    Return their records.
+    """
     base = completed()
     child = completed(base)
     place(store, wiring.keyring(load(agent.config)), base, child)
@@ -223,7 +229,7 @@ def placed(agent: Agent, store: Store) -> tuple[Record, Record]:
 
 
 def stalled(swift: SwiftServer, method: str, match: str, seconds: int = 600) -> Callable[[], bool]:
-    """Have one such request wait; whether it has come."""
+    """Stall the next matching request, and return a function that tells if it has come."""
     seen = len(swift.requests())
     swift.inject([{"method": method, "match": match, "action": "stall", "seconds": seconds}])
     return lambda: any(" stall" in line for line in swift.requests()[seen:])
@@ -243,7 +249,7 @@ def test_a_delete_that_a_crash_cut_off_is_completed_and_reported_once(
         own.kill()
         swift.clear_faults()
         if at == "record":
-            # the request came through after all: nothing is left to be found
+            # the request reached the store in the end, so no record is left
             objects.delete(objects.container, f"{base.id}.json")
         own.start()
         final = reports.wait_for(task.task_id, "DONE")

@@ -1,4 +1,4 @@
-"""The daemon with a folder as its store: tasks through the broker, no Swift."""
+"""The daemon with a folder as its store, with tasks through the broker and without Swift."""
 
 from collections.abc import Iterator
 from pathlib import Path

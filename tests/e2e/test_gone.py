@@ -1,4 +1,4 @@
-"""Backups whose record is there and whose bytes, or ancestors, are gone."""
+"""Backups that still have a record, but have lost their bytes or their ancestors."""
 
 import json
 import uuid
@@ -15,7 +15,10 @@ from tests.stack.swift import SwiftServer
 
 
 def remove_bytes(agent: Agent, backup_id: str) -> None:
-    """What `swift delete` does to a large object: object and segments go, the record stays."""
+    """Delete the object and the segments of a backup, but not its record.
+
+    `swift delete` does this to a large object.
+    """
     swift = Connection(agent.swift.auth_url, agent.swift.user, agent.swift.key, retries=0)
     name = f"{backup_id}.xbstream.gz.enc"
     container = f"database_backups_{agent.tenant_id}"

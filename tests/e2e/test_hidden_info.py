@@ -1,4 +1,8 @@
-"""A Swift that shows no /info, which is an ordinary setting: all but making backups goes on."""
+"""A Swift that hides /info, which is an ordinary setting.
+
+Backups are made with default limits. If /info answers with something else, such as a welcome
+page, no backup is made, but all other work goes on.
+"""
 
 import json
 import uuid
@@ -15,7 +19,7 @@ from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
 
 HIDDEN = {"match": "^/info", "times": 9999, "status": 403}
-# what a gateway says that shows its welcome to whom it doesn't know
+# the answer of a gateway that shows its welcome page to unknown clients
 WELCOME = {**HIDDEN, "status": 200, "body": "<html>welcome</html>"}
 
 
@@ -26,7 +30,7 @@ def succeed(agent: Agent, *arguments: str | Path) -> str:
 
 
 def check_of(agent: Agent, name: str) -> dict[str, Any]:
-    """What the self-test finds of the store, by the name of the check."""
+    """Run the self-test of the store and return the result of the check `name`."""
     told = json.loads(agent.cli("self-test", "--only", "store", "--json").stdout)
     found: dict[str, Any] = next(one for one in told["results"] if one["name"] == name)
     return found

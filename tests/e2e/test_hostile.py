@@ -1,7 +1,7 @@
-"""A hostile backup, made with valid keys, leaves nothing outside, runs nothing, and is removed.
+"""A hostile backup with valid keys leaves nothing outside, runs nothing, and is removed.
 
-By the agent's restore in this process and by task, and by the rescue reader with the commands of
-its page.
+It is restored by the agent in this process, by a task, and by the rescue reader with the commands
+of its page.
 """
 
 import shutil
@@ -40,7 +40,10 @@ from tests.stack.agent import Agent
 
 
 class Place(NamedTuple):
-    """A folder that every user may enter, with canaries in `outside`, and a store of hostiles."""
+    """A folder that every user may enter, with a store of hostile backups.
+
+    The canaries are in `outside`.
+    """
 
     folder: Path
     config: Path
@@ -79,7 +82,7 @@ def place() -> Iterator[Place]:
 
 
 NAMES = sorted(cases(b"", Path("/outside")))
-# One of each kind: the reader's own tests have all that the stream can do.
+# One case of each kind. The reader's own tests cover all attacks by the stream.
 BY_HAND = (
     *("rename above", "remove", "plugin of its own", "plugin by path", "included options"),
     *("system tablespace outside", "link in place of the table", "renamed at prepare"),
@@ -94,7 +97,7 @@ def unharmed(place: Place) -> None:
 
 
 def restored(place: Place, name: str) -> AgentError | None:
-    """Restore it into `target`; what the restore ended with."""
+    """Restore a case into `target`, and return the error of the restore or None."""
     parts = wiring.restore_resources(load(place.config))
     operation = RestoreOperation(parts, meter=Meter(), stop=Stop())
     try:
@@ -140,7 +143,7 @@ def test_the_page_and_its_reader_lay_it_down_inside(place: Place, name: str) -> 
 
 
 def test_what_pointed_outside_opens_inside(place: Place) -> None:
-    """A table with DATA DIRECTORY: its file is in the backup, its link goes."""
+    """The table has a DATA DIRECTORY. Its file is in the backup, and its link is removed."""
     target = place.folder / "target"
     assert restored(place, "link") is None
     server = place.folder / "agent" / "server"

@@ -1,6 +1,6 @@
-"""A backup that is cut off by SIGTERM or SIGKILL, and what else the daemon has to do meanwhile.
+"""A backup that is interrupted by SIGTERM or SIGKILL, and other work of the daemon meanwhile.
 
-What a broker that goes away costs is in tests/faults/broker.py.
+The effects of a lost broker are tested in tests/faults/broker.py.
 """
 
 import signal
@@ -23,7 +23,10 @@ from tests.stack.swift import SwiftServer
 
 @pytest.fixture(scope="module")
 def slow_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
-    """An agent of its own with small segments; a `slow_backup` takes seconds."""
+    """Yield a separate agent with small segments.
+
+    A `slow_backup` takes seconds.
+    """
     overrides: dict[str, dict[str, object]] = {"pipeline": {"segment_bytes": 1 << 20}}
     servers = (agent_session.rabbitmq, agent_session.swift, agent_session.mariadb)
     own = Agent(tmp_path_factory.mktemp("slow") / "agent", *servers, overrides)
@@ -33,7 +36,7 @@ def slow_session(agent_session: Agent, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def slow(slow_session: Agent, swift: SwiftServer) -> Agent:
-    """That agent with its daemon running."""
+    """Return the agent of `slow_session` with its daemon running."""
     return with_daemon(slow_session)
 
 
@@ -104,7 +107,7 @@ def test_a_second_task_waits_while_one_runs(slow: Agent) -> None:
         slow.send(second)
         slow.send(ping)
         reports.wait_for(second.task_id, "ACCEPTED")
-        # a sign of life waits for nothing
+        # a ping waits for no other task
         reports.wait_for(ping.task_id, "DONE")
         assert "DONE" not in reports.statuses(first.task_id)
         assert reports.statuses(ping.task_id) == ["ACCEPTED", "DONE"]
@@ -164,7 +167,7 @@ def test_an_interrupted_restore_leaves_nothing(agent: Agent, base: str, tmp_path
 def test_a_restore_interrupted_while_it_prepares_says_so(
     agent: Agent, base: str, tmp_path: Path
 ) -> None:
-    """Not in the words of the program that was killed for it."""
+    """The message is the agent's own, not the output of the program that was killed for it."""
     program = patient(tmp_path / "patient", "echo preparing >&2; exec sleep 60")
     own = Agent(
         agent.folder, agent.rabbitmq, agent.swift, agent.mariadb, {"engine": {"program": program}}

@@ -1,6 +1,6 @@
-"""No space is left for the journal while a task runs, and the agent is to end meanwhile.
+"""The journal has no space left while a task runs, and the agent must end meanwhile.
 
-What comes of one that goes on is in tests/faults/disk.py.
+An agent that goes on is tested in tests/faults/disk.py.
 """
 
 import time
@@ -35,7 +35,10 @@ def proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
 def cramped_session(
     agent_session: Agent, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Agent, SmallDisk]]:
-    """An agent whose state folder is a disk of its own; its connections can be cut."""
+    """Yield an agent and the small disk that is its state folder.
+
+    The agent's connections to the broker go through `proxy`, which can cut them.
+    """
     url = agent_session.rabbitmq.url.replace(str(agent_session.rabbitmq.port), str(proxy.port))
     overrides: dict[str, dict[str, object]] = {
         "pipeline": {"segment_bytes": 1 << 20},
@@ -56,7 +59,7 @@ def cramped_session(
 
 @pytest.fixture
 def cramped(cramped_session: tuple[Agent, SmallDisk]) -> Iterator[tuple[Agent, SmallDisk]]:
-    """That agent with its daemon running."""
+    """Yield the agent and the disk of `cramped_session`, with the daemon running."""
     agent, disk = cramped_session
     with_daemon(agent)
     yield agent, disk
@@ -64,7 +67,7 @@ def cramped(cramped_session: tuple[Agent, SmallDisk]) -> Iterator[tuple[Agent, S
 
 
 def begin(agent: Agent) -> CreateTask:
-    """Have the agent make a backup, and wait until it stores segments."""
+    """Send a create task, wait until it stores segments, and return it."""
     task = CreateTask(
         task_id=str(uuid.uuid4()),
         backup=BackupRequest(id=str(uuid.uuid4()), name="cramped"),
@@ -78,9 +81,10 @@ def begin(agent: Agent) -> CreateTask:
 
 
 def expected(agent: Agent, task: CreateTask) -> str:
-    """How the task has to end, by what the store holds: all of the backup, or nothing.
+    """Return the status that the task must end with, DONE or FAILED.
 
-    Whether the journal takes the finished record depends on the pages that it has left.
+    Assert that the store holds all of the backup or nothing. Both are possible, because the journal
+    takes the finished record only if it has pages left.
     """
     objects = Objects(agent)
     status = objects.record(task.backup.id)["status"]
@@ -121,7 +125,7 @@ def test_an_agent_whose_journal_is_full_ends_in_time(
 def test_a_task_that_comes_meanwhile_is_done_once_whatever_becomes_of_the_connection(
     cramped: tuple[Agent, SmallDisk], proxy: Proxy
 ) -> None:
-    """RabbitMQ gives up what comes back more often than a queue's policy allows."""
+    """RabbitMQ gives up a message that comes back more often than the queue's policy allows."""
     agent, disk = cramped
     queue = wire.task_queue(agent.instance_id)
     policy = ("--apply-to", "queues", "impatient", f"^{queue}$", '{"delivery-limit": 1}')

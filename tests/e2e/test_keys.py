@@ -1,4 +1,4 @@
-"""Keys in use: another master key for backups that are there, and one for the worst day."""
+"""Keys in use: another master key for existing backups, and a recovery key for emergencies."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from tests.stack.swift import SwiftServer
 def keeper(
     scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB
 ) -> Agent:
-    """An agent without a daemon, with a recovery key."""
+    """Return an agent without a daemon, with a recovery key."""
     agent = Agent(scratch / "keeper", rabbitmq, swift_session, mariadb)
     agent.overrides = {"keys": {"recovery": ["offline"]}}
     agent.write()
@@ -48,7 +48,7 @@ def _made_here(agent: Agent, name: str, *arguments: str) -> str:
 
 
 def _openssl(keeper: Agent, wrapped: str) -> bytes:
-    """The data key of a recovery entry, opened as docs/format.md says."""
+    """Open a recovery entry as docs/format.md says, and return its data key."""
     command = ["openssl", "pkeyutl", "-decrypt", "-inkey", "usb-stick.pem"]
     for option in ("rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"):
         command += ["-pkeyopt", option]
@@ -82,7 +82,7 @@ def test_a_backup_is_rekeyed_and_the_old_key_retired(
     old = (keys / f"{KEY_ID}.key").rename(keeper.folder / "old.key")
     second = keys / "second.key"
     keeper.overrides["keys"]["active"] = "second"
-    # `write` makes the stack's key again where it is missing, but never again with this secret
+    # `write` makes the stack's key again if it is missing, but never again with this secret
     keeper.write()
     (keys / f"{KEY_ID}.key").unlink()
     restored = keeper.cli("restore", "--local", backup, tmp_path / "new")

@@ -1,4 +1,4 @@
-"""Encryption switched off: said loudly, read only where allowed, and damage still noticed."""
+"""Encryption switched off: warned about, read only if allowed, and damage still noticed."""
 
 import gzip
 import json
@@ -25,14 +25,14 @@ OPENLY: Tables = {
 def careless(
     scratch: Path, rabbitmq: RabbitMQ, swift_session: SwiftServer, mariadb: MariaDB
 ) -> Agent:
-    """An agent without a daemon that doesn't encrypt."""
+    """Return an agent without a daemon that doesn't encrypt."""
     agent = Agent(scratch / "careless", rabbitmq, swift_session, mariadb, dict(OPENLY))
     agent.write()
     return agent
 
 
 def _made_here(agent: Agent, name: str, *arguments: str) -> tuple[str, str]:
-    """The id of a backup and what was said while it was made."""
+    """Make a backup, and return its id and the standard error of the command."""
     done = agent.cli("backup-create", "--local", "--json", agent.instance_id, name, *arguments)
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["id"]), done.stderr

@@ -1,4 +1,4 @@
-"""Each thing that can't be done gives one clear error, and no record that looks usable."""
+"""Each impossible request gives one clear error, and no record that looks usable."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.stack.swift import SwiftServer
 
 @contextmanager
 def another(agent: Agent, folder: Path, overrides: Tables) -> Iterator[Agent]:
-    """A second agent on the same servers, with another configuration."""
+    """Yield a second agent on the same servers, with another configuration."""
     second = Agent(folder, agent.rabbitmq, agent.swift, agent.mariadb, overrides)
     second.start()
     try:
@@ -32,7 +32,10 @@ def another(agent: Agent, folder: Path, overrides: Tables) -> Iterator[Agent]:
 
 
 def refused(agent: Agent, code: str, *arguments: str) -> dict[str, Any]:
-    """A create that must fail with that code; the view of the backup, or what would be its id."""
+    """Run a create that must fail with this code, and return the view of the backup.
+
+    If no backup was begun, the view holds the id that the backup would have had.
+    """
     done = agent.cli("backup-create", agent.instance_id, "refused", "--wait", "--json", *arguments)
     assert done.returncode == 1
     assert f"backup-agent: {code}: " in done.stderr
@@ -42,7 +45,7 @@ def refused(agent: Agent, code: str, *arguments: str) -> dict[str, Any]:
 
 
 def assert_unusable(agent: Agent, backup_id: str) -> None:
-    """No record at all, or a FAILED one without a segment."""
+    """Assert that the backup has no record, or a FAILED one without a segment."""
     objects = Objects(agent)
     try:
         if f"{backup_id}.json" in objects.names(objects.container):
@@ -180,7 +183,10 @@ def test_messages_that_are_no_tasks(agent: Agent, rabbitmq: RabbitMQ) -> None:
 
 
 def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path) -> None:
-    """Restore the older of two backups over the instance: the lost one is no parent any more."""
+    """The older of two backups is restored over the instance.
+
+    After that, neither of them can be a parent.
+    """
     server = MariaDB(tmp_path / "server", options=SMALL_SERVER)
     server.install()
     server.start()
@@ -213,7 +219,7 @@ def test_a_lineage_that_has_changed(agent: Agent, scratch: Path, tmp_path: Path)
 
 
 def test_a_volume_that_was_rolled_back(agent: Agent, tmp_path: Path) -> None:
-    """The same inodes with older content: the LSN went back once, and that is remembered."""
+    """The same inodes have older content. The LSN went back once, and the agent remembers that."""
     server = MariaDB(tmp_path / "server", options=SMALL_SERVER)
     server.install()
     server.start()
@@ -243,7 +249,7 @@ def test_a_volume_that_was_rolled_back(agent: Agent, tmp_path: Path) -> None:
 
 
 def roll_back(datadir: Path, snapshot: Path) -> None:
-    """Write the snapshot's content into the files that are there, as a volume's rollback does."""
+    """Write the snapshot's content into the existing files, as a rollback of a volume does."""
     for path in datadir.rglob("*"):
         if path.is_file() and not (snapshot / path.relative_to(datadir)).exists():
             path.unlink()
@@ -261,7 +267,7 @@ def lsn_of(agent: Agent, backup_id: str) -> int:
 
 
 def grow_past(server: MariaDB, lsn: int) -> None:
-    """Write until the server's LSN is higher than that."""
+    """Write until the server's LSN is higher than `lsn`."""
 
     def passed() -> bool:
         server.query("CREATE OR REPLACE TABLE shop.again AS SELECT * FROM shop.orders")

@@ -12,7 +12,7 @@ from tests.stack.mariadb import MariaDB
 
 @pytest.fixture(scope="module")
 def chain(agent_session: Agent, base: str) -> tuple[str, str]:
-    """The ids of a full backup and of an incremental on it."""
+    """Return the ids of a full backup and of an incremental on it."""
     agent_session.mariadb.query("CREATE SCHEMA rescue; CREATE TABLE rescue.t AS SELECT 1 AS a")
     agent_session.mariadb.checkpoint()
     return base, str(agent_session.create("to be rescued", "--parent", base)["id"])
@@ -20,7 +20,7 @@ def chain(agent_session: Agent, base: str) -> tuple[str, str]:
 
 @pytest.fixture
 def settings(agent: Agent, chain: tuple[str, str]) -> dict[str, str | Path]:
-    """What the page asks the operator to set."""
+    """Return the variables that the page asks the operator to set."""
     return {
         "ST_AUTH": agent.swift.auth_url,
         "ST_USER": agent.swift.user,
@@ -63,7 +63,7 @@ def test_a_failure_ends_the_commands(settings: dict[str, str | Path], tmp_path: 
 def test_a_failure_leaves_the_shell_as_it_was(
     settings: dict[str, str | Path], tmp_path: Path
 ) -> None:
-    """Who types the commands goes on in the same shell, with its variables and functions."""
+    """An operator who types the commands keeps the shell, with its variables and functions."""
     page = rescue.blocks()
     lost = settings | {"CONTAINER": "nowhere", "RIGHT": settings["CONTAINER"]}
     steps = [page["begin"], page["curl"], page["chain"], "CONTAINER=$RIGHT\n", page["chain"]]

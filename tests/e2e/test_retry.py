@@ -1,4 +1,4 @@
-"""An agent that is killed: what it leaves running or half done, and what is begun again."""
+"""An agent that is killed: its running or unfinished work, and the tasks that begin again."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ _FOR_EVER = "trap '' PIPE; while :; do sleep 1; done"
 
 
 class Site:
-    """An agent whose prepares hang for as long as `wait` is there."""
+    """An agent with prepares that hang as long as the file `wait` exists."""
 
     def __init__(self, agent: Agent, folder: Path) -> None:
         self.agent = agent
@@ -55,13 +55,13 @@ def site(site_session: Site, swift: SwiftServer) -> Site:
 
 @pytest.fixture(scope="module")
 def kept(site_session: Site) -> str:
-    """A COMPLETED backup of that agent."""
+    """Return the id of a COMPLETED backup of the site's agent."""
     return str(with_daemon(site_session.agent).create("kept")["id"])
 
 
 @pytest.fixture
 def foreign() -> Iterator["subprocess.Popen[bytes]"]:
-    """A process of this user that is called mariadb-backup, of an agent elsewhere."""
+    """Yield a process of this user that is named mariadb-backup and marked as another agent's."""
     child = subprocess.Popen(
         ["mariadb-backup", "-c", "import time; time.sleep(600)"],
         executable=sys.executable,
@@ -73,18 +73,21 @@ def foreign() -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether it does anything any more: nobody here collects what it ended with."""
+    """Return True if the process runs and is no zombie.
+
+    A process that has ended may stay a zombie here, because no process collects its exit status.
+    """
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def steps(reports: Reports, task: Task) -> list[str]:
-    """The statuses that were reported, progress apart."""
+    """Return the reported statuses of a task, without reports of progress."""
     told = [report for report in reports.seen if report["task_id"] == task.task_id]
     return [report["status"] for report in told if "progress" not in report]
 
 
 def restore(site: Site, backup_id: str, *, retry: bool) -> RestoreTask:
-    """Have the agent restore until it prepares, which hangs."""
+    """Send a restore task, wait until it hangs in its prepare, and return it."""
     site.wait.touch()
     target = site.agent.folder / "restore" / uuid.uuid4().hex
     task = RestoreTask(
@@ -151,7 +154,7 @@ def test_a_local_restore_that_was_killed_says_what_to_do(
 
 @pytest.fixture
 def other(site: Site, tmp_path: Path) -> Agent:
-    """An agent of the same datadir with a state folder of its own."""
+    """Return an agent of the same datadir with its own state folder."""
     agent = site.agent
     other = Agent(tmp_path / "other", agent.rabbitmq, agent.swift, agent.mariadb)
     other.write()
@@ -166,7 +169,7 @@ def assert_excluded(other: Agent) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_a_backup_that_asks_for_it_is_made_after_all(site: Site, other: Agent, how: str) -> None:
-    """And while it is made, no other agent of that datadir makes one."""
+    """While the backup is made, another agent of the same datadir can't make one."""
     agent = site.agent
     request = BackupRequest(id=str(uuid.uuid4()), name="again")
     limits = Limits(bytes_per_second=32 << 20)
@@ -177,7 +180,7 @@ def test_a_backup_that_asks_for_it_is_made_after_all(site: Site, other: Agent, h
         poll("segments are stored", lambda: len(objects.segment_names(request.id)) > 1, 60)
         attempt = objects.record(request.id)["attempt"]
         if how == "kill":
-            # stopped, so that its backup doesn't end before the other has begun
+            # suspend the agent, so that its backup doesn't end before the other begins
             agent.daemon.send(signal.SIGSTOP)
             assert_excluded(other)
         getattr(agent, how)()

@@ -1,4 +1,4 @@
-"""The daemon as a service manager sees it: ready when it takes tasks, and its end announced."""
+"""A service manager is notified when the daemon is ready to take tasks, and when it stops."""
 
 import os
 from pathlib import Path

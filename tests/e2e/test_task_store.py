@@ -33,12 +33,12 @@ def guest_session(
 
 @pytest.fixture
 def guest(guest_session: Agent, swift: SwiftServer) -> Agent:
-    """An agent that takes tasks with tokens for the tests' Swift."""
+    """Return a running agent that accepts tasks with tokens for the Swift of the tests."""
     return with_daemon(guest_session)
 
 
 def send(agent: Agent, kind: str, store: dict[str, str], **fields: Any) -> str:
-    """Send a task as a control plane would, token and all; its id."""
+    """Send a task as a control plane does, with its token, and return its id."""
     task_id = str(fields.pop("task_id", uuid.uuid4()))
     body = {"version": 1, "task_id": task_id, "type": kind, "store": store, **fields}
     connection = pika.BlockingConnection(agent.rabbitmq.parameters())
@@ -60,7 +60,7 @@ def token_of(swift: SwiftServer) -> str:
 
 
 def failed(reports: Reports, task_id: str) -> str:
-    """The error code that a task ends with."""
+    """Wait until a task fails, and return its error code."""
     return str(reports.wait_for(task_id, "FAILED")["error"]["code"])
 
 
@@ -115,7 +115,7 @@ def test_a_token_that_the_store_refuses(guest: Agent, swift: SwiftServer) -> Non
 def test_a_token_that_expires_ends_its_backup_and_says_what_is_left(
     guest: Agent, swift: SwiftServer
 ) -> None:
-    """The look at the record is refused first; segments could be stored still."""
+    """The store first refuses a read of the record. Segments could still be stored."""
     store = {"storage_url": swift.storage_url, "token": token_of(swift)}
     wanted = backup("expired")
     objects = Objects(guest)

@@ -1,1 +1,1 @@
-"""The agent without broker, Swift and agent.toml, on a real MariaDB."""
+"""The agent without a broker, Swift and an agent.toml, on a real MariaDB."""

@@ -1,4 +1,4 @@
-"""A server whose global settings would change or end the sessions of the agent or its engine."""
+"""A server with global settings that would change or end sessions of the agent or its engine."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from tests.stack.mariadb import AGENT_PASSWORD, SMALL_SERVER, MariaDB
 
 pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
 
-# Each by itself ended or changed a query of the agent's, or may do so.
+# Each of these settings alone ended or changed a query of the agent, or may do so.
 AWKWARD = {
     "max_statement_time": "0.0001",
     "sql_mode": "'ORACLE,ANSI_QUOTES,NO_BACKSLASH_ESCAPES,PIPES_AS_CONCAT'",
@@ -48,7 +48,7 @@ def server(scratch: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def user(server: MariaDB, tmp_path: Path) -> User:
-    """One whose agent has the account with the least rights."""
+    """Return a user with an agent that has the account with the least rights."""
     user = User(tmp_path / "home", server)
     user.environment["BACKUP_AGENT_DATABASE__USER"] = server.agent_user
     user.environment["BACKUP_AGENT_DATABASE__PASSWORD_FILE"] = str(server.password_file)
@@ -57,7 +57,7 @@ def user(server: MariaDB, tmp_path: Path) -> User:
 
 @contextmanager
 def settings(server: MariaDB, values: dict[str, str]) -> Iterator[None]:
-    """With other global settings, which end with the block."""
+    """Set these global variables for the block, and restore the old values after it."""
     before = {
         name: server.query(f"SELECT IFNULL(QUOTE(@@global.{name}), \"''\")")[0][0]
         for name in values
@@ -94,7 +94,7 @@ def test_a_backup_is_whole_whatever_the_servers_sessions_begin_with(
 def test_a_limit_of_rows_cuts_no_list_and_is_named_if_the_engine_fails_of_it(
     server: MariaDB, user: User
 ) -> None:
-    """mariadb-backup 10.11 dies of SIGSEGV with sql_select_limit = 1."""
+    """mariadb-backup 10.11 dies of SIGSEGV if sql_select_limit is 1."""
     database = Database(DatabaseSettings(server.socket, server.agent_user, AGENT_PASSWORD))
     wanted = database.tablespaces()
     for name in ("sql_select_limit", "max_join_size"):
@@ -122,7 +122,7 @@ def test_a_missing_right_is_denied_in_every_language(
 
 @contextmanager
 def rights_by_a_role(server: MariaDB) -> Iterator[None]:
-    """Let the agent's account have its rights by its default role alone."""
+    """Give the agent's account its rights only through its default role, for the block."""
     account = f"{server.agent_user}@localhost"
     rights = "RELOAD, PROCESS, LOCK TABLES, BINLOG MONITOR, REPLICA MONITOR ON *.*"
     server.query(
@@ -137,7 +137,7 @@ def rights_by_a_role(server: MariaDB) -> Iterator[None]:
 
 
 def test_an_account_whose_rights_come_by_a_role(server: MariaDB, user: User) -> None:
-    """Its failures keep their causes, and a right that the role lacks is named."""
+    """Failures keep their causes, and a right that the role lacks is named."""
     with rights_by_a_role(server):
         user.create("by a role")
         server.query("CREATE SCHEMA odd; CREATE TABLE odd.`a``b` (id INT) ENGINE=MyISAM")
@@ -153,7 +153,7 @@ def test_an_account_whose_rights_come_by_a_role(server: MariaDB, user: User) -> 
 
 
 def test_a_failure_without_a_refusal_is_not_the_accounts(server: MariaDB) -> None:
-    """As of an account whose rights the server doesn't tell: then it is only hinted at."""
+    """The server doesn't show this account's rights, so only the hint mentions missing rights."""
     server.query("CREATE USER bare@localhost IDENTIFIED BY 'bare'")
     try:
         database = Database(DatabaseSettings(server.socket, "bare", "bare"))
@@ -199,7 +199,7 @@ def test_a_backtick_in_a_name_is_told_before_the_engine_fails_of_it(
 
 
 def test_a_setting_that_no_restore_takes_fails_the_backup(scratch: Path, tmp_path: Path) -> None:
-    """The engine writes it into the backup, and mariadb-backup would read it at prepare."""
+    """The engine copies the setting into the backup. mariadb-backup would read it at prepare."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup")
     options = SMALL_SERVER | {"innodb-data-file-path": "ibdata+1:4M:autoextend"}
     odd = MariaDB(scratch / "odd", options=options)

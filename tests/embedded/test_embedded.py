@@ -1,4 +1,4 @@
-"""`backup-create --local --store file:///...`: one command, a database and a folder."""
+"""`backup-create --local --store file:///...` with nothing but a database and a folder."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ from tests.stack.agent import write_private
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, poll
 
-# slow enough to be caught in the middle, with a segment each MiB
+# slow enough to be interrupted midway, with one segment per MiB
 SLOW = {
     "BACKUP_AGENT_PIPELINE__BYTES_PER_SECOND": str(8 << 20),
     "BACKUP_AGENT_PIPELINE__SEGMENT_BYTES": str(1 << 20),
@@ -38,7 +38,7 @@ def user(tmp_path: Path, mariadb: MariaDB) -> User:
 
 @pytest.fixture
 def running(user: User) -> Iterator[ServerProcess]:
-    """A backup of which some segments are stored already."""
+    """Yield the process of a running backup that has already stored some segments."""
     process = user.spawn("backup-create", "--local", "slow", **SLOW)
     segments = user.backups / "database_backups_local_segments"
     poll("segments are stored", lambda: len(list(segments.glob("*/*/0*"))) > 1, 60)
@@ -122,7 +122,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProcess) -> None:
-    """What was killed midway is cleared away; a commit that had begun is brought to its end."""
+    """The next run cleans up a backup killed midway, and completes a commit that had begun."""
     running.stop(signal.SIGKILL)
     midway = only_backup(user)
     assert midway["status"] == "BUILDING"
@@ -134,7 +134,7 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
     assert user.segments(str(midway["id"])) == []
     assert "run the command again" in user.run("backup-show", str(midway["id"])).stdout
-    # a run with another store knows nothing of them
+    # a run with another store doesn't touch these backups
     store, user.store = user.store, f"{user.store}-elsewhere"
     nowhere = str(user.home / "none")
     failed = user.run("backup-create", "--local", "x", BACKUP_AGENT_DATABASE__SOCKET=nowhere)
@@ -210,7 +210,7 @@ def test_a_backup_that_fails_says_why(user: User, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "backup-agent: database_unreachable: " in done.stderr
     assert done.stderr.count("database_unreachable") == 1
-    # no backup of any id was begun
+    # no backup was begun, so none has an id
     assert done.stdout == ""
     nowhere = str(tmp_path / "none")
     done = user.run(
@@ -244,7 +244,7 @@ def test_without_a_key_a_restore_says_where_to_put_it(user: User, tmp_path: Path
     done = user.run("restore", "--local", base["id"], tmp_path / "restored")
     assert done.returncode == 2
     assert f"key_unusable: there is no master key in {key.parent}" in done.stderr
-    # another machine: its own state, and the copy of the key
+    # another machine has its own state and a copy of the key
     (tmp_path / "other" / "backup-agent" / "keys").mkdir(parents=True, mode=0o700)
     (tmp_path / key.name).rename(tmp_path / "other" / "backup-agent" / "keys" / key.name)
     [row] = user.asked("backup-list", XDG_STATE_HOME=str(tmp_path / "other"))
@@ -328,7 +328,7 @@ def test_a_store_in_the_datadir_is_refused(
 def test_a_store_in_the_datadir_is_refused_if_only_the_server_knows_it(
     user: User, mariadb: MariaDB
 ) -> None:
-    """InnoDB's own files may be elsewhere."""
+    """InnoDB's own files may be outside the datadir, so a datadir may lack `ibdata1`."""
     system = mariadb.datadir / "ibdata1"
     hidden = system.rename(system.with_name("ibdata1.hidden"))
     user.store = f"file://{mariadb.datadir}/bk"

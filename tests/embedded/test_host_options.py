@@ -1,4 +1,4 @@
-"""No option file and no variable of the machine changes what a backup holds, or a restore makes."""
+"""No option file and no variable of the machine changes a backup or a restore."""
 
 import os
 import subprocess
@@ -17,7 +17,8 @@ from tests.stack.mariadb import MariaDB
 
 pytestmark = pytest.mark.skipif(DEFAULT_PATH.exists(), reason=f"{DEFAULT_PATH} is there")
 
-# Each alone made a COMPLETED backup that lacked tables or could not be restored, or made none.
+# Each of these options alone made a COMPLETED backup that lacked tables or could not be restored,
+# or it made no backup.
 _LEAVES_OUT = {
     "databases-exclude": "d_aria",
     "tables-exclude": "^e[.]",
@@ -65,7 +66,7 @@ def server(scratch: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A home folder whose option files are hostile, under each name they may have."""
+    """Return a home directory with a hostile option file under each possible name."""
     folder = tmp_path / "user"
     folder.mkdir()
     for name in (".my.cnf", "my.cnf", ".mylogin.cnf"):
@@ -84,7 +85,7 @@ def hostile_environment(home: Path) -> dict[str, str]:
 
 
 def change(server: MariaDB, number: int) -> dict[str, int]:
-    """Change every table; the checksums that a backup made after it must restore."""
+    """Change every table, and return the checksums that a backup made after it must restore."""
     for schema in ("d", "e", "d_aria"):
         server.query(f"UPDATE {schema}.t SET word = 'change {number}'")
     server.checkpoint()
@@ -96,7 +97,7 @@ def test_of_the_users_home_and_environment(server: MariaDB, home: Path, tmp_path
     change(server, 1)
     plain = user.create("plain")
     environment = hostile_environment(home)
-    # one that only the increment met lost the tables of the full backup, too
+    # an option that only the incremental met lost the tables of the full backup, too
     wanted = change(server, 2)
     late = user.create("late", "--parent", plain["id"], **environment)
     user.environment |= environment
@@ -114,7 +115,7 @@ os.execv(argv[0], argv)
 
 
 class PrivateEtc(User):
-    """A user in a mount namespace of its own, in which /etc/mysql is the folder `etc`."""
+    """A user in a separate mount namespace, in which /etc/mysql is the directory `etc`."""
 
     etc: Path
 
@@ -143,7 +144,10 @@ def test_of_the_machine(server: MariaDB, tmp_path: Path) -> None:
 
 
 def _told(user: PrivateEtc) -> str:
-    """What MariaDB's own programs read there, so that the test can't pass for want of it."""
+    """Return the options that MariaDB's own programs read in the namespace.
+
+    With them the test proves that the hostile options are in effect there.
+    """
     argv = ["unshare", "--mount", sys.executable, "-c", _PRIVATE_ETC, str(user.etc)]
     argv += ["/usr/bin/my_print_defaults", "mariadb-backup"]
     done: Any = subprocess.run(argv, capture_output=True, text=True, check=True)

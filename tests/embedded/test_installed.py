@@ -1,4 +1,4 @@
-"""`--local` as root beside an installed agent: secrets are root's, the state folder is mysql's."""
+"""`--local` as root beside an installed agent: root owns the secrets, mysql the state folder."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from tests.stack.agent import Agent
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.swift import SwiftServer
 
-USER = "mysql"  # Debian's package of the server makes it
+USER = "mysql"  # Debian's package of the server creates this user
 
 
 def _is_here() -> bool:
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class _NoBroker:
-    """The broker of the configuration is away."""
+    """A broker of the configuration that can't be reached."""
 
     url = "amqp://agent@127.0.0.1:1/"
     password = "none"
@@ -50,7 +50,7 @@ class _NoBroker:
 
 @dataclass
 class Machine:
-    """An agent as `script/provision` installs it, and its server."""
+    """An agent, installed as `script/provision` does it, and its server."""
 
     root: Path
     agent: Agent
@@ -73,7 +73,7 @@ class Machine:
         return view
 
     def owners(self, folder: Path) -> set[str]:
-        """Names of the users to whom anything in there belongs."""
+        """Return the names of the users who own any file below `folder`."""
         paths = (folder, *folder.rglob("*"))
         return {pwd.getpwuid(path.lstat().st_uid).pw_name for path in paths}
 
@@ -101,7 +101,7 @@ def machine(swift_session: SwiftServer) -> Iterator[Machine]:
 
 
 def test_a_backup_and_a_restore_while_the_broker_is_away(machine: Machine) -> None:
-    """Engine, state and target are mysql's; the secrets stay root's."""
+    """The engine runs as mysql, who also owns the state and the target. Root keeps the secrets."""
     full = machine.create("base")
     assert full["status"] == "COMPLETED"
     inc = machine.create("inc", "--parent", full["id"])
@@ -123,14 +123,17 @@ def test_a_backup_and_a_restore_while_the_broker_is_away(machine: Machine) -> No
     ):
         done = machine.run(*verb)
         assert "Traceback" not in done.stderr
-        # self-test warns of root, and status says that no agent consumes
+        # self-test warns about root, and status reports that no agent consumes
         assert done.returncode == 0 or verb[0] in ("self-test", "status"), done.stderr
     assert machine.owners(machine.state) == {USER}
     assert machine.run("backup-list").stdout.count("COMPLETED") == 0
 
 
 def test_a_trial_leaves_nothing_of_roots(machine: Machine) -> None:
-    """Also not while it runs: a kill would leave a scratch folder that the daemon can't use."""
+    """Root owns no file even while the trial runs.
+
+    Otherwise a kill would leave a scratch folder that the daemon can't use.
+    """
     restored = machine.agent.folder / "restore"
     shutil.chown(restored, USER, USER)
     owners: set[str] = set()
@@ -148,7 +151,7 @@ def test_a_trial_leaves_nothing_of_roots(machine: Machine) -> None:
 
 
 def test_what_the_daemon_left_is_settled_although_the_secrets_are_closed(machine: Machine) -> None:
-    """A task with a container of its own needs the store's key once more."""
+    """A task with its own container needs the store's key again, which only root can read."""
     agent = machine.agent
     request = BackupRequest(id=str(uuid4()), name="cut-off")
     store = TaskStore(container=f"database_backups_{agent.tenant_id}_other")
@@ -180,7 +183,7 @@ def test_beside_the_daemon_it_says_how_to_go_on(machine: Machine) -> None:
 
 @contextmanager
 def daemon_lock(state: Path) -> Iterator[None]:
-    """Hold the lock as the daemon's user does, from this process of root's."""
+    """Hold the lock as the daemon's user does, in this process of root."""
     with ExitStack() as lock:
         os.seteuid(pwd.getpwnam(USER).pw_uid)
         try:

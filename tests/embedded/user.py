@@ -1,4 +1,4 @@
-"""A user who has a MariaDB, the program and a folder, and nothing else."""
+"""A user who has a MariaDB, the program and a folder, but nothing else."""
 
 import base64
 import getpass
@@ -19,7 +19,7 @@ PROGRAM: Final = [sys.executable, "-m", "agent"]
 
 
 class User:
-    """Runs `backup-agent` with its state and its backups below `home`."""
+    """A user who runs `backup-agent` with its state and its backups below `home`."""
 
     def __init__(self, home: Path, mariadb: MariaDB) -> None:
         self.home = home
@@ -36,16 +36,22 @@ class User:
     def run(
         self, verb: str, *arguments: str | Path, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
-        """One verb on this user's store."""
+        """Run one verb on this user's store and return the finished process."""
         return self._done(self._argv(verb, *arguments), environment)
 
     def script(self, source: str, verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """One verb by a program that does something to the agent before."""
+        """Run one verb with `source`, a program that may patch the agent first.
+
+        Return the finished process.
+        """
         argv = [sys.executable, "-c", source, *self._argv(verb, *arguments)[len(PROGRAM) :]]
         return self._done(argv, {})
 
     def agent_toml(self) -> Path:
-        """A configuration with a broker (which isn't there), on this user's state folder."""
+        """Write a configuration with this user's state folder and return its path.
+
+        It names a broker that doesn't run.
+        """
         keys = self.state / "keys"
         keys.mkdir(parents=True, mode=0o700)
         write_private(keys / "k.key", base64.b64encode(bytes(32)).decode())
@@ -60,19 +66,19 @@ class User:
         return path
 
     def spawn(self, verb: str, *arguments: str, **environment: str) -> ServerProcess:
-        """Start one verb and leave it running; its output is in `spawned.log`."""
+        """Start one verb and return the running process, which writes to `spawned.log`."""
         self.home.mkdir(exist_ok=True)
         argv = self._argv(verb, *arguments)
         return ServerProcess(argv, self.home / "spawned.log", {**self.environment, **environment})
 
     def asked(self, verb: str, *arguments: str | Path, **environment: str) -> Any:
-        """What a verb that must succeed prints as JSON."""
+        """Run a verb that must succeed, and return its JSON output."""
         done = self.run(verb, *arguments, "--json", **environment)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def create(self, name: str, *arguments: str, **environment: str) -> dict[str, Any]:
-        """A backup that must succeed; its view."""
+        """Make a backup that must succeed, and return its view."""
         view: dict[str, Any] = self.asked(
             "backup-create", "--local", name, *arguments, **environment
         )
@@ -80,7 +86,7 @@ class User:
         return view
 
     def segments(self, backup_id: str) -> list[Path]:
-        """The files of a backup's segments."""
+        """Return the paths of a backup's segments, sorted."""
         folder = self.backups / "database_backups_local_segments" / backup_id
         return sorted(folder.glob("*/0*"))
 

@@ -1,1 +1,1 @@
-"""The self-test on the real servers, with faults planted one at a time."""
+"""Tests of the self-test on real servers, with one fault planted at a time."""

@@ -1,4 +1,4 @@
-"""One installation for the folder's tests; each leaves it as it was."""
+"""One installation for the tests of this directory. Each test leaves it unchanged."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +26,9 @@ def site_session(
 
 @pytest.fixture
 def whole_site(site_session: Site, swift: SwiftServer) -> Iterator[Site]:
-    """The installation, whose streams are as long as those of a real run."""
-    # each time: another folder's tests may have deleted the exchange of reports, and all bindings
+    """Yield the installation with test streams that are as long as those of a real run."""
+    # bind the queue each time, because the tests of another directory may have deleted the exchange
+    # of reports and all bindings
     read_reports(site_session.agent)
     yield site_session
     swift.clear_faults()
@@ -36,7 +37,7 @@ def whole_site(site_session: Site, swift: SwiftServer) -> Iterator[Site]:
 
 @pytest.fixture
 def site(whole_site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
-    """The installation; what goes to the store and back is short, so that a run is."""
+    """Return the installation with short test streams, so that a run is short."""
     monkeypatch.setattr(store, "_PIECE", 64 << 10)
     monkeypatch.setattr(store, "_SLOW", 0)
     monkeypatch.setattr(datapath, "_SIZE", 3 << 20)

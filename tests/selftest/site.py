@@ -1,4 +1,4 @@
-"""An installation in which every check passes, and a way to look at it with one fault in it."""
+"""An installation in which every check passes, and helpers that check it with one fault."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +17,12 @@ from tests.e2e.objects import Objects
 from tests.stack.agent import Agent, Tables
 
 RECOVERY = "escrow"
-# Whether the machine that runs the tests has an NTP client is not the tests' business.
+# Warnings that the tests ignore, because the machine that runs them may have no NTP client.
 OF_THE_MACHINE = {"host: clock"}
 
 
 class Site:
-    """An agent on the session's servers, with a recovery key and somebody who reads reports."""
+    """An agent on the session's servers, with a recovery key and a queue for its reports."""
 
     def __init__(self, agent: Agent, recovery: RecoverySecret) -> None:
         self.agent = agent
@@ -31,7 +31,7 @@ class Site:
         self.write({})
 
     def write(self, overrides: Tables) -> None:
-        """Write the configuration and the secrets anew, with these settings changed."""
+        """Write the configuration and the secrets again, with these settings changed."""
         self.agent.overrides = {
             name: {**self._overrides.get(name, {}), **overrides.get(name, {})}
             for name in {*self._overrides, *overrides}
@@ -41,11 +41,11 @@ class Site:
         public.write_bytes(self._recovery.public.pem())
 
     def look(self, *only: str, environment: Mapping[str, str] | None = None) -> Sequence[Result]:
-        """All checks, or those of some groups, as they come out."""
+        """Run all checks, or those of some groups, and return their results in order."""
         return look(self.agent.config, *only, environment=environment)
 
     def stored(self) -> set[str]:
-        """The names of all objects of the agent's tenant."""
+        """Return the names of all objects of the agent's tenant, each with its container."""
         objects = Objects(self.agent)
         try:
             return {
@@ -57,12 +57,12 @@ class Site:
             objects.close()
 
     def entries(self) -> set[str]:
-        """Everything in the agent's folder."""
+        """Return the paths of all entries below the agent's directory."""
         return {str(path) for path in self.agent.folder.rglob("*")}
 
 
 def look(path: Path, *only: str, environment: Mapping[str, str] | None = None) -> Sequence[Result]:
-    """The checks on one configuration."""
+    """Run the checks on one configuration and return their results in order."""
     run = Run(Context(path, environment or {}), lambda _result: None)
     run.all(chosen(only))
     return run.results
@@ -78,7 +78,7 @@ def _told(results: Sequence[Result]) -> str:
 
 
 def fails(results: Sequence[Result], label: str, *words: str) -> None:
-    """That check failed and no other, and what it says to do has these words in it."""
+    """Assert that only this check failed, and that its cure contains these words."""
     assert labels(results, Verdict.FAIL) == {label}, _told(results)
     [result] = [one for one in results if one.label == label]
     for word in words:
@@ -86,13 +86,16 @@ def fails(results: Sequence[Result], label: str, *words: str) -> None:
 
 
 def warns(results: Sequence[Result], *expected: str) -> None:
-    """Nothing failed, and of the warnings there are these and no others."""
+    """Assert that nothing failed, and that there are exactly these warnings.
+
+    Warnings in OF_THE_MACHINE are ignored.
+    """
     assert labels(results, Verdict.FAIL) == set(), _told(results)
     assert labels(results, Verdict.WARN) - OF_THE_MACHINE == set(expected), _told(results)
 
 
 def read_reports(agent: Agent) -> None:
-    """Bind a queue to the agent's reports; it outlives a restart of the broker."""
+    """Bind a durable queue to the agent's reports, which survives a restart of the broker."""
     with pika.BlockingConnection(agent.rabbitmq.parameters()) as connection:
         channel = connection.channel()
         channel.exchange_declare(wire.REPORT_EXCHANGE, "topic", durable=True)
@@ -102,7 +105,7 @@ def read_reports(agent: Agent) -> None:
 
 
 def waiting_reports(agent: Agent) -> int:
-    """How many messages are in that queue."""
+    """Return the number of messages in the queue that `read_reports` binds."""
     with pika.BlockingConnection(agent.rabbitmq.parameters()) as connection:
         made = connection.channel().queue_declare(f"read-by-{agent.instance_id}", passive=True)
         return int(made.method.message_count)
@@ -110,7 +113,10 @@ def waiting_reports(agent: Agent) -> int:
 
 @contextmanager
 def another_user(uid: int) -> Iterator[None]:
-    """Be somebody else inside, as far as files are concerned; for root only."""
+    """Run the block with the file permissions of the user `uid`.
+
+    Only root can do this.
+    """
     groups = os.getgroups()
     os.setgroups([])
     os.setresuid(uid, uid, 0)

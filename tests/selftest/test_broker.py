@@ -1,4 +1,4 @@
-"""What the self-test says of a broker that others have changed, or that grants the least rights."""
+"""Self-test checks of a broker that others have changed, or that grants the least rights."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ GROUPS = ("configuration", "broker")
 
 @pytest.fixture
 def served(site: Site, tmp_path: Path) -> Iterator[Site]:
-    """A site whose tasks are taken."""
+    """Yield a site with a consumer on its task queue."""
     with serving(site, tmp_path):
         yield site
 
@@ -67,7 +67,7 @@ def test_a_served_instance(served: Site) -> None:
 @pytest.mark.usefixtures("tasks_bound")
 def test_an_exchange_that_was_deleted(served: Site, channel: BlockingChannel) -> None:
     channel.exchange_delete(wire.TASK_EXCHANGE)
-    for _ in range(2):  # the first look repairs nothing
+    for _ in range(2):  # the first run repairs nothing
         results = list(served.look(*GROUPS))
         warns(results, "broker: declare")
         assert f"exchange {wire.TASK_EXCHANGE}" in said(results, "declare").found

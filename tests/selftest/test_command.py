@@ -1,4 +1,4 @@
-"""`backup-agent self-test` as an operator has it: lines, counts, and nothing left behind."""
+"""`backup-agent self-test` as an operator runs it: lines, counts, and nothing left behind."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ COUNT = re.compile(r"(\d+) checks: (\d+) passed, (\d+) warnings, 0 failed, 0 ski
 
 
 def declared(site: Site) -> set[str]:
-    """What there is of the queues and exchanges that an agent declares."""
+    """Return the queues and exchanges of an agent that exist on the broker."""
     queues = [wire.DEAD, wire.task_queue(site.agent.instance_id)]
     wanted = [("queue", name) for name in queues]
     wanted += [("exchange", name) for name in (wire.TASK_EXCHANGE, wire.DEAD)]
@@ -39,9 +39,9 @@ def declared(site: Site) -> set[str]:
 
 
 def test_every_check_passes_and_nothing_is_left_behind(whole_site: Site) -> None:
-    """As it is installed: the whole program, with streams as long as they are."""
+    """Run the whole program as it is installed, with streams of their real length."""
     site = whole_site
-    site.look("store")  # the containers stay
+    site.look("store")  # this creates the containers, which stay
     before = (site.stored(), site.entries(), declared(site))
     with Reports(site.agent):
         done = site.agent.cli("self-test")
@@ -87,7 +87,7 @@ def test_wrong_usage(site: Site, arguments: tuple[str, ...]) -> None:
 
 
 def test_before_anything_is_there(site: Site) -> None:
-    """No traceback, whatever is missing."""
+    """The command prints no traceback on a machine without any file of the agent."""
     argv = [sys.executable, "-m", "agent", "--config", f"/nowhere/{uuid.uuid4()}", "self-test"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
@@ -101,7 +101,7 @@ def test_an_interrupted_one_takes_away_what_it_had_put(
     site: Site, swift: SwiftServer, number: signal.Signals
 ) -> None:
     before = site.stored()
-    # the first segment of the stream is there, a later one is on its way
+    # the first segment of the stream is stored, and a later one is under way
     swift.inject(
         [{"method": "PUT", "match": "/00000002$", "times": 9, "action": "stall", "seconds": 2}]
     )

@@ -1,4 +1,4 @@
-"""For each fault planted on this machine exactly the right check fails, with its cure."""
+"""For each fault planted on this machine, exactly the right check fails and names the cure."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
 def test_nothing_is_wrong(site: Site) -> None:
-    """What the other tests of this module stand on."""
+    """Check the condition that the other tests of this module rely on."""
     results = site.look()
     warns(results)
     assert labels(results, Verdict.SKIP) == set()
@@ -52,7 +52,7 @@ def test_a_section_is_missing(site: Site) -> None:
 
 
 def test_a_misspelt_variable(site: Site) -> None:
-    """It would be ignored, and the setting be another than the operator thinks."""
+    """The agent would ignore the variable, and the setting would not be as the operator expects."""
     results = site.look("configuration", environment={"BACKUP_AGENT_STORE_USER": "x"})
     fails(results, "configuration: file", "name it BACKUP_AGENT_STORE__USER")
     results = site.look("configuration", environment={"BACKUP_AGENT_OF_OLD": "x"})
@@ -86,7 +86,7 @@ def test_a_secret_that_is_not_there(site: Site) -> None:
 
 @contextmanager
 def tiny_filesystem(folder: Path) -> Iterator[Path]:
-    """A filesystem of 256 KiB that is full."""
+    """Yield the directory of a full filesystem of 256 KiB."""
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(folder)]
     subprocess.run(mount, check=True)
@@ -131,7 +131,7 @@ def test_a_wrong_database_password(site: Site, tmp_path: Path) -> None:
 
 @contextmanager
 def another_account(site: Site, privileges: str) -> Iterator[Tables]:
-    """A database user of its own with these privileges; what configures the agent to be it."""
+    """Create a database user with these privileges, and yield the settings to use it."""
     account = "'self_test'@'localhost'"
     site.agent.mariadb.execute_many(
         f"CREATE USER {account} IDENTIFIED VIA mysql_native_password",
@@ -188,7 +188,7 @@ def test_no_extractor(site: Site) -> None:
 
 @needs_root
 def test_a_datadir_that_the_agent_may_not_read(site: Site, scratch: Path, tmp_path: Path) -> None:
-    """All that the agent owns is another user's, who looks; the datadir stays the server's."""
+    """Run the self-test as another user, who owns all files of the agent but not the datadir."""
     agent = site.agent
     secret = agent.folder / "database-password"
     write_private(secret, AGENT_PASSWORD)
@@ -214,7 +214,7 @@ def test_a_datadir_that_the_agent_may_not_read(site: Site, scratch: Path, tmp_pa
 
 @needs_root
 def test_root_is_no_fault_unless_the_agent_is_another_user(site: Site) -> None:
-    """The engine runs as the datadir's owner, whom it gives what is restored."""
+    """Under root, the engine runs as the owner of the datadir, who also gets the restored files."""
     datadir, state = site.agent.mariadb.datadir, site.agent.folder / "state"
     state.mkdir(exist_ok=True)
     owners = {folder: folder.stat().st_uid for folder in (datadir, state)}
@@ -281,6 +281,6 @@ def test_no_encryption(site: Site) -> None:
 
 
 def test_programs_are_there() -> None:
-    """The tests above say nothing where the engine is missing altogether."""
+    """The tests above prove nothing on a machine without the engine."""
     assert shutil.which("mariadb-backup")
     assert shutil.which("mbstream")

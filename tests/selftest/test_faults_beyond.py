@@ -1,4 +1,4 @@
-"""For each fault of the broker, the store or the stream exactly the right check fails."""
+"""For each fault of the broker, the store or the stream, exactly the right check fails."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_a_wrong_broker_password(site: Site, tmp_path: Path) -> None:
 
 
 def test_no_broker_at_all(site: Site, tmp_path: Path) -> None:
-    """The embedded use: commands alone, and a folder as the store."""
+    """Check the embedded use, which has only commands, and a folder as the store."""
     config = site.agent.config
     site.write({"store": {"url": f"file://{tmp_path}/backups"}})
     text = config.read_text()
@@ -112,7 +112,7 @@ def test_a_clock_that_is_off(site: Site, swift: SwiftServer, seconds: int, verdi
 
 
 def test_a_store_that_falls_silent_in_the_stream(site: Site, swift: SwiftServer) -> None:
-    """What was put before is taken away as far as the store lets it be."""
+    """The self-test deletes the segments that it has stored, as far as the store permits."""
     swift.inject([{"method": "PUT", "match": "/0000000[1-9]$", "times": 99, "status": 503}])
     before = site.stored()
     fails(site.look("data path"), "data path: round trip", "try again later")
@@ -123,14 +123,14 @@ def test_a_store_that_falls_silent_in_the_stream(site: Site, swift: SwiftServer)
 
 
 def test_damage_that_nobody_notices(site: Site, swift: SwiftServer) -> None:
-    """The damaged segment is not stored, so that what is read is whole."""
+    """The store loses the damaged segment, so that the self-test reads an intact one."""
     first = {"method": "PUT", "match": "/00000000$", "action": "stall", "seconds": 0}
     swift.inject([first, {"method": "PUT", "match": "/00000000$", "action": "lose"}])
     fails(site.look("data path"), "data path: damage", "defect")
 
 
 def test_a_wrong_key_that_opens(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other key is the same one."""
+    """All keys are equal here, because `os.urandom` returns zeros."""
     monkeypatch.setattr("os.urandom", bytes)
     fails(site.look("data path"), "data path: wrong key", "defect")
 

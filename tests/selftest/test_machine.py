@@ -1,4 +1,4 @@
-"""What the self-test asks of the machine and of the server, each by itself."""
+"""Parts of the self-test that inspect the machine and the server, each tested alone."""
 
 import os
 import resource
@@ -55,7 +55,7 @@ def test_a_lock_that_is_held(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_runs(site: Site) -> None:
-    """Its lock is not taken from it, and it is no fault that it runs."""
+    """A running agent keeps its lock. That it runs is no fault."""
     lock = site.agent.folder / "state" / "lock"
     with only_agent(lock):
         results = site.look("host")
@@ -65,7 +65,7 @@ def test_an_agent_that_runs(site: Site) -> None:
 
 
 def test_a_limit_of_open_files_that_is_too_low(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a limit that was lowered can't be raised again
+    # patched, because a process can't raise a limit again that it has lowered
     monkeypatch.setattr(host, "open_files", lambda: (200, 200))
     results = site.look("host")
     assert labels(results, Verdict.FAIL) == {"host: open files"}

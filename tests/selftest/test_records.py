@@ -1,4 +1,4 @@
-"""What a self-test says of the backups that are there: their keys, and their chains."""
+"""Self-test checks of the stored backups: their keys and their chains."""
 
 import base64
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def test_nothing_there_and_all_as_it_should_be(store: DirectoryStore, tmp_path: 
     place_record(store, KEYS, base)
     place_record(store, KEYS, completed(base, to_lsn=200))
     assert verdicts(tmp_path) == [Verdict.PASS, Verdict.PASS]
-    # nothing is left behind, not even a cache
+    # the self-test leaves nothing behind, not even a cache
     assert list((tmp_path / "state").iterdir()) == []
 
 

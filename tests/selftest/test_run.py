@@ -1,4 +1,4 @@
-"""How checks are run and counted: none vanishes, one fault is one failure."""
+"""Checks are run and counted: none vanishes, and one fault is one failure."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ PLANNED = {"first": ("a", "b", "c"), "second": ("d",)}
 
 
 def look(*checks: Check, second: Sequence[Check] = ()) -> list[Result]:
-    """Run these checks as the group `first`, and `second` as the group of that name."""
+    """Run `checks` as the group `first` and `second` as the group `second`, and return results."""
     run = Run(Context(Path("none")), lambda _result: None)
     run.all(PLANNED, {"first": lambda _: checks, "second": lambda _: second or [fine("d")]})
     return run.results
@@ -84,7 +84,10 @@ def test_a_group_that_crashes_fails_each_of_its_checks_and_no_other() -> None:
 
 
 def test_what_needs_a_failed_one_is_not_looked_at() -> None:
-    """Also indirectly, and in another group; the reason is the one that failed."""
+    """This includes indirect needs and needs of another group.
+
+    The reason given is the check that failed.
+    """
     results = look(
         Check("a", lambda: failed("broken", "mend it")),
         fine("b", "a"),
@@ -134,7 +137,7 @@ def test_each_group_of_the_plan_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_need_is_a_check_of_the_plan(group: str) -> None:
-    """One that is misspelt would never be heeded."""
+    """A need with a misspelt name would have no effect."""
     known = {f"{name}: {check}" for name, checks in chosen(full=True).items() for check in checks}
     build: Callable[[Context], Sequence[Check]] = GROUPS[group]
     for check in build(Context(Path("none"))):

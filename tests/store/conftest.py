@@ -1,4 +1,4 @@
-"""Swift stores for the tests of this folder."""
+"""Swift stores for the tests of this directory."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="session")
 def small_swift(scratch: Path) -> Iterator[SwiftServer]:
-    """A Swift with narrow limits, whose tokens live for 2 s."""
+    """Yield a Swift with narrow limits and with tokens that live for 2 seconds."""
     need_swift()
     server = SwiftServer(
         scratch / "small-swift",
@@ -51,7 +51,10 @@ def settings_for(server: SwiftServer, container: str) -> SwiftSettings:
 
 @pytest.fixture
 def make_store(container: str) -> Iterator[MakeStore]:
-    """Stores on a given server, each closed at the end of the test."""
+    """Yield a function that makes a store on a given server.
+
+    Each store is closed at the end of the test.
+    """
     made = []
 
     def make(server: SwiftServer, **changes: Any) -> SwiftStore:
@@ -65,7 +68,7 @@ def make_store(container: str) -> Iterator[MakeStore]:
 
 @pytest.fixture
 def store(swift: SwiftServer, make_store: MakeStore) -> SwiftStore:
-    """An open store on the shared Swift, on which faults can be injected."""
+    """Return an open store on the shared Swift, into which a test can inject faults."""
     store = make_store(swift)
     store.open()
     return store

@@ -1,7 +1,7 @@
-"""The promises of agent/store/protocol.py as tests; each kind of store inherits them.
+"""The promises of agent/store/protocol.py as tests that each kind of store inherits.
 
-A subclass overrides the fixture `store` with one that is open. Names are fresh in each
-test, so that one pair of containers serves all of them.
+A subclass overrides the fixture `store` with an open store. Each test uses fresh names, so one
+pair of containers serves all tests.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ def fresh() -> str:
 
 
 def put_segments(store: Store, folder: str, contents: Sequence[bytes]) -> list[ManifestEntry]:
-    """Store each of `contents` on the segment shelf; the entries that name them."""
+    """Store each of `contents` as a segment, and return the entries that name them."""
     entries = []
     for number, content in enumerate(contents):
         name = f"{folder}/{number:08d}"
@@ -47,9 +47,9 @@ def names(rows: Sequence[StoredObject]) -> list[str]:
 
 
 class StoreContract:
-    """What holds for every store.
+    """Tests that every store must pass.
 
-    `joined_rows`: whether a listing shows a manifest with the size and ETag of what it joins.
+    `joined_rows` is True if a listing shows a manifest with the size and ETag of the joined object.
     """
 
     joined_rows = True

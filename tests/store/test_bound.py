@@ -1,4 +1,4 @@
-"""Calls of a store that are ended from outside: whatever they wait for, at once, by the cause."""
+"""A stop ends a call of a store at once, with the stop's cause, in every kind of wait."""
 
 import os
 import socket
@@ -41,7 +41,7 @@ def rows(store: Store, name: str) -> list[Any]:
 
 
 def ended(store: Store, act: Act, waits: Callable[[], bool]) -> None:
-    """Have `act` run on a bound view, stop it when it `waits`, and see it end by the cause."""
+    """Run `act` on a bound view, stop it when it `waits`, and assert that the cause ends it."""
     stop, cause = Stop(), Interrupted("told to stop")
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(act, store.bound(stop))
@@ -109,7 +109,7 @@ def test_a_stop_that_is_closed_ends_nothing(swift: SwiftServer, store: SwiftStor
 
 @contextmanager
 def listening(backlog: int, serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The address of a server that does `serve` with each connection, on a thread of its own."""
+    """Yield the address of a server that calls `serve` with each connection, in its own thread."""
     with socket.create_server(("127.0.0.1", 0), backlog=backlog) as listener:
 
         def accept() -> None:
@@ -133,7 +133,7 @@ def store_at(url: str, **changes: Any) -> SwiftStore:
 
 @contextmanager
 def unanswered() -> Iterator[str]:
-    """An address where nobody takes a connection: its queue is full."""
+    """Yield an address that accepts no connection, because its queue is full."""
     with listening(0, lambda _: None) as address:
         host, port = address.split(":")
         waiting = [socket.socket() for _ in range(3)]
@@ -146,7 +146,7 @@ def unanswered() -> Iterator[str]:
 
 
 def dialling(store: SwiftStore) -> Callable[[], bool]:
-    """Whether a request of the store has been under way for a moment."""
+    """Return a function that tells if a request of the store has been under way for 0.2 seconds."""
     due = store._session._shared.deadlines._due
     since = time.monotonic()
     return lambda: bool(due) and time.monotonic() - since > 0.2
@@ -174,7 +174,7 @@ def test_tls_that_hangs() -> None:
 
 
 def dripping(head: bytes, seconds: float) -> Callable[[socket.socket], None]:
-    """Answer with `head` after the first bytes of a request, then one byte every `seconds`."""
+    """Return a function that answers a request with `head`, then with one byte every `seconds`."""
 
     def serve(connection: socket.socket) -> None:
         with connection:
@@ -211,7 +211,7 @@ def test_a_store_that_drips_is_given_up(
         with pytest.raises(StoreSilent, match="not done within"):
             act(store, "n")
         assert time.monotonic() - started < 3
-        # nothing that was cut is used again
+        # a connection that was cut is not used again
         assert not store._session._shared.idle
 
 

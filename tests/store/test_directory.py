@@ -1,4 +1,4 @@
-"""The store in a plain folder: the contract, and what a folder has that Swift has not."""
+"""The store in a plain folder: the contract, and properties of a folder that Swift lacks."""
 
 import errno
 import hashlib
@@ -56,7 +56,7 @@ def object_file(tmp_path: Path, name: str) -> Path:
 
 @pytest.fixture
 def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A filesystem of the kind that the test asks for: (type, options)."""
+    """Yield the mount point of a filesystem of the (type, options) in the test's parameter."""
     kind, options = request.param
     folder = tmp_path / "mounted"
     folder.mkdir()
@@ -66,7 +66,7 @@ def mounted(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 class TestContract(StoreContract):
-    """The contract on the filesystem of the tests, listings in pages of 3 names."""
+    """The contract on the filesystem of the tests, with listings in pages of 3 names."""
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Store:
@@ -78,7 +78,7 @@ class TestContract(StoreContract):
 @root_only
 @pytest.mark.parametrize("mounted", [("ramfs", "mode=700")], indirect=True)
 class TestContractWithoutAttributes(StoreContract):
-    """The contract where a file has no extended attributes."""
+    """The contract on a filesystem without extended attributes."""
 
     @pytest.fixture
     def store(self, mounted: Path) -> Store:
@@ -171,12 +171,12 @@ def test_the_clock_is_that_of_the_files(store: DirectoryStore, tmp_path: Path) -
     assert list(object_file(tmp_path, "%tmp").iterdir()) == []
 
 
-# --- what lasts ----------------------------------------------------------------------------
+# --- durability ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What is done to the disk, in order: (call, path)."""
+    """Return the list of the calls that change or sync the disk, in order, as (call, path)."""
     done: list[tuple[str, str]] = []
 
     def path(descriptor: int, name: str = "") -> str:
@@ -255,7 +255,7 @@ def test_a_delete_is_on_the_disk_when_it_returns(
     ]
 
 
-# --- what is left of the dead --------------------------------------------------------------
+# --- remains of dead processes -------------------------------------------------------------
 
 
 def test_files_of_dead_processes_are_hidden_and_removed(
@@ -298,7 +298,7 @@ def damaged(path: Path) -> None:
 
 
 def check_damage(store: DirectoryStore, file: Path) -> None:
-    """Every way to read a segment, whose file this is, notices that a bit has changed."""
+    """Assert that every way to read the segment in `file` notices a changed bit."""
     [entry] = put_segments(store, "b", [os.urandom(SLAB)])
     damaged(file)
     with pytest.raises(StoreMismatch, match="its bytes are not those"):
@@ -354,7 +354,7 @@ def test_a_kept_etag_that_is_none_is_not_believed(store: DirectoryStore, tmp_pat
     assert [row.etag for row in store.list(Container.SEGMENTS)] == [md5(b"one")]
 
 
-# --- strangers and hostile names -----------------------------------------------------------
+# --- foreign files and hostile names -------------------------------------------------------
 
 HOSTILE = ["", ".", "..", "../x", "/etc/x", "a/../../x", "a//b", "a/", "a/.", "x\0y", "\udcff"]
 TOO_LONG = ["x" * 252, "a/" + "%" * 90, "/".join(["x" * 100] * 11)]
@@ -452,7 +452,7 @@ def test_a_year_that_no_calendar_has_hides_no_file(mounted: Path, when: int) -> 
 @root_only
 @pytest.mark.parametrize("mounted", [("tmpfs", "size=1m"), ("ramfs", "mode=700")], indirect=True)
 def test_what_root_writes_is_the_owners_of_the_folder(mounted: Path) -> None:
-    """An administrator's rekey or delete, where the agent is another user."""
+    """An administrator runs rekey or delete as root, but the agent runs as another user."""
     os.chown(mounted, 4321, 4322)
     store = opened(mounted)
     store.put(Container.OBJECTS, "there", views(b"x"))

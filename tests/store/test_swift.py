@@ -1,4 +1,4 @@
-"""The Swift store on a real Swift: the contract, limits, login, TLS and the environment."""
+"""The Swift store on a real Swift: the contract, limits, login, secrets and the environment."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from tests.store.contract import StoreContract, fresh, md5, put_segments, views
 
 
 class TestContract(StoreContract):
-    """The contract on a Swift that pages after 5 rows, and forgets tokens after 2 s."""
+    """The contract on a Swift that pages after 5 rows, and forgets tokens after 2 seconds."""
 
     @pytest.fixture
     def store(self, small_swift: SwiftServer, make_store: MakeStore) -> Store:
@@ -100,7 +100,7 @@ def test_an_expired_token_is_replaced_once(
     before = logins(small_swift)
     contents = [bytes([number]) * 4 * MIB for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        # a new token lives for 2 s, in which all four are stored
+        # the next token lives for 2 seconds, in which all four segments are stored
         entries = list(pool.map(lambda one: put_segments(store, fresh(), [one])[0], contents))
     assert logins(small_swift) == before + 1
     assert [entry.etag for entry in entries] == [md5(content) for content in contents]
@@ -165,7 +165,7 @@ def test_secrets_reach_no_log_and_no_repr(
         store.get(Container.OBJECTS, fresh(), 10)
     assert container in caplog.text, "the libraries were expected to log requests"
     shown = caplog.text + repr(settings_for(swift, container)) + repr(vars(store._session))
-    # tempauth gives every client the same token while it lives
+    # tempauth gives every client the same token while the token lives
     for secret in (swift.key, token, token[len("AUTH_tk") :][:6]):
         assert secret not in shown
 

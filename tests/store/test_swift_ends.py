@@ -1,4 +1,4 @@
-"""What a store that is closed leaves behind: nothing, while somebody still holds its errors."""
+"""A closed store leaves no connection behind, even while its errors are still referenced."""
 
 import gc
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _TIMES = 10
 
 @pytest.fixture(autouse=True)
 def by_hand() -> Iterator[None]:
-    """No connection is closed because the garbage collector happens to run."""
+    """Disable the garbage collector, so that it closes no connection by chance."""
     gc.disable()
     yield
     gc.enable()
@@ -38,7 +38,7 @@ def store_of(swift: SwiftServer) -> SwiftStore:
 
 
 def test_neither_refusals_nor_closed_stores_leave_a_connection(swift: SwiftServer) -> None:
-    """The traceback of an error refers to the connection; under Python 3.13 it does so for long."""
+    """The traceback of an error refers to the connection, for a long time under Python 3.13."""
     process, errors = psutil.Process(), []
     before = process.num_fds()
     for _ in range(_TIMES):

@@ -1,4 +1,4 @@
-"""The Swift store against a Swift that fails: refusals, cuts, false ETags, restarts."""
+"""The Swift store with a Swift that fails: refusals, cut connections, false ETags, restarts."""
 
 import json
 import logging
@@ -169,7 +169,7 @@ def test_a_silent_store_is_given_up(
 
 @pytest.fixture
 def bare(swift: SwiftServer, store: SwiftStore) -> Iterator[SwiftStore]:
-    """The same container by a token alone, which is that of the store's last login."""
+    """Yield a store on the same container that has only the token of the last login."""
     access = store._session._current_access()
     settings = settings_for(swift, store._container)
     made = SwiftStore(settings, AuthToken(access.storage_url, access.token))
@@ -199,7 +199,7 @@ def test_a_bare_token_whose_refusal_is_lost(swift: SwiftServer, bare: SwiftStore
     with pytest.raises(TokenExpired):
         bare.put(Container.SEGMENTS, name, PARTS)
     assert tries(swift, name) == 1
-    # a connection that is cut for any other reason is another attempt's business
+    # a connection that is cut for any other reason gets another attempt
     swift.inject([{**cut, "times": 1}, {"method": "HEAD", "match": "", "status": 503}])
     bare.put(Container.SEGMENTS, name, PARTS)
     assert stored(bare, name)
@@ -344,7 +344,10 @@ def test_a_listing_that_stands_still_ends(swift: SwiftServer, store: SwiftStore)
 
 
 def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStore) -> None:
-    """Whoever may write beside the segments may give an object any name, and lists are acted on."""
+    """Any client with write access beside the segments may give an object any name.
+
+    The agent acts on the names in a listing, so a listing must hide such names.
+    """
     folder, outside = fresh(), fresh()
     store.put(Container.OBJECTS, outside, PARTS[:1])
     container = store.location.rpartition("/")[2]
@@ -358,7 +361,7 @@ def test_no_name_leads_out_of_its_container(swift: SwiftServer, store: SwiftStor
     swift.inject([page])
     found = [row.name for row in store.list(Container.SEGMENTS, folder)]
     assert found == [f"{folder}/..real"]
-    # else it would have been the end of another object
+    # a listing must hide this name, because a delete of it deletes another object
     store.delete(Container.SEGMENTS, odd[0])
     assert list(store.list(Container.OBJECTS, outside)) == []
 

@@ -1,4 +1,4 @@
-"""What the store says at /info, and what still works where it says nothing."""
+"""The limits that a store announces at /info, and the work that is possible without them."""
 
 import json
 from typing import Any
@@ -14,13 +14,13 @@ from tests.stack.swift import SwiftServer
 from tests.store.conftest import MakeStore
 from tests.store.contract import fresh, put_segments, views
 
-# what Ceph's gateway announces: RGWInfo_ObjStore_SWIFT in its rgw_rest_swift.cc
+# the limits that Ceph's gateway announces: RGWInfo_ObjStore_SWIFT in its rgw_rest_swift.cc
 CEPH = {
     "swift": {"max_file_size": 5 << 30, "container_listing_limit": 10000},
     "slo": {"max_manifest_segments": 1000},
 }
 HTML = "<html>welcome</html>"
-# as expose_info = false, and what gateways say that pass on nothing but /auth and /v1
+# the answers of a Swift with expose_info = false, and of gateways that pass on only /auth and /v1
 HIDING: list[dict[str, Any]] = [{"status": 403}, {"status": 404, "body": HTML}, {"status": 405}]
 NO_INFO: list[dict[str, Any]] = [*HIDING, {"status": 200, "body": HTML}, {"action": "cut"}]
 
@@ -98,7 +98,7 @@ def test_what_every_store_can_do_is_taken_for_granted(
 def test_a_store_that_joins_less_than_is_taken_for_granted_says_so(
     small_swift: SwiftServer, make_store: MakeStore
 ) -> None:
-    """Such a backup fails at its end, and nothing of it looks usable."""
+    """Such a backup fails at its end, and leaves nothing that looks usable."""
     answer(small_swift, HIDING[0])
     try:
         store, backup_id = make_store(small_swift), fresh()
@@ -110,7 +110,7 @@ def test_a_store_that_joins_less_than_is_taken_for_granted_says_so(
         with pytest.raises(StoreRejected, match="Number of object-backed segments"):
             manifest.publish({})
         assert list(store.list(Container.OBJECTS, backup_id)) == []
-        # it gives 5 rows a page, and refuses to be asked for more
+        # this Swift gives 5 rows a page, and refuses a request for more
         assert len(list(store.list(Container.SEGMENTS, backup_id))) == 6
     finally:
         small_swift.clear_faults()

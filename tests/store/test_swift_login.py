@@ -1,4 +1,4 @@
-"""Logins that are refused: one for all threads, none before its time, and named in the error."""
+"""Refused logins: one for all threads, none too early, and named in the error."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ AUTH = "^/auth"
 
 
 def outcomes(store: SwiftStore, name: str) -> list[bytes | StoreError]:
-    """What each of many threads gets that read an object at once."""
+    """Read an object in many threads at once, and return the bytes or the error of each."""
     together = threading.Barrier(THREADS)
 
     def read(_: int) -> bytes | StoreError:
@@ -39,7 +39,7 @@ def outcomes(store: SwiftStore, name: str) -> list[bytes | StoreError]:
 
 @pytest.fixture
 def name(store: SwiftStore) -> str:
-    """An object that is there."""
+    """Store an object and return its name."""
     name = fresh()
     store.put(Container.OBJECTS, name, views(b"here"))
     return name
@@ -68,7 +68,7 @@ def test_refused_for_good_each_thread_has_its_attempts_and_they_share_the_logins
     found = outcomes(make_store(swift, attempts=3), name)
     assert all(isinstance(one, StoreBusy) for one in found)
     assert {str(one) for one in found} == {"log in to the store: the store answered 429"}
-    # a thread that comes late by a hair begins another round
+    # a thread that comes slightly too late begins another round
     assert logins(swift) - before <= 4
 
 

@@ -1,4 +1,4 @@
-"""Manifests that Swift validates slowly, and answers that say late, or never, how that went."""
+"""Manifests that Swift validates slowly, and answers that tell the result late or never."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def test_a_validation_that_takes_longer_than_a_silence_may(
 ) -> None:
     folder = fresh()
     entries = put_segments(store, folder, [b"x"] * 6)
-    # Swift asks for two at a time: 1.5 s
+    # Swift checks two of the six segments at a time, which takes 1.5 seconds
     head = {"method": "HEAD", "match": f"{folder}/", "action": "stall", "seconds": 0.5, "times": 6}
     swift.inject([{**head, "inner": True}])
     impatient = make_store(swift, timeout_seconds=1, attempts=1)
@@ -50,7 +50,7 @@ def test_a_validation_that_takes_longer_than_a_silence_may(
 def test_a_refusal_in_the_body_is_one(
     swift: SwiftServer, store: SwiftStore, method: str, status: int, error: type[StoreError]
 ) -> None:
-    """It comes with 202, the status that was answered before anything was known."""
+    """The answer begins with status 202, which Swift sends before it knows the result."""
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two"])
     rule = {"method": method, "match": folder, "status": status, "inner": True}
@@ -94,7 +94,7 @@ def test_an_answer_that_does_not_say_that_it_is_stored_is_no_success(
 
 
 def test_a_quoted_etag_is_the_etag(swift: SwiftServer, store: SwiftStore) -> None:
-    """As a store answers that does not know of heartbeats."""
+    """A store that doesn't support heartbeats answers like this."""
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two"])
     etag = store.put_manifest(Container.OBJECTS, folder, entries, {})

@@ -48,7 +48,7 @@ FOREIGN = sorted(
 
 @pytest.mark.parametrize("kind", FOREIGN, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
 def test_no_foreign_error_is_left(kind: type[BaseException]) -> None:
-    error = kind.__new__(kind)  # their constructors want requests and pools
+    error = kind.__new__(kind)  # the constructors need requests and pools
     with pytest.raises(StoreError) as caught, translated("try it"):
         raise error
     assert caught.value.code
@@ -139,7 +139,7 @@ def test_a_token_is_replaced_once_however_many_found_it_expired() -> None:
         return link.token
 
     def slow_work(link: Link) -> str:
-        # meanwhile another request finds out, and authenticates
+        # meanwhile another request notices the expired token and logs in
         assert session.call("other work", work) == "second"
         return work(link)
 
@@ -149,7 +149,10 @@ def test_a_token_is_replaced_once_however_many_found_it_expired() -> None:
 
 @contextmanager
 def store_answering(answer: str, request_end: bytes) -> Iterator[tuple[SwiftStore, list[bytes]]]:
-    """A store whose server takes one request up to `request_end`, and gives one answer."""
+    """Yield a store, and the list of requests that its server has received.
+
+    The server reads one request up to `request_end` and sends one answer.
+    """
     seen: list[bytes] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

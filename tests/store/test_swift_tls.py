@@ -1,4 +1,4 @@
-"""Swift over TLS: whose certificate is taken, and a storage URL that would leave TLS."""
+"""Swift over TLS: accepted certificates, and a storage URL that would leave TLS."""
 
 import os
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def test_certificates_are_checked(
     certificate: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # requests would let this variable win over what the program asks for
+    # the library `requests` would prefer this variable to the program's own setting
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with pytest.raises(StoreUnreachable) as caught:
         make_store(server, attempts=1).open()
@@ -58,7 +58,7 @@ def test_certificates_are_checked(
 def test_a_login_over_tls_leads_to_no_clear_text(
     server: SwiftServer, swift: SwiftServer, tls: SwiftStore, scheme: str
 ) -> None:
-    """Not one request goes to where the answer points, which is a Swift that would take it."""
+    """No request goes to the URL in the answer, although a Swift there would accept it."""
     url = f"{scheme}127.0.0.1:{swift.port}/v1/AUTH_test"
     headers = {"X-Storage-Url": url, "X-Auth-Token": TOKEN}
     server.inject([{"match": "^/auth", "status": 200, "headers": headers, "times": 99}])
@@ -74,7 +74,7 @@ def test_a_login_over_tls_leads_to_no_clear_text(
 
 
 def test_another_host_over_tls_is_followed(server: SwiftServer, tls: SwiftStore) -> None:
-    """As accounts on many hosts are behind one login; the certificate is checked there, too."""
+    """One login may serve accounts on many hosts. The certificate is checked there, too."""
     url = f"HTTPS://localhost:{server.port}/v1/AUTH_test"
     headers = {"X-Storage-Url": url, "X-Auth-Token": TOKEN}
     server.inject([{"match": "^/auth", "status": 200, "headers": headers}])

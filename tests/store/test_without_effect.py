@@ -1,4 +1,4 @@
-"""Whether a write that failed may still have been done: only a refusal says that it wasn't."""
+"""A failed write may still have been done. Only a refusal proves that it was not."""
 
 import os
 import uuid
