@@ -96,8 +96,7 @@ def test_a_server_ignores_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_a_server_starts_with_what_another_engine_noted(tmp_path: Path) -> None:
-    """MySQL refuses the file of its own engine. MariaDB replaces it here and refuses that file too.
-    """
+    """MySQL refuses the file of its own engine. MariaDB is used instead, and refuses it too."""
     need("mariadbd")
     (tmp_path / "backup-my.cnf").write_text(XTRABACKUP)
     (tmp_path / "ours.cnf").write_text(server_options(tmp_path))
@@ -171,9 +170,7 @@ def test_what_no_engine_writes_is_refused(line: str) -> None:
     ids=["one name", "a list", "libraries", "prefixes"],
 )
 def test_hostile_plugins_are_refused_at_once(value: str) -> None:
-    """A slow regular expression holds the interpreter's lock, so the broker's heartbeats would
-    stop.
-    """
+    """A slow regular expression holds the interpreter's lock, so the broker's heartbeats stop."""
     begun = time.process_time()
     with pytest.raises(ContentRefused, match="plugin_load"):
         safe_options(f"plugin_load={value}\n".encode())

@@ -71,8 +71,7 @@ def test_the_same_works_where_nothing_confines(way: str, inside: Path, outside: 
 def test_inside_everything_works(
     inside: Path, outside: Path, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This also tries the Landlock versions of older kernels. Only version 1 refuses such a rename.
-    """
+    """This includes the Landlock versions of older kernels. Only version 1 refuses the rename."""
     monkeypatch.setattr(confine, "_version", lambda: version)
     body = """
 open(inside + '/a', 'w').write('a')

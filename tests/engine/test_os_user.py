@@ -31,7 +31,7 @@ KEY = "1;" + "ab" * 32 + "\n"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that every user may pass through, as /var/lib."""
+    """Yield a directory that every user may pass through, like /var/lib."""
     folder = Path(tempfile.mkdtemp(prefix="backup-agent-"))
     folder.chmod(0o755)
     yield folder
@@ -48,7 +48,7 @@ def mysql(place: Path) -> OsUser:
 
 @pytest.fixture(scope="module")
 def server(place: Path, mysql: OsUser) -> Iterator[MariaDB]:
-    """A server of the OS user mysql that has encrypted tables, and a plugin of mysql's own."""
+    """Yield a server of the OS user mysql, with encrypted tables and a plugin that mysql owns."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup")
     plugins = place / "plugins"
     plugins.mkdir()
@@ -155,7 +155,7 @@ def test_root_backs_up_the_servers_user_and_restores_it(
 
 @pytest.fixture
 def closed(place: Path) -> Iterator[Path]:
-    """A folder below one that is closed to everybody but root."""
+    """Yield a directory below one that is closed to all users except root."""
     (place / "closed").mkdir(mode=0o700)
     (place / "closed" / "below").mkdir()
     yield place / "closed" / "below"
@@ -164,7 +164,10 @@ def closed(place: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def logged(server: MariaDB, place: Path) -> tuple[User, str, str]:
-    """A user, a full and an incremental backup: what Aria's tables lack is in Aria's log."""
+    """Return a user, and the ids of a full and an incremental backup of Aria tables.
+
+    The rows that the files of these tables lack are in Aria's log.
+    """
     server.query(
         "CREATE SCHEMA aria; CREATE TABLE aria.`t t` (id INT PRIMARY KEY, word TEXT) ENGINE=Aria;"
         "INSERT INTO aria.`t t` SELECT seq, 'old' FROM aria.seq_1_to_9; FLUSH TABLES;"
@@ -253,8 +256,7 @@ def test_without_the_right_to_mount_the_closed_directory_is_named(
 
 
 def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) -> None:
-    """The account is `root` over the socket, which the server knows by the OS user that connects.
-    """
+    """The account is `root` over the socket. The server knows it by the OS user that connects."""
     ours = engine_of(server, user="root", password="").beside(server.datadir)
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
