@@ -1,4 +1,4 @@
-"""An XtraBackup engine for tests whose programs are the stand-in.
+"""An XtraBackup engine for tests, which runs the stand-in programs.
 
 This module also builds the streams of such backups and reads the recorded calls of the programs.
 """

@@ -57,9 +57,10 @@ exec mariadb-backup "$@"
 
 
 def patient(path: Path, prepare: str, condition: str = "true") -> str:
-    """Write an engine whose prepares run the shell code `prepare` if `condition`. Return its path.
+    """Write an engine and return its path. Its prepares run the shell code `prepare`.
 
-    It is a shell script, because a user other than root may be unable to start this Python.
+    They run it only if `condition`, which is shell code too. The engine is a shell script, because
+    a user other than root may be unable to start this Python.
     """
     path.write_text(_PATIENT.format(condition=condition, prepare=prepare))
     path.chmod(0o755)

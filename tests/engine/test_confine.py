@@ -1,4 +1,4 @@
-"""A confined child changes nothing outside its directories, even if it runs as root."""
+"""A confined child changes nothing outside its directories, no matter which user runs it."""
 
 import os
 from pathlib import Path

@@ -25,7 +25,7 @@ WAITS = "time.sleep(60)"
 
 
 def engine(folder: Path, body: str, silent: float = SILENT) -> MariadbBackup:
-    """Return an engine whose two programs are the same script."""
+    """Return an engine with one script for both of its programs."""
     program = script(folder / "mariadb-backup", body)
     return MariadbBackup(
         MariadbBackupSettings(
@@ -78,7 +78,7 @@ def test_a_word_on_either_pipe_is_a_sign_of_life(tmp_path: Path, descriptor: int
 
 
 def test_time_in_which_nobody_reads_does_not_count(tmp_path: Path) -> None:
-    """A slow store or a limited rate causes this. An engine that can't write must be silent."""
+    """A slow store or a limited rate causes this. An engine that can't write stays silent."""
     size = 3 << 20
     body = f"os.write(1, bytes({size}))\n{SAYS_OK}"
     with engine(tmp_path, body, silent=0.2).start_backup(tmp_path, None) as run:

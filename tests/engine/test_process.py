@@ -154,7 +154,7 @@ def test_the_whole_group_goes_and_nothing_is_left(tmp_path: Path) -> None:
         assert known(grandchild)
     assert not known(child.pid)
     assert child.returncode == -signal.SIGKILL
-    # Init reaps orphans after an unknown time.
+    # Init reaps orphans, but not at once.
     poll("the grandchild is dead", lambda: not _runs(grandchild), 5)
     child.close()
     child.interrupt()

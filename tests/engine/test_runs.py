@@ -35,7 +35,7 @@ SAYS_OK = "print('[00] 2024-05-06 07:08:09 completed OK!', file=sys.stderr)"
 
 
 def fake(folder: Path, body: str) -> MariadbBackup:
-    """Return an engine whose two programs are the same script."""
+    """Return an engine with one script for both of its programs."""
     program = script(folder / "mariadb-backup", body)
     return MariadbBackup(
         MariadbBackupSettings(

@@ -24,7 +24,7 @@ _MOST_BYTES = 3 << 19  # 1.5 MiB in the repository
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """Return a copy of the store, because an agent notes in a store that it works there."""
+    """Return a copy of the store, because an agent writes a note into the store that it uses."""
     copied = tmp_path / "store"
     subprocess.run(["cp", "-r", make.STORE, copied], check=True)
     return copied

@@ -33,7 +33,7 @@ def pins(text: str) -> dict[str, list[str]]:
     """Return the SHA-256 hashes of each pin `name==version`.
 
     Raises:
-        ValueError: the text has a line that is not a hashed pin, or a pin twice.
+        ValueError: the text has any other line, a pin twice, or a hash that is no SHA-256.
     """
     found, end = {}, 0
     for match in _PIN.finditer(text):

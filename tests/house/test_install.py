@@ -35,7 +35,7 @@ def environment(tmp_path: Path) -> Path:
 
 
 def install(checkout: Path, environment: Path) -> str:
-    """Run the script outside the checkout, with a relative path. Return its output."""
+    """Run `script/install` outside the checkout, with a relative path. Return its output."""
     argv = [str(checkout / "script" / "install"), environment.name]
     done = subprocess.run(
         argv, cwd=environment.parent, capture_output=True, text=True, timeout=120, check=False

@@ -75,7 +75,7 @@ def installs() -> Iterator[tuple[str, str]]:
 
 
 def test_no_package_gets_in_without_its_hash() -> None:
-    """Only the checkout has no hash. It is built by installed packages, and brings no others."""
+    """Only the checkout has no hash. It is built with the installed packages, and adds none."""
     found = list(installs())
     assert len(found) >= 5
     local = "--no-deps --no-build-isolation"

@@ -25,7 +25,8 @@ FULL = ErrorInfo(code="store_full", message="it is", hint="")
 class Full(DirectoryStore):
     """A store that refuses to write while it holds segments of `making`.
 
-    `kind` is the class of its errors. `without_effect` says if a refusal surely wrote nothing.
+    `kind` is the class of its errors. `without_effect` says if a refused request certainly
+    wrote nothing.
     """
 
     making: Record

@@ -35,7 +35,10 @@ def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
 
 
 def refused(workshop: Workshop, kind: type[AgentError] = DatadirUnfit) -> AgentError:
-    """Return the error of a failed backup. DatadirUnfit comes before the engine is started."""
+    """Make a backup that must fail with such an error. Return the error.
+
+    DatadirUnfit must come before the engine is started.
+    """
     with pytest.raises(kind) as caught:
         workshop.backup()
     if kind is DatadirUnfit:

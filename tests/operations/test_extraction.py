@@ -44,7 +44,7 @@ def engine(tmp_path: Path) -> MariadbBackup:
 
 
 def placed(stream: bytes, outside: Path) -> bytes:
-    """Return `stream` with its absolute paths, and their lengths, changed to paths of `outside`."""
+    """Put the path of `outside` into the absolute paths of `stream`, with their lengths."""
     name, real = b"%(outside)s/canary", bytes(outside) + b"/canary"
     return stream.replace(
         len(name).to_bytes(4, "little") + name, len(real).to_bytes(4, "little") + real

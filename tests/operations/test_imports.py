@@ -101,7 +101,7 @@ def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: 
 
 
 def test_a_name_that_is_too_long_for_an_incremental(workshop: Workshop, base: Record) -> None:
-    """The server and a full backup take 255 bytes. Each letter of this name is five bytes."""
+    """The server and a full backup take 255 bytes. Each letter here takes five bytes."""
     name = "中" * 50
     workshop.server.query(f"CREATE TABLE d.`{name}` (id INT)")
     with pytest.raises(ParentUnusable, match="too long for an incremental"):

@@ -146,7 +146,10 @@ def test_other_ddl_is_held_by_both_kinds_of_backups(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("what", CONFUSING)
 def test_tables_that_an_incremental_would_confuse_fail_it(workshop: Workshop, what: str) -> None:
-    """A restore of it had no d.j, or its prepare ended. A full backup holds all the tables."""
+    """The restore of such an incremental had no d.j, or its prepare ended.
+
+    A full backup holds all the tables.
+    """
     full = workshop.backup()
     with (
         meanwhile(workshop.server, CONFUSING[what]),

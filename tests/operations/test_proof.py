@@ -116,7 +116,10 @@ def test_tables_made_or_dropped_meanwhile_need_not_be_there() -> None:
 
 
 def test_a_table_made_again_under_its_name_need_not_be_there() -> None:
-    """It was dropped before the engine blocked DDL, and made again as another tablespace."""
+    """The table was dropped before the engine blocked DDL, and made again right after.
+
+    It is another tablespace then.
+    """
     stream = file("db/a.ibd", 5) + note(FULL)
     assert proved(stream, spaces(a=5, b=6), spaces(a=5, b=7))
     huge = spaces(1 << 40, b=6)
@@ -338,7 +341,10 @@ def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:
 
 
 def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
-    """The tablespace keeps its number there. On other servers the engine removes such a copy."""
+    """The tablespace keeps its number, and the table gets another id.
+
+    On other servers this means an import, and the engine removes its copy of the old file.
+    """
     stream = file("db/a.ibd", 5) + note(FULL)
     before, after = spaces(first_id=20, a=5), spaces(first_id=30, a=5)
     (tmp_path / "db").mkdir()
