@@ -1,1 +1,1 @@
-"""Measurements on real servers; none of them is a test, and none has a time limit."""
+"""Measurements on real servers. They are not tests, and have no time limit."""

@@ -1,10 +1,10 @@
-"""Backup and restore of a database of a given size, against the naive pipeline, in one run.
+"""Back up and restore a database of a given size, and run the naive pipeline for comparison.
 
     python -m benchmarks.backup --rows-mb 1000 --runs 3
 
-Prints for each run seconds and MB/s of raw stream, and the peak resident memory of the
-agent's process. Everything, servers included, shares this machine's cores; only the ratio of
-two figures of one run means anything elsewhere.
+This prints the seconds and the MB/s of the raw stream for each run, and the peak resident memory of
+the agent's process. All processes, servers included, share the cores of this machine. Only the
+ratio of two figures of the same run is meaningful on another machine.
 """
 
 import argparse
@@ -64,7 +64,10 @@ def _measure(stack: Stack, runs: int, *, naive: bool) -> None:
 
 
 def _backup(agent: Agent, name: str) -> float:
-    """One full backup by task and one local restore of it; seconds of the backup's attempt."""
+    """Make one full backup by task and restore it locally. Return the seconds of the backup.
+
+    They are the seconds of the backup's attempt.
+    """
     view = agent.create(name)
     record = _record(agent, view["id"])
     seconds, raw = record["measured"]["seconds"], record["stored"]["raw_bytes"]

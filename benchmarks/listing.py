@@ -1,11 +1,11 @@
-"""`backup-list` of many records, against the same GETs and nothing else, in one run.
+"""Measure `backup-list` of many records, and bare GETs of the same objects for comparison.
 
     python -m benchmarks.listing --records 5000 --runs 3
 
-Cold is without a cache, warm with the one that the cold run left; both are the whole command,
-from its start to its end. The raw loop asks for the same objects by swiftclient alone, on as
-many threads and connections. Everything, Swift included, shares this machine's cores; only
-the ratio of two figures of one run means anything elsewhere.
+A cold run has no cache. A warm run has the cache that the cold run left. Both measure the whole
+command, from its start to its end. The raw loop requests the same objects by swiftclient alone, on
+as many threads and connections. All processes, Swift included, share the cores of this machine.
+Only the ratio of two figures of the same run is meaningful on another machine.
 """
 
 import argparse
@@ -40,7 +40,10 @@ _CHUNK = 1 << 20
 
 
 class Ran(NamedTuple):
-    """Seconds on the clock and of CPU (Swift's own not counted), and peak resident MiB."""
+    """Seconds of wall-clock time and of CPU time, and the peak resident memory in MiB.
+
+    The CPU time of Swift itself is not counted.
+    """
 
     seconds: float
     cpu_seconds: float
@@ -84,7 +87,7 @@ def _measure(swift: SwiftServer, folder: Path, count: int, runs: int) -> None:
 
 
 def _fill(swift: SwiftServer, keys: Keyring, count: int) -> list[str]:
-    """Store `count` signed records, as a chain's would be; their names in order."""
+    """Store `count` signed records, like those of a chain. Return their names in order."""
     settings = SwiftSettings(swift.auth_url, swift.user, swift.key, container_name(_TENANT))
     store = SwiftStore(settings)
     store.open()
@@ -102,7 +105,7 @@ def _fill(swift: SwiftServer, keys: Keyring, count: int) -> list[str]:
 
 
 def _raw_gets(swift: SwiftServer, names: Sequence[str]) -> Ran:
-    """The same GETs: each thread on a connection of its own, nothing parsed."""
+    """Get the same objects without parsing them. Each thread has a connection of its own."""
     url, token = client.get_auth(swift.auth_url, swift.user, swift.key)
     local = threading.local()
 

@@ -1,4 +1,4 @@
-"""The pipeline that a shell script would be: engine, gzip, one serial upload."""
+"""The pipeline of a simple shell script: the engine, gzip, and one serial upload."""
 
 import subprocess
 import time
@@ -14,14 +14,14 @@ _CHUNK = 1 << 20
 
 
 class Naive(NamedTuple):
-    """Seconds taken, and the bytes that arrived in Swift."""
+    """The seconds taken, and the bytes that arrived in Swift."""
 
     seconds: float
     stored_bytes: int
 
 
 def naive_backup(stack: Stack) -> Naive:
-    """`mariadb-backup | gzip | one PUT`, not encrypted, not verified."""
+    """Run `mariadb-backup | gzip | one PUT`, without encryption and verification."""
     folder = stack.folder / "naive"
     folder.mkdir(exist_ok=True)
     options = folder / "engine.cnf"

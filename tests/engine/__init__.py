@@ -1,1 +1,1 @@
-"""Child processes, and mariadb-backup and mbstream on a real server."""
+"""Tests of child processes, and of mariadb-backup and mbstream on a real server."""

@@ -1,4 +1,7 @@
-"""XtraBackup on its stand-in: an engine for tests, its streams, and what it was called with."""
+"""An XtraBackup engine for tests, which runs the stand-in programs.
+
+This module also builds the streams of such backups and reads the recorded calls of the programs.
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from tests.stack.mariadb import AGENT_PASSWORD
 VERSIONS = ("2.4.20", "8.0.27-19", "8.0.35-30", "8.4.0-1")
 _STANDIN = Path(__file__).with_name("standin.py")
 _PAGE = 16 << 10
-# What a MySQL 8.0 with the files of `full_stream` would list.
+# The tablespaces that a MySQL 8.0 with the files of `full_stream` would list.
 SPACES = {
     0xFFFFFFFE: "mysql.ibd",
     1: "sys/sys_config.ibd",
@@ -28,7 +31,7 @@ SPACES = {
 def xtrabackup(
     folder: Path, version: str = "8.0.35-30", says: Sequence[str] = (), **changes: Any
 ) -> XtraBackup:
-    """An engine whose programs are the stand-in; its backups are what `stream` holds."""
+    """Return an engine that runs the stand-in. A backup writes the file `stream` of `folder`."""
     paths = {
         role: script(folder / role, _body(role, folder, version, says))
         for role in ("xtrabackup", "xbstream")
@@ -44,7 +47,10 @@ def xtrabackup(
 
 
 class _Recorded(XtraBackup):
-    """Notes what each program is called with: a confined one can't do it itself."""
+    """An engine that records the arguments of each program.
+
+    It records them itself, because a confined program can't write the file `calls`.
+    """
 
     def __init__(self, settings: XtraBackupSettings, calls: Path) -> None:
         super().__init__(settings)
@@ -67,17 +73,20 @@ def _body(role: str, folder: Path, version: str, says: Sequence[str]) -> str:
 
 
 def calls(folder: Path) -> list[list[str]]:
-    """What the programs were called with so far, the program's name first."""
+    """Return the calls of the programs so far, each as the program's name and its arguments."""
     return [json.loads(line) for line in (folder / "calls").read_text().splitlines()]
 
 
 def page(space: int) -> bytes:
-    """A first page of a tablespace with that number."""
+    """Return the first page of a tablespace with the number `space`."""
     return bytes(34) + space.to_bytes(4, "big") + bytes(_PAGE - 38)
 
 
 def info(from_lsn: int, incremental: str) -> bytes:
-    """What 2.4.20 was seen to write; the argv before it may hold anything."""
+    """Return an xtrabackup_info file in the form that 2.4.20 was seen to write.
+
+    The line `tool_command` holds the argv, so it may contain any text, such as `partial = Y`.
+    """
     return (
         "uuid = 1\ntool_name = xtrabackup\ntool_command = --x='partial = Y'\n"
         f"innodb_from_lsn = {from_lsn}\ninnodb_to_lsn = 1\npartial = N\n"
@@ -92,7 +101,7 @@ def _meta(path: str, space: int) -> bytes:
 
 
 def full_stream(to_lsn: int, binlog: bytes = b"binlog.000007\t157\n") -> bytes:
-    """The files of a full backup of a small 8.0 server, one of them page-compressed."""
+    """Return the files of a full backup of a small 8.0 server. One of them is page-compressed."""
     note = (
         b"backup_type = full-backuped\nfrom_lsn = 0\nto_lsn = %d\nlast_lsn = %d\nflushed_lsn = 1\n"
     )

@@ -1,4 +1,4 @@
-"""Small programs that stand in for the engine where the real one can't be made to misbehave."""
+"""Small programs that replace the engine, because the real one can't be made to misbehave."""
 
 import os
 import sys
@@ -18,28 +18,31 @@ def script(path: Path, body: str) -> str:
 
 
 def child_of(run: Run) -> Child:
-    """Return the program of a run, for what only a test wants of it."""
+    """Return the program of a run. Only tests need it."""
     return run._child
 
 
 def held() -> tuple[int, int]:
-    """Return how many threads and open descriptors this process has."""
+    """Return the number of threads and the number of open descriptors of this process."""
     return threading.active_count(), len(os.listdir("/proc/self/fd"))
 
 
 def nothing_left_since(before: tuple[int, int]) -> bool:
-    """Tell whether there are no more of them; those of earlier tests may end meanwhile."""
+    """Return True if this process has no more threads and descriptors than `before`.
+
+    It may have fewer, because threads of earlier tests may end in the meantime.
+    """
     return all(here <= there for here, there in zip(held(), before, strict=True))
 
 
 def open_way(path: Path) -> None:
-    """Let every user reach `path`: a restore by root runs its programs as another one."""
+    """Let every user reach `path`, because a restore by root runs its programs as another user."""
     for folder in path.parents:
         if folder.stat().st_uid == os.getuid() and folder.parent != folder:
             folder.chmod(folder.stat().st_mode | 0o011)
 
 
-# Its prepare notes its process in the folder that it works in: it may write nowhere else.
+# Its prepare writes its process id in its working directory, because it may write nowhere else.
 _PATIENT = """#!/bin/sh
 case " $* " in *" --prepare "*)
     if {condition}; then
@@ -54,9 +57,10 @@ exec mariadb-backup "$@"
 
 
 def patient(path: Path, prepare: str, condition: str = "true") -> str:
-    """Write an engine whose prepares run the shell's `prepare` if `condition`; return its path.
+    """Write an engine and return its path. Its prepares run the shell code `prepare`.
 
-    In the shell's words, because another user than root may be unable to start this Python.
+    They run it only if `condition`, which is shell code too. The engine is a shell script, because
+    a user other than root may be unable to start this Python.
     """
     path.write_text(_PATIENT.format(condition=condition, prepare=prepare))
     path.chmod(0o755)
@@ -65,10 +69,10 @@ def patient(path: Path, prepare: str, condition: str = "true") -> str:
 
 
 def preparing(folder: Path) -> list[int]:
-    """Return the ids of processes that have noted themselves below a restore's target."""
+    """Return the ids of the processes that wrote a `begun` file below a restore's target."""
     return [int(text) for path in folder.rglob("begun") if (text := path.read_text())]
 
 
 def known(pid: int) -> bool:
-    """Whether the kernel has any process of that id left, a zombie included."""
+    """Return True if the kernel still has a process with this id, which may be a zombie."""
     return Path(f"/proc/{pid}").exists()

@@ -1,11 +1,13 @@
-"""A stand-in for `xtrabackup` and `xbstream`, which can't be installed here; run by a script.
+"""A stand-in for `xtrabackup` and `xbstream`, which can't be installed here. A script runs it.
 
-What 2.4 says and does was seen of 2.4.20 with MySQL 5.7.32: it ignores options that it doesn't
-know without a word, so a test looks at `CALLS`. Later series are as strict as Percona's
-documentation and source say: an unknown option, a missing value, a prepare out of order fail. A
-test gives it, as globals:
-`ROLE` (xtrabackup or xbstream), `VERSION` (as `8.0.35-30`), `STREAM` (the file with the stream
-that a backup writes), and `SAYS`, lines of an error that a backup fails with.
+The words and the behaviour of 2.4 were seen on 2.4.20 with MySQL 5.7.32. It silently ignores
+options that it doesn't know, so a test looks at the recorded calls. Later series are as strict as
+Percona's documentation and source say. An unknown option, a missing value or a prepare out of order
+fails.
+
+A test sets these globals: `ROLE` (xtrabackup or xbstream), `VERSION` (such as `8.0.35-30`),
+`STREAM` (the file with the stream that a backup writes), and `SAYS` (lines of an error with which a
+backup fails).
 """
 
 import re
@@ -21,7 +23,7 @@ STREAM: str = globals()["STREAM"]
 SAYS: list[str] = globals()["SAYS"]
 
 NUMBER = tuple(map(int, re.findall(r"\d+", VERSION.split("-")[0])))
-# Options that these series document: True where a value is needed.
+# Options that these series document. True means that the option needs a value.
 OPTIONS = {
     "backup": False,
     "prepare": False,
@@ -57,7 +59,10 @@ CLOCK = "261130 06:49:38"
 
 
 def say(text: str, level: str = "Note") -> None:
-    """A line of the log in the version's form; 2.4 has a time for lines of its own words only."""
+    """Print a line of the log in the version's form.
+
+    2.4 puts the time only before lines of its own. Its error lines have no time.
+    """
     if NUMBER >= (8, 0, 28):
         head = f"2024-01-01T12:00:00.000000-00:00 0 [{level}] [MY-011825] [Xtrabackup] "
     elif OLD:
@@ -68,13 +73,16 @@ def say(text: str, level: str = "Note") -> None:
 
 
 def plain(*lines: str) -> None:
-    """Lines of 2.4 without a time."""
+    """Print lines without a time, if the version is 2.4."""
     if OLD:
         print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def scanned(times: int) -> None:
-    """The thread that copies the redo log: fifty lines a second, and nothing in them."""
+    """Print lines of the thread that copies the redo log.
+
+    That thread prints fifty lines a second that say nothing of interest.
+    """
     for _ in range(times):
         say(">> log scanned up to (3626807)")
 
@@ -150,7 +158,7 @@ def backup(options: dict[str, str]) -> None:
     for line in SAYS:
         say(line, "ERROR")
     if SAYS:
-        # other threads go on for a while
+        # other threads continue for a while
         scanned(60)
         sys.exit(1)
     plain("Using server version 5.7.32-log", "xtrabackup: uses posix_fadvise().")
@@ -177,7 +185,10 @@ def note(folder: str) -> dict[str, str]:
 
 
 def prepare(options: dict[str, str]) -> None:
-    """What is prepared without --apply-log-only takes no incremental any more."""
+    """Prepare the target, or refuse an incremental.
+
+    A target that was prepared without --apply-log-only takes no more incrementals.
+    """
     if not int(options["use-memory"]):
         die("no --use-memory")
     target = note(options["target-dir"])
@@ -189,7 +200,7 @@ def prepare(options: dict[str, str]) -> None:
             die("This incremental backup seems not to be proper for the target.")
         target |= {name: added[name] for name in ("to_lsn", "last_lsn")}
     elif target["backup_type"] != "full-backuped":
-        # seen of 2.4: it says so, and ends well
+        # Seen on 2.4: it prints this line and ends with status 0.
         say("This target seems to be already prepared.")
         if not OLD:
             sys.exit(1)

@@ -1,4 +1,4 @@
-"""What root does on files for another user, it does with no more rights than that user has."""
+"""Root works on another user's files with no more rights than that user has."""
 
 import os
 import stat
@@ -18,7 +18,7 @@ USER = OsUser(54321, 54322, (54323,))
 
 @pytest.fixture
 def place(scratch: Path) -> Iterator[Path]:
-    """A folder of USER's in one that every user may pass."""
+    """Yield a directory that belongs to USER, in one that every user may pass through."""
     mode = stat.S_IMODE(scratch.stat().st_mode)
     scratch.chmod(0o755)
     own = scratch / str(uuid4()) / "own"
@@ -63,7 +63,7 @@ def test_a_link_leads_only_where_the_user_may_go(
 
 
 def identity() -> list[str]:
-    """What the kernel says of this thread's users, groups and rights."""
+    """Return the kernel's lines about this thread's users, groups and capabilities."""
     lines = Path("/proc/thread-self/status").read_text().splitlines()
     return [line for line in lines if line.startswith(("Uid", "Gid", "Groups", "CapEff"))]
 

@@ -1,4 +1,4 @@
-"""Which engine copies which server, and that the document shows the same table."""
+"""Which engine copies which server. The document shows the same table."""
 
 import re
 from pathlib import Path
@@ -100,7 +100,7 @@ SERVERS = {"mariadb": "MariaDB", "mysql": "MySQL, Percona Server"}
 
 
 def row(rule: Rule) -> tuple[str, ...]:
-    """A rule as the document's table shows it."""
+    """Return a rule as a row of the document's table."""
     first, last = (".".join(map(str, version or ())) for version in (rule.first, rule.last))
     versions = f"{first} and later" if not last else first if first == last else f"{first}, {last}"
     series = ".".join(map(str, rule.series)) if rule.series else "the server's series"

@@ -1,4 +1,4 @@
-"""A confined child changes nothing outside its folders, whoever it runs as."""
+"""A confined child changes nothing outside its directories, no matter which user runs it."""
 
 import os
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_the_same_works_where_nothing_confines(way: str, inside: Path, outside: 
 def test_inside_everything_works(
     inside: Path, outside: Path, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what an older kernel knows, too: none but version 1 refuses a move there."""
+    """This includes the Landlock versions of older kernels. Only version 1 refuses the rename."""
     monkeypatch.setattr(confine, "_version", lambda: version)
     body = """
 open(inside + '/a', 'w').write('a')

@@ -1,4 +1,7 @@
-"""How long an engine may say nothing, and what counts: scripted engines, and a real one."""
+"""How long an engine may be silent, and what counts as activity.
+
+The engines are scripts, and a real one.
+"""
 
 import os
 import select
@@ -22,7 +25,7 @@ WAITS = "time.sleep(60)"
 
 
 def engine(folder: Path, body: str, silent: float = SILENT) -> MariadbBackup:
-    """An engine whose programs both are a script."""
+    """Return an engine with one script for both of its programs."""
     program = script(folder / "mariadb-backup", body)
     return MariadbBackup(
         MariadbBackupSettings(
@@ -38,7 +41,7 @@ def engine(folder: Path, body: str, silent: float = SILENT) -> MariadbBackup:
 
 
 def read(run: BackupRun) -> int:
-    """Read a run's stream to its end, as the data path does; the bytes it had."""
+    """Read a run's stream to its end, as the data path does. Return its length in bytes."""
     buffer, total = memoryview(bytearray(1 << 20)), 0
     while count := run.read_into(buffer):
         total += count
@@ -75,7 +78,7 @@ def test_a_word_on_either_pipe_is_a_sign_of_life(tmp_path: Path, descriptor: int
 
 
 def test_time_in_which_nobody_reads_does_not_count(tmp_path: Path) -> None:
-    """As of a slow store, or a limited rate: an engine that can't write has to be silent."""
+    """A slow store or a limited rate causes this. An engine that can't write stays silent."""
     size = 3 << 20
     body = f"os.write(1, bytes({size}))\n{SAYS_OK}"
     with engine(tmp_path, body, silent=0.2).start_backup(tmp_path, None) as run:

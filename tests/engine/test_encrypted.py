@@ -1,4 +1,7 @@
-"""A backup of a server with encryption at rest, prepared with its keys, without, with others."""
+"""Prepares of a backup of a server with encryption at rest.
+
+They run with the server's keys, without keys, and with other keys.
+"""
 
 from pathlib import Path
 
@@ -14,7 +17,7 @@ KEYS = "1;" + "ab" * 32 + "\n"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the server's `keys` and the `stream` of a backup of it."""
+    """Return a directory with the server's `keys` and the `stream` of a backup of it."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup", "mbstream")
     folder = tmp_path_factory.mktemp("encrypted")
     (folder / "keys").write_text(KEYS)

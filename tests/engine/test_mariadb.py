@@ -1,4 +1,7 @@
-"""mariadb-backup and mbstream on a real server: there, back, and each way to fail."""
+"""mariadb-backup and mbstream on a real server.
+
+These tests back up, restore, and provoke each kind of failure.
+"""
 
 import os
 import re
@@ -43,7 +46,7 @@ def engine_of(server: MariaDB, **changes: Any) -> MariadbBackup:
 
 
 def backup(engine: MariadbBackup, stream: Path, from_lsn: int | None = None) -> None:
-    """A backup into a file."""
+    """Back up into the file `stream`."""
     with engine.start_backup(stream.parent, from_lsn) as run, stream.open("wb") as file:
         while block := child_of(run).stdout.read(1 << 20):
             file.write(block)
@@ -65,7 +68,7 @@ def prepare(engine: MariadbBackup, target: Path, incremental: Path | None = None
 
 @pytest.fixture(scope="module")
 def full(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stream of a full backup."""
+    """Return the file with the stream of a full backup."""
     stream = tmp_path_factory.mktemp("full") / "stream"
     backup(engine_of(mariadb), stream)
     assert [path.name for path in stream.parent.iterdir()] == ["stream"]
@@ -110,7 +113,7 @@ def test_a_chain_restores_to_a_server_with_the_same_rows(
 def test_a_tables_name_chooses_neither_the_error_nor_the_words(
     mariadb: MariaDB, tmp_path: Path
 ) -> None:
-    """A backtick makes the engine fail, and other names look like another failure."""
+    """A backtick in a name makes the engine fail. The other names look like other failures."""
     causes = ("Failed to connect to", "Access denied; you need", "Lost connection to")
     names = [f"{words} {n}" for words in causes for n in range(3)]
     names += ["n\nFATAL ERROR: Was only able to copy log", "Too many open files", "a``b"]
@@ -343,7 +346,7 @@ def test_nasty_passwords_open_the_server(mariadb: MariaDB, tmp_path: Path) -> No
 
 
 def _as_read(password: str) -> str:
-    """The password as the server's own programs read it from an option file."""
+    """Return the password as the server's own programs read it from an option file."""
     need("my_print_defaults")
     reader, writer = os.pipe()
     with os.fdopen(writer, "wb") as file:

@@ -1,4 +1,7 @@
-"""[engine] options: what is told to the engine, and what is refused before anything runs."""
+"""The setting `[engine] options`.
+
+It passes options to the engine. Some are refused before a program runs.
+"""
 
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from tests.engine.test_xtrabackup import backup as xtra_backup, extract, prepare
 from tests.stack.mariadb import MariaDB
 
 TOML = '[agent]\ninstance_id = "a17461ab-6c97-4abf-8890-9f8b10886ecc"\ntenant_id = "t"\n[engine]\n'
-# A name that an engine would understand, and what the refusal says of it.
+# A name that an engine would accept, and a part of the message that refuses it.
 REFUSED = {
     "--databases-exclude=d": "leave data out",
     "--databases_exclude=d": "leave data out",
@@ -44,7 +47,7 @@ REFUSED = {
     "--startup-wait-timeout=1": "the agent sets it",
     "--safe-slave-backup=1": "the agent sets it",
     "--frobnicate=1": "not known to leave",
-    # allowed names in a spelling of the engine's own that is not ours
+    # Allowed names in a spelling that the engine takes and the agent does not.
     "--par=4": "not known to leave",
     "--Parallel=4": "not known to leave",
     "--loose-parallel=4": "not known to leave",

@@ -1,4 +1,4 @@
-"""An agent that runs as root starts nothing of the database's as root."""
+"""An agent that runs as root does not run the database's programs as root."""
 
 import os
 import pwd
@@ -31,7 +31,7 @@ KEY = "1;" + "ab" * 32 + "\n"
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that every user may pass through, as /var/lib."""
+    """Yield a directory that every user may pass through, like /var/lib."""
     folder = Path(tempfile.mkdtemp(prefix="backup-agent-"))
     folder.chmod(0o755)
     yield folder
@@ -48,7 +48,7 @@ def mysql(place: Path) -> OsUser:
 
 @pytest.fixture(scope="module")
 def server(place: Path, mysql: OsUser) -> Iterator[MariaDB]:
-    """A server of the OS user mysql that has encrypted tables, and a plugin of mysql's own."""
+    """Yield a server of the OS user mysql, with encrypted tables and a plugin that mysql owns."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup")
     plugins = place / "plugins"
     plugins.mkdir()
@@ -85,7 +85,7 @@ def server(place: Path, mysql: OsUser) -> Iterator[MariaDB]:
 
 @contextmanager
 def private(name: str) -> Iterator[Path]:
-    """A scratch folder of root's in a state folder of root's."""
+    """Yield a scratch directory of root's in a state directory of root's."""
     with tempfile.TemporaryDirectory(prefix="backup-agent-state-") as state:
         folder = Path(state) / "scratch" / name
         folder.mkdir(mode=0o700, parents=True)
@@ -93,7 +93,7 @@ def private(name: str) -> Iterator[Path]:
 
 
 def status(pid: int) -> dict[str, list[str]]:
-    """The lines of /proc/<pid>/status by their names."""
+    """Return the lines of /proc/<pid>/status by their names."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -127,7 +127,7 @@ def test_a_plugin_of_the_servers_user_does_not_run_as_root(
 def test_root_backs_up_the_servers_user_and_restores_it(
     server: MariaDB, place: Path, mysql: OsUser
 ) -> None:
-    """By the commands, with encrypted tables: the state folder is root's alone."""
+    """This runs the commands on encrypted tables. Only root can enter the state directory."""
     user = User(place / "home", server)
     full = user.create("full")
     server.query("UPDATE shop.events SET kind = 7")
@@ -155,7 +155,7 @@ def test_root_backs_up_the_servers_user_and_restores_it(
 
 @pytest.fixture
 def closed(place: Path) -> Iterator[Path]:
-    """A folder below one that is closed to everybody but root."""
+    """Yield a directory below one that is closed to all users except root."""
     (place / "closed").mkdir(mode=0o700)
     (place / "closed" / "below").mkdir()
     yield place / "closed" / "below"
@@ -164,11 +164,14 @@ def closed(place: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def logged(server: MariaDB, place: Path) -> tuple[User, str, str]:
-    """A user, a full and an incremental backup: what Aria's tables lack is in Aria's log."""
+    """Return a user, and the ids of a full and an incremental backup of Aria tables.
+
+    The rows that the files of these tables lack are in Aria's log.
+    """
     server.query(
         "CREATE SCHEMA aria; CREATE TABLE aria.`t t` (id INT PRIMARY KEY, word TEXT) ENGINE=Aria;"
         "INSERT INTO aria.`t t` SELECT seq, 'old' FROM aria.seq_1_to_9; FLUSH TABLES;"
-        # of this one Aria's recovery says `***WARNING: ... may be crashed`, and all is well
+        # Aria's recovery prints `***WARNING: ... may be crashed` about this table. No data is lost.
         "CREATE TABLE aria.unlogged ENGINE=Aria AS SELECT 1 AS id;"
         "UPDATE aria.unlogged SET id = 2;"
         "ALTER TABLE aria.unlogged TRANSACTIONAL=0; UPDATE aria.unlogged SET id = 3"
@@ -181,7 +184,7 @@ def logged(server: MariaDB, place: Path) -> tuple[User, str, str]:
 
 
 def words(server: MariaDB, target: Path, scratch: Path) -> tuple[str, str]:
-    """What a server on the restored datadir has of accounts and of the table."""
+    """Return the accounts and the table's words that a server on the restored datadir has."""
     restored = MariaDB(scratch, target, server.options | {"user": "root"})
     try:
         restored.start()
@@ -203,7 +206,7 @@ def test_the_rows_of_arias_log_are_restored_below_a_closed_directory(
     done = user.run("restore", "--local", full, closed / "target")
     assert done.returncode == 0, done.stderr
     assert words(server, closed / "target", tmp_path / "one") == ("late one", "of the full")
-    # an empty folder of root's, reached by a link that itself is in a closed place
+    # An empty directory of root's. The link to it is in a closed directory itself.
     (closed / "mine").mkdir(mode=0o700)
     (closed / "link").symlink_to(closed)
     done = user.run("restore", "--local", late, closed / "link" / "mine")
@@ -214,7 +217,7 @@ def test_the_rows_of_arias_log_are_restored_below_a_closed_directory(
 def test_a_table_that_arias_recovery_can_not_open_is_named(
     logged: tuple[User, str, str], server: MariaDB, place: Path, mysql: OsUser
 ) -> None:
-    """The engine itself goes on without it, and says that all is well."""
+    """The engine continues without it, and reports success."""
     assert logged
     server.query("UPDATE aria.`t t` SET word = 'lost'")
     target = place / "unreadable"
@@ -253,7 +256,7 @@ def test_without_the_right_to_mount_the_closed_directory_is_named(
 
 
 def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) -> None:
-    """`root` over the socket, which the server knows by the OS user that connects."""
+    """The account is `root` over the socket. The server knows it by the OS user that connects."""
     ours = engine_of(server, user="root", password="").beside(server.datadir)
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
@@ -288,7 +291,7 @@ def test_such_an_engine_ends_and_leaves_nothing_if_the_server_is_not_there(
 def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: Path) -> None:
     (place / "who").touch()
     (place / "who").chmod(0o666)
-    # a script needs an interpreter that the user may read
+    # The user must be able to read a script's interpreter, so this is a shell script.
     program = place / "teller"
     program.write_text(
         f"#!/bin/sh\nid -u > {place}/who\necho based on MariaDB server 1-MariaDB >&2\n"
@@ -315,7 +318,7 @@ def test_a_datadir_that_is_not_here_is_an_engine_error(tmp_path: Path) -> None:
 
 
 def test_nothing_of_root_is_left_to_such_a_child(place: Path) -> None:
-    """No group, no capability, no descriptor but its own three, and a low umask."""
+    """It has no group, no capability, no descriptor except its own three, and a low umask."""
     program = place / "shows"
     program.write_text("#!/bin/sh\ncat /proc/self/status\nls /proc/self/fd\numask\n")
     program.chmod(0o755)
@@ -326,5 +329,5 @@ def test_nothing_of_root_is_left_to_such_a_child(place: Path) -> None:
     assert "Uid:\t54321\t54321\t54321\t54321" in shown
     assert "Gid:\t54322\t54322\t54322\t54322" in shown
     assert "Groups:\t \n" in shown
-    # the fourth is the folder that ls reads
+    # The fourth is the directory that ls reads.
     assert shown.rpartition("\n0\n")[2] == "1\n2\n3\n0077\n"

@@ -1,4 +1,4 @@
-"""Another user's program reaches its folders below closed directories, and nothing else there."""
+"""Another user's program reaches its own directories below closed ones, and nothing else there."""
 
 import os
 import stat
@@ -14,7 +14,7 @@ from agent.machine.passage import closed_directory, possible
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))
-# what a link can join, a rename can, too
+# A file that a link can join could be renamed too.
 PROGRAM = """#!/bin/sh -e
 cd "$1"
 realpath "$PWD/file"
@@ -26,7 +26,7 @@ ls "$3"
 
 @pytest.fixture
 def place(scratch: Path) -> Iterator[Path]:
-    """An open folder with a program in it."""
+    """Yield an open directory with a program in it."""
     mode = stat.S_IMODE(scratch.stat().st_mode)
     scratch.chmod(0o755)
     (scratch / "shows").write_text(PROGRAM)
@@ -36,7 +36,7 @@ def place(scratch: Path) -> Iterator[Path]:
 
 
 def folder(place: Path, name: str, mode: int) -> Path:
-    """Make `place/name/inner/work`, which is the user's; the first of it has that mode."""
+    """Make `place/name/inner/work`, which belongs to USER. `place/name` gets the mode `mode`."""
     work = place / name / "inner" / "work"
     work.mkdir(parents=True)
     (place / name / "secret").touch()
@@ -63,7 +63,7 @@ def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
         shown = child.stdout.readall().decode().splitlines()
         assert child.wait(10) == 2, child.log.lines()
     assert shown == [f"{one}/file"]
-    # a directory that leads on shows nothing of what else is there
+    # A directory on the way shows nothing of its other contents.
     assert "Permission denied" in child.log.lines()[-1]
     assert (two / "linked").samefile(one / "made")
     assert (one / "made").stat().st_uid == USER.uid
@@ -73,7 +73,7 @@ def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
 
 @pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
 def test_files_move_between_the_folders_of_one_restore(place: Path) -> None:
-    """As those of tables that an incremental brings along, which rename(2) moves."""
+    """An incremental brings files of tables along, which rename(2) moves."""
     work = folder(place, "four", 0o700)
     for name in ("datadir", "incremental"):
         (work / name).mkdir(mode=0o700)
@@ -89,7 +89,7 @@ def test_files_move_between_the_folders_of_one_restore(place: Path) -> None:
 
 @pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
 def test_no_way_leads_to_what_is_not_the_users(place: Path) -> None:
-    """As if the user had put a link in the place of its folder."""
+    """This happens if the user replaces its directory with a link."""
     work = folder(place, "three", 0o700)
     (place / "three" / "roots").mkdir(mode=0o755)
     work.parent.joinpath("link").symlink_to(place / "three" / "roots")

@@ -1,4 +1,4 @@
-"""Children end when told to, are always drained, and leave nothing behind."""
+"""Children end on request, their output is always drained, and they leave nothing behind."""
 
 import fcntl
 import os
@@ -154,7 +154,7 @@ def test_the_whole_group_goes_and_nothing_is_left(tmp_path: Path) -> None:
         assert known(grandchild)
     assert not known(child.pid)
     assert child.returncode == -signal.SIGKILL
-    # orphans are reaped by init, in its own time
+    # Init reaps orphans, but not at once.
     poll("the grandchild is dead", lambda: not _runs(grandchild), 5)
     child.close()
     child.interrupt()
@@ -210,7 +210,7 @@ def test_priority_pipes_umask_and_core_files(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_another_users_child_without_the_right_to_set_its_priority() -> None:
-    """As in most containers, which have no CAP_SYS_NICE."""
+    """Most containers have no CAP_SYS_NICE."""
     need("setpriv")
     code = (
         "from agent.machine.os_user import OsUser\nfrom agent.engine.process import Child\n"

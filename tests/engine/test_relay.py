@@ -1,4 +1,4 @@
-"""What an engine's socket does if the agent can take no more connections."""
+"""How an engine's socket behaves if the agent can accept no more connections."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ USER = OsUser(os.geteuid(), os.getegid(), ())
 
 @contextlib.contextmanager
 def no_more_files() -> Iterator[None]:
-    """Let this process open nothing more."""
+    """Prevent this process from opening any more files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with open(os.devnull, "rb") as lowest:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
@@ -47,7 +47,7 @@ def test_what_can_not_be_taken_is_refused(scratch: Path, caplog: pytest.LogCaptu
         with no_more_files():
             for engine in engines:
                 engine.settimeout(20)
-                # the second may be refused, if the first one's fate is known already
+                # The second may be refused, if the failure of the first is known already.
                 with contextlib.suppress(ConnectionRefusedError, ConnectionResetError):
                     engine.connect(str(path))
                     assert engine.recv(1) == b""

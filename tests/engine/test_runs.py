@@ -1,4 +1,4 @@
-"""What runs make of an engine that lies, floods, hangs or is killed: scripted engines."""
+"""How runs handle an engine that lies, floods, hangs or is killed. The engines are scripts."""
 
 import os
 import re
@@ -35,7 +35,7 @@ SAYS_OK = "print('[00] 2024-05-06 07:08:09 completed OK!', file=sys.stderr)"
 
 
 def fake(folder: Path, body: str) -> MariadbBackup:
-    """An engine whose programs both are a script."""
+    """Return an engine with one script for both of its programs."""
     program = script(folder / "mariadb-backup", body)
     return MariadbBackup(
         MariadbBackupSettings(
@@ -54,7 +54,7 @@ def says(text: str) -> str:
 
 
 def read_all(run: BackupRun) -> int:
-    """Read a run's stream to its end; the bytes it had."""
+    """Read a run's stream to its end. Return its length in bytes."""
     buffer, total = memoryview(bytearray(1 << 20)), 0
     while count := run.read_into(buffer):
         total += count
@@ -62,7 +62,7 @@ def read_all(run: BackupRun) -> int:
 
 
 def finish(engine: MariadbBackup, workdir: Path) -> None:
-    """A backup from start to end; no secret may be left behind."""
+    """Run a backup from start to end. Check that it leaves no option file with a secret."""
     try:
         with engine.start_backup(workdir, None) as run:
             read_all(run)
@@ -178,7 +178,7 @@ def test_a_missing_engine_leaves_no_secret(tmp_path: Path) -> None:
 def test_a_defect_while_it_starts_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With another user's program, whose connections are passed on."""
+    """Another user's program needs a relay of its connections, which must end too."""
 
     def fail(_group: int, _niceness: int) -> None:
         raise ZeroDivisionError
@@ -214,7 +214,7 @@ def test_a_password_with_a_nul(tmp_path: Path) -> None:
 
 
 def test_the_secret_is_never_on_the_command_line(tmp_path: Path) -> None:
-    # the real engine overwrites a password in its arguments, a moment too late
+    # The real engine overwrites a password in its arguments, but a moment too late.
     body = "print(sys.argv, dict(os.environ))\nprint(open(sys.argv[1].partition('=')[2]).read())"
     with fake(tmp_path, f"{body}\n{SAYS_OK}").start_backup(tmp_path, 42) as run:
         shown, _, option_file = child_of(run).stdout.read(1 << 16).decode().partition("\n")
@@ -286,7 +286,7 @@ APPLIED = (
 
 @pytest.mark.parametrize("line", UNAPPLIED)
 def test_what_a_prepare_could_not_apply_is_a_failure(tmp_path: Path, line: str) -> None:
-    # more lines than are kept of any sort stand before and behind it
+    # There are more lines before and after it than the agent keeps of any kind.
     noise = "for n in range(99): print('[ERROR] a', n, file=sys.stderr)\n"
     engine = fake(tmp_path, f"{noise}{says(line)}{noise}{SAYS_OK}")
     run = engine.prepare(tmp_path, None, 1 << 20, last=True)

@@ -1,4 +1,7 @@
-"""XtraBackup's command lines, log and failures, on a stand-in as strict as the program."""
+"""XtraBackup's command lines, log and failures.
+
+The stand-in is as strict as the real program.
+"""
 
 import logging
 from pathlib import Path
@@ -33,14 +36,14 @@ from tests.engine.test_runs import read_all, says
 from tests.stack.mariadb import AGENT_PASSWORD
 
 MEMORY = 64 << 20
-# Of the options that --help of 2.4.20 lists, those that a backup is started with.
+# The options in the --help of 2.4.20 that a backup uses.
 KNOWN = {"backup", "target-dir", "stream", "parallel", "log-copy-interval", "open-files-limit"}
 KNOWN |= {"slave-info", "galera-info", "ftwrl-wait-timeout", "ftwrl-wait-threshold"}
 KNOWN |= {"lock-ddl-timeout", "backup-lock-timeout", "no-version-check"}
 
 
 def backup(engine: XtraBackup, workdir: Path, from_lsn: int | None = None) -> bytes:
-    """The stream of a backup; no secret may be left behind."""
+    """Return the stream of a backup. Check that it leaves no option file with a secret."""
     try:
         with engine.start_backup(workdir, from_lsn) as run:
             stream = child_of(run).stdout.readall()
@@ -68,7 +71,7 @@ def test_the_version_is_the_programs(tmp_path: Path, version: str) -> None:
 
 
 def test_a_link_of_another_name_states_its_version(tmp_path: Path) -> None:
-    """2.4 begins the line with its own name as it was called."""
+    """2.4 begins the line with the name by which it was called."""
     plain = xtrabackup(tmp_path, "2.4.20")
     (tmp_path / "xtrabackup-2.4").symlink_to(tmp_path / "xtrabackup")
     assert xtrabackup(tmp_path, "2.4.20", program=str(tmp_path / "xtrabackup-2.4")).version()
@@ -99,7 +102,7 @@ def test_a_backup_of_each_series(tmp_path: Path, version: str) -> None:
     assert {"--backup", "--stream=xbstream", "--slave-info", "--no-version-check"} < set(options)
     joined = " ".join(options)
     assert {"--ftwrl-wait-timeout=60", "--ftwrl-wait-threshold=2"} < set(options)
-    # 2.4 says nothing of a name that it doesn't know
+    # 2.4 silently ignores a name that it doesn't know.
     assert {one[2:].partition("=")[0] for one in options} <= KNOWN
     for word in ("incremental", "safe-slave", "consumer", "server-version-check", AGENT_PASSWORD):
         assert word not in joined

@@ -1,9 +1,10 @@
-"""Makes the golden backup afresh: `python -m tests.golden.make`.
+"""Make the golden backup again: `python -m tests.golden.make`.
 
-A full backup and an incremental of a tiny private MariaDB, made by the agent itself into a
-store of the kind `file:///`, with the keys that open them and the checksums of their tables.
-They prove that later versions still restore what this one stored, so they are made again only
-where the format's version number changes. The keys in it protect nothing else.
+It is a full backup and an incremental of a tiny private MariaDB. The agent itself makes them, in a
+store of the kind `file:///`. The keys that open them and the checksums of their tables are kept
+beside them. The backups prove that later versions still restore the data that this version stored.
+So they are made again only if the version number of the format changes. The keys protect nothing
+else.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ CONTAINER: Final = f"database_backups_{TENANT}"
 _CONTENT: Final = (
     "CREATE SCHEMA golden",
     "CREATE TABLE golden.numbers (id INT PRIMARY KEY, noise VARBINARY(512), word TEXT)",
-    # what can't be compressed, so that there are several segments of 1 MiB
+    # random bytes can't be compressed, so that there are several segments of 1 MiB
     "INSERT INTO golden.numbers SELECT seq, CONCAT("
     + ", ".join(f"UNHEX(SHA2(CONCAT(seq, '{part}'), 512))" for part in range(8))
     + "), CONCAT('łódź ', seq) FROM golden.seq_1_to_1500",
@@ -48,7 +49,10 @@ _CHANGES: Final = (
 
 @contextmanager
 def original(folder: Path) -> Iterator[tuple[MariaDB, Path]]:
-    """A server in `folder` with the golden tables, and the configuration of an agent with keys."""
+    """Yield a server in `folder` with the golden tables, and the configuration of an agent.
+
+    The keys of the agent are made already.
+    """
     server = MariaDB(folder / "mariadb")
     server.install()
     try:
@@ -67,7 +71,7 @@ def original(folder: Path) -> Iterator[tuple[MariaDB, Path]]:
 
 
 def make(folder: Path) -> None:
-    """Run a server in `folder`, make both backups and put them into this package's folder."""
+    """Run a server in `folder`, make both backups and put them into this package's directory."""
     with original(folder) as (server, config):
         full = backup(config, "golden full")
         checksums = {"full": server.checksums()}
@@ -84,7 +88,7 @@ def make(folder: Path) -> None:
 
 
 def sums() -> str:
-    """SHA-256 of every golden file, as `sha256sum` prints them."""
+    """Return the SHA-256 of every golden file, in the form of `sha256sum`."""
     files = [file for folder in (STORE, KEYS) for file in sorted(folder.rglob("*"))]
     return "".join(
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(HOME)}\n"
@@ -126,7 +130,7 @@ def _configure(folder: Path, server: MariaDB) -> Path:
 
 
 def backup(config: Path, name: str, *arguments: str) -> str:
-    """Have the agent make a backup; its id."""
+    """Let the agent make a backup. Return its id."""
     backup_id: str = json.loads(
         _run(config, "backup-create", "--local", name, "--json", *arguments)
     )["id"]

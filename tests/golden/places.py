@@ -1,4 +1,4 @@
-"""Where the parts of the golden backup are, and copies of them that tests may change."""
+"""The places of the parts of the golden backup, and copies of them that tests may change."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ RECOVERY: Final = KEYS / "recovery.pem"
 
 
 class Expected(NamedTuple):
-    """The ids of the two backups, and CHECKSUM TABLE of each table after each."""
+    """The ids of the two backups, and the CHECKSUM TABLE of each table after each backup."""
 
     full: str
     incremental: str
@@ -28,26 +28,29 @@ def record_file(backup_id: str, store: Path = STORE) -> Path:
 
 
 def record(backup_id: str, store: Path = STORE) -> dict[str, Any]:
-    """Line 1 of a record, unchecked."""
+    """Return line 1 of a record without a check of its signature."""
     raw = record_file(backup_id, store).read_bytes()
     found: dict[str, Any] = json.loads(raw.splitlines()[0])
     return found
 
 
 def segments(backup_id: str, store: Path = STORE) -> Path:
-    """The folder with the segments of a backup."""
+    """Return the directory with the segments of a backup."""
     attempt: str = record(backup_id, store)["attempt"]
     return store / f"{CONTAINER}_segments" / backup_id / attempt
 
 
 def joined(backup_id: str) -> bytes:
-    """All segments, as the object that joins them gives them."""
+    """Return the bytes of all segments, in the order of the object that joins them."""
     files = sorted(file for file in segments(backup_id).iterdir() if file.name.isdigit())
     return b"".join(file.read_bytes() for file in files)
 
 
 def private_keys(folder: Path) -> Path:
-    """A copy of the keys that only its owner may read, which Git does not keep so."""
+    """Copy the keys into `folder` so that only their owner may read them. Return `folder`.
+
+    Git does not keep such a mode.
+    """
     shutil.copytree(KEYS, folder)
     folder.chmod(0o700)
     for file in folder.iterdir():

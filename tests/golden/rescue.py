@@ -1,4 +1,4 @@
-"""Runs the commands of docs/restore-without-the-agent.md, and the reader in docs/."""
+"""Helpers that run the commands of docs/restore-without-the-agent.md, and the reader in docs/."""
 
 import os
 import re
@@ -16,7 +16,7 @@ _BLOCK: Final = re.compile(r"<!-- run: (\w+) -->\n```sh\n(.*?)```", re.DOTALL)
 
 
 def blocks() -> dict[str, str]:
-    """The commands of the page by the names that stand before them."""
+    """Return the commands of the page by the names in the comments before them."""
     return dict(_BLOCK.findall(PAGE.read_text()))
 
 
@@ -25,7 +25,7 @@ def follow(
 ) -> "subprocess.CompletedProcess[str]":
     """Type the named blocks one after the other, in `folder`, with these shell variables.
 
-    As a person would: each block at the prompt, and none after one that fails.
+    A person does the same: each block at the prompt, and no block after one that fails.
     """
     stop = 'status=$?; [ "$status" = 0 ] || exit "$status"\n'
     return _shell(["-c", "".join(blocks()[name] + stop for name in names)], folder, settings)
@@ -34,7 +34,7 @@ def follow(
 def at_a_prompt(
     typed: str, folder: Path, settings: dict[str, str | Path]
 ) -> "subprocess.CompletedProcess[str]":
-    """Type these lines at the prompt of an interactive shell, to the last of them."""
+    """Type these lines, to the last one, at the prompt of an interactive shell."""
     options = ["--norc", "--noprofile", "-i"]
     return _shell(options, folder, settings, given=typed)
 
@@ -42,7 +42,7 @@ def at_a_prompt(
 def _shell(
     arguments: list[str], folder: Path, settings: dict[str, str | Path], given: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `bash` in `folder`; `given` is its standard input."""
+    """Run `bash` in `folder` with the standard input `given`."""
     bin_folder = Path(sys.executable).parent  # python3 with `cryptography`, and swift
     variables = {"DOCS": DOCS, **settings, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     return subprocess.run(
@@ -54,7 +54,7 @@ def _shell(
         text=True,
         timeout=120,
         check=False,
-        # an interactive shell would take the terminal of whoever runs the tests
+        # an interactive shell would take the terminal of the user who runs the tests
         start_new_session=True,
     )
 
@@ -62,6 +62,6 @@ def _shell(
 def read(
     record: Path, key: Path | str, stored: Path | str, given: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
-    """Run the reader; `given` is its standard input."""
+    """Run the reader with the standard input `given`."""
     argv = [sys.executable, "-I", str(READER), str(record), str(key), str(stored)]
     return subprocess.run(argv, input=given, capture_output=True, timeout=60, check=False)

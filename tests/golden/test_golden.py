@@ -1,4 +1,4 @@
-"""What was stored once restores for ever: through the agent, and through the docs' commands."""
+"""A stored backup can be restored for ever, by the agent and by the commands of the docs."""
 
 import json
 import os
@@ -24,14 +24,14 @@ _MOST_BYTES = 3 << 19  # 1.5 MiB in the repository
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A copy of the store, which notes in it who is at work."""
+    """Return a copy of the store, because an agent writes a note into the store that it uses."""
     copied = tmp_path / "store"
     subprocess.run(["cp", "-r", make.STORE, copied], check=True)
     return copied
 
 
 def checksums_of(datadir: Path, folder: Path) -> dict[str, int]:
-    """Start a server on a restored datadir and ask it; whoever we are, it lets us in."""
+    """Return the checksums of a server on a restored datadir. It lets every user in."""
     server = MariaDB(folder, datadir, {"skip-grant-tables": "ON"})
     try:
         server.start()
@@ -60,7 +60,7 @@ def configure(folder: Path, store: Path) -> Path:
 
 
 def engine_here() -> str:
-    """What the engine says of its version; no series but its own prepares a backup."""
+    """Return the engine's version text. Only an engine of the same series prepares a backup."""
     argv = ["mariadb-backup", "--version"]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return done.stdout + done.stderr
@@ -122,7 +122,7 @@ def test_the_commands_of_the_page_restore_it(tmp_path: Path, key: Path) -> None:
     assert done.stdout.splitlines()[:2] == [expected.full, expected.incremental]
     datadir = tmp_path / "rescue" / f"data-{expected.full}"
     assert done.stdout.splitlines()[-1] == f"RESTORED={datadir}"
-    # a later engine has another name for it, and leaves what it found
+    # A later engine uses another name for this file, and keeps the file that it found.
     prepared = [file.read_text() for file in datadir.glob("*_checkpoints")]
     assert any("backup_type = log-applied\n" in text for text in prepared)
     assert checksums_of(datadir, tmp_path / "server") == expected.checksums["incremental"]
@@ -135,7 +135,10 @@ _SYSTEMCTL = """#!/bin/sh
 
 @pytest.fixture
 def installing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | Path]:
-    """A datadir to be replaced, and a `systemctl` that notes what is there when it is called."""
+    """Return the variables for the `install` commands, with a datadir that they replace.
+
+    A `systemctl` in the PATH records its arguments, and the files that exist when it is called.
+    """
     need("mariadbd")
     if os.geteuid() != 0:
         pytest.skip("only root gives files to the user mysql")
@@ -226,7 +229,7 @@ def test_the_page_names_the_container_of_a_store_without_a_configuration() -> No
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
-    """Here, or on a real Swift in tests/e2e/test_rescue.py."""
+    """A test here runs it, or tests/e2e/test_rescue.py runs it on a real Swift."""
     ran_here = {"begin", "folder", "chain", "verify", "extract", "disarm", "prepare"}
     ran_here |= {"install"}
     assert set(rescue.blocks()) == ran_here | {"swift", "curl"}

@@ -1,4 +1,7 @@
-"""docs/open_backup.py on the golden backup: what comes out is checked, what is wrong is said."""
+"""docs/open_backup.py on the golden backup.
+
+These tests check its output, and its messages about wrong input.
+"""
 
 import ast
 import base64
@@ -35,12 +38,15 @@ MIB = 1 << 20
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """A copy of the full backup's segments, to be damaged."""
+    """Return a copy of the full backup's segments, which a test may damage."""
     return Path(shutil.copytree(places.segments(FULL), tmp_path / "segments"))
 
 
 def refused(done: "subprocess.CompletedProcess[bytes]", *words: str) -> None:
-    """It has failed, says so in those words and no traceback, and warns of what came out."""
+    """Check that the reader failed with these words, without a traceback.
+
+    It must also warn that its output is incomplete.
+    """
     told = done.stderr.decode()
     assert done.returncode == 1, told
     assert "Traceback" not in told
@@ -90,7 +96,7 @@ def test_a_recovery_key_with_a_passphrase(tmp_path: Path) -> None:
 
 
 def ask(key: Path, typed: bytes) -> int:
-    """Run the reader on a terminal of its own and type a passphrase; its exit status."""
+    """Run the reader on a terminal of its own and type a passphrase. Return its exit status."""
     child, terminal = pty.fork()
     if child == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -232,7 +238,7 @@ HOSTILE: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_record_is_refused(tmp_path: Path, what: str) -> None:
-    """Where nothing checks it: with a recovery key."""
+    """With a recovery key, no signature check protects the reader from such a record."""
     (tmp_path / "record").write_text(
         json.dumps(places.record(FULL) | HOSTILE[what]) + '\n{"key_id": "golden", "mac": ""}\n'
     )
@@ -265,9 +271,9 @@ def test_nothing_goes_to_a_terminal() -> None:
 
 
 def unsealed(folder: Path, members: list[bytes], *, raw: int = 0, lost: int = 0) -> Path:
-    """Stores a backup of these gzip members that was never encrypted; its record's file.
+    """Store a backup of these gzip members without encryption. Return the file of its record.
 
-    The record says `raw` bytes too much, and `lost` bytes were not stored.
+    The record counts `raw` bytes too many, and `lost` bytes at the end are not stored.
     """
     plain = b"".join(gzip.compress(member, 1) for member in members)
     plain = plain[: len(plain) - lost]
@@ -289,7 +295,10 @@ def unsealed(folder: Path, members: list[bytes], *, raw: int = 0, lost: int = 0)
 
 
 def noise(count: int) -> list[bytes]:
-    """An xbstream in blocks that can't be compressed, each a little longer than the one before."""
+    """Return an xbstream in blocks that can't be compressed.
+
+    Each block is a little longer than the one before.
+    """
     blocks = [random.Random(at).randbytes(MIB // 4 + at) for at in range(count)]
     start = payload(b"noise", b"".join(blocks))[: -sum(map(len, blocks))]
     return [start + blocks[0], *blocks[1:-1], blocks[-1] + end(b"noise")]
@@ -308,7 +317,7 @@ def test_a_backup_that_was_not_encrypted(tmp_path: Path, key: Path | str) -> Non
 def test_a_change_of_what_is_not_encrypted_is_noticed(tmp_path: Path, at: int, words: str) -> None:
     record = unsealed(tmp_path, noise(10))
     body = bytearray((tmp_path / "00000000").read_bytes())
-    body[at] ^= 0xFF  # in the deflated bytes, or in the time that gzip notes, where no CRC sees it
+    body[at] ^= 0xFF  # in the deflated bytes, or in the time that gzip notes, which no CRC covers
     (tmp_path / "00000000").write_bytes(body)
     refused(rescue.read(record, places.MASTER, tmp_path), words)
 
@@ -406,9 +415,9 @@ def test_what_mbstream_stops_at_is_mended(tmp_path: Path) -> None:
 
 
 def test_memory_stays_small(tmp_path: Path) -> None:
-    """Also where 200 MiB come out of a few hundred KiB."""
+    """This holds even if a few hundred KiB expand to 200 MiB."""
     record = unsealed(tmp_path, [whole(b"zeros", bytes(200 * MIB))])
-    # a child's figure counts what its parent had when it was forked, so a small one forks it
+    # The figure of a child includes its parent's memory at the fork, so a small process forks it.
     small = (
         "import resource, subprocess, sys; "
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); "

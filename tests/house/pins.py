@@ -1,8 +1,8 @@
-"""The pins of packages, each with its hashes, which `script/pins` brings up to date.
+"""The pins of packages, each with its hashes. `script/pins` updates the hashes.
 
-pip says what it would install for each version of Python and each machine that we support, and
-what the file's SHA-256 is: one pin has the hashes of all of them. To raise a version edit it, and
-run `script/pins`.
+pip reports the packages that it would install for each version of Python and each machine that we
+support, and the SHA-256 of each file. One pin has the hashes of all of them. To raise a version,
+edit it and run `script/pins`.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.house.source import CHECKOUT
 FILES: Final = ("constraints.txt", "constraints-dev.txt", "constraints-swift.txt")
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 MACHINES: Final = ("x86_64", "aarch64")
-# Wheels for these versions of glibc run on Debian 12, which has 2.36, as on later ones.
+# Wheels for these versions of glibc run on Debian 12, which has 2.36, and on later releases.
 _GLIBC: Final = tuple(f"2_{minor}" for minor in range(36, 16, -1))
 _AT_ONCE: Final = 4
 _SECONDS: Final = 600
@@ -30,7 +30,11 @@ _HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})(?!\S)")
 
 
 def pins(text: str) -> dict[str, list[str]]:
-    """Return the SHA-256 hashes of each pin `name==version`; ValueError for any other text."""
+    """Return the SHA-256 hashes of each pin `name==version`.
+
+    Raises:
+        ValueError: the text has any other line, a pin twice, or a hash that is no SHA-256.
+    """
     found, end = {}, 0
     for match in _PIN.finditer(text):
         if match.start() != end or match[1] in found:
@@ -44,7 +48,7 @@ def pins(text: str) -> dict[str, list[str]]:
 
 
 def written(hashes: Mapping[str, set[str]]) -> str:
-    """Return the text of a file with those pins."""
+    """Return the text of a file with these pins."""
     rows = (
         " \\\n    ".join([pin, *(f"--hash=sha256:{one}" for one in sorted(found))]) + "\n"
         for pin, found in hashes.items()
@@ -58,7 +62,7 @@ def name_of(pin: str) -> str:
 
 
 def main() -> None:
-    """Rewrite the hashes of all files; nothing is written if pip finds no wheel for a pin."""
+    """Rewrite the hashes of each file. A file stays as it is if pip finds no wheel for a pin."""
     for file in FILES:
         path = CHECKOUT / file
         asked = list(pins(path.read_text()))
@@ -79,7 +83,7 @@ def _all(pool: ThreadPoolExecutor, asked: list[str]) -> Iterator[tuple[str, str]
 
 
 def _wheels(asked: list[str], python: str, machine: str) -> list[tuple[str, str]]:
-    """Return name and SHA-256 of each wheel that pip takes there."""
+    """Return the name and SHA-256 of each wheel that pip takes for this Python and machine."""
     with TemporaryDirectory() as folder:
         unhashed, report = Path(folder, "pins.txt"), Path(folder, "report.json")
         unhashed.write_text("\n".join(asked))

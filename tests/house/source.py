@@ -1,4 +1,4 @@
-"""The agent's own source, as the structure tests read it."""
+"""The agent's own source, for the tests of its structure."""
 
 import ast
 from collections.abc import Iterator
@@ -9,14 +9,18 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def module_name(path: Path) -> str:
-    """`agent.store.swift.store` for agent/store/swift/store.py, `agent.store` for its __init__."""
+    """Return the dotted name of a module.
+
+    It is `agent.store.swift.store` for agent/store/swift/store.py, and `agent.store` for its
+    __init__.
+    """
     parts = path.relative_to(CHECKOUT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the agent by its dotted name."""
+    """Return every module of the agent by its dotted name."""
     return {module_name(path): path for path in sorted((CHECKOUT / "agent").rglob("*.py"))}
 
 
@@ -26,7 +30,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Every function and method in it, nested ones too."""
+    """Yield every function and method of a tree, nested ones too."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node

@@ -1,4 +1,4 @@
-"""What the documents and the error tree's drawing name exists."""
+"""Documents, and the drawing of the error tree, name only things that exist."""
 
 import argparse
 import ast
@@ -33,12 +33,12 @@ DOCUMENTS = [
 ]
 _FOLDERS = "agent|benchmarks|docs|script|systemd|tests"
 _PATH = re.compile(rf"(?<![\w./~-])(?:{_FOLDERS})/[\w./-]*")
-# the drawing's branches are four columns wide
+# The branches of the drawing are four columns wide.
 _BRANCH = re.compile(r"^(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)")
 
 
 def missing_paths(text: str) -> list[str]:
-    """Paths of this checkout that `text` names and that aren't there."""
+    """Return the paths of this checkout that `text` names and that don't exist."""
     named = (match.group().rstrip("./-") for match in _PATH.finditer(text))
     return [path for path in named if not (CHECKOUT / path).exists()]
 
@@ -57,14 +57,14 @@ _TEST = re.compile(r"(tests/[\w/]+\.py)::((?:\w+::)?\w+)")
 
 
 def missing_tests(text: str) -> list[str]:
-    """Return the tests that `text` names, as `tests/x.py::name`, and that aren't there."""
+    """Return the tests that `text` names as `tests/x.py::name` and that don't exist."""
     return [
         match.group() for match in _TEST.finditer(text) if match[2] not in known_tests(match[1])
     ]
 
 
 def known_tests(name: str) -> set[str]:
-    """Return the names of a file's tests as pytest has them: `test_x`, `TestX::test_y`."""
+    """Return the names of a file's tests in pytest's form, `test_x` or `TestX::test_y`."""
     path = CHECKOUT / name
     if not path.exists():
         return set()
@@ -90,13 +90,13 @@ def test_a_missing_test_is_noticed() -> None:
     assert missing_tests(" ".join(f"`{one}`" for one in there + gone)) == gone
 
 
-# a piece of code in a document: a fenced block, an indented line, a span in backticks
+# A piece of code in a document is a fenced block, an indented line, or a span in backticks.
 _CODE = re.compile(r"^```\w*\n(.*?)^```|^ {4}(.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(r"(?<![\w.-])backup-agent +(?!v1 )([a-z-][^\n|;>&#()]+)")
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words after `backup-agent` of each command that a document shows."""
+    """Yield the words after `backup-agent` of each command that a document shows."""
     for match in _CODE.finditer(text):
         code = next(group for group in match.groups() if group is not None)
         for command in _COMMAND.finditer(code.replace("\\\n", " ")):
@@ -104,7 +104,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def unknown_words(words: list[str]) -> Iterator[str]:
-    """The verb, or the options, that no parser takes."""
+    """Yield the verb, or the options, that no parser takes."""
     parser = cli._parser()
     [verbs] = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
     rest = [word.strip("[],.") for word in words]
@@ -163,7 +163,7 @@ def test_every_field_of_a_record_is_documented() -> None:
 
 
 def tree(kind: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:
-    """The classes of the error tree, each before its children."""
+    """Yield the classes of the error tree, each before its children."""
     yield kind
     for child in kind.__subclasses__():
         if child.__module__.startswith(f"{errors.__name__}."):
@@ -171,7 +171,11 @@ def tree(kind: type[AgentError] = AgentError) -> Iterator[type[AgentError]]:
 
 
 def drawn() -> Iterator[tuple[str, str, str, bool]]:
-    """Rows of the drawing: class, parent, code or "", and whether it says `retryable`."""
+    """Yield the rows of the drawing.
+
+    A row has the class, its parent, its code or "", and True if the drawing marks it as
+    `retryable`.
+    """
     lines = [line for line in (errors.__doc__ or "").splitlines() if line.startswith("    ")]
     code_column = next(line.index("config_invalid") for line in lines if "config_invalid" in line)
     parents: list[str] = []

@@ -1,8 +1,8 @@
-"""Imports go down only (ARCHITECTURE.md): a room uses itself and the rooms below it.
+"""Imports go down only (ARCHITECTURE.md). A room uses itself and the rooms below it.
 
-Two rooms of one floor don't use each other. Neither do the edges, each of which knows one foreign
-thing: from another edge they take pure modules only. Imports count wherever they stand: inside a
-function, under TYPE_CHECKING, relative, or by name through importlib.
+Two rooms of one floor don't use each other. The edges don't use each other either, because each of
+them knows one foreign thing. An edge takes only pure modules from another edge. Every import
+counts: inside a function, under TYPE_CHECKING, relative, or by name through importlib.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pytest
 
 from tests.house.source import CHECKOUT, modules, tree_of
 
-# What stands directly under agent/, from the ground up.
+# The rooms directly under agent/, from the ground up.
 _ROOMS = (
     ("agent.crash_points", "agent.errors", "agent.stop"),
     ("agent.machine", "agent.model"),
@@ -29,14 +29,14 @@ _ROOMS = (
 )
 FLOORS = {room: floor for floor, rooms in enumerate(_ROOMS) for room in rooms}
 EDGES = {"agent.broker", "agent.database", "agent.engine", "agent.journal", "agent.store"}
-# They compute, without I/O and threads.
+# These compute, without I/O and threads.
 PURE = {
     *("agent.errors", "agent.model", "agent.codec", "agent.keys"),
     *("agent.broker.wire", "agent.database.flavours", "agent.records.object_names"),
     "agent.store.policy",
 }
 
-# One room knows each of these libraries.
+# Only one room knows each of these libraries.
 OWNERS = {
     "pika": "agent.broker",
     "psutil": "agent.machine",
@@ -45,13 +45,17 @@ OWNERS = {
     "sqlite3": "agent.journal",
     "swiftclient": "agent.store",
 }
-# What pure modules do without: I/O and threads.
+# Pure modules don't import these, because they are for I/O and threads.
 IMPURE = {"asyncio", "concurrent", "multiprocessing", "queue", "select", "socket", "subprocess"}
 IMPURE |= {"tempfile", "threading"}
 
 
 def room_of(module: str) -> tuple[str, int]:
-    """The room and floor of a module of the agent; LookupError where it has none."""
+    """Return the room and the floor of a module of the agent.
+
+    Raises:
+        LookupError: the module is on no floor.
+    """
     room = ".".join(module.split(".")[:2])
     if room == "agent":
         return room, 0
@@ -61,14 +65,15 @@ def room_of(module: str) -> tuple[str, int]:
 
 
 def is_pure(module: str) -> bool:
-    """Whether a module, or the room that it is in, is one of those that only compute."""
+    """Return True if a module, or its room, is one of those that only compute."""
     return not PURE.isdisjoint((module, room_of(module)[0]))
 
 
 def imports(module: str, tree: ast.Module, known: frozenset[str], package: bool) -> Iterator[str]:
-    """Names of all modules that `tree`, the source of `module`, imports.
+    """Yield the names of all modules that `tree`, the source of `module`, imports.
 
-    `known` tells modules from other names in `from x import y`; `package`: it's an __init__.
+    `known` has the names of all modules, which tell modules from other names in `from x import y`.
+    `package` is True if `module` is an __init__.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -96,7 +101,7 @@ def _by_name(call: ast.Call) -> Iterator[str]:
 
 
 def fault(module: str, used: str) -> str | None:
-    """What is wrong with `module` importing `used`, if anything."""
+    """Return the fault of an import of `used` by `module`, or None."""
     top = used.partition(".")[0]
     room, floor = room_of(module)
     if used == "?":

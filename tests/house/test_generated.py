@@ -1,4 +1,4 @@
-"""Generated documents are as the code would write them, and hold what they should."""
+"""Generated documents match the code, and are complete."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def document() -> Json:
 
 
 def references(node: object) -> list[str]:
-    """Every `$ref` below a node."""
+    """Return every `$ref` below a node."""
     if isinstance(node, dict):
         own = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
         return own + [found for value in node.values() for found in references(value)]
@@ -64,7 +64,11 @@ def references(node: object) -> list[str]:
 
 
 def resolved(document: Json, reference: str) -> Any:
-    """What a `$ref` of the document stands for; KeyError where it leads nowhere."""
+    """Return the part of the document to which a `$ref` points.
+
+    Raises:
+        KeyError: there is no such part.
+    """
     node: Any = document
     for step in reference.removeprefix("#/").split("/"):
         node = node[step]

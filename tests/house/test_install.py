@@ -1,4 +1,4 @@
-"""What `script/install` leaves behind: the agent as the checkout has it, and a clean checkout."""
+"""`script/install` installs the agent of the checkout, and leaves the checkout clean."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ from tests.house.source import CHECKOUT
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose files may be changed."""
+    """Return a copy of the checkout, in which a test may change files."""
     copied = tmp_path / "checkout"
     copied.mkdir()
     for name in ("agent", "script"):
@@ -26,7 +26,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """A virtual environment that has all packages already, those of this one."""
+    """Return a virtual environment that has all packages of the running one."""
     made = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", made], check=True)
     [packages] = made.glob("lib/*/site-packages")
@@ -35,7 +35,7 @@ def environment(tmp_path: Path) -> Path:
 
 
 def install(checkout: Path, environment: Path) -> str:
-    """Run it elsewhere than in the checkout, with a relative path; return what it says."""
+    """Run `script/install` outside the checkout, with a relative path. Return its output."""
     argv = [str(checkout / "script" / "install"), environment.name]
     done = subprocess.run(
         argv, cwd=environment.parent, capture_output=True, text=True, timeout=120, check=False

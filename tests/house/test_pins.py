@@ -1,4 +1,4 @@
-"""Every package has one exact version, the hashes of its files, and no way around them."""
+"""Every package has one exact version and the hashes of its files, and no install avoids them."""
 
 import re
 import tomllib
@@ -64,7 +64,7 @@ def test_anything_else_is_noticed(text: str) -> None:
 
 
 def installs() -> Iterator[tuple[str, str]]:
-    """Each command that installs Python packages, in scripts and documents."""
+    """Yield each command that installs Python packages in scripts and documents, with its file."""
     files = [*(CHECKOUT / "script").iterdir(), *CHECKOUT.glob("*.md"), CHECKOUT / "Vagrantfile"]
     for path in (*files, *(CHECKOUT / "docs").glob("*.md")):
         if path.name == "CHANGELOG.md":
@@ -75,7 +75,7 @@ def installs() -> Iterator[tuple[str, str]]:
 
 
 def test_no_package_gets_in_without_its_hash() -> None:
-    """The checkout alone has no hash: it is built by what is there, and brings nothing along."""
+    """Only the checkout has no hash. It is built with the installed packages, and adds none."""
     found = list(installs())
     assert len(found) >= 5
     local = "--no-deps --no-build-isolation"

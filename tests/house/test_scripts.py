@@ -1,4 +1,4 @@
-"""Shell scripts stop at the first command that fails, and tell what they do if they are asked."""
+"""Shell scripts stop at the first command that fails, and print their help on request."""
 
 import re
 import shutil
@@ -14,13 +14,13 @@ SCRIPTS = [
     for path in sorted((CHECKOUT / "script").iterdir())
     if path.read_text().startswith("#!/usr/bin/env bash")
 ]
-# Of these the status is the answer; they have nothing to stop at.
+# The exit status of these functions is their answer. They have no command to stop at.
 ANSWERS = {"any_key", "find_python", "is_current", "say", "stamp_of", "why_not_install"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_no_function_runs_where_bash_ignores_its_failures(name: str) -> None:
-    """`set -e` has no effect in a function that `if`, `!`, `&&` or `||` asks for its status."""
+    """`set -e` has no effect in a function if `if`, `!`, `&&` or `||` tests its exit status."""
     text = (CHECKOUT / "script" / name).read_text()
     functions = set(re.findall(r"^(\w+)\(\) \{", text, re.MULTILINE)) - ANSWERS
     names = "|".join(sorted(functions)) or "(?!)"
@@ -29,12 +29,12 @@ def test_no_function_runs_where_bash_ignores_its_failures(name: str) -> None:
     assert re.findall(asked, text, re.MULTILINE) == []
 
 
-# the others source `help`
+# The bash scripts source `help`. broker-definitions is Python and has its own.
 @pytest.mark.parametrize("name", [*SCRIPTS, "broker-definitions"])
 def test_help_is_the_comment_at_the_head_and_all_that_happens(name: str, tmp_path: Path) -> None:
     shutil.copytree(CHECKOUT / "script", tmp_path / "script")
     before = sorted(tmp_path.rglob("*"))
-    # none of what they would start is there
+    # The programs that they would start are not there.
     done = subprocess.run(
         [tmp_path / "script" / name, "--help"],
         cwd="/",

@@ -11,7 +11,7 @@ from tests.house.source import functions, modules, tree_of
 MODULE_LINES = 500
 FUNCTION_LINES = 50
 BROAD = {"Exception", "BaseException"}
-# Functions that may catch everything, as `module:function`, and why.
+# The functions that may catch everything, as `module:function`, and the reason for each.
 BROAD_ALLOWED = {
     "agent.engine.process:begin": "the top of a thread: whoever waits for its start raises it",
     "agent.stop:guard": "the top of a thread: whatever ended it stops the whole run",
@@ -23,7 +23,10 @@ UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
 
 
 def broad_excepts(tree: ast.Module) -> Iterator[str]:
-    """Names of the functions that catch everything, `<module>` outside of one."""
+    """Yield the names of the functions that catch everything.
+
+    The name is `<module>` outside of a function.
+    """
     owners = dict.fromkeys(ast.walk(tree), "<module>")
     for function in functions(tree):
         owners.update(dict.fromkeys(ast.walk(function), function.name))
@@ -36,7 +39,10 @@ def broad_excepts(tree: ast.Module) -> Iterator[str]:
 
 
 def _raises_again(handler: ast.ExceptHandler) -> bool:
-    """Whether it only cleans up: it ends with a bare `raise`, and by no other way."""
+    """Return True if a handler only cleans up.
+
+    It ends with a bare `raise`, and has no other way out.
+    """
     last = handler.body[-1]
     ways_out = (ast.Return, ast.Break, ast.Continue)
     others = [node for node in ast.walk(handler) if isinstance(node, ways_out)]
@@ -49,7 +55,7 @@ def _is_broad(caught: ast.expr) -> bool:
 
 
 def silent_excepts(tree: ast.Module) -> Iterator[int]:
-    """Lines of the handlers that do nothing at all."""
+    """Yield the lines of the handlers that do nothing."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and all(map(_does_nothing, node.body)):
             yield node.lineno
@@ -69,7 +75,7 @@ def long_functions(tree: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", modules())
 def test_module(module: str) -> None:
-    """Each module is short, says what it is, and is finished."""
+    """Each module is short, has a docstring, and is finished."""
     text = modules()[module].read_text()
     tree = tree_of(modules()[module])
     assert text.count("\n") <= MODULE_LINES

@@ -1,4 +1,4 @@
-"""The files of systemd/ fit the program and each other; tests/system runs them for real."""
+"""The files of systemd/ fit the program and each other. tests/system runs them for real."""
 
 import re
 import tomllib
@@ -15,13 +15,13 @@ FOLDER = CHECKOUT / "systemd"
 EXAMPLE = FOLDER / "agent.toml"
 UNIT = (FOLDER / "backup-agent.service").read_text()
 SELF_TEST = (FOLDER / "backup-agent-self-test.service").read_text()
-# Keys whose line in the example can't be their default, because they have none.
+# These keys have no default, so their lines in the example can't show one.
 _EXAMPLES = {"ca_file", "container", "program", "extractor", "bytes_per_second"}
 _EXAMPLES |= {"control_url", "control_password_file", "options"}
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """The model of each section of agent.toml."""
+    """Return the model of each section of agent.toml."""
     found = {}
     for name, field in Config.model_fields.items():
         kinds = (field.annotation, *getattr(field.annotation, "__args__", ()))
@@ -57,7 +57,7 @@ def test_with_every_line_in_use_the_example_is_a_configuration(tmp_path: Path) -
 
 @pytest.mark.parametrize("name", sections())
 def test_commented_lines_show_the_defaults(name: str) -> None:
-    """Of every key but those that have none, or that the example needs."""
+    """This holds for every key that has a default, unless the example needs the key."""
     shown = uncommented()[name]
     live = tomllib.loads(EXAMPLE.read_text()).get(name, {})
     for key, field in sections()[name].model_fields.items():
@@ -70,7 +70,7 @@ def test_commented_lines_show_the_defaults(name: str) -> None:
 
 
 def directives(unit: str) -> list[str]:
-    """The lines of [Service] that aren't about the process's start and end."""
+    """Return the lines of [Service] that don't concern the start and the end of the process."""
     _, _, service = unit.partition("[Service]\n")
     lines = service.partition("\n[Install]")[0].splitlines()
     return [line for line in lines if line and not line.startswith("#")]
@@ -105,7 +105,7 @@ def test_each_folder_of_the_unit_is_made() -> None:
 
 
 def test_each_secret_of_the_example_is_a_credential_of_the_unit() -> None:
-    """The unit overrides each `*_file` of a secret, and the keys' folder, and names no other."""
+    """The unit overrides each `*_file` of a secret and the keys' directory, and names no other."""
     tables = tomllib.loads(EXAMPLE.read_text())
     expected = {
         f"BACKUP_AGENT_{section.upper()}__{key.upper()}=%d/{str(value).replace('/', '_')}"

@@ -1,4 +1,4 @@
-"""Collecting orphans in tests: stores with something to collect, and how old it is."""
+"""Helpers for tests of the collection of orphans. They make stores with orphans of a given age."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,7 @@ def collected(store: Store, **changes: Any) -> list[Orphan]:
 
 
 def ours(**changes: Any) -> Record:
-    """A record of an attempt that carries this instance's mark."""
+    """Return a record of an attempt that carries this instance's mark."""
     return record(**{"attempt": new_attempt(INSTANCE)} | changes)
 
 
@@ -49,7 +49,10 @@ def place_segments(store: Store, backup_id: str, attempt: str, count: int = 2) -
 
 
 def age(folder: DirectoryStore, *beginnings: str, seconds: float = 25 * HOUR) -> None:
-    """Have everything whose name begins so, or all, been written that long ago."""
+    """Make stored files older by `seconds`.
+
+    These are the files with one of `beginnings` in their names, or all files if none is given.
+    """
     for path in Path(folder.location.removeprefix("file://")).parent.rglob("*"):
         name = path.relative_to(path.parents[-2]).as_posix()
         if path.is_file() and (not beginnings or any(part in name for part in beginnings)):
@@ -62,7 +65,10 @@ def names(store: Store) -> set[str]:
 
 
 def one_of_each(store: Store) -> tuple[list[str], set[str]]:
-    """A store with an orphan of each kind; their ids, and the names of what is to stay."""
+    """Put an orphan of each kind into the store.
+
+    Return their ids, and the names of the objects that a collection must leave.
+    """
     lost, older = ours(), ours_completed()
     failed = ours(status=BackupStatus.FAILED, error=GIVEN_UP)
     building, deleting = ours(), ours_completed(status=BackupStatus.DELETING)

@@ -1,4 +1,4 @@
-"""A container of its own for each test of this folder that asks for one."""
+"""Fixtures that give each test of this directory a container of its own."""
 
 import uuid
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.stack.swift import SwiftServer
 
 @pytest.fixture
 def store(swift: SwiftServer) -> Iterator[SwiftStore]:
-    """An open store on the shared Swift with nothing in it."""
+    """Yield an open store on the shared Swift with nothing in it."""
     settings = SwiftSettings(
         swift.auth_url, swift.user, swift.key, f"database_backups_{uuid.uuid4().hex}", attempts=1
     )
@@ -25,7 +25,10 @@ def store(swift: SwiftServer) -> Iterator[SwiftStore]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> DirectoryStore:
-    """An open store in a folder with nothing in it: no server's time in tests with many calls."""
+    """Return an open, empty store in a directory.
+
+    It needs no time of a server, which matters in tests with many calls.
+    """
     store = DirectoryStore(tmp_path / "store", "database_backups_x")
     store.open()
     return store

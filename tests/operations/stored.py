@@ -1,4 +1,4 @@
-"""Whole backups as the store holds them, without a database behind them."""
+"""Whole backups as the store holds them, without a database."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -19,13 +19,13 @@ from agent.store.protocol import Container, ManifestEntry, Store, StoredObject
 
 
 class Held(NamedTuple):
-    """All objects of a container and of its segments, by name."""
+    """All objects of a container and of its segment container, by name."""
 
     objects: Mapping[str, StoredObject]
     segments: Mapping[str, StoredObject]
 
     def without(self, *backup_ids: str) -> "Held":
-        """What is left when those backups are left out."""
+        """Return the objects without those of the given backups."""
         return Held(
             *(
                 {name: row for name, row in shelf.items() if not name.startswith(backup_ids)}
@@ -34,7 +34,7 @@ class Held(NamedTuple):
         )
 
     def of(self, backup_id: str) -> list[str]:
-        """The names of all that belongs to one backup."""
+        """Return the names of all objects of one backup."""
         return [name for shelf in self for name in shelf if name.startswith(backup_id)]
 
 
@@ -47,7 +47,7 @@ def put(store: Store, shelf: Container, name: str, body: bytes) -> ManifestEntry
 
 
 def place_record(store: Store, keys: Keyring, record: Record) -> None:
-    """Write a record without asking whether that is allowed."""
+    """Write a record without a check that this is allowed."""
     put(
         store,
         Container.OBJECTS,
@@ -57,7 +57,7 @@ def place_record(store: Store, keys: Keyring, record: Record) -> None:
 
 
 def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> None:
-    """Store those backups with all the kinds of objects that one may have."""
+    """Store these backups with every kind of object that a backup may have."""
     for record in records:
         attempt = record.attempt
         entries = [
@@ -73,7 +73,10 @@ def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> N
 
 
 def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> Record:
-    """Store a COMPLETED backup whose lists, object and record fit together; return its record."""
+    """Store a COMPLETED backup and return its record.
+
+    Its segment lists, its object and its record match each other.
+    """
     sealed = record.sealed
     store.open()
     manifest = Manifest(store, store.limits(), record.id, record.attempt, sealed=sealed)

@@ -1,4 +1,4 @@
-"""A backup that failed in a store which takes no record until the backup's own bytes are gone."""
+"""A failed backup in a store that takes no record until the backup's own bytes are deleted."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -23,7 +23,11 @@ FULL = ErrorInfo(code="store_full", message="it is", hint="")
 
 
 class Full(DirectoryStore):
-    """Refuses to write while it holds segments of `making`; says whether it is for good."""
+    """A store that refuses to write while it holds segments of `making`.
+
+    `kind` is the class of its errors. `without_effect` says if a refused request certainly
+    wrote nothing.
+    """
 
     making: Record
     kind: type[StoreFull | StoreRejected | StoreDenied] = StoreFull

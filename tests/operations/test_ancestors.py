@@ -1,4 +1,4 @@
-"""A parent whose record is there and whose bytes are not."""
+"""A parent backup that has a record, but not its bytes."""
 
 import os
 from collections.abc import Callable
@@ -94,7 +94,7 @@ def test_what_is_lost_or_changed_of_any_ancestor_refuses_an_incremental(
         chain = [full, finished(there, KEYS, completed(full, to_lsn=200, cipher=cipher))]
         check_stored(parts(there), chain)
         for one in chain:
-            # each, so that the second is the only one that is harmed
+            # The harmed one leaves the chain, so that the second is the only one that is harmed.
             harm(there, one)
             with pytest.raises(ParentUnusable, match=one.id):
                 check_stored(parts(there), chain)
@@ -103,7 +103,7 @@ def test_what_is_lost_or_changed_of_any_ancestor_refuses_an_incremental(
 
 
 def test_a_segment_of_a_folder_that_was_cut_short(folder: DirectoryStore) -> None:
-    """Its attribute with the ETag is still that of the whole."""
+    """The attribute with its ETag still has the value of the whole segment."""
     one = finished(folder, KEYS, completed())
     name = segment_name(one.id, one.attempt, 0)
     path = folder._root / "database_backups_x_segments" / name
@@ -112,7 +112,10 @@ def test_a_segment_of_a_folder_that_was_cut_short(folder: DirectoryStore) -> Non
 
 
 def test_what_a_bulk_delete_takes_of_a_manifest(store: SwiftStore) -> None:
-    """`DELETE ?multipart-manifest=delete`: object and segments go, lists and record stay."""
+    """`DELETE ?multipart-manifest=delete` deletes the object and its segments.
+
+    The segment lists and the record stay.
+    """
     one = finished(store, KEYS, completed())
     store._session.call(
         "delete",

@@ -1,7 +1,7 @@
-"""A machine that was cloned with its state directory: two agents make one attempt's end.
+"""A machine that was cloned with its state directory, so that two agents end one attempt.
 
-One finds the attempt cut off and removes it; the other, which had read the record before that,
-writes the COMPLETED one. It may land before any request of the first.
+One agent finds the attempt interrupted and removes it. The other agent had read the record before
+that, and writes the COMPLETED one. This write may arrive before any request of the first agent.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def collect(store: Store, _making: Record) -> None:
 
 
 def original(store: DirectoryStore, done: Record) -> None:
-    """What the other agent does from its last look at the record on."""
+    """Do the steps of the other agent after its last read of the record."""
     catalogue = Catalogue(store, KEYS)
     catalogue._put(done)
     catalogue.verify_or_condemn(done)
@@ -58,7 +58,7 @@ def assert_whole_or_given_up(store: DirectoryStore, done: Record, when: str) -> 
 
 
 def making_of(folder: DirectoryStore, status: BackupStatus) -> tuple[Record, Record]:
-    """A stored attempt that is unfinished, and what its record is when it is completed."""
+    """Return an unfinished stored attempt, and the record that it has when it is completed."""
     attempt = new_attempt(INSTANCE)
     done = finished(folder, KEYS, completed(attempt=attempt))
     error = None if status is BackupStatus.BUILDING else CUT_OFF
@@ -109,7 +109,7 @@ def test_what_was_completed_before_anything_went_is_a_backup(folder: DirectorySt
 
 
 def test_a_listing_that_still_shows_what_is_gone_keeps_no_backup(folder: DirectoryStore) -> None:
-    """The segments went, and the container's listing has not heard of it."""
+    """The segments are deleted, but the container's listing still shows them."""
     one = completed()
     assert one.stored is not None
     listed = one.stored.model_copy(update={"lists": (ListRef(count=2, sha256="0" * 64),)})

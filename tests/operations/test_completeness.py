@@ -1,4 +1,7 @@
-"""On a real server: a backup is whole and can be restored, or it fails and says what is missing."""
+"""Backups of a real server that has unusual tables and files.
+
+A backup is whole and can be restored, or it fails and names the missing files.
+"""
 
 import shutil
 import threading
@@ -18,8 +21,8 @@ from tests.stack.mariadb import MariaDB
 
 @pytest.fixture(scope="module")
 def server(scratch: Path) -> Iterator[MariaDB]:
-    """A small server of this module's own, whose datadir tests spoil and mend."""
-    # log_bin as an operator may have it, with letters that end words
+    """Yield a small server of this module's own. Tests damage its datadir and repair it."""
+    # An operator may set log_bin like this, with characters that end words.
     with private_server(scratch / "complete", **{"log-bin": "'a b'"}) as server:
         yield server
 
@@ -32,7 +35,10 @@ def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
 
 
 def refused(workshop: Workshop, kind: type[AgentError] = DatadirUnfit) -> AgentError:
-    """Return what a backup fails with. DatadirUnfit comes before the engine is started."""
+    """Make a backup that must fail with such an error. Return the error.
+
+    DatadirUnfit must come before the engine is started.
+    """
     with pytest.raises(kind) as caught:
         workshop.backup()
     if kind is DatadirUnfit:
@@ -98,7 +104,7 @@ def test_a_schema_with_the_name_of_a_file_is_refused_before_the_copy(
 def test_a_hidden_directory_that_the_engine_takes_for_a_schema_is_refused(
     workshop: Workshop,
 ) -> None:
-    """mbstream stops at such a name, and exits 0."""
+    """mbstream stops at such a name, and exits with 0."""
     folder = workshop.server.datadir / ".ssh"
     folder.mkdir()
     try:
@@ -131,7 +137,7 @@ def test_tables_outside_that_the_engine_does_not_follow_fail_the_backup(
 
 
 def renaming(server: MariaDB, stop: threading.Event, *names: str) -> None:
-    """Rename a table from one name to the next, round and round."""
+    """Rename a table from one name to the next, in a circle, until `stop` is set."""
     with server.connect() as connection, connection.cursor() as cursor:
         for old, new in pairwise(cycle(names)):
             cursor.execute(f"RENAME TABLE d.`{old}` TO d.`{new}`")
@@ -152,7 +158,7 @@ def while_renaming(server: MariaDB, *names: str) -> Iterator[None]:
 
 
 def whole_or_refused(workshop: Workshop) -> Record | None:
-    """Make a backup; None if it failed for a reason that renames may give."""
+    """Make a backup. Return None if it failed for a reason that renames can cause."""
     failure = ""
     try:
         return workshop.backup()
@@ -168,8 +174,8 @@ def test_tables_that_are_renamed_meanwhile_come_back_or_fail_the_backup(
 ) -> None:
     """mbstream stops at the first file that ends after a rename, unless the stream was mended.
 
-    The engine may lose a table that has another name when it comes to open it, and tells a
-    wrong name of one whose name has signs.
+    The engine may lose a table that was renamed before the engine opened it. It reports a wrong
+    name for a table that has special characters in its name.
     """
     server = workshop.server
     server.query("CREATE TABLE d.a (id INT) ENGINE=Aria; CREATE TABLE d.m (id INT) ENGINE=MyISAM")

@@ -1,4 +1,4 @@
-"""Deleting a backup with all that descend from it, on a real Swift."""
+"""The deletion of a backup with all its descendants, on a real Swift."""
 
 import logging
 import threading
@@ -48,7 +48,7 @@ def deletion(store: Store, **changes: Any) -> DeleteOperation:
 
 
 def family_of_four() -> list[Record]:
-    """A full backup, two incrementals in a row on it, and one beside them."""
+    """Return a full backup, a chain of two incrementals on it, and one more incremental on it."""
     base = completed(name="base")
     first = completed(base, to_lsn=200, name="first")
     return [base, first, completed(first, to_lsn=300), completed(base, to_lsn=150)]
@@ -58,7 +58,7 @@ def test_all_descendants_go_and_nothing_else(store: SwiftStore) -> None:
     family, other = family_of_four(), completed()
     place(store, KEYS, *family, other, completed(other))
     put(store, Container.OBJECTS, "someone-elses", b"object")
-    # of an attempt that was cut off, and from a time when encryption was off
+    # Left by an interrupted attempt, and from a time when encryption was off.
     put(store, Container.SEGMENTS, segment_name(family[1].id, str(uuid4()), 7), b"left over")
     put(store, Container.OBJECTS, f"{family[1].id}.xbstream.gz", b"left over")
     before = held(store)
@@ -190,7 +190,10 @@ def test_a_record_that_the_store_fails_on_may_be_a_descendant(
 
 
 class Maker:
-    """Notices that its backup is to go when a listing of it shows so, as another agent would."""
+    """Another agent that makes a backup.
+
+    It stops and marks the backup CANCELLED when it reads that the record is DELETING.
+    """
 
     def __init__(self, store: SwiftStore, making: Record) -> None:
         self.catalogue = Catalogue(store, KEYS)
@@ -206,7 +209,7 @@ class Maker:
 
 
 class StopWithMaker(Stop):
-    """While the delete waits, the other one acts."""
+    """A Stop that lets the other agent act while the delete waits."""
 
     def __init__(self, maker: Maker) -> None:
         super().__init__()
@@ -288,13 +291,13 @@ class AtCall:
 
 
 class Died(BaseException):
-    """The process is gone: nothing catches this."""
+    """The end of the process. No code catches it."""
 
 
 def test_a_delete_that_dies_before_any_call_is_completed_by_the_next(
     folder: DirectoryStore,
 ) -> None:
-    """Its own calls only; tests/operations/test_delete_cut_off.py does it with processes."""
+    """Only the delete's own calls are interrupted. tests/faults/crashes.py kills processes."""
     other = completed()
     place(folder, KEYS, other)
     before = held(folder)
@@ -313,7 +316,7 @@ def test_a_delete_that_dies_before_any_call_is_completed_by_the_next(
             died = False
         except Died:
             left = held(folder)
-            # whoever is still there has its parent still there
+            # A backup that still exists still has its parent.
             assert record_name(child.id) not in left.objects or record_name(base.id) in left.objects
             if record_name(base.id) in left.objects:
                 deletion(folder).run(base.id)
@@ -350,13 +353,13 @@ def test_backups_that_never_stop_appearing(store: SwiftStore) -> None:
 
 
 def test_a_record_that_was_completed_past_the_mark_goes_too(folder: DirectoryStore) -> None:
-    """Its maker had read the record before it was marked: the window that Swift leaves open."""
+    """Its maker had read the record before the delete marked it. Swift leaves this window open."""
     making = record()
     late = making.model_copy(update={"status": BackupStatus.COMPLETED, "to_lsn": 100})
     place(folder, KEYS, making)
     counting = AtCall(folder, 0, lambda: None)
     deletion(counting, connections=1).run(making.id)
-    # after the last look at the record, which is the call before the last, nobody can help
+    # After the last read of the record, which is the call before the last, no check can help.
     for number in range(4, counting.calls):
         place(folder, KEYS, making)
         act = AtCall(folder, number, partial(place, folder, KEYS, late))

@@ -1,4 +1,4 @@
-"""A delete beside whoever writes the same record a moment too late, and on a full disk."""
+"""A delete while another process writes the same record a moment too late, and on a full disk."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_a_record_that_rekey_writes_after_a_delete_is_no_good_one(folder: Direct
     def delete() -> None:
         deletion(folder).run(base.id)
 
-    # a listing, the record read twice, and then the write
+    # The calls are a listing, two reads of the record, and then the write.
     late = AtCall(folder, 4, delete)
     catalogue = Catalogue(late, KEYS)
     [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
@@ -66,7 +66,7 @@ def test_objects_out_of_reach_condemn_nothing_while_they_are_listed(folder: Dire
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 1 MiB."""
+    """Yield the mount point of a filesystem of 1 MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], check=True)
@@ -75,7 +75,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def filled(folder: Path, *records: Record) -> DirectoryStore:
-    """A store with these backups and no room for another file."""
+    """Return a store with these backups and no room for another file."""
     store = DirectoryStore(folder / "store", "database_backups_x")
     store.open()
     place(store, KEYS, *records)
@@ -104,7 +104,7 @@ def test_a_failed_backup_on_a_disk_without_room_for_saying_so(small: Path) -> No
 
 
 class Behind(DirectoryStore):
-    """A listing that has not heard of some objects yet."""
+    """A store with a listing that does not show some objects yet."""
 
     hidden: frozenset[str] = frozenset()
 
@@ -138,7 +138,7 @@ def test_children_that_only_the_journal_knows_go_with_their_parent(tmp_path: Pat
 def test_a_child_of_another_key_with_the_same_id_refuses_the_delete(
     folder: DirectoryStore,
 ) -> None:
-    """It was taken for a damaged one, and lost its parent."""
+    """If it were taken for a damaged record, it would lose its parent."""
     namesake, base = keyring("k1", fill=9), completed()
     child = completed(base, keys=namesake.wrap_all(bytes(32)))
     place(folder, KEYS, base)

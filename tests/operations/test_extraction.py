@@ -1,4 +1,7 @@
-"""What a hostile stream does to the real extractor behind the gate: nothing outside the folder."""
+"""A hostile stream that passes through the gate to the real extractor.
+
+It changes nothing outside the directory.
+"""
 
 import tracemalloc
 from pathlib import Path
@@ -41,7 +44,7 @@ def engine(tmp_path: Path) -> MariadbBackup:
 
 
 def placed(stream: bytes, outside: Path) -> bytes:
-    """`stream` with its absolute paths below `outside`, and their lengths."""
+    """Put the path of `outside` into the absolute paths of `stream`, with their lengths."""
     name, real = b"%(outside)s/canary", bytes(outside) + b"/canary"
     return stream.replace(
         len(name).to_bytes(4, "little") + name, len(real).to_bytes(4, "little") + real
@@ -56,7 +59,7 @@ def feed(gate: Gate, stream: bytes, size: int) -> None:
 @pytest.mark.parametrize("size", [1, 7, 1 << 20], ids=["bytes", "sevens", "blocks"])
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, what: str, size: int) -> None:
-    """However the stream is cut: a chunk's head may end in the next block."""
+    """The stream may be split anywhere, so the head of a chunk may end in the next block."""
     need("mbstream")
     folder = tmp_path / "target"
     folder.mkdir()
@@ -87,7 +90,7 @@ def test_what_engines_rename_and_remove_still_works(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 16, 1 << 20], ids=["bytes", "sixteens", "block"])
 def test_what_mbstream_stops_at_is_mended(tmp_path: Path, size: int) -> None:
-    """An Aria table was renamed during a backup that an earlier version stored."""
+    """An Aria table was renamed during a backup that an earlier version of the agent stored."""
     need("mbstream")
     folder = tmp_path / "target"
     folder.mkdir()
@@ -126,7 +129,7 @@ def test_a_stream_that_ends_early_is_no_whole_one() -> None:
 
 
 def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes 20 bytes of the stream, and next to none of what is stored."""
+    """Each file takes 20 bytes of the stream, and almost none of the stored bytes."""
     monkeypatch.setattr(xbstream, "MOST_FILES", 1000)
     monkeypatch.setattr(xbstream, "MOST_FOLDERS", 100)
     stream = b"".join(end(b"%d" % number) for number in range(2000))
@@ -140,7 +143,7 @@ def test_a_million_empty_files_are_refused_in_time(monkeypatch: pytest.MonkeyPat
 
 
 def test_deep_paths_are_refused() -> None:
-    """Each of their directories takes memory, and one of 511 bytes can have 255."""
+    """Each of their directories takes memory. A path of 511 bytes can have 255 directories."""
     one, _ = gate(1000)
     one.write(end(b"a/" * 16 + b"b"))
     with pytest.raises(ContentRefused, match="deeper than 16 directories"):
@@ -154,7 +157,7 @@ def test_a_file_of_an_impossible_size_is_refused() -> None:
 
 
 def test_unknown_chunks_are_refused() -> None:
-    """mbstream skips those that are flagged as of no importance."""
+    """mbstream skips unknown chunks that are flagged as unimportant."""
     one, passed = gate(100)
     with pytest.raises(ContentRefused, match="unknown"):
         one.write(head(b"L", b"link", 1))
@@ -178,7 +181,7 @@ def test_sizes_that_do_not_add_up_are_damage(count: int, total: int) -> None:
 
 
 class Lists:
-    """A catalogue of one backup with any number of segments, of which one is `odd`."""
+    """A catalogue of one backup with any number of segments. The segment `odd` has another size."""
 
     def __init__(self, odd: int = -1) -> None:
         self.asked: list[int] = []
@@ -205,7 +208,7 @@ def lists_of(count: int, catalogue: Lists) -> SegmentLists:
 
 
 def test_rows_are_read_as_the_download_goes() -> None:
-    """10 TB in segments of 16 MiB were 131 MiB of rows at once; here are a tenth of them."""
+    """All rows of 10 TB in segments of 16 MiB take 131 MiB. This test has a tenth of them."""
     catalogue = Lists()
     lists = lists_of(62_500, catalogue)
     assert lists.row(0).md5 == f"{0:032x}"
@@ -234,7 +237,7 @@ def test_lists_that_miss_a_segment_are_damage() -> None:
 
 @pytest.mark.parametrize("counts", [(10**12,), (1000, 10**12), (1000, 1001), (999, 1000)])
 def test_no_list_has_more_rows_than_a_list_has(counts: tuple[int, ...]) -> None:
-    """A hostile record's 10**12 rows would be walked one by one."""
+    """Otherwise the 10**12 rows of a hostile record would be walked one by one."""
     total = sum(counts)
     held = stored(
         segment_count=total,
@@ -247,7 +250,7 @@ def test_no_list_has_more_rows_than_a_list_has(counts: tuple[int, ...]) -> None:
 
 
 def test_a_changed_byte_is_left_to_the_extractor(tmp_path: Path) -> None:
-    """The gate spares itself the checksums of gigabytes, which mbstream compares as well."""
+    """The gate skips the checksums of gigabytes, because mbstream compares them too."""
     need("mbstream")
     stream = bytearray(GOOD)
     stream[GOOD.index(b"rows")] ^= 1

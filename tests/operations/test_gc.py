@@ -1,4 +1,7 @@
-"""Collecting orphans: each rule, each thing that must stay, and a model of random stores."""
+"""The collection of orphans.
+
+These tests cover each rule, each object that must stay, and a crash or another writer at any call.
+"""
 
 import itertools
 import shutil
@@ -52,7 +55,7 @@ def summary(seen: list[Orphan]) -> list[tuple[OrphanKind, str, int]]:
     return [(one.what, one.backup_id, one.objects) for one in seen]
 
 
-# --- whose is it ---------------------------------------------------------------------------
+# --- ownership of attempts -----------------------------------------------------------------
 
 
 def test_an_attempt_carries_the_mark_of_its_instance_alone() -> None:
@@ -74,7 +77,7 @@ def test_the_mark_is_the_one_that_is_documented() -> None:
     assert new_attempt(INSTANCE).replace("-", "")[:12] == "f1e1ef22faf9"
 
 
-# --- what goes -----------------------------------------------------------------------------
+# --- orphans that are removed --------------------------------------------------------------
 
 
 def test_segments_without_a_record_go_with_the_object_and_the_checks(
@@ -112,7 +115,7 @@ def test_bytes_of_what_was_given_up_go_and_its_record_stays(
     folder: DirectoryStore, status: BackupStatus
 ) -> None:
     failed = ours(status=status, error=GIVEN_UP)
-    # of a version whose attempts had no mark: the record says whose it is
+    # Made by a version without marks in its attempts. The record names the instance.
     unmarked = record(status=status, error=GIVEN_UP)
     place(folder, KEYS, failed, unmarked)
     place_segments(folder, failed.id, new_attempt(INSTANCE))
@@ -186,7 +189,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(folder: DirectoryStore) ->
     assert held(folder) != before
 
 
-# --- what stays ----------------------------------------------------------------------------
+# --- objects that stay ---------------------------------------------------------------------
 
 
 def test_nothing_that_is_younger_than_a_day(folder: DirectoryStore) -> None:
@@ -323,7 +326,7 @@ def test_a_task_that_comes_while_it_collects_keeps_its_backup(folder: DirectoryS
 
 
 class Meddled:
-    """A store of which some calls are answered by something else."""
+    """A store in which some methods are replaced."""
 
     def __init__(self, store: Store, **replaced: Callable[..., Any]) -> None:
         self._store = store
@@ -337,7 +340,7 @@ class Meddled:
 
 
 def without(store: Store, name: str, *, listed: bool, found_by: int = 0) -> Any:
-    """A store that doesn't find the object `name`, but for the read number `found_by`."""
+    """Return a store that doesn't find the object `name`, except in the read number `found_by`."""
     reads = itertools.count(1)
 
     def get(shelf: Container, wanted: str, limit: int) -> bytes:
@@ -351,7 +354,7 @@ def without(store: Store, name: str, *, listed: bool, found_by: int = 0) -> Any:
 
 
 def test_a_record_that_some_look_does_not_find_is_no_missing_one(folder: DirectoryStore) -> None:
-    """Two reads and the listing: each of them alone keeps a backup."""
+    """There are two reads and a listing. Each of them alone keeps a backup."""
     done = ours_completed()
     place(folder, KEYS, done)
     age(folder)
@@ -386,11 +389,14 @@ def test_some_time_passes_between_the_two_reads(folder: DirectoryStore) -> None:
     assert held(folder) == before
 
 
-# --- while others work, and when it ends anywhere ------------------------------------------
+# --- other writers, and a crash at any call ------------------------------------------------
 
 
 def at_call(store: Store, number: int, act: Callable[[], None]) -> tuple[Any, list[int]]:
-    """The store, which does something right before its call `number`; and how many there were."""
+    """Return a store that calls `act` right before its call `number`, and the count of its calls.
+
+    The count is the only item of the list.
+    """
     calls = [0]
     lock = threading.Lock()
 
@@ -411,7 +417,7 @@ def at_call(store: Store, number: int, act: Callable[[], None]) -> tuple[Any, li
 
 @pytest.mark.parametrize("failed_before", [True, False])
 def test_a_backup_that_begins_meanwhile(folder: DirectoryStore, failed_before: bool) -> None:
-    """Its record and its segments stay, wherever the collection is when it begins."""
+    """Its record and its segments stay, no matter when it begins during the collection."""
     _, calls = begun_before_call(folder, 0, failed_before)
     for number in range(1, calls + 1):
         begun, _ = begun_before_call(folder, number, failed_before)
@@ -434,7 +440,7 @@ def begun_before_call(
         Catalogue(folder, KEYS).begin(begun)
         place_segments(folder, begun.id, begun.attempt)
 
-    # what a listing shows is as it was when it was asked for, as by the pages of a Swift
+    # A listing shows the state at the time of its request, as the pages of a Swift do.
     listing = Meddled(folder, list=lambda *asked: iter(list(folder.list(*asked))))
     store, calls = at_call(listing, number, begin)
     collected(store, connections=1)
@@ -442,7 +448,7 @@ def begun_before_call(
 
 
 class Died(BaseException):
-    """The process is gone: nothing catches this."""
+    """The end of the process. No code catches it."""
 
 
 def test_what_dies_before_any_call_is_completed_by_the_next_run(
@@ -454,7 +460,7 @@ def test_what_dies_before_any_call_is_completed_by_the_next_run(
     number, died = 0, True
     while died:
         number += 1
-        # times and attributes with it
+        # This also copies the times and attributes.
         shutil.copytree(tmp_path / "store", tmp_path / str(number))
         store = DirectoryStore(tmp_path / str(number), "database_backups_x")
 
@@ -465,7 +471,7 @@ def test_what_dies_before_any_call_is_completed_by_the_next_run(
             collected(at_call(store, number, die)[0], connections=1)
             died = False
         except Died:
-            # what it wrote has to be a day old, too
+            # The objects that it wrote must be a day old too.
             collected(Meddled(store, clock=lambda store=store: store.clock() + 25 * HOUR))
         assert names(store) == kept, f"after it died at call {number}"
     assert number > 40
@@ -496,7 +502,7 @@ def test_a_store_that_fails_in_between_ends_it(
 
 
 def dated(seconds: float) -> dict[str, Any]:
-    """The rule that has Swift's answers dated later."""
+    """Return the rule that makes Swift date its answers `seconds` later."""
     return {"match": ".", "times": 1_000_000, "action": "date", "seconds": seconds}
 
 
@@ -507,7 +513,7 @@ def held_plainly(store: Store, swift: SwiftServer) -> Any:
 
 @pytest.fixture
 def later(swift: SwiftServer) -> Iterator[Callable[[float], None]]:
-    """Have Swift's clock be that many seconds ahead until the end of the test."""
+    """Yield a function that sets Swift's clock ahead by some seconds until the end of the test."""
     yield lambda seconds: swift.inject([dated(seconds)])
     swift.clear_faults()
 

@@ -1,4 +1,4 @@
-"""Random stores: what a collection removes is what a plain reading of the rules says."""
+"""Random stores. A collection removes exactly what a plain reading of the rules removes."""
 
 import os
 import random
@@ -24,7 +24,10 @@ AGES = (1.0, 23.5, 24.5, 100.0, 167.0, 169.0)
 
 
 class Made(NamedTuple):
-    """One backup's objects: their ages in hours by name, and what the oracle has to know."""
+    """The objects of one backup, with their ages in hours by name.
+
+    The oracle also needs the record, and whether its signature can be trusted.
+    """
 
     id: str
     record: Record | None
@@ -56,7 +59,7 @@ def a_record(dice: random.Random, backup_id: str, attempt: str) -> Record | None
 
 
 def make(dice: random.Random, folder: Path) -> Made:
-    """Write the files of one backup, as old as they are to be."""
+    """Write the files of one backup with their ages."""
     backup_id = dice.choice([str(uuid.uuid4())] * 4 + [new_attempt(INSTANCE), new_attempt(OTHER)])
     attempts = [an_attempt(dice) for _ in range(dice.randrange(4))]
     there = a_record(dice, backup_id, dice.choice([*attempts, an_attempt(dice)]))
@@ -87,7 +90,7 @@ def make(dice: random.Random, folder: Path) -> Made:
 
 
 def ours(made: Made) -> set[str]:
-    """The attempts that carry this instance's mark."""
+    """Return the attempts that carry this instance's mark."""
     mark = new_attempt(INSTANCE)[:13]
     found = {name.split("/")[1] for name in made.ages if "/" in name}
     return {one for one in found if one.startswith(mark) and uuid.UUID(one).version == 8}
@@ -98,7 +101,10 @@ def known(made: Made, attempts: set[str]) -> set[str]:
 
 
 def joined(made: Made, attempts: set[str], *suffixes: str) -> set[str]:
-    """Objects that go along: where nothing but those attempts lies there."""
+    """Return the objects that go with these attempts.
+
+    They stay if the backup has other attempts or unknown names.
+    """
     strange = {name for name in made.ages if name.endswith((".txt", "/notes"))}
     others = {name for name in made.ages if "/" in name and name.split("/")[1] not in attempts}
     wanted = {f"{made.id}.{suffix}" for suffix in suffixes}
@@ -106,7 +112,7 @@ def joined(made: Made, attempts: set[str], *suffixes: str) -> set[str]:
 
 
 def goes(made: Made, busy: set[str] | None) -> set[str]:
-    """The names that are to go, by the rules as a person reads them."""
+    """Return the names that a collection must remove, by a plain reading of the rules."""
     youngest = min(
         (hours for name, hours in made.ages.items() if not name.endswith(".checks.json")),
         default=0.0,
@@ -162,7 +168,7 @@ def test_a_random_store(tmp_path: Path, seed: int) -> None:
             )
         elif one.trusted:
             assert now.record == one.record
-    # of what was both a backup and a self-test, the second goes with the second run
+    # If an id belongs to both a backup and a self-test, the second run removes the self-test.
     again = collected(store, busy=None if busy is None else frozenset(busy))
     assert {one.what for one in again} <= {"left alone", "self-test"}
 

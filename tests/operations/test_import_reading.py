@@ -1,4 +1,7 @@
-"""How the files of tables are read for imports: what can't be read, what is gone, which ones."""
+"""How the files of tables are read for imports.
+
+The cases are files that can't be read, files that are deleted, and the choice of files.
+"""
 
 import time
 from pathlib import Path
@@ -36,7 +39,7 @@ def test_what_can_not_be_read_is_named(schema: Path) -> None:
         check(schema.parent, parent())
     assert "OS user" in caught.value.hint
     table.unlink()
-    # the kernel answers EIO for its first page
+    # The kernel answers EIO for the first page of this file.
     link.write_text("/proc/self/mem\n")
     for record in (parent(), parent(last_table_id=None)):
         with pytest.raises(DatadirUnfit, match=r"cannot read /proc/self/mem: Input/output error"):
@@ -63,7 +66,7 @@ def page(lsn: int, size: int = 16 << 10) -> bytes:
 def test_what_was_there_when_the_parents_tables_were_listed_may_have_old_pages(
     schema: Path,
 ) -> None:
-    """A table may be born in the second in which the parent ended, and a file be put there."""
+    """A table may be made, and a file put in its place, in the second in which the parent ended."""
     table = schema / "t.ibd"
     table.write_bytes(page(0) + page(40))
     born = birth_time(table)
@@ -92,7 +95,7 @@ def test_a_record_without_the_list_lacks_nothing_up_to_its_last() -> None:
 
 
 def test_a_general_tablespace_may_have_old_pages(schema: Path) -> None:
-    """A table is made in it, and those of the parent are in it, too."""
+    """Tables are made in it, and it also holds tables of the parent."""
     (schema.parent / "ts1.ibd").write_bytes(page(0) + page(40) + page(60))
     listing = {5: Tablespace("ts1.ibd", 0), 6: Tablespace("d/t.ibd", 0, 30)}
     later = parent(listed_at=time.time() + 60)

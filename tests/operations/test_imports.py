@@ -1,4 +1,7 @@
-"""Tables whose pages are older than the parent: imported, exchanged, or put in place by hand."""
+"""Tables with pages that are older than the parent.
+
+They were imported, exchanged, or put in place by hand.
+"""
 
 import shutil
 import time
@@ -46,13 +49,13 @@ def workshop(server: MariaDB, scratch: Path) -> Workshop:
 
 @pytest.fixture(scope="module")
 def base(workshop: Workshop) -> Record:
-    """A full backup of all tables as they were before any import."""
+    """Return a full backup of all tables before any import."""
     workshop.server.checkpoint()
     return workshop.backup()
 
 
 def export(server: MariaDB, name: str) -> None:
-    """Keep a copy of a table's file as it is."""
+    """Copy a table's file in its present state."""
     (server.folder / "kept").mkdir(exist_ok=True)
     with server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"FLUSH TABLES d.{name} FOR EXPORT")
@@ -98,7 +101,7 @@ def test_what_ddl_makes_since_the_parent_is_no_import(workshop: Workshop, base: 
 
 
 def test_a_name_that_is_too_long_for_an_incremental(workshop: Workshop, base: Record) -> None:
-    """The server and a full backup take 255 bytes; five are written for each letter here."""
+    """The server and a full backup take 255 bytes. Each letter here takes five bytes."""
     name = "中" * 50
     workshop.server.query(f"CREATE TABLE d.`{name}` (id INT)")
     with pytest.raises(ParentUnusable, match="too long for an incremental"):
@@ -128,12 +131,12 @@ def test_an_import_since_the_parent_breaks_the_chain(workshop: Workshop, base: R
     whole = workshop.backup(base, on_broken_chain="full")
     assert whole.parent_id is None
     expected = server.checksums()
-    # what came with a full backup breaks nothing
+    # An import that a full backup contains breaks nothing.
     server.query("INSERT INTO d.late VALUES (100001, 'new')")
     server.checkpoint()
     child = workshop.backup(whole)
     assert workshop.restored(child)[0] == server.checksums() != expected
-    # and an import between two incrementals does
+    # An import between two incrementals breaks the chain.
     bring_back(server, "again")
     refused(workshop, child, "again")
     server.query("DROP TABLE d.u, d.again")
@@ -146,7 +149,10 @@ def test_an_import_into_a_table_that_was_empty(workshop: Workshop, base: Record)
 
 
 def test_an_import_into_a_table_without_a_file_in_the_parent(workshop: Workshop) -> None:
-    """Discarded before the parent, with an id below its last; the file is older than it, too."""
+    """The table was discarded before the parent, and its id is below the parent's last id.
+
+    The imported file is older than the parent too.
+    """
     server = workshop.server
     server.query("ALTER TABLE d.bare DISCARD TABLESPACE; CREATE TABLE d.higher (id INT)")
     full = workshop.backup()
@@ -182,7 +188,10 @@ def test_an_import_while_the_tables_are_read_for_imports(
 def test_an_import_while_the_engine_copies(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The old file may be in the stream, but a prepare removes it: the redo log has its end."""
+    """The old file may be in the stream, but a prepare removes it.
+
+    The redo log holds its removal.
+    """
     plain = ProvedStream.read_into
     done: list[int] = []
 
@@ -202,7 +211,7 @@ def test_an_import_while_the_engine_copies(
 
 @contextmanager
 def long_alter(server: MariaDB) -> Iterator[None]:
-    """Have an ALTER copy rows meanwhile, each of which takes long; it is killed at the end."""
+    """Run an ALTER that copies rows, each of which takes long. Kill it at the end."""
     slow = "SHA2(CONCAT(id, REPEAT('x', 10000000)), 512)"
     server.execute_many(
         "CREATE OR REPLACE TABLE d.big (id INT PRIMARY KEY)",
@@ -274,7 +283,7 @@ def test_a_file_that_was_put_in_place_while_the_server_was_down(
 
 
 def test_a_parent_that_noted_no_table_ids(workshop: Workshop, base: Record) -> None:
-    """What an older agent made goes on, unless something that was touched since was imported."""
+    """A backup of an older agent can be a parent, unless a changed table was imported since."""
     server = workshop.server
     old = base.model_copy(update={"last_table_id": None})
     place_record(workshop.parts.store, workshop.parts.keyring, old)

@@ -1,4 +1,7 @@
-"""An engine that waits for a lock of a real server: seen, blamed, and ended in time."""
+"""An engine that waits for a lock of a real server.
+
+The watch notices the wait, names the holder, and ends the engine in time.
+"""
 
 import threading
 import time
@@ -32,7 +35,7 @@ def engine_of(server: MariaDB) -> MariadbBackup:
 
 
 def copied(server: MariaDB, folder: Path, seconds: float = SECONDS) -> Stop:
-    """Run an engine under the watch; what stopped it, if anything did."""
+    """Run an engine under the watch. Return its Stop, which has a cause if the watch stopped it."""
     stop = Stop()
     locks = LockWatch(database_of(server), seconds, stop)
     with (
@@ -61,7 +64,7 @@ def test_a_lock_that_is_held_too_long_ends_the_engine_and_names_the_holder(
 
 
 def test_a_lock_of_the_agents_own_account_is_named(mariadb: MariaDB, tmp_path: Path) -> None:
-    """The engine's sessions, of the same account, are not."""
+    """The sessions of the engine have the same account, and are not named."""
     mariadb.query(f"GRANT SELECT ON shop.* TO {mariadb.agent_user}@localhost")
     with pymysql.connect(
         unix_socket=str(mariadb.socket), user=mariadb.agent_user, password=AGENT_PASSWORD
@@ -75,7 +78,7 @@ def test_a_lock_of_the_agents_own_account_is_named(mariadb: MariaDB, tmp_path: P
 
 
 def test_a_replicas_idle_threads_hold_nothing() -> None:
-    """As MySQL 5.7 shows them; one that executes a statement may well hold a lock."""
+    """MySQL 5.7 shows threads like these. One that executes a statement may hold a lock."""
     waiting = Session(9, "a", "Query", 70, "Waiting for table flush", "FLUSH TABLES WITH READ LOCK")
     threads = [
         Session(2, "system user", "Connect", 9000, "Waiting for master to send event", ""),

@@ -1,7 +1,8 @@
-"""On a real server: schemas and tables that are dropped and made again while a backup runs.
+"""Schemas and tables of a real server that are dropped and recreated while a backup runs.
 
-The engine's stream is held up at its first bytes until the statements are done: the server has
-begun to list DDL for it then, its tablespaces are known, and nearly all is yet to be copied.
+The test holds up the engine's stream at its first bytes until the statements are done. By then the
+server has begun to list DDL for the engine, and its tablespaces are known. Nearly all files are not
+copied yet.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ FILLED = (
     f"CREATE TABLE d.p {ID} ENGINE=Aria PARTITION BY HASH (id) PARTITIONS 2",
     *(f"INSERT INTO {name} VALUES (1), (2)" for name in ("d.i", "e.i", "d.a", "e.a", "d.m")),
 )
-# What is lost, and the name that the error has to tell.
+# Statements by which the engine loses something, and the name that the error must report.
 LOSING = {
     "a table of InnoDB's for one of Aria's": (
         "the table d.a ",
@@ -41,7 +42,7 @@ LOSING = {
         ("RENAME TABLE e.i TO d.j", "DROP SCHEMA e"),
     ),
 }
-# What the prepare of an incremental gets wrong; that of a full backup does it well.
+# The prepare of an incremental gets these wrong. The prepare of a full backup handles them.
 CONFUSING = {
     "made again": (
         "RENAME TABLE d.i TO d.j",
@@ -52,7 +53,7 @@ CONFUSING = {
     "exchanged": ("RENAME TABLE d.i TO d.k, e.i TO d.i, d.k TO e.i",),
     "a cycle": ("RENAME TABLE d.i TO d.k, e.i TO d.i, `f-g`.i TO e.i, d.k TO `f-g`.i",),
 }
-# And what it gets right.
+# The prepare of an incremental handles these.
 RENAMED = (
     *("RENAME TABLE d.i TO d.j, e.i TO d.i", "INSERT INTO d.i VALUES (9)"),
     *("RENAME TABLE `f-g`.i TO d.k", "RENAME TABLE d.k TO `f-g`.i"),
@@ -78,14 +79,14 @@ def server(scratch: Path) -> Iterator[MariaDB]:
 @pytest.fixture
 def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
     server.execute_many(*FILLED)
-    server.checkpoint()  # else the copied log tells of them, as if they were made meanwhile
+    server.checkpoint()  # else the copied log shows them, as if they were made during the backup
     yield Workshop(server, tmp_path)
     server.execute_many(*(f"DROP SCHEMA IF EXISTS `{name}`" for name in ("d", "e", "f-g")))
 
 
 @contextmanager
 def meanwhile(server: MariaDB, statements: Sequence[str]) -> Iterator[None]:
-    """Do the statements when the first bytes of a backup have come, and before any others."""
+    """Run the statements after the first bytes of a backup arrive, and before any others."""
     left = list(statements)
     read = BackupRun.read_into
 
@@ -120,7 +121,7 @@ def test_an_incremental_that_loses_a_table_fails_too(workshop: Workshop) -> None
 
 
 def test_a_schema_that_was_made_and_dropped_ends_the_replay_of_ddl(workshop: Workshop) -> None:
-    """The engine says so and goes on; a table altered meanwhile may have its old rows then."""
+    """The engine reports this and continues. A table altered meanwhile may keep its old rows."""
     brief = ["CREATE SCHEMA h", "DROP SCHEMA h", "ALTER TABLE d.a ADD COLUMN x INT DEFAULT 3"]
     with (
         meanwhile(workshop.server, brief),
@@ -145,7 +146,10 @@ def test_other_ddl_is_held_by_both_kinds_of_backups(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("what", CONFUSING)
 def test_tables_that_an_incremental_would_confuse_fail_it(workshop: Workshop, what: str) -> None:
-    """Its restore had no d.j, or its prepare ended; a full backup holds them all."""
+    """The restore of such an incremental had no d.j, or its prepare ended.
+
+    A full backup holds all the tables.
+    """
     full = workshop.backup()
     with (
         meanwhile(workshop.server, CONFUSING[what]),

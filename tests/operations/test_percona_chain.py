@@ -1,4 +1,7 @@
-"""A chain on MySQL 8.0 through the operations: XtraBackup's stand-in, a server of our own words."""
+"""A chain on MySQL 8.0 through the operations.
+
+XtraBackup is replaced by its stand-in, and the server by a simulated one.
+"""
 
 from pathlib import Path
 from typing import cast
@@ -27,7 +30,7 @@ MIB = 1 << 20
 
 
 class Server:
-    """What a MySQL server would answer; none can be had here."""
+    """A simulated MySQL server. No real one can be installed here."""
 
     def __init__(self, datadir: Path) -> None:
         self.info = ServerInfo("mysql", "8.0.42-33", "Percona Server", str(uuid4()), datadir)
@@ -92,7 +95,7 @@ def parts(tmp_path: Path, folder: DirectoryStore, server: Server) -> BackupResou
 
 
 def backup(parts: BackupResources, tmp_path: Path, stream: bytes, parent: Record | None) -> Record:
-    """One backup that the engine answers with that stream."""
+    """Make a backup with an engine that writes `stream`."""
     (tmp_path / "stream").write_bytes(stream)
     request = BackupRequest(id=str(uuid4()), name="b", parent_id=parent.id if parent else None)
     operation = BackupOperation(
@@ -116,7 +119,7 @@ def chain_of_three(parts: BackupResources, server: Server, tmp_path: Path) -> li
 
 
 def restore(parts: BackupResources, backup_id: str, target: Path) -> list[list[str]]:
-    """Restore; the prepares, in order."""
+    """Restore a backup. Return the calls of the prepares, in order."""
     before = len(calls(target.parent))
     RestoreOperation(parts, meter=Meter(), stop=Stop()).run(backup_id, target)
     return [call for call in calls(target.parent)[before:] if "--prepare" in call]
@@ -209,7 +212,7 @@ def test_a_restore_by_an_engine_of_another_series_is_refused_first(
 def test_a_false_lsn_that_the_engine_may_have_believed_fails_the_backup(
     parts: BackupResources, server: Server, tmp_path: Path
 ) -> None:
-    """It says `completed OK!` however little redo log it was made to copy."""
+    """The engine reports `completed OK!` even if such an LSN made it copy too little redo log."""
     server.looks_that_succeed = 1
     with pytest.raises(DatabaseQueryFailed, match="2 log sequence numbers"):
         backup(parts, tmp_path, full_stream(50), None)

@@ -1,4 +1,7 @@
-"""How a run is laid out: segments so large that one object of the store joins them all."""
+"""The layout of a run.
+
+Segments are so large that one object of the store can join them all.
+"""
 
 from pathlib import Path
 from typing import cast
@@ -75,7 +78,10 @@ def test_a_configuration_that_can_not_work_is_said_to_be_one() -> None:
 
 
 def test_how_much_is_copied_is_known_before(mariadb: MariaDB, tmp_path: Path) -> None:
-    """Without the redo log of 128 MiB, with which percent and time left were wrong to the end."""
+    """The redo log of 128 MiB doesn't count.
+
+    When it was counted, the percentage and the time left were wrong until the end.
+    """
     database = Database(DatabaseSettings(mariadb.socket, mariadb.agent_user, AGENT_PASSWORD))
     whole = datadir_bytes(mariadb.datadir)
     expected = copied_bytes(database, mariadb.datadir, whole)

@@ -1,4 +1,7 @@
-"""What proves a stream whole: LSNs, every lasting tablespace, plausible bytes."""
+"""The proof that a stream is whole.
+
+It checks the LSNs, every lasting tablespace, and whether the number of bytes is plausible.
+"""
 
 import io
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ SMALL = 100
 
 
 class Engine:
-    """A run that has written `stream` and ended well."""
+    """A run that has written `stream` and ended with success."""
 
     def __init__(self, stream: bytes) -> None:
         self._stdout = io.BytesIO(stream)
@@ -51,14 +54,14 @@ def meta(path: str, number: int) -> bytes:
 
 
 def note(content: bytes, told: bytes | None = None) -> bytes:
-    """The engine's own two files, which agree unless something else is `told`."""
+    """Return the engine's own two files. They agree unless `told` replaces the second one."""
     from_lsn = int(content.split()[5])
     told = info(from_lsn, "NY"[b"incremental" in content]) if told is None else told
     return whole(b"xtrabackup_checkpoints", content) + whole(b"xtrabackup_info", told)
 
 
 def spaces(allocated: int = SMALL, first_id: int = 0, **numbers: int) -> Listing:
-    """A listing of tables of the schema `db`; with `first_id`, with ids from there on."""
+    """Return a listing of tables of the schema `db`. Their ids begin at `first_id`, or are 0."""
     return {
         n: Tablespace(f"db/{name}.ibd", allocated, first_id and first_id + at)
         for at, (name, n) in enumerate(numbers.items())
@@ -113,7 +116,10 @@ def test_tables_made_or_dropped_meanwhile_need_not_be_there() -> None:
 
 
 def test_a_table_made_again_under_its_name_need_not_be_there() -> None:
-    """Dropped before the engine held DDL back, made again right after: another tablespace."""
+    """The table was dropped before the engine blocked DDL, and made again right after.
+
+    It is another tablespace then.
+    """
     stream = file("db/a.ibd", 5) + note(FULL)
     assert proved(stream, spaces(a=5, b=6), spaces(a=5, b=7))
     huge = spaces(1 << 40, b=6)
@@ -134,7 +140,7 @@ def test_too_few_bytes_are_no_backup() -> None:
     assert proved(stream, spaces(2 * len(stream), a=5))
     with pytest.raises(StreamIncomplete, match="the server's tablespaces have"):
         proved(stream, spaces(2 * len(stream) + 1, a=5))
-    # one that shrank meanwhile is as large as it is now
+    # A tablespace that shrank during the backup counts with its later size.
     assert proved(stream, spaces(1 << 40, a=5), spaces(a=5))
 
 
@@ -163,7 +169,7 @@ def test_an_incremental_holds_every_lasting_tablespace_too() -> None:
     assert proved(both, spaces(a=5, b=6), spaces(b=6, c=7), from_lsn=40)
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
         proved(meta("db/a.ibd", 5) + own, spaces(a=5, b=6), from_lsn=40)
-    # one that the server has not written yet
+    # a tablespace that the server has not written yet
     assert proved(meta("db/a.ibd", 0) + own, spaces(a=5), from_lsn=40)
 
 
@@ -239,7 +245,7 @@ def test_tables_are_in_it_up_to_an_id() -> None:
         names = {f"#sql-alter-{n}": n for n in range(9, 9 + count)}
         return {**before, **spaces(first_id=first_id, **names)}
 
-    # one that an ALTER makes, and those of a table with very many partitions
+    # An ALTER makes one such table, or many if its table has very many partitions.
     assert tables(made(1, 18)) == (21, (18,))
     assert tables(made(1, 30)) == (21, ())
     stream = file("db/d.ibd", 8) + stream
@@ -253,7 +259,7 @@ def test_a_table_that_was_imported_meanwhile_is_told() -> None:
     stream = file("db/a.ibd", 5) + note(FULL)
     with pytest.raises(StreamIncomplete, match="discarded and imported during"):
         proved(stream, spaces(first_id=20, a=5), spaces(first_id=30, a=5))
-    # it had no file before, but its id
+    # The table had no file before, but it had its id.
     before = spaces(first_id=20, a=5)
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
         proved(stream, before, {**before, 6: Tablespace("db/b.ibd", SMALL, 19)})
@@ -292,12 +298,12 @@ def test_a_stop_ends_the_reading_of_tables_after_the_engines_end(tmp_path: Path)
 
     with pytest.raises(Cancelled):
         proved(stream, before, after, datadir=tmp_path, check=check)
-    # before the file's end
+    # The stop came before the end of the file.
     assert len(calls) == 2
 
 
 def test_what_came_while_tables_were_read_for_imports_is_read_at_the_end(tmp_path: Path) -> None:
-    """Imported, or finished by an ALTER, after the look at all tables and before the engine."""
+    """The import or the end of an ALTER comes between the check of all tables and the engine."""
     stream = meta("db/a.ibd", 5) + note(NOTE % (b"incremental", 50, 60))
     (tmp_path / "db").mkdir()
     (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
@@ -321,13 +327,13 @@ def test_what_was_made_before_the_engine_began_must_be_there(tmp_path: Path) -> 
 
 
 def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:
-    """It has no id of its own: what is made in it meanwhile changes nothing."""
+    """It has no id of its own. A table that is made in it meanwhile changes nothing."""
     mysql = ("mysql", "8.0.35-27")
     before = {**spaces(first_id=20, a=5), 6: Tablespace("ts1.ibd", SMALL)}
     both = file("db/a.ibd", 5) + file("ts1.ibd", 6) + note(FULL)
     assert proved(both, before, version=mysql)
     made = {**before, 7: Tablespace("ts2.ibd", SMALL)}
-    # dropped again while the server was asked
+    # It was dropped again while the agent queried the server.
     assert proved(both, before, made, datadir=tmp_path, version=mysql)
     (tmp_path / "ts2.ibd").write_bytes(lsn_page(60))
     with pytest.raises(StreamIncomplete, match=r"ts2\.ibd among them"):
@@ -335,7 +341,10 @@ def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:
 
 
 def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
-    """It leaves the tablespace its number; elsewhere the engine removes what it has copied."""
+    """The tablespace keeps its number, and the table gets another id.
+
+    On other servers this means an import, and the engine removes its copy of the old file.
+    """
     stream = file("db/a.ibd", 5) + note(FULL)
     before, after = spaces(first_id=20, a=5), spaces(first_id=30, a=5)
     (tmp_path / "db").mkdir()
@@ -348,7 +357,7 @@ def test_a_truncate_of_mysql_57_is_no_import(tmp_path: Path) -> None:
     (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
     with pytest.raises(StreamIncomplete, match="was imported during the backup"):
         proved(stream, before, after, datadir=tmp_path, version=old)
-    # dropped while the server was asked for the ids
+    # The table was dropped while the agent queried the server for the ids.
     gone = {5: after[5]._replace(table_id=0)}
     assert proved(stream, before, gone, datadir=tmp_path)
 

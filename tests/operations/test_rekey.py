@@ -1,4 +1,8 @@
-"""`rekey` on a real Swift: which records it changes, what it leaves, and being killed midway."""
+"""`rekey` on a real Swift.
+
+These tests cover the records that it changes, the records that it leaves, and a store that fails or
+a record that changes during the run.
+"""
 
 import json
 import os
@@ -175,7 +179,7 @@ def test_a_store_that_is_away_is_no_record_s_fault(
 
 
 class Meanwhile(Catalogue):
-    """Lets something happen to a record between its being read and its being written."""
+    """A catalogue that lets something happen to a record between its read and its write."""
 
     def __init__(self, store: SwiftStore, happen: Callable[[Record], None]) -> None:
         super().__init__(store, BOTH)

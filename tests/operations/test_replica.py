@@ -1,4 +1,7 @@
-"""A replica's SQL thread runs again after each end of an engine that stopped it: a real pair."""
+"""A replica's SQL thread runs again after each end of an engine that stopped it.
+
+The source and the replica are real servers.
+"""
 
 import logging
 import os
@@ -30,7 +33,7 @@ BOTH = {"", "second"}
 
 @pytest.fixture(scope="module")
 def replica(mariadb: MariaDB, scratch: Path) -> Iterator[MariaDB]:
-    """A replica of the session's server, by its usual channel and one more that has no source."""
+    """Yield a replica of the session's server, with a second channel that has no source."""
     need("mariadbd", "mariadb-install-db", "mariadb-backup")
     server = MariaDB(scratch / "replica", options={"server-id": "2"})
     server.install()
@@ -54,7 +57,7 @@ def replica(mariadb: MariaDB, scratch: Path) -> Iterator[MariaDB]:
 
 @pytest.fixture
 def parts(replica: MariaDB, tmp_path: Path) -> BackupResources:
-    """What these operations take of a backup's parts, with the right to start a replica."""
+    """Return the resources that these operations need, with the right to start a replica."""
     replica.query(f"GRANT REPLICATION SLAVE ADMIN ON *.* TO {replica.agent_user}@localhost")
     replica.query("START SLAVE SQL_THREAD; START SLAVE 'second' SQL_THREAD")
     database = database_of(replica)
@@ -95,7 +98,7 @@ def test_the_server_tells_and_starts_its_threads(mariadb: MariaDB, parts: Backup
 
 
 def killed_mid_way(replica: MariaDB, parts: BackupResources, workdir: Path) -> None:
-    """A backup whose engine is killed when it has stopped the thread, and waits for a lock."""
+    """Run a backup. Kill its engine when it has stopped the thread and waits for a lock."""
     with replica.connect() as holder, sql_thread_kept(parts):
         holder.cursor().execute("LOCK TABLES shop.orders WRITE")
         kill_when_stopped(parts, engine_of(replica).start_backup(workdir, None))
@@ -106,7 +109,7 @@ def kill_when_stopped(parts: BackupResources, run: BackupRun) -> None:
         assert note_of(parts).exists()
         reader = threading.Thread(target=child_of(run).stdout.readall)
         reader.start()
-        # with several channels it stops the usual one only
+        # With several channels the engine stops only the default one.
         poll("it stopped", lambda: parts.database.replica_sql_running() == {"second"}, 20)
         os.killpg(child_of(run).pid, signal.SIGKILL)
         reader.join()

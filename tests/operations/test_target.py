@@ -1,4 +1,7 @@
-"""Where a restore may write: every other path is refused in words, before a byte is fetched."""
+"""The paths to which a restore may write.
+
+Every other path is refused with a message, before the restore fetches a byte.
+"""
 
 import os
 import pwd
@@ -150,7 +153,7 @@ def test_no_target_is_in_a_datadir(root: Path) -> None:
 
 
 def test_an_empty_datadir_of_the_server_is_no_target(root: Path) -> None:
-    """As where its files were moved away, and it still runs."""
+    """Its files may have been moved away while the server still runs."""
     with pytest.raises(TargetRefused, match="the server's own datadir"):
         check_target(root, [root])
 
@@ -180,13 +183,13 @@ def test_root_runs_as_whom_the_files_are_for(root: Path, monkeypatch: pytest.Mon
 
 
 class Planted(NamedTuple):
-    """A restore that runs as another user, and root's folder, which that user wants to change."""
+    """A restore as another user, and a directory of root's that this user tries to change."""
 
     work: RestoreWorkdir
     outside: Path
 
     def plant(self, link: Path, to: Path) -> None:
-        """Put a link where `link` is, as the user can at any moment."""
+        """Put a link at the path `link`, as the user can at any moment."""
         code = (
             "import os, sys; link, to = sys.argv[1:]\n"
             "if os.path.lexists(link): os.rename(link, link + '.away')\n"
@@ -282,7 +285,10 @@ def test_a_fresh_filesystem_of_roots_is_given_to_the_user(root: Path) -> None:
 
 @pytest.fixture
 def work(root: Path) -> RestoreWorkdir:
-    """A restore's folder in a target that was missing, with a datadir of two entries."""
+    """Return a restore's working directory in a target that was missing.
+
+    It has a datadir of two entries.
+    """
     work = RestoreWorkdir(root / "new" / "back", str(uuid4()))
     work.make()
     (work.datadir / "shop").mkdir(parents=True)
@@ -304,7 +310,7 @@ def test_what_is_whole_is_moved_up(work: RestoreWorkdir) -> None:
 
 
 def test_half_of_it_is_not_the_whole(work: RestoreWorkdir, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off between two moves; then somebody removes what is there already."""
+    """The move is interrupted after the first entry. Then another process removes this entry."""
     with monkeypatch.context() as patched:
         patched.setattr(RestoreWorkdir, "_move", _move_one_and_die())
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,7 @@
-"""A backup in the making that somebody deletes: how it notices, and what it leaves behind."""
+"""A running backup that another process deletes.
+
+These tests cover how the backup notices the delete, and which objects it leaves.
+"""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,7 +31,7 @@ CANCELLED = ErrorInfo.of(Cancelled("it is to be deleted"))
 
 
 def parts(store: Store, **more: Any) -> BackupResources:
-    """As much of them as is looked at."""
+    """Return resources that have only the fields that these tests use."""
     known = {
         "store": store,
         "catalogue": Catalogue(store, KEYS),
@@ -107,7 +110,7 @@ def test_a_token_that_has_expired_ends_the_making_at_the_first_look(
     assert isinstance(stop.cause, TokenExpired)
 
 
-# --- being told by the same agent --------------------------------------------------------
+# --- requests from the same agent ----------------------------------------------------------
 
 
 def operation(store: Store, request: BackupRequest, stop: Stop) -> BackupOperation:
@@ -159,7 +162,7 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
 def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     folder: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The delete has listed the container already: nobody would come to cancel this one."""
+    """The delete has listed the container already, so it would not cancel this backup."""
     base = completed()
     place(folder, KEYS, base)
     engine = SimpleNamespace(name="mariadb-backup")
@@ -185,7 +188,7 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     assert left.error.code == "parent_unusable"
 
 
-# --- what is left ------------------------------------------------------------------------
+# --- objects that are left -----------------------------------------------------------------
 
 
 def test_a_backup_that_gives_way_is_gone_before_it_says_so(folder: DirectoryStore) -> None:
@@ -214,7 +217,7 @@ def test_a_backup_whose_delete_did_not_wait_brings_no_record_back(folder: Direct
     place(folder, KEYS, making)
 
     class Late(Catalogue):
-        """The deleter is done right after this one has looked."""
+        """A catalogue in which the delete finishes right after a read of the record."""
 
         def read(self, backup_id: str) -> Record | None:
             there = super().read(backup_id)

@@ -1,4 +1,4 @@
-"""Backups and restores of a real server, through the operations and a store in a folder."""
+"""Backups and restores of a real server, through the operations and a store in a directory."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 class Workshop:
-    """One server, and a store of its own for what is backed up here."""
+    """One server, with a store for its backups."""
 
     def __init__(self, server: MariaDB, folder: Path, **changes: Any) -> None:
         self.server = server
@@ -58,7 +58,7 @@ class Workshop:
         parent: Record | None = None,
         on_broken_chain: Literal["fail", "full"] = "fail",
     ) -> Record:
-        """Make a backup; raises what stops it."""
+        """Make a backup and return its record. Raise the error that stops it."""
         request = BackupRequest(id=str(uuid4()), name="b", parent_id=parent.id if parent else None)
         task = CreateTask(task_id=str(uuid4()), backup=request, on_broken_chain=on_broken_chain)
         operation = BackupOperation(
@@ -73,7 +73,10 @@ class Workshop:
         return operation.run()
 
     def restored(self, backup: Record, *queries: str) -> tuple[dict[str, int], list[Any]]:
-        """Restore and start a server; CHECKSUM TABLE of all tables, and what it answers."""
+        """Restore a backup, start a server on it, and return the server's answers.
+
+        These are the CHECKSUM TABLE of all tables, and the results of the queries.
+        """
         target = self.folder / "restored"
         shutil.rmtree(target, ignore_errors=True)
         RestoreOperation(self.parts, meter=Meter(), stop=Stop()).run(backup.id, target)

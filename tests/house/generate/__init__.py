@@ -1,4 +1,4 @@
-"""Writes documents from the code (`script/docs`); documents.py names them.
+"""Generators of documents from the code (`script/docs`). documents.py lists the documents.
 
-tests/house/test_generated.py fails where one is stale.
+tests/house/test_generated.py fails if a document is stale.
 """

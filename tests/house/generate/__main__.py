@@ -1,4 +1,4 @@
-"""Writes the generated documents: `script/docs`."""
+"""Write the generated documents: `script/docs`."""
 
 from tests.house.generate.documents import DOCUMENTS
 from tests.house.source import CHECKOUT

@@ -1,7 +1,7 @@
-"""docs/asyncapi.yaml (AsyncAPI 3.0): the messages on RabbitMQ, from agent/model/.
+"""docs/asyncapi.yaml (AsyncAPI 3.0), which describes the messages on RabbitMQ.
 
-Source of the form: https://www.asyncapi.com/docs/reference/specification/v3.0.0 and its AMQP
-bindings, version 0.3.0.
+It is made from agent/model/. Source of its form:
+https://www.asyncapi.com/docs/reference/specification/v3.0.0 and its AMQP bindings, version 0.3.0.
 """
 
 import json
@@ -45,21 +45,21 @@ _DEAD: Final = (
 
 
 def text() -> str:
-    """The whole document."""
-    # the way over JSON makes copies of what is named twice, so that YAML needs no anchors
+    """Return the whole document as YAML."""
+    # The way over JSON copies objects that are used twice, so that YAML needs no anchors.
     plain = json.loads(json.dumps(document()))
     body: str = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=96)
     return _HEAD + body
 
 
 def task_models() -> dict[str, type[BaseModel]]:
-    """The models of tasks by their `type`."""
+    """Return the models of tasks by their `type`."""
     union = get_args(Task)[0]
     return {model.model_fields["type"].default: model for model in get_args(union)}
 
 
 def document() -> Json:
-    """The document as plain tables."""
+    """Return the document as plain dictionaries."""
     tasks = task_models()
     return {
         "asyncapi": "3.0.0",

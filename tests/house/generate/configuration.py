@@ -1,6 +1,6 @@
-"""docs/configuration.md: keys, types, defaults and bounds from agent/config/settings.py.
+"""docs/configuration.md, with the keys, types, defaults and bounds of agent/config/settings.py.
 
-Their meaning is from here.
+The meanings of the keys are in meanings.py.
 """
 
 from typing import Any, Final, get_args
@@ -35,7 +35,11 @@ _REQUIRED: Final = "**required**"
 
 
 def text() -> str:
-    """The whole document; LookupError where a key has no meaning, or a meaning no key."""
+    """Return the whole document.
+
+    Raises:
+        LookupError: a key has no meaning, or a meaning has no key.
+    """
     parts = [_HEAD]
     unused = set(MEANINGS)
     for name, model in sections().items():
@@ -47,7 +51,7 @@ def text() -> str:
 
 
 def sections() -> dict[str, type[Frozen]]:
-    """The sections of agent.toml by name."""
+    """Return the sections of agent.toml by name."""
     found = {}
     for name, field in Config.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]

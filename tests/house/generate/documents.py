@@ -1,4 +1,4 @@
-"""The documents that are made from the code: each path under docs/, and what writes its text."""
+"""The documents that are made from the code, each with the function that returns its text."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""docs/errors.md, from the classes of agent/errors and the drawing in its docstring."""
+"""docs/errors.md, made from the classes of agent/errors and the drawing in its docstring."""
 
 import re
 from collections.abc import Iterator
@@ -39,7 +39,11 @@ _REST = "Any task or command"
 
 
 def text() -> str:
-    """The whole document."""
+    """Return the whole document.
+
+    Raises:
+        LookupError: a family of errors has no title.
+    """
     parts = [_HEAD]
     families: dict[str, list[type[AgentError]]] = {}
     for kind in _drawn():
@@ -53,13 +57,13 @@ def text() -> str:
 
 
 def _drawn() -> Iterator[type[AgentError]]:
-    """The classes in the order of the drawing."""
+    """Yield the classes in the order of the drawing."""
     for name in re.findall(r"[├└]── (\w+)", errors.__doc__ or ""):
         yield getattr(errors, name)
 
 
 def _family(kind: type[AgentError]) -> str:
-    """The title of the branch that a class is on."""
+    """Return the title of the branch to which a class belongs."""
     branch = kind.__mro__[kind.__mro__.index(AgentError) - 1]
     alone = branch is kind and not kind.__subclasses__()
     return _REST if alone else _FAMILIES.get(branch.__name__, branch.__name__)

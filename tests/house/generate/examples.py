@@ -1,4 +1,4 @@
-"""One or more examples of each message, as the agent's own code encodes them."""
+"""One or more examples of each message, encoded by the agent's own code."""
 
 from typing import Final
 
@@ -137,7 +137,7 @@ _REPORTS: Final = [
 
 
 def encoded(name: str) -> dict[str, bytes]:
-    """The examples of a message, each with a label, as they are on the wire."""
+    """Return the examples of a message by their labels, as they are on the wire."""
     if name == "report":
         return {str(report.status): wire.encode_report(report) for report in _REPORTS}
     labels = ("full", "incremental", "elsewhere") if name == "backup.create" else (name,)
@@ -146,6 +146,6 @@ def encoded(name: str) -> dict[str, bytes]:
 
 
 def _with_token(body: bytes) -> bytes:
-    """What only the control plane writes: the token that belongs to a storage URL."""
+    """Add the token that belongs to a storage URL. Only the control plane writes it."""
     url = b'"storage_url":'
     return body.replace(url, b'"token":"TOKEN",' + url)

@@ -1,10 +1,10 @@
-"""Markdown tables, and docstrings as their cells."""
+"""Markdown tables, and docstrings as the text of their cells."""
 
 from collections.abc import Sequence
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table with its newline; `|` inside a cell is escaped."""
+    """Return a table that ends with a newline. Each `|` inside a cell is escaped."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in (heads, *rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|" + " --- |" * len(heads))
@@ -12,5 +12,5 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def one_line(text: str | None) -> str:
-    """A docstring's paragraphs on one line."""
+    """Return the paragraphs of a docstring on one line."""
     return " ".join((text or "").split())
