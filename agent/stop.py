@@ -1,4 +1,4 @@
-"""The one place where work is told to stop: by its first failure, or from outside."""
+"""Stop all parts of one piece of work after its first failure, or on a request from outside."""
 
 import contextlib
 import threading
@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 
 
 class Stop:
-    """Keeps the first cause and wakes whoever waits; later causes are consequences.
+    """The stop request that all threads of one piece of work share.
 
-    Everything that can block either waits with `wait`, or registers with `on_stop` an
-    action that unblocks it (kill the engine, close a socket, notify a condition).
+    It keeps the first cause and wakes every waiting thread. It ignores later causes, because they
+    are consequences of the first.
+
+    Code that can block must wait with `wait`, or register with `on_stop` an action that unblocks
+    it. Such an action kills the engine, closes a socket or notifies a condition.
     """
 
     def __init__(self) -> None:
@@ -23,18 +26,21 @@ class Stop:
 
     @property
     def cause(self) -> BaseException | None:
-        """The first failure, or None while all is well."""
+        """Return the first cause, or None if no stop was requested."""
         return self._cause
 
     @property
     def seconds(self) -> float:
-        """How long ago the first failure came; 0 while all is well."""
+        """Return the seconds since the first cause, or 0 if no stop was requested."""
         return time.monotonic() - self._since if self._cause is not None else 0.0
 
     def request(self, cause: BaseException) -> bool:
-        """Stop everything because of `cause`; a second call changes nothing.
+        """Stop the work because of `cause`.
 
-        Whether the work is stopped; False where it was closed to such a cause.
+        The first call sets the cause and runs the registered actions. Later calls change nothing.
+
+        Returns:
+            True if the work is stopped. False if `ignore` excluded causes of this type.
         """
         with self._lock:
             if isinstance(cause, self._ignored):
@@ -45,32 +51,32 @@ class Stop:
             self._since = time.monotonic()
             actions = list(self._actions)
         self._event.set()
-        # an action that raises must not keep the others from being called
+        # The exit stack calls all actions, even if one of them raises.
         with contextlib.ExitStack() as stack:
             for action in actions:
                 stack.callback(action)
         return True
 
     def ignore(self, causes: type[BaseException] = BaseException) -> None:
-        """Ignore requests of this type from now on. Raise the cause if there is one already."""
+        """Ignore later stop requests of this type, or raise the cause that is already set."""
         with self._lock:
             if self._cause is None:
                 self._ignored = causes
         self.check()
 
     def check(self) -> None:
-        """Raise the cause if there is one."""
+        """Raise the cause if a stop was requested."""
         if self._cause is not None:
             raise self._cause
 
     def wait(self, seconds: float) -> None:
-        """Wait that long, or raise the cause as soon as there is one."""
+        """Wait `seconds`, or raise the cause as soon as a stop is requested."""
         self._event.wait(seconds)
         self.check()
 
     @contextlib.contextmanager
     def on_stop(self, action: Callable[[], None]) -> Iterator[None]:
-        """Have `action` called once on a stop that comes inside the block, or came before."""
+        """Call `action` once if a stop is requested inside the block, or was requested before."""
         with self._lock:
             stopped = self._cause is not None
             if not stopped:
@@ -86,14 +92,21 @@ class Stop:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Make an exception of the block the cause; swallow it, for the top of a thread."""
+        """Request a stop with an exception of the block as the cause, and swallow the exception.
+
+        This is for the top function of a thread.
+        """
         try:
             yield
-        except BaseException as error:  # noqa: BLE001 - a thread's top: the cause is kept
+        except BaseException as error:  # noqa: BLE001 - a thread's top; the cause is kept
             self.request(error)
 
     def join(self, thread: threading.Thread) -> None:
-        """Wait for a thread's end; what interrupts the waiting becomes the cause."""
+        """Wait for the end of a thread.
+
+        An exception that interrupts the wait, such as KeyboardInterrupt, becomes the cause of a
+        stop. The wait goes on after it.
+        """
         while thread.is_alive():
             with self.guard():
                 thread.join()

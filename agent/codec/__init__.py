@@ -1,1 +1,1 @@
-"""Pure codecs: gzip members, the sealed stream and the xbstream parser; no I/O."""
+"""Codecs without I/O: gzip members, the encrypted stream and the xbstream parser."""

@@ -1,16 +1,18 @@
-"""Google Tink's streaming AEAD, format AES256_GCM_HKDF_1MB, sealed and opened in place.
+"""Google Tink's streaming AEAD in the format AES256_GCM_HKDF_1MB.
 
-The ciphertext is cut into slabs of 1 MiB. Slab 0 begins with a header of 40 bytes: its own
-length (one byte), a salt of 32 bytes and a nonce prefix of 7. HKDF-SHA256 derives the AES
-key from the stream's key, the salt, and the associated data as `info`. Each slab is one
-AES-256-GCM ciphertext with its tag of 16 bytes at the end; the nonce is the prefix, the
-slab's index (four bytes, big-endian) and one byte that is 1 in the last slab only. So
-truncation, reordering and splicing all fail the tag. Source of the format:
+To seal is to encrypt and authenticate. To open is to check and decrypt. Both work in place.
+
+The ciphertext is split into slabs of 1 MiB. Slab 0 begins with a header of 40 bytes. The header
+has its own length (1 byte), a salt (32 bytes) and a nonce prefix (7 bytes). HKDF-SHA256 derives
+the AES key from the stream's key, the salt, and the associated data as `info`. Each slab is one
+AES-256-GCM ciphertext with its tag of 16 bytes at the end. The nonce consists of the prefix, the
+slab's index (4 bytes, big-endian) and one byte that is 1 in the last slab only and 0 in all
+others. So a truncated, reordered or spliced stream fails the check of a tag. Source of the format:
 https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
 
-Every slab but the last is full, and only an empty plaintext has an empty slab: a plaintext
-that just fills a slab ends with it. Whoever seals must therefore know whether more
-follows, and must never seal different bytes under one index of one stream.
+Every slab but the last is full. Only an empty plaintext has an empty slab, because a plaintext
+that exactly fills a slab ends with it. So a caller that seals must know if more bytes follow. It
+must never seal different bytes with the same index of one stream.
 """
 
 import os
@@ -35,12 +37,12 @@ _MAX_SLABS: Final = 1 << 32
 
 
 def start(index: int) -> int:
-    """Where the plaintext begins in slab `index`."""
+    """Return the offset of the plaintext in slab `index`."""
     return HEADER if index == 0 else 0
 
 
 def room(index: int) -> int:
-    """How many bytes of plaintext a full slab `index` holds."""
+    """Return the number of plaintext bytes in a full slab `index`."""
     return SLAB - TAG - start(index)
 
 
@@ -55,7 +57,10 @@ def _nonce(prefix: bytes, index: int, last: bool) -> bytes:
 
 
 class SealingStream:
-    """Seals the slabs of one stream; `salt` and `prefix` are random except in tests."""
+    """The encryption of one stream, slab by slab.
+
+    `salt` (32 bytes) and `prefix` (7 bytes) are random, except in tests.
+    """
 
     def __init__(
         self,
@@ -73,25 +78,28 @@ class SealingStream:
         self._cipher = _cipher(key, salt, associated)
 
     def start(self, index: int) -> int:
-        """Where the plaintext begins in slab `index`."""
+        """Return the offset of the plaintext in slab `index`."""
         return start(index)
 
     def room(self, index: int) -> int:
-        """How many bytes of plaintext a full slab `index` holds."""
+        """Return the number of plaintext bytes in a full slab `index`."""
         return room(index)
 
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
-        """Seal the `length` bytes at slab[start(index):] in place.
+        """Seal `length` bytes from offset start(index) on in place, and return the bytes used.
 
-        Returns how many bytes of the slab are ciphertext now. All slabs but the last must be
-        full, and a last slab other than the first must not be empty; Internal otherwise.
+        The result is the length in bytes of the slab's ciphertext, with header and tag. All slabs
+        but the last must be full. A last slab must not be empty, except slab 0.
+
+        Raises:
+            Internal: the index or the length is not possible.
         """
         begin = start(index)
         whole = room(index)
         if not 0 <= index < _MAX_SLABS or not 0 <= length <= whole:
             raise Internal(f"slab {index} with {length} bytes of plaintext can't be sealed")
         if (length < whole and not last) or (length == 0 and index):
-            raise Internal(f"slab {index} must be full, or the last and not empty")
+            raise Internal(f"slab {index} must be full, or it must be the last and not empty")
         end = begin + length
         slab[:begin] = self._header[:begin]
         nonce = _nonce(self._prefix, index, last)
@@ -100,7 +108,10 @@ class SealingStream:
 
 
 class OpeningStream:
-    """Opens the slabs of one stream; slab 0, which carries the salt, comes first."""
+    """The decryption of one stream, slab by slab.
+
+    Slab 0 must be opened first, because it has the salt.
+    """
 
     def __init__(self, key: bytes, associated: bytes) -> None:
         self._key = key
@@ -109,25 +120,27 @@ class OpeningStream:
         self._cipher: AESGCM | None = None
 
     def open(self, slab: memoryview, index: int, last: bool) -> memoryview:
-        """Open one whole slab in place and return the view of its plaintext.
+        """Open one whole slab in place, and return a view of its plaintext.
 
-        DataDamaged where anything of it is wrong: its bytes, its length, its place in the
-        stream, the key or the associated data. `slab` holds garbage after that.
+        Raises:
+            DataDamaged: the slab's bytes, its length, its place in the stream, the key or the
+                associated data are wrong. The content of `slab` is undefined after that.
+            Internal: slab 0 was not opened before.
         """
         if not 0 <= index < _MAX_SLABS or len(slab) > SLAB or (len(slab) < SLAB and not last):
             raise _damaged(index, f"it has {len(slab)} bytes")
         if len(slab) < start(index) + TAG or (index and len(slab) == TAG):
-            raise _damaged(index, f"it is cut short, to {len(slab)} bytes")
+            raise _damaged(index, f"it is truncated to {len(slab)} bytes")
         if index == 0:
             self._read_header(slab)
         if self._cipher is None:
-            raise Internal("the slabs of a stream must be opened from slab 0 on")
+            raise Internal("slab 0 of a stream must be opened before its other slabs")
         sealed = slab[start(index) :]
         plain = sealed[:-TAG]
         try:
             self._cipher.decrypt_into(_nonce(self._prefix, index, last), sealed, None, plain)
         except InvalidTag as error:
-            why = "its bytes were changed, or it is out of place"
+            why = "its bytes were changed, or it is in the wrong place"
             raise _damaged(index, why if index else f"{why}, or the key is wrong") from error
         return plain
 

@@ -1,9 +1,9 @@
-"""Which storage engine a `.frm` file names, and which files of data its table has.
+"""Read the storage engine of a table, and the table's data files, from its `.frm` file.
 
-The layout is that of MariaDB's sql/table.cc (open_binary_frm): the engine's number is byte 3 of
-the head, 20 for a partitioned table, whose partitions' engine is byte 61. Numbers from 45 on are
-given by the server as plugins are loaded; such a file has the engine's name behind the default
-values. MySQL to 5.7 has the same layout.
+The layout is that of MariaDB's sql/table.cc (open_binary_frm). The engine's number is byte 3 of
+the head. It is 20 for a partitioned table, of which byte 61 is the engine's number of the
+partitions. The server assigns the numbers from 45 on when it loads plugins. Such a file has the
+engine's name after the default values. MySQL up to 5.7 has the same layout.
 """
 
 from typing import Final, NamedTuple
@@ -29,7 +29,7 @@ _NAMES: Final = {
     43: "TokuDB",
     44: "SEQUENCE",
 }
-# The files without which a table of these engines is broken.
+# The ends of the names of the files that a table of these engines needs, by the engine's number.
 _DATA: Final = {
     9: (b".MYI", b".MYD"),
     10: (b".MRG",),
@@ -40,19 +40,25 @@ _DATA: Final = {
 
 
 class Definition(NamedTuple):
-    """What the head of a `.frm` says: the engine's number, of partitions if there are some."""
+    """The facts in the head of a `.frm` file.
+
+    `number` is the engine's number, which is that of the partitions if the table is partitioned.
+    """
 
     number: int
     partitioned: bool
 
     @property
     def data(self) -> tuple[bytes, ...]:
-        """How the names of the files end that the table, or each partition, needs."""
+        """Return the ends of the names of the files that the table, or each partition, needs."""
         return _DATA.get(self.number, ())
 
 
 def definition(head: bytes | bytearray) -> Definition | None:
-    """Read the first 64 bytes of a `.frm`; None for a view, and if they aren't all there."""
+    """Read the first 64 bytes of a `.frm` file.
+
+    Return None if the file is of a view, or if `head` has fewer bytes.
+    """
     if len(head) < HEAD_BYTES or head[:2] != _MAGIC:
         return None
     partitioned = head[3] == _PARTITIONED
@@ -60,7 +66,10 @@ def definition(head: bytes | bytearray) -> Definition | None:
 
 
 def table_engine(content: bytes) -> str | None:
-    """Return the name of the engine, `engine number N` if none is told; None for a view."""
+    """Return the name of the engine, or None for a view or a file that is too short.
+
+    The result is `engine number N` if the name is unknown and the file doesn't have it.
+    """
     found = definition(content[:HEAD_BYTES])
     if found is None:
         return None
@@ -68,7 +77,7 @@ def table_engine(content: bytes) -> str | None:
 
 
 def _stated(content: bytes) -> str:
-    """Return the engine's name from behind the record of default values, or nothing."""
+    """Return the engine's name after the record of default values, or an empty text."""
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(content[at : at + size], "little")
@@ -77,6 +86,6 @@ def _stated(content: bytes) -> str:
     at = number(6, 2) + (number(47, 4) if keys == 0xFFFF else keys) + number(16, 2)
     if not number(55, 4):
         return ""
-    at += 2 + number(at, 2)  # the connect string
+    at += 2 + number(at, 2)  # skip the connect string
     name = content[at + 2 : at + 2 + number(at, 2)].decode("ascii", "replace")
     return name if name.replace("_", "").isalnum() else ""

@@ -1,9 +1,9 @@
-"""Gzip members that carry their own length, so that several cores can inflate one stream.
+"""Gzip members that carry their own length, so that several cores can decompress one stream.
 
-Each block of the plain stream becomes one RFC 1952 member. Its extra field holds one
-subfield, `B` `A`, of four bytes: the little-endian length of the whole member, header and
-trailer included. `gunzip` skips the field and reads the members as one stream. Byte by
-byte: docs/format.md.
+Each block of the plain stream becomes one member of RFC 1952. Its extra field has one subfield,
+`B` `A`, of 4 bytes. The subfield is the little-endian length of the whole member in bytes, with
+header and trailer. `gunzip` skips the field and reads the members as one stream. docs/format.md
+describes every byte.
 """
 
 import struct
@@ -15,10 +15,10 @@ from isal import igzip_lib, isal_zlib
 from agent.errors import DataDamaged, Internal
 
 MAX_BLOCK: Final = 4 << 20
-"""The largest block of one member, in bytes of plain stream."""
+"""The largest block of one member, in bytes of the plain stream."""
 
-# ISA-L's level 0 writes noise 23 % larger (its fixed codes have up to 15 bits for 8); the
-# other levels fall back to stored blocks and add 1 byte in 2,000.
+# ISA-L's level 0 makes random bytes 23 % larger, because its fixed codes have up to 15 bits for 8
+# bits. The other levels use stored blocks for such bytes and add 1 byte in 2,000.
 _MAX_MEMBER: Final = 2 * MAX_BLOCK
 
 # ID1 ID2 CM=deflate FLG=FEXTRA MTIME=0 XFL=0 OS=unknown XLEN=8 'B' 'A' LEN=4
@@ -31,9 +31,13 @@ _RAW_DEFLATE: Final = -15
 
 
 def deflate_member(block: memoryview | bytes, level: int = 1) -> bytes:
-    """One member holding `block` (0 to MAX_BLOCK bytes); `level` is ISA-L's, 0 to 3.
+    """Return a gzip member with the content `block`, which has 0 to MAX_BLOCK bytes.
 
-    Threads may deflate at the same time: the GIL is released while ISA-L works.
+    `level` is the level of ISA-L, from 0 to 3. Several threads may compress at the same time,
+    because ISA-L releases the GIL during its work.
+
+    Raises:
+        Internal: the block is larger than MAX_BLOCK.
     """
     if len(block) > MAX_BLOCK:
         raise Internal(f"a block of {len(block)} bytes exceeds the limit of {MAX_BLOCK}")
@@ -49,9 +53,13 @@ def deflate_member(block: memoryview | bytes, level: int = 1) -> bytes:
 
 
 def inflate_member(member: memoryview | bytes, limit: int = MAX_BLOCK) -> bytes:
-    """The block inside one whole `member`; DataDamaged unless every check of it holds.
+    """Return the block inside one whole `member`.
 
-    At most `limit` bytes are inflated, whatever the member claims.
+    It decompresses at most `limit` + 1 bytes, even if the member claims more.
+
+    Raises:
+        DataDamaged: the length, the compressed bytes or the checksum of the member are wrong, or
+            its block is larger than `limit`.
     """
     view = memoryview(member)
     if member_length(view[:_HEADER_BYTES]) != len(view):
@@ -68,7 +76,8 @@ def inflate_member(member: memoryview | bytes, limit: int = MAX_BLOCK) -> bytes:
 def _inflate(body: memoryview, size: int) -> bytes:
     inflater = isal_zlib.decompressobj(wbits=_RAW_DEFLATE)
     try:
-        # one byte more than due, so that a longer content shows; 0 would mean no limit
+        # One byte more than the expected size shows if the content is longer. A limit of 0 would
+        # mean no limit.
         block = inflater.decompress(body, size + 1)
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # the stub has it as an instance
         raise DataDamaged(f"a gzip member can't be inflated: {error}") from error
@@ -78,12 +87,13 @@ def _inflate(body: memoryview, size: int) -> bytes:
 
 
 def member_length(header: memoryview | bytes) -> int:
-    """The length in bytes of the member that begins with `header` (20 bytes).
+    """Return the length in bytes of the member that begins with `header` (20 bytes).
 
-    DataDamaged where no member of this format begins there.
+    Raises:
+        DataDamaged: `header` is not the header of a member of this format.
     """
     if len(header) < _HEADER_BYTES or header[: len(_START)] != _START:
-        raise DataDamaged("no gzip member of this format begins where one should")
+        raise DataDamaged("no gzip member of this format begins at the expected place")
     (length,) = _LENGTH.unpack_from(header, len(_START))
     if not _OVERHEAD < length <= _MAX_MEMBER:
         raise DataDamaged(f"a gzip member claims an impossible length of {length} bytes")
@@ -91,9 +101,9 @@ def member_length(header: memoryview | bytes) -> int:
 
 
 class MemberSplitter:
-    """Cuts a stream that arrives in pieces of any size into whole members.
+    """A splitter that divides a stream, which arrives in pieces of any size, into whole members.
 
-    It checks headers and lengths only; `inflate_member` checks the rest.
+    It checks headers and lengths only. `inflate_member` checks the rest.
     """
 
     def __init__(self) -> None:
@@ -102,7 +112,14 @@ class MemberSplitter:
         self._seen = False
 
     def feed(self, view: memoryview) -> Iterator[bytes]:
-        """The members that end inside `view`; exhaust this before `view` is reused."""
+        """Yield the members that end inside `view`.
+
+        Exhaust this iterator before you reuse `view`.
+
+        Raises:
+            DataDamaged: no member of this format begins at the expected place, or its length is
+                impossible.
+        """
         position = 0
         while True:
             goal = self._length or _HEADER_BYTES
@@ -124,8 +141,8 @@ class MemberSplitter:
         return member
 
     def finish(self) -> None:
-        """DataDamaged where the stream ended inside a member, or held none."""
+        """Raise DataDamaged if the stream ended inside a member, or had none."""
         if self._part:
             raise DataDamaged("the stream ends in the middle of a gzip member")
         if not self._seen:
-            raise DataDamaged("the stream holds no gzip member")
+            raise DataDamaged("the stream has no gzip member")

@@ -1,20 +1,23 @@
-"""What mariadb-backup and mbstream of 10.11 get wrong about DDL that is done meanwhile.
+"""Correct or detect the defects of mariadb-backup and mbstream 10.11 with concurrent DDL.
 
-All concern the chunks R and D, which tell of DDL on tables that aren't InnoDB's, and all were
-seen on 10.11.19:
+All of them concern DDL during the backup, and all were seen on 10.11.19. In the stream, the chunks
+R and D report DDL on tables that aren't InnoDB tables.
 
-- mbstream checks the checksum of each E chunk against the payload before it, whose buffer an R
-  chunk has overwritten by then: it ends at the first E after an R with no P between them. An empty
-  payload before that E makes it go on, and changes no file.
-- mariadb-backup encodes the names in R and D twice, so that `d/a@002db.MAD` is `d/a@0040002db.MAD`
-  there. mbstream passes over a path that isn't there, and exits 0.
-- mariadb-backup leaves out an Aria table that is renamed between its look at the directory and its
-  opening of the file, and says `completed OK!`. Its `.frm` is in the stream, and its data isn't.
-- mariadb-backup replays the server's list of DDL over a copy that is newer: a D takes away what was
-  made again under the name of a dropped table or schema and is in the stream by then.
-- The prepare of an incremental renames InnoDB's tables by their names and not by their numbers: it
-  loses one whose name another got that was made meanwhile, and ends at two that exchanged names.
-  That of a full backup does it well.
+- mbstream compares the checksum of each E chunk with the payload before it. If an R chunk came in
+  between, it has overwritten the buffer of that payload. So mbstream stops at the first E after an
+  R if no P is between them. An empty payload before that E makes mbstream go on, and changes no
+  file.
+- mariadb-backup encodes the names in R and D twice. So `d/a@002db.MAD` is `d/a@0040002db.MAD` in
+  such a chunk. mbstream ignores a path that doesn't exist, and ends with exit status 0.
+- mariadb-backup leaves out an Aria table that is renamed after mariadb-backup read the directory
+  and before it opened the file. It still says `completed OK!`. The stream has the table's `.frm`,
+  but not its data.
+- mariadb-backup replays the server's list of DDL on a copy that is newer than the DDL. If a table
+  or schema was dropped and another was made with the same name, the stream may have the second
+  one already. The D chunk of the drop then removes it.
+- The prepare of an incremental renames InnoDB tables by their names and not by their numbers. It
+  loses a renamed table if another table, which was made during the backup, got its former name.
+  It fails at two tables that exchanged their names. The prepare of a full backup handles both.
 """
 
 from collections.abc import Iterable
@@ -24,33 +27,44 @@ from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
+# The most renames of a kind that are kept, so that the memory is bounded.
 _MOST_ODD: Final = 10_000
-# A schema, a slash, a table and a partition, of at most 255 bytes each in a file's name.
+# The most bytes of a name in a `.ren` file: a schema, a slash, a table and a partition, of at most
+# 255 bytes each in a file's name.
 _MOST_NAMED: Final = 1 << 10
 _SEEK_BYTES: Final = 8
-# Files that hold a partition's rows, with this before the partition's name; in any case of letters.
+# The mark before a partition's name in a file's name, and the ends of the names of the files that
+# have a partition's rows. Their letters may be upper or lower case.
 _PARTITION: Final = b"#P#"
 _PARTITION_ENDS: Final = (b".MYD", b".MAD", b".ARZ", b".CSV")
-# Of these one is enough for a table of InnoDB: in a full backup, in an incremental, made meanwhile.
+# The ends of the names of an InnoDB table's data files, of which one is enough. They are for a full
+# backup, for an incremental, and for a table that was made during the backup.
 _TABLESPACES: Final = (b".ibd", b".ibd.delta", b".new")
+# An "@" that is encoded once more.
 _AT: Final = b"@0040"
-# What is copied while the server holds DDL back: its table is there, and what a D before that DDL
-# was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
+# The ends of the names of files that mariadb-backup writes while the server blocks DDL. The table
+# of such a file exists at that time. A D chunk is about a DDL before that, so it must not remove
+# such a file. `.new` is a table that was made during the backup. `.ren` has a tablespace's last
+# name.
 _RENAMED: Final = b".ren"
 _LASTING: Final = (b".frm", b".new", _RENAMED)
 
 
 class Rename(NamedTuple):
-    """What a `.ren` file says: a table's name at the last checkpoint, and its last one."""
+    """The content of a `.ren` file.
+
+    `old` is a table's name at the last checkpoint, and `new` is its last name.
+    """
 
     old: bytes
     new: bytes
 
 
 def exchanged(renames: Iterable[Rename]) -> bytes | None:
-    """Return a name from which the renames lead back to it, by way of others; None without one.
+    """Return a name on a cycle of renames, or None if there is no cycle.
 
-    No old name is there twice. Takes time in proportion to the number of renames.
+    In a cycle, tables exchanged their names. A rename to the same name is no cycle. `renames` must
+    not have an old name twice. The time is proportional to the number of renames.
     """
     left = {old: new for old, new in renames if old != new}
     while left:
@@ -65,53 +79,65 @@ def exchanged(renames: Iterable[Rename]) -> bytes | None:
 
 
 class MendedStream(XbstreamParser):
-    """A parser that also hands the stream on, with what mbstream needs put in.
+    """A parser that also passes the stream on, and inserts the payloads that mbstream needs.
 
-    `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
-    `misnamed`, `lost`, `confused` and `without_data` need: some 300 bytes a table that isn't
-    InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's.
+    `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
+    keeps the data for `misnamed`, `lost`, `confused` and `without_data`. The data takes about 300
+    bytes for each table that isn't an InnoDB table or that was renamed during the backup, and 40
+    bytes for each other InnoDB table.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
         super().__init__(proving=proving)
         self.inserted = 0
-        self._renamed = False  # and no payload since
-        self._gaps: list[tuple[int, bytes]] = []
-        self._held = b""
-        self._path_bytes = 0
+        self._renamed = False  # True after an R chunk until the next payload
+        self._insertions: list[tuple[int, bytes]] = []  # position in the stream, bytes to insert
+        self._kept_back = b""  # bytes that are kept back until the next chunk is known
+        self._path_bytes = 0  # length of the current chunk's path as it is in the stream
+        # The paths of renames that may be encoded twice: sources that are not in the stream, and
+        # targets.
         self._unknown: list[bytes] = []
         self._odd_targets: list[bytes] = []
-        self._head: bytearray | None = None  # how the `.frm` or `.ren` begins that is under way
-        self._head_bytes = 0  # how much of it is kept
-        self._renames: dict[int, Rename] = {}  # of InnoDB's tables, by their `.ren` files
-        self._needed_by: dict[int, tuple[int, ...]] = {}
-        self._partitioned: set[int] = set()  # the `.frm` files that need partitions
-        self._parted: set[int] = set()  # those whose partitions have come, one at least
-        self._swept: set[int] = set()  # what went with its directory
-        self._swept_of: dict[int, tuple[int, ...]] = {}  # the tablespaces of such a table's `.frm`
-        self._lasting: set[int] = set()
-        self._removed: dict[int, bytes] = {}  # which of them a D took, and what it named
+        self._head: bytearray | None = None  # the first bytes of the current `.frm` or `.ren`
+        self._head_bytes = 0  # the most bytes of it that are kept
+        # In the following collections a file is represented by the digest of its path.
+        self._renames: dict[int, Rename] = {}  # renames of InnoDB tables, by their `.ren` files
+        self._needed_by: dict[int, tuple[int, ...]] = {}  # by `.frm`: the data files that it needs
+        self._partitioned: set[int] = set()  # the `.frm` files that need data files of partitions
+        self._with_partition: set[int] = set()  # the `.frm` files with data of a partition
+        self._removed_with_folder: set[int] = set()  # files that a D removed with their directory
+        # The possible files of a tablespace that a D removed with its directory, by the `.frm` of
+        # its table.
+        self._possible_spaces: dict[int, tuple[int, ...]] = {}
+        self._lasting: set[int] = set()  # the files that no D chunk may remove, see _LASTING
+        self._removed: dict[int, bytes] = {}  # those that a D removed, with the path in the D
 
     def passed(self, view: memoryview) -> bytes | None:
-        """Take the next bytes; return what takes their place, or None if they go on as they are."""
-        start = self.raw_bytes - len(self._held)
+        """Parse the next bytes, and return the bytes to pass on instead of them.
+
+        Return None if they must be passed on without a change.
+
+        Raises:
+            StreamInvalid: the stream is not a valid xbstream.
+        """
+        start = self.raw_bytes - len(self._kept_back)
         self.feed(view)
-        unsettled = self._unsettled()
-        if not (self._gaps or self._held or unsettled):
+        kept_back = self._count_kept_back()
+        if not (self._insertions or self._kept_back or kept_back):
             return None
-        data = self._held + bytes(view)
+        data = self._kept_back + bytes(view)
         mended, at = bytearray(), 0
-        for position, chunk in self._gaps:
+        for position, chunk in self._insertions:
             mended += data[at : position - start] + chunk
             at = position - start
             self.inserted += len(chunk)
-        self._gaps.clear()
-        end = len(data) - unsettled
-        self._held = data[end:]
+        self._insertions.clear()
+        end = len(data) - kept_back
+        self._kept_back = data[end:]
         return bytes(mended + data[at:end])
 
     def misnamed(self) -> bytes | None:
-        """Return a path that was renamed under a wrong name, so that its table is broken."""
+        """Return a path that a rename encodes wrongly, so that its table is broken, or None."""
         for source in self._unknown:
             if path_digest(source.replace(_AT, b"@")) in self.files:
                 return source
@@ -122,13 +148,13 @@ class MendedStream(XbstreamParser):
         return None
 
     def lost(self) -> list[bytes]:
-        """Return the paths of lasting files, or their directories, that were wrongly removed."""
+        """Return the paths of D chunks that removed an existing table or a directory with one."""
         return sorted({path for file, path in self._removed.items() if file not in self.files})
 
     def confused(self) -> bytes | None:
-        """Return the former name of a table that the prepare of an incremental takes for another.
+        """Return the former name of a table that the prepare of an incremental would confuse.
 
-        It is `schema/table`, as in the names of files.
+        The name is `schema/table`, as in the names of files. Return None if there is none.
         """
         for name, _ in self._renames.values():
             if path_digest(name + b".new") in self.files:
@@ -136,10 +162,10 @@ class MendedStream(XbstreamParser):
         return exchanged(self._renames.values())
 
     def without_data(self) -> set[int]:
-        """Return the digests of the `.frm` files whose table has no data in the stream."""
+        """Return the digests of the `.frm` files of tables that have no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
-        lacking |= {frm for frm, one in self._swept_of.items() if self.files.isdisjoint(one)}
-        return self.files & (lacking | self._partitioned - self._parted)
+        lacking |= {frm for frm, one in self._possible_spaces.items() if self.files.isdisjoint(one)}
+        return self.files & (lacking | self._partitioned - self._with_partition)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         begins = self._proving and offset == 0
@@ -162,10 +188,13 @@ class MendedStream(XbstreamParser):
     def _note_new_name(self, name: bytes) -> None:
         self._renames[self._file] = Rename(self._path.removesuffix(_RENAMED), name)
         if len(self._renames) > _MOST_ODD:
-            raise self._invalid(f"more than {_MOST_ODD} tables were renamed while it was made")
+            raise self._invalid(f"more than {_MOST_ODD} tables were renamed during the backup")
 
     def _note_definition(self, head: bytearray) -> None:
-        """Note what data the table needs whose `.frm` begins so; not of one half made."""
+        """Note the data files that the table of a `.frm` with this head needs.
+
+        Ignore a table that an ALTER is making. Its name begins with `#sql`.
+        """
         self._forget_definition(self._file)
         found = definition(head)
         if found is None or self._path.rpartition(b"/")[2].startswith(b"#sql"):
@@ -175,24 +204,27 @@ class MendedStream(XbstreamParser):
             self._partitioned.add(self._file)
         elif found.data:
             self._needed_by[self._file] = tuple(path_digest(stem + end) for end in found.data)
-        elif self._swept and found.number == INNODB and not found.partitioned:
-            # no other one is known to need a file: it may be in the system tablespace
+        elif self._removed_with_folder and found.number == INNODB and not found.partitioned:
+            # Other InnoDB tables may be in the system tablespace, so they may need no file.
             spaces = tuple(path_digest(stem + end) for end in _TABLESPACES)
-            if not self._swept.isdisjoint(spaces):
-                self._swept_of[self._file] = spaces
+            if not self._removed_with_folder.isdisjoint(spaces):
+                self._possible_spaces[self._file] = spaces
 
     def _forget_definition(self, file: int) -> None:
         self._needed_by.pop(file, None)
-        self._swept_of.pop(file, None)
+        self._possible_spaces.pop(file, None)
         self._partitioned.discard(file)
 
-    def _unsettled(self) -> int:
-        """Return how many of the last bytes are the head of a chunk that may need a payload."""
+    def _count_kept_back(self) -> int:
+        """Return the number of last bytes that must be kept back.
+
+        They are the incomplete head of a chunk, which may need an inserted payload before it.
+        """
         if not self._renamed:
             return 0
         if self._step == self._on_head:
             return len(self._pending)
-        if self._step == self._on_seek_or_sparse:  # it takes the next chunk's magic with it
+        if self._step == self._on_seek_or_sparse:  # the step also reads the next chunk's magic
             return max(0, len(self._pending) - _SEEK_BYTES)
         return HEAD.size + len(self._pending) if self._step == self._on_path else 0
 
@@ -200,20 +232,22 @@ class MendedStream(XbstreamParser):
         if self._renamed:
             self._renamed = False
             start = self.raw_bytes - HEAD.size - self._path_bytes
-            self._gaps.append((start, _empty_payload(self._path, self._open.get(self._file, 0))))
+            self._insertions.append(
+                (start, _empty_payload(self._path, self._open.get(self._file, 0)))
+            )
         super()._on_end_of_file()
         if self._proving:
             self._note_end()
 
     def _note_end(self) -> None:
-        """Note a file that lasts, and that a partition of a table has come."""
+        """Note the end of a file that no D chunk may remove, or that has a partition's rows."""
         if self._path.endswith(_LASTING):
             self._lasting.add(self._file)
             return
         upper = self._path.upper()
         at = upper.find(_PARTITION)
         if at >= 0 and upper.endswith(_PARTITION_ENDS):
-            self._parted.add(path_digest(self._path[:at] + b".frm"))
+            self._with_partition.add(path_digest(self._path[:at] + b".frm"))
 
     def _on_remove(self) -> None:
         for file in self._folders.get(self._path, (self._file,)):
@@ -223,7 +257,7 @@ class MendedStream(XbstreamParser):
 
     def _remove_folder(self) -> None:
         if self._proving:
-            self._swept.update(self.files.intersection(self._folders[self._path]))
+            self._removed_with_folder.update(self.files.intersection(self._folders[self._path]))
         super()._remove_folder()
 
     def _forget(self, file: int) -> bool:
@@ -250,7 +284,8 @@ class MendedStream(XbstreamParser):
         source, known = self._path, self._file in self.files
         folder = self._checked_path(path).rpartition(b"/")[0]
         if folder and folder not in self._folders:
-            # mbstream makes no directory for it and passes over the error: the file stays
+            # mbstream makes no directory for the target and ignores the error. So the file keeps
+            # its name.
             self._await(HEAD.size, self._on_head)
             return
         super()._on_other_path(path)
@@ -258,13 +293,15 @@ class MendedStream(XbstreamParser):
             self._note_odd(source, self._checked_path(path), known=known)
 
     def _note_odd(self, source: bytes, target: bytes, *, known: bool) -> None:
-        """Note a rename whose names may be encoded twice."""
+        """Note a rename if its names may be encoded twice."""
         if not known and _AT in source:
             self._unknown.append(source)
         if known and _AT in target:
             self._odd_targets.append(target)
         if len(self._unknown) + len(self._odd_targets) > _MOST_ODD:
-            raise self._invalid("it renames too many tables with signs in their names")
+            raise self._invalid(
+                f"more than {_MOST_ODD} tables with special characters in their names were renamed"
+            )
 
 
 def _empty_payload(path: bytes, offset: int) -> bytes:

@@ -1,4 +1,7 @@
-"""The engines' own small files in a stream: checkpoints, what was asked for, binlog position."""
+"""Parsers for the engines' own small files in a stream.
+
+They have the checkpoints, the options of the backup, and the position in the binary log.
+"""
 
 import re
 from typing import Final, NamedTuple
@@ -6,18 +9,22 @@ from typing import Final, NamedTuple
 from agent.errors import StreamInvalid
 from agent.model import BinlogPosition
 
-# Each begins where a line does, and gives nothing back that it has taken: the time that it takes
-# grows with the file's length, whatever is in the file.
+# Each pattern begins at the start of a line and uses possessive quantifiers, which never backtrack.
+# So the time that it takes is proportional to the file's length, for any content of the file.
 _CHECKPOINT_LINE: Final = re.compile(r"^(\w++) = (\S*+)", re.MULTILINE)
 _INFO_LINE: Final = re.compile(r"^(\w++) = (.*)$", re.MULTILINE)
-# The file's name may hold anything, tabs included: log_bin is the operator's to choose.
+# The name of a binary log may contain any characters, even tabs, because the operator chooses it
+# with log_bin.
 _BINLOG_INFO: Final = re.compile(
     r"([^\0]{1,512})\t(\d{1,20}+)(?:\t([\w:,.\s-]*+))?", re.ASCII | re.DOTALL
 )
 
 
 class Checkpoints(NamedTuple):
-    """What `xtrabackup_checkpoints` says; a next incremental goes from `to_lsn`."""
+    """The content of `xtrabackup_checkpoints`.
+
+    The next incremental starts at `to_lsn`.
+    """
 
     backup_type: str
     from_lsn: int
@@ -26,7 +33,11 @@ class Checkpoints(NamedTuple):
 
 
 def parse_checkpoints(content: bytes) -> Checkpoints:
-    """Read `xtrabackup_checkpoints`; StreamInvalid where a value is missing or no LSN."""
+    """Read `xtrabackup_checkpoints`.
+
+    Raises:
+        StreamInvalid: a value is missing, or is not an LSN.
+    """
     values = dict(_CHECKPOINT_LINE.findall(content.decode("ascii", "replace")))
     lsns = [values.get(name, "") for name in ("from_lsn", "to_lsn", "last_lsn")]
     backup_type = values.get("backup_type", "")
@@ -36,17 +47,21 @@ def parse_checkpoints(content: bytes) -> Checkpoints:
 
 
 def parse_info(content: bytes) -> dict[str, str]:
-    """Read `xtrabackup_info` or `mariadb_backup_info`: the last value of each name.
+    """Read `xtrabackup_info` or `mariadb_backup_info`, and return the last value of each name.
 
-    Values that the server or the operator chose come first in it.
+    The last value is the engine's own, because the values that the server or the operator chose
+    come first in the file.
     """
     return dict(_INFO_LINE.findall(content.decode("utf-8", "replace")))
 
 
 def parse_binlog_info(content: bytes) -> BinlogPosition | None:
-    """Read `xtrabackup_binlog_info`: file, position and GTID set, separated by tabs.
+    """Read `xtrabackup_binlog_info`, which has file, position and GTID set, separated by tabs.
 
-    None without a binary log: it is empty, or names no file; StreamInvalid for garbage.
+    Return None if the server has no binary log. The content is empty or names no file then.
+
+    Raises:
+        StreamInvalid: the content has another form.
     """
     if not content.strip() or content.startswith(b"\t0"):
         return None
@@ -54,5 +69,5 @@ def parse_binlog_info(content: bytes) -> BinlogPosition | None:
     if not match:
         raise StreamInvalid("the engine's binlog position in the stream can't be read")
     file, position, gtid = match.groups()
-    # MySQL puts each server's part of a GTID set on a line of its own
+    # MySQL writes the part of each server in a GTID set on a separate line.
     return BinlogPosition(file=file, position=int(position), gtid="".join((gtid or "").split()))

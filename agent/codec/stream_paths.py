@@ -1,17 +1,17 @@
-"""The paths in an xbstream: which are refused, and by what a parser knows the others."""
+"""The paths in an xbstream, with the check that refuses unsafe ones and the digests of paths."""
 
 from hashlib import blake2b
 from typing import Final
 
-MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
+MAX_PATH: Final = 511  # bytes, FN_REFLEN - 1, the longest path that mbstream and xbstream take
 _MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
-_MOST_FOLDERS: Final = 16  # engines go two deep, those of some storage engines a little deeper
+_MOST_FOLDERS: Final = 16  # backup engines use two levels, some storage engines a few more
 
 
 def refusal(path: bytes) -> str | None:
-    """Return why no file of a backup may have that path, None if one may."""
+    """Return the reason why no file of a backup may have that path, or None if it is allowed."""
     if path[:1] == b"/" or b"\0" in path or b".." in path.split(b"/"):
-        return f"the path {path!r} is not a plain relative one"
+        return f"the path {path!r} is not a plain relative path"
     if path.count(b"/") > _MOST_FOLDERS:
         return f"the path {path!r} is deeper than {_MOST_FOLDERS} directories"
     if path.rpartition(b"/")[2] in (b"", b"."):
@@ -22,12 +22,12 @@ def refusal(path: bytes) -> str | None:
 
 
 def path_digest(path: bytes) -> int:
-    """Return the 8 bytes by which a parser knows the file `path`."""
+    """Return the digest, an 8-byte number, by which a parser identifies the file `path`."""
     return int.from_bytes(blake2b(path, digest_size=8).digest())
 
 
 def plain_path(path: bytes) -> bytes:
-    """Return the one spelling of a path, whose parts may be spelled `.` or be empty."""
+    """Return the canonical spelling of a path, without its empty parts and its parts `.`."""
     if path[:2] != b"./" and b"//" not in path and b"/./" not in path:
         return path
     return b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))

@@ -1,8 +1,9 @@
-"""A push parser that proves an xbstream whole while it passes by, without keeping it.
+"""A push parser that checks an xbstream while it passes through, without keeping it.
 
-An xbstream is a row of chunks: `XBSTCK01`, a flags byte, a type byte, the path's length and
-the path, then what the type asks for. Numbers are little-endian. The types (xbstream*.cc in
-extra/mariabackup of MariaDB, storage/innobase/xtrabackup/src of Percona):
+An xbstream is a sequence of chunks. A chunk consists of `XBSTCK01` (the magic), a flags byte, a
+type byte, the path's length and the path, and then the data of its type. Numbers are
+little-endian. The sources of the types are xbstream*.cc in extra/mariabackup of MariaDB, and in
+storage/innobase/xtrabackup/src of Percona:
 
     P  payload   length u64, offset u64, CRC-32 u32, bytes    both
     E  end of file                                            both
@@ -12,9 +13,9 @@ extra/mariabackup of MariaDB, storage/innobase/xtrabackup/src of Percona):
     S  sparse    entries u32, length u64, offset u64,         Percona
                  CRC-32 u32, entries of (skip u32, write u32), bytes
 
-MariaDB sends R, D, and payloads flagged REWRITE when tables change meanwhile. The two S chunks
-can't be confused: after a seek the next chunk's magic follows, where a sparse one holds the upper
-half of a length, which is 0, and the lower half of an offset.
+MariaDB sends R, D, and payloads with the flag REWRITE if tables change during the backup. The two
+S chunks can't be confused. The 8 bytes after the offset of a seek are the next chunk's magic. In
+a sparse chunk they are the upper half of a length, which is 0, and the lower half of an offset.
 """
 
 import re
@@ -28,7 +29,7 @@ from isal import isal_zlib
 from agent.codec.stream_paths import MAX_PATH, path_digest, plain_path, refusal
 from agent.errors import StreamInvalid
 
-# The option file that an engine writes for the one that will prepare the backup.
+# The option file that an engine writes for the engine that will prepare the backup.
 OPTION_FILE: Final = "backup-my.cnf"
 MAGIC: Final = b"XBSTCK01"
 HEAD: Final = struct.Struct("<8sBcI")
@@ -39,19 +40,21 @@ _NUMBER: Final = struct.Struct("<I")
 _ENTRY: Final = struct.Struct("<II")
 _FLAG_REWRITE: Final = 2
 
-_MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB; it is not buffered here
-_MAX_ENTRIES: Final = 1 << 18
-_MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, 65,536 bytes a page
+# Limits in bytes, except that of the entries.
+_MAX_PAYLOAD: Final = 1 << 30  # the engines send about 10 MiB, which the parser doesn't buffer
+_MAX_ENTRIES: Final = 1 << 18  # entries of a sparse map
+_MAX_OFFSET: Final = 1 << 48  # InnoDB's largest tablespace, with pages of 65,536 bytes
 _MAX_METADATA: Final = 1 << 20  # a GTID set of many servers is long
 MAX_OPTIONS: Final = 1 << 16
-_MAX_META: Final = 1 << 12  # four short lines about a tablespace
+_MAX_META: Final = 1 << 12  # a `.meta` has four short lines about a tablespace
 
-# FIL_PAGE_SPACE_ID (storage/innobase/include/fil0types.h): four bytes, big-endian, never
-# compressed nor encrypted on the first page. `.new` is a table made during the backup.
+# The offset of FIL_PAGE_SPACE_ID (storage/innobase/include/fil0types.h), the tablespace's number.
+# It has four bytes, big-endian, and is never compressed or encrypted on the first page.
 _SPACE_AT: Final = 34
 _SPACE_END: Final = 38
+# `.new` is a table that was made during the backup.
 _TABLESPACE_ENDS: Final = (b".ibd", b".new")
-# In an incremental, the engine's note about a tablespace says its number.
+# In an incremental, the engine's `.meta` file has the number of a tablespace.
 _META_END: Final = b".meta"
 _META_SPACE: Final = re.compile(rb"^space_id = (\d{1,10})$", re.MULTILINE)
 
@@ -61,35 +64,43 @@ _METADATA: Final = {
     for name in (b"checkpoints", b"info", b"binlog_info", b"slave_info", b"galera_info")
 } | {OPTION_FILE.encode(): "options"}
 
-# The parser needs some 85 bytes a file, and up to 900 a directory: 0.6 GB at most. MariaDB's
-# incrementals have three files a table. A stream with more is no backup.
+# The parser needs about 85 bytes for a file, and up to 900 for a directory, so at most 0.6 GB.
+# MariaDB's incrementals have three files for each table. A stream that exceeds these limits is
+# refused.
 MOST_FILES: Final = 5_000_000
 MOST_FOLDERS: Final = 200_000
 
-_TWICE: Final = "if its table was dropped and made again meanwhile, back up at a quieter time"
+_TWICE: Final = (
+    "if the file's table was dropped and made again during the backup, back up at a quieter time"
+)
 _TOO_MANY: Final = (
-    "a restore keeps every name in memory and takes no more: drop tables or schemas, or spread "
-    "them over several servers"
+    "a restore keeps every name in memory, so it accepts no more: drop tables or schemas, or "
+    "spread them over several servers"
 )
 _Step = Callable[[bytes], None]
 
 
 class XbstreamParser:
-    """Takes a stream in pieces of any size and raises StreamInvalid where it is none.
+    """A parser that takes a stream in pieces of any size.
 
-    It checks CRCs, the order of each file's bytes, that each file ends, and that no path is
-    both a file and a directory; it does not check what files there are. Of an InnoDB tablespace
-    it keeps the number (some 120 bytes), which stands on its first page (in an incremental, in its
-    `.meta`) and outlives every rename.
+    It raises StreamInvalid if the stream is not a complete xbstream. It checks CRCs, the order of
+    each file's bytes, that each file ends, and that no path is both a file and a directory. It
+    does not check if the expected files are in the stream.
 
-    Without `proving` it keeps nothing but names, and leaves the CRCs to the program that reads the
-    stream next. A stream that was proved passes without it, too.
+    For each InnoDB tablespace it keeps the tablespace's number, which takes about 120 bytes. The
+    number is on the first page of the tablespace. In an incremental it is in the `.meta` file. A
+    rename does not change it.
 
-    `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
-    so far. `spaces` maps the digests of tablespaces to their numbers. `hidden` is the first path
-    that begins with a dot; mbstream takes none. `metadata` maps `checkpoints`, `info`,
-    `binlog_info`, `slave_info`, `galera_info` and `options` to the content of the engine's own
-    files.
+    Without `proving` the parser keeps only names, and leaves the CRCs to the program that reads
+    the stream next. A stream that is valid with `proving` is also valid without it.
+
+    Attributes:
+        files: The digests of the complete files.
+        raw_bytes: The length of the stream so far, in bytes.
+        spaces: The numbers of the tablespaces, by the digests of their files.
+        hidden: The first path that begins with a dot, or None. mbstream accepts no such path.
+        metadata: The content of the engine's own files, by the names `checkpoints`, `info`,
+            `binlog_info`, `slave_info`, `galera_info` and `options`.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -99,22 +110,22 @@ class XbstreamParser:
         self.raw_bytes = 0
         self.metadata: dict[str, bytes] = {}
         self.hidden: bytes | None = None
-        # The digests of the files that each directory has or had. None of these shrinks by a
-        # rename, so that their sizes bound the memory whatever a stream does.
+        # The digests of the files that each directory has or had. A rename never makes these
+        # collections and counts smaller. So their limits bound the memory for any stream.
         self._folders: dict[bytes, array[int]] = {}
-        self._nested: set[bytes] = set()  # directories at the top with directories in them
+        self._nested: set[bytes] = set()  # the top directories that have subdirectories
         self._files_seen = 0
         self._folders_seen = 0
         self._captures: dict[str, bytearray] = {}
-        self._open: dict[int, int] = {}  # digest of an unfinished file -> its next offset
+        self._open: dict[int, int] = {}  # the next offsets of unfinished files, by their digests
         self._pending = bytearray()
         self._flags = 0
         self._type = b""
         self._path = b""
         self._file = 0
         self._capture: bytearray | None = None
-        self._page: bytearray | None = None  # how the tablespace begins that is under way
-        self._meta: bytearray | None = None  # an incremental's note about one
+        self._page: bytearray | None = None  # the first bytes of the current tablespace
+        self._meta: bytearray | None = None  # the content of the current `.meta` file
         self._left = 0
         self._crc = 0
         self._expected_crc = 0
@@ -124,7 +135,13 @@ class XbstreamParser:
         self._await(HEAD.size, self._on_head)
 
     def feed(self, view: memoryview) -> None:
-        """Take the next bytes; `view` may be reused as soon as this returns."""
+        """Parse the next bytes of the stream.
+
+        The caller may reuse `view` after the return.
+
+        Raises:
+            StreamInvalid: the stream is not a valid xbstream.
+        """
         position = 0
         while position < len(view):
             if self._left:
@@ -136,21 +153,24 @@ class XbstreamParser:
             position += len(piece)
 
     def finish(self) -> None:
-        """StreamInvalid unless the stream ended between chunks and each file ended in it."""
+        """Raise StreamInvalid unless the stream ended between chunks and each file ended in it.
+
+        A stream without any file is also invalid.
+        """
         if self._left or self._pending or self._step != self._on_head:
             raise self._invalid("it ends in the middle of a chunk")
         if self._open:
             raise self._invalid(f"{len(self._open)} files in it have no end")
         if not self.files:
-            raise self._invalid("it holds no file")
+            raise self._invalid("it has no file")
 
     def contains(self, path: str) -> bool:
-        """Whether the stream holds the whole of the file `path`, as in `db/table.ibd`."""
+        """Return True if the stream has the complete file `path`, such as `db/table.ibd`."""
         return path_digest(plain_path(path.encode("utf-8", "surrogateescape"))) in self.files
 
     def _invalid(self, why: str, hint: str | None = None) -> StreamInvalid:
         at = self.raw_bytes
-        return StreamInvalid(f"the stream is not a whole xbstream at byte {at}: {why}", hint=hint)
+        return StreamInvalid(f"the stream is not a valid xbstream at byte {at}: {why}", hint=hint)
 
     def _await(self, needed: int, step: _Step) -> None:
         self._needed = needed
@@ -164,21 +184,21 @@ class XbstreamParser:
             self._pending.clear()
             self._step(whole)
 
-    # --- steps: each gets the bytes it waited for and says what to wait for next ---------
+    # --- steps: each takes the bytes that it waited for and sets the next step ---------
 
     def _on_head(self, head: bytes) -> None:
         magic, self._flags, self._type, length = HEAD.unpack(head)
         if magic != MAGIC:
             raise self._invalid("a chunk does not begin with XBSTCK01")
         if self._type not in _ON_PATH:
-            raise self._invalid(f"chunks of type {self._type!r} are unknown")
+            raise self._invalid(f"the type {self._type!r} of a chunk is unknown")
         if self._flags and (self._flags, self._type) != (_FLAG_REWRITE, b"P"):
-            raise self._invalid(f"flags {self._flags:#x} of a chunk are unknown")
+            raise self._invalid(f"the flags {self._flags:#x} of a chunk are unknown")
         self._await(self._path_length(length), self._on_path)
 
     def _path_length(self, length: int) -> int:
         if not 0 < length <= MAX_PATH:
-            raise self._invalid(f"a path of {length} bytes")
+            raise self._invalid(f"a path has {length} bytes instead of 1 to {MAX_PATH}")
         return length
 
     def _checked_path(self, path: bytes) -> bytes:
@@ -217,15 +237,15 @@ class XbstreamParser:
         if target in self._open:
             raise self._invalid(f"the file {path!r} is replaced before its end")
         space = self.spaces.get(self._file)
-        # the engine also renames what it has not sent yet; mbstream lets that pass
+        # The engine also renames files that it has not sent yet. mbstream ignores such a rename.
         if self._remove():
             self._replace(path, target, space)
         self._await(HEAD.size, self._on_head)
 
     def _replace(self, path: bytes, target: int, space: int | None) -> None:
-        """Note that a file has got the name `path`."""
+        """Note that the current chunk's file has the name `path` after its rename."""
         if path in _METADATA:
-            raise self._invalid(f"a file is renamed to {path!r}, which only an engine writes")
+            raise self._invalid(f"a file is renamed to {path!r}, a name that only an engine writes")
         if not self._forget(target):
             self._place(path, target)
         self.files.add(target)
@@ -240,7 +260,7 @@ class XbstreamParser:
         self._await(HEAD.size, self._on_head)
 
     def _remove(self) -> bool:
-        """Forget the current chunk's file; return True if it was there."""
+        """Forget the current chunk's file, and return True if the stream had it."""
         if self._file in self._open:
             raise self._invalid(f"the file {self._path!r} is renamed or removed before its end")
         if not self._forget(self._file):
@@ -251,17 +271,21 @@ class XbstreamParser:
     def _remove_folder(self) -> None:
         """Forget the current chunk's directory and all files in it, as mbstream does.
 
-        Engines remove those of schemas, which have no directories in them.
+        Engines remove only the directories of schemas, which have no subdirectories.
         """
         if b"/" in self._path or self._path in self._nested:
-            raise self._invalid(f"{self._path!r}, a directory among others, is removed")
+            raise self._invalid(
+                f"the directory {self._path!r} is removed, but it has or is a subdirectory"
+            )
         for file in self._folders.pop(self._path):
             if file in self._open:
-                raise self._invalid(f"the directory {self._path!r} of an open file is removed")
+                raise self._invalid(
+                    f"the directory {self._path!r} is removed before the end of a file in it"
+                )
             self._forget(file)
 
     def _forget(self, file: int) -> bool:
-        """Forget a file; return True if it was there."""
+        """Forget a file, and return True if the stream had it."""
         if file not in self.files:
             return False
         self.files.remove(file)
@@ -276,7 +300,7 @@ class XbstreamParser:
             return
         self._open_file()
         if offset >= _MAX_OFFSET or self._path in _METADATA:
-            raise self._invalid(f"a seek to {offset} in {self._path!r}")
+            raise self._invalid(f"a seek to {offset} in {self._path!r} is not allowed")
         self._open[self._file] = offset
         del self._pending[: -len(MAGIC)]
         self._await(HEAD.size, self._on_head)
@@ -285,7 +309,9 @@ class XbstreamParser:
         self._sparse = _SPARSE.unpack(head)
         entries = self._sparse[0]
         if not 0 < entries <= _MAX_ENTRIES:
-            raise self._invalid(f"a sparse map of {entries} entries")
+            raise self._invalid(
+                f"a sparse map has {entries} entries instead of 1 to {_MAX_ENTRIES}"
+            )
         self._await(entries * _ENTRY.size, self._on_sparse_map)
 
     def _on_sparse_map(self, entries: bytes) -> None:
@@ -295,15 +321,15 @@ class XbstreamParser:
             skipped += skip
             written += write
         if written != length:
-            raise self._invalid("a sparse map does not fit its payload")
+            raise self._invalid("the sizes in a sparse map do not fit its payload")
         self._crc = isal_zlib.crc32(entries)
         self._begin(length, offset, skipped + length)
 
     def _open_file(self) -> None:
-        """Note the current chunk's file as begun, unless it is open already."""
+        """Note the begin of the current chunk's file, unless it is open already."""
         if self._file in self._open:
             return
-        # mbstream stops at a file that exists, and still exits 0
+        # mbstream stops at a file that exists, but ends with exit status 0.
         if self._file in self.files and not self._flags & _FLAG_REWRITE:
             raise self._invalid(f"the file {self._path!r} goes on after its end", _TWICE)
         if self._file in self.files:
@@ -315,14 +341,18 @@ class XbstreamParser:
             self._captures[_METADATA[self._path]] = bytearray()
 
     def _place(self, path: bytes, file: int) -> None:
-        """Note a file in its directory. Refuse one that is a directory, and one too many."""
+        """Note a file in its directory.
+
+        Raises:
+            StreamInvalid: the path is also a directory, or there are too many files.
+        """
         if path in self._folders:
             raise self._invalid(f"the path {path!r} is both a file and a directory")
         if path[:1] == b"." and self.hidden is None:
             self.hidden = path
         self._files_seen += 1
         if self._files_seen > MOST_FILES:
-            raise self._invalid(f"it holds more than {MOST_FILES} files", _TOO_MANY)
+            raise self._invalid(f"it has more than {MOST_FILES} files", _TOO_MANY)
         folder = path.rpartition(b"/")[0]
         if folder:
             if folder not in self._folders:
@@ -330,7 +360,11 @@ class XbstreamParser:
             self._folders[folder].append(file)
 
     def _note_folder(self, folder: bytes) -> None:
-        """Note a directory and those above it. Refuse one that is a file, and one too many."""
+        """Note a directory and its parent directories.
+
+        Raises:
+            StreamInvalid: the path is also a file, or there are too many directories.
+        """
         if b"/" in folder:
             self._nested.add(folder.partition(b"/")[0])
         while folder and folder not in self._folders:
@@ -340,16 +374,20 @@ class XbstreamParser:
             self._folders[folder] = array("Q")
             self._folders_seen += 1
             if self._folders_seen > MOST_FOLDERS:
-                raise self._invalid(f"it holds more than {MOST_FOLDERS} directories", _TOO_MANY)
+                raise self._invalid(f"it has more than {MOST_FOLDERS} directories", _TOO_MANY)
             folder = folder.rpartition(b"/")[0]
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
-        """Expect `length` payload bytes for the file's `offset`, which moves by `advance`."""
+        """Expect `length` payload bytes at the file's `offset`, and move the offset by `advance`.
+
+        Raises:
+            StreamInvalid: `offset` is not the next one of the file, or a limit is exceeded.
+        """
         self._open_file()
         if offset != self._open[self._file]:
             raise self._invalid(f"bytes of {self._path!r} are missing or out of order")
         if length > _MAX_PAYLOAD or offset + advance > _MAX_OFFSET:
-            raise self._invalid(f"a payload of {length} bytes")
+            raise self._invalid(f"a payload of {length} bytes at offset {offset} is too large")
         self._open[self._file] = offset + advance
         name = _METADATA.get(self._path, "")
         if name and offset + length > (MAX_OPTIONS if name == "options" else _MAX_METADATA):
@@ -378,7 +416,7 @@ class XbstreamParser:
             self._end_payload()
 
     def _note_space(self, piece: memoryview) -> None:
-        """Take the number of a tablespace from the head of its first page."""
+        """Read the number of a tablespace from the head of its first page."""
         assert self._page is not None
         self._page += piece[: _SPACE_END - len(self._page)]
         if len(self._page) == _SPACE_END:

@@ -1,20 +1,20 @@
-"""Every error of the agent, in one tree.
+"""All errors of the agent, in one tree.
 
     AgentError
-    ├── ConfigInvalid            config_invalid        what the operator wrote is wrong
+    ├── ConfigInvalid            config_invalid        a wrong configuration value
     │   ├── UsageWrong           usage_wrong
     │   └── KeyUnusable          key_unusable          a master key file
-    ├── TaskRefused                                    the request can't be done as asked
+    ├── TaskRefused                                    the request can't be done as it stands
     │   ├── MessageUnreadable    message_unreadable
     │   ├── TaskUnsupported      task_unsupported
     │   ├── TaskUnknown          task_unknown
     │   ├── BackupUnknown        backup_unknown
     │   ├── BackupExists         backup_exists
     │   ├── BackupUnusable       backup_unusable       it exists but isn't COMPLETED
-    │   ├── BackupBusy           backup_busy           a task that can't be ended is at work on it
-    │   ├── InstanceBusy         instance_busy         another agent at the datadir or state folder
-    │   ├── TooLate              too_late              to be cancelled
-    │   ├── StorageRefused       storage_refused       not a container or URL for this agent
+    │   ├── BackupBusy           backup_busy           a task that can't be stopped uses it
+    │   ├── InstanceBusy         instance_busy         datadir or state directory in use
+    │   ├── TooLate              too_late              the task can't be cancelled any more
+    │   ├── StorageRefused       storage_refused       a container or URL not allowed here
     │   ├── TokenLost            token_lost
     │   ├── ParentUnknown        parent_unknown
     │   ├── ParentUnusable       parent_unusable
@@ -25,29 +25,29 @@
     │   ├── DatabaseUnreachable  database_unreachable
     │   ├── DatabaseDenied       database_denied
     │   ├── DatabaseQueryFailed  database_query_failed
-    │   └── DatadirUnfit         datadir_unfit         what no engine copies or restores
+    │   └── DatadirUnfit         datadir_unfit         files that can't be copied or restored
     ├── EngineError
     │   ├── EngineMissing        engine_missing
-    │   ├── EngineUnsupported    engine_unsupported    not the one for this server
+    │   ├── EngineUnsupported    engine_unsupported    it does not fit this server
     │   ├── EngineFailed         engine_failed
-    │   ├── EngineKilled         engine_killed         by a foreign signal
+    │   ├── EngineKilled         engine_killed         by another process's signal
     │   ├── EngineSilent         engine_silent
     │   ├── LockTimeout          lock_timeout
     │   ├── RedoOverwritten      redo_overwritten
-    │   ├── EngineUnproved       engine_unproved       exit 0, yet no proof of success
+    │   ├── EngineUnproved       engine_unproved       exit status 0 without proof of success
     │   ├── ExtractFailed        extract_failed
     │   └── PrepareFailed        prepare_failed
     ├── StreamError
-    │   ├── StreamInvalid        stream_invalid        not a whole xbstream
-    │   ├── StreamIncomplete     stream_incomplete     something is missing in it
+    │   ├── StreamInvalid        stream_invalid        not a complete xbstream
+    │   ├── StreamIncomplete     stream_incomplete     a part of the database is missing
     │   └── LsnMismatch          lsn_mismatch
     ├── DataError
     │   ├── DataDamaged          data_damaged          stored bytes fail a check
-    │   ├── ContentRefused       content_refused       what no restore takes
+    │   ├── ContentRefused       content_refused       unsafe content, never restored
     │   ├── RecordDamaged        record_damaged
     │   ├── RecordUnsupported    record_unsupported
     │   ├── KeyNotHere           key_not_here
-    │   └── PlaintextRefused     plaintext_refused     not encrypted, and that isn't allowed
+    │   └── PlaintextRefused     plaintext_refused     unencrypted, not allowed here
     ├── StoreError
     │   ├── StoreUnreachable     store_unreachable     retryable
     │   │   └── StoreSilent      store_silent          retryable
@@ -64,8 +64,8 @@
     │   │   └── BrokerSilent     broker_silent         retryable
     │   ├── BrokerDenied         broker_denied
     │   ├── InstanceNotServed    instance_not_served   no queue for that instance
-    │   ├── Unroutable           unroutable            retryable: nobody is bound to read it
-    │   ├── QueueFull            queue_full            retryable: a queue refuses it
+    │   ├── Unroutable           unroutable            retryable: no queue is bound for it
+    │   ├── QueueFull            queue_full            retryable: a full queue refuses it
     │   └── ReplyTimeout         reply_timeout
     ├── OutputFailed             output_failed         standard output is full or closed
     ├── JournalError             journal_failed
@@ -74,8 +74,8 @@
     ├── Cancelled                cancelled
     └── Internal                 internal              a defect of the agent itself
 
-A leaf's `code` is part of the wire contract: reports and records carry it, so
-codes are never reused for another meaning. `hint` says what to do about it.
+The `code` of a class is part of the wire contract, because reports and records carry it. So a
+code is never reused for another meaning. The `hint` of an error says how to fix the problem.
 """
 
 from agent.errors.base import (

@@ -1,10 +1,13 @@
-"""The root of the tree, and what may end any task."""
+"""The root of the error tree, and the errors that can end any task."""
 
 from typing import ClassVar
 
 
 class AgentError(Exception):
-    """Base of all errors; `str(error)` says what failed and why, `hint` what to do."""
+    """The base class of all errors of the agent.
+
+    `str(error)` says what failed and why. `hint` says how to fix it.
+    """
 
     code: ClassVar[str] = ""
     exit_status: ClassVar[int] = 1
@@ -18,19 +21,19 @@ class AgentError(Exception):
 
 
 class Internal(AgentError):
-    """The agent itself failed in a way that nobody foresaw."""
+    """The agent itself failed in an unexpected way."""
 
     code = "internal"
     default_hint = "this is a defect of backup-agent: report it with the agent's log"
 
 
 class Interrupted(AgentError):
-    """The agent was stopped, or died, before the task ended."""
+    """The agent was stopped or killed before the task ended."""
 
     code = "interrupted"
     default_hint = (
-        "the agent stopped before the task ended: give the command again, or send the task again "
-        "with a fresh task id"
+        "the agent stopped before the task ended: run the command again, or send the task again "
+        "with a new task id"
     )
 
 
@@ -38,4 +41,4 @@ class Cancelled(AgentError):
     """The task was cancelled on request."""
 
     code = "cancelled"
-    default_hint = "someone cancelled the task"
+    default_hint = "the task was cancelled on request: send a new task if it is still needed"

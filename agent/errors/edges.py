@@ -1,4 +1,4 @@
-"""Foreign things that refuse or don't answer: database, engine, store, broker, journal."""
+"""Errors of the database, the engine, the store, the broker, the output and the journal."""
 
 from agent.errors.base import AgentError
 
@@ -15,7 +15,7 @@ class DatabaseUnreachable(DatabaseError):
 
 
 class DatabaseDenied(DatabaseError):
-    """The database server refuses the agent's user or password, or lacks a grant."""
+    """The database server refuses the agent's user or password, or the user lacks a grant."""
 
     code = "database_denied"
     default_hint = "check [database] user and password_file, and the user's grants"
@@ -29,14 +29,14 @@ class DatabaseQueryFailed(DatabaseError):
 
 
 class DatadirUnfit(DatabaseError):
-    """The datadir holds what no engine can copy, or what no backup of it could be restored with."""
+    """The datadir has files that no engine can copy, or that would make a restore impossible."""
 
     code = "datadir_unfit"
     default_hint = "run the agent as the database server's own OS user, on the server's machine"
 
 
 class EngineError(AgentError):
-    """`mariadb-backup`, `xtrabackup` or `mbstream` failed."""
+    """The program `mariadb-backup`, `xtrabackup` or `mbstream` failed."""
 
 
 class EngineMissing(EngineError):
@@ -47,21 +47,23 @@ class EngineMissing(EngineError):
 
 
 class EngineUnsupported(EngineError):
-    """The engine is not one for this server's version."""
+    """The engine does not support the server's version."""
 
     code = "engine_unsupported"
-    default_hint = "install the engine of the server's own version; see docs/engines.md"
+    default_hint = "install the engine of the server's own version (see docs/engines.md)"
 
 
 class EngineFailed(EngineError):
     """The engine ended with an error."""
 
     code = "engine_failed"
-    default_hint = "the engine's last lines above tell why; the server's error log may tell more"
+    default_hint = (
+        "read the engine's last lines above for the reason, and the server's error log for more"
+    )
 
 
 class EngineKilled(EngineError):
-    """The engine was ended by a signal that the agent did not send."""
+    """A signal that the agent did not send ended the engine."""
 
     code = "engine_killed"
     default_hint = (
@@ -71,22 +73,22 @@ class EngineKilled(EngineError):
 
 
 class EngineSilent(EngineError):
-    """The engine has written nothing for too long."""
+    """The engine wrote nothing for too long."""
 
     code = "engine_silent"
     default_hint = (
-        "see what the engine waits for in the server's process list and error log, and on its "
-        "disks; where it is only slow, raise [engine] silent_seconds"
+        "look for the reason in the server's process list and error log, and on its disks. If the "
+        "engine is only slow, raise [engine] silent_seconds"
     )
 
 
 class LockTimeout(EngineError):
-    """A lock of the server, such as its backup lock, was not to be had in time."""
+    """The engine did not get a lock of the server, such as its backup lock, in time."""
 
     code = "lock_timeout"
     default_hint = (
-        "end the session that holds it (SHOW PROCESSLIST, KILL), wait until its statement or LOCK "
-        "TABLES has ended, or raise [engine] lock_wait_seconds"
+        "end the session that holds the lock (SHOW PROCESSLIST, KILL), wait until its statement "
+        "or LOCK TABLES has ended, or raise [engine] lock_wait_seconds"
     )
 
 
@@ -98,31 +100,31 @@ class RedoOverwritten(EngineError):
 
 
 class EngineUnproved(EngineError):
-    """The engine ended with exit status 0, but without its own words of success."""
+    """The engine ended with exit status 0, but without its message of success."""
 
     code = "engine_unproved"
-    default_hint = "the engine ended without proof of success; look at the server's error log"
+    default_hint = "the engine ended without proof of success: read the server's error log"
 
 
 class ExtractFailed(EngineError):
     """The files of a backup could not be written to the target."""
 
     code = "extract_failed"
-    default_hint = "check the target's free space and permissions, empty it and restore again"
+    default_hint = "check the target's free space and permissions, empty it, and restore again"
 
 
 class PrepareFailed(EngineError):
     """The engine could not make the extracted files consistent."""
 
     code = "prepare_failed"
-    default_hint = "empty the target and restore again with an engine of the server's own version"
+    default_hint = "empty the target, and restore again with an engine of the server's own version"
 
 
 class StoreError(AgentError):
     """The object store refuses or does not answer.
 
-    `without_effect`: the store has said that it did not do it, each time that it was asked. Else
-    a write may still reach it.
+    `without_effect` is True if the store answered each attempt with a refusal that has no effect.
+    If it is False, a write may still reach the store.
     """
 
     without_effect = False
@@ -137,10 +139,10 @@ class StoreUnreachable(StoreError):
 
 
 class StoreSilent(StoreUnreachable):
-    """The store took the request, and then neither went on nor answered in time."""
+    """The store accepted the request, but made no progress and sent no answer in time."""
 
     code = "store_silent"
-    default_hint = "check the store's health and the network; [store] timeout_seconds is the limit"
+    default_hint = "check the store's health and the network (the limit is [store] timeout_seconds)"
 
 
 class StoreBusy(StoreError):
@@ -148,29 +150,32 @@ class StoreBusy(StoreError):
 
     code = "store_busy"
     retryable = True
-    default_hint = "the store is overloaded or failing; try again later"
+    default_hint = "the store is overloaded or fails: try again later"
 
 
 class StoreMismatch(StoreError):
-    """What the store holds or returned is not what was sent or announced."""
+    """The bytes that the store holds or returned differ from those that were sent or announced."""
 
     code = "store_mismatch"
     retryable = True
-    default_hint = "what the store holds differs from what was sent; check it and the network"
+    default_hint = "the stored bytes differ from the sent ones: check the store and the network"
 
 
 class StoreDenied(StoreError):
-    """The store refuses the user, the key or the right to do this."""
+    """The store refuses the user or the key, or the user lacks a right."""
 
     code = "store_denied"
     default_hint = "check [store] user and key_file, and the account's rights on the container"
 
 
 class TokenExpired(StoreError):
-    """The store refuses the token that came with the task, for which there is no other."""
+    """The store refuses the token of the task, and the agent can't get another one.
+
+    The usual reason is that the token expired.
+    """
 
     code = "token_expired"
-    default_hint = "send the task again with a token that lives for the whole backup"
+    default_hint = "send the task again with a token that is valid for the whole backup"
 
 
 class StoreNotFound(StoreError):
@@ -178,31 +183,31 @@ class StoreNotFound(StoreError):
 
     code = "store_not_found"
     default_hint = (
-        "the first backup makes what is missing; if there was one, check the id, and where the "
-        "store is: --store or [store] url, [store] container, and [agent] tenant_id, which the "
-        "container is usually named after"
+        "the first backup makes a missing container. If there was a backup, check its id and the "
+        "address of the store: --store or [store] url, [store] container, and [agent] tenant_id, "
+        "which is usually a part of the container's name"
     )
 
 
 class StoreFull(StoreError):
-    """The store has no room left: a quota, or a full disk."""
+    """The store has no room left, because a quota is reached or a disk is full."""
 
     code = "store_full"
-    default_hint = "raise the account's quota or delete old backups"
+    default_hint = "raise the account's quota, or delete old backups"
 
 
 class StoreRejected(StoreError):
     """The store does not accept a request of this kind or size."""
 
     code = "store_rejected"
-    default_hint = "the store does not accept the request; see Limits in the README"
+    default_hint = "the store does not accept the request: see Limits in the README"
 
 
 class Fenced(StoreError):
-    """Another attempt owns the backup, or its chain is no longer whole: nothing was written."""
+    """Another attempt owns the backup, or the backup's chain is broken, so nothing was written."""
 
     code = "fenced"
-    default_hint = "another agent or a later attempt owns this backup; look at its record"
+    default_hint = "another agent or a later attempt owns this backup: look at its record"
 
 
 class BrokerError(AgentError):
@@ -218,24 +223,28 @@ class BrokerUnreachable(BrokerError):
 
 
 class BrokerSilent(BrokerUnreachable):
-    """RabbitMQ is connected, and does not answer or confirm in time."""
+    """The connection to RabbitMQ is open, but RabbitMQ does not answer or confirm in time."""
 
     code = "broker_silent"
-    default_hint = "check RabbitMQ's health: an alarm for memory or disk makes it stop taking"
+    default_hint = (
+        "check RabbitMQ's health (an alarm for memory or disk makes it stop taking messages)"
+    )
 
 
 class BrokerDenied(BrokerError):
-    """RabbitMQ refuses the user, the password, the virtual host or a right."""
+    """RabbitMQ refuses the user, the password or the virtual host, or the user lacks a right."""
 
     code = "broker_denied"
-    default_hint = "check the user and virtual host in [broker] url, password_file, and its rights"
+    default_hint = (
+        "check the user and virtual host in [broker] url, the password_file, and the user's rights"
+    )
 
 
 class InstanceNotServed(BrokerError):
     """There is no queue for that instance, so no agent would get the task."""
 
     code = "instance_not_served"
-    default_hint = "check the instance id, and that an agent has run for it at least once"
+    default_hint = "check the instance id, and that an agent ran for it at least once"
 
 
 class Unroutable(BrokerError):
@@ -243,7 +252,7 @@ class Unroutable(BrokerError):
 
     code = "unroutable"
     retryable = True
-    default_hint = "bind a queue to the exchange backup.reports so that reports are read"
+    default_hint = "bind a queue to the exchange backup.reports, and read the reports from it"
 
 
 class QueueFull(BrokerError):
@@ -252,22 +261,23 @@ class QueueFull(BrokerError):
     code = "queue_full"
     retryable = True
     default_hint = (
-        "have the queue read, or raise its limit; the agent keeps its reports and tries again"
+        "read the messages of the queue, or raise its limit (the agent keeps its reports and "
+        "tries again)"
     )
 
 
 class ReplyTimeout(BrokerError):
-    """The agent has reported nothing for too long; the task may still go on."""
+    """The agent sent no report for too long, but the task may still be running."""
 
     code = "reply_timeout"
-    default_hint = "the agent did not answer in time; see its log on the database VM"
+    default_hint = "the agent did not answer in time: see its log on the database VM"
 
 
 class OutputFailed(AgentError):
-    """Standard output takes no more: it is closed, or its disk is full."""
+    """Standard output can't be written, because it is closed or its disk is full."""
 
     code = "output_failed"
-    default_hint = "what was asked for may be done: look with backup-list or status"
+    default_hint = "the request may be done already: check with backup-list or status"
 
 
 class JournalError(AgentError):
@@ -278,7 +288,7 @@ class JournalError(AgentError):
 
 
 class JournalFull(JournalError):
-    """The journal holds as many unfinished tasks or unsent reports as it may."""
+    """The journal has reached its limit of unfinished tasks or unsent reports."""
 
     code = "journal_full"
-    default_hint = "wait until running tasks end; new tasks stay on the broker"
+    default_hint = "wait until running tasks end (new tasks stay on the broker)"

@@ -1,1 +1,1 @@
-"""Master and recovery keys: they wrap data keys, and master keys sign records."""
+"""Master keys and recovery keys, which wrap data keys. Master keys also sign records."""

@@ -1,4 +1,4 @@
-"""The keys at hand: they open data keys, and tell whether a record is as it was signed."""
+"""The keys on this machine, which decrypt data keys and check the MACs of records."""
 
 import hmac
 import re
@@ -11,16 +11,18 @@ from agent.keys.master import MASTER, MasterKey
 from agent.keys.recovery import RecoveryKey
 from agent.model import WrappedKey
 
-# Entries of one key in a record that nobody vouches for; a real one has one.
+# The most entries of one key that are tried in a record with a wrong MAC. A genuine record has one
+# entry for each key, but such a record may have any number.
 _TRIED: Final = 3
 _SEAL: Final = re.compile(rb'\{"key_id": "([A-Za-z0-9._-]{1,64})", "mac": "([0-9a-f]{64})"\}\n')
 
 
 class RecordState(StrEnum):
-    """Whether a record is as it was written.
+    """The result of the check of a record's MAC.
 
-    `key-not-here` and `other-key` mean that it can't be told here: the key of that id is missing,
-    or is another one of the same id.
+    `ok` means that the record is as it was written, and `bad` that it is not. The other two mean
+    that the check is not possible on this machine. With `key-not-here` the key that signed the
+    record is missing. With `other-key` the key on this machine is another one with the same id.
     """
 
     OK = "ok"
@@ -30,9 +32,10 @@ class RecordState(StrEnum):
 
 
 class Keyring:
-    """The keys at hand; `active` is the master key that new backups use.
+    """The keys on this machine.
 
-    `recovery` are the recovery keys that each data key is wrapped by besides.
+    `active` is the master key that new backups use. `recovery` has the recovery keys, which also
+    wrap each data key.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Keyring:
         active: str,
         recovery: Sequence[RecoveryKey] = (),
     ) -> None:
-        """KeyUnusable where no key has the id `active`."""
+        """Raise KeyUnusable if no key has the id `active`."""
         self._keys = dict(keys)
         self.recovery = tuple(recovery)
         if active not in keys:
@@ -52,38 +55,53 @@ class Keyring:
         self.active = self._keys[active]
 
     def key(self, key_id: str) -> MasterKey:
-        """The master key `key_id`; KeyNotHere where it is not at hand."""
+        """Return the master key `key_id`.
+
+        Raises:
+            KeyNotHere: this machine does not have the key.
+        """
         if key_id not in self._keys:
-            raise KeyNotHere(f"the master key {key_id[:64]!r} is not here")
+            raise KeyNotHere(f"the master key {key_id[:64]!r} is not on this machine")
         return self._keys[key_id]
 
     def _key(self, key_id: str | None) -> MasterKey:
         return self.active if key_id is None else self.key(key_id)
 
     def wrap_all(self, data_key: bytes, key_id: str | None = None) -> tuple[WrappedKey, ...]:
-        """All entries of a record's `keys`: by a master key (the active one) and each recovery key.
+        """Return the entries of a record's `keys`, one for a master key and each recovery key.
 
-        KeyNotHere where the master key `key_id` is not here.
+        `key_id` names the master key. None means the active one.
+
+        Raises:
+            KeyNotHere: this machine does not have the master key `key_id`.
         """
         master = self._key(key_id).wrap(data_key)
         return (master, *(recovery.wrap(data_key) for recovery in self.recovery))
 
     def unwrap(self, wrapped: Sequence[WrappedKey]) -> bytes:
-        """The data key, by the first of `wrapped` whose master key is here.
+        """Return the data key, decrypted with the first named master key that this machine has.
 
-        KeyNotHere, with the ids that would do, where none is; DataDamaged as in MasterKey.
+        Raises:
+            KeyNotHere: this machine has none of the master keys. The message names their ids, at
+                most ten.
+            DataDamaged: the master key can't decrypt the data key, as in MasterKey.unwrap.
         """
         masters = [entry for entry in wrapped if entry.alg == MASTER]
         for candidate in masters:
             if candidate.id in self._keys:
                 return self._keys[candidate.id].unwrap(candidate)
         missing = ", ".join(repr(candidate.id[:64]) for candidate in masters[:10]) or "none named"
-        raise KeyNotHere(f"no master key here opens this backup; it needs one of: {missing}")
+        raise KeyNotHere(
+            f"no master key on this machine opens this backup, which needs one of: {missing}"
+        )
 
     def sign(self, line: bytes, key_id: str | None = None) -> bytes:
-        """The two lines of a record object: `line`, and the MAC over its exact bytes.
+        """Return the two lines of a record object: `line`, and the MAC over its exact bytes.
 
-        Signed by the master key `key_id`, the active one by default; KeyNotHere without it.
+        The master key `key_id` signs it. None means the active one.
+
+        Raises:
+            KeyNotHere: this machine does not have the master key `key_id`.
         """
         if b"\n" in line:
             raise Internal("a record's JSON must be one line")
@@ -95,7 +113,11 @@ class Keyring:
         )
 
     def check(self, raw: bytes) -> tuple[RecordState, bytes]:
-        """Whether a record object is as it was signed, and its first line in any case."""
+        """Check the MAC of a record object, and return the result and the object's first line.
+
+        The first line, which is the JSON, is returned with every result. The result is never
+        OTHER_KEY, for which `other_key` looks.
+        """
         line, _, seal = raw.partition(b"\n")
         match = _SEAL.fullmatch(seal)
         if not match:
@@ -107,10 +129,13 @@ class Keyring:
         return (RecordState.OK if same else RecordState.BAD), line
 
     def other_key(self, raw: bytes, wrapped: Sequence[WrappedKey]) -> MasterKey | None:
-        """Return the key here that has the id of a record's signer, and is another key.
+        """Return the master key that only has the same id as the signer of a record, or None.
 
-        For a record object that fails its MAC, with the wrapped data keys that it names: they
-        don't open either then. Somebody who changed both looks the same.
+        `raw` is a record object that fails the check of its MAC. `wrapped` has the wrapped data
+        keys that it names. If the key with the signer's id can't decrypt them either, it is
+        probably another key than the signer's. A record in which an attacker changed both the MAC
+        and the data keys gives the same result. Return None if this machine has no key with that
+        id, if `wrapped` has no entry of it, or if it decrypts one of its entries.
         """
         key = self._keys.get(signer(raw) or "")
         entries = [entry for entry in wrapped if key and (entry.id, entry.alg) == (key.id, MASTER)]
@@ -128,6 +153,9 @@ def _opens(key: MasterKey, wrapped: WrappedKey) -> bool:
 
 
 def signer(raw: bytes) -> str | None:
-    """The id of the master key that a record object says it was signed by; None without one."""
+    """Return the id of the master key that a record object names as its signer.
+
+    Return None if the object does not have the form of a signed record.
+    """
     match = _SEAL.fullmatch(raw.partition(b"\n")[2])
     return match[1].decode() if match else None

@@ -1,8 +1,8 @@
-"""Master keys: they wrap the data keys of backups, and sign their records.
+"""Master keys, which wrap the data keys of backups and sign their records.
 
-A master key never touches data. HKDF-SHA256 (RFC 5869, no salt) derives two keys of 32 bytes from
-it, under the info strings below. One wraps data keys (AES key wrap, RFC 3394). The other is the
-HMAC-SHA256 key of records. Byte by byte: docs/format.md.
+A master key never encrypts data itself. HKDF-SHA256 (RFC 5869, no salt) derives two keys of 32
+bytes from it, with the info strings below. One key wraps data keys (AES key wrap, RFC 3394). The
+other is the HMAC-SHA256 key of records. docs/format.md describes every byte.
 """
 
 import base64
@@ -36,7 +36,11 @@ def checked(data_key: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class MasterKey:
-    """One master key: a name and 32 secret bytes. KeyUnusable where either can't be one."""
+    """A master key, which has an id and 32 secret bytes.
+
+    Raises:
+        KeyUnusable: the id is not a valid id of a key, or the secret has another length.
+    """
 
     id: str
     secret: bytes = field(repr=False)
@@ -58,16 +62,23 @@ class MasterKey:
 
     @property
     def fingerprint(self) -> str:
-        """How the SHA-256 on the key's page in escrow begins; it gives no random key away."""
+        """Return the first 16 hex digits of the SHA-256 that is on the key's page in escrow.
+
+        They reveal nothing useful about a random key.
+        """
         return fingerprint(key_text(self.secret).encode())[:_SHOWN_DIGITS]
 
     def wrap(self, data_key: bytes) -> WrappedKey:
-        """`data_key` (32 bytes) as a record may carry it."""
+        """Return `data_key` (32 bytes) in encrypted form, as a record carries it."""
         wrapped = aes_key_wrap(self._wrapping_key, checked(data_key))
         return WrappedKey(id=self.id, wrapped=base64.b64encode(wrapped).decode())
 
     def unwrap(self, wrapped: WrappedKey) -> bytes:
-        """The data key inside; DataDamaged where it was changed or another key wrapped it."""
+        """Return the data key (32 bytes) in `wrapped`.
+
+        Raises:
+            DataDamaged: `wrapped` was changed, or another key wrapped it.
+        """
         try:
             sealed = base64.b64decode(wrapped.wrapped, validate=True)
             data_key = aes_key_unwrap(self._wrapping_key, sealed)
@@ -85,25 +96,32 @@ class MasterKey:
         )
 
     def mac(self, line: bytes) -> str:
-        """HMAC-SHA256 of `line` in lower-case hex."""
+        """Return the HMAC-SHA256 of `line` in lower-case hex."""
         return hmac.new(self._mac_key, line, hashlib.sha256).hexdigest()
 
 
 def parse_key_text(key_id: str, text: str) -> MasterKey:
-    """The master key in the text of a key file: base64 of 32 bytes. KeyUnusable otherwise."""
+    """Return the master key in the text of a key file, which is base64 of 32 bytes.
+
+    Raises:
+        KeyUnusable: `text` is not base64 of 32 bytes, or `key_id` is not valid.
+    """
     try:
         secret = base64.b64decode(text.strip(), validate=True)
     except (ValueError, binascii.Error):
-        # the cause could quote a part of the secret
+        # The cause is dropped, because its text may quote a part of the secret.
         raise KeyUnusable(f"the file of master key {key_id[:80]!r} is not base64") from None
     return MasterKey(key_id, secret)
 
 
 def key_text(secret: bytes) -> str:
-    """What a key file holds: base64 of the secret, without a newline."""
+    """Return the text of a key file, which is base64 of the secret without a newline."""
     return base64.b64encode(secret).decode()
 
 
 def fingerprint(text: bytes) -> str:
-    """SHA-256 in hex of a key's text, to compare a copy with; it gives no random key away."""
+    """Return the SHA-256, in hex, of a key's text.
+
+    People compare a copy of the key with it. It reveals nothing useful about a random key.
+    """
     return hashlib.sha256(text).hexdigest()

@@ -1,7 +1,7 @@
-"""Recovery keys: a second way to a backup's data key, which is not on the database's machine.
+"""Recovery keys, a second way to decrypt a backup's data key, away from the database's machine.
 
-The agent holds the public half of an RSA pair (RSAES-OAEP, RFC 8017, with SHA-256). The private
-half stays elsewhere and opens data keys there. It signs nothing.
+The agent has the public half of an RSA key pair (RSAES-OAEP, RFC 8017, with SHA-256). The private
+half stays on another machine and decrypts data keys there. A recovery key signs nothing.
 """
 
 import base64
@@ -32,7 +32,8 @@ from agent.keys.master import checked
 from agent.model import WrappedKey
 
 RSA_BITS: Final = 3072
-# The largest that is taken: each doubling makes the private operation some seven times slower.
+# The largest size that is accepted, because each doubling of the size makes the private operation
+# about seven times slower.
 _RSA_MOST_BITS: Final = 8192
 _RECOVERY: Final = "RSA-OAEP-256"
 _MAKE_RECOVERY: Final = "make one with: backup-agent keygen --recovery ID --private FILE"
@@ -44,7 +45,7 @@ def _oaep() -> OAEP:
 
 @dataclass(frozen=True)
 class RecoveryKey:
-    """The public half of a recovery key: it closes data keys and can't open them."""
+    """The public half of a recovery key, which encrypts data keys and can't decrypt them."""
 
     id: str
     public: RSAPublicKey = field(repr=False)
@@ -53,32 +54,35 @@ class RecoveryKey:
         check_key_id(self.id)
         if not RSA_BITS <= self.public.key_size <= _RSA_MOST_BITS:
             raise KeyUnusable(
-                f"the recovery key {self.id} has {self.public.key_size} bits; "
-                f"{RSA_BITS} to {_RSA_MOST_BITS} are taken",
+                f"the recovery key {self.id} has {self.public.key_size} bits: "
+                f"it must have {RSA_BITS} to {_RSA_MOST_BITS}",
                 hint=_MAKE_RECOVERY,
             )
 
     def wrap(self, data_key: bytes) -> WrappedKey:
-        """`data_key` (32 bytes) as a record may carry it; other bytes each time."""
+        """Return `data_key` (32 bytes) in encrypted form, as a record carries it.
+
+        The result differs with each call, because the encryption is randomised.
+        """
         wrapped = self.public.encrypt(checked(data_key), _oaep())
         text = base64.b64encode(wrapped).decode()
         return WrappedKey(id=self.id, alg=_RECOVERY, wrapped=text)
 
     def pem(self) -> bytes:
-        """The file `<id>.pub`: a SubjectPublicKeyInfo in PEM."""
+        """Return the content of the file `<id>.pub`, a SubjectPublicKeyInfo in PEM."""
         return self.public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 @dataclass(frozen=True)
 class RecoverySecret:
-    """The private half of a recovery key, for a machine that holds no database."""
+    """The private half of a recovery key, for a machine without the database."""
 
     id: str
     private: RSAPrivateKey = field(repr=False)
 
     @classmethod
     def make(cls, key_id: str) -> "RecoverySecret":
-        """A fresh pair; takes some tenths of a second."""
+        """Make a new key pair, which takes some tenths of a second."""
         check_key_id(key_id)
         return cls(key_id, generate_private_key(65537, RSA_BITS))
 
@@ -87,7 +91,11 @@ class RecoverySecret:
         return RecoveryKey(self.id, self.private.public_key())
 
     def unwrap(self, wrapped: WrappedKey) -> bytes:
-        """The data key inside; DataDamaged where it was changed or is another key's."""
+        """Return the data key (32 bytes) in `wrapped`.
+
+        Raises:
+            DataDamaged: `wrapped` was changed, or it was made for another key.
+        """
         try:
             sealed = base64.b64decode(wrapped.wrapped, validate=True)
             return checked(self.private.decrypt(sealed, _oaep()))
@@ -98,7 +106,7 @@ class RecoverySecret:
             ) from error
 
     def pem(self, passphrase: bytes = b"") -> bytes:
-        """PKCS #8 in PEM, encrypted where there is a passphrase."""
+        """Return the private half as PKCS #8 in PEM, encrypted if `passphrase` is not empty."""
         sealing: KeySerializationEncryption = NoEncryption()
         if passphrase:
             sealing = BestAvailableEncryption(passphrase)
@@ -106,7 +114,12 @@ class RecoverySecret:
 
 
 def parse_recovery_key(key_id: str, text: bytes) -> RecoveryKey:
-    """The recovery key in a file `<id>.pub`; KeyUnusable where it is none."""
+    """Return the recovery key in the content of a file `<id>.pub`.
+
+    Raises:
+        KeyUnusable: `text` is not an RSA public key in PEM, its size is not accepted, or `key_id`
+            is not valid.
+    """
     if b"PRIVATE KEY" in text:
         raise KeyUnusable(
             f"the file of recovery key {key_id[:80]!r} holds the private half",
@@ -116,9 +129,9 @@ def parse_recovery_key(key_id: str, text: bytes) -> RecoveryKey:
         public = load_pem_public_key(text)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyUnusable(
-            f"the file of recovery key {key_id[:80]!r} is no public key in PEM",
+            f"the file of recovery key {key_id[:80]!r} is not a public key in PEM",
             hint=_MAKE_RECOVERY,
         ) from error
     if not isinstance(public, RSAPublicKey):
-        raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not of RSA", hint=_MAKE_RECOVERY)
+        raise KeyUnusable(f"the recovery key {key_id[:80]!r} is not RSA", hint=_MAKE_RECOVERY)
     return RecoveryKey(key_id, public)

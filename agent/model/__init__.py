@@ -1,4 +1,4 @@
-"""The words of the domain as frozen models: tasks, reports, records, and their values."""
+"""Immutable models of the domain: tasks, reports, records, and the values in them."""
 
 from agent.model.records import (
     FORMAT_VERSION,

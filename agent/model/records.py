@@ -1,7 +1,7 @@
-"""Records: what the store keeps about each backup, and what reports and tables show of it.
+"""Models of the record of a backup, and of the part of it that reports and tables show.
 
-Sizes are bytes unless a name says otherwise. LSNs are InnoDB log sequence numbers. Times are
-RFC 3339 strings in UTC with `Z`.
+Sizes are in bytes unless a name says otherwise. LSNs are InnoDB log sequence numbers. Times are
+RFC 3339 strings in UTC with `Z`. docs/format.md describes each field.
 """
 
 from enum import StrEnum
@@ -31,9 +31,10 @@ class Datastore(Frozen):
 
 
 def _encodable(text: str) -> str:
-    """Escape what UTF-8 has no bytes for: half characters, by which Python writes odd file names.
+    """Escape the lone surrogates in a text, which UTF-8 can't encode.
 
-    The JSON of a report could not be made otherwise.
+    Python represents the bytes of a file name that is not valid UTF-8 by lone surrogates. They
+    would make the JSON of a report impossible.
     """
     return text.encode("utf-8", "backslashreplace").decode()
 
@@ -42,7 +43,7 @@ _Text = Annotated[str, AfterValidator(_encodable)]
 
 
 class ErrorInfo(Frozen):
-    """An error as reports and records carry it."""
+    """An error in the form that reports and records carry."""
 
     code: str
     message: _Text
@@ -50,17 +51,23 @@ class ErrorInfo(Frozen):
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
-        """Say an error; one that isn't ours is a defect, and its text may hold anything."""
+        """Return the code, message and hint of an error.
+
+        An error that is not an AgentError is a defect of the agent. Of such an error only the name
+        of its class is kept, because its text may contain any data. A message is cut to 4,096
+        characters.
+        """
         if not isinstance(error, AgentError):
             error = Internal(f"{type(error).__name__} inside the agent")
         return cls(code=error.code, message=str(error)[:4096], hint=error.hint)
 
 
 class Lineage(Frozen):
-    """One unbroken history of one datadir.
+    """The identity of one unbroken history of one datadir.
 
-    `inode` and `birth` (seconds since 1970, 0 where the filesystem keeps none) are those
-    of `ibdata1`; `generation` changes when the agent sees the LSN go back.
+    `inode` and `birth` are the inode and the time of birth of `ibdata1`. The time is in seconds
+    since 1970, or 0 if the filesystem keeps no time of birth. `generation` changes when the agent
+    sees that the LSN went back.
     """
 
     server_uuid: str | None = None
@@ -76,10 +83,11 @@ class BinlogPosition(Frozen):
 
 
 class WrappedKey(Frozen):
-    """A data key that the key `id` opens: `wrapped` is base64 of what `alg` made of it.
+    """A data key that is encrypted ("wrapped") for the key with the id `id`.
 
-    The names of RFC 7518: `A256KW` is AES key wrap by a master key, `RSA-OAEP-256` is for a
-    recovery key, whose public half alone is on the database's machine.
+    `wrapped` is the base64 of the encrypted data key. `alg` is the algorithm, by its name in
+    RFC 7518. `A256KW` is AES key wrap with a master key. `RSA-OAEP-256` is for a recovery key, of
+    which the database's machine has only the public half.
     """
 
     id: str
@@ -88,14 +96,17 @@ class WrappedKey(Frozen):
 
 
 class ListRef(Frozen):
-    """One segment list object: `count` segments, SHA-256 (hex) of its bytes."""
+    """A reference to one segment list object.
+
+    `count` is its number of segments. `sha256` is the SHA-256 of its bytes, in hex.
+    """
 
     count: Annotated[int, Field(ge=1)]
     sha256: str
 
 
 class Stored(Frozen):
-    """Where the bytes of a COMPLETED backup are and what they add up to."""
+    """The sizes, the segments and the segment lists of a COMPLETED backup."""
 
     raw_bytes: int
     compressed_bytes: int
@@ -107,14 +118,14 @@ class Stored(Frozen):
 
 
 class Measured(Frozen):
-    """How long the attempt took, and the stage that the others waited for."""
+    """The duration of the attempt in seconds, and the stage that the others waited for most."""
 
     seconds: float
     bottleneck: str
 
 
 class BackupView(Frozen):
-    """What the control plane and the operators see of a backup."""
+    """The part of a backup's record that the control plane and the operators see."""
 
     id: Id
     name: str
@@ -130,7 +141,10 @@ class BackupView(Frozen):
 
 
 class Record(BackupView):
-    """The JSON document about one backup beside its bytes: the only truth about it."""
+    """The JSON document about one backup, which the store keeps beside the backup's bytes.
+
+    It is the only authority on the state of the backup.
+    """
 
     format: Literal[1] = FORMAT_VERSION
     attempt: Id
@@ -154,16 +168,19 @@ class Record(BackupView):
 
     @property
     def sealed(self) -> bool:
-        """Whether the stored bytes are encrypted."""
+        """Return True if the stored bytes are encrypted."""
         return self.cipher != "none"
 
     def sizes(self) -> dict[str, int] | None:
-        """The bytes of a COMPLETED backup, as reports carry them."""
+        """Return the sizes of a COMPLETED backup in bytes, in the form that reports carry.
+
+        Return None for a backup that is not COMPLETED.
+        """
         if self.stored is None:
             return None
         names = ("raw_bytes", "compressed_bytes", "stored_bytes")
         return {name: getattr(self.stored, name) for name in names}
 
     def view(self) -> BackupView:
-        """The part of the record that reports and tables show."""
+        """Return the part of the record that reports and tables show."""
         return BackupView(**{name: getattr(self, name) for name in BackupView.model_fields})

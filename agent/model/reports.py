@@ -1,4 +1,4 @@
-"""Reports: what the agent says about a task."""
+"""Models of the reports that the agent sends about tasks."""
 
 from typing import Literal
 
@@ -8,7 +8,10 @@ from agent.model.values import MESSAGE_VERSION, Frozen, Id
 
 
 class Progress(Frozen):
-    """How far a running task is; `percent` and `seconds_left` are estimates."""
+    """The progress of a running task.
+
+    `percent` and `seconds_left` are estimates. They are None if no estimate is possible.
+    """
 
     raw_bytes: int
     stored_bytes: int
@@ -18,10 +21,10 @@ class Progress(Frozen):
 
 
 class ReportDraft(Frozen):
-    """What a report says; the journal adds who says it, when, and its number.
+    """A report before the journal adds its sender, time and number.
 
-    `deleted` are the backups that a delete which is DONE has removed, children before parents:
-    they have no record any more. The first 10,000 of them.
+    `deleted` has the ids of the backups that a DONE delete removed, children before parents. These
+    backups have no record any more. The list has at most the first 10,000 of them.
     """
 
     task_id: Id
@@ -35,7 +38,7 @@ class ReportDraft(Frozen):
 
 
 class Report(ReportDraft):
-    """One message about a task; `seq` grows with each of an agent's."""
+    """One message about a task, with a `seq` that grows with each report of one agent."""
 
     version: Literal[1] = MESSAGE_VERSION
     agent_run_id: Id

@@ -1,4 +1,4 @@
-"""Tasks: what the control plane sends."""
+"""Models of the tasks that the control plane sends."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -29,19 +29,22 @@ class TaskStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether a task in this status has ended."""
+        """Return True if a task in this status has ended."""
         return self in (TaskStatus.DONE, TaskStatus.FAILED, TaskStatus.CANCELLED)
 
 
 class Limits(Frozen):
-    """What one backup may use; None means the agent's configured default."""
+    """The limits of one backup.
+
+    None means the configured default of the agent.
+    """
 
     bytes_per_second: Annotated[int, Field(ge=1 << 20), WHOLE] | None = None
     cores: Annotated[int, Field(ge=1, le=1024), WHOLE] | None = None
 
 
 class BackupRequest(Frozen):
-    """The backup that a create task asks for."""
+    """The backup that a create task requests."""
 
     id: Id
     name: Name
@@ -51,10 +54,11 @@ class BackupRequest(Frozen):
 
 
 class TaskStore(Frozen):
-    """Where a task's backups are, if not where the configuration says.
+    """The store of a task's backups, if it is not the configured one.
 
-    A container of the tenant; a storage URL that the configuration lists, with a token for it.
-    The token is kept in memory only: what the journal holds has none.
+    `container` is a container of the tenant. `storage_url` is a URL that the configuration lists,
+    and `token` is the token for it. The agent keeps the token in memory only. The journal keeps
+    the task without it.
     """
 
     model_config = ConfigDict(json_schema_extra=BOTH_OR_NEITHER)
@@ -81,13 +85,16 @@ class TaskBase(Frozen):
 
 
 class StoreTask(TaskBase):
-    """A task about backups."""
+    """The base of the tasks that use a store of backups."""
 
     store: TaskStore | None = None
 
 
 class CreateTask(StoreTask):
-    """`retry` has it begun again where the agent's end cut it off."""
+    """A task that makes a backup.
+
+    With `retry` the agent starts the task again if the end of the agent interrupted it.
+    """
 
     type: Literal["backup.create"] = "backup.create"
     backup: BackupRequest
@@ -101,6 +108,11 @@ class CreateTask(StoreTask):
 
 
 class RestoreTask(StoreTask):
+    """A task that restores a backup into the directory `target`.
+
+    With `retry` the agent starts the task again if the end of the agent interrupted it.
+    """
+
     type: Literal["backup.restore"] = "backup.restore"
     backup_id: Id
     target: Annotated[str, Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]

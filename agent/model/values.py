@@ -1,7 +1,7 @@
-"""The values that models are made of: ids, names, times, tokens, and what JSON Schema says of them.
+"""The types of the values in models: ids, names, times and tokens, with their JSON Schema.
 
-What a pattern says to JSON Schema is what pydantic does: `$` is the end, and no class of
-characters depends on whose regular expressions they are.
+A pattern means the same in JSON Schema and in pydantic. In both `$` is the end of the text. No
+pattern has a character class that differs between dialects of regular expressions.
 """
 
 import time
@@ -24,9 +24,12 @@ MESSAGE_VERSION: Final = 1
 
 
 def canonical_uuid(text: str) -> str:
-    """Return `text` if it is a UUID in its one canonical spelling; else ValueError.
+    """Return `text` if it is a UUID in its canonical spelling.
 
-    Ids become object names and folder names, so no second spelling may exist.
+    Ids become names of objects and directories, so an id must have only one spelling.
+
+    Raises:
+        ValueError: `text` is not a UUID, or has another spelling.
     """
     with suppress(ValueError):
         if str(uuid.UUID(text)) == text:
@@ -35,7 +38,7 @@ def canonical_uuid(text: str) -> str:
 
 
 def is_uuid(text: str) -> bool:
-    """Whether it is a UUID in its one canonical spelling."""
+    """Return True if `text` is a UUID in its canonical spelling."""
     try:
         canonical_uuid(text)
     except ValueError:
@@ -44,29 +47,29 @@ def is_uuid(text: str) -> bool:
 
 
 def utc(seconds: float) -> str:
-    """A moment in Unix seconds as RFC 3339, in whole seconds."""
+    """Return a time in Unix seconds as an RFC 3339 string in UTC, in whole seconds."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def utc_now() -> str:
-    """The present moment as RFC 3339, in whole seconds."""
+    """Return the current time as an RFC 3339 string in UTC, in whole seconds."""
     return utc(time.time())
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without anything that could steer a terminal."""
+    """Return `text` on one line, with "?" for each character that could control a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _no_bool(value: object) -> object:
-    """Python takes True for 1; JSON does not."""
+    """Refuse a bool, because True equals 1 in Python but not in JSON."""
     if isinstance(value, bool):
         raise ValueError("not a number")
     return value
 
 
 def _whole(value: object) -> object:
-    """Take 2.0 for 2, as JSON Schema does."""
+    """Convert a float without a fraction to int, because JSON Schema takes 2.0 as an integer."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -84,18 +87,19 @@ Description = Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*
 
 
 class Frozen(BaseModel):
-    """Base of all models: immutable, and unknown fields are an error."""
+    """The base class of all models, which are immutable and refuse unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-# what can be the value of a header, and Swift takes as one
+# The texts that are a valid value of an HTTP header and that Swift accepts as a token.
 VISIBLE: Final = "^[!-~]{1,4096}$"
 Token = Annotated[
     SecretStr,
     Field(json_schema_extra={"minLength": 1, "maxLength": 4096, "pattern": VISIBLE}),
 ]
-# A fresh task has both or neither (agent/broker/wire.py); in the journal there are URLs alone.
+# A task from the broker has both or neither (agent/broker/wire.py). A task in the journal may have
+# a URL alone, because the journal keeps no token.
 BOTH_OR_NEITHER: Final[dict[str, JsonValue]] = {
     "anyOf": [
         {
@@ -108,7 +112,11 @@ BOTH_OR_NEITHER: Final[dict[str, JsonValue]] = {
 
 
 def type_required(schema: dict[str, Any]) -> None:
-    """The type tells which kind of task it is, so it has a default here but none in a message."""
+    """Make the field `type` required in the JSON Schema of a task.
+
+    The models have a default for it. A message must have the field, because it tells the type of
+    the task.
+    """
     if "type" in schema["properties"]:
         del schema["properties"]["type"]["default"]
         schema["required"] = ["type", *schema["required"]]

@@ -1,1 +1,1 @@
-"""What the agent does with backups, one verb a module."""
+"""Operations on backups, one module or package for each."""

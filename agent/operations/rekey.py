@@ -1,7 +1,7 @@
-"""Bring every record under another master key, without touching stored bytes.
+"""Sign every record and wrap its data key by another master key, without changing stored bytes.
 
-Each record is a step of its own and says by itself whether it is done: its signature and
-its wrapped keys. So a run that was cut off anywhere is simply repeated.
+Each record is a step of its own. Its signature and its wrapped keys show if the step is done. So a
+run that was interrupted at any point can be repeated.
 """
 
 from collections import deque
@@ -23,12 +23,15 @@ from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Record, WrappedKey
 from agent.records.catalogue import Catalogue, Signed
 
-# Records in work or waiting for their turn to be reported, for each connection.
+# For each connection, the number of records that are in work or wait to be reported in order.
 _AHEAD = 4
 
 
 class Outcome(StrEnum):
-    """What became of a record: `left` ones still need the old key, and so do `failed` ones."""
+    """The outcome for a record.
+
+    LEFT and FAILED records still need the old key.
+    """
 
     DONE = "done"
     ALREADY = "already"
@@ -37,7 +40,7 @@ class Outcome(StrEnum):
 
 
 class Rekeyed(NamedTuple):
-    """One record; `code` and `why` say what is in the way of one that wasn't done."""
+    """The result for one record, with an error code and the reason if it wasn't done."""
 
     backup_id: str
     outcome: Outcome
@@ -46,21 +49,24 @@ class Rekeyed(NamedTuple):
 
 
 class Rekey:
-    """One run over all records of a container; with `dry_run` nothing is written."""
+    """One run over all records of a container, which writes nothing with `dry_run`."""
 
     def __init__(
         self, catalogue: Catalogue, keyring: Keyring, to: str, *, dry_run: bool = False
     ) -> None:
-        """`to` is the id of a master key of the keyring; KeyNotHere otherwise."""
+        """Prepare a run that moves all records to the master key with the id `to`.
+
+        Raise KeyNotHere if the keyring doesn't have that key.
+        """
         self._catalogue = catalogue
         self._keyring = keyring
         self._to = keyring.key(to).id
         self._dry_run = dry_run
 
     def run(self, connections: int) -> Iterator[Rekeyed]:
-        """Do all records, `connections` at a time, and tell of each in order of ids.
+        """Change all records, `connections` at a time, and yield their results in order of ids.
 
-        Raises StoreError where the store can't be reached or refuses; run it again then.
+        Raise StoreError if the store can't be reached or refuses a request. Run it again then.
         """
         ahead: deque[Future[Rekeyed]] = deque()
         with ThreadPoolExecutor(connections, "rekey") as workers:
@@ -72,16 +78,16 @@ class Rekey:
                 yield ahead.popleft().result()
 
     def one(self, backup_id: str) -> Rekeyed:
-        """Do one record; what is wrong with it alone is told and not raised."""
+        """Change one record, and return an error that concerns only this record as its result."""
         try:
             signed = self._catalogue.signed(backup_id)
             if signed is None:
                 return Rekeyed(backup_id, Outcome.ALREADY, why="it is deleted")
             return self._change(signed)
         except Fenced as error:
-            return _told(backup_id, Outcome.LEFT, error)
+            return _with_error(backup_id, Outcome.LEFT, error)
         except (DataError, StoreBusy, StoreMismatch, StoreRejected) as error:
-            return _told(backup_id, Outcome.FAILED, error)
+            return _with_error(backup_id, Outcome.FAILED, error)
 
     def _change(self, signed: Signed) -> Rekeyed:
         record = signed.record
@@ -89,21 +95,27 @@ class Rekey:
         if signed.key_id == self._to and _owners(keys) == _owners(record.keys):
             return Rekeyed(record.id, Outcome.ALREADY)
         if record.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
-            busy = Fenced(f"a task is at work on it: it is {record.status}")
-            return _told(record.id, Outcome.LEFT, busy)
+            busy = Fenced(f"a task is working on this backup, which is {record.status}")
+            return _with_error(record.id, Outcome.LEFT, busy)
         if not self._dry_run:
             self._catalogue.rewrap(record, keys, self._to)
         return Rekeyed(record.id, Outcome.DONE)
 
     def _keys(self, record: Record) -> tuple[WrappedKey, ...]:
-        """The record's data key, wrapped by the keys that are to open it from now on."""
+        """Wrap the record's data key by the target key and by each recovery key.
+
+        Return an empty tuple for a backup without encryption.
+        """
         if not record.sealed:
             return ()
         data_key = self._keyring.unwrap(record.keys)
         keys = self._keyring.wrap_all(data_key, self._to)
-        # what is about to replace the only way to the data must be one
+        # The wrapped keys replace the only way to the data, so check first that they work.
         if self._keyring.unwrap(keys) != data_key:
-            raise DataDamaged(f"the data key of backup {record.id} was not wrapped right")
+            raise DataDamaged(
+                f"the data key of backup {record.id} was not wrapped correctly: it unwraps to "
+                "another key"
+            )
         return keys
 
 
@@ -111,5 +123,5 @@ def _owners(keys: tuple[WrappedKey, ...]) -> list[tuple[str, str]]:
     return sorted((entry.id, entry.alg) for entry in keys)
 
 
-def _told(backup_id: str, outcome: Outcome, error: AgentError) -> Rekeyed:
+def _with_error(backup_id: str, outcome: Outcome, error: AgentError) -> Rekeyed:
     return Rekeyed(backup_id, outcome, error.code, str(error))

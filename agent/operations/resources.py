@@ -1,4 +1,4 @@
-"""What the operations work with, built by the faces and handed down as plain values."""
+"""Plain values that the operations work with, built by the daemon and by the commands."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class PathSettings:
-    """The data path's budget: bytes, connections, cores, gzip level (0 to 3)."""
+    """The budget of the data path.
+
+    `memory_bytes` and `segment_bytes` are in bytes, `level` is a gzip level from 0 to 3.
+    `bytes_per_second` limits the rate, None means no limit.
+    """
 
     memory_bytes: int
     segment_bytes: int
@@ -33,7 +37,11 @@ class PathSettings:
     bytes_per_second: int | None = None
 
     def plan(self, *, cores: int | None = None, segment_bytes: int | None = None) -> Plan:
-        """How one run is laid out; ConfigInvalid where the budget is too small."""
+        """Return the plan of one run.
+
+        `cores` and `segment_bytes` replace the configured values, but `cores` can only lower them.
+        Raise ConfigInvalid if the memory is too small.
+        """
         return plan(
             self.memory_bytes,
             segment_bytes or self.segment_bytes,
@@ -43,15 +51,15 @@ class PathSettings:
 
 
 def _nothing() -> None:
-    """All keys are in files."""
+    """Do nothing, because all keys are in files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreResources:
-    """What a restore needs: no database, no broker.
+    """The resources of a restore, which needs no database and no broker.
 
-    Backups that aren't encrypted are opened only where `allow_plaintext` says so. A restore
-    leaves `reserve_percent` of its filesystem free.
+    Backups without encryption are opened only if `allow_plaintext` is True. A restore leaves
+    `reserve_percent` of its filesystem free.
     """
 
     store: Store
@@ -64,19 +72,26 @@ class RestoreResources:
     reserve_percent: float = 3.0
 
     def datadirs(self) -> list[Path]:
-        """Return the datadirs of servers that are known to run here."""
+        """Return the datadirs of the servers that are known to run on this machine.
+
+        A restore alone knows of none.
+        """
         return []
 
     def bound(self, stop: Interruption) -> Self:
-        """The same parts, whose store ends its calls at once when `stop` is requested."""
+        """Return a copy of these resources, bound to `stop`.
+
+        Calls to the store of the copy end at once when `stop` is requested.
+        """
         store = self.store.bound(stop)
         return replace(self, store=store, catalogue=self.catalogue.bound(store))
 
     def opening(self, record: Record) -> Opening:
-        """What makes the stored slabs of one backup plaintext again, once.
+        """Return an object that decrypts the stored slabs of one backup, for one run only.
 
-        KeyNotHere or DataDamaged where its data key can't be had, PlaintextRefused where it
-        isn't encrypted and that isn't allowed.
+        Raises:
+            KeyNotHere, DataDamaged: the data key of the backup can't be unwrapped.
+            PlaintextRefused: the backup isn't encrypted, and `allow_plaintext` is False.
         """
         if record.sealed:
             return OpeningStream(self.keyring.unwrap(record.keys), record.id.encode())
@@ -87,15 +102,21 @@ class RestoreResources:
 
 @dataclass(frozen=True, kw_only=True)
 class BackupResources(RestoreResources):
-    """What a backup needs on top: the instance, its database, a folder for scratch files.
+    """The resources of a backup, with the instance, its database and a temporary directory.
 
-    `encrypt` says whether the backups that are made get encrypted, `safe_slave_backup`
-    whether the engine stops a replica's SQL thread meanwhile, `exclusive` whether nobody else may
-    make a backup of the datadir at the same time, `lock_wait_seconds` how long the engine may
-    wait for a lock of the server, `uncopied_engines` (lower case) which storage engines' tables
-    may lack their data in a backup. `store_folder` is where the store keeps its files, if that is
-    a folder here. `keep_key` is called before a record is signed by a key that may not be in a
-    file yet.
+    Attributes:
+        instance_id: the id of the instance.
+        database: the database of the instance.
+        scratch: the directory for temporary files of the engine.
+        exclusive: True if no other process may make a backup of the datadir at the same time.
+        encrypt: True if the backups are encrypted.
+        safe_slave_backup: True if the engine stops a replica's SQL threads during a backup.
+        lock_wait_seconds: how long the engine may wait for a lock of the server, in seconds.
+        uncopied_engines: the storage engines (lower case) with tables that may lack their data in
+            a backup.
+        store_folder: the directory in which the store keeps its files. None if the store is not a
+            directory on this machine.
+        keep_key: is called before a record is signed by a key that may not be in a file yet.
     """
 
     instance_id: str
@@ -110,14 +131,20 @@ class BackupResources(RestoreResources):
     keep_key: Callable[[], None] = _nothing
 
     def datadirs(self) -> list[Path]:
-        """Return the server's datadir, nothing if the server doesn't answer or is elsewhere."""
+        """Return the server's datadir.
+
+        Return an empty list if the server doesn't answer, or if it runs on another machine.
+        """
         try:
             datadir = self.database.server().datadir
         except DatabaseError as error:
-            log.info("the server's datadir is not known to this restore: %s", error)
+            log.info("cannot read the server's datadir for this restore: %s", error)
             return []
         return [datadir] if datadir.is_dir() else []
 
     def bound(self, stop: Interruption) -> Self:
-        """As of a restore's; the database's calls end, too."""
+        """Return a copy of these resources, bound to `stop`.
+
+        Calls to the store and to the database of the copy end at once when `stop` is requested.
+        """
         return replace(super().bound(stop), database=self.database.bound(stop.on_stop))

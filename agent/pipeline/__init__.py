@@ -1,1 +1,1 @@
-"""The data path: bounded, parallel, in order; both directions."""
+"""The data path in both directions, with bounded memory, parallel stages and ordered bytes."""

@@ -1,4 +1,4 @@
-"""The memory of the data path: a fixed number of buffers, and how a budget is divided."""
+"""The memory of the data path, which has a fixed number of buffers within a budget."""
 
 import threading
 import time
@@ -10,12 +10,16 @@ from agent.stop import Stop
 
 MIB = 1 << 20
 BLOCK = MIB
-# A slot holds a raw block and the member made of it, which is at most a little larger.
+# A slot has a raw block and the gzip member made of it, which is at most a little larger.
 _SLOT_BYTES = 2 * BLOCK + 64 * 1024
 
 
 class Pool:
-    """At most `count` buffers of `size` bytes, made when first needed and reused."""
+    """A pool of at most `count` buffers of `size` bytes.
+
+    It makes a buffer when it is needed for the first time, and reuses it. `waited` is the seconds
+    that threads waited for a buffer.
+    """
 
     def __init__(self, count: int, size: int, stop: Stop) -> None:
         self._left = count
@@ -26,7 +30,10 @@ class Pool:
         self.waited = 0.0
 
     def take(self) -> memoryview:
-        """A buffer with any content; waits for one, raises the stop's cause."""
+        """Return a buffer with any content, and wait for one if none is free.
+
+        Raise the cause of a stop.
+        """
         started = time.monotonic()
         with self._stop.on_stop(self._wake), self._changed:
             while not self._free and not self._left:
@@ -40,7 +47,7 @@ class Pool:
         return memoryview(bytearray(self._size))
 
     def give(self, buffer: memoryview) -> None:
-        """Hand a buffer back; nothing may hold a view of it any more."""
+        """Return a buffer to the pool, of which no view may be in use any more."""
         with self._changed:
             self._free.append(buffer)
             self._changed.notify()
@@ -51,7 +58,7 @@ class Pool:
 
 
 class Plan(NamedTuple):
-    """How one run of the data path is laid out; `memory_bytes` says what it takes."""
+    """The layout of one run of the data path, which needs `memory_bytes` of memory."""
 
     cores: int
     connections: int
@@ -69,12 +76,15 @@ class Plan(NamedTuple):
 
 
 def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) -> Plan:
-    """Divide a budget: slots for (de)compression first, the rest for segments.
+    """Divide a memory budget between slots for (de)compression and segments.
 
-    The slots take at most half of it, and leave room for two segments, so a machine with
-    many cores uses fewer of them. One segment is filled or emptied while the others travel,
-    so there are at most as many connections as segments in memory less one. ConfigInvalid
-    where the budget doesn't hold two segments.
+    The slots are planned first. They take at most half of the budget, and leave room for two
+    segments. So a machine with many cores may use only some of them. The rest of the budget is for
+    segments. One segment is filled or emptied while the others are transferred. So the number of
+    connections is at most the number of segments in memory minus one.
+
+    Raises:
+        ConfigInvalid: the budget is too small for two segments.
     """
     slabs = max(1, segment_bytes // SLAB)
     for_slots = min(memory_bytes // 2, memory_bytes - 2 * slabs * SLAB)
@@ -83,7 +93,7 @@ def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) ->
     segments = (memory_bytes - slots * _SLOT_BYTES) // (slabs * SLAB)
     if segments < 2:
         raise ConfigInvalid(
-            f"[pipeline] memory_bytes = {memory_bytes} does not hold two segments of "
+            f"[pipeline] memory_bytes = {memory_bytes} is too small for two segments of "
             f"{slabs} MiB and {slots} blocks for {cores} cores",
             hint="raise [pipeline] memory_bytes, or lower segment_bytes or cores",
         )

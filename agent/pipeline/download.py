@@ -1,11 +1,14 @@
-"""Stored segments to raw stream: fetch ahead, open in order, inflate in parallel, write.
+"""The download turns stored segments into the raw stream.
+
+It fetches segments in advance, decrypts ("opens") them in order, decompresses in parallel, and
+writes in order.
 
     fetch x connections ─▶ opener ─▶ inflate x cores ─▶ writer ─▶ sink
                           (caller)                     (1 thread)
 
-Every MiB is authenticated before a byte of it is inflated, so the sink never sees bytes
-that were changed, cut off or put in another place. (Of a backup that isn't encrypted,
-`fetch` must see to that: there is nothing to authenticate.)
+Each MiB is authenticated before a byte of it is decompressed. So the sink never gets bytes that
+were changed, truncated or moved to another place. A backup that isn't encrypted has no
+authentication, so `fetch` must check its bytes.
 """
 
 import threading
@@ -28,10 +31,17 @@ Write = Callable[[bytes], None]
 
 
 class Opening(Protocol):
-    """Makes stored slabs plaintext again, in place: codec/aead.py or codec/plain.py."""
+    """A codec that turns stored slabs into plaintext, in place.
+
+    The implementations are in codec/aead.py and codec/plain.py.
+    """
 
     def open(self, slab: memoryview, index: int, last: bool) -> memoryview:
-        """The plaintext of one whole slab; DataDamaged where it isn't as it was stored."""
+        """Return the plaintext of one whole slab.
+
+        Raises:
+            DataDamaged: the slab differs from the stored one.
+        """
 
 
 class _Fetched(NamedTuple):
@@ -40,7 +50,11 @@ class _Fetched(NamedTuple):
 
 
 class Download:
-    """One run of the path; `fetch(number, buffer)` fills a segment's bytes and may raise."""
+    """One run of the download.
+
+    `sizes` has the size of each segment in bytes. `fetch(number, buffer)` fills the buffer with
+    the bytes of segment `number`, and may raise.
+    """
 
     def __init__(
         self,
@@ -66,9 +80,10 @@ class Download:
         self._index = 0
 
     def run(self) -> None:
-        """Move everything; raises the first failure of any stage.
+        """Download the whole stream.
 
-        On return or raise no thread of this run is left.
+        Raise the first failure of any stage. No thread of this run is left after the return or the
+        exception.
         """
         with (
             self._stop.on_stop(self._slots.release),
@@ -84,7 +99,11 @@ class Download:
         self._stop.check()
 
     def _open_all(self, fetchers: ThreadPoolExecutor, inflaters: ThreadPoolExecutor) -> None:
-        """Open each segment in turn, the following ones being fetched meanwhile."""
+        """Open the segments in order while the next ones are fetched.
+
+        Raises:
+            DataDamaged: the backup has no segments, or its bytes are damaged.
+        """
         if not self._sizes:
             raise DataDamaged("the backup has no segments")
         ahead: deque[Future[_Fetched]] = deque()

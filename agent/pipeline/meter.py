@@ -1,4 +1,4 @@
-"""What a run has done so far, which stage the others wait for, and who looks at it when."""
+"""The counters of a run, the stage that the others wait for, and a periodic look at them."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from agent.model import Measured, Progress
 
 @contextmanager
 def every(seconds: float, look: Callable[[], None], name: str = "progress") -> Iterator[None]:
-    """Have `look` called on a thread of its own, every so often, while the block runs."""
+    """Call `look` every `seconds` on a separate thread while the block runs."""
     ended = threading.Event()
 
     def tick() -> None:
@@ -27,7 +27,7 @@ def every(seconds: float, look: Callable[[], None], name: str = "progress") -> I
 
 
 class Meter:
-    """Counters that the stages add to and the reporting thread reads."""
+    """The counters of a run, to which the stages add and which the reporting thread reads."""
 
     def __init__(self, expected_raw_bytes: int | None = None) -> None:
         self.expected_raw_bytes = expected_raw_bytes
@@ -45,7 +45,7 @@ class Meter:
             self.stored_bytes += stored
 
     def waited(self, stage: str, seconds: float) -> None:
-        """Somebody waited that long for `stage`."""
+        """Add `seconds` to the time that other stages waited for `stage`."""
         with self._lock:
             self._waits[stage] = self._waits.get(stage, 0.0) + seconds
 
@@ -54,13 +54,16 @@ class Meter:
         return time.monotonic() - self._started
 
     def measured(self) -> Measured:
-        """The time taken, and the stage that was waited for most."""
+        """Return the seconds since the start, and the stage for which the others waited most."""
         with self._lock:
             bottleneck = max(self._waits, key=lambda stage: self._waits[stage], default="none")
         return Measured(seconds=round(self.seconds, 3), bottleneck=bottleneck)
 
     def progress(self) -> Progress:
-        """A snapshot; percent and time left where the expected size is known."""
+        """Return the current progress.
+
+        Percent and seconds left are None if the expected size is unknown.
+        """
         rate = self.raw_bytes / max(self.seconds, 1e-3)
         percent = left = None
         if self.expected_raw_bytes:

@@ -1,17 +1,21 @@
-"""A byte-rate limit for the data path."""
+"""A limit for the byte rate of the data path."""
 
 import time
 
 from agent.stop import Stop
 
-# A pause shorter than this isn't worth the wake-up; the debt is carried on instead.
+# The shortest pause in seconds. A shorter one isn't worth the wake-up, so it is added to the next.
 _SHORTEST_PAUSE = 0.01
-# Time that the work itself took counts as paced, up to this much: idle time is no credit.
+# The most seconds by which the caller may be behind the rate and still catch up. So the time that
+# the work itself takes counts as a pause, but a longer idle time allows no burst.
 _CREDIT = 0.25
 
 
 class Pace:
-    """Delays whoever spends bytes, so that the mean rate stays at `bytes_per_second`."""
+    """A limiter that delays its caller, so that the mean rate stays at `bytes_per_second`.
+
+    None means no limit.
+    """
 
     def __init__(self, bytes_per_second: int | None, stop: Stop) -> None:
         self._rate = bytes_per_second
@@ -19,7 +23,10 @@ class Pace:
         self._due = time.monotonic()
 
     def spend(self, count: int) -> None:
-        """Account for `count` bytes; waits while ahead of the rate. Idle time allows no burst."""
+        """Count `count` bytes, and wait if they are ahead of the rate.
+
+        Idle time allows no burst. Raise the cause of a stop that is requested during the wait.
+        """
         if self._rate is None:
             return
         now = time.monotonic()

@@ -1,11 +1,13 @@
-"""Raw stream to stored segments: read, deflate in parallel, seal in order, send in parallel.
+"""The upload turns a raw stream into stored segments.
+
+It reads, compresses in parallel, encrypts ("seals") in order, and sends in parallel.
 
     source ─ reader ─▶ deflate x cores ─▶ sealer ─▶ send x connections
              (caller)                     (1 thread)
 
-A slot (raw block and its member) is taken by the reader and given back by the sealer; a
-slab is taken by the sealer and given back by the sender. So both directions of pressure
-end at the two pools, and memory is what the plan says at any database's size.
+A slot is a raw block and its gzip member. The reader takes a slot and the sealer returns it. The
+sealer takes a slab and the sender returns it. So a slow stage makes the earlier stages wait for
+one of the two pools, and the memory stays within the plan for a database of any size.
 """
 
 import threading
@@ -24,23 +26,32 @@ from agent.stop import Stop
 
 
 class Source(Protocol):
-    """Where raw bytes come from."""
+    """A source of raw bytes."""
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fill the buffer as far as there are bytes; 0 only at an end that is proved good."""
+        """Read the next bytes into the buffer, and return their number.
+
+        Return 0 only at an end of the stream that is proved to be successful.
+        """
 
 
 class Sealing(Protocol):
-    """Makes slabs of plaintext what is stored, in place: codec/aead.py or codec/plain.py."""
+    """A codec that turns slabs of plaintext into stored bytes, in place.
+
+    The implementations are in codec/aead.py and codec/plain.py.
+    """
 
     def start(self, index: int) -> int:
-        """Where the plaintext begins in slab `index`."""
+        """Return the offset of the plaintext in slab `index`."""
 
     def room(self, index: int) -> int:
-        """How many bytes of plaintext a full slab `index` holds."""
+        """Return the number of plaintext bytes in a full slab `index`."""
 
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
-        """Seal the `length` bytes at slab[start(index):]; how much of the slab is stored."""
+        """Seal `length` bytes from offset start(index) on, and return the bytes to store.
+
+        The result is a number of bytes, counted from the start of the slab.
+        """
 
 
 class _Deflated(NamedTuple):
@@ -52,7 +63,11 @@ Send = Callable[[int, list[memoryview]], None]
 
 
 class Upload:
-    """One run of the path; `send(number, parts)` stores a segment and may raise."""
+    """One run of the upload.
+
+    `send(number, parts)` stores the segment `number` and may raise. `level` is the level of
+    compression.
+    """
 
     def __init__(
         self,
@@ -80,9 +95,10 @@ class Upload:
         self._segments = 0
 
     def run(self) -> int:
-        """Move everything; return the number of segments. Raises the first failure of any stage.
+        """Upload the whole stream, and return the number of segments.
 
-        On return or raise no thread of this run is left.
+        Raise the first failure of any stage. No thread of this run is left after the return or the
+        exception.
         """
         with (
             ThreadPoolExecutor(self._plan.cores, "deflate") as deflaters,
@@ -122,7 +138,7 @@ class Upload:
                     self._dispatch(senders, parts)
                 self._blocks.give(block)
                 self._meter.add(compressed=len(member))
-            # The last slab is sealed only here: a stream that failed never gets its end.
+            # The last slab is sealed only here. So a failed stream never gets a valid end.
             self._stop.check()
             self._dispatch(senders, self._sealed.finish())
 
@@ -144,12 +160,12 @@ class Upload:
 
 
 def _whole(part: memoryview) -> memoryview:
-    """The full slab that a short last part was cut from."""
+    """Return the full slab of a part, which may be a shorter view of it."""
     return memoryview(part.obj)
 
 
 class _Sealed:
-    """Packs members into slabs and seals each, in place, once it is full."""
+    """A packer that fills slabs with gzip members, and seals each full slab in place."""
 
     def __init__(self, sealing: Sealing, slabs: Pool) -> None:
         self._sealing = sealing
@@ -160,7 +176,7 @@ class _Sealed:
         self._filled = 0
 
     def write(self, member: bytes, slabs_per_segment: int) -> Iterator[list[memoryview]]:
-        """Add the bytes of a member; yield each segment that became whole by it."""
+        """Add the bytes of a member, and yield each segment that becomes complete."""
         rest = memoryview(member)
         while rest:
             whole = self._sealing.room(self._index)
@@ -179,7 +195,7 @@ class _Sealed:
             rest = rest[taken:]
 
     def finish(self) -> list[memoryview]:
-        """Seal the last slab; return the last segment."""
+        """Seal the last slab, and return the last segment."""
         if self._slab is None:
             self._slab = self._slabs.take()
         self._seal(last=True)

@@ -1,1 +1,1 @@
-"""What the store keeps about backups: records, object names, segment lists."""
+"""The stored data about backups: records, object names and segment lists."""

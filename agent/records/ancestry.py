@@ -1,8 +1,9 @@
-"""COMPLETED backups that nothing can be restored from, because an ancestor is missing.
+"""A check for COMPLETED backups that can't be restored because of an ancestor.
 
-Fed with the rows of a listing, of which it keeps a few numbers each. A listing may lag behind, and
-a long one takes minutes. So an ancestor that it lacks, or that was not COMPLETED when it was read,
-is asked for by its name before the verdict.
+Such an ancestor is missing, or is not COMPLETED, or does not fit. The check reads the rows of a
+listing and keeps a few numbers of each. A listing may lag behind, and a long one takes minutes. So
+an ancestor is read by its name if the listing lacks it or showed it as not COMPLETED. The check
+decides only after that.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,8 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus
 from agent.records.reading import ListedRecord
 
-# Ancestors asked for by name. Of more than this many nothing is said: the listing is far behind.
+# The most ancestors that are read by name. If more are needed, the listing is far behind, and
+# nothing is reported about them.
 _LOOKS: Final = 200
 
 Look = Callable[[str], ListedRecord | None]
@@ -36,7 +38,10 @@ class _Node(NamedTuple):
 
 
 class Ancestry:
-    """`add` every row of a listing, then ask for what is `broken`."""
+    """The parents of the backups of a listing.
+
+    Call `add` with every row of the listing, and `broken` after that.
+    """
 
     def __init__(self) -> None:
         self._nodes: dict[str, _Node] = {}
@@ -44,7 +49,10 @@ class Ancestry:
         self._asked: dict[str, tuple[str | None, bool]] = {}
 
     def add(self, row: ListedRecord) -> None:
-        """Note a row, if its record can be trusted."""
+        """Add a row.
+
+        A row with a record that can't be trusted is ignored.
+        """
         record = row.record
         if record is not None and row.state is RecordState.OK:
             self._nodes[row.backup_id] = _Node(
@@ -56,9 +64,10 @@ class Ancestry:
             )
 
     def broken(self, look: Look) -> list[Unrestorable]:
-        """Return the COMPLETED backups without a whole chain; `look` reads one record by its id.
+        """Return the COMPLETED backups that have no complete chain.
 
-        A chain of which something can't be told, for want of a key or of an answer, is none.
+        `look` reads one record by its id. A backup is not reported if its chain can't be checked,
+        because a key is missing or the store does not answer.
         """
         completed = [
             (backup_id, node.instance_id)
@@ -71,7 +80,7 @@ class Ancestry:
         ]
 
     def _judge(self, backup_id: str, look: Look) -> str | None:
-        """Return what is wrong with the ancestors of a COMPLETED backup; None if nothing is."""
+        """Return the problem with the ancestors of a COMPLETED backup, or None if there is none."""
         path: list[str] = []
         seen: set[str] = set()
         at, why = backup_id, None
@@ -94,7 +103,7 @@ class Ancestry:
         return why
 
     def _parent(self, child: _Node, parent_id: str, look: Look) -> tuple[str | None, bool]:
-        """Return what is wrong with a parent, and whether it is known at all."""
+        """Return the problem with a parent, and True if the parent's record is known."""
         listed = self._nodes.get(parent_id)
         if listed is None or listed.status is not BackupStatus.COMPLETED:
             why, known = self._ask(parent_id, look)
@@ -104,11 +113,17 @@ class Ancestry:
         if parent.status is not BackupStatus.COMPLETED:
             return f"its ancestor {parent_id} is {parent.status}", True
         if parent.to_lsn != child.from_lsn:
-            return f"its ancestor {parent_id} ends at another LSN than its child begins", True
+            return (
+                f"its ancestor {parent_id} does not end at the LSN at which its child begins",
+                True,
+            )
         return None, True
 
     def _ask(self, parent_id: str, look: Look) -> tuple[str | None, bool]:
-        """Look at a parent once; return what is wrong with it, and whether it is known by that."""
+        """Return the problem with a parent, and True if its record is known.
+
+        The record is read at most once.
+        """
         if parent_id not in self._asked and len(self._asked) < _LOOKS:
             self._asked[parent_id] = self._look(parent_id, look)
         return self._asked.get(parent_id, (None, False))
@@ -119,7 +134,7 @@ class Ancestry:
         except (StoreBusy, StoreMismatch, StoreRejected):
             return None, False
         if row is None:
-            return f"its ancestor {parent_id} is gone", False
+            return f"its ancestor {parent_id} has no record", False
         if row.state is RecordState.BAD:
             return f"the record of its ancestor {parent_id} fails its check", False
         self.add(row)

@@ -1,13 +1,15 @@
-"""The bytes of records as they were last read, so that listing them again is quick.
+"""A cache of the bytes of records, so that the next listing is quick.
 
-One file a container, records in order of their ids, each behind a line with its id, its MD5
-and its length. It is read along with the listing while the next one is written: what isn't
-listed any more falls out, and memory holds one record. The MD5 of each is compared, and
-reading ends at the first that is wrong, so that a torn file is a short one. Several processes
-may use it at once: each renames a file of its own into place.
+There is one file for each container. Its records are in order of their ids. Before each record
+stands a line with its id, its MD5 and its length. A listing reads this file and writes the next one
+at the same time. So records that are not listed any more are dropped, and only one record is in
+memory. The MD5 of each record is compared. Reading ends at the first record with a wrong MD5, so a
+torn file is used up to there. Several processes may use the cache at once, because each renames a
+file of its own into place.
 
-Nothing depends on it: where it can't be read or written it isn't used. Who can write it can
-do no more than who can write the store, because its records are checked like any others.
+Nothing depends on the cache. If it can't be read or written, it isn't used. A user who can write to
+the cache can do no more than a user who can write to the store, because the records of the cache
+are checked like all others.
 """
 
 import hashlib
@@ -23,12 +25,13 @@ from tempfile import NamedTemporaryFile
 from typing import IO, NamedTuple, cast
 
 _log = logging.getLogger(__name__)
-# A record is about 2 KiB; what is much larger is read from the store each time.
+# A record has about 2 KiB. A record of more than this many bytes is not cached.
 _RECORD_BYTES = 64 << 10
 _FILE_BYTES = 256 << 20
 _SUFFIX = ".records"
 _DRAFT = ".draft"
-# Of containers that nobody lists any more, and of processes that were killed.
+# The age in seconds after which a file is deleted. Old caches are of containers that are not listed
+# any more, old drafts are of processes that were killed.
 _STALE_SECONDS = {_SUFFIX: 30 * 86400, _DRAFT: 86400}
 _HEAD = b"backup-agent records 1\n"
 _LINE = re.compile(rb"([0-9a-f-]{36}) ([0-9a-f]{32}) ([0-9]{1,6})\n")
@@ -42,7 +45,7 @@ class _Entry(NamedTuple):
 
 
 class CachePass:
-    """One walk along the cache, in order of ids: what it has, and what it is to have next."""
+    """One pass over the cache in order of ids, which reads the old file and writes the next one."""
 
     def __init__(self, old: IO[bytes] | None, draft: IO[bytes] | None) -> None:
         self._old = old
@@ -53,11 +56,14 @@ class CachePass:
 
     @property
     def written(self) -> bool:
-        """Whether what was kept can be used next time."""
+        """Return True if the next file was written without an error."""
         return self._draft is not None
 
     def find(self, backup_id: str, md5: str) -> bytes | None:
-        """The bytes of a record whose MD5 (hex) is `md5`; ids must come in ascending order."""
+        """Return the bytes of a record if the cache has it with this MD5 (hex), else None.
+
+        The ids of the calls must be in ascending order.
+        """
         while self._entry is not None and self._entry.backup_id < backup_id:
             self._entry = self._next()
         if self._entry is not None and self._entry[:2] == (backup_id, md5):
@@ -65,12 +71,18 @@ class CachePass:
         return None
 
     def keep(self, backup_id: str, raw: bytes) -> None:
-        """Have these bytes next time, if there is room; ids must come in ascending order."""
+        """Write a record to the next file if there is room for it.
+
+        The ids of the calls must be in ascending order.
+        """
         if len(raw) <= _RECORD_BYTES:
             self._write(b"%s %s %d\n%s" % (backup_id.encode(), _md5(raw).encode(), len(raw), raw))
 
     def _next(self) -> _Entry | None:
-        """The next entry of the old file; None at its end, or where it can't be trusted."""
+        """Return the next entry of the old file.
+
+        Return None at the end of the file, or if the entry is damaged.
+        """
         if self._old is None:
             return None
         try:
@@ -79,7 +91,7 @@ class CachePass:
                 return None
             entry = _Entry(found[1].decode(), found[2].decode(), self._old.read(int(found[3])))
         except OSError as error:
-            _log.debug("the cache of records can't be read: %s", error)
+            _log.debug("cannot read the cache of records: %s", error)
             return None
         return entry if entry.md5 == _md5(entry.raw) else None
 
@@ -90,21 +102,24 @@ class CachePass:
         try:
             whole = self._draft.write(piece) == len(piece)
         except OSError as error:
-            _log.debug("the cache of records can't be written: %s", error)
+            _log.debug("cannot write the cache of records: %s", error)
             whole = False
         if not whole:
             self._draft = None
 
 
 class RecordCache:
-    """The cache in one file, which need not exist; its folder does."""
+    """The cache in one file.
+
+    The file need not exist, but its directory must exist.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     @contextmanager
     def use(self) -> Iterator[CachePass]:
-        """One walk; what it kept replaces the file if the block ends well."""
+        """Yield one pass over the cache, and replace the file if the block succeeds."""
         with ExitStack() as stack:
             draft = self._open_draft(stack)
             walk = CachePass(self._open_old(stack), draft)
@@ -114,7 +129,7 @@ class RecordCache:
 
     def _open_old(self, stack: ExitStack) -> IO[bytes] | None:
         try:
-            # what lies there must neither lead elsewhere nor keep us waiting
+            # The path may be a link, which must not be followed, or a pipe, which must not block.
             number = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             stack.callback(os.close, number)
             found = os.fstat(number)
@@ -122,24 +137,27 @@ class RecordCache:
                 old = stack.enter_context(os.fdopen(number, "rb", closefd=False))
                 return old if old.readline(_LINE_BYTES) == _HEAD else None
         except OSError as error:
-            _log.debug("the cache of records can't be read: %s", error)
+            _log.debug("cannot read the cache of records: %s", error)
         return None
 
     def _open_draft(self, stack: ExitStack) -> IO[bytes] | None:
         try:
-            # mode 0600; without a buffer, so that a full disk shows at once
+            # The mode is 0600. Without a buffer a full disk causes an error at once.
             draft = NamedTemporaryFile(  # noqa: SIM115 - the stack closes it
                 buffering=0, suffix=_DRAFT, dir=self._path.parent, delete=False
             )
         except OSError as error:
-            _log.debug("the cache of records can't be written: %s", error)
+            _log.debug("cannot write the cache of records: %s", error)
             return None
         stack.callback(Path(draft.name).unlink, missing_ok=True)
         stack.enter_context(draft)
         return cast("IO[bytes]", draft)
 
     def _replace(self, draft: Path) -> None:
-        """No fsync: what a crash of the machine tears is noticed by its MD5."""
+        """Move the draft into place and delete stale files.
+
+        It needs no fsync. If a crash of the machine tears the file, its MD5s show it.
+        """
         try:
             draft.replace(self._path)
             for path in self._path.parent.iterdir():
@@ -147,24 +165,25 @@ class RecordCache:
                 if seconds is not None and path.lstat().st_mtime < time.time() - seconds:
                     path.unlink(missing_ok=True)
         except OSError as error:
-            _log.debug("the cache of records can't be written: %s", error)
+            _log.debug("cannot write the cache of records: %s", error)
 
 
 def open_cache(name: str, state_folder: Path, environment: Mapping[str, str]) -> RecordCache | None:
-    """The cache of the container that `name` stands for, or None where there is no place for it.
+    """Return the cache of the container `name`, or None if no directory can hold it.
 
-    In `state_folder` where that is ours, else in the user's own cache folder
-    (https://specifications.freedesktop.org/basedir-spec/latest/).
+    The cache is in `state_folder` if that belongs to this user. Otherwise it is in the user's own
+    cache directory (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
     digest = hashlib.sha256(name.encode()).hexdigest()[:32]
     for folder in _folders(state_folder, environment):
         try:
             if _nearest(folder).stat().st_uid != os.geteuid():
-                # files of ours among another user's would keep that user from having any
+                # Files of this user in another user's directory would prevent that user from
+                # having a cache.
                 continue
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            _log.debug("no cache of records in %s: %s", folder, error)
+            _log.debug("cannot make a cache of records in %s: %s", folder, error)
             continue
         if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             return RecordCache(folder / f"{digest}{_SUFFIX}")
@@ -172,7 +191,7 @@ def open_cache(name: str, state_folder: Path, environment: Mapping[str, str]) ->
 
 
 def _folders(state_folder: Path, environment: Mapping[str, str]) -> Iterator[Path]:
-    # unlike Path.is_dir this is False where nobody lets us look
+    # os.path.isdir returns False if this user has no right to look. Path.is_dir raises an error.
     if os.path.isdir(state_folder):
         yield state_folder / "cache"
     asked, home = Path(environment.get("XDG_CACHE_HOME", "")), Path(environment.get("HOME", ""))
@@ -183,7 +202,7 @@ def _folders(state_folder: Path, environment: Mapping[str, str]) -> Iterator[Pat
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the directory itself, or its nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 

@@ -1,8 +1,7 @@
-"""The records of a container: read, list, chains, and fenced writes.
+"""The records of a container, with reads, listings, chains and fenced writes.
 
-Swift has no compare-and-set. Before each write the record is read again, so two agents
-that work on one backup notice each other, except in the moment between that read and the
-write.
+Swift has no compare-and-set. So the record is read again before each write. Two agents that work on
+the same backup then notice each other, except in the moment between that read and the write.
 """
 
 from collections.abc import Collection, Iterator
@@ -43,31 +42,36 @@ from agent.records.reading import (
 )
 from agent.store.protocol import Container, Store
 
-# Parsing hostile JSON takes up to 250 times its size in memory, so this is all that is
-# parsed of what nobody here vouches for; a real record of this size is of a 40 TiB backup.
+# In bytes. Parsing hostile JSON takes up to 250 times its size in memory. So a record that no key
+# on this machine confirms is parsed only up to this size. A real record of this size belongs to a
+# backup of 40 TiB.
 _UNTRUSTED_LIMIT = 256 << 10
-# And all that is kept of it: lists and families hold thousands. What the agent writes has names
-# of 255 and descriptions of 1024 characters.
+# In bytes. Such a record is kept only up to this size, because lists and families hold thousands of
+# records. The agent itself writes names of up to 255 and descriptions of up to 1024 characters.
 _UNTRUSTED_KEPT = 8 << 10
-# Far more than the fields in which a record of a later format can differ.
-_TOLD_ERRORS = 1000
-# A chain longer than this is a loop or a mistake; nothing restores from it in useful time.
+# Validation errors are listed only up to this number. A record of a later format differs in far
+# fewer fields.
+_LISTED_ERRORS = 1000
+# A longer chain is a loop or a mistake. A restore from it would take too long to be useful.
 CHAIN_LIMIT = 10_000
 _COMPLETABLE = (BackupStatus.BUILDING,)
 _CHANGEABLE = (BackupStatus.BUILDING, BackupStatus.FAILED, BackupStatus.CANCELLED)
-# Whoever makes a backup that is to be deleted says so that it has stopped.
+# The agent that makes a backup writes CANCELLED over DELETING to show that it has stopped.
 _CANCELLABLE = (*_CHANGEABLE, BackupStatus.DELETING)
 
 
 class Signed(NamedTuple):
-    """A record that can be trusted, and the id of the master key that vouches for it."""
+    """A record that can be trusted, and the id of the master key that signed it."""
 
     record: Record
     key_id: str
 
 
 class Catalogue:
-    """All records of one store, opened with one keyring; `cache` saves reading some of them."""
+    """All records of one store, which are checked with one keyring.
+
+    `cache` may save reading some of them.
+    """
 
     def __init__(self, store: Store, keyring: Keyring, cache: RecordCache | None = None) -> None:
         self._store = store
@@ -75,21 +79,28 @@ class Catalogue:
         self._cache = cache
 
     def bound(self, store: Store) -> Self:
-        """The same records through `store`: a view of it that a stop ends."""
+        """Return a catalogue of the same records that uses `store`.
+
+        `store` is a view of the store that a stop can end.
+        """
         return type(self)(store, self._keyring, self._cache)
 
     @property
     def location(self) -> str:
-        """The URL of the container that holds the records."""
+        """Return the URL of the container that holds the records."""
         return self._store.location
 
     def look(self, backup_id: str) -> ListedRecord | None:
-        """One record as it is, trusted or not; None where there is none."""
+        """Return one record, even if it can't be trusted, or None if there is no such record."""
         raw = self._get(backup_id)
         return None if raw is None else self.judge(backup_id, raw)
 
     def judge(self, backup_id: str, raw: bytes) -> ListedRecord:
-        """What the bytes of a record object are worth, and the record in them if any."""
+        """Check the bytes of a record object and return its row.
+
+        The row has no record if the bytes are not a record. It has none either if the bytes can't
+        be trusted and are too large to keep.
+        """
         state, line = self._keyring.check(raw)
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
             return ListedRecord(backup_id, state, None)
@@ -104,15 +115,15 @@ class Catalogue:
         return ListedRecord(backup_id, state, record)
 
     def read(self, backup_id: str) -> Record | None:
-        """A record that can be trusted, or None where there is none.
+        """Return a record that can be trusted, or None if there is no such record.
 
-        RecordDamaged, RecordUnsupported or KeyNotHere where it can't be trusted.
+        Raise RecordDamaged, RecordUnsupported or KeyNotHere if the record can't be trusted.
         """
         signed = self.signed(backup_id)
         return signed.record if signed else None
 
     def signed(self, backup_id: str) -> Signed | None:
-        """As `read`, with the id of the master key that the record is signed by."""
+        """Return a record as `read` does, and the id of the master key that signed it."""
         raw = self._get(backup_id)
         if raw is None:
             return None
@@ -121,7 +132,7 @@ class Catalogue:
         if state is RecordState.KEY_NOT_HERE:
             raise KeyNotHere(
                 f"the record of backup {backup_id} can't be checked: it is signed by the "
-                f"master key {key_id!r}, which is not here"
+                f"master key {key_id!r}, which is not on this machine"
             )
         if state is not RecordState.OK:
             if self.judge(backup_id, raw).state is RecordState.OTHER_KEY:
@@ -133,33 +144,42 @@ class Catalogue:
         here = self._keyring.key(key_id).fingerprint
         return KeyNotHere(
             f"the record of backup {backup_id} can't be checked: it is signed by another key "
-            f"{key_id!r} than the one that is here, whose SHA-256 begins with {here}",
-            hint=f"the key file {key_id}.key here was made anew, or came from another machine: "
-            f"put the right one (its page in escrow has its SHA-256) as {key_id}.key, mode 0600, "
-            "into a folder of its own, FOLDER, and give the command again with "
+            f"{key_id!r} than the one on this machine, which has a SHA-256 that begins with {here}",
+            hint=f"the key file {key_id}.key on this machine was made again, or came from another "
+            "machine. Put the right key file (its page in escrow has its SHA-256) as "
+            f"{key_id}.key, mode 0600, into a separate directory FOLDER, and give the command "
+            "again with "
             f"BACKUP_AGENT_KEYS__FOLDER=FOLDER and BACKUP_AGENT_KEYS__ACTIVE={key_id} in its "
-            "environment. To end it, make a key with an id of its own with keygen, and use rekey",
+            "environment. To avoid this in the future, make a key with an id of its own with "
+            "keygen, and use rekey",
         )
 
     def need(self, backup_id: str) -> Record:
-        """A record that can be trusted; BackupUnknown where there is none."""
+        """Return a record that can be trusted.
+
+        Raise BackupUnknown if there is no such record, and the errors of `read`.
+        """
         record = self.read(backup_id)
         if record is None:
             raise BackupUnknown(f"there is no backup {backup_id} in {self._store.location}")
         return record
 
     def ids(self) -> Iterator[str]:
-        """The ids of all backups that have a record, in their order."""
+        """Return the ids of all backups that have a record, in order."""
         return (backup_id for backup_id, _ in record_objects(self._store))
 
     def records(self) -> Iterator[ListedRecord]:
-        """Every record of the container, readable or not, in order of ids: see listing.py."""
+        """Return an iterator of every record of the container in order of ids.
+
+        Records that can't be read are included. See reading.py.
+        """
         return list_records(self._store, self.judge, self._cache)
 
     def chain(self, backup_id: str) -> list[Record]:
-        """The records from the full backup to this one, all COMPLETED and fitting together.
+        """Return the records from the full backup to this one.
 
-        BackupUnknown or BackupUnusable otherwise.
+        All are COMPLETED, and each begins at the LSN at which its parent ends. Raise BackupUnknown
+        or BackupUnusable if that is not so.
         """
         chain = [self.need(backup_id)]
         while True:
@@ -173,8 +193,8 @@ class Catalogue:
             parent = self.read(child.parent_id)
             if parent is None:
                 raise BackupUnusable(
-                    f"backup {child.id} needs its parent {child.parent_id}, of which there is no "
-                    f"record in {self._store.location}",
+                    f"backup {child.id} needs its parent {child.parent_id}, but that has no record "
+                    f"in {self._store.location}",
                     hint="nothing can be restored from it without that parent: restore another "
                     "backup, and delete this one",
                 )
@@ -186,9 +206,10 @@ class Catalogue:
             chain.insert(0, parent)
 
     def segments(self, record: Record) -> Iterator[Segment]:
-        """Yield all segments of a COMPLETED backup, with one of its lists at a time in memory.
+        """Yield all segments of a COMPLETED backup, with one segment list at a time in memory.
 
-        BackupUnusable if the record names no stored bytes, DataDamaged if a list is wrong.
+        Raise BackupUnusable if the record names no stored bytes, and DataDamaged if a list is
+        wrong.
         """
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
@@ -196,20 +217,27 @@ class Catalogue:
             yield from self.segment_list(record, record.stored, number)
 
     def segment_list(self, record: Record, stored: Stored, number: int) -> list[Segment]:
-        """Return the segments of one of a backup's lists; DataDamaged if it is not as recorded."""
+        """Return the segments of one of a backup's lists.
+
+        Raise DataDamaged if the list differs from the record.
+        """
         return read_list(self._store, record, stored, number)
 
     def begin(self, record: Record) -> None:
-        """Write the BUILDING record of an attempt; BackupExists where the id is taken."""
+        """Write the BUILDING record of an attempt.
+
+        Raise BackupExists if the id is taken.
+        """
         there = self.read(record.id)
         if there is not None and there.status not in (BackupStatus.FAILED, BackupStatus.CANCELLED):
             raise BackupExists(f"backup {record.id} exists and is {there.status}")
         self._put(record)
 
     def write(self, record: Record) -> None:
-        """Write a record of the attempt that owns the backup; Fenced where it doesn't.
+        """Write a record of the attempt that owns the backup.
 
-        Cancelled where a delete was quicker than the store, which took a COMPLETED one too late.
+        Raise Fenced if the attempt does not own the backup. Raise Cancelled if a delete removed the
+        bytes before the store processed a COMPLETED record.
         """
         self.fence(record)
         self._put(record)
@@ -218,30 +246,32 @@ class Catalogue:
         try:
             kept = self.verify_or_condemn(record)
         except StoreError as error:
-            # of this look, and not of the write
+            # The error is about this check and not about the write, which may have taken effect.
             error.without_effect = False
             raise
         if not kept:
             raise Cancelled(f"backup {record.id} was deleted while it was completed")
 
     def verify_or_condemn(self, record: Record) -> bool:
-        """Whether the bytes of a COMPLETED backup are there; else it is DELETING from now on.
+        """Check that a COMPLETED backup's bytes exist, or else mark it DELETING.
 
-        For whoever has written its record: a delete removes the bytes and then looks at the
-        record, this looks the other way round. One sees the other, however late the store was.
+        Return True if they exist. Call it after the record was written. A delete removes the bytes
+        first and then reads the record. This method runs after the write of the record and then
+        checks the bytes. So one of the two notices the other, even if the store was slow.
         """
         if record.stored is None or not record.stored.lists:
             return True
-        # objects that were lost, or are out of reach for a while, condemn nothing
+        # A backup with lost or temporarily unreachable objects is not marked, if others answer.
         if any_left(self._store, record):
             return True
         self.condemn(record.id)
         return False
 
     def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
-        """Give a record other wrapped keys and the signature of `key_id`, and change nothing else.
+        """Write a record with other wrapped keys and the signature of `key_id`.
 
-        Fenced where the store's record is not `old` any more; KeyNotHere without that key.
+        Nothing else in the record changes. Raise Fenced if the store's record is not `old` any
+        more, and KeyNotHere if the key `key_id` is missing.
         """
         if self.read(old.id) != old:
             raise Fenced(f"the record of backup {old.id} was changed in the meantime")
@@ -250,24 +280,26 @@ class Catalogue:
             raise Fenced(f"backup {old.id} was deleted in the meantime")
 
     def condemn(self, backup_id: str) -> Record | None:
-        """Mark a backup DELETING, whoever's and whatever it is; None where it is gone.
+        """Mark a backup DELETING and return its record, or None if there is no record.
 
-        Nothing is made on top of it or completed from now on. Errors as in `read`.
+        The owner and the status of the backup do not matter. After that, no agent completes the
+        backup or makes a backup on top of it. Raise the errors of `read`.
         """
         signed = self.signed(backup_id)
         if signed is None or signed.record.status is BackupStatus.DELETING:
             return signed.record if signed else None
         condemned = signed.record.model_copy(update={"status": BackupStatus.DELETING})
-        # by the same key: whoever makes it has that one, and may have no other
+        # Sign with the same key. The agent that makes the backup has that key, and may have no
+        # other.
         self._put(condemned, signed.key_id)
         return condemned
 
     def retract(self, backup_id: str, attempts: Collection[str], error: ErrorInfo) -> None:
         """Make a COMPLETED backup FAILED if its attempt is one of `attempts`.
 
-        To be called after the bytes of these attempts were removed, on the strength of a record
-        that was read before: the COMPLETED one may have been written in between, by an agent
-        with the same journal (a cloned machine), or by a request that the store was slow to take.
+        Call it after the bytes of these attempts were removed because of a record that was read
+        before. A COMPLETED record may have been written in between, by an agent with the same
+        journal (a cloned machine), or by a request that the store was slow to process.
         """
         there = self.read(backup_id)
         if there is None or there.attempt not in attempts:
@@ -278,20 +310,22 @@ class Catalogue:
             self._put(there.model_copy(update=gone | nowhere))
 
     def forget(self, backup_id: str) -> None:
-        """Remove the record of a backup of which nothing else is left."""
+        """Delete the record of a backup of which nothing else is left."""
         self._store.delete(Container.OBJECTS, record_name(backup_id))
 
     def fence(self, record: Record) -> list[Record]:
-        """Return the ancestors of a backup that is about to be COMPLETED, the full one first.
+        """Check that `record` may be written, and return the backup's ancestors.
 
-        Fenced unless the backup still is this attempt's to change, and its chain whole.
+        The full backup is the first of them. The list is empty if `record` is not COMPLETED or
+        belongs to a full backup. Raise Fenced if the attempt may not change the backup any more, or
+        if its chain is not complete.
         """
         there = self.read(record.id)
         if there is None:
-            raise Fenced(f"the record of backup {record.id} is gone")
+            raise Fenced(f"the record of backup {record.id} was deleted")
         if there.attempt != record.attempt:
             raise Fenced(f"backup {record.id} belongs to attempt {there.attempt}")
-        # One that was given up has lost its segments, so it can't be completed any more.
+        # A FAILED or CANCELLED backup has lost its segments, so it can't be completed any more.
         open_to = {
             BackupStatus.COMPLETED: _COMPLETABLE,
             BackupStatus.CANCELLED: _CANCELLABLE,
@@ -303,9 +337,12 @@ class Catalogue:
         try:
             chain = self.chain(record.parent_id)
         except (BackupUnknown, BackupUnusable) as error:
-            raise Fenced(f"an ancestor of backup {record.id} is gone: {error}") from error
+            raise Fenced(f"an ancestor of backup {record.id} can't be used: {error}") from error
         if chain[-1].to_lsn != record.from_lsn:
-            raise Fenced(f"the parent of backup {record.id} is another one now")
+            raise Fenced(
+                f"backup {record.id} begins at LSN {record.from_lsn}, but its parent "
+                f"{record.parent_id} ends at {chain[-1].to_lsn}"
+            )
         return chain
 
     def _get(self, backup_id: str) -> bytes | None:
@@ -320,7 +357,7 @@ class Catalogue:
 
 
 def _kept_bytes(record: Record) -> int:
-    """About how much of a record lists and families keep."""
+    """Return about how many bytes of a record are kept by lists and families."""
     return len(record.view().model_dump_json()) + sum(64 + len(key.id) for key in record.keys)
 
 
@@ -328,13 +365,17 @@ def _parse(backup_id: str, line: bytes) -> Record:
     try:
         record = Record.model_validate_json(line)
     except ValidationError as error:
-        # hostile bytes can be wrong in 100,000 places, which take seconds to list
-        few = error.errors(include_url=False) if error.error_count() <= _TOLD_ERRORS else []
+        # Hostile bytes can be wrong in 100,000 places. A list of these takes seconds.
+        few = error.errors(include_url=False) if error.error_count() <= _LISTED_ERRORS else []
         if any(problem["loc"] == ("format",) for problem in few):
             raise RecordUnsupported(
                 f"the record of backup {backup_id} is not of format version {FORMAT_VERSION}"
             ) from error
-        raise RecordDamaged(f"the record of backup {backup_id} lacks fields") from error
+        raise RecordDamaged(
+            f"the record of backup {backup_id} has missing or invalid fields"
+        ) from error
     if record.id != backup_id:
-        raise RecordDamaged(f"the record of backup {backup_id} is that of {record.id}")
+        raise RecordDamaged(
+            f"the record of backup {backup_id} has the id of another backup, {record.id}"
+        )
     return record

@@ -1,7 +1,7 @@
-"""Who descends from whom: what a backup takes along when it is deleted, and in which order.
+"""The descendants of a backup, and the order in which they are deleted with it.
 
-Pure: it is built from the rows of a catalogue, of which it keeps a few words each. Nothing
-here recurses, so neither a loop of parents nor a chain of thousands can stop it.
+This module does no I/O. It is built from the rows of a catalogue and keeps a few words of each. No
+function calls itself. So neither a loop of parents nor a chain of thousands can make it fail.
 """
 
 from collections import defaultdict
@@ -13,17 +13,18 @@ from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, printable
 from agent.records.catalogue import ListedRecord
 
-# Deeper than this a line of the drawing grows no wider: it says how deep it is instead.
+# A line of the drawing below this depth is not indented further. It shows the depth as a number.
 _DRAWN_DEPTH = 20
-# Of records that can't be trusted: how many are remembered by name, how many of one parent, and
-# the characters of the ids of their keys. 50 MiB at most, however many lie in the container.
+# Limits for records that can't be trusted: how many are kept by name, how many of them for one
+# parent, and how many characters of the ids of their keys. Together they take at most 50 MiB, for
+# any number of records in the container.
 _CLAIMS = 50_000
 _NAMED = 3
 _KEY_IDS = 256
 
 
 class BackupNode(NamedTuple):
-    """What a delete has to know of one backup."""
+    """The fields of a backup that a delete needs."""
 
     id: str
     parent_id: str | None
@@ -43,47 +44,54 @@ class BackupNode(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A backup whose record can't be trusted; `key_ids` are as many as a message shows."""
+    """A backup with a record that can't be trusted.
+
+    `key_ids` lists as many ids of its keys as a message shows.
+    """
 
     id: str
     key_ids: str
 
 
 class _Claims:
-    """Who claims to be whose child in a record that can't be trusted: bounded, whoever writes it.
+    """Children that are claimed by records that can't be trusted, in a bounded amount of memory.
 
-    The first few of each parent are named, and all are counted.
+    The first few children of each parent are kept by name, and all are counted. The bound holds
+    even if an attacker writes the records.
     """
 
     def __init__(self) -> None:
-        self._of: dict[str, tuple[int, tuple[Claim, ...]]] = {}
+        self._by_parent: dict[str, tuple[int, tuple[Claim, ...]]] = {}
         self._kept = 0
         self.beyond = 0
 
     def add(self, parent_id: str, record: Record) -> None:
-        """Note a claim, if there is room; else only count it in `beyond`."""
+        """Add a claim if there is room for it.
+
+        Otherwise only count it in `beyond`.
+        """
         if self._kept >= _CLAIMS:
             self.beyond += 1
             return
-        count, named = self._of.get(parent_id, (0, ()))
+        count, named = self._by_parent.get(parent_id, (0, ()))
         if len(named) < _NAMED:
             ids = ", ".join(repr(key.id[:64]) for key in record.keys[:10]) or "none named"
             named = (*named, Claim(record.id, ids[:_KEY_IDS]))
             self._kept += 1
-        self._of[parent_id] = (count + 1, named)
+        self._by_parent[parent_id] = (count + 1, named)
 
     def about(self, parents: Iterable[str]) -> tuple[int, list[Claim]]:
-        """Return how many claim one of `parents`, and the first of them."""
-        found = [self._of[parent] for parent in parents if parent in self._of]
+        """Return the number of claims that name one of `parents`, and the first of these claims."""
+        found = [self._by_parent[parent] for parent in parents if parent in self._by_parent]
         return sum(count for count, _ in found), [one for _, named in found for one in named]
 
 
 class Family:
-    """A backup and all that descend from it, by the records of its container.
+    """A backup and all its descendants, according to the records of its container.
 
-    Only a record whose MAC is good makes its backup a member. `bad` are backups that claim
-    a member as their parent in a record that fails its MAC; `locked` those in a record that
-    no key here can check. Of both the first few of each parent are named.
+    A backup is a member only if the MAC of its record is good. `bad` lists backups that claim a
+    member as parent in a record with a wrong MAC. `locked` lists those with a record that no key on
+    this machine can check. Both list the first few for each parent.
     """
 
     def __init__(self, root: Record, rows: Iterable[ListedRecord]) -> None:
@@ -94,13 +102,16 @@ class Family:
         self.add(rows)
 
     def add(self, rows: Iterable[ListedRecord]) -> None:
-        """Take more rows into account, also rows of backups that are known already."""
+        """Add rows.
+
+        Rows of known backups replace the earlier ones.
+        """
         for row in rows:
             if row.record is None or row.record.parent_id is None:
                 continue
             if row.state is RecordState.OK:
-                kin = BackupNode.of(row.record)
-                self._known[row.record.parent_id][kin.id] = kin
+                node = BackupNode.of(row.record)
+                self._known[row.record.parent_id][node.id] = node
             elif row.state is RecordState.BAD:
                 self._bad.add(row.record.parent_id, row.record)
             else:
@@ -108,7 +119,10 @@ class Family:
         self._gather()
 
     def _gather(self) -> None:
-        """Go down level by level; a loop of parents can only come back to the root."""
+        """Collect the members level by level.
+
+        A loop of parents can only come back to the root.
+        """
         self._children: dict[str, list[BackupNode]] = {}
         self._levels = [[self._root]]
         while level := self._levels[-1]:
@@ -118,47 +132,62 @@ class Family:
                 self._children[parent.id] = [one for one in children if one.id != self._root.id]
                 below += self._children[parent.id]
             self._levels.append(below)
-        self.members = frozenset(kin.id for level in self._levels for kin in level)
+        self.members = frozenset(node.id for level in self._levels for node in level)
         self.bad_count, self.bad = self._bad.about(self.members)
         self.locked_count, self.locked = self._locked.about(self.members)
 
     def plan(self) -> list[BackupNode]:
-        """Everything that goes, the root last: the deepest first, no parent before its child."""
-        return [kin for level in reversed(self._levels) for kin in level]
+        """Return all members in the order of their deletion.
+
+        The deepest members are first and the root is last. Every child is before its parent.
+        """
+        return [node for level in reversed(self._levels) for node in level]
 
     def check(self) -> None:
-        """KeyNotHere where a descendant can't be told from a forged one, for want of a key."""
-        hint = "put that key into the folder named by [keys] folder, or delete where it is"
+        """Raise KeyNotHere if a missing key makes it impossible to check a possible descendant.
+
+        Without the key, a real record can't be told from a forged one.
+        """
+        hint = (
+            "put that key into the directory that [keys] folder names, or delete the backup on a "
+            "machine that has the key"
+        )
         if self.locked:
             first, others = self.locked[0], self.locked_count - 1
             more = f" and {others} more" if others else ""
             raise KeyNotHere(
                 f"backup {first.id}{more} descends from backup {self._root.id}, and no key on this "
-                f"machine can check its record; its keys: {first.key_ids}",
+                f"machine can check its record; the record names these keys: {first.key_ids}",
                 hint=hint,
             )
         if self._locked.beyond:
             raise KeyNotHere(
-                f"no key on this machine can check more than {_CLAIMS} records of the container, "
-                f"so nobody can tell whether one of them descends from backup {self._root.id}",
+                f"there are more than {_CLAIMS} records in the container that no key on this "
+                f"machine can check, and one of them may descend from backup {self._root.id}",
                 hint=hint,
             )
 
     def draw(self) -> Iterator[str]:
-        """The tree, a line each (id, name, status): a backup before its children, older first."""
-        for kin, depth, lines in self._walk():
-            yield f"{_indent(depth, lines)}{kin.id}  {printable(kin.name)}  {kin.status}"
+        """Yield the lines of the tree, one backup (id, name, status) a line.
+
+        A backup is before its children, and an older child before a younger one.
+        """
+        for node, depth, lines in self._walk():
+            yield f"{_indent(depth, lines)}{node.id}  {printable(node.name)}  {node.status}"
 
     def _walk(self) -> Iterator[tuple[BackupNode, int, tuple[bool, ...]]]:
-        """Each member, its depth, and for each level above whether a sibling follows there."""
+        """Yield each member, its depth, and one bool for each level above it.
+
+        The bool is True if a sibling follows on that level.
+        """
         waiting: list[tuple[BackupNode, int, tuple[bool, ...]]] = [(self._root, 0, ())]
         while waiting:
-            kin, depth, lines = waiting.pop()
-            yield kin, depth, lines
-            children = sorted(self._children[kin.id], key=lambda child: (child.created, child.id))
+            node, depth, lines = waiting.pop()
+            yield node, depth, lines
+            children = sorted(self._children[node.id], key=lambda child: (child.created, child.id))
             for child in reversed(children):
                 follows = child is not children[-1]
-                # what is deeper than it is drawn needs no lines
+                # Levels below _DRAWN_DEPTH are not drawn, so they need no entry.
                 below = (*lines, follows) if depth < _DRAWN_DEPTH else lines
                 waiting.append((child, depth + 1, below))
 

@@ -1,7 +1,7 @@
-"""Segment lists and the SLO's sub-manifests, written while the stream still runs.
+"""The segment lists and the sub-manifests of the SLO (Static Large Object) of a backup.
 
-So the end of a backup costs the same at any size, and no more is kept in memory than the
-segments of the groups that are still open.
+They are written while the stream still runs. So the end of a backup takes the same time at any
+size. Only the segments of the unfinished groups are in memory.
 """
 
 import threading
@@ -26,7 +26,10 @@ Flush = Callable[[int, list[Segment]], None]
 
 
 class _Groups:
-    """Collects numbered segments, in any order, and flushes each whole group of `size`."""
+    """A collector of numbered segments, which flushes each complete group of `size` segments.
+
+    The segments may come in any order.
+    """
 
     def __init__(self, size: int, flush: Flush) -> None:
         self._size = size
@@ -45,7 +48,10 @@ class _Groups:
         self._flush(group, _ordered(rows))
 
     def take_rest(self) -> tuple[int, list[Segment]] | None:
-        """The last group, where it isn't a whole one: its number and its segments."""
+        """Return the number and the segments of the last group if it is incomplete.
+
+        Return None if there is no incomplete group.
+        """
         with self._lock:
             for group, rows in self._open.items():
                 return group, _ordered(rows)
@@ -57,13 +63,16 @@ def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
 
 
 def most_segments(limits: StoreLimits) -> int:
-    """How many segments one object may join, on two floors of manifests or on one."""
+    """Return the most segments that one object may join.
+
+    Its manifests have two levels if the store allows nesting, and else one level.
+    """
     entries = limits.manifest_entries
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
 
 
 class SegmentSummary(NamedTuple):
-    """All that the record says of the stored segments."""
+    """The facts about the stored segments that the record holds."""
 
     segments: int
     stored_bytes: int
@@ -72,9 +81,10 @@ class SegmentSummary(NamedTuple):
 
 
 class Manifest:
-    """The stored segments of one attempt: `add` each, then `finish`, then `publish`.
+    """The stored segments of one attempt.
 
-    `add` may be called from several threads; whoever completes a group writes its list.
+    Call `add` for each segment, then `finish`, then `publish`. Several threads may call `add`. The
+    thread that completes a group writes its list.
     """
 
     def __init__(
@@ -98,7 +108,8 @@ class Manifest:
         self._end = 0
         self._bytes = 0
         self._top: list[ManifestEntry] = []
-        # Without nesting all segments stay in the one open group, the object itself.
+        # Without nesting, all segments stay in one open group. That group becomes the object
+        # itself.
         self._per_part = (
             min(limits.manifest_entries, LIST_ENTRIES)
             if limits.nesting
@@ -108,7 +119,10 @@ class Manifest:
         self._for_parts = _Groups(self._per_part, self._write_part)
 
     def add(self, number: int, segment: Segment) -> None:
-        """Note a confirmed segment; raises StoreError where its group's list can't be stored."""
+        """Add a segment that the store has confirmed.
+
+        Raise StoreError if the segment completes a list or a sub-manifest and that can't be stored.
+        """
         with self._lock:
             self._count += 1
             self._end = max(self._end, number + 1)
@@ -117,9 +131,15 @@ class Manifest:
         self._for_parts.add(number, segment)
 
     def finish(self) -> SegmentSummary:
-        """Write what is left but the top object; to be called once every segment was added."""
+        """Write the last segment list and the last sub-manifest.
+
+        Call it after every segment was added. Raise Internal if the numbers of the segments have
+        gaps. `publish` writes the top object.
+        """
         if self._count != self._end:
-            raise Internal(f"{self._count} segments were stored, numbered up to {self._end - 1}")
+            raise Internal(
+                f"{self._count} segments were stored, but the highest number is {self._end - 1}"
+            )
         rest = self._for_lists.take_rest()
         if rest:
             self._write_list(*rest)
@@ -128,7 +148,10 @@ class Manifest:
         return SegmentSummary(self._count, self._bytes, lists, manifest_etag(self._top))
 
     def publish(self, headers: Mapping[str, str]) -> str:
-        """Write the object that joins all segments, after `finish`; return its ETag."""
+        """Write the object that joins all segments, and return its ETag.
+
+        Call it after `finish`.
+        """
         return self._store.put_manifest(Container.OBJECTS, self._object_name, self._top, headers)
 
     def _top_entries(self) -> list[ManifestEntry]:
@@ -158,7 +181,7 @@ class Manifest:
         if group >= parts_allowed:
             raise StoreRejected(
                 f"the backup has more than the {most_segments(self._limits)} segments that one "
-                "object of this store may join",
+                "object of this store can join",
                 hint="raise [pipeline] segment_bytes",
             )
         name = submanifest_name(self._backup_id, self._attempt, group)

@@ -1,4 +1,4 @@
-"""Names of stored objects and the form of segment lists (docs/format.md)."""
+"""The names of stored objects and the format of segment lists (docs/format.md)."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ from agent.model import ListRef, is_uuid
 
 LIST_ENTRIES = 1000
 RECORD_SUFFIX = ".json"
-# What stands in the place of an attempt where a self-test made a segment.
+# Used in place of an attempt in the names of the segments of a self-test.
 SELF_TEST = "self-test"
 _MARK_BITS = 48
 _PART = re.compile(r"\d{8,}|(list|slo)-\d{4,}")
@@ -19,24 +19,25 @@ _LIST_LINE = re.compile(rb"(\d{1,12}) ([0-9a-f]{32})")
 
 
 class Segment(NamedTuple):
-    """One stored part of a backup: its size in bytes and its MD5 in hex."""
+    """One stored segment of a backup, with its size in bytes and its MD5 in hex."""
 
     size: int
     md5: str
 
 
 def new_attempt(instance_id: str) -> str:
-    """An id for one attempt of that instance, which it can tell from others' by its mark.
+    """Return an id for one attempt of an instance.
 
-    A UUID of version 8 (RFC 9562, section 5.8): its first 48 bits are those of the SHA-256 of the
-    instance's id, its other 74 free bits are random.
+    The id has a mark, by which the instance knows its own attempts. It is a UUID of version 8 (RFC
+    9562, section 5.8). Its first 48 bits are those of the SHA-256 of the instance's id. Its other
+    74 free bits are random.
     """
     random = uuid4().int & ((1 << 128 - _MARK_BITS) - 1) & ~(0xF << 76)
     return str(UUID(int=_mark(instance_id) << 128 - _MARK_BITS | 8 << 76 | random))
 
 
 def attempt_of(attempt: str, instance_id: str) -> bool:
-    """Whether `new_attempt` made this id for that instance."""
+    """Return True if `new_attempt` made this id for that instance."""
     if not is_uuid(attempt):
         return False
     found = UUID(attempt)
@@ -52,7 +53,10 @@ def container_name(tenant_id: str) -> str:
 
 
 def object_name(backup_id: str, *, sealed: bool = True) -> str:
-    """The object that joins a backup's segments; one that isn't encrypted lacks `.enc`."""
+    """Return the name of the object that joins a backup's segments.
+
+    The name of an object that isn't encrypted lacks `.enc`.
+    """
     return f"{backup_id}.xbstream.gz.enc" if sealed else f"{backup_id}.xbstream.gz"
 
 
@@ -61,12 +65,12 @@ def record_name(backup_id: str) -> str:
 
 
 def checks_name(backup_id: str) -> str:
-    """The results of the verify runs of a backup."""
+    """Return the name of the object with the results of a backup's verify runs."""
     return f"{backup_id}.checks.json"
 
 
 def backup_prefix(backup_id: str) -> str:
-    """What all of a backup's attempts have in common on the segment shelf."""
+    """Return the prefix of the names of all attempts of a backup in the container SEGMENTS."""
     return f"{backup_id}/"
 
 
@@ -87,7 +91,10 @@ def submanifest_name(backup_id: str, attempt: str, number: int) -> str:
 
 
 def attempt_in(name: str) -> str | None:
-    """The attempt that a segment, list or sub-manifest is of; None for what is none of these."""
+    """Return the attempt that a segment, list or sub-manifest belongs to.
+
+    Return None for every other name.
+    """
     _, _, below = name.partition("/")
     attempt, _, part = below.partition("/")
     known = _PART.fullmatch(part) and (attempt == SELF_TEST or is_uuid(attempt))
@@ -95,7 +102,10 @@ def attempt_in(name: str) -> str | None:
 
 
 def encode_list(segments: Sequence[Segment]) -> bytes:
-    """A segment list: one line a segment, its size in decimal, a space, its MD5."""
+    """Return the bytes of a segment list.
+
+    Each segment is one line with its size in decimal, a space and its MD5.
+    """
     return b"".join(b"%d %s\n" % (size, md5.encode()) for size, md5 in segments)
 
 
@@ -104,11 +114,14 @@ def list_ref(encoded: bytes) -> ListRef:
 
 
 def decode_list(encoded: bytes, expected: ListRef) -> list[Segment]:
-    """The segments of a stored list; DataDamaged where it isn't the one `expected` names."""
+    """Return the segments of a stored list.
+
+    Raise DataDamaged if it is not the list that `expected` names.
+    """
     if hashlib.sha256(encoded).hexdigest() != expected.sha256:
-        raise DataDamaged("a segment list differs from the hash in the backup's record")
+        raise DataDamaged("a segment list does not have the SHA-256 that the backup's record names")
     rows = [_LIST_LINE.fullmatch(line) for line in encoded.splitlines()]
     segments = [Segment(int(row[1]), row[2].decode()) for row in rows if row]
     if len(segments) != len(rows) or len(rows) != expected.count:
-        raise DataDamaged("a segment list has lines that are no segments")
+        raise DataDamaged("a segment list has lines that describe no segments")
     return segments

@@ -1,6 +1,7 @@
-"""Whether the bytes of a COMPLETED backup are still in the store: by asking it, not a listing.
+"""Checks that the bytes of a COMPLETED backup are still in the store.
 
-A record says what was stored. It stays if someone removes the bytes by other means.
+A record says which bytes were stored. The record stays if someone deletes the bytes by other means.
+The checks request single objects and don't rely on a listing.
 """
 
 from collections.abc import Iterator
@@ -20,35 +21,36 @@ from agent.records.object_names import (
 )
 from agent.store.protocol import Container, Store
 
-# The longest list of LIST_ENTRIES segments has 46 KiB.
+# In bytes. The longest list of LIST_ENTRIES segments has 46 KiB.
 LIST_LIMIT = 1 << 20
-# Objects that a listing names, asked for one by one before all are taken for gone.
-_ASKED = 20
+# How many of the objects in a listing are requested one by one. If none answers, all count as
+# deleted.
+_MOST_CHECKED = 20
 
 
 class _Expected(NamedTuple):
-    """An object that has to answer, with this ETag and size."""
+    """An object that must exist with this ETag and size."""
 
-    shelf: Container
+    container: Container
     name: str
     etag: str
     size: int
 
 
 def missing(store: Store, record: Record) -> str | None:
-    """Say which of a backup's objects is not there as it was stored; None if all asked for are.
+    """Return the first difference between a backup's objects and its record.
 
-    Asked for are the object that joins the segments, the first and last segment list, and the
-    first and last segment: at most five small requests, whatever the backup's size. Raises
-    StoreError if the store doesn't answer.
+    Return None if there is no difference. The object that joins the segments, the first and the
+    last segment list, and the first and the last segment are checked. That is at most five small
+    requests, for any size of the backup. Raise StoreError if the store doesn't answer.
     """
     if record.stored is None:
         return "its record names no stored bytes"
     try:
         for expected in _expected(store, record, record.stored):
-            found = store.stat(expected.shelf, expected.name)
+            found = store.stat(expected.container, expected.name)
             if found.etag != expected.etag or found.size not in (None, expected.size):
-                return f"{expected.name} has other bytes than were stored"
+                return f"{expected.name} does not have the bytes that were stored"
     except StoreNotFound as error:
         return f"not in the store: {error}"
     except (DataDamaged, StoreMismatch) as error:
@@ -74,19 +76,22 @@ def _segment(record: Record, number: int, segment: Segment) -> _Expected:
 
 
 def any_left(store: Store, record: Record) -> bool:
-    """Return whether the store still has anything of a backup's segments and lists.
+    """Return True if the store still has any of a backup's segments and lists.
 
-    The listing is only where to look: it may lag behind, so what it names has to answer, too.
+    A listing may lag behind. So it only shows which names to check, and each of them must answer.
     """
-    return any(_answers(store, name) for name in _to_ask(store, record))
+    return any(_answers(store, name) for name in _names_to_check(store, record))
 
 
-def _to_ask(store: Store, record: Record) -> Iterator[str]:
-    """Yield names in order of likelihood; nothing is listed if one of the first answers."""
+def _names_to_check(store: Store, record: Record) -> Iterator[str]:
+    """Yield names, the most likely ones first.
+
+    The container is listed only if none of the first names answers.
+    """
     yield list_name(record.id, record.attempt, 0)
     yield segment_name(record.id, record.attempt, 0)
     rows = store.list(Container.SEGMENTS, attempt_prefix(record.id, record.attempt))
-    yield from (row.name for row in islice(rows, _ASKED))
+    yield from (row.name for row in islice(rows, _MOST_CHECKED))
 
 
 def _answers(store: Store, name: str) -> bool:
@@ -98,12 +103,15 @@ def _answers(store: Store, name: str) -> bool:
 
 
 def read_list(store: Store, record: Record, stored: Stored, number: int) -> list[Segment]:
-    """Return the segments of one list; DataDamaged if it isn't the one that was stored."""
+    """Return the segments of one list.
+
+    Raise DataDamaged if it isn't the list that was stored.
+    """
     name = list_name(record.id, record.attempt, number)
     try:
         encoded = store.get(Container.SEGMENTS, name, LIST_LIMIT)
     except (StoreMismatch, StoreNotFound) as error:
         raise DataDamaged(
-            f"segment list {number} of backup {record.id} is not as stored: {error}"
+            f"segment list {number} of backup {record.id} is not as it was stored: {error}"
         ) from error
     return decode_list(encoded, stored.lists[number])

@@ -1,15 +1,18 @@
-"""All records of a container, in order of their names, read several at a time.
+"""Reader of all records of a container, in order of their names, several at a time.
 
-One record that can't be read hides no other; a store that is away is an error. Memory is
-bounded whatever lies in the container: few records are under way at a time, and they are
-parsed one after the other, by whoever iterates.
+A record that can't be read does not hide the others. A store that does not answer is an error.
+Memory is bounded for any content of the container. Only a few records are being read at a time, and
+the thread of the caller parses them one after the other.
 
-With a cache, a record isn't fetched where the container's listing shows the MD5 of bytes that
-are in it. Only what has ended is cached, so that anything at work is read anew each time. But
-Swift's listing follows its objects with a delay (a second, or minutes on a busy cluster):
-a backup may appear late, and one that was deleted, made again or re-keyed a moment ago may be
-shown as it was. `Catalogue.read` and all that acts on a backup never use the cache; a delete
-uses it to look who descends from whom, which is the same under the same hash.
+With a cache, a record isn't fetched if the container's listing shows the MD5 of bytes that the
+cache has. Only the records of ended backups are cached. So the record of a backup that may be
+running is read each time. But Swift's listing follows its objects with a delay of a second, or of
+minutes on a busy cluster. A backup may appear late in it. A backup that was deleted, made again or
+re-keyed a moment ago may be shown in its earlier state.
+
+`Catalogue.read` and all actions on a backup never use the cache. The one exception is a delete,
+which uses it to find descendants. That is safe, because a record with the same MD5 names the same
+parent.
 """
 
 from collections import deque
@@ -25,23 +28,26 @@ from agent.records.cache import CachePass, RecordCache
 from agent.records.object_names import RECORD_SUFFIX
 from agent.store.protocol import Container, Store, StoredObject
 
-# A record is about 2 KiB, and 100 bytes for each list of 1000 segments (16 GiB of stored
-# bytes): 4 MiB is enough for half a petabyte, and a bound against a hostile container.
+# In bytes. A record has about 2 KiB, and 100 bytes for each list of 1000 segments (16 GiB of stored
+# bytes). So 4 MiB is enough for half a petabyte. It is also a bound against a hostile container.
 RECORD_LIMIT = 4 << 20
-# Reading small objects is waiting for answers; benchmarks/listing.py shows what more would gain.
+# A reader of small objects mostly waits for answers. benchmarks/listing.py shows the gain of more
+# connections.
 CONNECTIONS = 8
-# Records under way or waiting for their turn: at most 64 MiB of them, all hostile.
+# How many records are being read or wait for their turn. They take at most 64 MiB, even if all are
+# hostile.
 _WINDOW = 2 * CONNECTIONS
-# A store may fail on some objects alone, as where a disk was lost; one that fails on this many
-# in a row is failing.
+# A store may fail on a few objects only, for example after the loss of a disk. If it fails on this
+# many objects in a row, the store itself fails.
 _FAILURES = 8
 _ENDED = (BackupStatus.COMPLETED, BackupStatus.FAILED, BackupStatus.CANCELLED)
 
 
 class ListedRecord(NamedTuple):
-    """One row of the catalogue; `record` is None where the bytes make no record.
+    """One row of the catalogue.
 
-    `failure` says why the store gave no bytes: then nothing is known of the record.
+    `record` is None if the bytes are not a record, or if they can't be trusted and are too large to
+    keep. `failure` is the reason if the store returned no bytes. The record is then unknown.
     """
 
     backup_id: str
@@ -50,36 +56,41 @@ class ListedRecord(NamedTuple):
     failure: StoreError | None = None
 
 
-class _Got(NamedTuple):
-    """What came of reading one object: its bytes, None where it is gone, or why it didn't work."""
+class _ReadResult(NamedTuple):
+    """The result of reading one object.
+
+    `raw` is None if the object was deleted or could not be read. `failure` is the reason if it
+    could not be read.
+    """
 
     raw: bytes | None
     failure: StoreBusy | StoreMismatch | StoreRejected | None = None
 
 
 Judge: TypeAlias = Callable[[str, bytes], ListedRecord]
-_Row: TypeAlias = tuple[str, _Got | Future[_Got]]
+_Row: TypeAlias = tuple[str, _ReadResult | Future[_ReadResult]]
 
 
 def list_records(
     store: Store, judge: Judge, cache: RecordCache | None = None
 ) -> Iterator[ListedRecord]:
-    """Every record of the container, readable or not, in order of ids; StoreError where it fails.
+    """Yield every record of the container in order of ids, also those that can't be read.
 
-    `judge` makes a row of a record object's bytes; `cache` may save reading some of them.
+    Raise StoreError if the store fails. `judge` makes a row of the bytes of a record object.
+    `cache` may save reading some of them.
     """
     with ExitStack() as stack:
         known = stack.enter_context(cache.use()) if cache else None
         pool = ThreadPoolExecutor(CONNECTIONS, "list")
-        # whoever stops early need not wait for what is under way
+        # A caller that stops early need not wait for the reads that are running.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         in_a_row = 0
-        for backup_id, got in _in_order(_asked(store, pool, known)):
+        for backup_id, got in _in_order(_start_reads(store, pool, known)):
             in_a_row = in_a_row + 1 if isinstance(got.failure, StoreBusy) else 0
             if got.failure is not None:
                 if in_a_row >= _FAILURES:
                     raise got.failure
-                yield ListedRecord(backup_id, RecordState.BAD, None, _unread(got.failure))
+                yield ListedRecord(backup_id, RecordState.BAD, None, _store_failure(got.failure))
             elif got.raw is not None:
                 listed = judge(backup_id, got.raw)
                 if known is not None and _may_keep(listed):
@@ -88,15 +99,21 @@ def list_records(
 
 
 def record_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
-    """The id of each backup that has a record, and the record's row of the container's listing."""
+    """Yield the id of each backup that has a record, and the row of the record.
+
+    The row comes from the container's listing.
+    """
     for row in store.list(Container.OBJECTS):
         backup_id = row.name.removesuffix(RECORD_SUFFIX)
         if row.name != backup_id and is_uuid(backup_id):
             yield backup_id, row
 
 
-def _in_order(rows: Iterator[_Row]) -> Iterator[tuple[str, _Got]]:
-    """The rows with what was read, in the order they were asked for, a window ahead of it."""
+def _in_order(rows: Iterator[_Row]) -> Iterator[tuple[str, _ReadResult]]:
+    """Yield the rows with their results in the order of the requests.
+
+    Up to _WINDOW rows are read ahead.
+    """
     waiting: deque[_Row] = deque()
     for row in rows:
         waiting.append(row)
@@ -106,35 +123,41 @@ def _in_order(rows: Iterator[_Row]) -> Iterator[tuple[str, _Got]]:
         yield _awaited(waiting.popleft())
 
 
-def _awaited(row: _Row) -> tuple[str, _Got]:
+def _awaited(row: _Row) -> tuple[str, _ReadResult]:
     backup_id, got = row
     return backup_id, got.result() if isinstance(got, Future) else got
 
 
-def _asked(store: Store, pool: ThreadPoolExecutor, known: CachePass | None) -> Iterator[_Row]:
+def _start_reads(store: Store, pool: ThreadPoolExecutor, known: CachePass | None) -> Iterator[_Row]:
     for backup_id, row in record_objects(store):
         if row.size > RECORD_LIMIT:
-            yield backup_id, _Got(None, StoreMismatch(f"{row.name} is too large for a record"))
+            yield (
+                backup_id,
+                _ReadResult(None, StoreMismatch(f"{row.name} is too large for a record")),
+            )
         elif known is not None and (raw := known.find(backup_id, row.etag)) is not None:
-            yield backup_id, _Got(raw)
+            yield backup_id, _ReadResult(raw)
         else:
             yield backup_id, pool.submit(_read, store, row)
 
 
-def _read(store: Store, row: StoredObject) -> _Got:
+def _read(store: Store, row: StoredObject) -> _ReadResult:
     try:
-        return _Got(store.get(Container.OBJECTS, row.name, RECORD_LIMIT))
+        return _ReadResult(store.get(Container.OBJECTS, row.name, RECORD_LIMIT))
     except StoreNotFound:
-        return _Got(None)
+        return _ReadResult(None)
     except (StoreBusy, StoreMismatch, StoreRejected) as error:
-        return _Got(None, error)
+        return _ReadResult(None, error)
 
 
-def _unread(failure: StoreError) -> StoreError | None:
-    """Return the failure if it is the store's; bytes that differ are the record's own fault."""
+def _store_failure(failure: StoreError) -> StoreError | None:
+    """Return the failure if the store caused it, or None if the record's bytes did."""
     return None if isinstance(failure, StoreMismatch) else failure
 
 
 def _may_keep(listed: ListedRecord) -> bool:
-    """Whether it can be shown from the cache: not what may be at work just now."""
+    """Return True if the row may be cached.
+
+    The record of a backup that may be running must not be cached.
+    """
     return listed.record is None or listed.record.status in _ENDED

@@ -1,1 +1,1 @@
-"""Object stores: the protocol, and each kind that speaks it."""
+"""Object stores, with the protocol and one package for each kind of store."""

@@ -1,7 +1,8 @@
-"""Which container and which storage URL a task may name, judged before anything is done.
+"""The rules for the container and the storage URL that a task may name.
 
-A URL is compared by its parts and never as text, and what two readers could take differently
-(escapes, dots, a query, a user) is no storage URL here at all.
+They are checked before the task begins. URLs are compared by their parts and never as text. A URL
+that two readers could read in different ways (with escapes, dots, a query or a user) is not
+accepted as a storage URL.
 """
 
 import re
@@ -20,7 +21,10 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class StorageUrl(NamedTuple):
-    """The parts of a storage URL; `path` holds its segments."""
+    """The parts of a storage URL.
+
+    `path` holds the segments of its path.
+    """
 
     scheme: str
     host: str
@@ -28,12 +32,16 @@ class StorageUrl(NamedTuple):
     path: tuple[str, ...]
 
     def below(self, allowed: "StorageUrl") -> bool:
-        """Whether it is the allowed one or begins with the whole of it."""
+        """Return True if this URL is `allowed` itself or begins with all of its parts."""
         return self[:3] == allowed[:3] and self.path[: len(allowed.path)] == allowed.path
 
 
 def parse_url(text: str) -> StorageUrl:
-    """The parts of `https://host[:port]/path` and nothing more; ValueError for anything else."""
+    """Return the parts of a URL of the form `https://host[:port]/path`.
+
+    Raise ValueError for every other form. Its message begins with "must", because the caller puts
+    the subject of the sentence before it.
+    """
     found = _URL.fullmatch(text)
     if found is None:
         raise ValueError("must be http(s)://host[:port]/path of plain letters, without escapes")
@@ -48,11 +56,12 @@ def parse_url(text: str) -> StorageUrl:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageRules:
-    """What tasks may name: the `configured` container, the tenant's own, some URLs.
+    """The containers and storage URLs that tasks may name.
 
-    `own` is the tenant's usual container; others of the tenant begin with that and `_`.
-    `urls` are what [store] storage_urls lists; a store that is a folder (`tokens` False)
-    takes no task with a token.
+    `configured` is the container of the configuration. `own` is the tenant's usual container. The
+    tenant's other containers have names that begin with `own` and `_`. `urls` are the URLs that
+    [store] storage_urls lists. `tokens` is False if the store is a directory, which accepts no task
+    with a token.
     """
 
     configured: str
@@ -60,30 +69,32 @@ class StorageRules:
     urls: tuple[str, ...] = ()
     tokens: bool = True
 
-    def check(self, asked: TaskStore) -> None:
-        """StorageRefused unless the container and the URL are for this agent."""
-        if asked.container is not None and not self._ours(asked.container):
+    def check(self, named: TaskStore) -> None:
+        """Raise StorageRefused unless this agent's tasks may name the container and the URL."""
+        if named.container is not None and not self._ours(named.container):
             raise StorageRefused(
-                f"the container {asked.container} is none that this agent's tasks may name",
-                hint=f"name {self.own}, or one that begins with {self.own}_ and doesn't end in "
-                "_segments",
+                f"this agent's tasks may not name the container {named.container}",
+                hint=f"name {self.own}, or a container that begins with {self.own}_ and does not "
+                "end in _segments",
             )
-        if asked.storage_url is None:
+        if named.storage_url is None:
             return
         if not self.tokens:
             raise StorageRefused(
-                "this agent's store is a folder, which takes no storage URL",
-                hint="leave storage_url and token away",
+                "this agent's store is a directory, which accepts no storage URL",
+                hint="remove storage_url and token from the task",
             )
         try:
-            url = parse_url(asked.storage_url)
+            url = parse_url(named.storage_url)
         except ValueError as error:
             raise StorageRefused(f"the task's storage URL {error}") from None
         if not any(url.below(parse_url(allowed)) for allowed in self.urls):
-            raise StorageRefused("the task's storage URL is none that [store] storage_urls lists")
+            raise StorageRefused(
+                "the task's storage URL is not below any URL that [store] storage_urls lists"
+            )
 
     def _ours(self, container: str) -> bool:
-        # the sibling that holds the segments of one container is no container for records
+        # A container for segments can't hold records. If one is configured, it may be named.
         if container.endswith("_segments"):
             return container == self.configured
         return container in (self.configured, self.own) or container.startswith(f"{self.own}_")

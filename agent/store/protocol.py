@@ -1,8 +1,9 @@
-"""What every object store promises; the contract suite in tests/store holds each to it.
+"""The protocol of an object store.
 
-A store has one container for objects and one for segments (`<container>_segments`).
-Every method may be called from several threads at once, and raises nothing but the
-StoreError family. A method returns only when the store has confirmed what it says.
+The contract suite in tests/store tests each kind of store on it. A store has one container for
+objects and one container for segments (`<container>_segments`). Several threads may call every
+method at once. A method raises only errors of the StoreError family. A method returns only after
+the store has confirmed the result.
 """
 
 import hashlib
@@ -14,16 +15,21 @@ from typing import Final, NamedTuple, Protocol, Self
 
 
 class Container(Enum):
-    """Which of a store's two containers an object lies in."""
+    """One of a store's two containers.
+
+    The value is the suffix of the container's name.
+    """
 
     OBJECTS = ""
     SEGMENTS = "_segments"
 
 
 class StoredObject(NamedTuple):
-    """One row of a listing: `size` in bytes, `etag` as lower-case hex MD5.
+    """One row of a listing.
 
-    A manifest's row has the size and ETag of what it joins, or (in Ceph's gateway) others.
+    `size` is in bytes and `etag` is the lower-case hex MD5. `modified` is the text that the store
+    gave. For a manifest, Swift lists the size and the ETag of the joined objects. Ceph's gateway
+    may list others.
     """
 
     name: str
@@ -33,10 +39,11 @@ class StoredObject(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """What a store says of one object; `size` is None if it doesn't tell.
+    """The ETag and the size of one object, as the store reports them.
 
-    `etag` is lower-case hex without quotes: the MD5 of the bytes, of a manifest `manifest_etag`.
-    `size` of a manifest is that of all that it joins.
+    `etag` is lower-case hex without quotes. It is the MD5 of the bytes, and for a manifest it is
+    `manifest_etag`. `size` is in bytes, and None if the store reports no size. For a manifest it is
+    the size of all joined objects together.
     """
 
     etag: str
@@ -44,7 +51,10 @@ class Stat(NamedTuple):
 
 
 class ManifestEntry(NamedTuple):
-    """One object that a manifest joins; `nested` where it is a manifest itself."""
+    """One object that a manifest joins.
+
+    `nested` is True if that object is a manifest itself.
+    """
 
     name: str
     size: int
@@ -53,13 +63,19 @@ class ManifestEntry(NamedTuple):
 
 
 def manifest_etag(entries: Sequence[ManifestEntry]) -> str:
-    """The ETag Swift gives a manifest: the MD5 (hex) of its entries' ETags, joined."""
+    """Return the ETag that Swift gives to a manifest.
+
+    It is the MD5 (hex) of the ETags of the entries, joined.
+    """
     joined = "".join(entry.etag for entry in entries)
     return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
 
 
 def manifest_json(container: str, entries: Sequence[ManifestEntry]) -> bytes:
-    """Return the rows of a manifest, as Swift takes them for a Static Large Object."""
+    """Return the rows of a manifest in the JSON form that Swift accepts.
+
+    See https://docs.openstack.org/swift/latest/overview_large_objects.html (Static Large Objects).
+    """
     rows = [
         {"path": f"/{container}/{entry.name}", "size_bytes": entry.size, "etag": entry.etag}
         for entry in entries
@@ -68,9 +84,11 @@ def manifest_json(container: str, entries: Sequence[ManifestEntry]) -> bytes:
 
 
 class StoreLimits(NamedTuple):
-    """What one manifest and one object may hold; `nesting` says whether manifests may nest.
+    """The limits of a store for one manifest and for one object.
 
-    Without `announced` the store does not tell, and these are what is taken for granted.
+    `manifest_entries` is the number of entries of one manifest, `object_bytes` the size of one
+    object in bytes. `nesting` is True if a manifest may join other manifests. `announced` is False
+    if the store does not report its limits. The values are then assumptions.
     """
 
     manifest_entries: int
@@ -79,32 +97,40 @@ class StoreLimits(NamedTuple):
     announced: bool = True
 
 
-_TOLD_CONTAINERS: Final = 10  # in a message
-_LONGEST_TOLD: Final = 256
+# How many names of containers a message shows, and how many characters of each.
+_SHOWN_CONTAINERS: Final = 10
+_SHOWN_CHARACTERS: Final = 256
 
 
 def no_container(name: str, where: str, there: Iterable[str]) -> str:
-    """Return the message that `where` lacks a container and has those `there`, as far as known."""
+    """Return the message that `where` has no container `name`.
+
+    The message also lists up to 10 of the containers in `there`, which may be empty if the caller
+    does not know them. Containers for segments are left out.
+    """
     others = sorted(
-        one[:_LONGEST_TOLD] for one in there if not one.endswith(Container.SEGMENTS.value)
+        one[:_SHOWN_CHARACTERS] for one in there if not one.endswith(Container.SEGMENTS.value)
     )
-    told = ", ".join(others[:_TOLD_CONTAINERS])
-    more = f" and {len(others) - _TOLD_CONTAINERS} more" if len(others) > _TOLD_CONTAINERS else ""
-    return f"there is no container {name} in {where}" + (f", only {told}{more}" if told else "")
+    shown = ", ".join(others[:_SHOWN_CONTAINERS])
+    more = f" and {len(others) - _SHOWN_CONTAINERS} more" if len(others) > _SHOWN_CONTAINERS else ""
+    return f"there is no container {name} in {where}" + (f", only {shown}{more}" if shown else "")
 
 
 class Interruption(Protocol):
-    """What may end a store's calls before their time: agent.stop.Stop is one."""
+    """A request to end the calls of a store early.
+
+    agent.stop.Stop is one.
+    """
 
     def check(self) -> None:
-        """Raise the cause if there is one."""
+        """Raise the cause of the stop if a stop was requested."""
 
     def on_stop(self, action: Callable[[], None]) -> AbstractContextManager[None]:
-        """Have `action` called once on a stop that comes inside the block, or came before."""
+        """Call `action` once if a stop is requested inside the block or was requested before it."""
 
 
 class Uninterrupted:
-    """The Interruption that never comes."""
+    """An Interruption that never requests a stop."""
 
     def check(self) -> None:
         """Raise nothing."""
@@ -115,80 +141,101 @@ class Uninterrupted:
 
 
 class Store(Protocol):
-    """Objects by name, and manifests that join segments into one object."""
+    """A store that holds objects by name, and manifests that join segments into one object."""
 
     def bound(self, stop: Interruption) -> Self:
-        """The same store, whose calls end at once when `stop` is requested, with its cause.
+        """Return a view of this store that ends its calls at once when `stop` is requested.
 
-        What was under way may still reach the store. Connections and token are shared, and
-        `close` and `abort` of either concern both.
+        The calls then raise the cause of the stop. A request that had begun may still reach the
+        store. The view shares connections and token with this store. So `close` and `abort` of
+        either act on both.
         """
 
     @property
     def location(self) -> str:
-        """The public URL of the object container, for `locationRef`; no trailing slash."""
+        """Return the public URL of the object container, without a trailing slash.
+
+        It is used for `locationRef`.
+        """
 
     def open(self, *, create: bool = True) -> None:
-        """Authenticate; make both containers where missing, if to `create`.
+        """Authenticate, and create both containers if they are missing and `create` is True.
 
-        Who only reads makes nothing, and needs no right to.
+        A caller that only reads passes False. It creates nothing and needs no right to create.
         """
 
     def limits(self) -> StoreLimits:
-        """Return what one object may hold; only making a backup needs to know."""
+        """Return the limits of the store.
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
+        Only the making of a backup needs them.
+        """
+
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
 
-        The MD5 is computed here and compared with the store's ETag: StoreMismatch if they
-        differ. Retries resend the same parts, so they may be reused only after this returns.
+        The method computes the MD5 and compares it with the store's ETag. Raise StoreMismatch if
+        they differ. A retry sends the same parts again. So the caller must not change them before
+        the call returns.
         """
 
     def put_manifest(
         self,
-        shelf: Container,
+        container: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        """Join segments (all on the segment shelf) as object `name`; return its ETag in hex.
+        """Join segments as object `name` and return its ETag in hex.
 
-        The ETag is `manifest_etag`. StoreMismatch if the store computes another, or if an
-        entry is missing or differs: compared by the store, or here if the store doesn't.
+        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. Raise
+        StoreMismatch if the store computes another ETag, or if an entry is missing or differs. The
+        store compares the entries with its objects. If a store does not compare them, this method
+        does.
         """
 
-    def get(self, shelf: Container, name: str, limit: int) -> bytes:
-        """Return an object of at most `limit` bytes, the newest copy of it (X-Newest).
+    def get(self, container: Container, name: str, limit: int) -> bytes:
+        """Return the newest copy (X-Newest) of an object of at most `limit` bytes.
 
-        StoreNotFound where there is none, StoreMismatch where it is larger than `limit`.
+        Raise StoreNotFound if there is no such object, and StoreMismatch if it is larger than
+        `limit`.
         """
 
-    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
+    def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
         """Read an object of exactly `len(buffer)` bytes into `buffer`.
 
-        StoreMismatch where its length or its MD5 differs from what the store announces.
+        Raise StoreMismatch if the object has another length. Raise it too if the received bytes
+        differ from the length or the MD5 that the store announces.
         """
 
-    def stat(self, shelf: Container, name: str) -> Stat:
-        """Ask for an object's ETag and size, and move none of its bytes.
+    def stat(self, container: Container, name: str) -> Stat:
+        """Return an object's ETag and size without moving its bytes.
 
-        Not by a listing: the newest copy itself answers (X-Newest). StoreNotFound if there is none.
+        The answer comes from the newest copy itself (X-Newest) and not from a listing. Raise
+        StoreNotFound if there is no such object.
         """
 
-    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        """All objects whose name begins with `prefix`, in order of their names.
+    def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield all objects with names that begin with `prefix`, in order of their names.
 
-        StoreNotFound if there is no such container; its message names those that are there.
+        Raise StoreNotFound if there is no such container. Its message names the containers that
+        exist.
         """
 
-    def delete(self, shelf: Container, name: str) -> None:
-        """Remove one object (of a manifest only itself); nothing happens where none is."""
+    def delete(self, container: Container, name: str) -> None:
+        """Delete one object.
+
+        Do nothing if there is no such object. If the object is a manifest, the objects that it
+        joins stay.
+        """
 
     def clock(self) -> float:
-        """The store's own time in Unix seconds, perhaps cut to whole ones; after `open`."""
+        """Return the store's own time in Unix seconds.
+
+        The time may be rounded down to whole seconds. Call it after `open`.
+        """
 
     def abort(self) -> None:
-        """Repeat nothing from now on, and wait for no repetition: the process is to end."""
+        """Stop all retries and the waits for them, because the process is about to end."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,1 +1,1 @@
-"""Messages and the broker."""
+"""Tests of messages and of the connection to the broker."""

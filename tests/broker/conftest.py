@@ -1,4 +1,4 @@
-"""A link with a journal of its own, and a view of what the broker holds."""
+"""Fixtures for an instance with its own journal, and for a connection that inspects the broker."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

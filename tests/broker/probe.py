@@ -1,4 +1,4 @@
-"""The other side of the broker in tests: a plain pika connection and what it sees."""
+"""The peer of a link in tests: a plain pika connection to the same broker."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ QUICK = Pauses(first=0.05, longest=0.2, hold=0.1)
 
 
 def settings_for(server: RabbitMQ, **changes: Any) -> BrokerSettings:
-    """Settings for a test: classic queues, because those survive an early kill -9."""
+    """Return settings for a test, with classic queues, which survive an early kill -9."""
     values: dict[str, Any] = {
         "url": server.url,
         "password": server.password,
@@ -37,7 +37,7 @@ def draft(task: Task, status: TaskStatus) -> ReportDraft:
 
 
 class Keeper:
-    """What a service does with messages: journals them, and says so."""
+    """A message handler that journals tasks as the agent does, and keeps every body."""
 
     def __init__(self, journal: Journal):
         self.journal = journal
@@ -56,7 +56,7 @@ class Keeper:
 
 
 class Probe:
-    """One connection of the test's own."""
+    """A connection of the test with one channel, which has publisher confirms."""
 
     def __init__(self, connection: pika.BlockingConnection):
         self.connection = connection
@@ -64,25 +64,28 @@ class Probe:
         self.channel.confirm_delivery()
 
     def send(self, instance_id: str, body: bytes) -> None:
-        """Publish to the instance's queue; pika's UnroutableError where there is none."""
+        """Publish to the instance's queue. Raise pika's UnroutableError if there is none."""
         self.channel.basic_publish(wire.TASK_EXCHANGE, instance_id, body, mandatory=True)
 
     def waiting(self, queue: str) -> int:
-        """Messages that are ready in a queue."""
+        """Return how many messages are ready in a queue."""
         return int(self.channel.queue_declare(queue, passive=True).method.message_count)
 
     def consumers(self, queue: str) -> int:
         return int(self.channel.queue_declare(queue, passive=True).method.consumer_count)
 
     def reports_queue(self, instance_id: str) -> str:
-        """A durable queue that takes the instance's reports from now on."""
+        """Declare a durable queue for the later reports of the instance. Return its name."""
         name = f"test.reports.{instance_id}"
         self.channel.queue_declare(name, durable=True)
         self.channel.queue_bind(name, wire.REPORT_EXCHANGE, wire.reports_of(instance_id))
         return name
 
     def take(self, queue: str, seconds: float = 20.0) -> tuple[Any, Any, bytes]:
-        """The next message of a queue (its method, properties and body)."""
+        """Return the method, the properties and the body of the next message of a queue.
+
+        Raise StackError if none comes within `seconds`.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             method, properties, body = self.channel.basic_get(queue, auto_ack=True)

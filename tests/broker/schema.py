@@ -1,7 +1,7 @@
-"""A checker for the part of JSON Schema that docs/asyncapi.yaml uses, by its own words.
+"""A checker for the part of JSON Schema that docs/asyncapi.yaml uses.
 
-https://json-schema.org/draft/2020-12/json-schema-validation. A keyword that is not known here is
-an error, so that none is passed over.
+It follows the text of https://json-schema.org/draft/2020-12/json-schema-validation. A keyword that
+is not known here is an error, so that none is ignored.
 """
 
 import re
@@ -11,12 +11,15 @@ from typing import Any
 Json = Any
 Schema = Mapping[str, Any]
 REF = "#/components/schemas/"
-# What only tells a reader something.
+# Keywords that only inform a reader. They are not checked.
 _SAID = {"title", "description", "default", "format", "writeOnly", "discriminator"}
 
 
 def valid(value: Json, schema: Schema, schemas: Mapping[str, Schema]) -> bool:
-    """Whether a JSON value is what a schema asks for; `schemas` are those that it may refer to."""
+    """Return True if a JSON value matches a schema.
+
+    The schema may refer to `schemas` by their names.
+    """
 
     def one(part: Json, asked: Schema) -> bool:
         return all(_KEYWORDS[name](part, asked, one) for name in asked if name not in _SAID)
@@ -44,7 +47,10 @@ def _equal(one: Json, other: Json) -> bool:
 
 
 def _fits(value: Json, pattern: str) -> bool:
-    """ECMA-262 takes `$` for the very end, Python for the end of the last line."""
+    """Return True if the string matches the pattern, which is read as ECMA-262 reads it.
+
+    There `$` matches at the end only. In Python it also matches before a final newline.
+    """
     return re.search(re.sub(r"\$$", r"\\Z", pattern), value) is not None
 
 

@@ -1,4 +1,4 @@
-"""One instance in tests of the link: its journal, and the links a test starts for it."""
+"""One instance in tests of the link, with its journal and the links that a test starts."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ OnMessage = Callable[[bytes, bool], Verdict]
 
 
 class Site:
-    """What it starts ends with `cleanup`."""
+    """An instance with a journal. Its journal and links are closed when `cleanup` unwinds."""
 
     def __init__(self, server: RabbitMQ, folder: Path, cleanup: ExitStack):
         self.server = server
@@ -49,7 +49,7 @@ class Site:
         return link
 
     def ready(self) -> None:
-        """Do as the agent does before it takes tasks, and count it."""
+        """Check the room in the journal, as the agent does before it takes tasks, and count it."""
         self.looks += 1
         self.journal.check_room()
 
@@ -68,7 +68,7 @@ class Site:
         link.wake()
 
     def ping(self) -> PingTask:
-        """A task that is in the journal without having come over the broker."""
+        """Accept a task in the journal without the broker, and return it."""
         task = PingTask(task_id=str(uuid4()))
         self.journal.accept(task, draft(task, TaskStatus.ACCEPTED))
         return task

@@ -1,4 +1,7 @@
-"""The operator's side on a real RabbitMQ: tasks out, reports in, and clear refusals."""
+"""Tests of the operator's client on a real RabbitMQ.
+
+They send tasks, receive reports, and check that refusals are clear.
+"""
 
 import socket
 import time
@@ -32,7 +35,7 @@ def ping() -> PingTask:
 
 
 class Agent:
-    """A link with its journal."""
+    """An instance with a journal, and a link that is not yet started."""
 
     def __init__(self, server: RabbitMQ, folder: Path):
         self.instance_id = str(uuid4())

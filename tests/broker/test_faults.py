@@ -1,4 +1,7 @@
-"""A broker with TLS and short patience: certificates, held deliveries, and a frozen node."""
+"""Tests on a broker with TLS and a short consumer timeout.
+
+They cover certificates, deliveries that are held too long, and a frozen node.
+"""
 
 import os
 import signal
@@ -39,7 +42,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[RabbitMQ]:
-    """A node that speaks TLS and takes back what a consumer holds for a second."""
+    """Yield a node that speaks TLS and takes back a delivery that is held for a second."""
     need("epmd", SERVER)
     folder = tmp_path_factory.mktemp("rabbitmq")
     server = RabbitMQ(folder, consumer_timeout_ms=1000, channel_tick_ms=200, tls=certificate)
@@ -50,7 +53,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Itera
         yield server
     finally:
         server.stop()
-    assert len(family) >= 3  # the node, its helpers and epmd
+    assert len(family) >= 3  # The node, its helpers and epmd.
     assert not any(process.is_running() for process in family)
 
 
@@ -68,7 +71,7 @@ def journal(tmp_path: Path, instance_id: str) -> Iterator[Journal]:
 
 @contextmanager
 def frozen(server: RabbitMQ) -> Iterator[None]:
-    """The node stands still: connections stay open and nothing answers."""
+    """Freeze the node with SIGSTOP. Connections stay open and get no answer."""
     node = server.pids()[0]
     os.kill(node, signal.SIGSTOP)
     try:
@@ -84,7 +87,7 @@ def linked(
     on_message: Callable[[bytes, bool], Verdict],
     journal: Journal,
 ) -> Iterator[BrokerLink]:
-    """A link that consumes."""
+    """Yield a link that consumes, and stop it at the end."""
     link = BrokerLink(settings, instance_id, on_message, journal, QUICK)
     link.start()
     try:

@@ -1,4 +1,7 @@
-"""Tasks that can't be kept: held, given back, and never buried by a queue that counts returns."""
+"""Tests of tasks that can't be kept for lack of room.
+
+They are held and given back. A queue that counts returns must never dead-letter one of them.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 @pytest.fixture
 def site(rabbitmq: RabbitMQ, disk: SmallDisk) -> Iterator[Site]:
-    """An instance whose journal is on the small disk."""
+    """Yield an instance with its journal on the small disk."""
     with ExitStack() as cleanup:
         yield Site(rabbitmq, disk.folder, cleanup)
 
@@ -44,7 +47,10 @@ def probe(rabbitmq: RabbitMQ) -> Iterator[Probe]:
 
 
 def counting_queue(site: Site, probe: Probe) -> None:
-    """Make the site's queue as an agent would, but it buries what came back twice."""
+    """Declare the site's queue with a delivery limit.
+
+    Unlike the queue of an agent, it dead-letters a message that came back more than LIMIT times.
+    """
     probe.channel.exchange_declare(wire.DEAD, "fanout", durable=True)
     arguments = {
         "x-queue-type": "quorum",
@@ -72,7 +78,7 @@ def ping() -> PingTask:
 
 
 def cut_often(site: Site, keeper: Keeper, proxy: Proxy) -> None:
-    """Cut the connection again and again, each time once the link is at work on it."""
+    """Cut the connection CUTS times. Wait each time until the link works on the next one."""
     for _ in range(CUTS):
         at_work = partial(_at_work, site, keeper, site.looks, len(keeper.bodies))
         proxy.cut()
@@ -80,7 +86,7 @@ def cut_often(site: Site, keeper: Keeper, proxy: Proxy) -> None:
 
 
 def _at_work(site: Site, keeper: Keeper, looks: int, bodies: int) -> bool:
-    """Whether it was given a task since, or looked for room twice."""
+    """Return True if the link has since offered a task, or checked the room twice."""
     return site.looks > looks + 1 or len(keeper.bodies) > bodies
 
 
@@ -104,7 +110,7 @@ def test_connections_that_drop_while_the_disk_is_full_bury_no_task(
         keeper.bodies.clear()
         disk.free()
         poll("all are kept", lambda: kept(site.journal, tasks[-1]), 10)
-        # in their order, the cancel behind what it cancels, each once
+        # Each task came once and in order, the cancel after the task that it cancels.
         assert [wire.decode_task(body) for body in keeper.bodies] == tasks
         assert probe.waiting(wire.DEAD) == 0
         link.stop(1)
@@ -114,7 +120,7 @@ def test_connections_that_drop_while_the_disk_is_full_bury_no_task(
 def test_a_task_given_back_by_the_hold_limit_is_not_taken_before_there_is_room(
     site: Site, probe: Probe, disk: SmallDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The variant without a lost connection: each hold ends at once."""
+    """This is the variant without a lost connection. Each hold ends at once."""
     monkeypatch.setattr(intake, "_HOLD_LIMIT_SECONDS", 0.0)
     counting_queue(site, probe)
     keeper = Keeper(site.journal)
@@ -123,7 +129,7 @@ def test_a_task_given_back_by_the_hold_limit_is_not_taken_before_there_is_room(
     task = ping()
     probe.send(site.instance_id, wire.encode_task(task))
     poll("it is back in its queue", lambda: probe.waiting(site.queue) == 1, 10)
-    # many times longer than the queue's patience would have been
+    # This takes many times longer than the delivery limit would have lasted.
     asked = len(keeper.bodies)
     beats = link.beats
     poll("a while has passed", lambda: link.beats > beats + 1, 10)
@@ -136,7 +142,7 @@ def test_a_task_given_back_by_the_hold_limit_is_not_taken_before_there_is_room(
 def test_a_full_journal_takes_nothing_after_a_reconnection(
     site: Site, probe: Probe, tmp_path: Path
 ) -> None:
-    """The other variant: there is room on the disk, but 1 task is all that may be unfinished."""
+    """In this variant the disk has room, but only 1 task may be unfinished."""
     counting_queue(site, probe)
     small = Journal(tmp_path / "small.sqlite", site.instance_id, str(uuid4()), max_tasks=1)
     site.journal.close()

@@ -1,4 +1,7 @@
-"""The daemon's link on a real RabbitMQ: tasks in, reports out, and a broker that dies."""
+"""Tests of the daemon's link on a real RabbitMQ.
+
+Tasks arrive, reports leave, and the broker dies.
+"""
 
 import logging
 import threading
@@ -109,7 +112,11 @@ def test_what_is_no_task_goes_to_the_dead_with_its_reason(
 
 
 def test_huge_messages_do_not_push_the_other_dead_out(site: Site, probe: Probe) -> None:
-    """RabbitMQ 3 takes more in one message than the queue may hold, RabbitMQ 4 a quarter of it."""
+    """The largest message differs by version.
+
+    RabbitMQ 3 takes more in one message than the queue may hold. RabbitMQ 4 takes a quarter of the
+    queue's limit.
+    """
     said = site.server.control("eval", "application:get_env(rabbit, max_message_size).")
     size = min(65 << 20, int(said.strip().removeprefix("{ok,").removesuffix("}")))
     site.running()
@@ -162,7 +169,8 @@ def test_a_broker_that_dies_costs_nothing(
     assert link.consuming.wait(30)
     with probing(rabbitmq) as after:
         told = [after.report(queue) for _ in range(5)]
-        # A killed broker may have forgotten an acknowledgement: consumers drop by number.
+        # A killed broker may have forgotten an acknowledgement. Then it delivers a report again,
+        # and consumers drop it by its number.
         told = [report for report in told if report.seq > seen.seq]
         told += [after.report(queue) for _ in range(5 - len(told))]
         assert [report.task_id for report in told] == [task.task_id for task in tasks]
@@ -313,7 +321,7 @@ def test_the_queue_is_what_the_contract_says(
         "x-single-active-consumer": True,
         "x-dead-letter-exchange": wire.DEAD,
     }
-    # RabbitMQ refuses a declaration that differs from what there is.
+    # RabbitMQ refuses a declaration that differs from the existing queue.
     probe.channel.queue_declare(site.queue, durable=True, arguments=arguments)
     for exchange, form in (
         (wire.TASK_EXCHANGE, "direct"),

@@ -1,6 +1,7 @@
-"""The least rights, as script/broker-definitions gives them, on a real RabbitMQ.
+"""Tests of the least rights, as script/broker-definitions gives them, on a real RabbitMQ.
 
-Two instances share the broker. The password of one's machine must be of no use against the other.
+Two instances share the broker. The password on one instance's machine must be useless against the
+other instance.
 """
 
 import json
@@ -55,7 +56,7 @@ class Place(NamedTuple):
 
 
 def definitions(folder: Path, *arguments: str) -> dict[str, Any]:
-    """What the script prints; each password file holds PASSWORD."""
+    """Run the script and return the JSON that it prints. Each password file holds PASSWORD."""
     password = folder / "password"
     password.write_text(PASSWORD + "\n")
     files = [str(password)] * (2 if arguments[0] == "instance" else 1)
@@ -83,7 +84,10 @@ def place(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Place
 
 @pytest.fixture
 def linked(place: Place, tmp_path: Path) -> Iterator[tuple[BrokerLink, Journal]]:
-    """An agent's link with the least rights, which consumes; it looks at the broker often."""
+    """Yield an agent's link, which consumes with the least rights, and its journal.
+
+    It checks the broker every 0.2 seconds.
+    """
     with ExitStack() as cleanup:
         journal = Journal(tmp_path / "journal.sqlite", place.mine, str(uuid4()))
         cleanup.callback(journal.close)
@@ -196,7 +200,7 @@ OPERATOR_MAY_NOT: dict[str, Attempt] = {
     ),
     "follow all": lambda c, p: c.queue_bind(_private(c, p), wire.REPORT_EXCHANGE, "#"),
     "copy all tasks": lambda c, p: c.queue_bind(_private(c, p), wire.TASK_EXCHANGE, p.other),
-    # what a broker publishes as a dead letter is checked against no topic permission
+    # RabbitMQ checks no topic permission for dead letters that it publishes.
     "report by dead letters": lambda c, p: c.queue_declare(
         wire.client_queue(p.mine),
         arguments=_dead_letters_to(wire.REPORT_EXCHANGE, f"{p.other}.agent.ping.DONE"),
@@ -206,7 +210,7 @@ OPERATOR_MAY_NOT: dict[str, Attempt] = {
     ),
 }
 
-# whoever sends all tasks still can't speak as an agent, nor take what is meant for one
+# The control plane may send all tasks. It still can't report as an agent or take an agent's tasks.
 CONTROL_MAY_NOT: dict[str, Attempt] = {
     "take tasks": lambda c, p: c.basic_consume(_queue(p.mine), lambda *_: None),
     "look into tasks": lambda c, p: c.basic_get(_queue(p.mine)),
@@ -265,7 +269,7 @@ def test_nobody_can_do_what_the_rights_do_not_give(
 def test_a_report_under_another_key_is_not_taken_for_the_others(
     place: Place, tmp_path: Path, header: str
 ) -> None:
-    """RabbitMQ routes by these headers, too, and checks no topic permission for them."""
+    """RabbitMQ also routes by these headers, and checks no topic permission for them."""
     task = PingTask(task_id=str(uuid4()))
 
     def report(status: TaskStatus) -> Report:
@@ -300,7 +304,7 @@ def test_a_report_under_another_key_is_not_taken_for_the_others(
 
 
 def test_the_hint_is_the_commands_that_help(place: Place, tmp_path: Path) -> None:
-    """A user who may log in and nothing else, then with what the hint says."""
+    """The user may only log in at first. Then the commands of the hint are run."""
     user, instance = f"new-{uuid4()}", place.mine
     place.server.control("add_user", user, PASSWORD)
     place.server.control("set_permissions", "-p", "backup", user, "^$", "^$", "^$")
@@ -364,7 +368,7 @@ def test_an_exchange_that_is_gone_is_noticed_and_reported(
 def test_two_troubles_that_last_are_logged_once_each(
     place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exchange that is gone, which each check finds, and a report that each try has returned."""
+    """Each check finds that an exchange was deleted, and each try of a report is returned."""
     journal = Counted(tmp_path / "journal.sqlite", place.other, str(uuid4()))
     settings = place.settings(f"agent-{place.other}", rights=agent_rights(place.other))
     pauses = QUICK._replace(check=0.1)
@@ -392,7 +396,7 @@ def test_two_troubles_that_last_are_logged_once_each(
 def test_reports_that_the_broker_refuses_cost_no_connection(
     place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:
-    """The link goes on to take tasks, and says which right or exchange its reports lack."""
+    """The link still takes tasks, and names the right or the exchange that its reports lack."""
     caplog.set_level(logging.INFO, "agent.broker")
     lose, restore, said = REFUSALS[lost]
     journal = Counted(tmp_path / "journal.sqlite", place.other, str(uuid4()))
@@ -445,13 +449,13 @@ REFUSALS: dict[str, tuple[Callable[[Place], None], Callable[[Place], None], str]
     "right": (
         lambda place: _set_topics(place, "^$"),
         lambda place: _set_topics(place, agent_rights(place.other).publish),
-        "access to topic",  # of RabbitMQ 3.10; 4.0 says that it is for writing
+        "access to topic",  # RabbitMQ 3.10 says this. 4.0 adds that it is for writing.
     ),
 }
 
 
 class Recorded(Pauses):
-    """Pauses that keep after how many failures each was asked for."""
+    """Pauses that record the count of failures with which each pause was requested."""
 
     asked: ClassVar[list[int]] = []
 
@@ -464,7 +468,7 @@ class Recorded(Pauses):
 def test_a_connection_counts_as_a_success_once_it_has_lasted(
     place: Place, tmp_path: Path, longest: float, expected: list[int]
 ) -> None:
-    """An agent that may not take its own tasks is connected, and then disconnected at once."""
+    """An agent without the right to take its own tasks is disconnected as soon as it connects."""
     user = f"new-{uuid4()}"
     place.server.control("add_user", user, PASSWORD)
     place.server.control("set_permissions", "-p", "backup", user, "^$", ".*", "^$")
@@ -482,7 +486,7 @@ def test_a_connection_counts_as_a_success_once_it_has_lasted(
 
 
 class Counted(Journal):
-    """A journal that counts how often its next report was asked for."""
+    """A journal that counts the requests for its next report."""
 
     looks = 0
 
@@ -502,7 +506,7 @@ def test_the_self_tests_probe_needs_no_more_rights(
 
 
 def test_a_denied_command_says_which_rights_it_needs(place: Place) -> None:
-    """One who follows another instance than its own, and the agent's user, who may send nothing."""
+    """An operator follows another instance, and an agent's user sends a task. Neither may do so."""
     operator = f"operator-{place.mine}"
     with ControlClient(place.operator()) as client, pytest.raises(BrokerDenied) as caught:
         client.subscribe(place.other)
@@ -516,7 +520,7 @@ def test_a_denied_command_says_which_rights_it_needs(place: Place) -> None:
 def test_one_who_may_not_send_tasks_is_denied_where_instances_have_no_way_of_their_own(
     place: Place,
 ) -> None:
-    """As where an agent with more rights has made all that is there."""
+    """This is the case if an agent with more rights has created all queues and exchanges."""
     user, instance = f"new-{uuid4()}", str(uuid4())
     place.server.control("add_user", user, PASSWORD)
     place.server.control("set_permissions", "-p", "backup", user, "^$", r"^backup\.own\.", "^$")

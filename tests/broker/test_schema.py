@@ -1,4 +1,4 @@
-"""What docs/asyncapi.yaml admits is what the agent takes, no more and no less."""
+"""Tests that docs/asyncapi.yaml admits exactly the messages that the agent takes."""
 
 import copy
 import json
@@ -59,7 +59,7 @@ values = st.one_of(
 
 
 def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The paths of all fields, at any depth."""
+    """Return the paths of all fields, at any depth."""
     if not isinstance(value, dict):
         return []
     found = [(*path, name) for name in value]
@@ -68,7 +68,7 @@ def places(value: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 @st.composite
 def messages(draw: st.DrawFn) -> dict[str, Any]:
-    """A task that is one, with up to three fields changed, dropped or added."""
+    """Draw a valid task, then change, drop or add up to three fields."""
     message: dict[str, Any] = copy.deepcopy(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(0, 3))):
         path = draw(st.sampled_from(places(message) or [("task_id",)]))

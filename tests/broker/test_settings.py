@@ -1,4 +1,4 @@
-"""Where the broker is: the URL, and what must not be in it."""
+"""Tests of the broker's URL and of parts that must not be in it."""
 
 import logging
 from pathlib import Path

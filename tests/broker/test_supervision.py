@@ -1,4 +1,7 @@
-"""The daemon's supervision of a real link: ready when it consumes, silent when it is stuck."""
+"""Tests of the daemon's supervision of a real link.
+
+It reports readiness when the link consumes, and sends no heartbeat when the link is stuck.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -35,7 +38,7 @@ def supervised(
     on_message: Callable[[bytes, bool], Verdict] = lambda *_: ACK,
     **settings: str,
 ) -> Iterator[BrokerLink]:
-    """A link that runs, looked at by a thread, under a watchdog of half a second."""
+    """Yield a running link, supervised by a thread, with a watchdog of half a second."""
     instance_id = str(uuid4())
     journal = Journal(address.parent / "journal.sqlite", instance_id, str(uuid4()))
     link = BrokerLink(settings_for(server, **settings), instance_id, on_message, journal, QUICK)
@@ -93,7 +96,7 @@ def test_a_loop_that_is_stuck_ends_the_signs(rabbitmq: RabbitMQ, listener: Liste
             probe.send(link._instance_id, b"{}")
             assert entered.wait(20)
         beats, before = link.beats, listener.count(ALIVE)
-        # longer than four watchdogs: one sign may have been under way
+        # Longer than four watchdog intervals. One heartbeat may have been on its way.
         assert not release.wait(2.2)
         assert link.beats == beats
         assert listener.count(ALIVE) <= before + 1

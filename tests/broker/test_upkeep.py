@@ -1,4 +1,7 @@
-"""What others do to the broker while an agent is connected: things deleted, queues full, twins."""
+"""Tests of changes that others make to the broker while an agent is connected.
+
+They delete bindings, queues and exchanges, fill queues, or run a second agent for the instance.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -31,7 +34,7 @@ def ping() -> PingTask:
 
 
 def comes_through(site: Site, probe: Probe) -> None:
-    """Send one task, which must be taken."""
+    """Send one task, and check that it is kept."""
     task = ping()
     probe.send(site.instance_id, wire.encode_task(task))
     poll("the task is kept", lambda: site.journal.status(task.task_id) is not None, 10)
@@ -53,7 +56,10 @@ def test_a_deleted_exchange_of_tasks_is_made_again_while_connected(
 def test_a_deleted_binding_is_made_again_while_connected(
     site: Site, probe: Probe, caplog: pytest.LogCaptureFixture, kind: QueueType
 ) -> None:
-    """Each time: a quorum queue confirms a probe before it comes back, a classic one afterwards."""
+    """The binding is made again each time it is deleted.
+
+    A quorum queue confirms a probe before the probe comes back, a classic queue afterwards.
+    """
     keeper = Keeper(site.journal)
     settings = settings_for(site.server, queue_type=kind)
     site.running(keeper, settings, pauses=OFTEN)
@@ -64,12 +70,12 @@ def test_a_deleted_binding_is_made_again_while_connected(
         poll("it is said", lambda: f"{site.queue} was not bound" in caplog.text, 10)
         comes_through(site, probe)
     assert "broker_" not in caplog.text
-    # what the link sends itself is no message for anybody
+    # The link's probes to itself are not offered as messages.
     assert wire.PROBE not in keeper.bodies
 
 
 def _wait_for_probes(site: Site, probe: Probe) -> None:
-    """Wait until the link has sent a few, by a queue that is bound for them and deleted."""
+    """Wait until the link has sent a few probes. Bind a queue to see them, then delete it."""
     copies = f"test.probes.{site.instance_id}"
     probe.channel.queue_declare(copies)
     probe.channel.queue_bind(copies, wire.TASK_EXCHANGE, site.instance_id)
@@ -107,7 +113,7 @@ def test_a_full_queue_of_reports_disturbs_nothing_else(
     assert link.consuming.is_set()
     with SelfTestProbe(settings_for(site.server)) as other, pytest.raises(QueueFull):
         other.has_readers(site.instance_id)
-    # pauses grow: a try each time would be one a millisecond
+    # Pauses grow. Without them there would be a try every millisecond.
     assert caplog.text.count(full) == 1
     poll("the queue is read", lambda: _empty(site, probe, queue), 20)
     poll("it is well again", lambda: link.trouble == "", 10)

@@ -1,4 +1,7 @@
-"""Messages: whatever comes in gives a task or one clear error, and what goes out comes back."""
+"""Tests of messages.
+
+Any input gives a task or one clear error. An encoded message decodes to the same message.
+"""
 
 import contextlib
 import json
@@ -87,7 +90,7 @@ json_values = st.recursive(
 
 
 def unreadable(body: bytes) -> str:
-    """The reason why a body is no task; it is short and can be logged as it is."""
+    """Return the reason why a body is no task. Check that it is short and printable for the log."""
     with pytest.raises(MessageUnreadable) as caught:
         wire.decode_task(body)
     reason = str(caught.value)
@@ -228,7 +231,7 @@ def test_only_an_id_is_taken_from_an_unreadable_task(value: object) -> None:
 
 @pytest.mark.parametrize("value", [None, 7, "", "a", "a.b.c", "a.*", "#.#", "x" * 60 + ".yyyyyy"])
 def test_only_a_plain_type_is_taken_from_an_unreadable_task(value: object) -> None:
-    # it becomes a part of a routing key
+    # The type becomes a part of a routing key.
     assert wire.task_type_of(json.dumps({"type": value}).encode()) is None
 
 

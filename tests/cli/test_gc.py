@@ -167,7 +167,7 @@ def test_beside_an_agent_whose_journal_says_what_is_at_work(machine: Machine) ->
         [left] = machine.plain()["left_alone"]
         assert (left["backup_id"], left["why"]) == (
             building.id,
-            "the backup's record says BUILDING, and a task of the journal is at work on it",
+            "the backup's record says BUILDING, and a task in the journal is working on it",
         )
         assert held(machine.store) == before
         journal.report(draft.model_copy(update={"status": TaskStatus.FAILED}))

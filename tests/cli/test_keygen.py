@@ -183,8 +183,8 @@ def test_no_passphrase_typed(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["a/b"], "can't be the id of a key"),
-        (["x" * 65], "can't be the id of a key"),
+        (["a/b"], "is not a valid id of a key"),
+        (["x" * 65], "is not a valid id of a key"),
         (["k1", "--recovery"], "--private FILE go together"),
         (["k1", "--private", "x.pem"], "--private FILE go together"),
         (["k1", "--passphrase"], "a passphrase is for"),

@@ -283,7 +283,7 @@ def test_no_container_is_a_note(operator: Operator, tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere"
     done = operator.agent.cli("backup-list", "--json", "--store", f"file://{nowhere}")
     assert (done.returncode, json.loads(done.stdout)) == (0, [])
-    assert f"note: no backups found: there is no folder {nowhere}" in done.stderr
+    assert f"note: no backups found: there is no directory {nowhere}" in done.stderr
     assert not nowhere.exists()
 
 
@@ -396,7 +396,8 @@ def test_a_backup_without_its_ancestor_is_named_by_all_that_list(operator: Opera
     middle = completed(base, to_lsn=200)
     last = completed(middle, to_lsn=300)
     operator.place(middle, last)
-    note = f"note: nothing can be restored from backup {last.id}: its ancestor {base.id} is gone"
+    why = f"its ancestor {base.id} has no record"
+    note = f"note: nothing can be restored from backup {last.id}: {why}"
     for words in (
         ["backup-list"],
         ["backup-list-instance", INSTANCE],
@@ -408,7 +409,7 @@ def test_a_backup_without_its_ancestor_is_named_by_all_that_list(operator: Opera
         assert note not in told.stdout
     rows = json.loads(operator.agent.cli("backup-list", "--json").stdout)
     assert {row["id"]: row["unrestorable"] for row in rows} == dict.fromkeys(
-        (middle.id, last.id), f"its ancestor {base.id} is gone"
+        (middle.id, last.id), f"its ancestor {base.id} has no record"
     )
     refused = operator.agent.cli("restore", "--local", last.id, operator.agent.folder / "back")
     assert f"backup {middle.id} needs its parent {base.id}" in refused.stderr

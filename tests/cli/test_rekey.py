@@ -154,7 +154,7 @@ def test_what_it_says(tenant: Tenant) -> None:
 def test_a_key_that_is_not_here(tenant: Tenant) -> None:
     done = tenant.cli("rekey", "--to", "2031")
     assert done.returncode == 1
-    assert "key_not_here: the master key '2031' is not here" in done.stderr
+    assert "key_not_here: the master key '2031' is not on this machine" in done.stderr
 
 
 def test_a_record_under_a_key_that_is_gone_names_it(tenant: Tenant) -> None:
@@ -164,4 +164,4 @@ def test_a_record_under_a_key_that_is_gone_names_it(tenant: Tenant) -> None:
     done = tenant.cli("restore", "--local", one.id, tenant.keys.parent / "back")
     assert done.returncode == 1
     assert "key_not_here" in done.stderr
-    assert "master key 'new', which is not here" in done.stderr
+    assert "master key 'new', which is not on this machine" in done.stderr

@@ -1,4 +1,4 @@
-"""Builds xbstreams chunk by chunk, the way the engines write them."""
+"""Functions that build xbstreams chunk by chunk, as the engines write them."""
 
 import struct
 import zlib

@@ -1,4 +1,7 @@
-"""The sealed stream: Tink reads ours, we read Tink's, and no damage passes."""
+"""Tests of the sealed stream.
+
+Tink reads our stream, we read that of Tink, and no damage passes.
+"""
 
 import os
 
@@ -126,7 +129,7 @@ def test_an_empty_last_slab_is_refused_although_its_tag_holds() -> None:
     SealingStream(KEY, ID, salt=bytes(32), prefix=bytes(7)).seal(full, 0, room(0), False)
     aes = AESGCM(HKDF(SHA256(), 32, bytes(32), ID).derive(KEY))
     empty = aes.encrypt(bytes(7) + (1).to_bytes(4, "big") + b"\1", b"", None)
-    with pytest.raises(DataDamaged, match=r"MiB 1 .* cut short"):
+    with pytest.raises(DataDamaged, match=r"MiB 1 .* truncated"):
         unseal(bytes(full) + empty)
 
 

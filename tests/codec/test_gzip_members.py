@@ -1,4 +1,7 @@
-"""Gzip members: valid for everyone, splittable by us, and no damage passes."""
+"""Tests of gzip members.
+
+Every gzip reader accepts them, our splitter separates them, and no damage passes.
+"""
 
 import gzip
 import os
@@ -23,7 +26,10 @@ HEADER = 20
 
 
 def forged(body: bytes, content: bytes, *, size: int | None = None) -> bytes:
-    """A member of our format around any `body`, with the CRC and ISIZE of `content`."""
+    """Return a member of our format around any `body`.
+
+    Its CRC is that of `content`. Its ISIZE is `size`, or the length of `content` if None.
+    """
     good = deflate_member(b"")
     length = struct.pack("<I", HEADER + len(body) + 8)
     claimed = len(content) if size is None else size
@@ -84,7 +90,7 @@ def test_any_split_gives_the_same_members(blocks: list[bytes], cuts: list[int]) 
         members += list(splitter.feed(memoryview(piece)))
         position += len(piece)
         turn += 1
-        piece[:] = b"\xee" * len(piece)  # the caller reuses its buffer
+        piece[:] = b"\xee" * len(piece)  # A caller may reuse its buffer.
     splitter.finish()
     assert [inflate_member(member) for member in members] == blocks
 
@@ -92,7 +98,7 @@ def test_any_split_gives_the_same_members(blocks: list[bytes], cuts: list[int]) 
 def test_every_flipped_bit_that_means_something_is_refused() -> None:
     block = b"a row of a table, " * 9
     member = deflate_member(block)
-    unused_bits = len(member) - 9  # deflate ends inside its last byte, before the trailer
+    unused_bits = len(member) - 9  # Deflate ends inside the last byte before the trailer.
     for position in range(len(member)):
         for bit in range(8):
             bad = bytearray(member)

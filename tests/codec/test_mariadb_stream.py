@@ -1,4 +1,7 @@
-"""Streams with renames: what mbstream can't take is mended, what is misnamed is told."""
+"""Tests of streams with renames.
+
+A stream that mbstream can't extract is mended. Misnamed, lost and lacking files are reported.
+"""
 
 import subprocess
 import time
@@ -35,7 +38,10 @@ SOUND = {
 
 
 def mended(stream: bytes, size: int) -> tuple[bytes, int]:
-    """What takes the stream's place, fed in pieces of `size`, and how much of it is new."""
+    """Mend the stream in pieces of `size` bytes.
+
+    Return the mended stream and the number of inserted bytes.
+    """
     parser, out = MendedStream(), bytearray()
     for at in range(0, len(stream), size):
         piece = stream[at : at + size]
@@ -94,7 +100,7 @@ def test_a_name_that_was_encoded_twice_is_told() -> None:
     partition = whole(b"d/u#P#p0.MAD", b"x")
     wrong = b"d/a@0040002db#P#p0.MAD"
     assert misnamed(partition + frm + rename(b"d/u#P#p0.MAD", wrong)) == wrong
-    # a table whose name has an at sign, and one that the engine has not sent yet
+    # One table has an at sign in its name. The other was not yet sent by the engine.
     real = whole(b"d/a@0040b.frm", b"x")
     assert misnamed(plain + real + rename(b"d/u.MAD", b"d/a@0040b.MAD")) is None
     assert misnamed(plain + rename(b"d/other@0040002d.MAD", b"d/v.MAD")) is None
@@ -118,22 +124,23 @@ def test_a_definition_without_its_data_is_told() -> None:
     others = frm(b"d/i.frm", 12), frm(b"d/#sql-1.frm", 42), whole(b"d/v.frm", b"TYPE=VIEW")
     assert lacking(*others) == set()
     assert lacking(frm(b"d/c.frm", 17), end(b"d/c.CSV")) == set()
-    # another file's bytes stand between
+    # The bytes of another file are in between.
     begun = b"\xfe\x01\x0a\x2a" + bytes(100)
     mixed = payload(b"d/a.frm", begun) + payload(b"x", b"y") + end(b"d/a.frm") + end(b"x")
     assert lacking(mixed) == {path_digest(b"d/a.frm")}
-    # of a partitioned table one partition at least has to be there
+    # At least one partition of a partitioned table must be in the stream.
     parted = whole(b"d/p.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x2a" + bytes(9))
     innodb = whole(b"d/q.frm", b"\xfe\x01\x0a\x14" + bytes(57) + b"\x0c" + bytes(9))
     assert lacking(parted, innodb) == {path_digest(b"d/p.frm")}
     assert lacking(parted, whole(b"d/p#P#x.MAD", b"x")) == set()
     assert lacking(whole(b"d/p#p#x#sp#y.MAD", b"x"), parted) == set()
-    # moved through a schema that was made and dropped meanwhile: mbstream leaves its file behind
+    # The table moved through a schema that was made and dropped during the backup. mbstream leaves
+    # its file behind.
     csv, text = frm(b"d/c.frm", 17), whole(b"e/c.CSV", b"x")
     over = rename(b"e/c.CSV", b"f/c.CSV") + rename(b"f/c.CSV", b"d/c.CSV")
     assert lacking(csv, text, over) == {path_digest(b"d/c.frm")}
     assert lacking(csv, whole(b"f/db.opt", b"x"), text, over) == set()
-    # written again as another engine's
+    # The definition is written again as that of another engine.
     again = b"\xfe\x01\x0a\x0c" + bytes(100)
     assert lacking(aria, whole(b"d/a.frm", again, flags=2)) == set()
 
@@ -144,7 +151,7 @@ def test_what_was_made_again_and_then_removed_is_told(tmp_path: Path) -> None:
     data, note = whole(b"d/t.MAD", b"z"), whole(b"d/db.opt", b"")
     cases = {
         frm + new: [],
-        # which mbstream means to take for all partitions, and doesn't
+        # mbstream is meant to remove all partitions by this, but removes none.
         whole(b"d/p#P#p0.new", b"y") + remove(b"d/p#P#*"): [],
         data + remove(b"d/t.MAD") + remove(b"d/t.frm") + remove(b"d"): [],
         frm + remove(b"./d/t.frm"): [b"d/t.frm"],
@@ -177,12 +184,12 @@ def test_names_that_were_exchanged_are_told() -> None:
         assert told(*none) is None, none
     assert told("a>b", "b>a") in (b"a", b"b")
     assert told("x>y", "b>c", "c>a", "a>b", "y>z") in (b"a", b"b", b"c")
-    # no engine says it: two that came to have one name
+    # No engine writes this. Two tables received the same name.
     assert told("start>a", "a>b", "b>a") in (b"a", b"b")
     assert told("a>b", "b>a", "start>a") in (b"a", b"b")
 
 
-@pytest.mark.timeout(20)  # a walk from each name took minutes
+@pytest.mark.timeout(20)  # A walk from each name took minutes.
 def test_many_renames_are_judged_in_time() -> None:
     chain = [Rename(b"%d" % n, b"%d" % (n + 1)) for n in range(300_000)]
     assert exchanged(chain) is None
@@ -199,7 +206,7 @@ def test_a_rename_whose_schema_was_removed_confuses_nothing() -> None:
 
 @pytest.mark.parametrize("proving", [True, False], ids=["proof", "restore"])
 def test_what_a_name_costs_is_bounded_whatever_the_stream_does(proving: bool) -> None:
-    """Of a hostile backup 300,000 definitions, each renamed onto one name, were 187 MiB."""
+    """300,000 definitions of a hostile backup, each renamed to one name, took 187 MiB."""
     frm = b"\xfe\x01\x0a\x2a" + bytes(60)
     parser = MendedStream(proving=proving)
     count = 4000
@@ -212,7 +219,7 @@ def test_what_a_name_costs_is_bounded_whatever_the_stream_does(proving: bool) ->
     tracemalloc.stop()
     assert parser._files_seen == 2 * count + 1
     assert parser._needed_by.keys() | parser._partitioned | parser._lasting <= parser.files
-    # what a D took is named in the proof, once for each
+    # In a proof the parser also keeps, for each removed file, the path that the D chunk named.
     assert kept < 2 * count * (100 if proving else 12)
 
 
@@ -276,9 +283,9 @@ def test_tables_whose_directory_was_removed_are_told() -> None:
 @pytest.mark.parametrize(
     ("stream", "why"),
     [
-        (whole(b"d/e/f", b"x") + remove(b"d"), "a directory among others, is removed"),
-        (whole(b"d/e/f", b"x") + remove(b"d/e"), "a directory among others, is removed"),
-        (payload(b"d/t", b"x") + remove(b"d") + end(b"d/t"), "directory b'd' of an open file"),
+        (whole(b"d/e/f", b"x") + remove(b"d"), "but it has or is a subdirectory"),
+        (whole(b"d/e/f", b"x") + remove(b"d/e"), "but it has or is a subdirectory"),
+        (payload(b"d/t", b"x") + remove(b"d") + end(b"d/t"), "b'd' is removed before the end"),
         (whole(b"d/t", b"x") + rename(b"d", b"e"), "directory b'd' is renamed"),
         (whole(b"d/t", b"x") + rename(b"d/t", b"xtrabackup_checkpoints"), "only an engine writes"),
         (whole(b"t", b"x") + rename(b"t", b"./backup-my.cnf"), "only an engine writes"),
@@ -288,7 +295,7 @@ def test_tables_whose_directory_was_removed_are_told() -> None:
 def test_what_no_engine_does_with_directories_and_its_own_files(
     stream: bytes, why: str, proving: bool
 ) -> None:
-    """mbstream does it, and the parser would lose sight of what is there."""
+    """mbstream performs these steps, and the parser would lose track of the files."""
     parser = MendedStream(proving=proving)
     with pytest.raises(StreamInvalid, match=why):
         parser.passed(memoryview(stream))
@@ -308,5 +315,5 @@ def test_names_and_definitions_of_any_form_are_taken_in_time() -> None:
 
 def test_what_is_remembered_of_renames_is_bounded() -> None:
     stream = A + b"".join(rename(b"x@0040%d" % n, b"y") for n in range(10_001))
-    with pytest.raises(StreamInvalid, match="too many"):
+    with pytest.raises(StreamInvalid, match="more than 10000 tables with special"):
         misnamed(stream)

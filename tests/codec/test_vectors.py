@@ -1,4 +1,7 @@
-"""docs/format.md holds: the golden vectors open, and so does the recipe with Tink for others."""
+"""Tests of docs/format.md.
+
+The golden vectors can be opened, and the recipe with Tink for other programs works.
+"""
 
 import hashlib
 import json
@@ -24,7 +27,7 @@ MASTER = MasterKey(VECTORS["keys"]["id"], bytes.fromhex(VECTORS["keys"]["master_
 
 
 def pattern(length: int) -> bytes:
-    """The plaintext of the vectors: byte n is n modulo 251."""
+    """Return the plaintext of the vectors, in which byte n is n modulo 251."""
     return (bytes(range(251)) * (length // 251 + 1))[:length]
 
 

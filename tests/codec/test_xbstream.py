@@ -1,4 +1,4 @@
-"""The xbstream parser: accepts what the engines write, refuses all else."""
+"""Tests that the xbstream parser accepts the streams of the engines and refuses all others."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ from tests.conftest import need
 CHECKPOINTS = b"backup_type = full-backuped\nfrom_lsn = 0\nto_lsn = 44404\nlast_lsn = 393187\n"
 ROWS = os.urandom(3000)
 
-# Two files side by side, an empty one, one of several chunks, and the engine's own.
+# Two interleaved files (one of them in several chunks), an empty file, and the engine's own file.
 SAMPLE = b"".join(
     (
         payload(b"db/a.ibd", ROWS[:1000]),
@@ -37,7 +37,7 @@ SAMPLE = b"".join(
 
 
 def parse(stream: bytes, *cuts: int) -> XbstreamParser:
-    """Feed the stream cut at the given places, through one buffer that is reused."""
+    """Parse the stream, cut at the given places, and overwrite each piece after its use."""
     parser = XbstreamParser()
     for begin, stop in itertools.pairwise([0, *sorted(cuts), len(stream)]):
         piece = bytearray(stream[begin:stop])
@@ -84,7 +84,7 @@ def test_byte_by_byte() -> None:
 
 
 def page(number: int) -> bytes:
-    """How the file of an InnoDB tablespace begins."""
+    """Return the beginning of the file of an InnoDB tablespace with this number."""
     return os.urandom(34) + number.to_bytes(4, "big") + os.urandom(100)
 
 
@@ -116,7 +116,7 @@ def test_a_tablespace_keeps_its_number_until_it_is_replaced_or_removed() -> None
 
 
 def test_every_truncation_is_refused() -> None:
-    # a cut is only invisible where every file so far has ended
+    # A cut is invisible only if every file before it has ended.
     complete = {len(SAMPLE), len(SAMPLE) - len(whole(b"xtrabackup_checkpoints", CHECKPOINTS))}
     passed = set()
     for length in range(len(SAMPLE) + 1):
@@ -129,7 +129,7 @@ def test_every_truncation_is_refused() -> None:
 
 
 def chunks_of(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Where each chunk begins, its type, and how long its path is."""
+    """Yield each chunk's position, its type, and the length of its path."""
     position = 0
     while position < len(stream):
         kind = stream[position + 9 : position + 10]
@@ -141,10 +141,13 @@ def chunks_of(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def test_every_flipped_bit_is_refused_but_what_no_reader_can_see() -> None:
-    """Headers have no CRC: a payload's flag REWRITE, and an empty file's only chunk, E."""
+    """Headers have no CRC.
+
+    So a payload's flag REWRITE and the only chunk of an empty file, E, are unprotected.
+    """
     rewrite_flags = {begin + 8 for begin, kind, _ in chunks_of(SAMPLE) if kind == b"P"}
     empty = SAMPLE.index(b"db/empty")
-    end_type = empty - 5  # E is one bit from D, so that the file is removed instead
+    end_type = empty - 5  # E is one bit from D, which removes the file.
     whole_files = parse(SAMPLE).files
     for position in range(len(SAMPLE)):
         for bit in range(8):
@@ -204,7 +207,7 @@ class TestRefuses:
     @pytest.mark.parametrize("length", [0, 512, 2**32 - 1])
     def test_path_lengths(self, length: int) -> None:
         start = b"XBSTCK01\0E" + struct.pack("<I", length)
-        refused(start + b"a" * min(length, 600), "a path of")
+        refused(start + b"a" * min(length, 600), "a path has")
         assert parse(end(b"a" * 255 + b"/" + b"a" * 255)).files
 
     def test_wrong_crc(self) -> None:
@@ -224,7 +227,7 @@ class TestRefuses:
 
 
 class TestChangesDuringTheBackup:
-    """What mariadb-backup sends when tables are renamed, dropped or made anew meanwhile."""
+    """Streams of mariadb-backup while tables are renamed, dropped or made again."""
 
     def test_rename_moves_the_file(self) -> None:
         parser = parse(whole(b"a", b"x") + rename(b"a", b"b"))
@@ -276,7 +279,7 @@ class TestChangesDuringTheBackup:
 
 
 class TestSparse:
-    """Percona's sparse chunks; their form is taken from its documentation."""
+    """Tests of Percona's sparse chunks. Their form is taken from its documentation."""
 
     ENTRIES = ((0, 5), (4096, 3), (100, 0))
 
@@ -295,7 +298,7 @@ class TestSparse:
             refused(bytes(bad))
 
     def test_map_that_does_not_fit_is_refused(self) -> None:
-        refused(sparse(b"a", [(0, 5)], b"123456") + end(b"a"), "does not fit")
+        refused(sparse(b"a", [(0, 5)], b"123456") + end(b"a"), "do not fit")
         refused(sparse(b"a", [], b"") + end(b"a"), "0 entries")
         refused(head(b"S", b"a") + struct.pack("<IQQI", 2**31, 1, 0, 0), "entries")
 
@@ -304,7 +307,7 @@ class TestSparse:
 
 
 class TestAgainstMbstream:
-    """mbstream, MariaDB's own extractor, is the judge of what a stream means."""
+    """Comparisons with mbstream, MariaDB's own extractor, which defines the meaning of a stream."""
 
     @staticmethod
     def extract(stream: bytes, folder: Path) -> "subprocess.CompletedProcess[bytes]":
@@ -459,7 +462,10 @@ class TestMetadata:
 def test_hostile_metadata_is_refused_at_once(
     parse_it: Callable[[bytes], object], content: bytes
 ) -> None:
-    """As long as the parser lets it be; a regular expression stops every thread meanwhile."""
+    """The content is as long as the parser allows.
+
+    A regular expression stops every thread while it runs.
+    """
     begun = time.process_time()
     with pytest.raises(StreamInvalid):
         parse_it(content)
@@ -477,7 +483,7 @@ def test_info_says_what_was_asked_for_last_of_all() -> None:
 
 
 class TestPlaces:
-    """What mbstream could not lay down: it stops there, and still exits 0."""
+    """Paths that mbstream can't create. It stops there, and still exits with status 0."""
 
     @pytest.mark.parametrize(
         "names",

@@ -1,4 +1,4 @@
-"""The same streaming AEAD in Google's own implementation, to compare with."""
+"""The same streaming AEAD in Google's own implementation, for comparison."""
 
 import io
 from typing import Any
@@ -9,7 +9,7 @@ from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 
 
 def tink_primitive(key: bytes) -> Any:
-    """Tink's primitive for AES256_GCM_HKDF_1MB with our `key`."""
+    """Return Tink's primitive for AES256_GCM_HKDF_1MB with our `key`."""
     streaming_aead.register()
     proto = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingKey(
         version=0,
@@ -33,7 +33,7 @@ def tink_primitive(key: bytes) -> Any:
 
 
 class KeptBytes(io.BytesIO):
-    """Tink closes what it writes to; the bytes stay in `kept`."""
+    """A stream that keeps its bytes in `kept`, because Tink closes the stream that it writes to."""
 
     kept = b""
 
@@ -50,6 +50,6 @@ def tink_seal(key: bytes, associated: bytes, plain: bytes) -> bytes:
 
 
 def tink_open(key: bytes, associated: bytes, sealed: bytes) -> bytes:
-    """The plaintext; tink.TinkError where it can't be opened."""
+    """Return the plaintext. Raise tink.TinkError if it can't be opened."""
     with tink_primitive(key).new_decrypting_stream(io.BytesIO(sealed), associated) as stream:
         return bytes(stream.read())

@@ -1,1 +1,1 @@
-"""The configuration and its secret files."""
+"""Tests of the configuration and its secret files."""

@@ -1,4 +1,4 @@
-"""agent.toml, its overrides and its secrets: what is taken, and what is said of mistakes."""
+"""Tests of agent.toml, of its overrides and secrets, and of the messages about mistakes."""
 
 import os
 import re
@@ -259,9 +259,9 @@ def test_mistakes_of_the_file_and_of_the_environment_are_told_apart(tmp_path: Pa
     ["BACKUP_AGENT_STORE_URL", "BACKUP_AGENT_store__url", "backup_agent_store__url"],
 )
 def test_a_variable_whose_name_is_nearly_right_is_refused(tmp_path: Path, name: str) -> None:
-    """It would change nothing, and nobody would notice."""
+    """Such a variable would have no effect, and the operator would not notice."""
     if not name.startswith("BACKUP_AGENT_"):
-        _load(tmp_path, LEAST, **{name: "x"})  # not even the prefix: another program's
+        _load(tmp_path, LEAST, **{name: "x"})  # without the prefix: another program's
         return
     match = f"sets {name}, which is not the name of a setting"
     with pytest.raises(ConfigInvalid, match=match) as raised:
@@ -458,7 +458,7 @@ def _bad_id(folder: Path) -> None:
         (_short, "k1 has 31 bytes"),
         (_empty, r"k1\.key is empty"),
         (_not_base64, "'k1' is not base64"),
-        (_bad_id, "'k 2' can't be the id"),
+        (_bad_id, "'k 2' is not a valid id"),
     ],
 )
 def test_keys_that_can_not_be_used(
@@ -511,7 +511,7 @@ def test_recovery_keys_that_can_not_be_used(tmp_path: Path, recovery: RecoverySe
     folder = tmp_path / "keys"
     with pytest.raises(KeyUnusable, match="'gone' is not in"):
         load_keyring(_with_recovery(folder, recovery, "off.1", "gone"))
-    with pytest.raises(KeyUnusable, match="'unused' is no public key"):
+    with pytest.raises(KeyUnusable, match="'unused' is not a public key"):
         load_keyring(_with_recovery(folder, recovery, "unused"))
     (folder / "unused.pub").write_bytes(recovery.pem())
     with pytest.raises(KeyUnusable, match="'unused' holds the private half") as raised:
@@ -525,7 +525,10 @@ def test_recovery_keys_that_can_not_be_used(tmp_path: Path, recovery: RecoverySe
 def test_keys_that_systemd_hands_over(
     tmp_path: Path, recovery: RecoverySecret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LoadCredential=keys:/etc/backup-agent/keys makes files keys_<file> of those in there."""
+    """systemd gives each file of a directory its own credential.
+
+    LoadCredential=keys:/etc/backup-agent/keys makes a file keys_<file> of each file in there.
+    """
     section = _with_recovery(tmp_path / "etc", recovery, "off.1")
     given = tmp_path / "credentials"
     given.mkdir()
@@ -550,7 +553,7 @@ def test_a_key_folder_that_is_missing(tmp_path: Path) -> None:
 
 
 def _whole_story(error: BaseException) -> str:
-    """Everything that a traceback of it would show of its causes."""
+    """Return the texts of an error and of its causes, as a traceback would show them."""
     story, cause = "", error
     while cause is not None:
         story += f"{cause!r} {cause}"

@@ -1,1 +1,1 @@
-"""The database server and its datadir."""
+"""Tests of the database server and of its datadir."""

@@ -1,4 +1,8 @@
-"""The table files of a datadir: what is refused before a backup, and what is missed after it."""
+"""Tests of the survey of a datadir's table files.
+
+Before a backup the survey refuses an unfit datadir. After the backup it finds the table files that
+the backup lacks.
+"""
 
 import os
 import pwd
@@ -20,7 +24,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="another user is anoth
 
 @pytest.fixture
 def datadir() -> Iterator[Path]:
-    """A datadir with one schema, in a folder that every user may enter."""
+    """Yield a datadir with one schema, in a directory that every user may enter."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         (Path(folder) / "d").mkdir()
@@ -51,7 +55,7 @@ def test_files_that_lasted_are_missed(datadir: Path) -> None:
 def test_what_ddl_touches_is_passed_over_unless_the_engine_told(datadir: Path) -> None:
     survey = Survey(datadir, Rules())
     (datadir / "d/new.MAI").write_bytes(b"made meanwhile")
-    # renamed there and back; made again under its name; dropped
+    # One file is renamed there and back, one is made again under its name, one is dropped.
     (datadir / "d/a.frm").rename(datadir / "d/x.frm")
     (datadir / "d/x.frm").rename(datadir / "d/a.frm")
     (datadir / "d/db.opt").unlink()
@@ -62,14 +66,14 @@ def test_what_ddl_touches_is_passed_over_unless_the_engine_told(datadir: Path) -
 
 
 def test_without_definitions_a_file_is_known_by_itself(datadir: Path) -> None:
-    """MySQL 8 has no .frm whose change time would tell of DDL."""
+    """MySQL 8 has no `.frm`, so no change time of one can show DDL."""
     (datadir / "d/a.frm").unlink()
     (datadir / "d/a_340.sdi").write_bytes(b"x")
     (datadir / "d/p#p#x.MYD").write_bytes(b"x")
     survey = Survey(datadir, Rules())
     assert lost(survey, "d/db.opt", "d/a_340.sdi") == ["d/a.MAD", "d/a.MAI", "d/p#p#x.MYD"]
     (datadir / "d/a.MAD").write_bytes(b"rows that were added")
-    # truncated or rebuilt; renamed; dropped
+    # One file is truncated or rebuilt, one is renamed, and one is dropped below.
     (datadir / "d/a.MAI").rename(datadir / "d/old")
     (datadir / "d/a.MAI").write_bytes(b"y")
     (datadir / "d/p#p#x.MYD").rename(datadir / "d/p#p#y.MYD")
@@ -129,7 +133,10 @@ def test_what_can_not_be_read_is_named(datadir: Path) -> None:
 
 @needs_root
 def test_nobody_is_told_to_move_a_system_schema(datadir: Path) -> None:
-    """Neither a stranger, who has to run it as another user, nor the datadir's owner."""
+    """The datadir's owner gets no such hint, and neither does another user.
+
+    Another user has to run this as root or as the datadir's owner.
+    """
     os.chown(datadir, NOBODY, -1)
     name = pwd.getpwuid(NOBODY).pw_name
     for folder, cure in (("mysql", "make it readable"), (".snapshot", "ignore_db_dirs")):
@@ -148,7 +155,10 @@ def test_nobody_is_told_to_move_a_system_schema(datadir: Path) -> None:
 
 
 def frm(number: int, name: bytes = b"", default: int = 0, keys: int = 5) -> bytes:
-    """A `.frm` as MariaDB 10.11 lays it out, with an engine's name behind the default values."""
+    """Return a `.frm` in the layout of MariaDB 10.11.
+
+    The name of an engine follows the default values.
+    """
     head = bytearray(64)
     head[:2], head[3], head[61] = b"\xfe\x01", number, default
     head[6:8] = (64).to_bytes(2, "little")

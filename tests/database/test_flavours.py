@@ -1,4 +1,7 @@
-"""Queries, words and privileges by kind of server; MySQL's as its manual shows them."""
+"""Tests of queries, words and privileges for each kind of server.
+
+Those of MySQL are taken from its manual.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -88,7 +91,7 @@ def test_mysql_5_7_stops_a_replica_by_super_alone() -> None:
 
     assert surplus(5, 7, 32, safe=True) == []
     assert surplus(5, 7, 32, safe=False) == ["SUPER"]
-    # there is a lesser right
+    # MySQL 8 has a lesser privilege for this.
     assert surplus(8, 0, 40, safe=True) == ["SUPER"]
 
 
@@ -96,7 +99,7 @@ def test_mysql_5_7_stops_a_replica_by_super_alone() -> None:
     ("number", "logged_in", "kind", "words"),
     [
         (1045, False, DatabaseDenied, "refuses the login"),
-        # STOP SLAVE without SUPER on MySQL 5.7
+        # MySQL 5.7 answers this to STOP SLAVE without SUPER.
         (1045, True, DatabaseDenied, "refuses a statement"),
         (1227, True, DatabaseDenied, "refuses a statement"),
         (1142, True, DatabaseDenied, "refuses a statement"),
@@ -131,7 +134,7 @@ def test_words_about_replicas(number: tuple[int, ...], status: str, start: str) 
 
 
 class _Mysql(Database):
-    """A MySQL that answers what its manual says, table by table of information_schema."""
+    """A MySQL that answers as its manual says, for each table of information_schema."""
 
     def __init__(self, version: str, answers: dict[str, list[tuple[Any, ...]]]) -> None:
         super().__init__(DatabaseSettings(Path("s"), "u", "p"))

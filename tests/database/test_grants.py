@@ -1,4 +1,7 @@
-"""systemd/grants.sql gives what a backup needs: run on MariaDB, read for each MySQL."""
+"""Tests that systemd/grants.sql gives the privileges that a backup needs.
+
+MariaDB runs the file. For each MySQL it is only read.
+"""
 
 import re
 import subprocess
@@ -14,7 +17,7 @@ ACCOUNT = "'backup_agent'@'localhost'"
 
 
 def seen_by_mysql(number: int) -> str:
-    """The file as a MySQL of that number (50732) reads it."""
+    """Return the file as a MySQL of that number (such as 50732) reads it."""
     text = re.sub(r"/\*M!.*?\*/", "", GRANTS.read_text(), flags=re.DOTALL)
     return re.sub(
         r"/\*!(\d{5})(.*?)\*/",
@@ -36,7 +39,7 @@ def test_mysql_gets_what_a_backup_needs(number: tuple[int, int, int]) -> None:
 
 
 def test_mariadb_runs_it_twice_and_gives_what_a_backup_needs(mariadb: MariaDB) -> None:
-    """Under another name, for the session's server has such an account."""
+    """The account gets another name, because the session's server already has `backup_agent`."""
     text = GRANTS.read_text().replace(ACCOUNT, "'granted'@'localhost'")
     argv = ["mariadb", "--no-defaults", f"--socket={mariadb.socket}", f"--user={mariadb.admin}"]
     for _ in range(2):

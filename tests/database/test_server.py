@@ -1,4 +1,4 @@
-"""What the agent learns from a real server, with the least privileges."""
+"""Tests of queries to a real server with the least privileges."""
 
 import os
 import re
@@ -60,10 +60,10 @@ def _said(database: Database) -> list[str]:
 def test_a_statement_that_passes_for_the_lsn_is_told_and_none_breaks_the_process_list(
     mariadb: MariaDB,
 ) -> None:
-    """The server shows statements as they are in its status, and cuts them in the process list."""
+    """The server shows statements whole in its status, and cuts them in the process list."""
     database = database_of(mariadb)
     mariadb.query("CREATE OR REPLACE TABLE shop.held (id INT); INSERT INTO shop.held VALUES (1)")
-    # in one of them a letter of two bytes is at the place where the server cuts
+    # In one of them a letter of two bytes is at the position at which the server cuts.
     for filling, said in (("", "7"), ("a", "99999999999999999999 or so")):
         with mariadb.connect() as holder:
             holder.begin()
@@ -116,7 +116,7 @@ def test_tablespaces_are_named_as_in_the_stream(
         listed = database_of(mariadb).tablespaces()
         files = _stream_files(mariadb, tmp_path)
     orders = (mariadb.datadir / "shop/orders.ibd").stat().st_size
-    # a copy of this server, made by another test, would find the table outside in two places
+    # A copy of this server, made by another test, would find the outside table in two places.
     mariadb.execute_many("DROP SCHEMA `a-b`")
     spaces = {name.replace(".new", ".ibd") for name in files if name.endswith((".ibd", ".new"))}
     tablespaces = {space.path: space.allocated for space in listed.values()}
@@ -130,7 +130,7 @@ def test_tablespaces_are_named_as_in_the_stream(
 
 
 def _stream_files(server: MariaDB, folder: Path) -> set[str]:
-    """The files of a full backup's stream, by mbstream."""
+    """Make a full backup, extract it with mbstream, and return the paths of its files."""
     settings = MariadbBackupSettings(
         socket=server.socket, user=server.agent_user, password=AGENT_PASSWORD
     )

@@ -145,8 +145,8 @@ def test_a_local_restore_that_was_killed_says_what_to_do(
     refused = site.agent.cli("restore", "--local", kept, tmp_path / "back")
     assert refused.returncode == 1
     (folder,) = (tmp_path / "back").iterdir()
-    assert f"was cut off and left {folder}" in refused.stderr
-    assert "remove that folder, if no restore runs there" in refused.stderr
+    assert f"was interrupted and left {folder}" in refused.stderr
+    assert "if no restore runs there, remove that directory" in refused.stderr
 
 
 @pytest.fixture

@@ -210,9 +210,9 @@ def test_a_setting_that_no_restore_takes_fails_the_backup(scratch: Path, tmp_pat
         said = failure(User(tmp_path / "home", odd))
     finally:
         odd.stop()
-    assert "stream_invalid: no restore takes this: " in said
+    assert "stream_invalid: a restore would refuse this backup: " in said
     assert "sets innodb_data_file_path to 'ibdata+1:4M:autoextend'" in said
-    assert "what to do: the engine copies it from the server's settings" in said
+    assert "what to do: the engine copies this option from the server's settings" in said
 
 
 def test_a_table_that_is_in_another_server_is_no_hindrance(

@@ -133,7 +133,7 @@ def test_the_next_run_settles_what_a_kill_left(user: User, running: ServerProces
     statuses = {row["name"]: row["status"] for row in user.asked("backup-list")}
     assert statuses == {"slow": "FAILED", "commit": "BUILDING"}
     assert user.segments(str(midway["id"])) == []
-    assert "give the command again" in user.run("backup-show", str(midway["id"])).stdout
+    assert "run the command again" in user.run("backup-show", str(midway["id"])).stdout
     # a run with another store knows nothing of them
     store, user.store = user.store, f"{user.store}-elsewhere"
     nowhere = str(user.home / "none")
@@ -260,7 +260,7 @@ def test_a_lost_key_is_named_and_the_next_has_an_id_of_its_own(user: User, tmp_p
     refused = user.run("backup-create", "--local", "inc", "--parent", base["id"])
     assert refused.returncode == 1
     assert f"key_not_here: the record of backup {base['id']} can't be checked" in refused.stderr
-    assert f"signed by the master key '{lost.stem}', which is not here" in refused.stderr
+    assert f"signed by the master key '{lost.stem}', which is not on this machine" in refused.stderr
     assert not lost.parent.exists()
     done = user.run("backup-create", "--local", "second")
     assert done.returncode == 0, done.stderr
@@ -298,7 +298,7 @@ def test_the_hint_of_another_key_with_that_id_leads_to_the_end(user: User, tmp_p
 
 def test_hints_fit_how_the_command_was_given(user: User) -> None:
     listed = user.run("backup-list")
-    assert "the first backup makes what is missing; if there was one" in listed.stderr
+    assert "the first backup makes a missing container. If there was a backup" in listed.stderr
     assert "--store or [store] url" in listed.stderr
     user.backups.mkdir(parents=True)
     (user.backups / "database_backups_local").mkdir()

@@ -236,8 +236,8 @@ def _frozen(rig: Rig) -> None:
     os.kill(rig.swift.pid, signal.SIGSTOP)
     try:
         # freeze it for longer than the agent's timeout, so that all open requests are repeated
-        said = rig.agent.log.read_text().count("again in")
-        poll("it tries again", lambda: rig.agent.log.read_text().count("again in") > said, 10)
+        said = rig.agent.log.read_text().count("retry in")
+        poll("it tries again", lambda: rig.agent.log.read_text().count("retry in") > said, 10)
     finally:
         os.kill(rig.swift.pid, signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""What tests see of a journal that the agent has no use for."""
+"""Queries of a journal that only tests need."""
 
 from agent.journal import Journal
 

@@ -1,4 +1,4 @@
-"""What a journal remembers of parents: by its open tasks, and by the ends of others."""
+"""Tests of the parents that a journal remembers from open tasks and from ended ones."""
 
 from pathlib import Path
 from uuid import uuid4

@@ -1,4 +1,4 @@
-"""The journal: what is promised about crashes, repeats, order and bounds."""
+"""Tests of the journal's promises about crashes, repeats, order and bounds."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def accept(journal: Journal, task: Task) -> Acceptance:
 
 
 def drain(journal: Journal) -> list[Report]:
-    """All reports in the outbox, taken out of it in order."""
+    """Take all reports out of the outbox and return them in order."""
     reports = []
     while report := journal.next_report():
         reports.append(report)
@@ -53,7 +53,10 @@ def drain(journal: Journal) -> list[Report]:
 
 
 def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
-    """A name that is no UTF-8, as Python writes it, and a table that the server names by half."""
+    """One name is not UTF-8 and holds a surrogate escape of Python.
+
+    The other name, of a table, comes from the server with half a character.
+    """
     task, name = ping(), os.fsdecode(b"caf\xe9")
     accept(journal, task)
     info = ErrorInfo(code="internal", message=f"{name} is no schema", hint="rename \ud800")
@@ -65,7 +68,7 @@ def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
 
 
 class Clock:
-    """Unix seconds that a test sets."""
+    """A clock of Unix seconds that a test sets."""
 
     def __init__(self, now: float):
         self.now = now
@@ -402,7 +405,7 @@ def _foreign(path: Path) -> None:
 
 
 def _torn(path: Path) -> None:
-    """The file's end is missing, as after a disk error."""
+    """Cut off the second half of the file, as a disk error may."""
     journal = Journal(path, INSTANCE, RUN)
     for _ in range(200):
         accept(journal, ping())
@@ -445,7 +448,7 @@ def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: 
     assert running("b", named=False) == [daemons, typed]
 
 
-# What each version added; an older one lacks it.
+# The columns that versions 2 and 3 added. A journal of an older version lacks them.
 _ADDED = (("store",), ("attempt", "runs", "cancels"))
 
 
@@ -469,7 +472,7 @@ def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: in
 
 
 def test_a_journal_of_version_3_is_taken_over_whole(tmp_path: Path) -> None:
-    """One that an agent of that version left behind a kill -9, with something of everything."""
+    """An agent of that version left this journal after kill -9, with all kinds of rows in it."""
     path = tmp_path / "journal"
     db = sqlite3.connect(path)
     db.executescript((CHECKOUT / "tests" / "golden" / "journal-3.sql").read_text())
@@ -564,7 +567,7 @@ def test_a_failure_half_way_undoes_the_whole_call(journal: Journal) -> None:
 
 
 def test_a_link_in_its_place_is_not_followed(path: Path, tmp_path: Path) -> None:
-    """Who owns the folder may not have root write or close a file elsewhere."""
+    """The directory's owner must not be able to make root write to or chmod a file elsewhere."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("x")
     elsewhere.chmod(0o644)
@@ -590,7 +593,7 @@ def test_threads_share_it(journal: Journal) -> None:
         for task in part:
             accept(journal, task)
             mine = journal.claim()
-            assert mine is not None  # pytest fails on a thread's exception
+            assert mine is not None  # pytest fails on an exception in a thread.
             claimed.append(mine)
             journal.report(draft(mine, TaskStatus.DONE))
 
@@ -628,7 +631,10 @@ while True:
 
 
 def _killed_amid_work(path: Path, lines: int) -> dict[str, TaskStatus]:
-    """Run a child that prints what it has committed; kill it after `lines`; what it said."""
+    """Run a child that prints each commit, and kill it after `lines` lines.
+
+    Return the last printed status of each task.
+    """
     child = subprocess.Popen(
         [sys.executable, "-c", _CHILD, str(path), INSTANCE], stdout=subprocess.PIPE, text=True
     )
@@ -662,14 +668,17 @@ def test_a_killed_agent_loses_nothing_it_committed(path: Path) -> None:
     journal.close()
     assert [report.seq for report in reports] == sorted({report.seq for report in reports})
     for task_id, status in said.items():
-        # what was printed last may be one step behind what was committed last
+        # The last printed status may be one step behind the last committed one.
         assert stored[task_id] in ({status} if status.final else {status, TaskStatus.DONE})
         assert told[task_id] == [TaskStatus.ACCEPTED, stored[task_id]]
     assert all(statuses[-1].final for statuses in told.values())
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """Any order of calls and reopenings, against a model in plain Python."""
+    """A state machine that compares the journal with a model in plain Python.
+
+    It makes calls and reopens the journal in any order.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Keys."""
+"""Tests of keys."""

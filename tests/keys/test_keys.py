@@ -1,4 +1,7 @@
-"""Master keys: what they wrap and sign opens again, and nothing else does."""
+"""Tests of master keys.
+
+A key opens only the data keys that it wrapped, and accepts only the records that it signed.
+"""
 
 import base64
 import hashlib
@@ -214,15 +217,15 @@ class TestRecoveryKey:
         curve = ec.generate_private_key(ec.SECP256R1())
         spki = (Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         bad = {
-            "no public key in PEM": b"hunter2",
+            "not a public key in PEM": b"hunter2",
             "holds the private half": pair.pem(),
             "2048 bits": small.public_bytes(*spki),
-            "not of RSA": curve.public_key().public_bytes(*spki),
+            "not RSA": curve.public_key().public_bytes(*spki),
         }
         for says, text in bad.items():
             with pytest.raises(KeyUnusable, match=f"offline.*{says}"):
                 parse_recovery_key("offline", text)
-        with pytest.raises(KeyUnusable, match="can't be the id"):
+        with pytest.raises(KeyUnusable, match="not a valid id"):
             parse_recovery_key("a/b", pair.public.pem())
 
     def test_repr_hides_the_secret(self, pair: RecoverySecret) -> None:
@@ -324,7 +327,7 @@ def test_another_key_of_the_same_id_is_told_from_a_changed_record() -> None:
     changed = signed(KEY).replace(b"COMPLETED", b"BUILDING")
     assert RING.check(changed)[0] is RecordState.BAD
     assert RING.other_key(changed, mine) is None
-    # nothing to try: no key, or none of that id
+    # There is nothing to try. The record has no wrapped key, or none of that id.
     assert RING.other_key(signed(namesake), ()) is None
     assert RING.other_key(signed(namesake), (OTHER.wrap(DATA_KEY),)) is None
     assert RING.other_key(b"no record", theirs) is None

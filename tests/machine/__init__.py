@@ -1,1 +1,1 @@
-"""What the agent asks of its machine."""
+"""Tests of the agent's use of its machine."""

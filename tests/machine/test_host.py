@@ -1,4 +1,4 @@
-"""Sizes, space, cores and priority of the machine that the tests run on."""
+"""Tests of sizes, space, cores and priority on the machine of the tests."""
 
 import os
 import socket
@@ -38,11 +38,14 @@ def test_a_shared_filesystem_counts_allocated_bytes(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/usr")
     found = host.datadir_bytes(tmp_path)
     assert 300_000 <= found < 400_000
-    assert abs(found - _du(tmp_path)) <= 8192  # du counts the folder itself too
+    assert abs(found - _du(tmp_path)) <= 8192  # du also counts the directory itself.
 
 
 def test_what_no_engine_copies_is_told_apart(tmp_path: Path) -> None:
-    """Redo logs, temporary tablespaces and logs; tables whose names look so are copied."""
+    """No engine copies redo logs, temporary tablespaces and logs.
+
+    Tables with names like theirs are copied.
+    """
     left_out = ["ib_logfile0", "ibtmp1", "#ib_16384_0.dblwr", "#innodb_redo/#ib_redo7"]
     left_out += ["binlog.000001", "binlog.index", "relay/r.000007", "slow.log"]
     copied = ["ibdata1", "undo001", "aria_log.00000001", "d/binlog.ibd", "binlog2.000001"]
@@ -64,7 +67,7 @@ def test_a_filesystem_of_its_own_counts_as_a_whole() -> None:
     found = host.datadir_bytes(Path("/"))
     facts = os.statvfs("/")
     used = (facts.f_blocks - facts.f_bfree) * facts.f_frsize
-    # others write to it meanwhile
+    # Other processes write to the filesystem in the meantime.
     assert found == pytest.approx(used, rel=0.05)
 
 

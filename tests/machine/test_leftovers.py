@@ -1,4 +1,4 @@
-"""What an agent that was killed left running is ended by its next start; nothing else is."""
+"""Tests that a start ends the processes that a killed agent left, and no others."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from agent.machine.host import end_processes
 from tests.stack.process import poll
 
 VARIABLE = "BACKUP_AGENT_CHILD_OF"
-# Hard to end, and with a child of its own, as a script around an engine is.
+# It ignores SIGTERM and has a child, like a script around an engine.
 _STUBBORN = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -26,7 +26,7 @@ Start = Callable[[str | None], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts processes with a value of the variable, or without it."""
+    """Yield a function that starts a process with a value of the variable, or without it."""
     with ExitStack() as ends:
 
         def begin(value: str | None) -> "subprocess.Popen[bytes]":

@@ -1,4 +1,7 @@
-"""Two agents never share a state folder, nor back the same datadir up at the same time."""
+"""Tests of the locks.
+
+Two agents never share a state directory, and never back up the same datadir at the same time.
+"""
 
 import os
 import subprocess
@@ -63,7 +66,7 @@ def test_another_users_folder_is_left_to_that_user(tmp_path: Path) -> None:
 
 
 def test_one_backup_at_a_time_of_a_datadir_whose_server_runs(mariadb: MariaDB) -> None:
-    """The server locks its files, and not the folder; nothing is made there."""
+    """The server locks its files but not the directory. The agent creates no file there."""
     before = sorted(mariadb.datadir.iterdir())
     command = [sys.executable, "-c", _HOLDER, str(mariadb.datadir), "backup"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

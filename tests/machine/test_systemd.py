@@ -1,4 +1,4 @@
-"""What the service manager is told, on real datagram sockets."""
+"""Tests of the messages to the service manager, on real datagram sockets."""
 
 import logging
 import os

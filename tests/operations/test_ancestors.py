@@ -108,7 +108,7 @@ def test_a_segment_of_a_folder_that_was_cut_short(folder: DirectoryStore) -> Non
     name = segment_name(one.id, one.attempt, 0)
     path = folder._root / "database_backups_x_segments" / name
     os.truncate(path, 3)
-    assert "other bytes" in (missing(folder, one) or "")
+    assert "does not have the bytes" in (missing(folder, one) or "")
 
 
 def test_what_a_bulk_delete_takes_of_a_manifest(store: SwiftStore) -> None:

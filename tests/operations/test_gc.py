@@ -300,7 +300,7 @@ def test_what_a_task_is_at_work_on_stays(folder: DirectoryStore) -> None:
     before = held(folder)
     seen = collected(folder, busy=frozenset(one.id for one in every))
     assert [one.what for one in seen] == [OrphanKind.LEFT_ALONE] * 4
-    assert all("a task of the journal is at work on it" in one.why for one in seen)
+    assert all("a task in the journal is working on it" in one.why for one in seen)
     assert held(folder) == before
 
 

@@ -106,7 +106,7 @@ def test_what_the_engine_loses_fails_the_backup_and_is_named(workshop: Workshop,
     name, statements = LOSING[what]
     with meanwhile(workshop.server, statements), pytest.raises(StreamIncomplete) as caught:
         workshop.backup()
-    assert f"the engine took {name}" in str(caught.value)
+    assert f"the engine treated {name}as dropped" in str(caught.value)
     assert "back up again" in caught.value.hint
 
 

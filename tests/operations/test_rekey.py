@@ -157,7 +157,7 @@ def test_what_can_not_be_trusted_is_left_named_and_hides_no_other(store: SwiftSt
 
 
 def test_the_key_has_to_be_here(store: SwiftStore) -> None:
-    with pytest.raises(KeyNotHere, match="'new' is not here"):
+    with pytest.raises(KeyNotHere, match="'new' is not on this machine"):
         Rekey(Catalogue(store, _ring(OLD)), _ring(OLD), NEW.id)
 
 

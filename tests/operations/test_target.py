@@ -60,10 +60,10 @@ def test_without_roots_nothing_is_allowed(root: Path) -> None:
         ("a\0b", "null"),
         ("loop/x", "(?i)loop|symbolic"),
         ("file/x", "can't be used|Not a directory"),
-        ("file", "not a folder"),
+        ("file", "not a directory"),
         ("full", "not empty"),
         ("link", "is a symbolic link"),
-        ("stale", "was cut off and left .*/stale/.backup-agent-restore-"),
+        ("stale", "was interrupted and left .*/stale/.backup-agent-restore-"),
     ],
 )
 def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
@@ -113,7 +113,7 @@ def test_files_that_can_still_be_made_are_kept_too(
     stop = Stop()
     with space_watched(root, 3.0, stop):
         poll("the watch stops it", lambda: stop.cause is not None, 20)
-    with pytest.raises(SpaceLacking, match="29 files can be made yet"):
+    with pytest.raises(SpaceLacking, match="room for only 29 more files"):
         stop.check()
 
 
@@ -156,13 +156,17 @@ def test_an_empty_datadir_of_the_server_is_no_target(root: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as another user")
-def test_root_runs_as_whom_the_files_are_for(root: Path) -> None:
+def test_root_runs_as_whom_the_files_are_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datadir = root / "data"
     datadir.mkdir()
     assert restore_user(root / "x", [datadir]) is None, "root's server"
     fallback = restore_user(root / "x", [])
     assert fallback is not None
     assert pwd.getpwuid(fallback.uid).pw_name in ("mysql", "nobody")
+    with monkeypatch.context() as without:
+        without.setattr("agent.operations.restore.target._SERVER_USERS", ("no-such-user",))
+        with pytest.raises(TargetRefused, match="would run as root"):
+            restore_user(root / "x", [])
     os.chown(datadir, 1234, 1234)
     assert restore_user(root / "x", [datadir]) == OsUser(1234, 1234, ())
     os.chown(root, 4321, 4321)

@@ -33,7 +33,7 @@ def parts(store: Store, **more: Any) -> BackupResources:
         "store": store,
         "catalogue": Catalogue(store, KEYS),
         "path": SimpleNamespace(connections=2),
-        "alone": False,
+        "exclusive": False,
         "store_folder": None,
         "keep_key": lambda: None,
     }

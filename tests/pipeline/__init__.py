@@ -1,1 +1,1 @@
-"""The data path: both directions, its memory, and its failures."""
+"""Tests of the data path in both directions, of its memory, and of its failures."""

@@ -1,4 +1,4 @@
-"""Every test of the data path ends with the threads it began with."""
+"""A fixture that checks that each test of the data path ends with the threads it began with."""
 
 import threading
 from collections.abc import Iterator

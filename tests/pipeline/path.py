@@ -1,4 +1,4 @@
-"""What the tests of the data path share: sources, a small plan, both directions in one call."""
+"""Sources, a small plan and calls in both directions for the tests of the data path."""
 
 import random
 import threading
@@ -21,12 +21,12 @@ _NOISE = random.Random(1).randbytes(5 * BLOCK)
 
 
 def noise(size: int) -> bytes:
-    """Bytes that no compressor makes smaller; the same ones each time."""
+    """Return incompressible bytes, the same ones each time."""
     return (_NOISE * (size // len(_NOISE) + 1))[:size]
 
 
 class MemorySource:
-    """Reads `data`; calls `before_read` with the number of each read."""
+    """A source of `data`. It calls `before_read` with the number of each read."""
 
     def __init__(self, data: bytes, before_read: Callable[[int], None] | None = None) -> None:
         self._data = memoryview(data)
@@ -44,7 +44,7 @@ class MemorySource:
 
 
 class Shelf:
-    """Keeps what is sent, as a copy: the slabs are reused."""
+    """A store of segments. It copies them, because the slabs are reused."""
 
     def __init__(self) -> None:
         self.segments: dict[int, bytes] = {}
@@ -80,7 +80,7 @@ def upload(
 
 
 def stored(data: bytes, *, plan: Plan = PLAN) -> list[bytes]:
-    """The segments that `data` becomes."""
+    """Upload `data` and return its segments."""
     shelf = Shelf()
     assert upload(MemorySource(data), shelf.send, plan=plan) == len(shelf.segments)
     return shelf.joined()
@@ -115,14 +115,14 @@ def download(
 
 
 def opened(segments: Sequence[bytes], *, plan: Plan = PLAN) -> bytes:
-    """The data that `segments` hold."""
+    """Download `segments` and return their data."""
     sink = bytearray()
     download(segments, sink.extend, plan=plan)
     return bytes(sink)
 
 
 def data_with_members_of(total: int) -> bytes:
-    """Noise whose gzip members are `total` bytes together."""
+    """Return noise that compresses to gzip members of `total` bytes together."""
     blocks, left = 0, total
     whole = len(deflate_member(noise(BLOCK), 1))
     while left > whole:
@@ -136,7 +136,7 @@ def data_with_members_of(total: int) -> bytes:
 
 
 class LockStep:
-    """Lets `lanes` threads meet, then lets them pass one by one in a random order."""
+    """A gate that waits for `lanes` threads, then releases them one by one in a random order."""
 
     def __init__(self, lanes: int, total: int, seed: int) -> None:
         self._lanes = lanes

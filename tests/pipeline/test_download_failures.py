@@ -1,4 +1,4 @@
-"""A failure of any stage ends a download, and the sink sees none of what is damaged."""
+"""Tests that a failure of any stage ends a download, and that no damage reaches the sink."""
 
 import itertools
 import threading
@@ -47,7 +47,7 @@ def _swapped(segments: list[bytes]) -> list[bytes]:
     return [segments[0], segments[2], segments[1], *segments[3:]]
 
 
-# What is done to the segments, and how many bytes of the ciphertext come before the damage.
+# Each entry changes the segments, and gives the bytes of ciphertext before the damage.
 DAMAGE: dict[str, tuple[Callable[[list[bytes]], list[bytes]], int]] = {
     "a bit of the header": (lambda good: _flipped(good, 0, 20), 0),
     "a bit of the first slab": (lambda good: _flipped(good, 0, 1000), 0),
@@ -73,7 +73,7 @@ def test_nothing_damaged_reaches_the_sink(what: str) -> None:
     with pytest.raises(DataDamaged):
         download(change(list(_good())), sink.extend)
     assert DATA.startswith(sink)
-    # noise grows a little when it is deflated, so its ciphertext is longer than itself
+    # Noise grows a little when it is deflated, so its ciphertext is longer than the noise.
     assert len(sink) <= good_bytes
 
 
@@ -160,7 +160,7 @@ def test_nothing_is_written_once_a_stop_was_requested() -> None:
 
 
 def test_a_stuck_sink_is_released_by_the_failure_of_a_fetch() -> None:
-    """What the stop does to the sink is a consequence; the fetch is what is reported."""
+    """The failure of the fetch is reported. That of the sink is a consequence of the stop."""
     stop, stuck, killed = Stop(), threading.Event(), threading.Event()
     copy = fetch_from(_good())
 

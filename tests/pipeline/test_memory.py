@@ -1,4 +1,4 @@
-"""The data path takes the memory that its plan says, whatever passes through it."""
+"""Tests that the data path stays within the memory of its plan with any data."""
 
 import gc
 import tracemalloc
@@ -15,12 +15,12 @@ from tests.pipeline.path import Shelf, download, fetch_from, noise, stored, uplo
 pytestmark = pytest.mark.timeout(60)
 
 SMALL = Plan(cores=2, connections=2, slots=6, slabs_per_segment=2, segments_in_memory=5)
-# deflating joins a member from its parts, so for a moment each core holds it twice
+# Deflating joins a member from its parts, so for a moment each core holds the member twice.
 SLACK = SMALL.cores * BLOCK + 2 * MIB
 
 
 class Repeated:
-    """One block of noise, `count` times, without keeping more than that block."""
+    """A source of `count` times one block of noise, which holds only that block in memory."""
 
     def __init__(self, count: int) -> None:
         self._left = count
@@ -36,7 +36,7 @@ class Repeated:
 
 @pytest.fixture
 def peak() -> Iterator[Callable[[], int]]:
-    """Bytes allocated at the worst moment since the test began."""
+    """Yield a function that returns the peak of allocated bytes since the test began."""
     gc.collect()
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]

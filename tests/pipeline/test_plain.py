@@ -1,4 +1,4 @@
-"""The data path without encryption: the same path, and what is stored is the gzip stream."""
+"""Tests of the data path without encryption, which stores the gzip stream itself."""
 
 import gzip
 

@@ -1,4 +1,4 @@
-"""What goes up comes down again, whatever its size and whatever overtakes what."""
+"""Tests that a download returns the uploaded data, for any size and any order of threads."""
 
 import gzip
 
@@ -30,7 +30,7 @@ SEGMENT = PLAN.segment_bytes
 
 
 def _unsealed(segments: list[bytes]) -> bytes:
-    """The gzip stream, opened slab by slab without the data path."""
+    """Return the gzip stream, opened slab by slab without the data path."""
     whole = bytearray(b"".join(segments))
     slabs = [memoryview(whole)[at : at + SLAB] for at in range(0, len(whole), SLAB)]
     opening = OpeningStream(KEY, BACKUP_ID)

@@ -1,4 +1,4 @@
-"""The small parts of the data path: who stops it, who slows it down, who counts."""
+"""Tests of the small parts of the data path, which stop it, slow it down and count."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(30)
 
 
 class Clock(Stop):
-    """A stop whose waits take no time, and the clock that they move."""
+    """A stop with a clock of its own. Its waits take no time and move this clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def test_a_pace_keeps_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     pace = Pace(1000, clock)
     for _ in range(500):
         pace.spend(7)
-        clock.now += 0.001  # the work itself takes time, too
+        clock.now += 0.001  # The work itself also takes time.
     assert clock.now - 1000 == pytest.approx(3.5, abs=0.02)
 
 

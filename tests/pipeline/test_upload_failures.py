@@ -1,4 +1,4 @@
-"""A failure of any stage ends an upload with that failure as the cause."""
+"""Tests that a failure of any stage ends an upload and is raised as its cause."""
 
 import os
 import threading
@@ -37,7 +37,10 @@ BIG = noise(30 * BLOCK)
 
 
 class PipeSource:
-    """Reads a pipe as ProvedStream reads an engine: an end that nobody proved is an error."""
+    """A source that reads a pipe as ProvedStream reads an engine.
+
+    An end of the pipe is an error, because it was not proved.
+    """
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -80,7 +83,7 @@ def test_the_source_fails(at: int) -> None:
     with pytest.raises(EngineFailed) as raised:
         upload(MemorySource(BIG, _raising(error, at)), shelf.send)
     assert raised.value is error
-    # what was stored is no stream: its last slab was never sealed
+    # The stored bytes are not a whole stream, because its last slab was never sealed.
     with pytest.raises(DataDamaged):
         opened(shelf.joined() or [b"nothing was stored"])
 
@@ -109,7 +112,7 @@ def test_a_send_fails(at: int) -> None:
         upload(source, send)
     assert raised.value is error
     assert at not in shelf.segments
-    # nothing was begun after it but what was in memory already
+    # Only the segments that were already in memory were sent after it.
     assert max(shelf.segments, default=0) <= at + PLAN.segments_in_memory
     assert source.reads <= (at + 1 + PLAN.segments_in_memory) * 2 + PLAN.slots + 1
 
@@ -149,7 +152,7 @@ def test_sealing_fails() -> None:
 
 
 def test_a_failed_send_releases_a_source_that_blocks_and_stays_the_cause() -> None:
-    """The engine's end, which the stop brings about, is a consequence and isn't reported."""
+    """The stop ends the engine. This end is a consequence and is not reported."""
     source, stop = PipeSource(), Stop()
     error = StoreFull("quota exceeded")
 
@@ -170,7 +173,7 @@ def test_a_failed_send_releases_a_source_that_blocks_and_stays_the_cause() -> No
 
 
 class Endless:
-    """Gives noise for ever."""
+    """A source of noise without an end."""
 
     def __init__(self) -> None:
         self._block = noise(BLOCK)
@@ -185,7 +188,10 @@ class Endless:
 def _stop_in_the_middle(
     reached: threading.Event, run: Callable[[Stop], object], error: AgentError
 ) -> float:
-    """Request a stop once `reached`; the seconds it takes `run` to end with that cause."""
+    """Request a stop when `reached` is set. Return the seconds until `run` ends.
+
+    Check that `run` raises `error`.
+    """
     stop = Stop()
     requested: list[float] = []
 

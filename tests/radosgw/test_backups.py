@@ -192,7 +192,7 @@ def test_a_gateway_that_is_killed_amid_a_backup_costs_time(
 
 
 def retries(agent: Agent) -> int:
-    return agent.log.read_text().count("; again in ")
+    return agent.log.read_text().count("; retry in ")
 
 
 def test_an_osd_that_is_silent_for_a_while_costs_time(

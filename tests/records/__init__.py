@@ -1,1 +1,1 @@
-"""Records in a store, and what is told from them."""
+"""Tests of records in a store, and of the conclusions from them."""

@@ -19,14 +19,17 @@ def keyring(key_id: str = "k1", *, fill: int = 7) -> Keyring:
 
 
 def recovery_secret(key_id: str, pem: bytes, passphrase: bytes = b"") -> RecoverySecret:
-    """The private half of a recovery key; ValueError or TypeError where that opens nothing."""
+    """Return the private half of a recovery key from its PEM text.
+
+    Raise ValueError or TypeError if the text and the passphrase give no key.
+    """
     private = load_pem_private_key(pem, passphrase or None)
     assert isinstance(private, RSAPrivateKey)
     return RecoverySecret(key_id, private)
 
 
 def record(**changes: Any) -> Record:
-    """A BUILDING record of a full backup, unless `changes` say otherwise."""
+    """Return a BUILDING record of a full backup, with `changes` to its fields."""
     values: dict[str, Any] = {
         "id": str(uuid4()),
         "name": "base",
@@ -47,7 +50,7 @@ def record(**changes: Any) -> Record:
 
 
 def completed(parent: Record | None = None, *, to_lsn: int = 100, **changes: Any) -> Record:
-    """A COMPLETED record that continues `parent`, where there is one."""
+    """Return a COMPLETED record that continues `parent`, or of a full backup if it is None."""
     values: dict[str, Any] = {
         "status": BackupStatus.COMPLETED,
         "parent_id": parent.id if parent else None,

@@ -1,4 +1,7 @@
-"""COMPLETED backups that lack an ancestor, told from those whose ancestor is only not listed."""
+"""Tests of COMPLETED backups that lack an ancestor.
+
+A backup with an ancestor that only the listing lacks is not one of them.
+"""
 
 from typing import Any
 from uuid import UUID
@@ -36,15 +39,15 @@ def broken(rows: list[ListedRecord], unlisted: list[ListedRecord] | None = None)
 def test_whole_chains_and_what_is_not_listed_yet() -> None:
     one, two, three, four = chain(4)
     assert broken([listed(record) for record in (four, two, one, three)]) == {}
-    # two in a row that the listing lacks, and that answer by their names
+    # The listing lacks two in a row, but both can be read by their names.
     assert broken([listed(four), listed(one)], [listed(two), listed(three)]) == {}
 
 
 def test_all_below_a_missing_ancestor_are_named() -> None:
     one, two, three, four = chain(4)
     assert broken([listed(record) for record in (one, three, four)]) == {
-        3: f"its ancestor {two.id} is gone",
-        4: f"its ancestor {two.id} is gone",
+        3: f"its ancestor {two.id} has no record",
+        4: f"its ancestor {two.id} has no record",
     }
 
 
@@ -57,11 +60,11 @@ def test_an_ancestor_that_is_not_completed(status: BackupStatus) -> None:
 
 
 def test_an_ancestor_that_was_completed_after_it_was_read() -> None:
-    """A listing that takes long reads the child later, when it is COMPLETED as well."""
+    """A slow listing reads the child after the ancestor, when both are COMPLETED."""
     one, two, three = chain(3)
     early = listed(one.model_copy(update={"status": BackupStatus.BUILDING, "to_lsn": None}))
     assert broken([early, listed(two), listed(three)], [listed(one)]) == {}
-    # one that can't be read again may be COMPLETED by now
+    # An ancestor that can't be read again may be COMPLETED in the meantime.
     assert broken([early, listed(two)], [listed(one, RecordState.KEY_NOT_HERE)]) == {}
 
 

@@ -1,4 +1,7 @@
-"""The cache of records: torn, foreign, full, in use twice; it never costs more than itself."""
+"""Tests of the cache of records with a file that is torn, foreign, full or in use twice.
+
+Such a file costs nothing but the use of the cache.
+"""
 
 import hashlib
 import os
@@ -22,7 +25,7 @@ def _md5(raw: bytes) -> str:
 
 
 def _found(cache: RecordCache) -> list[str]:
-    """The ids of what it has, all of which it keeps."""
+    """Return the ids that the cache has, and keep the records of all five in it."""
     with cache.use() as walk:
         found = [
             backup_id for backup_id, raw in RAWS.items() if walk.find(backup_id, _md5(raw)) == raw
@@ -34,7 +37,7 @@ def _found(cache: RecordCache) -> list[str]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A cache of all five."""
+    """Return the path of a cache that holds all five records."""
     path = tmp_path / "c.records"
     assert _found(RecordCache(path)) == []
     assert _found(RecordCache(path)) == IDS
@@ -49,7 +52,7 @@ def test_only_the_bytes_of_that_hash_are_found(path: Path) -> None:
     with RecordCache(path).use() as walk:
         assert walk.find(IDS[1], "0" * 32) is None
         assert walk.find(IDS[1], _md5(RAWS[IDS[1]])) == RAWS[IDS[1]]
-        # it was passed by
+        # The file is read forward only, and this entry was already passed.
         assert walk.find(IDS[0], _md5(RAWS[IDS[0]])) is None
         assert walk.find(IDS[4], _md5(RAWS[IDS[4]])) == RAWS[IDS[4]]
 
@@ -109,7 +112,7 @@ def test_two_may_use_it_at_once(path: Path, tmp_path: Path) -> None:
         assert _found(other) == IDS
         assert first.find(IDS[2], _md5(RAWS[IDS[2]])) == RAWS[IDS[2]]
         first.keep(IDS[2], RAWS[IDS[2]])
-    # the last to end wins, with a whole file
+    # The last pass to end wins, with a whole file.
     assert path.read_bytes() == b"backup-agent records 1\n" + _entry(IDS[0]) + _entry(IDS[2])
     assert [one.name for one in tmp_path.iterdir()] == ["c.records"]
 
@@ -127,7 +130,7 @@ def test_it_does_not_grow_without_end(tmp_path: Path, monkeypatch: pytest.Monkey
     assert _found(cache) == []
     assert _found(cache) == IDS[:3]
     monkeypatch.setattr(record_cache, "_FILE_BYTES", 23 + 2 * len(_entry(IDS[0])))
-    assert _found(cache) == []  # another's, who knows no bound
+    assert _found(cache) == []  # the file exceeds the bound, as if another process left it
     monkeypatch.setattr(record_cache, "_RECORD_BYTES", 10)
     assert _found(cache) == []
     assert (tmp_path / "c.records").read_bytes() == b"backup-agent records 1\n"
@@ -145,11 +148,11 @@ def test_what_nobody_uses_any_more_leaves(path: Path, tmp_path: Path) -> None:
     assert left == {"c.records", "used.records", "running.draft", "notes.txt"}
 
 
-# --- where it is -------------------------------------------------------------------------
+# --- its place ---------------------------------------------------------------------------
 
 
 def _folder(state: Path, **environment: str) -> Path | None:
-    """Where one run leaves its file, if it finds a place."""
+    """Return the directory in which a run leaves its file, or None if it has no place."""
     cache = open_cache("https://swift/v1/AUTH_x/c", state, environment)
     if cache is None:
         return None

@@ -1,4 +1,4 @@
-"""Records on a real Swift: who may write them when, and what is made of bad ones."""
+"""Tests of records on a real Swift, of the right to write them, and of bad records."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,7 +57,7 @@ def _put(store: SwiftStore, name: str, raw: bytes) -> None:
 
 
 def _place(store: SwiftStore, *records: Record) -> None:
-    """Put records there without asking whether that is allowed."""
+    """Store records without a check that this is allowed."""
     for one in records:
         _put(store, record_name(one.id), KEYS.sign(one.model_dump_json().encode()))
 
@@ -119,7 +119,7 @@ DELETING = BackupStatus.DELETING
         (BUILDING, CANCELLED),
         (FAILED, FAILED),
         (CANCELLED, FAILED),
-        # the word that whoever deletes it waits for
+        # With this status the attempt reports that it has stopped. The delete waits for it.
         (DELETING, CANCELLED),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_mark_leaves_a_record_readable_for_whoever_made_it(store: SwiftStore) 
 
 def test_a_deleted_record_is_not_brought_back(catalogue: Catalogue) -> None:
     one = record()
-    with pytest.raises(Fenced, match="is gone"):
+    with pytest.raises(Fenced, match="was deleted"):
         catalogue.write(one)
     assert catalogue.read(one.id) is None
 
@@ -359,7 +359,7 @@ def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(
 
 @pytest.mark.parametrize("what", ["name", "keys"])
 def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: str) -> None:
-    """A list holds thousands, each of which may be as long as a container takes."""
+    """A listing holds thousands of records. Each may be as long as the largest object."""
     many = tuple(WrappedKey(id="", wrapped="") for _ in range(4000))
     one = completed(**{"name": "n" * 100_000} if what == "name" else {"keys": many})
     ours, strange = (ring.sign(one.model_dump_json().encode()) for ring in (KEYS, keyring("k2")))
@@ -374,7 +374,7 @@ def test_little_is_kept_of_what_nobody_vouches_for(catalogue: Catalogue, what: s
 
 
 def _with_lists(store: SwiftStore, *lists: list[Segment]) -> Record:
-    """A COMPLETED record whose segment lists are in the store."""
+    """Store segment lists, and return a COMPLETED record that names them."""
     one = completed()
     refs = []
     for number, rows in enumerate(lists):
@@ -435,12 +435,12 @@ def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
     raw = other.sign(one.model_dump_json().encode())
     _put(store, record_name(one.id), raw)
     assert catalogue.look(one.id) == ListedRecord(one.id, RecordState.OTHER_KEY, one)
-    with pytest.raises(KeyNotHere, match="another key 'k1' than the one that is here") as caught:
+    with pytest.raises(KeyNotHere, match="another key 'k1' than the one on this machine") as caught:
         catalogue.read(one.id)
     assert KEYS.active.fingerprint in str(caught.value)
     assert "escrow" in caught.value.hint
     assert Catalogue(store, other).read(one.id) == one
-    # one byte of it changed: damaged for its own key, and still another's here
+    # Its name is changed. The record is damaged for its own key, and here still of another key.
     _put(store, record_name(one.id), raw.replace(b'"base"', b'"BASE"'))
     with pytest.raises(RecordDamaged):
         Catalogue(store, other).read(one.id)

@@ -1,4 +1,4 @@
-"""Who descends from whom, in which order they go, and how that is drawn."""
+"""Tests of the descendants of a backup, of the order of deletion, and of the drawing."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tests.records.made import completed
 
 
 def named(number: int, parent: int | None = None, **changes: Any) -> Record:
-    """A record whose id is a number; `parent` need not be there."""
+    """Return a record with a number as its id. `parent` need not exist."""
     parent_id = None if parent is None else str(UUID(int=parent))
     fields: dict[str, Any] = {"id": str(UUID(int=number)), "name": f"b{number}"}
     return completed(parent_id=parent_id, **(fields | changes))
@@ -32,7 +32,7 @@ def numbers(family: Family) -> list[int]:
 
 
 def drawn(family: Family) -> list[tuple[int, int]]:
-    """Number and depth of each line of the drawing."""
+    """Return the number and the depth of each line of the drawing."""
     lines = [re.match(r"([ │├└─]*)(\S+)", line) for line in family.draw()]
     return [(UUID(line[2]).int, len(line[1]) // 4) for line in lines if line]
 
@@ -48,7 +48,7 @@ def test_the_deepest_go_first_and_the_root_last() -> None:
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=12), st.integers(1, 12))
 def test_any_records_whatever_their_parents(parents: list[int], root: int) -> None:
-    """Loops, missing parents and backups that are their own parent among them."""
+    """The records may form loops, lack their parents, or be their own parents."""
     there = {number + 1: parent or None for number, parent in enumerate(parents)}
     family = Family(
         named(root, there.get(root)),
@@ -64,7 +64,7 @@ def test_any_records_whatever_their_parents(parents: list[int], root: int) -> No
 
 
 def _below(root: int, parents: dict[int, int | None]) -> set[int]:
-    """The root and all from which one comes to it by parents."""
+    """Return the root and all numbers that lead to it through their parents."""
     found = {root}
     while more := {n for n, parent in parents.items() if parent in found} - found:
         found |= more
@@ -143,9 +143,9 @@ def test_records_that_can_not_be_trusted_cost_a_bounded_number(
     assert numbers(family) == [2, 1]
     assert [claim.id for claim in family.bad] == [record.id for record in forged[:3]]
     assert family.bad_count == 20
-    assert len(family._bad._of) == 8
+    assert len(family._bad._by_parent) == 8
     family.check()
-    # what no key can check and isn't remembered may be a child
+    # A record that no key can check, and that is not remembered, may be a child.
     family.add(rows(elsewhere, RecordState.KEY_NOT_HERE))
     with pytest.raises(KeyNotHere, match="more than 10 records"):
         family.check()

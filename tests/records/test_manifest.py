@@ -1,4 +1,4 @@
-"""Segment lists and manifests, against a Swift whose manifests take three entries."""
+"""Tests of segment lists and manifests, on a Swift that takes three entries a manifest."""
 
 import hashlib
 import random
@@ -53,7 +53,7 @@ def store(server: SwiftServer) -> Iterator[SwiftStore]:
 
 
 class Attempt:
-    """One attempt with small segments, and the manifest that is to join them."""
+    """An attempt with small segments, and the manifest that joins them."""
 
     def __init__(self, store: SwiftStore, *, nesting: bool = True) -> None:
         store.open()
@@ -82,7 +82,7 @@ class Attempt:
         ]
 
     def kinds(self) -> list[str]:
-        """The kinds of objects on the segment shelf, besides the segments."""
+        """Return the kinds of objects in the container of segments, without the segments."""
         rows = self.store.list(Container.SEGMENTS, f"{self.ids[0]}/")
         names = (row.name.rsplit("/", 1)[1] for row in rows)
         return [name for name in names if not name.isdecimal()]
@@ -94,7 +94,7 @@ def lists_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _published(server: SwiftServer, name: str) -> tuple[dict[str, str], bytes]:
-    """The object as any Swift client sees it."""
+    """Return the headers and the body of an object, as any Swift client reads them."""
     connection = Connection(server.auth_url, server.user, server.key)
     try:
         headers, body = connection.get_object(CONTAINER, name)

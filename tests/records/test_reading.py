@@ -1,4 +1,7 @@
-"""All records of a container on a real Swift: what is shown, what is read, what is waited for."""
+"""Tests of reading all records of a container on a real Swift.
+
+They cover the rows that are returned, the objects that are read, and the order of the requests.
+"""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -30,7 +33,7 @@ BUILDING, DELETING = BackupStatus.BUILDING, BackupStatus.DELETING
 
 
 class Watched(SwiftStore):
-    """Swift, seen from the caller: which objects were asked for, and how many at a time."""
+    """A store on Swift that notes the objects that were read, and how many at a time."""
 
     def __init__(self, settings: SwiftSettings) -> None:
         super().__init__(settings)
@@ -52,14 +55,14 @@ class Watched(SwiftStore):
                 self.under_way -= 1
 
     def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        """As the listing is; for some names as it was."""
+        """Yield the rows of the listing. Names in `stale` get their former ETag."""
         for row in super().list(shelf, prefix):
             yield row._replace(etag=self.stale.get(row.name, row.etag))
 
 
 @pytest.fixture
 def store(swift: SwiftServer) -> Iterator[Watched]:
-    """A container of its own."""
+    """Yield a store with its own container."""
     name = f"listing-{uuid4()}"
     store = Watched(SwiftSettings(swift.auth_url, swift.user, swift.key, name, attempts=1))
     store.open()
@@ -82,7 +85,7 @@ def _place(store: SwiftStore, *records: Record) -> None:
 
 
 def _many(store: SwiftStore, count: int) -> list[Record]:
-    """That many records, in order of their ids."""
+    """Store `count` records and return them in the order of their ids."""
     made = [completed(id=str(UUID(int=number)), name=f"n{number}") for number in range(count)]
     _place(store, *made)
     return made
@@ -92,7 +95,7 @@ def _states(store: SwiftStore) -> dict[str, RecordState]:
     return {row.backup_id: row.state for row in Catalogue(store, KEYS).records()}
 
 
-# --- what lies there ---------------------------------------------------------------------
+# --- the objects of the container --------------------------------------------------------
 
 
 def test_whatever_lies_in_the_container(store: Watched) -> None:
@@ -149,7 +152,7 @@ def test_an_object_that_is_no_record_does_not_hide_the_others(store: Watched) ->
     _place(store, good)
     etag = store.put(Container.SEGMENTS, "part", [memoryview(b"{}")])
     gone = store.put(Container.SEGMENTS, "gone", [memoryview(b"{}")])
-    # the ETag of a manifest is not the MD5 of what a reader gets
+    # The ETag of a manifest is not the MD5 of the bytes that a reader gets.
     for name, entry in {
         joined: ManifestEntry("part", 2, etag),
         broken: ManifestEntry("gone", 2, gone),
@@ -190,7 +193,7 @@ def test_what_the_store_can_not_give_of_one_object(
     assert [row.backup_id for row in rows] == [one.id for one in made]
     assert [row.state for row in rows] == [RecordState.OK, RecordState.BAD, RecordState.OK]
     shown = tables.row(rows[1])
-    # 409: the object is there, and its parts don't fit together
+    # 409 means that the object exists, but its parts don't fit together.
     state = {503: "store_busy", 409: "bad"}.get(status, "store_rejected")
     assert shown["status"] == ("UNREADABLE" if status == 409 else "NOT READ")
     assert (shown["record_state"], shown["name"]) == (state, None)
@@ -224,7 +227,7 @@ def test_a_store_that_is_away_is_an_error(
 def test_many_that_can_not_be_read_hide_no_other(store: Watched, swift: SwiftServer) -> None:
     made = _many(store, 12)
     lost = made[:7] + made[8:]
-    # the id is also in the query that continues the container's listing
+    # The id is also in the query that continues the container's listing.
     swift.inject([rule for one in lost for rule in _fault(f"/{one.id}", status=503)])
     assert _states(store)[made[7].id] is RecordState.OK
     swift.inject(_fault(r"^[^?]*\.json", status=409))
@@ -245,7 +248,7 @@ def test_several_are_read_at_a_time_and_few_wait(store: Watched, swift: SwiftSer
     made = _many(store, 3 * _WINDOW)
     rows = Catalogue(store, KEYS).records()
     assert [row.record for row in islice(rows, 3)] == made[:3]
-    # the window is full, and two of it were followed by others
+    # The window is full. Two of its records were returned, and two others took their places.
     poll("all asked for", lambda: store.under_way == 0 and len(store.asked) == _WINDOW + 2, 20)
     assert 1 < store.at_once <= CONNECTIONS
     assert isinstance(rows, Generator)
@@ -267,7 +270,7 @@ def test_the_order_is_that_of_names_whatever_comes_first(
 
 
 def _asked(store: Watched, cache: RecordCache) -> tuple[list[Record | None], list[str]]:
-    """The records of one listing, and the ids of those that were read from the store."""
+    """Return the records of one listing, and the ids that were read from the store."""
     store.asked.clear()
     rows = [row.record for row in Catalogue(store, KEYS, cache).records()]
     return rows, sorted(name.removesuffix(".json") for name in store.asked)
@@ -288,7 +291,7 @@ def test_what_is_at_work_is_read_each_time(
     one, other = _many(store, 2)
     _place(store, at_work := one.model_copy(update={"status": status}))
     assert _asked(store, cache) == ([at_work, other], [one.id, other.id])
-    # a listing that lags behind its objects for ever
+    # This listing lags behind its objects for ever.
     [row, _] = store.list(Container.OBJECTS)
     store.stale[row.name] = row.etag
     _place(store, one)
@@ -315,7 +318,7 @@ def test_a_record_is_cached_as_what_it_is_not_as_what_the_listing_says(
     store.stale[row.name] = row.etag
     _place(store, renamed := one.model_copy(update={"name": "other"}))
     assert _asked(store, cache) == ([renamed], [one.id])
-    # the listing still shows what is gone, and that isn't what was read
+    # The listing still shows the ETag of the former record, and other bytes were read.
     assert _asked(store, cache) == ([renamed], [one.id])
     store.stale.clear()
     assert _asked(store, cache) == ([renamed], [])

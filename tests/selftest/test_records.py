@@ -82,4 +82,4 @@ def test_a_completed_backup_that_lacks_its_ancestor(
     place_record(store, KEYS, completed(base, instance_id=owner))
     _, chains = records(tmp_path)
     assert chains.verdict is verdict
-    assert f"its ancestor {base.id} is gone" in chains.found
+    assert f"its ancestor {base.id} has no record" in chains.found

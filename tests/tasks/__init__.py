@@ -1,1 +1,1 @@
-"""What becomes of a task."""
+"""Tests of how tasks are performed, cancelled, recovered and reported."""

@@ -1,4 +1,4 @@
-"""Cancels in the journal, and of the task that runs: what is answered, and when."""
+"""Tests of cancels of waiting and running tasks, and of the answers to them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,7 +51,10 @@ def running(journal: Journal) -> PingTask:
 
 
 def finals(journal: Journal) -> dict[str, Report]:
-    """The final report of each task that ended since the last look; one each, no more."""
+    """Take the reports from the outbox and return the final ones by task id.
+
+    Check that no task has more than one.
+    """
     told = [report for report in journal.take_reports() if report.status.final]
     assert len({report.task_id for report in told}) == len(told)
     return {report.task_id: report for report in told}
@@ -119,7 +122,7 @@ def test_the_end_of_the_running_task_answers_all_its_cancels_with_it(
         assert isinstance(stop.cause, Cancelled)
         assert finals(journal) == {}
         assert journal.cancels(task.task_id) == cancels
-        # a cancel is ACCEPTED, and still nothing for the worker
+        # The worker must not claim a cancel, although it is ACCEPTED.
         assert journal.claim() is None
         tell(journal, task, ended)
     told = finals(journal)
@@ -201,7 +204,7 @@ def test_an_agent_takes_the_cancels_that_a_crash_left(
     journal.close()
     again = Journal(tmp_path / "journal.sqlite", str(uuid4()), str(uuid4()))
     try:
-        assert [cut.task for cut in again.running()] == [crashed]  # no cancel
+        assert [cut.task for cut in again.running()] == [crashed]  # without the cancels
         Cancellation(again).resume()
         assert finals(again)[of_waiting.task_id].status is S.DONE
         assert again.claim() is None

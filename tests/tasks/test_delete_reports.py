@@ -1,4 +1,4 @@
-"""What a delete reports when it is done: all that went, also across the agent's end."""
+"""Tests that a finished delete reports all deleted backups, also after a restart of the agent."""
 
 from collections.abc import Iterator
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""What the task boundary does where a backup failed and may yet be a good one."""
+"""Tests of the executor with a backup that failed but may still become COMPLETED."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -27,7 +27,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 class Failing:
-    """A backup that ends with `error` when its finished record is journalled."""
+    """A backup that fails with `error` when its finished record is journalled."""
 
     error: AgentError
     undecided: bool
@@ -74,7 +74,7 @@ def performed(
 def test_no_record_says_failed_where_one_that_says_completed_may_be_under_way(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would come after that one, or late, after the one that the recovery writes."""
+    """FAILED could overwrite COMPLETED, or come late and overwrite the record of the recovery."""
     silent = StoreSilent("put: no answer")
     task, failing = performed(site, monkeypatch, silent, undecided=True)
     assert failing.seen == []
@@ -99,7 +99,7 @@ def test_what_the_journal_keeps_as_finished_is_not_given_up(
 def test_what_is_given_up_is_completed_by_no_crash(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record that says FAILED may be under way when the agent dies."""
+    """The FAILED record may be on its way to the store when the agent dies."""
     task, failing = performed(site, monkeypatch, StoreFull("no room"), undecided=False)
     assert failing.seen == [None]
     assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]

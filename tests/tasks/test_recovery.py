@@ -1,4 +1,4 @@
-"""What becomes of tasks that an agent's end cut off, by what journal and store hold of them."""
+"""Tests of how interrupted tasks are settled, by their state in the journal and the store."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -44,7 +44,7 @@ CHECKPOINTS = "backup_type = full-prepared\nfrom_lsn = 0\nto_lsn = 100\nlast_lsn
 
 
 class Site:
-    """An agent's journal, store and restore root; each `start` is one of the agent's lives."""
+    """An agent's journal, store and restore root. Each `start` stands for one process."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -62,7 +62,7 @@ class Site:
         return Journal(self.folder / "journal", INSTANCE, str(uuid4()))
 
     def start(self) -> Executor:
-        """A new process would begin so."""
+        """Reopen the journal and return an executor, as a new process would."""
         self.journal.close()
         self.journal = self._journal()
         parts = BackupResources(
@@ -94,7 +94,7 @@ class Site:
         self.journal.accept(task, ReportDraft(task_id=task.task_id, type=task.type, status=status))
 
     def begin(self, task: Task, attempt: str = "") -> None:
-        """Accept and claim a task, and say that it makes that attempt."""
+        """Accept and claim a task, and journal the attempt that it makes."""
         self.accept(task)
         assert self.journal.claim() == task
         self.journal.keep_attempt(task.task_id, attempt)
@@ -146,7 +146,7 @@ def test_a_backup_of_another_attempt_is_not_this_tasks(site: Site, mine: str) ->
 
 
 def test_what_is_left_of_an_attempt_that_lost_its_id_goes(site: Site) -> None:
-    """Its record was made FAILED, and another attempt has the id now."""
+    """The record was marked FAILED, and then another attempt took the id."""
     mine, there = record(), completed()
     mine = mine.model_copy(update={"id": there.id})
     place(site.store, site.keys, mine)
@@ -248,7 +248,7 @@ def test_what_failed_before_the_crash_is_not_begun_again(site: Site) -> None:
 
 
 def test_a_commit_that_had_begun_is_never_begun_again(site: Site) -> None:
-    """The write of its COMPLETED record may still be under way to the store."""
+    """The write of its COMPLETED record may still be on its way to the store."""
     building = record()
     place(site.store, site.keys, building)
     task = create(building.id, retry=True)
@@ -270,7 +270,7 @@ def test_a_task_that_the_agents_end_interrupts_is_put_back(site: Site) -> None:
 
 
 class Full(DirectoryStore):
-    """A store that takes no record; `asked` counts them."""
+    """A store that takes no record. `asked` counts the refused ones."""
 
     asked = 0
 
@@ -283,7 +283,10 @@ class Full(DirectoryStore):
 def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reported: bool
 ) -> None:
-    """Also when the journal has forgotten the task, which was reported here or by the performer."""
+    """This also holds after the journal has forgotten the task.
+
+    The failure was reported by the recovery or, if `reported`, by the executor.
+    """
     now = [1000.0]
     monkeypatch.setattr("agent.tasks.recovery.monotonic", lambda: now[0])
     building = record()
@@ -325,7 +328,10 @@ def test_what_a_full_store_keeps_is_told_once_and_tried_again_ever_more_seldom(
 
 
 def restore(site: Site, *, retry: bool = False) -> tuple[RestoreTask, RestoreWorkdir]:
-    """A restore that was cut off half way, into a folder that is somebody's now."""
+    """Return a restore that was interrupted half way, and its work directory.
+
+    Others may have used its target directory since then.
+    """
     target = site.root / "back"
     task = RestoreTask(
         task_id=str(uuid4()), backup_id=str(uuid4()), target=str(target), retry=retry
@@ -396,7 +402,7 @@ def test_a_target_that_leads_elsewhere_now_is_not_touched(site: Site, tmp_path: 
 
 
 def broken(journal: Journal) -> Callable[[], None]:
-    """Have the journal take no report from now on; what mends it."""
+    """Make the journal refuse all reports. Return the function that repairs it."""
     with journal._file.transaction() as db:
         db.execute(
             "CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'full'); END"

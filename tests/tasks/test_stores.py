@@ -1,4 +1,4 @@
-"""Stores that tasks name: what is refused, and where a token is and isn't."""
+"""Tests of stores that tasks name, of refused ones, and of the places that hold a token."""
 
 import base64
 import secrets
@@ -71,7 +71,7 @@ def test_a_container_of_the_tenant_is_taken(container: str) -> None:
     ],
 )
 def test_any_other_container_is_refused(container: str) -> None:
-    with pytest.raises(StorageRefused, match="none that this agent's tasks may name"):
+    with pytest.raises(StorageRefused, match="this agent's tasks may not name the container"):
         RULES.check(TaskStore(container=container))
 
 
@@ -128,7 +128,7 @@ def test_the_usual_port_may_be_named_or_not() -> None:
 def test_a_folder_takes_no_storage_url() -> None:
     rules = StorageRules(configured="vault", own="database_backups_t1", urls=(URL,), tokens=False)
     rules.check(TaskStore(container="vault"))
-    with pytest.raises(StorageRefused, match="folder"):
+    with pytest.raises(StorageRefused, match="directory"):
         rules.check(login())
 
 
@@ -211,7 +211,7 @@ def test_a_token_shows_nowhere(stores: TaskStores) -> None:
     assert TOKEN not in "".join([*seen, one.model_dump_json()])
 
 
-# --- what comes in --------------------------------------------------------------------------
+# --- incoming messages ----------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -223,7 +223,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def runner(home: Path, stores: TaskStores, journal: Journal) -> Worker:
-    """One whose worker isn't started."""
+    """Return a worker that is not started."""
     parts = wiring.backup_resources(load(home / "agent.toml"))
     performer = Executor(journal, stores, restore_roots=(), progress_seconds=1, wake=lambda: None)
     return Worker(journal, parts, stores, performer, wake=lambda: None)
@@ -284,7 +284,7 @@ def test_a_task_that_ended_keeps_no_token_when_it_comes_again(
     runner.on_message(message(task_id))
     assert not stores._tokens
     with journal._file.transaction() as db:
-        # 10,000 that ended are remembered, and nobody needs what they asked for
+        # 10,000 ended tasks are remembered. Nothing needs their bodies.
         assert db.execute("SELECT body FROM tasks").fetchall() == [("",)]
 
 

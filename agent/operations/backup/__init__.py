@@ -1,1 +1,1 @@
-"""Make a backup, and prove that it is whole."""
+"""Make a backup and prove that it is complete."""

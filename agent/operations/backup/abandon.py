@@ -1,4 +1,4 @@
-"""What becomes of a backup that will not be finished: its record says so, its bytes go."""
+"""Mark a backup that will not be finished as FAILED or CANCELLED, and remove its bytes."""
 
 import logging
 from collections.abc import Callable
@@ -14,24 +14,29 @@ from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
-_BATCH = 1000  # rows of a listing held in memory at a time
+_BATCH = 1000  # rows of a listing in memory at a time
 
 
 def abandon_record(
     resources: BackupResources, record: Record, error: ErrorInfo, *, remove: bool = True
 ) -> Record | None:
-    """Write the record of a backup that will not be finished, then remove its object and segments.
+    """Mark a backup FAILED or CANCELLED, then remove its object and segments.
 
-    They go only after the store has confirmed that nobody takes the backup for a good one.
-    Without `remove` they stay: for where a write of the COMPLETED record may still be under
-    way to the store, and would make a good one of a backup without bytes. Where the record
-    turns out COMPLETED already, that one is returned; None where the store has no record of
-    this attempt.
+    The status is CANCELLED if `error` is a cancel, or if another process is deleting the backup.
+    The bytes are removed only after the store has confirmed the record, because then no reader
+    takes the backup for a good one. If the store refuses the record for certain, the bytes are
+    removed before a second write. Without `remove` the bytes stay. That is for a write of the
+    COMPLETED record that may still reach the store, and mark a backup without bytes as good.
+
+    Return the written record, or the COMPLETED record if the backup turns out to be complete.
+    Return None if the store has no record of this attempt. Raise Fenced if this attempt may not
+    change the record any more, and StoreError if the store can't be read or written.
     """
     there = resources.catalogue.read(record.id)
     if there is None or there.attempt != record.attempt:
         if remove:
-            # it was never committed and can't be any more, whoever has the id now
+            # This attempt was never committed and can't be any more. If another attempt has the
+            # record, the object may belong to it, so the object stays.
             _remove(resources, record, error, keep_object=there is not None)
         return None
     if there.status is BackupStatus.COMPLETED and resources.catalogue.verify_or_condemn(there):
@@ -50,7 +55,7 @@ def abandon_record(
     except StoreError as refusal:
         if not (remove and (refusal.without_effect or isinstance(refusal, StoreFull))):
             raise
-        # nothing is committing it, and what fills the store may be its own bytes
+        # No request can still commit the backup, and its own bytes may be what fills the store.
         _remove(resources, record, error)
         resources.catalogue.write(failed)
     reached(Point.RECORD_FAILED)
@@ -63,9 +68,10 @@ def abandon_record(
 
 
 def _completed_meanwhile(resources: BackupResources, record: Record) -> Record | None:
-    """Return the COMPLETED record that an agent with the same journal has written; else None.
+    """Return the COMPLETED record if an agent with the same journal has written it, else None.
 
-    Nothing was removed yet, so that backup is whole. See also Catalogue.retract.
+    No bytes have been removed at this point, so that backup is complete. See also
+    Catalogue.retract.
     """
     there = resources.catalogue.read(record.id)
     if there is None or there.attempt != record.attempt:
@@ -76,9 +82,10 @@ def _completed_meanwhile(resources: BackupResources, record: Record) -> Record |
 def _give_way(
     resources: BackupResources, record: Record, error: ErrorInfo, *, remove: bool
 ) -> Record:
-    """Tell whoever waits to delete this backup that its making has ended.
+    """Mark a backup CANCELLED, so that a waiting delete task sees that it has stopped.
 
-    The record is the signal, so it comes last; nobody takes a DELETING backup for a good one.
+    The record is the signal for the delete task, so it is written last. The bytes may be removed
+    before, because no reader takes a DELETING backup for a good one.
     """
     if remove:
         _remove(resources, record, error)
@@ -88,7 +95,7 @@ def _give_way(
     try:
         resources.catalogue.write(cancelled)
     except Fenced as fenced:
-        log.info("nobody waited for it: %s", fenced)
+        log.info("no delete task waits for the end of this backup: %s", fenced)
     return cancelled
 
 
@@ -105,8 +112,8 @@ def remove_attempt(
 ) -> None:
     """Remove the segments and lists of an attempt that failed with `error`.
 
-    The record is looked at once more afterwards: one that names the attempt as COMPLETED by
-    then becomes FAILED.
+    Then read the record once more. If it names this attempt as COMPLETED by then, mark it FAILED
+    with `error`.
     """
 
     def remove(row: StoredObject) -> None:
@@ -121,9 +128,10 @@ def remove_attempt(
 def each_segment(
     store: Store, prefix: str, connections: int, remove: Callable[[StoredObject], None]
 ) -> None:
-    """Have everything on the segment shelf removed whose name begins with `prefix`, in parallel.
+    """Call `remove` for each object in the segment container with a name that begins with `prefix`.
 
-    Raises what `remove` raises, after those that are under way.
+    The calls run in parallel, over `connections` threads. If a call raises an error, the error is
+    raised here after the calls that are under way have ended.
     """
     rows = store.list(Container.SEGMENTS, prefix)
     with ThreadPoolExecutor(connections, "remove") as workers:

@@ -1,4 +1,4 @@
-"""The end of a backup: its object and its COMPLETED record, written now or after a crash."""
+"""Write the object and the COMPLETED record of a backup, at its end or after a crash."""
 
 from pydantic import ValidationError
 
@@ -10,10 +10,13 @@ from agent.records.manifest import Manifest
 
 
 def resume_commit(resources: BackupResources, journalled: str) -> Record:
-    """Repeat the end of a commit from the finished record as it was journalled.
+    """Repeat the end of a commit from the finished record in the journal.
 
-    Fenced where the backup can't be completed any more; DataDamaged or RecordDamaged where
-    what is stored or journalled doesn't make it whole.
+    Raises:
+        Fenced: the backup can't be completed any more.
+        DataDamaged: the stored segments are not the segments of the record.
+        RecordDamaged: the record in the journal can't be read.
+        ParentUnusable: the bytes of an ancestor are missing or changed.
     """
     record = as_kept(journalled)
     resources.catalogue.fence(record)
@@ -29,17 +32,22 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
 
 
 def as_kept(journalled: str) -> Record:
-    """A record as the journal holds it; RecordDamaged."""
+    """Parse a record from the journal.
+
+    Raise RecordDamaged if it can't be read.
+    """
     try:
         return Record.model_validate_json(journalled)
     except ValidationError as error:
-        raise RecordDamaged("the record in the journal can't be read") from error
+        raise RecordDamaged("cannot read the record in the journal") from error
 
 
 def publish(resources: BackupResources, finished: Record, manifest: Manifest) -> None:
-    """Write the object of a backup that still is this attempt's to complete; else Fenced.
+    """Write the object of a backup, if this attempt may still complete it.
 
-    ParentUnusable if the bytes of an ancestor are gone by now.
+    Raises:
+        Fenced: the backup belongs to another attempt, has another status, or its chain changed.
+        ParentUnusable: the bytes of an ancestor are missing or changed.
     """
     chain = resources.catalogue.fence(finished)
     check_stored(resources, chain)
@@ -47,7 +55,7 @@ def publish(resources: BackupResources, finished: Record, manifest: Manifest) ->
 
 
 def _headers(record: Record, parent: Record | None) -> dict[str, str]:
-    """The object headers that Trove's own readers look for."""
+    """Return the object headers that Trove's own readers look for."""
     headers = {
         "X-Object-Meta-Lsn": str(record.to_lsn),
         "X-Object-Meta-Datastore": record.datastore.type,

@@ -1,8 +1,8 @@
-"""Proof that a stream holds every table that the server had, before and after the run.
+"""Prove that a stream holds every table that the server had both before and after the run.
 
-InnoDB's tablespaces are known by their numbers, from the server's own list; all other tables by
-the names of their files (agent/database/datadir.py). What DDL makes, drops or renames meanwhile
-may be missing.
+InnoDB's tablespaces are identified by their numbers, from the server's own list. All other tables
+are identified by the names of their files (agent/database/datadir.py). Tables that DDL makes,
+drops or renames during the run may be missing from the stream.
 """
 
 import time
@@ -16,34 +16,35 @@ from agent.database.server import ServerInfo, Tablespace
 from agent.errors import DatadirUnfit, StreamIncomplete
 from agent.operations.backup.imports import Check, imported, tablespace_file
 
-# Copied tablespaces are whole files; a stream with less than this share of the bytes that
+# Tablespaces are copied as whole files. So a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
 _PLAUSIBLE_SHARE = 0.5
-# Each makes the record some 8 bytes longer, which has 2 KiB and is read for every list of backups.
-# An ALTER of a table with a partition for each day of a year has them all half-made at a time.
+# The record keeps at most this many ids of absent tables. Each makes it some 8 bytes longer. A
+# record has 2 KiB and is read for every list of backups. An ALTER of a table with one partition
+# for each day of a year has all of these partitions half-made at the same time.
 _MOST_ABSENT = 500
 _IMPORTED = (
-    "the engine leaves out a table that was imported since the server's last checkpoint: run SET "
+    "the engine leaves out a table that was imported after the server's last checkpoint: run SET "
     "GLOBAL innodb_log_checkpoint_now = ON, or wait for the next checkpoint, then back up again"
 )
 _MEANWHILE = "import no tablespace while a backup runs, and back up again"
-_FINISHED = "make a full backup: the parent lacks the table, too"
+_FINISHED = "make a full backup, because the parent lacks the table, too"
 _UNREAD = (
-    "make the file readable for the OS user that runs the engine; mariadb-backup follows no "
-    "symbolic link to an Aria table (DATA DIRECTORY): move its files into the datadir; if the "
-    "table was renamed meanwhile, back up again at a quieter time"
+    "make the file readable for the OS user that runs the engine. If it is an Aria table behind a "
+    "symbolic link (DATA DIRECTORY), which mariadb-backup doesn't follow, move its files into the "
+    "datadir. If the table was renamed during the backup, back up again at a quieter time"
 )
 
 Listing = Mapping[int, Tablespace]
 Tablespaces = Callable[[], Listing]
-Told = Callable[[str], str]
+WordsAbout = Callable[[str], str]
 
 
 class Tables(NamedTuple):
-    """Which tables are in a backup, as its record keeps it.
+    """The ids of the InnoDB tables in a backup, in the form that its record keeps.
 
-    All with ids up to `last_table_id` but those of `absent_table_ids`, in ascending order, as the
-    server listed them at `listed_at` (Unix seconds).
+    A backup has all tables with an id up to `last_table_id`, except those in `absent_table_ids`,
+    which is in ascending order. The server listed the tables at `listed_at` (Unix seconds).
     """
 
     last_table_id: int
@@ -52,12 +53,15 @@ class Tables(NamedTuple):
 
 
 class Completeness:
-    """The proof for one run; make it before the engine starts, and call `prove` at its end.
+    """The proof that one run copied every table.
 
-    `from_lsn` is where an incremental begins, None for a full backup. `read` are the tablespaces
-    as they were listed before an incremental's were read for imports, which may take hours: what
-    came after that is read at the end. What must be in the stream is what there is now. `check`
-    is called now and then, to raise what stops the task.
+    Make it before the engine starts, because it lists the tablespaces that the stream must hold.
+    Call `prove` after the engine has ended.
+
+    `from_lsn` is the LSN at which an incremental begins, None for a full backup. `read` is the list
+    of tablespaces from before `check_imports` read their files, which may take hours. `prove` reads
+    the tablespaces that came after that list. `read` is None for a full backup. `check` is called
+    repeatedly, and raises the cause if the task is stopped.
     """
 
     def __init__(
@@ -77,25 +81,28 @@ class Completeness:
         self._before = tablespaces()
         self._read = self._before if read is None else read
 
-    def prove(self, parser: XbstreamParser, told: Told) -> Tables:
-        """Check the whole of a stream; return which tables are in it.
+    def prove(self, parser: XbstreamParser, words_about: WordsAbout) -> Tables:
+        """Check that a complete stream holds every table, and return the tables in it.
 
-        `told` returns the engine's own words about a file, if it had any. Raises
-        StreamIncomplete with the name of what is missing.
+        `words_about` returns the engine's own message about a file, an empty text if there is none.
+        Raise StreamIncomplete with the name of a table or file that is missing.
         """
         listed_at = time.time()
         after = self.tablespaces()
         held = _Held(parser)
-        self._check_tablespaces(after, held, told)
+        self._check_tablespaces(after, held, words_about)
         self._check_made(after)
-        self._check_files(parser, told)
+        self._check_files(parser, words_about)
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
         return _tables(after, held, listed_at)
 
-    def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
-        """By number: under the same name a table may be another one by now, dropped and made
-        again right after the engine let the DDL go on."""
+    def _check_tablespaces(self, after: Listing, held: "_Held", words_about: WordsAbout) -> None:
+        """Check by number that no InnoDB tablespace is missing from the stream.
+
+        The name doesn't identify a table: it may have been dropped and recreated under the same
+        name right after the engine released the DDL.
+        """
         missing = []
         last_id = _last_id(self._before)
         for number, space in after.items():
@@ -113,24 +120,27 @@ class Completeness:
             first = min(missing)
             raise StreamIncomplete(
                 f"of the server's tablespaces {len(missing)} are not in the stream, "
-                f"{first.path} among them{_words(told, first.path)}",
+                f"{first.path} among them{_words(words_about, first.path)}",
                 hint=_IMPORTED if self._looks_imported(first) else None,
             )
 
     def _is_replaced(self, before: Tablespace, after: Tablespace) -> bool:
-        """Tell whether a table's file became another one under its number.
+        """Return True if a table's file was replaced by another file with the same number.
 
-        The engine removes the file at its end, or a prepare does, though all its pages be newer.
+        The engine removes its copy of such a file at its end, or a prepare does, because the redo
+        log has the end of the old file. This holds even if all pages of the file are newer than
+        the LSN at which the backup begins.
         """
         if not before.table_id or not after.table_id or before.table_id == after.table_id:
             return False
         return not truncates_in_place(self._server.type, self._server.number)
 
     def _is_due(self, space: Tablespace, last_id: int) -> bool:
-        """Tell whether a tablespace must be in the stream that wasn't listed before.
+        """Return True if the stream must hold a tablespace that wasn't listed before the run.
 
-        One whose table was there, discarded, and was imported meanwhile must. So must a general
-        tablespace: the record has no id of it, by which the next incremental could find it.
+        Two kinds must be there. The first is a tablespace that was imported during the run into a
+        table that existed before, with a discarded tablespace. The second is a general tablespace:
+        the record has no id for it, so the next incremental could not find it.
         """
         if space.table_id:
             return space.table_id <= last_id
@@ -140,7 +150,7 @@ class Completeness:
         try:
             return self._is_imported(space, 0)
         except DatadirUnfit:
-            # the hint for another failure, which is the one to be told
+            # This only selects a hint. The failure that has the hint is the one to report.
             return False
 
     def _is_imported(self, space: Tablespace, limit: int) -> bool:
@@ -148,7 +158,10 @@ class Completeness:
         return file is not None and imported(file, limit, self._check)
 
     def _check_made(self, after: Listing) -> None:
-        """Look for old pages in tables that were made or finished meanwhile; those are few."""
+        """Check that tables that were made or finished during the run have no old pages.
+
+        Such tables are few, so the check reads little.
+        """
         last_id = _last_id(self._read)
         for number, space in after.items():
             old = self._read.get(number)
@@ -159,28 +172,28 @@ class Completeness:
             if self._is_imported(space, self._from_lsn or 0):
                 how = "made by an ALTER that ended" if finished else "imported"
                 raise StreamIncomplete(
-                    f"the tablespace {space.path} was {how} during the backup, which has not all "
-                    "of its pages",
+                    f"the tablespace {space.path} was {how} during the backup, so the backup lacks "
+                    "some of its pages",
                     hint=_FINISHED if finished else _MEANWHILE,
                 )
 
-    def _check_files(self, parser: XbstreamParser, told: Told) -> None:
+    def _check_files(self, parser: XbstreamParser, words_about: WordsAbout) -> None:
         def held(path: str) -> bool:
             self._check()
             return parser.contains(path)
 
-        lost = list(self.survey.lost(held, lambda path: bool(told(path))))
+        lost = list(self.survey.lost(held, lambda path: bool(words_about(path))))
         if lost:
-            first: TableFile = min(lost, key=lambda file: (not told(file.path), file))
+            first: TableFile = min(lost, key=lambda file: (not words_about(file.path), file))
             raise StreamIncomplete(
                 f"of the tables' files {len(lost)} are not in the stream, {first.path} of the "
-                f"table {first.table} among them{_words(told, first.path)}",
+                f"table {first.table} among them{_words(words_about, first.path)}",
                 hint=_UNREAD,
             )
         if self.survey.rocksdb_lost(parser.contains):
             raise StreamIncomplete(
                 "there are MyRocks tables, and none of their data is in the stream",
-                hint="look for what the engine says of RocksDB, or alter them to InnoDB",
+                hint="look for RocksDB in the engine's messages, or alter the tables to InnoDB",
             )
 
     def _check_volume(self, after: Listing, raw_bytes: int) -> None:
@@ -191,12 +204,13 @@ class Completeness:
         )
         if raw_bytes < _PLAUSIBLE_SHARE * allocated:
             raise StreamIncomplete(
-                f"the stream has {raw_bytes} bytes, the server's tablespaces have {allocated}"
+                f"the stream has only {raw_bytes} bytes, but the server's tablespaces have "
+                f"{allocated}"
             )
 
 
 class _Held:
-    """Tells whether a tablespace is in a stream, by its number or its name."""
+    """The tablespaces in a stream; call it to check if one is there, by its number or name."""
 
     def __init__(self, parser: XbstreamParser) -> None:
         self._parser = parser
@@ -205,13 +219,13 @@ class _Held:
     def __call__(self, number: int, space: Tablespace) -> bool:
         if number in self._numbers:
             return True
-        # one that the server has made but not written yet has no number on its first page
+        # A tablespace that the server has made but not written has no number on its first page.
         names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
         return any(map(self._parser.contains, names))
 
 
 def _tables(after: Listing, held: _Held, listed_at: float) -> Tables:
-    # what isn't there was made too late, or isn't made yet
+    # An absent table was made too late for the stream, or an ALTER is still making it.
     present = {
         number: space for number, space in after.items() if space.whole and held(number, space)
     }
@@ -227,6 +241,6 @@ def _last_id(listing: Listing) -> int:
     return max((space.table_id for space in listing.values()), default=0)
 
 
-def _words(told: Told, path: str) -> str:
-    words = told(path)
+def _words(words_about: WordsAbout, path: str) -> str:
+    words = words_about(path)
     return f"; the engine says: {words}" if words else ""

@@ -1,8 +1,10 @@
 """Make one full or incremental backup.
 
-The order of begin: journal (the runner's), record BUILDING, first segment. The order of
-commit: stream proved, segments confirmed, lists, finished record journalled, SLO, record
-COMPLETED. Any of these may be the last instruction of this process.
+A backup begins in this order: the caller writes its journal, this module writes the BUILDING
+record, then the first segment is stored. A backup is committed in this order: the stream is
+proved, all segments are confirmed, the segment lists are stored, the finished record is written
+to the journal, the SLO is stored, the COMPLETED record is written. The process may be killed
+after any of these steps.
 """
 
 import logging
@@ -69,10 +71,11 @@ RecordHook = Callable[[Record], None]
 
 
 class BackupOperation:
-    """One attempt, known by its id `attempt`, at the backup that a task asks for; `run` it once.
+    """One attempt to make the backup that a task requests.
 
-    `observe_lsn` tells the generation of a lineage, `on_begin` is called with the BUILDING
-    record, `on_finished` with the record that is about to be committed.
+    Call `run` once. `attempt` is the id of the attempt. `observe_lsn` returns the generation of a
+    lineage. `on_begin` is called with the BUILDING record. `on_finished` is called with the
+    finished record, right before the commit.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class BackupOperation:
         on_begin: RecordHook,
         on_finished: RecordHook,
     ) -> None:
-        # whoever cleans up afterwards is not stopped by what stopped the backup
+        # Without the stop: the cleanup must still reach the store after the backup was stopped.
         self._unbound = resources
         self._resources = resources.bound(stop)
         self._task = task
@@ -103,9 +106,12 @@ class BackupOperation:
         self.undecided = False
 
     def run(self) -> Record:
-        """Make the backup; return its COMPLETED record, raise what stopped it."""
+        """Make the backup and return its COMPLETED record.
+
+        Raise the error that stopped the backup if it can't be made.
+        """
         if self._resources.store_folder is not None:
-            # before anything is made there
+            # Checked before anything is written to this directory.
             check_place(self._resources.store_folder, [self._resources.database.server().datadir])
         self._resources.store.open()
         limits = self._resources.store.limits()
@@ -120,13 +126,13 @@ class BackupOperation:
         plan = laid_out(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        whole = surveyed(self._resources, found, base, self._stop.check)
+        completeness = surveyed(self._resources, found, base, self._stop.check)
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
             self._resources.store, limits, record.id, record.attempt, sealed=record.sealed
         )
-        proof = self._copy(found, whole, record, manifest, data_key, plan)
+        proof = self._copy(found, completeness, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
         reached(Point.LISTS_STORED)
@@ -135,31 +141,44 @@ class BackupOperation:
         return self._commit(finished, manifest)
 
     def make_way(self, deleted: str) -> None:
-        """Stop with Cancelled where the backup to be deleted is this one or an ancestor.
+        """Stop with Cancelled if the backup `deleted` is this one or one of its ancestors.
 
-        May be called from any thread; after the commit has begun it changes nothing.
+        The agent calls this when it accepts a delete task for that backup. Any thread may call it.
+        A call after the commit has begun has no effect.
         """
         self._deleted_ids.add(deleted)
         self._make_way()
 
     def _make_way(self) -> None:
-        # One thread adds to the doomed, another sets the line; whoever is second sees both.
+        # One thread adds to `_deleted_ids`, another sets `_ancestry`. The second one sees both.
         for deleted in self._deleted_ids & self._ancestry:
             self._stop.request(
-                Cancelled(f"backup {deleted}, which this one is or descends from, is to be deleted")
+                Cancelled(f"backup {deleted}, which this one is or descends from, is being deleted")
             )
 
     @property
     def record(self) -> Record | None:
-        """The record as it was begun, or may have been; None before."""
+        """Return the BUILDING record, which the store may lack if its write failed.
+
+        None before the write is tried, and if the store has another backup with this id.
+        """
         return self._record
 
     def abandon(self, error: ErrorInfo, patience: Stop | None = None) -> Record | None:
-        """After a failure of `run`: record FAILED, segments removed; the record, if any.
+        """Mark the record FAILED or CANCELLED and remove the segments, after `run` has failed.
 
-        Raises StoreError where the record can't be read or written; nothing is removed then.
-        `undecided` tells whether the backup may be COMPLETED in that case. Raises the cause of
-        `patience` where that comes before its end.
+        The status is CANCELLED if `error` is a cancel. If `undecided` is True, the backup may be
+        COMPLETED in the store, so its bytes stay.
+
+        Returns:
+            The record, COMPLETED if the backup turns out to be complete. None if the store has no
+            record of this attempt.
+
+        Raises:
+            StoreError: the record can't be read or written. Nothing is removed then, unless the
+                store refused the write for certain (StoreFull, or an error without effect).
+
+        If `patience` is requested before the cleanup ends, its cause is raised.
         """
         if self._record is None:
             return None
@@ -204,8 +223,8 @@ class BackupOperation:
         reached(Point.RECORD_BEGUN)
         self._on_begin(record)
         if parent is not None:
-            # A delete marks the chain first and then looks what descends from it, a backup
-            # writes its record first and then looks at the chain: one sees the other.
+            # A delete first marks the chain, then looks for its descendants. A backup first writes
+            # its record, then looks at the chain. So at least one of the two sees the other.
             whole_chain(self._resources, parent.id)
         else:
             self._meter.expected_raw_bytes = found.copied_bytes
@@ -214,13 +233,13 @@ class BackupOperation:
     def _copy(
         self,
         found: InstanceState,
-        whole: Completeness,
+        completeness: Completeness,
         record: Record,
         manifest: Manifest,
         data_key: bytes | None,
         plan: Plan,
     ) -> Proof:
-        """Run the engine through the data path until the last segment is confirmed."""
+        """Run the engine and store its stream until the last segment is confirmed."""
         store = self._resources.store
 
         def send(number: int, resources: list[memoryview]) -> None:
@@ -230,7 +249,7 @@ class BackupOperation:
             manifest.add(number, Segment(sum(len(part) for part in resources), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
-        engine = found.chosen.engine.leaving_out(whole.survey.left_out)
+        engine = found.chosen.engine.leaving_out(completeness.survey.left_out)
         watch = Watch(self._resources.catalogue, record, self._stop)
         locks = LockWatch(self._resources.database, self._resources.lock_wait_seconds, self._stop)
         scratch = self._resources.scratch / record.attempt
@@ -244,15 +263,16 @@ class BackupOperation:
                 every(locks.interval, locks.look, name="lock watch"),
             ):
                 run = DiagnosedRun(engine_run, self._resources)
-                stream = ProvedStream(run, from_lsn, whole, found.lsn)
+                stream = ProvedStream(run, from_lsn, completeness, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         watch.look()
-        # whoever made the engine believe a false LSN has let it leave redo log out
+        # Raises if a statement in SHOW ENGINE INNODB STATUS imitates the line with the LSN. The
+        # engine would believe such an LSN and leave redo log out.
         self._resources.database.lsn()
         if stream.proof is None:
-            raise Internal("the data path ended before the stream was proved")
+            raise Internal("the upload ended before the stream was proved")
         return stream.proof
 
     def _upload(
@@ -277,14 +297,15 @@ class BackupOperation:
     def _commit(self, finished: Record, manifest: Manifest) -> Record:
         publish(self._resources, finished, manifest)
         reached(Point.OBJECT_STORED)
-        # The point of no return: whoever wants to cancel it now comes too late.
+        # From here on the backup can't be cancelled.
         self._stop.ignore()
-        # From here on a request may reach the store whose answer never comes back.
+        # From here on the store may take the COMPLETED record although its answer is lost.
         self.undecided = True
         try:
             self._resources.catalogue.write(finished)
         except (Fenced, Cancelled):
-            # refused before it was sent, or marked DELETING after it came too late
+            # Fenced: the write was refused before it was sent. Cancelled: a delete had removed the
+            # bytes before the store took the record, which is marked DELETING.
             self.undecided = False
             raise
         except StoreError as error:
@@ -332,13 +353,16 @@ def _object_name(record: Record) -> str:
 
 
 def _make_private(folder: Path) -> None:
-    """Make a folder and its parent for this user alone; EngineFailed where that can't be."""
+    """Make a directory and its parent, with access for this user only.
+
+    Raise EngineFailed if the directory can't be made.
+    """
     try:
-        # `parents` of mkdir gives the parents the umask's mode
+        # `parents=True` of mkdir makes the parents with the mode of the umask.
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise EngineFailed(
-            f"can't make the scratch folder {folder}: {error.strerror}",
+            f"cannot make the temporary directory {folder}: {error.strerror}",
             hint="check the free space and permissions of [agent] state_folder",
         ) from error

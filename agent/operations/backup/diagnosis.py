@@ -1,4 +1,7 @@
-"""Why an engine failed, asked of the server: its words come in the server's own language."""
+"""Find out from the server why an engine failed.
+
+The engine's own messages are not enough, because they quote the server in the server's language.
+"""
 
 import re
 from collections.abc import Sequence
@@ -17,14 +20,14 @@ from agent.errors import (
 from agent.operations.resources import BackupResources
 
 # A refusal in English, or by its number as XtraBackup writes it. In other languages mariadb-backup
-# gives no number, but the server's words hold the names of the privileges.
+# gives no number, but the server's message contains the names of the privileges.
 _DENIED: Final = re.compile(
     r"Access denied|command denied|missing required privilege|: (1044|1045|1142|1143|1227|1370) \("
 )
 
 
 class DiagnosedRun:
-    """An engine's run whose failure is looked into before anybody is told of it."""
+    """An engine's run that looks for the cause of a failure before it raises the error."""
 
     def __init__(self, run: BackupRun, resources: BackupResources) -> None:
         self._run = run
@@ -35,13 +38,14 @@ class DiagnosedRun:
         return self._run.read_into(buffer)
 
     def words_about(self, path: str) -> str:
-        """Return what the engine said of trouble with a file."""
+        """Return the engine's own message about a problem with a file."""
         return self._run.words_about(path)
 
     def finish(self) -> None:
-        """Finish as BackupRun does; DatabaseDenied also if the account turns out to lack a right.
+        """Finish as BackupRun does, and raise the likely cause if the engine failed.
 
-        After a stop the server is not asked any more: the caller knows why the engine ended.
+        Raise DatabaseDenied if the failure comes from a privilege that the account lacks. After a
+        stop the server isn't queried, because the caller knows why the engine ended.
         """
         try:
             self._run.finish()
@@ -53,11 +57,11 @@ class DiagnosedRun:
 def diagnosed(
     error: EngineFailed | DatabaseUnreachable, database: Database, *, safe_slave_backup: bool
 ) -> AgentError:
-    """Return the error that tells the cause better, or `error` itself.
+    """Return an error that explains the failure better, or `error` itself.
 
-    The engine logs in as the agent does. So a login that is refused to the agent was refused to
-    the engine, and what the agent's account lacks, the engine lacked. But the failure may have
-    another cause, and a right by a role may not be seen.
+    The engine logs in with the account of the agent. So the engine was refused each login that the
+    agent is refused, and it lacked each privilege that the agent's account lacks. But the failure
+    may have another cause, and a privilege that a role gives may not be visible.
     """
     try:
         missing = database.missing_privileges(safe_slave_backup=safe_slave_backup)
@@ -79,15 +83,15 @@ def diagnosed(
 
 
 def _lacking(error: EngineFailed | DatabaseUnreachable, missing: Sequence[str]) -> AgentError:
-    """Return `error` as DatabaseDenied if the engine was refused a query, else with a hint."""
+    """Return DatabaseDenied if the engine was refused a query, else `error` with a longer hint."""
     names = ", ".join(missing)
     if _DENIED.search(error.message) or any(one in error.message for one in missing):
         return DatabaseDenied(
             f"the agent's database user lacks {names}: {error}",
-            hint=f"grant {names}; docs/engines.md has the statement",
+            hint=f"grant {names}. docs/engines.md has the statement",
         )
     return type(error)(
         error.message,
-        hint=f"{error.hint}. If that isn't it: the agent's database user may lack {names}, unless "
-        "a role gives it",
+        hint=f"{error.hint}. If that is not the cause: the agent's database user may lack {names}, "
+        "unless a role gives it",
     )

@@ -1,12 +1,18 @@
-"""Tables whose pages an incremental backup would leave out: imported, put in place, half-made.
+"""Find tables with pages that an incremental backup would leave out.
 
-The engines copy the pages that have a newer LSN than the parent ends at. `ALTER TABLE ... IMPORT
-TABLESPACE` leaves pages with LSN 0, and a file that was copied into place has those of its past.
-What an ALTER was making while the parent ran is not in it, and has pages of that time. So the
-files that came since the parent are read before an incremental begins. They are few: what was
-made, rebuilt, truncated or imported has a table id higher than the parent's last, what was
-half-made is listed in its record, and what was copied has a later birth time. All their pages are
-in the incremental as a rule, so this reads no more than the engine will.
+The engines copy the pages that have a newer LSN than the end of the parent. Some tables that the
+parent lacks have pages with an older LSN:
+
+- After `ALTER TABLE ... IMPORT TABLESPACE` a file has pages with LSN 0.
+- A file that was copied into the datadir has pages with the LSNs of its past.
+- A table that an ALTER was making while the parent was made is not in the parent, and has pages
+  with LSNs of that time.
+
+So the files that came after the parent are read before an incremental begins. They are few. A table
+that was made, rebuilt, truncated or imported has a table id higher than the parent's last. A table
+that was half-made is listed in the parent's record. A file that was copied has a later birth time.
+As a rule all pages of these files are in the incremental, so this reads no more than the engine
+will.
 """
 
 import os
@@ -22,18 +28,19 @@ from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
-# NAME_MAX, and what an incremental adds to the name: `.delta`
+# In bytes: NAME_MAX, less the suffix `.delta` that an incremental adds to the name.
 _LONGEST_NAME = 255 - 6
+# Page sizes in bytes.
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
-# storage/innobase/include/fil0types.h and fsp0types.h
+# Source: storage/innobase/include/fil0types.h and fsp0types.h.
 _LSN_AT, _LSN_END = 16, 24
 _FLAGS_AT = 54
 _FULL_CRC32 = 1 << 4
 
 _UNREAD = (
     "make the file and the directories above it readable for the OS user of the agent, or run the "
-    "agent as the database server's own OS user; after an input/output error look for the disk in "
-    "the kernel's log (journalctl -k)"
+    "agent as the database server's own OS user. After an input/output error look for messages "
+    "about the disk in the kernel's log (journalctl -k)"
 )
 
 Check = Callable[[], None]
@@ -43,11 +50,14 @@ T = TypeVar("T")
 def check_imports(
     parent: Record, spaces: Mapping[int, Tablespace], datadir: Path, check: Check
 ) -> None:
-    """Raise LineageChanged if a tablespace has pages that an incremental would leave out.
+    """Check that no tablespace has pages that an incremental on `parent` would leave out.
 
-    ParentUnusable if an incremental would give it a name that no filesystem takes.
+    `check` is called repeatedly, and raises the cause if the task is stopped.
 
-    `check` is called now and then, to raise what stops the task.
+    Raises:
+        LineageChanged: a tablespace has such pages.
+        ParentUnusable: the name of a file would be too long for a filesystem in an incremental.
+        DatadirUnfit: a file can't be read.
     """
     for space in spaces.values():
         if len(os.fsencode(space.path.rpartition("/")[2])) > _LONGEST_NAME:
@@ -58,20 +68,22 @@ def check_imports(
         path = tablespace_file(datadir, space.path) if space.whole else None
         if path is None or not _is_suspect(parent, space, path):
             continue
-        # without an id all that was touched is suspect, and most of it has old pages by right
+        # Without table ids each file that was changed is suspect, and most of these have old pages
+        # that the parent holds. So only pages with LSN 0 count then.
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
         if imported(path, limit, check):
             raise LineageChanged(
                 f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
-                "incremental on it would: it was imported, its file was put in place, or an ALTER "
-                "was making it while the parent was made"
+                "incremental on it would have: it was imported, its file was copied into place, or "
+                "an ALTER was making it while the parent was made"
             )
 
 
 def tablespace_file(datadir: Path, name: str) -> Path | None:
-    """Return where a tablespace's file is: in the datadir, or where its link says; None if gone.
+    """Return the path of a tablespace's file, None if the file was deleted.
 
-    DatadirUnfit if that can't be looked up.
+    The file is in the datadir, or at the path that its `.isl` file names. Raise DatadirUnfit if
+    the path can't be read.
     """
     path = datadir / name
     if _is_file(path):
@@ -82,31 +94,36 @@ def tablespace_file(datadir: Path, name: str) -> Path | None:
 
 
 def imported(path: Path, limit: int, check: Check) -> bool:
-    """Tell whether a tablespace has a page, not empty and not its first, of no later LSN.
+    """Return True if a tablespace has a page with an LSN of at most `limit`.
 
-    DatadirUnfit if it can't be read. False if it is gone.
+    The first page and empty pages don't count. `check` is called for each block of 1 MiB. Return
+    False if the file was deleted. Raise DatadirUnfit if it can't be read.
     """
     return _of_file(path, lambda file: any(lsn <= limit for lsn in _lsns(file, check)), False)
 
 
 def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
-    """Return what `read` finds in a file that the server may drop meanwhile."""
+    """Return the result of `read` for a file, or `gone` if the server has dropped the file.
+
+    Raise DatadirUnfit if the file can't be read.
+    """
     try:
         return read(path)
     except FileNotFoundError:
         return gone
     except OSError as error:
-        raise DatadirUnfit(f"{path} can't be read: {error.strerror}", hint=_UNREAD) from error
+        raise DatadirUnfit(f"cannot read {path}: {error.strerror}", hint=_UNREAD) from error
 
 
 def _is_file(path: Path) -> bool:
-    # Path.is_file of Python 3.14 takes an error for an answer
+    # Not Path.is_file: in Python 3.14 it returns False for every OSError.
     return _of_file(path, lambda file: stat.S_ISREG(file.stat().st_mode), False)
 
 
 def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
     if parent.last_table_id is None:
-        # a record of an agent that didn't note the ids: all that was touched since it began
+        # An earlier agent made this record without table ids. So each file that was changed since
+        # the parent began is suspect.
         changed = _of_file(path, lambda file: file.stat().st_ctime, 0.0)
         return changed >= datetime.fromisoformat(parent.created).timestamp()
     listed = parent.listed_at or datetime.fromisoformat(parent.updated).timestamp()
@@ -115,7 +132,7 @@ def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
 
 
 def _lsns(path: Path, check: Check) -> Iterator[int]:
-    """Yield the LSN of each page that isn't empty, but of the first."""
+    """Yield the LSN of each page, except the first page and empty pages."""
     block = bytearray(_BLOCK)
     with path.open("rb", buffering=0) as file:
         size = start = 0
@@ -131,7 +148,7 @@ def _lsns(path: Path, check: Check) -> Iterator[int]:
 
 
 def _page_size(first: bytearray) -> int:
-    """Return the size of a tablespace's pages as they are in the file, by its flags."""
+    """Return the size in bytes of a tablespace's pages in the file, from the flags in page 0."""
     flags = int.from_bytes(first[_FLAGS_AT : _FLAGS_AT + 4])
     if flags & _FULL_CRC32:
         return max(_SMALLEST, 512 << (flags & 15))

@@ -1,8 +1,9 @@
-"""The engine must not wait for a lock of the server without end: others wait behind it.
+"""Stop a backup if its engine waits too long for a lock of the server.
 
-Both engines' own time limits are no help to everybody: mariadb-backup's makes it wait for a
-moment in which the server runs no query at all, and covers the first of its locks only. So the
-server's process list is looked at while the engine runs.
+Other sessions wait behind the engine's lock request, so it must not wait without a limit. The time
+limits of the engines themselves are not enough. The limit of mariadb-backup makes it wait for a
+moment in which the server runs no query at all, and it covers only the first of its locks. So the
+agent reads the server's process list while the engine runs.
 """
 
 import logging
@@ -19,19 +20,22 @@ log = logging.getLogger(__name__)
 
 _LONGEST_INTERVAL: Final = 1.0
 _NAMED: Final = 5
-# Of MariaDB and MySQL: "Waiting for backup lock", "... global read lock", "... table flush".
+# States of MariaDB and MySQL: "Waiting for backup lock", "... global read lock", "... table flush".
 _WAITING: Final = re.compile(r"Waiting for .*(lock|flush)", re.IGNORECASE)
 _LOCKING: Final = re.compile(r"(BACKUP|FLUSH|LOCK) [A-Z_]+( [A-Z_]+)*")
-# Sessions that hold no lock: the server's own threads, and those that only send or fetch binlogs.
+# Commands of sessions that hold no lock: the server's own threads, and the threads that only send
+# or fetch binlogs.
 _HARMLESS: Final = frozenset({"Daemon", "Binlog Dump", "Binlog Dump GTID", "Slave_IO"})
-# Its threads are Slave_IO and Slave_SQL on MariaDB, and Connect on MySQL.
+# The user of a replica's threads. Their command is Slave_IO and Slave_SQL on MariaDB, and Connect
+# on MySQL.
 _REPLICA: Final = "system user"
 
 
 class LockWatch:
-    """Stops a backup whose engine has waited for one lock longer than `seconds`.
+    """A watch that stops a backup if its engine has waited for one lock for `seconds`.
 
-    Make it right before the engine is started, so that it can tell whose the sessions are.
+    Make it right before the engine is started: it notes the sessions that exist at that time, so
+    that it can tell the engine's sessions from others of the same account.
     """
 
     def __init__(self, database: Database, seconds: float, stop: Stop) -> None:
@@ -39,16 +43,19 @@ class LockWatch:
         self._seconds = seconds
         self._stop = stop
         self._since: dict[tuple[int, str], float] = {}
-        # the engine, which is started later, has sessions of the same account
+        # Later sessions of the same account may be the engine's.
         self._before = {one.id for one in self._sessions()}
 
     @property
     def interval(self) -> float:
-        """How many seconds may lie between two looks."""
+        """Return the seconds between two calls of `look`."""
         return min(_LONGEST_INTERVAL, self._seconds / 4)
 
     def look(self) -> None:
-        """Read the process list once. Where it can't be read, the engine itself will fail."""
+        """Read the process list once, and request the stop if the engine waits too long.
+
+        An error is only logged: if the list can't be read, the engine itself will fail.
+        """
         sessions = self._sessions()
         now = time.monotonic()
         waiting = {(one.id, one.statement): one for one in sessions if self._waits(one)}
@@ -61,7 +68,7 @@ class LockWatch:
         try:
             return self._database.sessions()
         except AgentError as error:
-            log.info("the server's process list can't be looked at: %s", error)
+            log.info("cannot read the server's process list: %s", error)
             return []
 
     def _waits(self, one: Session) -> bool:
@@ -71,7 +78,7 @@ class LockWatch:
     def _timeout(self, waiting: Session, sessions: Sequence[Session]) -> LockTimeout:
         statement = _LOCKING.match(waiting.statement)
         said = statement[0] if statement else waiting.command
-        # those of the agent's own account only if they are not the engine's
+        # A session of the agent's own account counts only if it can't be the engine's.
         others = [
             one for one in sessions if one.user != self._database.user or one.id in self._before
         ]
@@ -83,14 +90,18 @@ class LockWatch:
 
 
 def _holders(sessions: Sequence[Session], seconds: float) -> list[str]:
-    """Who may hold the lock, by the ids that KILL takes: those that run something, or else idle
-    ones (with LOCK TABLES or an open transaction). The server names nobody; whoever waits itself,
-    or began later, is not the one. Only the first word of a statement is told."""
+    """Return the sessions that may hold the lock, by the ids that KILL takes, at most five.
+
+    The server doesn't name the holder. Sessions that run a statement come first, then idle ones,
+    which may hold it by LOCK TABLES or an open transaction. A session is not the holder if it waits
+    itself, or has been in its state for less than about `seconds`. Only the first word of a
+    statement is shown.
+    """
     others = [
         one
         for one in sessions
         if one.command not in _HARMLESS
-        # a replica's threads, as long as they execute nothing
+        # A replica's thread that executes nothing holds no lock.
         and (one.user != _REPLICA or one.statement)
         and one.seconds >= int(seconds) - 1
         and not _WAITING.match(one.state)

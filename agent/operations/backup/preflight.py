@@ -1,4 +1,4 @@
-"""What a backup finds before it begins: the server, its lineage, a usable parent, a plan."""
+"""Look at the server, its lineage and the parent, and plan a backup before it begins."""
 
 import logging
 import math
@@ -30,8 +30,8 @@ from agent.pipeline.buffers import Plan
 from agent.records.manifest import most_segments
 from agent.store.protocol import StoreLimits
 
-# Nobody knows before how well a database compresses, and it grows while it is copied: room
-# is planned for this multiple of the datadir.
+# Before a backup the agent cannot know how well the database compresses, and the database grows
+# while it is copied. So the segments are planned for this multiple of the datadir's size.
 _STORED_AT_MOST = 1.25
 
 _LOGS = (
@@ -41,7 +41,7 @@ _LOGS = (
     "general_log_file",
     "log_error",
 )
-# MariaDB's
+# A counter of MariaDB.
 _CHECKPOINT_AGE = "Innodb_checkpoint_age"
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,10 @@ ObserveLsn = Callable[[str, int], str]
 
 
 class InstanceState(NamedTuple):
-    """The instance as it is right before a backup; `lsn` is the server's present one.
+    """The state of the instance right before a backup.
 
-    `copied_bytes` are those of the datadir that a full backup reads.
+    `lsn` is the server's current LSN. `datadir_bytes` is the size of the datadir, and
+    `copied_bytes` is the part of it that a full backup reads.
     """
 
     server: ServerInfo
@@ -64,21 +65,23 @@ class InstanceState(NamedTuple):
 
 
 def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
-    """Check that a store's folder is in no datadir; ConfigInvalid.
+    """Check that the directory of a store is in no datadir.
 
-    The engine would copy backups as if they were tables, and the server show them as a schema.
+    Raise ConfigInvalid if it is in one. The engine would copy the backups as if they were tables,
+    and the server would show them as a schema.
     """
     if around := datadir_around(folder, datadirs):
         raise ConfigInvalid(
             f"the store's folder {folder} is in {around}",
-            hint="name a folder outside of it, best on another disk, by [store] url or --store",
+            hint="name a folder outside of it by [store] url or --store, best on another disk",
         )
 
 
 def look(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
-    """Ask the server and the host; `observe_lsn` tells the generation of a lineage.
+    """Query the server and the host for the state of the instance.
 
-    EngineMissing or EngineUnsupported where no engine here can copy that server.
+    `observe_lsn` returns the generation of a lineage. Raise EngineMissing or EngineUnsupported if
+    no engine on this machine can copy that server.
     """
     server = resources.database.server()
     chosen = resources.engines.for_server(server.type, server.version, server.datadir)
@@ -89,10 +92,11 @@ def look(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
 
 
 def copied_bytes(database: Database, datadir: Path, size: int) -> int:
-    """Return how many bytes a full backup reads of a datadir of that size, more or less.
+    """Return roughly how many bytes a full backup reads of a datadir with `size` bytes.
 
-    That is all but the server's logs and InnoDB's redo log, of which only the part since the last
-    checkpoint is copied, if the server tells how long that is.
+    A full backup doesn't copy the server's logs, nor InnoDB's temporary tablespaces and doublewrite
+    files. Of InnoDB's redo log it copies only the part since the last checkpoint. The result
+    includes that part if the server reports its length (MariaDB does).
     """
     logs = [datadir / value for value in database.variables(*_LOGS).values() if value]
     redo = database.counters(_CHECKPOINT_AGE).get(_CHECKPOINT_AGE, 0)
@@ -100,10 +104,11 @@ def copied_bytes(database: Database, datadir: Path, size: int) -> int:
 
 
 def observe_lineage(resources: BackupResources, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
-    """The server's present LSN, and the lineage that it belongs to.
+    """Return the server's current LSN and its lineage, and note the LSN with `observe_lsn`.
 
-    A volume that was rolled back keeps its inodes: only the LSN shows it, and only until it
-    has grown past the one seen last. So this is done now and then between backups, too.
+    A volume that was rolled back keeps its inodes, so only a lower LSN shows the rollback. It
+    shows only until the LSN has grown past the last one that was noted. So the agent calls this
+    repeatedly between backups, too.
     """
     lsn = resources.database.lsn()
     bare = resources.database.lineage()
@@ -112,9 +117,10 @@ def observe_lineage(resources: BackupResources, observe_lsn: ObserveLsn) -> tupl
 
 
 class ParentChain(NamedTuple):
-    """What an incremental continues: the parent and its chain, the full backup first.
+    """The chain of records that an incremental continues, from the full backup to the parent.
 
-    `read` are the tablespaces that were looked at for imports. Both are empty for a full backup.
+    `read` is the list of tablespaces that were checked for imports. For a full backup the chain is
+    empty and `read` is None.
     """
 
     chain: tuple[Record, ...] = ()
@@ -128,12 +134,15 @@ class ParentChain(NamedTuple):
 def usable_base(
     resources: BackupResources, task: CreateTask, found: InstanceState, check: Check
 ) -> ParentChain:
-    """Return what the backup that is asked for continues, or nothing for a full backup.
+    """Return the chain that the requested backup continues, empty for a full backup.
 
-    That is where one was asked for, or is made instead of an incremental on a broken chain.
-    `check` is called now and then, to raise what stops the task.
+    The backup is full if the task requests a full one. It is also full if the chain is broken and
+    the task allows a full backup instead of an incremental. `check` is called repeatedly, and
+    raises the cause if the task is stopped.
 
-    ParentUnknown, ParentUnusable or LineageChanged where the task doesn't allow a full one.
+    Raises:
+        ParentUnknown, ParentUnusable, LineageChanged: the parent can't be used, and the task
+            doesn't allow a full backup instead.
     """
     parent_id = task.backup.parent_id
     if parent_id is None:
@@ -154,9 +163,10 @@ def usable_base(
 def surveyed(
     resources: BackupResources, found: InstanceState, base: ParentChain, check: Check
 ) -> Completeness:
-    """Look at what there is to copy; DatadirUnfit if no backup of it could be whole.
+    """List the files and tablespaces that the backup must hold.
 
-    `check` is called now and then, to raise what stops the task.
+    `check` is called repeatedly, and raises the cause if the task is stopped. Raise DatadirUnfit if
+    no backup of the datadir could be complete.
     """
     datadir = found.server.datadir
     survey = Survey(
@@ -169,13 +179,16 @@ def surveyed(
 
 
 def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
-    """Return what may be in the datadir of a server that `engine` copies."""
+    """Return the rules for the contents of a datadir that `engine` copies.
+
+    `accepted` are the storage engines (lower case) with tables that may lack their data.
+    """
     return Rules(
         ignored=database.ignored_directories(),
-        # xbstream takes such names, and MyRocks needs one
+        # xtrabackup's xbstream takes names that begin with a dot, and MyRocks needs one.
         hidden=engine == "xtrabackup",
         accepted=accepted,
-        # it locks tables one by one, and doesn't escape their names
+        # mariadb-backup locks tables one by one, and doesn't escape their names.
         backticks=engine != "mariadb-backup",
     )
 
@@ -183,17 +196,20 @@ def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> 
 def laid_out(
     path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
 ) -> Plan:
-    """The data path's plan, with segments so large that one object may join them all.
+    """Return the data path's plan, with segments so large that one object can join them all.
 
-    StoreRejected where the store doesn't take such segments, or the memory doesn't hold them.
+    Raises:
+        StoreRejected: the store doesn't take segments of this size, or the memory is too small for
+            the size that the store requires.
+        ConfigInvalid: the memory is too small for the configured segments.
     """
     expected = found.datadir_bytes * _STORED_AT_MOST
     least = math.ceil(expected / most_segments(limits) / SLAB) * SLAB
     size = max(path.segment_bytes, least)
     if size > limits.object_bytes:
         raise StoreRejected(
-            f"the store takes objects of at most {limits.object_bytes} bytes, segments of this "
-            f"backup need {size}",
+            f"the store takes objects of at most {limits.object_bytes} bytes, but the segments of "
+            f"this backup need {size}",
             hint="lower [pipeline] segment_bytes" if size > least else None,
         )
     try:
@@ -202,19 +218,25 @@ def laid_out(
         if size == path.segment_bytes:
             raise
         raise StoreRejected(
-            f"the store joins at most {most_segments(limits)} segments, so those of a database "
-            f"of {found.datadir_bytes} bytes must be larger than configured: {error}",
+            f"the store joins at most {most_segments(limits)} segments, so the segments of a "
+            f"database of {found.datadir_bytes} bytes must be larger than configured: {error}",
             hint=f"raise [pipeline] memory_bytes to {3 * size} or more",
         ) from error
 
 
 def series(version: str) -> str:
-    """`10.11` of `10.11.6-MariaDB-log`: incrementals don't cross from one to the next."""
+    """Return the series of a version, such as `10.11` for `10.11.6-MariaDB-log`.
+
+    An incremental needs a parent of the same series.
+    """
     return ".".join(version.split("-")[0].split(".")[:2])
 
 
 def whole_chain(resources: BackupResources, parent_id: str) -> list[Record]:
-    """The parent and its chain, the full backup first; ParentUnknown or ParentUnusable."""
+    """Return the chain from the full backup to the parent.
+
+    Raise ParentUnknown if the parent has no record. Raise ParentUnusable if the chain is broken.
+    """
     try:
         return resources.catalogue.chain(parent_id)
     except BackupUnknown as error:
@@ -227,24 +249,26 @@ def _checked(resources: BackupResources, parent_id: str, found: InstanceState) -
     chain = whole_chain(resources, parent_id)
     parent = chain[-1]
     if parent.instance_id != resources.instance_id:
-        raise ParentUnusable(f"parent {parent_id} is of instance {parent.instance_id}")
+        raise ParentUnusable(
+            f"parent {parent_id} is a backup of another instance, {parent.instance_id}"
+        )
     if parent.lineage != found.lineage:
         raise LineageChanged(
-            f"the datadir is not the one that parent {parent_id} was made from: it was "
-            "restored, replaced or rolled back since"
+            f"the datadir is not the one that parent {parent_id} was made from: it has since been "
+            "restored, replaced or rolled back"
         )
     if parent.to_lsn is None or parent.to_lsn > found.lsn:
         raise LineageChanged(
-            f"parent {parent_id} ends at LSN {parent.to_lsn}, the server is at {found.lsn}"
+            f"parent {parent_id} ends at LSN {parent.to_lsn}, but the server is at {found.lsn}"
         )
     if series(parent.server_version) != series(found.server.version):
         raise ParentUnusable(
-            f"parent {parent_id} is of server {parent.server_version}, "
-            f"this server is {found.server.version}"
+            f"parent {parent_id} is a backup of server version {parent.server_version}, but this "
+            f"server has version {found.server.version}"
         )
     if parent.engine != found.chosen.engine.name:
         raise ParentUnusable(
-            f"parent {parent_id} was made by {parent.engine}, "
-            f"this server is copied by {found.chosen.engine.name}"
+            f"parent {parent_id} was made by {parent.engine}, but this server is copied by "
+            f"{found.chosen.engine.name}"
         )
     return chain

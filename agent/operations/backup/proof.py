@@ -1,4 +1,4 @@
-"""The engine's stream as a source that ends only when it is proved to be a whole backup."""
+"""Read the engine's stream, and end it only after it is proved to be a complete backup."""
 
 import os
 from typing import NamedTuple
@@ -20,31 +20,30 @@ from agent.model import BinlogPosition
 from agent.operations.backup.completeness import Completeness, Tables
 from agent.operations.backup.diagnosis import DiagnosedRun
 
-# What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
+# Properties that `xtrabackup_info` must not state. mariadb-backup writes fewer of them.
 _WHOLE = ("partial", "compact", "compressed", "encrypted")
 _NOT_ASKED = (
-    "the agent doesn't ask for that: look for such an option in the option files of the machine "
+    "the agent doesn't set this option: look for it in the option files of the machine "
     "(mariadb-backup --print-defaults, xtrabackup --print-defaults)"
 )
 _SHORT_REDO = (
-    "a statement with a line 'Log sequence number' in it deceives the engine: look for it in SHOW "
-    "ENGINE INNODB STATUS, end that session and back up again"
+    "the engine reads a wrong LSN from a statement that contains a line 'Log sequence number': "
+    "look for it in SHOW ENGINE INNODB STATUS, end that session and back up again"
 )
 _MADE_AGAIN = (
-    "back up again; while a backup runs, make nothing again under the name of a dropped schema, or "
-    "of a dropped or replaced table that wasn't InnoDB's, and drop no schema out of which a table "
-    "was moved"
+    "back up again. While a backup runs, don't reuse the name of a dropped schema, or of a dropped "
+    "or replaced table that wasn't InnoDB's, and don't drop a schema out of which a table was moved"
 )
 
 _OPTION = (
-    "the engine copies it from the server's settings: give that option a plain value there, with "
-    "names of letters, digits and _ # @ $ . - only; of plugins those are taken that are called "
-    "..._key_management or provider_..."
+    "the engine copies this option from the server's settings: give it a plain value there, with "
+    "names of letters, digits and _ # @ $ . - only. The only plugins that a restore accepts are "
+    "named ..._key_management or provider_..."
 )
 
 
 class Proof(NamedTuple):
-    """What the stored stream says of itself."""
+    """The facts that a proved stream states about its backup."""
 
     checkpoints: Checkpoints
     binlog: BinlogPosition | None
@@ -55,13 +54,19 @@ class Proof(NamedTuple):
 
 
 class ProvedStream:
-    """Reads an engine's standard output and parses what passes.
+    """A source that reads an engine's standard output and parses it on the way.
 
-    `read_into` returns 0 only after the engine has exited well and said so itself, the
-    xbstream is whole, can be laid down and has the options that a restore takes, its LSNs are
-    those asked for, the engine says that it left nothing out, and `completeness` finds every
-    table in it. Its redo log reaches at
-    least to `server_lsn`, where the server was before the run.
+    `read_into` returns 0 only if all of these hold:
+
+    - The engine exited with success, and its log says so.
+    - The xbstream is complete, and mbstream can extract it.
+    - Its option file has only options that a restore accepts.
+    - Its LSNs are the requested ones.
+    - The engine states that it left nothing out.
+    - `completeness` finds every table in the stream.
+    - The copied redo log reaches at least to `server_lsn`, the server's LSN before the run.
+
+    `from_lsn` is the LSN at which an incremental begins, None for a full backup.
     """
 
     def __init__(
@@ -80,7 +85,10 @@ class ProvedStream:
         self.proof: Proof | None = None
 
     def read_into(self, buffer: memoryview) -> int:
-        """Fill the buffer; 0 at the proved end. Raises EngineError and StreamError."""
+        """Read into the buffer and return the number of bytes, 0 at the end of a proved stream.
+
+        Raise EngineError or StreamError if the engine fails or the stream can't be proved.
+        """
         while not self._mended:
             filled = self._fill(buffer)
             if not filled:
@@ -105,7 +113,7 @@ class ProvedStream:
         return filled
 
     def _prove(self) -> Proof:
-        # The engine's own failure explains a short stream, so it is asked first.
+        # First, because a failure of the engine explains a short stream.
         self._finish_engine()
         self._parser.finish()
         metadata = self._parser.metadata
@@ -134,13 +142,13 @@ class ProvedStream:
         try:
             self._run.finish()
         except EngineFailed as failed:
-            # its own words tell little where the server ended under it
+            # If the server ended during the backup, the engine's messages explain little.
             try:
                 self._completeness.tablespaces()
             except DatabaseUnreachable as gone:
                 raise DatabaseUnreachable(
-                    f"the database server went away during the backup: {failed}",
-                    hint="see the server's error log for why it ended, then back up again",
+                    f"the database server stopped during the backup: {failed}",
+                    hint="look in the server's error log for the reason, then back up again",
                 ) from gone
             raise
 
@@ -162,9 +170,9 @@ class ProvedStream:
             )
 
     def _check_info(self, info: dict[str, str]) -> None:
-        """Compare what the engine says it was asked for, in `xtrabackup_info`, with what it was.
+        """Check that `xtrabackup_info` states the backup that the agent requested.
 
-        An option file of the machine may have asked for less, or for another form.
+        An option file of the machine may have requested less data, or another form of it.
         """
         if "partial" not in info:
             raise StreamIncomplete("the stream holds no xtrabackup_info")
@@ -173,7 +181,7 @@ class ProvedStream:
             allowed = "Y" if name == "partial" and left_out else "N"
             if info.get(name, allowed) != allowed:
                 raise StreamIncomplete(
-                    f"the engine says that its backup is {name}: {name} = {info[name]}",
+                    f"the engine states that its backup is {name}: {name} = {info[name]}",
                     hint=_NOT_ASKED,
                 )
         lsns = (info.get("innodb_from_lsn"), info.get("incremental"))
@@ -185,42 +193,44 @@ class ProvedStream:
             )
 
     def _check_options(self, options: bytes) -> None:
-        """Judge the option file for the prepare as a restore does, which takes no other."""
+        """Check the option file for the prepare with the same rules as a restore."""
         try:
             safe_options(options)
         except ContentRefused as refused:
-            raise StreamInvalid(f"no restore takes this: {refused}", hint=_OPTION) from refused
+            raise StreamInvalid(
+                f"a restore would refuse this backup: {refused}", hint=_OPTION
+            ) from refused
 
     def _check_removed(self) -> None:
-        """Look for tables that the engine removed from the stream although they are there."""
+        """Check that the engine removed no table from the stream that still exists."""
         lost = self._parser.lost()
         if lost:
             raise StreamIncomplete(
-                f"the engine took {named(os.fsdecode(lost[0]))} for dropped, and left out a table "
-                "that is there",
+                f"the engine treated {named(os.fsdecode(lost[0]))} as dropped, and left out a "
+                "table that exists",
                 hint=_MADE_AGAIN,
             )
 
     def _check_renamed(self) -> None:
-        """Look for renames that the prepare of an incremental would get wrong."""
+        """Check that there are no renames that the prepare of an incremental would get wrong."""
         name = self._parser.confused() if self._from_lsn is not None else None
         if name is not None:
             raise StreamIncomplete(
                 f"{named(os.fsdecode(name) + '.ibd')} was renamed, and another got its name, while "
                 "this incremental was made: its restore would lose one of them",
-                hint="back up again; rename no tables in this way while an incremental is made, or "
-                "make a full backup, which holds them",
+                hint="back up again, and rename no tables in this way while an incremental is "
+                "made. Or make a full backup, which holds them",
             )
 
     def _check_definitions(self) -> None:
-        """Look for tables whose definition was copied, and whose data was not."""
+        """Check that no table is in the stream with its definition but without its data."""
         definitions = self._parser.without_data()
         broken = sorted(self._completeness.survey.broken(definitions)) if definitions else []
         if broken:
             raise StreamIncomplete(
                 f"of {len(broken)} tables only the definition is in the stream, not the data, "
                 f"{broken[-1]} among them",
-                hint="the engine loses a table that is renamed or made again while it copies it: "
+                hint="the engine loses a table that is renamed or recreated while it is copied: "
                 "back up at a quieter time",
             )
 
@@ -229,14 +239,14 @@ class ProvedStream:
         if misnamed is not None:
             raise StreamIncomplete(
                 f"the engine renamed a table's file under a wrong name, {misnamed!r}",
-                hint="rename no table with a sign or an umlaut in its name, or in that of its "
-                "schema, while a backup runs (InnoDB's are safe), and back up again",
+                hint="back up again, and while a backup runs, rename no table with a special "
+                "character or an umlaut in its name or its schema's name (InnoDB's are safe)",
             )
         hidden = self._parser.hidden
         if hidden is not None and not self._completeness.survey.hidden_allowed:
             raise StreamInvalid(
                 f"the stream holds {hidden!r}, and mbstream takes no name that begins with a dot",
-                hint="move what has such a name out of the datadir",
+                hint="move files and directories with such names out of the datadir",
             )
 
 

@@ -1,7 +1,8 @@
-"""A replica's SQL thread, which [engine] safe_slave_backup stops: it runs again after any end.
+"""Start a replica's SQL threads again after a backup, however the backup ended.
 
-The engine starts it again itself, unless it fails or is killed. What ran before is noted in
-a file, so that even an agent that was killed in the middle puts it back after its start.
+With [engine] safe_slave_backup the engine stops the SQL threads during a backup. It starts them
+again itself, unless it fails or is killed. The threads that ran before are noted in a file. So even
+an agent that was killed during the backup starts them again after its own restart.
 """
 
 import contextlib
@@ -20,9 +21,14 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def sql_thread_kept(resources: BackupResources) -> Iterator[None]:
-    """Around a run of the engine: what of the replica ran before it runs again after it.
+    """Run a block, and then start the replica's SQL threads that ran before it.
 
-    DatabaseError where the server can't be asked before; afterwards failures are only logged.
+    The block is a run of the engine. Does nothing without [engine] safe_slave_backup.
+
+    Raises:
+        DatabaseError: the server can't be queried before the block. A failure after the block is
+            only logged.
+        EngineFailed: the file that notes the threads can't be written.
     """
     if not resources.safe_slave_backup:
         yield
@@ -38,21 +44,29 @@ def sql_thread_kept(resources: BackupResources) -> Iterator[None]:
 
 
 def put_back(resources: BackupResources) -> None:
-    """Start the SQL threads that were noted, and forget them; where that fails, keep the note."""
+    """Start the SQL threads that are noted in the file, and remove the file.
+
+    A failure is only logged. If a thread can't be started, the file stays for the next call.
+    """
     file = _file(resources)
     try:
         channels = frozenset(map(str, json.loads(file.read_bytes())))
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        log.warning("%s can't be read, START REPLICA SQL_THREAD if need be: %s", file, error)
+        log.warning(
+            "cannot read %s: %s. If the replica's SQL thread is stopped, run START REPLICA "
+            "SQL_THREAD",
+            file,
+            error,
+        )
         return
     try:
-        # also where it seems to run: the engine's own STOP may still be on its way
+        # Even if a thread seems to run: the server may not have done the engine's STOP yet.
         resources.database.start_replica_sql(channels)
     except DatabaseError as error:
         log.warning(
-            "the replica's SQL thread may be stopped and could not be started: %s (%s)",
+            "cannot start the replica's SQL thread, which may be stopped: %s (%s)",
             error,
             error.hint,
         )
@@ -75,6 +89,6 @@ def _note(path: Path, channels: frozenset[str]) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise EngineFailed(
-            f"can't note in {path} that the replica's SQL thread runs: {error.strerror}",
+            f"cannot note in {path} that the replica's SQL thread runs: {error.strerror}",
             hint="check the free space and permissions of [agent] state_folder",
         ) from error

@@ -1,4 +1,4 @@
-"""A backup in the making looks at its own record: somebody may have deleted it meanwhile."""
+"""Watch the record of a running backup, because another process may delete the backup."""
 
 import logging
 
@@ -9,14 +9,16 @@ from agent.stop import Stop
 
 log = logging.getLogger(__name__)
 
-# One small GET each; a delete waits PATIENCE_SECONDS (operations/delete.py) to be noticed.
+# Between two reads, each of them one small GET. A delete waits PATIENCE_SECONDS
+# (operations/delete/family.py) for a running backup to notice it.
 WATCH_SECONDS = 3.0
-# A store may deny an object once that it has: only the second time in a row is believed.
+# A store may once report an object as missing although it has it. So the record counts as deleted
+# only if it is missing in this many reads in a row.
 _GONE_LOOKS = 2
 
 
 class Watch:
-    """Stops the making of a backup whose record isn't its own BUILDING one any more."""
+    """A watch that stops a backup if another process deletes or replaces its BUILDING record."""
 
     def __init__(self, catalogue: Catalogue, record: Record, stop: Stop) -> None:
         self._catalogue = catalogue
@@ -25,9 +27,10 @@ class Watch:
         self._gone = 0
 
     def look(self) -> None:
-        """Read the record once. What can't be read says nothing: the commit looks again.
+        """Read the record once, and request the stop if the backup may not go on.
 
-        But a token that has expired ends the backup: nothing can be stored any more.
+        A record that can't be read is ignored, because the commit reads it again. An expired token
+        ends the backup, because nothing can be stored with it.
         """
         with self._stop.guard():
             self._look()
@@ -40,7 +43,7 @@ class Watch:
             return
         except AgentError as error:
             if self._stop.cause is None:
-                log.info("the record of backup %s can't be looked at: %s", self._record.id, error)
+                log.info("cannot read the record of backup %s: %s", self._record.id, error)
             return
         self._gone = 0 if there else self._gone + 1
         cause = self._cause(there)

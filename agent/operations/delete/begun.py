@@ -1,4 +1,4 @@
-"""What an agent remembers of a delete that has begun, so that its report names all that went."""
+"""Remember the backups of a delete that has begun, so that its report names all of them."""
 
 import json
 from collections.abc import Sequence
@@ -6,14 +6,15 @@ from typing import NamedTuple, Self
 
 from agent.model import Record, utc_now
 
-# More are deleted, and not remembered by name.
+# The ids that are remembered. Backups beyond this number are deleted, but not named.
 _MOST = 10_000
 
 
 class BegunDelete(NamedTuple):
-    """The root as it was marked, and the ids of what goes with it, children before parents.
+    """The root as it was marked, and the ids of all backups in the delete.
 
-    `root` is None if the delete has not begun.
+    Children come before their parents, and the root is last. `root` is None if the delete has not
+    begun.
     """
 
     root: Record | None = None
@@ -21,7 +22,11 @@ class BegunDelete(NamedTuple):
 
     @classmethod
     def of(cls, text: str | None) -> Self:
-        """Return what `to_text` wrote; agents before this one wrote the record alone."""
+        """Return the delete that `to_text` wrote as `text`.
+
+        `text` is None if the delete has not begun. Earlier agents wrote only the line with the
+        record.
+        """
         if text is None:
             return cls()
         line, _, ids = text.partition("\n")
@@ -33,7 +38,7 @@ class BegunDelete(NamedTuple):
         return f"{record}\n{json.dumps(self.ids)}"
 
     def more(self, root: Record, ids: Sequence[str]) -> Self:
-        """Return this with what is to go, or went, besides; the root stays the last."""
+        """Return a copy with the given root and with more ids, in which the root stays last."""
         known = dict.fromkeys((*self.ids, *ids))
         known.pop(root.id, None)
         marked = root.model_copy(update={"updated": utc_now()})

@@ -1,9 +1,10 @@
-"""Delete a backup and all that descend from it.
+"""Delete a backup and all of its descendants.
 
-The root is marked DELETING first: from then on nothing is begun or completed on its chain.
-Then its descendants go, the deepest first, and it goes last. Of each backup the order is:
-record DELETING, object, segments and lists of every attempt, checks, record gone. So what
-has no record is gone altogether, and a delete that was cut off anywhere is repeated.
+The root is marked DELETING first. From then on no backup can begin or be completed on its chain.
+Then the descendants are deleted, the deepest first, and the root is deleted last. Each backup is
+deleted in this order: the record is marked DELETING, then the object, the segments and lists of
+every attempt, the checks and the record are removed. So a backup without a record is deleted
+completely, and a delete that was interrupted at any point can be repeated.
 """
 
 import logging
@@ -29,23 +30,33 @@ from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
-# How long whoever makes a backup has to say that it has stopped: it looks every 3 s
-# (operations/watch.py), the engine takes 3 s at most to end, then its segments go.
+# How long a delete waits for a running backup to report that it has stopped. The backup reads its
+# record every 3 s (operations/backup/watch.py), the engine takes at most 3 s to end, then the
+# segments are removed.
 PATIENCE_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
-# How often something may turn up anew below a root that is DELETING, or in a backup that is
-# being removed, before the delete gives up: once is a race, five times is a defect.
+# How many rounds a delete makes before it gives up. It needs another round if another backup
+# appears below a root that is DELETING, or if the record of a backup is written during its removal.
+# Once is a race, five times is a defect.
 _ROUNDS = 5
 
 
 class DeleteOperation:
-    """One delete of one backup and its descendants; `run` it once.
+    """One delete of one backup and its descendants.
 
-    `on_begin` is called with the root as it will be, before anything is changed. `meter`
-    counts the stored bytes that went. `at_rest` are attempts that nobody makes any more, so they
-    are not waited for. `children` tells the parent of each incremental that the journal knows: a
-    listing may lack them. `planned` are the ids of what is to go,
-    set before `on_begin`; `deleted` names the backups that are gone.
+    Call `run` once.
+
+    Args:
+        meter: counts the stored bytes that were removed.
+        on_begin: is called with the root, already DELETING, before the store is changed.
+        patience_seconds: how long to wait for running backups to stop.
+        at_rest: attempts that have ended, so the delete doesn't wait for them.
+        children: returns the parent's id for the id of each incremental in the journal. A listing
+            of the store may lack them.
+
+    Attributes:
+        planned: the ids of the backups to delete, set before `on_begin` is called.
+        deleted: the backups that were deleted.
     """
 
     def __init__(
@@ -75,22 +86,26 @@ class DeleteOperation:
         self.deleted: list[BackupNode] = []
 
     def family(self, backup_id: str) -> Family:
-        """What `run` would delete; nothing is changed.
+        """Return the backups that `run` would delete, without changing the store.
 
-        BackupUnknown, RecordDamaged where its own record can't be trusted, KeyNotHere where
-        its own or a descendant's can't be checked.
+        Raises:
+            BackupUnknown: the backup has no record.
+            RecordDamaged: the record of the backup can't be trusted.
+            KeyNotHere: no key on this machine can check the record of the backup or of a
+                descendant.
         """
         self._store.open(create=False)
         return self._look(self._root(backup_id))
 
     def run(self, backup_id: str) -> Record:
-        """Delete; return the root's last record. Errors as of `family`, before anything goes.
+        """Delete the backup and its descendants, and return the root's last record.
 
-        BackupBusy where backups keep appearing below the root.
+        Raise the errors of `family`, before anything is removed. Raise BackupBusy if new backups
+        keep appearing below the root, or if another process keeps writing the record of a backup.
         """
         self._store.open(create=False)
         root = self._root(backup_id)
-        self.planned = [kin.id for kin in self._look(root).plan()]
+        self.planned = [node.id for node in self._look(root).plan()]
         root = root.model_copy(update={"status": BackupStatus.DELETING})
         self._on_begin(root)
         root = self._condemn(backup_id) or root
@@ -105,20 +120,23 @@ class DeleteOperation:
             return self._catalogue.need(backup_id)
         except RecordDamaged as error:
             raise RecordDamaged(
-                f"{error}, so nobody can tell whether it is to be deleted",
-                hint="if it is, remove by hand what descends from it, then "
+                f"{error}, so the agent can't tell if it may delete this backup",
+                hint="to delete it all the same, remove its descendants by hand, then "
                 f"{object_name(backup_id)}, everything under {backup_prefix(backup_id)} in the "
                 f"segment container, and {record_name(backup_id)} last",
             ) from error
 
     def _look(self, root: Record) -> Family:
-        """The family by the records as they are now; KeyNotHere where a key is missing."""
+        """Read all records and return the root's family.
+
+        Raise KeyNotHere if the key for the record of a descendant is missing.
+        """
         family = Family(root, self._rows())
         known, asked = self._known_children(), set(family.members)
-        # a child that is found may have children that were listed, or that the journal knows
+        # A child from the journal may have children itself, in the listing or in the journal.
         while hidden := [child for child in known if known[child] in asked and child not in asked]:
             asked.update(hidden)
-            family.add(row for child in hidden for row in self._again(child))
+            family.add(row for child in hidden for row in self._read_by_name(child))
             asked.update(family.members)
         self._warn(root, family)
         family.check()
@@ -129,36 +147,52 @@ class DeleteOperation:
         for claim in fresh:
             self._warned.add(claim.id)
             log.warning(
-                "backup %s claims to descend from backup %s, but its record fails its MAC: "
-                "it is left as it is",
+                "backup %s claims to descend from backup %s, but its record fails its MAC, so it "
+                "is not deleted",
                 claim.id,
                 root.id,
             )
         if fresh and family.bad_count > len(family.bad):
-            log.warning("and so do %d more", family.bad_count - len(family.bad))
+            log.warning(
+                "%d more backups claim the same with records that fail their MAC",
+                family.bad_count - len(family.bad),
+            )
 
     def _rows(self) -> Iterator[ListedRecord]:
-        """All records. One that the store failed on might be a descendant: it is asked again."""
+        """Yield all records.
+
+        A record that the store failed to return may be one of a descendant, so it is read again.
+        """
         for row in self._catalogue.records():
             self._stop.check()
             if row.record is not None:
                 yield row
                 continue
-            yield from self._again(row.backup_id)
+            yield from self._read_by_name(row.backup_id)
 
-    def _again(self, backup_id: str) -> Iterator[ListedRecord]:
-        """Read one record past the listing, if there is one."""
+    def _read_by_name(self, backup_id: str) -> Iterator[ListedRecord]:
+        """Yield the record of a backup, read by its name and not from the listing.
+
+        Yield nothing if there is no record, or if it can't be read.
+        """
         self._stop.check()
         try:
             row = self._catalogue.look(backup_id)
         except (StoreMismatch, StoreRejected) as error:
-            log.warning("whose child backup %s is can't be read: %s", backup_id, error)
+            log.warning(
+                "cannot read the record of backup %s, so its parent is unknown: %s",
+                backup_id,
+                error,
+            )
             return
         if row is not None:
             yield row
 
     def _delete_descendants(self, root: Record) -> None:
-        """Delete until a look after the root was marked finds none; the root has stopped, too."""
+        """Delete the root's descendants until no more are found, and wait for the root to stop.
+
+        The root is marked DELETING before. Raise BackupBusy if new descendants keep appearing.
+        """
         for _ in range(_ROUNDS):
             self._stop.check()
             plan = self._look(root).plan()
@@ -166,24 +200,31 @@ class DeleteOperation:
             *descendants, _ = plan
             if not descendants:
                 return
-            for kin in descendants:
-                self._delete(kin.id)
-                self.deleted.append(kin)
-        raise BackupBusy(f"backups keep appearing on top of backup {root.id}")
+            for node in descendants:
+                self._delete(node.id)
+                self.deleted.append(node)
+        raise BackupBusy(f"new backups keep appearing on top of backup {root.id}")
 
     def _end_running(self, plan: Sequence[BackupNode]) -> None:
-        """Have those that may be in the making stopped, and wait until they say so."""
+        """Stop the backups that may be running, and wait until their records show that they ended.
+
+        After `patience_seconds` the delete goes on without them.
+        """
         waiting: dict[str, str] = {}
-        for kin in plan:
-            if kin.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
-                record = self._condemn(kin.id)
+        for node in plan:
+            if node.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
+                record = self._condemn(node.id)
                 if record and _may_run(record) and record.attempt not in self._waited:
                     waiting[record.id] = record.attempt
         self._waited.update(waiting.values())
         deadline = time.monotonic() + self._patience_seconds
         while waiting := {i: a for i, a in waiting.items() if not self._has_stopped(i, a)}:
             if time.monotonic() > deadline:
-                log.warning("nobody says that %s stopped: deleted all the same", ", ".join(waiting))
+                log.warning(
+                    "these backups have not reported that they stopped, and are deleted all the "
+                    "same: %s",
+                    ", ".join(waiting),
+                )
                 return
             self._stop.wait(_LOOK_SECONDS)
 
@@ -194,7 +235,10 @@ class DeleteOperation:
         )
 
     def _delete(self, backup_id: str) -> None:
-        """Remove one backup that has no descendants; nothing happens where it is gone."""
+        """Delete one backup that has no descendants, if it isn't deleted already.
+
+        Raise BackupBusy if another process keeps writing its record.
+        """
         for _ in range(_ROUNDS):
             self._stop.check()
             if self._condemn(backup_id) is None:
@@ -203,18 +247,19 @@ class DeleteOperation:
             reached(Point.DELETE_BYTES)
             self._stop.check()
             there = self._catalogue.read(backup_id)
-            # else somebody who had not seen the mark wrote the record once more
+            # Else another process, which had not seen the mark, has written the record again.
             if there is None or there.status is BackupStatus.DELETING:
                 self._catalogue.forget(backup_id)
                 reached(Point.DELETE_FORGOTTEN)
                 log.info("backup %s is deleted", backup_id)
                 return
-        raise BackupBusy(f"the record of backup {backup_id} keeps being written by someone else")
+        raise BackupBusy(f"another process keeps writing the record of backup {backup_id}")
 
     def _condemn(self, backup_id: str) -> Record | None:
-        """Mark a backup DELETING; where the store lacks room even for that, its object makes some.
+        """Mark a backup DELETING and return its record, None if the backup is deleted.
 
-        Our own readers don't need the object, so a backup whose delete ends there is whole.
+        If the store is too full for the record, remove the backup's object first. The agent's
+        readers don't need the object. So if the delete ends there, the backup is still complete.
         """
         try:
             return self._catalogue.condemn(backup_id)
@@ -239,5 +284,5 @@ class DeleteOperation:
 
 
 def _may_run(record: Record) -> bool:
-    """Whether someone may be making it: it was neither completed nor given up."""
+    """Return True if a backup may be running, because it was neither completed nor given up."""
     return record.stored is None and record.error is None

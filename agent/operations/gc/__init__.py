@@ -1,1 +1,1 @@
-"""Find and remove what belongs to no backup."""
+"""Find and remove stored objects that belong to no backup."""

@@ -1,13 +1,17 @@
-"""Remove what belongs to no backup: orphans of this instance, by the rules of orphans.py.
+"""Remove the orphans of this instance: stored objects that belong to no backup.
 
-It may run beside the daemon, and beside another of its kind. Nothing is touched that changed
-within a day by the store's own clock; a BUILDING or DELETING backup only where the journal has
-no task for it. What is to go was found by name, so an attempt that begins meanwhile is not among
-it; and right before each backup's removal its record is read again, and must be what it was.
-Where there is none, two reads some time apart have to say so, and the store's listing.
+The rules for orphans are in orphans.py. A collection may run beside the daemon, and beside another
+collection. These rules make that safe:
 
-The record says FAILED before a backup's bytes go, and of those the object goes first and the
-segments last: what is left when this ends anywhere is an orphan still, for the next run.
+- Objects that changed within a day, by the store's own clock, stay.
+- A BUILDING or DELETING backup is an orphan only if the journal has no task for it.
+- Orphans are found by their names first. So an attempt that begins later is not among them.
+- Right before the removal of each backup its record is read again, and must be unchanged.
+- A backup has no record only if two reads, some time apart, and the store's listing find none.
+
+The record of a BUILDING backup is marked FAILED before its bytes are removed. The object is removed
+first and the segments last. So if a collection ends at any point, the rest is still an orphan for
+the next collection.
 """
 
 import logging
@@ -37,8 +41,8 @@ from agent.operations.gc.orphans import (
     BackupObjects,
     Orphan,
     OrphanKind,
-    moment,
-    piles,
+    stored_backups,
+    unix_seconds,
     with_record,
     without_record,
 )
@@ -51,23 +55,30 @@ from agent.store.protocol import Container, Store, StoredObject
 
 log = logging.getLogger(__name__)
 
-# Between two reads that are to find no record: an answer of one moment is no proof.
+# Between the two reads that must find no record, because one read is no proof.
 GAP_SECONDS: Final = 2.0
-# Orphans that are known before the first of them goes.
+# Orphans that are found before the first of them is removed.
 _BATCH: Final = 1000
-_CUT_OFF: Final = ErrorInfo.of(
-    Interrupted("the backup was cut off, and no task is at work on it any more")
+_INTERRUPTED: Final = ErrorInfo.of(
+    Interrupted("the backup was interrupted, and no task is working on it any more")
 )
-CHANGED: Final = "it has changed since it was looked at"
+CHANGED: Final = "it has changed since the collection first read it"
 
 
 class GcOperation:
-    """One collection in one store; `run` it once.
+    """One collection in one store.
 
-    `busy` tells the ids of the backups that unfinished tasks are about, None where there is no
-    journal; `children` the parent of each incremental that the journal knows. With `dry_run`
-    nothing is changed. After a run `young` is how many backups have something that may be an
-    orphan and was touched within a day; `broken` names the COMPLETED ones that lack an ancestor.
+    Call `run` once. With `dry_run` nothing is changed.
+
+    Args:
+        busy: returns the ids of the backups of all unfinished tasks, None if there is no journal.
+        children: returns the parent's id for the id of each incremental in the journal.
+        gap_seconds: the time between the two reads that must find no record.
+
+    Attributes:
+        young: after a run, the number of backups with objects that may be orphans, but that were
+            touched within a day.
+        broken: after a run, the COMPLETED backups that lack an ancestor.
     """
 
     def __init__(
@@ -98,16 +109,19 @@ class GcOperation:
         self.broken: list[Unrestorable] = []
 
     def run(self) -> Iterator[Orphan]:
-        """Collect, and tell of each orphan what became of it: it is gone, or left alone.
+        """Remove the orphans, and yield each one, removed or left alone.
 
-        StoreError where the store can't be asked or refuses, JournalError where the journal
-        can't be read; whatever was not told of is untouched then, but perhaps the next one.
+        Raises:
+            StoreError: the store doesn't answer, or refuses a request.
+            JournalError: the journal can't be read.
+
+        After an error, orphans that were not yielded are untouched, except perhaps the next one.
         """
         try:
             self._store.open(create=False)
             self._now = self._store.clock()
         except StoreNotFound as error:
-            log.info("there is nothing to collect: %s", error)
+            log.info("there are no orphans to collect: %s", error)
             return
         found = self._find()
         while batch := list(islice(found, _BATCH)):
@@ -115,33 +129,38 @@ class GcOperation:
         self.broken = self._ancestry.broken(self._catalogue.look)
 
     def _find(self) -> Iterator[Orphan]:
-        for pile in piles(self._store, self._catalogue):
+        for stored in stored_backups(self._store, self._catalogue):
             self._stop.check()
-            if pile.listed is not None:
-                self._ancestry.add(pile.listed)
-            orphan, youngest = self._judge(pile)
+            if stored.listed is not None:
+                self._ancestry.add(stored.listed)
+            orphan, youngest = self._judge(stored)
             if orphan and self._now - youngest < AGE_SECONDS:
                 self.young += 1
             elif orphan:
                 yield orphan
 
-    def _judge(self, pile: BackupObjects) -> tuple[Orphan | None, float]:
-        """Return what may go of a pile, and when anything of it was touched last."""
-        listed = pile.listed
+    def _judge(self, stored: BackupObjects) -> tuple[Orphan | None, float]:
+        """Return the orphan among a backup's objects, and the Unix time of the last change.
+
+        The orphan is None if there is none.
+        """
+        listed = stored.listed
         if listed is None or listed.record is None:
-            orphan = without_record(pile, self._instance_id)
+            orphan = without_record(stored, self._instance_id)
             if orphan is None:
-                return None, pile.youngest  # nothing in it is known to be this instance's
+                return None, stored.youngest  # no object is known to belong to this instance
             try:
-                listed = self._catalogue.look(pile.backup_id)
+                listed = self._catalogue.look(stored.backup_id)
             except (StoreMismatch, StoreRejected) as error:
-                return orphan.left(f"its record can't be read: {error}"), pile.youngest
+                return orphan.left(f"cannot read its record: {error}"), stored.youngest
             if listed is None:
-                return orphan, pile.youngest
-        # the record may be of a later moment than the listing, which says nothing of its age then
-        youngest = max(pile.youngest, moment(listed.record.updated) if listed.record else -math.inf)
+                return orphan, stored.youngest
+        # The record may be newer than the listing, so the time in the record counts as well.
+        youngest = max(
+            stored.youngest, unix_seconds(listed.record.updated) if listed.record else -math.inf
+        )
         idle_seconds = self._now - youngest
-        orphan = with_record(pile, listed, self._instance_id, self._busy(), idle_seconds)
+        orphan = with_record(stored, listed, self._instance_id, self._busy(), idle_seconds)
         return orphan, youngest
 
     def _collect(self, batch: list[Orphan]) -> Iterator[Orphan]:
@@ -153,7 +172,7 @@ class GcOperation:
             yield orphan if orphan.what is OrphanKind.LEFT_ALONE else self._take(orphan)
 
     def _take(self, orphan: Orphan) -> Orphan:
-        """Remove an orphan, if it is one still."""
+        """Remove an orphan, if it is still one, and return it with its outcome."""
         try:
             if not self._unchanged(orphan):
                 return orphan.left(CHANGED)
@@ -162,10 +181,10 @@ class GcOperation:
             else:
                 self._remove(orphan)
         except BackupUnknown:
-            return orphan  # somebody else has finished it
+            return orphan  # another process has finished the delete
         except (Fenced, DataError, BackupBusy) as error:
             return orphan.left(str(error))
-        log.info("removed what was left of backup %s: %s", orphan.backup_id, orphan.why)
+        log.info("removed the orphaned objects of backup %s: %s", orphan.backup_id, orphan.why)
         reached(Point.GC_REMOVED)
         return orphan
 
@@ -185,12 +204,12 @@ class GcOperation:
         self._remove_bytes(orphan)
 
     def _give_up(self, orphan: Orphan, record: Record) -> None:
-        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _CUT_OFF}
+        update = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": _INTERRUPTED}
         failed = record.model_copy(update=update)
         try:
             self._catalogue.write(failed)
         except StoreFull:
-            # nobody can complete it, and what fills the store may be its own bytes
+            # No task can complete the backup, and its own bytes may be what fills the store.
             self._remove_bytes(orphan)
             self._catalogue.write(failed)
 
@@ -200,11 +219,11 @@ class GcOperation:
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
             each_segment(self._store, prefix, self._connections, self._remove_segment)
-        self._catalogue.retract(orphan.backup_id, orphan.attempts, _CUT_OFF)
+        self._catalogue.retract(orphan.backup_id, orphan.attempts, _INTERRUPTED)
 
     def _remove_segment(self, row: StoredObject) -> None:
         self._stop.check()
-        old = self._now - moment(row.modified) >= AGE_SECONDS
+        old = self._now - unix_seconds(row.modified) >= AGE_SECONDS
         if old and attempt_in(row.name) is not None:
             self._store.delete(Container.SEGMENTS, row.name)
 
@@ -215,7 +234,7 @@ class GcOperation:
             connections=self._connections,
             meter=Meter(),
             stop=self._stop,
-            on_begin=lambda record: log.info("delete of backup %s goes on", record.id),
+            on_begin=lambda record: log.info("continuing the delete of backup %s", record.id),
             children=self._children,
             at_rest=[orphan.record.attempt] if orphan.record else (),
         ).run(orphan.backup_id)

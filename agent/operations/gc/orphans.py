@@ -1,9 +1,10 @@
-"""What in a store belongs to no backup any more, told from what lies there: it changes nothing.
+"""Find stored objects that belong to no backup, and change nothing in the store.
 
-All that is stored under one backup's id is looked at together, and only once all of it has been
-untouched for a day by the store's own clock. What counts as this instance's: attempts with its
-mark (agent/records/object_names.py), and those that a record of this instance names. A record is
-believed only with a good MAC; what one without would give up is told, and left alone.
+All objects under one backup's id are judged together, and only if none of them changed within a
+day, by the store's own clock. An attempt belongs to this instance if it has the instance's mark
+(agent/records/object_names.py), or if a record of this instance names it. A record is trusted only
+if its MAC is good. Objects that are orphans only by a record that can't be trusted are reported and
+left alone.
 """
 
 import math
@@ -31,16 +32,19 @@ from agent.records.object_names import (
 from agent.store.protocol import Container, Store, StoredObject
 
 AGE_SECONDS: Final = 24 * 3600.0
-# Without a journal nobody can say that no task is at work on a BUILDING backup. No backup takes
-# this long, and one that is stored touches its segments all the time.
+# For BUILDING backups if there is no journal, because then a task may still be working on them. No
+# backup takes this long, and a running backup stores segments all the time.
 AGE_WITHOUT_JOURNAL_SECONDS: Final = 7 * 24 * 3600.0
 _UUID_LENGTH: Final = 36
-# Attempts of one backup that are told apart: far more than any agent makes.
-_MOST: Final = 10_000
+# Attempts of one backup that are counted separately. No agent makes nearly as many.
+_MOST_ATTEMPTS: Final = 10_000
 
 
 class OrphanKind(StrEnum):
-    """Why something is an orphan; LEFT_ALONE is what would be one if somebody could tell."""
+    """The reason why objects are an orphan.
+
+    LEFT_ALONE means that they may be an orphan, but that this can't be decided for certain.
+    """
 
     NO_RECORD = "no record"
     OLDER_ATTEMPT = "older attempt"
@@ -51,7 +55,8 @@ class OrphanKind(StrEnum):
     LEFT_ALONE = "left alone"
 
 
-# What a record says of bytes that nobody needs, once no task is at work on them.
+# The statuses of records of unfinished backups. No backup needs their bytes after all tasks on them
+# have ended.
 _UNFINISHED: Final = {
     BackupStatus.FAILED: OrphanKind.GIVEN_UP,
     BackupStatus.CANCELLED: OrphanKind.GIVEN_UP,
@@ -61,10 +66,11 @@ _UNFINISHED: Final = {
 
 
 class Orphan(NamedTuple):
-    """What goes, or is left alone, of one backup: `objects` in number, `stored_bytes` together.
+    """The orphaned objects of one backup, to be removed or left alone.
 
-    `names` are on the shelf of objects, `attempts` on that of segments. `record` is the one by
-    which it was judged; where it has become another one, the judgement is void.
+    `objects` is their number, `stored_bytes` is their size together. `names` are in the container
+    of objects, `attempts` are in the container of segments. The decision rests on `record`. If the
+    record changes, the decision is void.
     """
 
     what: OrphanKind
@@ -77,7 +83,7 @@ class Orphan(NamedTuple):
     record: Record | None = None
 
     def left(self, why: str) -> "Orphan":
-        """The same as something that stays, and why."""
+        """Return this orphan as one that is left alone, with the reason."""
         return self._replace(what=OrphanKind.LEFT_ALONE, why=why)
 
 
@@ -93,10 +99,10 @@ class _Tally:
 
 @dataclass
 class BackupObjects:
-    """All that is stored under one backup's id; of its segments only how many and how large.
+    """All objects under one backup's id, with only the number and the size of its segments.
 
-    `youngest` is when anything but its checks was written last, in Unix seconds; `unknown` says
-    whether anything lies there that no version of this program has a name for.
+    `youngest` is the time of the last write to any object except the checks, in Unix seconds.
+    `unknown` is True if there is an object with a name that no version of this program uses.
     """
 
     backup_id: str
@@ -107,15 +113,17 @@ class BackupObjects:
     attempts: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
     def add(self, row: ListedRecord | StoredObject, shelf: Container) -> None:
-        """Take the record, or count one row of the store's listing."""
+        """Note the record, or count one row of the store's listing."""
         if isinstance(row, ListedRecord):
             self.listed = row
             return
         if row.name != checks_name(self.backup_id):
-            # a verify run touches no more than the checks, and may come every day
-            self.youngest = max(self.youngest, moment(row.modified))
+            # The checks don't count, because a verify run writes only them, perhaps every day.
+            self.youngest = max(self.youngest, unix_seconds(row.modified))
         attempt = attempt_in(row.name) if shelf is Container.SEGMENTS else None
-        if attempt is not None and (attempt in self.attempts or len(self.attempts) < _MOST):
+        if attempt is not None and (
+            attempt in self.attempts or len(self.attempts) < _MOST_ATTEMPTS
+        ):
             self.attempts[attempt].add(row.size)
         elif shelf is Container.OBJECTS and row.name in _known_names(self.backup_id):
             self.objects[row.name] = row.size
@@ -123,11 +131,11 @@ class BackupObjects:
             self.unknown = True
 
     def marked(self, instance_id: str) -> frozenset[str]:
-        """The attempts that are the instance's by their own mark."""
+        """Return the attempts that have the mark of the instance."""
         return frozenset(one for one in self.attempts if attempt_of(one, instance_id))
 
     def of_self_test(self, instance_id: str) -> bool:
-        """Whether a self-test of the instance made it."""
+        """Return True if a self-test of the instance made these objects."""
         return attempt_of(self.backup_id, instance_id) and (
             SELF_TEST in self.attempts
             or any(name in self.objects for name in _self_test_names(self.backup_id))
@@ -135,7 +143,7 @@ class BackupObjects:
 
     @property
     def has_record(self) -> bool:
-        """Whether the store's listing shows a record."""
+        """Return True if the store's listing shows a record."""
         return record_name(self.backup_id) in self.objects
 
     def orphan(
@@ -147,19 +155,20 @@ class BackupObjects:
         names: tuple[str, ...] = (),
         record: Record | None = None,
     ) -> Orphan:
-        """What goes of it: those attempts, and the objects of those names that are there."""
+        """Return an orphan with those of `attempts` and `names` that are in the store."""
         going = tuple(sorted(one for one in attempts if one in self.attempts))
         there = tuple(name for name in names if name in self.objects)
         count = sum(self.attempts[one].count for one in going) + len(there)
         size = sum(self.attempts[one].size for one in going)
-        size += sum(self.objects[name] for name in there if not _joins(self.backup_id, name))
+        size += sum(self.objects[name] for name in there if not _only_joins(self.backup_id, name))
         return Orphan(what, self.backup_id, going, there, count, size, why, record)
 
 
-def piles(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
-    """The store by backup ids, in their order: never more than one in memory, and its neighbours.
+def stored_backups(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
+    """Yield the objects of each backup in the store, in order of backup ids.
 
-    StoreError where a listing fails; some records may come from the catalogue's cache.
+    Only one backup and its neighbours are in memory at a time. Some records may come from the
+    catalogue's cache. Raise StoreError if a listing fails.
     """
     rows = merge(
         _rows(store, Container.OBJECTS),
@@ -168,10 +177,10 @@ def piles(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects]:
         key=attrgetter("backup_id"),
     )
     for backup_id, group in groupby(rows, key=attrgetter("backup_id")):
-        pile = BackupObjects(backup_id)
+        stored = BackupObjects(backup_id)
         for row in group:
-            pile.add(row.found, row.shelf)
-        yield pile
+            stored.add(row.found, row.shelf)
+        yield stored
 
 
 class _Row(NamedTuple):
@@ -190,52 +199,52 @@ def _rows(store: Store, shelf: Container) -> Iterator[_Row]:
             yield _Row(backup_id, row, shelf)
 
 
-def without_record(pile: BackupObjects, instance_id: str) -> Orphan | None:
-    """The orphan in a pile of which no read finds a record."""
-    backup_id = pile.backup_id
-    marked = pile.marked(instance_id)
-    if pile.of_self_test(instance_id) and not (marked or pile.has_record):
-        return pile.orphan(
+def without_record(stored: BackupObjects, instance_id: str) -> Orphan | None:
+    """Return the orphan among the objects of a backup without a record, None if there is none."""
+    backup_id = stored.backup_id
+    marked = stored.marked(instance_id)
+    if stored.of_self_test(instance_id) and not (marked or stored.has_record):
+        return stored.orphan(
             OrphanKind.SELF_TEST,
-            "a self-test was ended before it had removed it",
+            "a self-test ended before it had removed these objects",
             attempts=frozenset({SELF_TEST}),
             names=_self_test_names(backup_id),
         )
     if not marked:
         return None
-    names = () if _shared(pile, marked) else (*_object_names(backup_id), checks_name(backup_id))
-    orphan = pile.orphan(
-        OrphanKind.NO_RECORD, "there is no record of it", attempts=marked, names=names
+    names = () if _shared(stored, marked) else (*_object_names(backup_id), checks_name(backup_id))
+    orphan = stored.orphan(
+        OrphanKind.NO_RECORD, "the backup has no record", attempts=marked, names=names
     )
-    if pile.has_record:
-        return orphan.left("the listing shows a record, but it can't be found")
+    if stored.has_record:
+        return orphan.left("the listing shows a record, but the store doesn't find it")
     return orphan
 
 
 def with_record(
-    pile: BackupObjects,
+    stored: BackupObjects,
     listed: ListedRecord,
     instance_id: str,
     busy: frozenset[str] | None,
     idle_seconds: float,
 ) -> Orphan | None:
-    """The orphan in a pile that has a record; None where all of it is as it should be.
+    """Return the orphan among the objects of a backup with a record, None if there is none.
 
-    `busy` are the ids of backups that tasks are at work on, None where nobody knows;
-    `idle_seconds` is how long nothing of it was touched.
+    `busy` are the ids of the backups that unfinished tasks are working on, None if there is no
+    journal. `idle_seconds` is the time since the last change of any of the objects.
     """
-    record, marked = listed.record, pile.marked(instance_id)
+    record, marked = listed.record, stored.marked(instance_id)
     if record is None:
         why = str(listed.failure) if listed.failure else _distrust(listed.state)
-        orphan = pile.orphan(OrphanKind.LEFT_ALONE, why, attempts=marked)
+        orphan = stored.orphan(OrphanKind.LEFT_ALONE, why, attempts=marked)
         return orphan if marked else None
     kind = _UNFINISHED.get(record.status) if record.instance_id == instance_id else None
     if kind is not None:
-        orphan = _unfinished(pile, record, marked | {record.attempt}, busy, idle_seconds)
+        orphan = _unfinished(stored, record, marked | {record.attempt}, busy, idle_seconds)
     else:
         older = marked - {record.attempt}
         why = f"the backup's record names the attempt {record.attempt}"
-        orphan = pile.orphan(OrphanKind.OLDER_ATTEMPT, why, attempts=older, record=record)
+        orphan = stored.orphan(OrphanKind.OLDER_ATTEMPT, why, attempts=older, record=record)
     if not orphan.objects and kind not in (OrphanKind.INTERRUPTED, OrphanKind.DELETING):
         return None
     if listed.state is not RecordState.OK:
@@ -244,32 +253,35 @@ def with_record(
 
 
 def _unfinished(
-    pile: BackupObjects,
+    stored: BackupObjects,
     record: Record,
     ours: frozenset[str],
     busy: frozenset[str] | None,
     idle_seconds: float,
 ) -> Orphan:
     what, why = _UNFINISHED[record.status], f"the backup's record says {record.status}"
-    names = () if _shared(pile, ours) else _object_names(record.id)
-    if what is OrphanKind.DELETING:  # somebody asked for all of it to go
-        ours = frozenset(pile.attempts)
+    names = () if _shared(stored, ours) else _object_names(record.id)
+    if what is OrphanKind.DELETING:  # a delete task has requested that all of it is removed
+        ours = frozenset(stored.attempts)
         names = (*_object_names(record.id), checks_name(record.id), record_name(record.id))
-    orphan = pile.orphan(what, why, attempts=ours, names=names, record=record)
+    orphan = stored.orphan(what, why, attempts=ours, names=names, record=record)
     if busy is not None and record.id in busy:
-        return orphan.left(f"{why}, and a task of the journal is at work on it")
+        return orphan.left(f"{why}, and a task in the journal is working on it")
     if (
         busy is None
         and what is OrphanKind.INTERRUPTED
         and idle_seconds < AGE_WITHOUT_JOURNAL_SECONDS
     ):
-        return orphan.left(f"{why}, and without a journal it counts after 7 days only")
+        return orphan.left(f"{why}, and without a journal it is an orphan only after 7 days")
     return orphan
 
 
-def _shared(pile: BackupObjects, ours: frozenset[str]) -> bool:
-    """Whether more lies there than is ours: then nobody knows whose object joins what."""
-    return pile.unknown or not ours.issuperset(pile.attempts)
+def _shared(stored: BackupObjects, ours: frozenset[str]) -> bool:
+    """Return True if the backup has unknown objects or attempts besides `ours`.
+
+    Then the object may join the segments of any of these attempts.
+    """
+    return stored.unknown or not ours.issuperset(stored.attempts)
 
 
 def _distrust(state: RecordState) -> str:
@@ -297,13 +309,16 @@ def _known_names(backup_id: str) -> tuple[str, ...]:
     )
 
 
-def _joins(backup_id: str, name: str) -> bool:
-    """Whether its bytes are those of segments, which are counted already."""
+def _only_joins(backup_id: str, name: str) -> bool:
+    """Return True if the object only joins segments, so that its bytes are counted already."""
     return name in (*_object_names(backup_id), f"{backup_id}.{SELF_TEST}-manifest")
 
 
-def moment(modified: str) -> float:
-    """Unix seconds of a listing's time, which is UTC; what can't be read is never old enough."""
+def unix_seconds(modified: str) -> float:
+    """Return a time from a listing, which is in UTC, in Unix seconds.
+
+    Return infinity if the time can't be read, so that the object is never old enough.
+    """
     try:
         read = datetime.fromisoformat(modified)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Restore a chain of backups as a datadir."""
+"""Restore a chain of backups into a datadir."""

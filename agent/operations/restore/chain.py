@@ -1,8 +1,8 @@
-"""Bring a chain back as a datadir that a server can start on.
+"""Restore a chain of backups into a datadir that a server can start on.
 
-The full backup is extracted into a folder of the restore's own in the target and prepared;
-each incremental is extracted beside it, applied, and removed. What is whole is moved up into
-the target; on a failure nothing is left there.
+The full backup is extracted into the restore's own directory inside the target, and prepared.
+Each incremental is extracted beside it, applied, and removed. The complete datadir is then moved
+up into the target. After a failure nothing of the restore is left there.
 """
 
 import logging
@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class RestoreOperation:
-    """One restore of one chain; `run` it once.
+    """One restore of one chain.
 
-    `run_id` (a UUID) names its folder in the target, for whoever clears up after a crash;
-    `on_whole` is called with the backup's record when a whole datadir is there and on the disk,
-    right before it is moved up.
+    Call `run` once. `run_id` (a UUID) is in the name of the restore's own directory in the target.
+    The cleanup after a crash finds that directory by this id. None means a random id. `on_whole` is
+    called with the backup's record right before the datadir is moved up. By then the datadir is
+    complete and on the disk.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class RestoreOperation:
         self._extraction = Extraction(self._resources, meter, stop)
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
-        """Restore into `target`, an absolute path that is empty or missing; return the chain.
+        """Restore the chain of a backup into `target`, and return the chain.
 
-        Everything that can be refused is refused before a byte is written.
+        `target` is the absolute path of a directory that is empty or missing. A restore that must
+        be refused is refused before the first byte is written.
         """
         self._resources.store.open(create=False)
         chain = self._resources.catalogue.chain(backup_id)
@@ -68,37 +70,45 @@ class RestoreOperation:
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
         work = RestoreWorkdir(target, self._run_id, restore_user(target, datadirs))
-        made = not target.exists()
+        target_was_missing = not target.exists()
         with ExitStack() as undo:
-            undo.callback(self._undo, work, remove=made)
+            undo.callback(self._undo, work, remove_target=target_was_missing)
             work.make()
             with space_watched(work.folder, reserve, self._stop):
                 self._restore(engine.run_as(work.user), chain, openings, work)
             work.sync()
-            # a cancel that came while the disk wrote still ends it, a later one comes too late
+            # A cancel before this line ends the restore, also one that came during the sync. A
+            # later cancel has no effect.
             self._stop.ignore()
             self._on_whole(chain[-1])
             work.move_up()
             undo.pop_all()
         return chain
 
-    def _undo(self, work: RestoreWorkdir, *, remove: bool) -> None:
-        """Remove what was made after a failure; raises the stop's cause where there is one."""
+    def _undo(self, work: RestoreWorkdir, *, remove_target: bool) -> None:
+        """Remove everything that the restore made, after a failure.
+
+        Raise the cause of the stop if the restore was stopped.
+        """
         try:
             work.remove()
-            if remove:
-                # not where somebody put something there meanwhile
+            if remove_target:
+                # The target stays if another process has put a file there during the restore.
                 with suppress(TargetRefused):
                     work.remove_target()
         except TargetRefused as error:
-            log.warning("what is left in %s can't be removed: %s", work.folder, error)
-        # a program that was told to stop fails in its own words, which are not the cause
+            log.warning("cannot remove %s, which a failed restore left: %s", work.folder, error)
+        # A program that was stopped fails with an error of its own, which is not the cause.
         self._stop.check()
 
     def _engine_of(self, chain: Sequence[Record]) -> Engine:
-        """The one engine that made the whole chain; EngineError where it isn't here."""
-        made = {(record.engine, record.engine_version) for record in chain}
-        engines = {self._resources.engines.for_record(*one) for one in made}
+        """Return the engine that made the chain.
+
+        Raise EngineError if this machine doesn't have it. Raise DataDamaged if several engines made
+        the chain.
+        """
+        versions = {(record.engine, record.engine_version) for record in chain}
+        engines = {self._resources.engines.for_record(*one) for one in versions}
         if len(engines) > 1:
             raise DataDamaged(f"the chain of backup {chain[-1].id} was made by several engines")
         return engines.pop()

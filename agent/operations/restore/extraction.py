@@ -1,8 +1,8 @@
-"""One backup's stored bytes into a folder, for an engine to prepare.
+"""Extract the stored bytes of one backup into a directory, for an engine to prepare.
 
-Every block of the stream is parsed before the extractor gets it: the extractor acts on a chunk as
-soon as it has read its head, and checks less. What an engine would be led out of the folder by is
-taken away afterwards.
+Each block of the stream is parsed before the extractor gets it. The extractor acts on a chunk as
+soon as it has read its head, and checks less than this parser. Afterwards everything that could
+lead an engine out of the directory is removed.
 """
 
 import hashlib
@@ -39,29 +39,35 @@ from agent.store.protocol import Container
 
 log = logging.getLogger(__name__)
 
-# Downloads run ahead of the reader by less than one list's segments.
+# Segment lists in memory. Two are enough, because downloads run ahead of the reader by less than
+# the segments of one list.
 _LISTS_KEPT: Final = 2
 
 
 class Gate:
-    """Hands an xbstream on to `write`, each block only when all of it has been judged.
+    """A gate that passes an xbstream on to `write`, each block only after all of it was checked.
 
-    What mbstream can't read though the engine wrote it is mended on the way: backups were stored
-    as the engine made them.
+    Engines write some streams that mbstream can't read. Backups may be stored in this form, so such
+    a stream is repaired on the way.
 
-    ContentRefused for a path that leads out of the folder, for anything else that is no xbstream,
-    for more bytes than the record says, and for more names than MOST_FILES and MOST_FOLDERS.
+    Raises ContentRefused for each of these:
+
+    - a path that leads out of the directory
+    - bytes that are no xbstream
+    - more bytes than the record states
+    - more files than MOST_FILES, or more directories than MOST_FOLDERS
     """
 
     def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
         self._write = write
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
-        # the extractor checks the sums, and what was sealed or signed was not changed since
+        # Without the checks of a proof: the extractor checks the checksums, and sealed or signed
+        # bytes were not changed after they were stored.
         self._parser = MendedStream(proving=False)
 
     def write(self, block: bytes) -> None:
-        """Judge the next block and hand it on."""
+        """Check the next block and pass it on."""
         if self._parser.raw_bytes + len(block) > self._raw_bytes:
             raise self._refused(f"it has more than the {self._raw_bytes} bytes of its record")
         try:
@@ -71,11 +77,15 @@ class Gate:
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:
-        """Check that the stream ended between two chunks, and has as many bytes as recorded."""
+        """Check that the stream ended between two chunks, with the number of bytes in the record.
+
+        Raise DataDamaged if the number differs. Raise ContentRefused if the last chunk or a file is
+        incomplete.
+        """
         found = self._parser.raw_bytes
         if found != self._raw_bytes:
             raise DataDamaged(
-                f"backup {self._backup_id} gave {found} bytes, its record says {self._raw_bytes}"
+                f"backup {self._backup_id} has {found} bytes, but its record says {self._raw_bytes}"
             )
         try:
             self._parser.finish()
@@ -83,11 +93,15 @@ class Gate:
             raise self._refused(str(error)) from error
 
     def _refused(self, why: str) -> ContentRefused:
-        return ContentRefused(f"backup {self._backup_id} is not what an engine makes: {why}")
+        return ContentRefused(f"backup {self._backup_id} holds data that no engine writes: {why}")
 
 
 class SegmentSizes(Sequence[int]):
-    """The sizes of a backup's segments, all alike but the last; none of them is stored."""
+    """The sizes in bytes of a backup's segments, computed from its record.
+
+    All segments have the same size, except the last. Raises DataDamaged if the numbers in the
+    record contradict each other.
+    """
 
     def __init__(self, stored: Stored) -> None:
         self._count = stored.segment_count
@@ -95,7 +109,8 @@ class SegmentSizes(Sequence[int]):
         self._last = stored.stored_bytes - (self._count - 1) * self._size
         if self._count < 1 or not 0 < self._last <= self._size:
             raise DataDamaged(
-                f"{self._count} segments of {self._size} bytes are not {stored.stored_bytes} bytes"
+                f"the backup's record contradicts itself: {self._count} segments of {self._size} "
+                f"bytes are not {stored.stored_bytes} bytes"
             )
 
     def __len__(self) -> int:
@@ -114,7 +129,10 @@ class SegmentSizes(Sequence[int]):
 
 
 class SegmentLists:
-    """The signed rows of a backup's segments, of which two lists at most are in memory."""
+    """The signed rows of a backup's segments, with at most two segment lists in memory.
+
+    Raises DataDamaged if the lists of the record don't fit its segments.
+    """
 
     def __init__(self, catalogue: Catalogue, record: Record, stored: Stored) -> None:
         self._catalogue = catalogue
@@ -126,17 +144,20 @@ class SegmentLists:
         rows = [ref.count for ref in stored.lists]
         if sum(rows) != len(self.sizes):
             raise DataDamaged(
-                f"backup {record.id} has {sum(rows)} segments in its lists, "
-                f"{len(self.sizes)} in its record"
+                f"backup {record.id} has {sum(rows)} segments in its lists, but {len(self.sizes)} "
+                "in its record"
             )
         if any(count != LIST_ENTRIES for count in rows[:-1]) or rows[-1] > LIST_ENTRIES:
             raise DataDamaged(
-                f"backup {record.id} has a segment list of {max(rows)} rows; all but the last have "
-                f"{LIST_ENTRIES}, and none has more"
+                f"backup {record.id} has a segment list of {max(rows)} rows, but each list except "
+                f"the last must have {LIST_ENTRIES}, and no list may have more"
             )
 
     def row(self, number: int) -> Segment:
-        """Return the row of a segment; DataDamaged if its list is not as recorded."""
+        """Return the row of a segment.
+
+        Raise DataDamaged if its list or its size differs from the record.
+        """
         at, place = divmod(number, LIST_ENTRIES)
         with self._lock:
             if at not in self._lists:
@@ -150,7 +171,11 @@ class SegmentLists:
 
 
 class Extraction:
-    """Fetches, opens, inflates, judges and extracts backups, one after the other."""
+    """An extraction of backups, one after the other.
+
+    It fetches the segments of a backup, decrypts them, inflates them, checks the stream and
+    extracts its files.
+    """
 
     def __init__(self, resources: RestoreResources, meter: Meter, stop: Stop) -> None:
         self._resources = resources
@@ -158,7 +183,10 @@ class Extraction:
         self._stop = stop
 
     def plan(self, record: Record) -> Plan:
-        """Return the data path's layout for the segments as this backup has them."""
+        """Return the data path's plan for the segment size of this backup.
+
+        Raise ConfigInvalid if the configured memory is too small for it.
+        """
         size = record.stored.segment_size if record.stored else None
         try:
             return self._resources.path.plan(segment_bytes=size)
@@ -178,7 +206,12 @@ class Extraction:
     ) -> None:
         """Extract one backup into `folder`, which is empty, and disarm it.
 
-        `as_user` calls what works on the extracted files, with the rights of their owner.
+        Disarming removes everything that could lead an engine out of the directory. `as_user` calls
+        a function with the rights of the owner of the extracted files.
+
+        Raises:
+            DataDamaged: stored bytes were changed or are missing, or the record doesn't fit them.
+            ContentRefused: the backup holds something that no engine writes.
         """
         log.info("extracting backup %s into %s", record.id, folder)
         if record.stored is None:
@@ -211,14 +244,15 @@ class Extraction:
             raise DataDamaged(
                 f"segment {number} of backup {record.id} is not as it was stored: {error}"
             ) from error
-        # get_into compares with what the store announces now, which whoever changed the bytes
-        # changed too. Sealed bytes need no more: their tags tell.
+        # get_into compares the bytes only with the ETag that the store states at this time. An
+        # attacker who changed the bytes has changed that, too. So the bytes of a backup without
+        # encryption are compared with the signed list. Sealed bytes are checked by their tags.
         if not record.sealed and _md5(buffer) != row.md5:
             raise DataDamaged(f"segment {number} of backup {record.id} is not as it was stored")
 
 
 def _settle(record: Record, folder: Path, check: Callable[[], None]) -> None:
-    """Disarm the extracted backup, and check that it is the record's."""
+    """Disarm the extracted backup, and check that its LSNs are the LSNs of the record."""
     with usable(folder):
         disarm(folder, check)
     _check_lsns(record, folder)
@@ -228,8 +262,8 @@ def _check_lsns(record: Record, folder: Path) -> None:
     found = read_checkpoints(folder)
     if (found.from_lsn, found.to_lsn) != (record.from_lsn, record.to_lsn):
         raise DataDamaged(
-            f"backup {record.id} goes from LSN {found.from_lsn} to {found.to_lsn}, its "
-            f"record says {record.from_lsn} to {record.to_lsn}"
+            f"backup {record.id} goes from LSN {found.from_lsn} to {found.to_lsn}, but its record "
+            f"says {record.from_lsn} to {record.to_lsn}"
         )
 
 

@@ -1,8 +1,9 @@
-"""The space that a restore leaves on the filesystem that it writes to.
+"""Keep a reserve of free space on the filesystem that a restore writes to.
 
-That filesystem may be the running database's own, and a restore is asked for by whoever may send
-a task. So it never takes the last of it: neither what is known before, nor what shows meanwhile,
-as when an engine extends a file.
+That filesystem may be the one of the running database, and every client that may send a task can
+request a restore. So a restore never takes the last of the space. The space that it needs for
+certain is checked before it begins. More need shows only while it runs, such as when an engine
+extends a file, so the free space is watched, too.
 """
 
 import os
@@ -23,24 +24,28 @@ def check_space(target: Path, needed: int, percent: float) -> None:
     """Check that `needed` bytes fit in `target` and leave `percent` of its filesystem free.
 
     Raises:
-        SpaceLacking: they don't, or less than that is free already.
-        TargetRefused: nothing may be written there.
+        SpaceLacking: they don't fit, or less than `percent` is free already.
+        TargetRefused: this process may not write there.
     """
     with usable(target):
         there = nearest(target)
         if not os.access(there, os.W_OK | os.X_OK):
-            raise TargetRefused(f"restoring has to write in {there}, which is not allowed")
+            raise TargetRefused(f"the restore may not write in {there}: permission denied")
         space = space_of(there)
     kept = _kept(space, percent)
     if space.free - needed < kept:
         raise SpaceLacking(
-            f"restoring needs {needed} bytes under {there} and has to leave {kept} "
-            f"({percent:g} %), {space.free} are free"
+            f"the restore needs {needed} bytes in {there} and has to leave {kept} bytes "
+            f"({percent:g} %) free, but only {space.free} are free"
         )
 
 
 def space_watched(target: Path, percent: float, stop: Stop) -> AbstractContextManager[None]:
-    """Request `stop` with SpaceLacking as soon as less than `percent` of the space is free."""
+    """Watch the space during a block, and request `stop` if less than `percent` is free.
+
+    The cause is SpaceLacking. Both the bytes and the files that can still be made are watched, five
+    times a second.
+    """
 
     def look() -> None:
         try:
@@ -50,10 +55,17 @@ def space_watched(target: Path, percent: float, stop: Stop) -> AbstractContextMa
             return
         if space.free < (kept := _kept(space, percent)):
             stop.request(
-                SpaceLacking(f"{space.free} bytes are left at {target}, {kept} have to stay free")
+                SpaceLacking(
+                    f"only {space.free} bytes are free at {target}, but {kept} have to stay free"
+                )
             )
         elif space.free_files < space.files * percent / 100:
-            stop.request(SpaceLacking(f"{space.free_files} files can be made yet at {target}"))
+            stop.request(
+                SpaceLacking(
+                    f"the filesystem at {target} has room for only {space.free_files} more files, "
+                    f"but {percent:g} % of its {space.files} have to stay free"
+                )
+            )
 
     return every(_LOOK_SECONDS, look, name="space watch")
 

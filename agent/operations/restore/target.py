@@ -1,8 +1,8 @@
-"""The folder that a restore writes to: whether it may, and where in it the work is done.
+"""Check the directory that a restore writes to, and work in a directory of its own inside it.
 
-A datadir is made in a folder of the restore's own inside the target, whose name tells whose it
-is, and moved up as a whole in the end. So no server starts on half a database, and what a crash
-leaves can be removed without touching anything else that somebody put there meanwhile.
+A restore makes the datadir in its own directory inside the target, which has the restore's id in
+its name. At the end it moves the complete datadir up. So no server starts on half a database. After
+a crash the leftovers can be removed, and files that other processes put into the target stay.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ T = TypeVar("T")
 
 
 class RestoreWorkdir:
-    """Where the restore `run_id` (a UUID) works inside its target.
+    """The directory in which the restore `run_id` (a UUID) works inside its target.
 
-    All that is made there is `user`'s, None being this process's own. So is the target, in which
-    that user may put links at any moment: as root this process does everything below it with no
-    more rights than `user` has.
+    All files there belong to `user`. None means this process's own user. The target belongs to the
+    same user, who may put links there at any moment. So if this process is root, it does everything
+    below the target with the rights of `user` only.
     """
 
     def __init__(self, target: Path, run_id: str, user: OsUser | None = None) -> None:
         self._named = target
-        # another user reaches the real path alone (passage.py)
+        # Another user can be let through to the real path only (machine/passage.py).
         self.target = target if user is None else target.resolve()
         self.user = user
         self.folder = self.target / f"{_WORK}{run_id}"
@@ -46,48 +46,66 @@ class RestoreWorkdir:
         self._note = self.folder / "entries.json"
 
     def as_user(self, work: Callable[[], T]) -> T:
-        """Do `work` on files below the target with the user's rights; TargetRefused."""
+        """Call `work`, which changes files below the target, with the user's rights.
+
+        Return its result. Raise TargetRefused if the system refuses an operation.
+        """
         with usable(self.target):
             return done_as(self.user, self.target, work)
 
     def make(self) -> None:
-        """Make it, and the target if it is missing, for the user alone; TargetRefused.
+        """Make the directory, and the target if it is missing, with access for the user only.
 
-        An empty target of root's is given to the user. It is refused if the user couldn't get
-        there.
+        An empty target that belongs to root is given to the user. Raise TargetRefused if a
+        directory can't be made, or the user can't reach the target.
         """
         with usable(self.target):
             if self.user is not None:
                 hand_over(self._named, self.user.uid, self.user.gid)
                 _check_way(self.user, self.target)
             elif not self.target.exists():
-                # `parents` of mkdir gives the parents the umask's mode
+                # `parents=True` of mkdir makes the parents with the mode of the umask.
                 self.target.mkdir(mode=0o700, parents=True)
         self.make_inside(self.folder)
 
     def make_inside(self, folder: Path) -> None:
-        """Make one of the folders in it; TargetRefused."""
+        """Make a directory inside the target.
+
+        Raise TargetRefused if it can't be made.
+        """
         self.as_user(lambda: folder.mkdir(mode=0o700))
 
     def remove_inside(self, folder: Path) -> None:
-        """Remove one of the folders in it; TargetRefused."""
+        """Remove a directory inside the target.
+
+        Raise TargetRefused if it can't be removed.
+        """
         self.as_user(lambda: shutil.rmtree(folder))
 
     def remove_target(self) -> None:
-        """Remove the target if it is empty; TargetRefused."""
+        """Remove the target.
+
+        Raise TargetRefused if it isn't empty or can't be removed.
+        """
         with usable(self.target):
             remove_empty(self._named) if self.user else self._named.rmdir()
 
     def sync(self) -> None:
-        """Have all of the datadir on the disk; TargetRefused where that fails."""
+        """Write all of the datadir from the cache to the disk.
+
+        Raise TargetRefused on failure.
+        """
         self.as_user(lambda: sync_filesystem(self.folder))
 
     def move_up(self) -> None:
-        """Move the datadir's entries into the target, and remove the work folder.
+        """Move the datadir's entries into the target, and remove the work directory.
 
-        Begun by a process that was killed, it goes on where that was; nothing is left to do
-        where it had ended. TargetRefused where that fails, an entry's name is taken, or what was
-        moved before isn't there any more; those that this call moved are moved back then.
+        If a process was killed during the move, this call continues it. If the move was complete,
+        this call does nothing.
+
+        Raise TargetRefused if an entry can't be moved, the target has another entry of that name,
+        or an entry that was moved earlier is missing. The entries that this call has moved are
+        moved back then.
         """
         self.as_user(self._move_up)
         self.remove()
@@ -109,7 +127,10 @@ class RestoreWorkdir:
             raise
 
     def remove(self) -> None:
-        """Remove what the restore left, and nothing else; TargetRefused where that fails."""
+        """Remove the work directory, if it is there.
+
+        Raise TargetRefused if it can't be removed.
+        """
         with usable(self.target):
             if os.path.lexists(self.folder):
                 self.as_user(self._remove)
@@ -120,7 +141,7 @@ class RestoreWorkdir:
             sync_folder(self.target)
 
     def _noted(self) -> list[str]:
-        """The names of all entries, which are noted before the first of them is moved."""
+        """Return the names of all entries, and note them in a file before the first is moved."""
         if not self._note.exists() and self.datadir.exists():
             draft = self._note.with_suffix(".partial")
             draft.unlink(missing_ok=True)
@@ -153,7 +174,10 @@ class RestoreWorkdir:
 
 
 def resolved(roots: Sequence[Path], target: Path) -> Path:
-    """`target` with all links resolved, which must be below one of `roots`, or TargetRefused."""
+    """Return `target` with all links resolved.
+
+    Raise TargetRefused if it is below none of `roots`.
+    """
     with usable(target):
         real = target.resolve()
         if not any(root.resolve() in real.parents for root in roots):
@@ -162,32 +186,38 @@ def resolved(roots: Sequence[Path], target: Path) -> Path:
 
 
 def target_below(roots: Sequence[Path], target: Path) -> Path:
-    """As `resolved`, for a restore that begins; TargetRefused also as by `check_target`."""
+    """Return `target` with all links resolved, for a restore that is about to begin.
+
+    Raise TargetRefused if it is below none of `roots`, or if `check_target` refuses it.
+    """
     real = resolved(roots, target)
     check_target(target)
     return real
 
 
 def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
-    """Check that a restore may begin in `target`; TargetRefused.
+    """Check that a restore may begin in `target`.
 
-    It is an absolute path to a missing folder, to an empty one, or to the root of a fresh
-    filesystem, which holds `lost+found`. It is no datadir, and in none: neither in one of
-    `datadirs` nor below a folder that holds InnoDB's own files.
+    The target must be an absolute path. It must name a missing directory, an empty one, or the root
+    of a fresh filesystem, which holds `lost+found`. It must not be a datadir or lie in one. A
+    datadir is each of `datadirs`, and each directory that holds InnoDB's own files.
+
+    Raise TargetRefused if the target breaks one of these rules.
     """
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
         with contextlib.suppress(FileNotFoundError):
-            # says what `exists` keeps to itself: a NUL, a loop of links, a file on the way
+            # Raises for paths that `exists` only answers with False: a path with a NUL, with a loop
+            # of links, or with a file in the place of a directory.
             target.lstat()
         if target.is_symlink():
             raise TargetRefused(
                 f"the target {target} is a symbolic link",
-                hint="name the folder itself that it leads to, as realpath prints it",
+                hint="name the directory that the link leads to, as realpath prints it",
             )
         if target.exists() and not target.is_dir():
-            raise TargetRefused(f"the target {target} is not a folder")
+            raise TargetRefused(f"the target {target} is not a directory")
         if around := datadir_around(target, datadirs):
             raise TargetRefused(f"the target {target} is in {around}")
         found = sorted(target.iterdir()) if target.exists() else []
@@ -198,8 +228,8 @@ def _check_empty(target: Path, found: Sequence[Path]) -> None:
     left = [entry for entry in found if entry.name.startswith(_WORK)]
     if left:
         raise TargetRefused(
-            f"another restore into {target} runs, or was cut off and left {left[0]}",
-            hint="remove that folder, if no restore runs there, or name another target",
+            f"another restore into {target} is running, or was interrupted and left {left[0]}",
+            hint="if no restore runs there, remove that directory, or name another target",
         )
     if found:
         names = ", ".join(repr(entry.name) for entry in found[:_NAMED])
@@ -208,12 +238,19 @@ def _check_empty(target: Path, found: Sequence[Path]) -> None:
 
 
 def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
-    """Return whom a restore's programs run as; None is this process's own user.
+    """Return the OS user that the programs of a restore run as, None for this process's own user.
 
-    What they read was made by somebody else, so nothing of it runs as root, if root is not the
-    one whom the server's datadir belongs to. It is the owner of the target, or of the folder
-    that it will be made in, if that is not root; else the owner of the server's datadir; without
-    a server here `mysql`, or `nobody`.
+    If this process isn't root, the result is None. As root, it is the first of these:
+
+    1. The owner of the target, or of the directory in which it will be made, unless that is root.
+    2. The owner of the server's datadir. None if that is root.
+    3. Without a server on this machine, the user `mysql`, else `nobody`.
+
+    The programs read data that someone else may have made. So they don't run as root, unless the
+    server's datadir belongs to root.
+
+    Raises:
+        TargetRefused: there is no such user.
     """
     if os.geteuid() != 0:
         return None
@@ -221,25 +258,35 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
         return owner
     for datadir in datadirs:
         return owner_of(datadir)
-    return first_user(_SERVER_USERS)
+    user = first_user(_SERVER_USERS)
+    if user is None:
+        raise TargetRefused(
+            f"the programs of a restore to {target} would run as root, with data that another user "
+            "may have made",
+            hint=f"create {target} and chown it to another OS user, or create the user mysql",
+        )
+    return user
 
 
 def _check_way(user: OsUser, folder: Path) -> None:
-    """Check that `user` can reach `folder`, or can be let through; TargetRefused."""
+    """Check that `user` can reach `folder`, if need be through a mount namespace.
+
+    Raise TargetRefused if neither is possible.
+    """
     closed = closed_directory(user, folder)
     if closed is not None and not possible():
         raise TargetRefused(
             f"the directory {closed} is closed to {user.name}, the OS user that the restore's "
             "programs run as, and the system allows no mount namespace to get around it",
-            hint=f"let that user through (chmod o+x {closed}), or name another target",
+            hint=f"give that user access (chmod o+x {closed}), or name another target",
         )
 
 
 @contextlib.contextmanager
 def usable(target: Path) -> Iterator[None]:
-    """What the system says of a path becomes TargetRefused.
+    """Raise TargetRefused for an error that the system raises for a path inside the block.
 
-    ValueError and RuntimeError are pathlib's own words for a NUL and for a loop of links.
+    Besides OSError, pathlib raises ValueError for a NUL and RuntimeError for a loop of links.
     """
     try:
         yield

@@ -1,12 +1,14 @@
-"""What a file in a store's folder is to hold: its ETag, kept with it when it is written.
+"""The ETags of the files in a store's directory, which are kept with the files.
 
-A listing that read every byte for its MD5 would take as long as a restore. So the MD5, which
-is known when a file is written, is kept in its extended attribute `user.etag`: one step with
-the file itself, for it is set before the file gets its name, and a change of the bytes leaves
-it as it was, which is how damage shows. Where the filesystem has no such attributes, a file
-`%md5.NAME` beside the segment holds the same; objects (records, manifests) do without there,
-being small and written more than once. Where nothing was kept, or a copy lost it, the ETag is
-computed from the bytes as they are.
+A listing that read every byte for its MD5 would take as long as a restore. So the MD5 is kept in
+the extended attribute `user.etag` of the file. The MD5 is known when the file is written. The
+attribute is set before the file gets its name, so no file has its name without its ETag. A later
+change of the bytes leaves the attribute as it is. So a reader notices the damage.
+
+Some filesystems have no extended attributes. On these, a file `%md5.NAME` beside the segment holds
+the same text. Objects (records, manifests) have no such file, because they are small and are
+written more than once. If nothing was kept, or a copy lost it, the ETag is computed from the bytes
+of the file.
 """
 
 import errno
@@ -25,25 +27,34 @@ _ATTRIBUTE: Final = "user.etag"
 _KEPT: Final = re.compile(rb"([0-9a-f]{32})(?: ([0-9]{1,19}))?\n?")
 _LONGEST_KEPT: Final = 64
 _CHUNK: Final = 1 << 20
-_MANIFEST_BYTES: Final = 4 << 20  # of 1000 rows with the longest names
-_MANIFEST_BEGINS: Final = b'[{"path": "/'
+_MANIFEST_BYTES: Final = 4 << 20  # enough for 1000 rows with the longest names
+_MANIFEST_PREFIX: Final = b'[{"path": "/'
 
 
 class Etag(NamedTuple):
-    """An object's ETag, and of a manifest the number of bytes that it joins."""
+    """The ETag of an object.
+
+    For a manifest, `joined` is the size of all joined objects in bytes.
+    """
 
     md5: str
     joined: int | None = None
 
     def text(self) -> bytes:
-        """As it is kept: the MD5 in hex, and of a manifest its size behind it."""
+        """Return the form that is kept.
+
+        It is the MD5 in hex, followed for a manifest by a space and the joined size.
+        """
         return (
             f"{self.md5} {self.joined}".encode() if self.joined is not None else self.md5.encode()
         )
 
 
 def keep(descriptor: int, etag: Etag) -> bool:
-    """Keep the ETag with an open file; whether the filesystem can do that."""
+    """Keep the ETag in an extended attribute of an open file.
+
+    Return False if the filesystem has no extended attributes.
+    """
     try:
         os.setxattr(descriptor, _ATTRIBUTE, etag.text())
     except OSError as error:
@@ -54,7 +65,10 @@ def keep(descriptor: int, etag: Etag) -> bool:
 
 
 def keep_beside(folder: int, file: str, etag: Etag) -> None:
-    """Keep the ETag in a file of its own, whose name lasts with the folder's next fsync."""
+    """Keep the ETag in a separate file beside the file.
+
+    The name of that file is on the disk after the next fsync of the directory.
+    """
     name = digest_name(file)
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
@@ -69,13 +83,16 @@ def keep_beside(folder: int, file: str, etag: Etag) -> None:
 
 
 def forget_beside(folder: int, file: str) -> None:
-    """Remove what `keep_beside` has made."""
+    """Delete the file that `keep_beside` made, if there is one."""
     with suppress(FileNotFoundError):
         os.unlink(digest_name(file), dir_fd=folder)
 
 
 def kept(folder: int, file: str, descriptor: int) -> Etag | None:
-    """The ETag kept for an open file; None where there is none that can be one."""
+    """Return the ETag that was kept for an open file.
+
+    Return None if there is none, or if the kept text is not an ETag.
+    """
     text = b""
     try:
         text = os.getxattr(descriptor, _ATTRIBUTE)
@@ -90,7 +107,7 @@ def kept(folder: int, file: str, descriptor: int) -> Etag | None:
 
 
 def etag_of(folder: int, file: str, descriptor: int, size: int) -> Etag:
-    """The ETag of an open file: the one that was kept, or the one that its bytes have."""
+    """Return the kept ETag of an open file, or the ETag of its bytes if none was kept."""
     there = kept(folder, file, descriptor)
     if there is not None:
         return there
@@ -106,7 +123,7 @@ def etag_of(folder: int, file: str, descriptor: int, size: int) -> Etag:
 
 
 def holds(content: memoryview, etag: Etag) -> bool:
-    """Whether these are the bytes of which `etag` was kept."""
+    """Return True if `content` has the ETag `etag`."""
     if etag.joined is None:
         return hashlib.md5(content, usedforsecurity=False).hexdigest() == etag.md5
     return _manifest(content) == etag
@@ -118,8 +135,8 @@ def _computed(content: memoryview) -> Etag:
 
 
 def _manifest(content: memoryview) -> Etag | None:
-    """The ETag of a manifest; None for all other bytes."""
-    if bytes(content[: len(_MANIFEST_BEGINS)]) != _MANIFEST_BEGINS:
+    """Return the ETag of a manifest, or None if the bytes are not a manifest."""
+    if bytes(content[: len(_MANIFEST_PREFIX)]) != _MANIFEST_PREFIX:
         return None
     try:
         rows = json.loads(bytes(content))

@@ -1,7 +1,8 @@
-"""Files and folders that outlast a power cut, and what the system says about them as StoreError.
+"""Files and directories that survive a power cut, and the system's errors as StoreError.
 
-A folder is reached from the store's own folder one step at a time, and no step follows a link:
-whatever somebody puts there, nothing outside of it is read or written.
+A directory is reached from the store's own directory one step at a time, and no step follows a
+link. So nothing outside the store's directory is read or written, even if another user places links
+in it.
 """
 
 import errno
@@ -26,11 +27,14 @@ from agent.errors import (
 )
 from agent.store.directory.paths import TEMPORARY
 
-_ATTEMPTS: Final = 10  # at a folder that another process removes again, being empty
+# Attempts to use a directory that another process deletes again and again, because it is empty.
+_ATTEMPTS: Final = 10
 _KNOWN_FOLDERS: Final = 4096
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe put there must not block
-# What errno(3) means for a store; any other error is one of the device or of the network.
+# O_NONBLOCK, because a pipe in the place of a file must not block.
+_FILE: Final = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# The StoreError and the hint for the errors of errno(3). Every other error is an error of the
+# device or of the network.
 _MEANINGS: Final[dict[int, tuple[type[StoreError], str]]] = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT),
@@ -38,16 +42,19 @@ _MEANINGS: Final[dict[int, tuple[type[StoreError], str]]] = {
     ),
     **dict.fromkeys(
         (errno.EACCES, errno.EPERM, errno.EROFS),
-        (StoreDenied, "give this user the right to read and write in the folder of [store] url"),
+        (StoreDenied, "give this user the right to read and write in the directory of [store] url"),
     ),
-    errno.ENOENT: (StoreNotFound, "check the id, and that the folder of [store] url is there"),
+    errno.ENOENT: (StoreNotFound, "check the id, and that the directory of [store] url exists"),
     **dict.fromkeys(
         (errno.ELOOP, errno.ENOTDIR, errno.EISDIR),
-        (StoreRejected, "look there: a link or a file is in the place of a folder, or the reverse"),
+        (
+            StoreRejected,
+            "check that path: a link or a file is in the place of a directory, or the reverse",
+        ),
     ),
     **dict.fromkeys(
         (errno.ENAMETOOLONG, errno.EINVAL, errno.EFBIG),
-        (StoreRejected, "that filesystem does not take such files; name another folder"),
+        (StoreRejected, "that filesystem does not accept such files; name another directory"),
     ),
 }
 _OTHER: Final = (StoreUnreachable, "check the disk or the network that [store] url is on")
@@ -55,7 +62,10 @@ _OTHER: Final = (StoreUnreachable, "check the disk or the network that [store] u
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """The system's errors inside the block as StoreError."""
+    """Translate the system's errors inside the block into StoreError.
+
+    `what` names the action in the message.
+    """
     try:
         yield
     except OSError as error:
@@ -64,19 +74,19 @@ def translated(what: str) -> Iterator[None]:
 
 
 class Folder:
-    """The store's folder `root`: folders under it by their names, and files written whole.
+    """The store's directory `root`, the directories below it, and files that are written whole.
 
-    Its methods raise OSError.
+    Directories are named by the list of their names below `root`. The methods raise OSError.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._making = threading.Lock()
-        # folders whose entry in the parent is known to be on the disk
+        # Directories with an entry in the parent that is known to be on the disk.
         self._lasting: OrderedDict[tuple[str, ...], None] = OrderedDict()
 
     def make_root(self) -> None:
-        """Make the folder and its parents where missing (mode 0700), and make that last."""
+        """Make `root` and its missing parents (mode 0700), and sync them to the disk."""
         for folder in reversed([self._root, *self._root.parents]):
             if not folder.exists():
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -85,7 +95,7 @@ class Folder:
 
     @contextmanager
     def enter(self, names: Sequence[str]) -> Iterator[int]:
-        """A descriptor of the folder that is reached by `names`."""
+        """Yield a descriptor of the directory that `names` lead to."""
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name in names:
@@ -97,20 +107,24 @@ class Folder:
             os.close(descriptor)
 
     def check(self, names: Sequence[str]) -> None:
-        """FileNotFoundError where there is no such folder."""
+        """Raise FileNotFoundError if there is no such directory."""
         with self.enter(names) as folder:
             os.fstat(folder)
 
     def containers(self) -> list[str]:
-        """Return the names of the folders in `root` that can be shown; FileNotFoundError."""
+        """Return the printable names of the directories in `root`.
+
+        Raise FileNotFoundError if there is no `root`.
+        """
         with self.enter(()) as root, os.scandir(root) as entries:
             folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         return [name for name in folders if name.isprintable()]
 
     def make(self, names: Sequence[str]) -> None:
-        """Make a folder and those on the way to it, mode 0700, so that they last.
+        """Make a directory and its missing parents (mode 0700), and sync their entries to the disk.
 
-        Also one that is there was perhaps made a moment ago by somebody who died of it.
+        A directory that exists may have been made a moment ago by a process that died before the
+        sync. So its entry is synced too, unless this object has synced it before.
         """
         with self._making:
             for depth in range(1, len(names) + 1):
@@ -131,7 +145,10 @@ class Folder:
             self._lasting.popitem(last=False)
 
     def remove_empty(self, names: Sequence[str]) -> None:
-        """Remove a folder and those on the way to it, but the first, as far as they are empty."""
+        """Remove a directory and its parents as far as they are empty.
+
+        The first directory of `names` stays.
+        """
         for depth in range(len(names), 1, -1):
             with self.enter(names[: depth - 1]) as parent:
                 try:
@@ -146,14 +163,15 @@ class Folder:
 
     @contextmanager
     def temporary(self, container: str) -> Iterator[tuple[int, str]]:
-        """A file of mode 0600 in the container's folder for files that are being written.
+        """Yield the descriptor and the name of a temporary file (mode 0600) of the container.
 
-        It goes at the end of the block, unless `settle` has given it its place. Its lock tells
-        `sweep` that somebody is at work on it; the kernel takes that back from the dead.
+        The file is deleted at the end of the block, unless `settle` has moved it. A lock on the
+        file tells `sweep` that a process is using it. The kernel releases the lock if the process
+        dies.
         """
         self.make((container, TEMPORARY))
         with self.enter((container, TEMPORARY)) as folder:
-            descriptor, name = _begin(folder)
+            descriptor, name = _create_locked(folder)
             try:
                 yield descriptor, name
             finally:
@@ -169,9 +187,10 @@ class Folder:
         file: str,
         then: Callable[[int], None],
     ) -> None:
-        """Move a temporary file, whose bytes are on the disk, to its place, and make that last.
+        """Move a temporary file to its place, and sync the directory of that place.
 
-        `then` is called with the place's folder before that is synced.
+        The bytes of the file must be on the disk already. `then` is called with a descriptor of the
+        directory after the move and before the sync.
         """
         with self.enter((container, TEMPORARY)) as source:
             for attempt in range(_ATTEMPTS):
@@ -187,7 +206,7 @@ class Folder:
                         raise
 
     def sweep(self, container: str) -> None:
-        """Remove the temporary files of processes that died; those in use stay."""
+        """Delete the temporary files of processes that died, and keep the files in use."""
         with suppress(OSError), self.enter((container, TEMPORARY)) as folder:
             for entry in os.scandir(folder):
                 with suppress(OSError):
@@ -204,30 +223,34 @@ class Folder:
 
 @contextmanager
 def reading(folder: int, file: str) -> Iterator[tuple[int, os.stat_result]]:
-    """A regular file, opened for reading; FileNotFoundError for anything else."""
+    """Open a regular file for reading, and yield its descriptor and its status.
+
+    Raise FileNotFoundError if it is not a regular file.
+    """
     try:
         descriptor = os.open(file, os.O_RDONLY | _FILE, dir_fd=folder)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise _stranger(file) from error
+            raise _not_a_regular_file(file) from error
         raise
     try:
         info = os.fstat(descriptor)
         if not stat.S_ISREG(info.st_mode):
-            raise _stranger(file)
+            raise _not_a_regular_file(file)
         yield descriptor, info
     finally:
         os.close(descriptor)
 
 
 def give(folder: int, descriptor: int) -> None:
-    """Let what root makes belong to the owner of the folder that it is made in.
+    """Give a file that root makes to the owner of the directory.
 
-    The agent runs as another user, and has to read what an administrator's command wrote.
+    Do nothing if this process is not root. The agent runs as another user, and has to read the
+    files that an administrator's command wrote.
     """
     if os.geteuid() == 0:
         owner = os.fstat(folder)
-        with suppress(PermissionError):  # as of a mount that knows one owner
+        with suppress(PermissionError):  # for example on a mount with one fixed owner
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
@@ -239,19 +262,22 @@ def write_all(descriptor: int, part: memoryview) -> None:
 
 
 def read_into(descriptor: int, buffer: memoryview) -> int:
-    """Fill `buffer` from the file's beginning as far as it goes; the number of bytes read."""
+    """Fill `buffer` from the beginning of the file and return the number of bytes read.
+
+    The number is smaller than the size of the buffer if the file is shorter.
+    """
     filled = 0
     while count := os.preadv(descriptor, [buffer[filled:]], filled) if filled < len(buffer) else 0:
         filled += count
     return filled
 
 
-def _stranger(file: str) -> FileNotFoundError:
-    return FileNotFoundError(errno.ENOENT, f"{file!r} is no regular file")
+def _not_a_regular_file(file: str) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, f"{file!r} is not a regular file")
 
 
 def _give_folder(parent: int, name: str) -> None:
-    with suppress(FileNotFoundError):  # removed again already, being empty
+    with suppress(FileNotFoundError):  # another process has removed it, because it was empty
         descriptor = os.open(name, _FOLDER, dir_fd=parent)
         try:
             give(parent, descriptor)
@@ -259,8 +285,8 @@ def _give_folder(parent: int, name: str) -> None:
             os.close(descriptor)
 
 
-def _begin(folder: int) -> tuple[int, str]:
-    """A fresh locked file in `folder`: its descriptor and its name."""
+def _create_locked(folder: int) -> tuple[int, str]:
+    """Create a locked temporary file in `folder` and return its descriptor and its name."""
     while True:
         name = str(uuid4())
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE
@@ -269,7 +295,7 @@ def _begin(folder: int) -> tuple[int, str]:
         if os.fstat(descriptor).st_nlink:
             give(folder, descriptor)
             return descriptor, name
-        os.close(descriptor)  # a sweep has taken it for a dead one's
+        os.close(descriptor)  # before the lock, a sweep took it for the file of a dead process
 
 
 def _remove_dead(folder: int, name: str) -> None:

@@ -1,12 +1,12 @@
-"""Object names as paths under a folder, one to one.
+"""The mapping of object names to paths under a directory.
 
-The names that agent/records/object_names.py gives stay as they are, and no name leads out of the
-folder or clashes with another.
+Each name has one path of its own. The names that agent/records/object_names.py makes stay as they
+are. No name leads out of the directory or clashes with another name.
 
-In a store `a` and `a/b` are two objects, but a file can't be a folder too. So a name that is
-a UUID is taken for a folder's, and every other one for a file's; where it is the other way
-round, `%` is put behind it. A `%` of the name itself becomes `%25`. All other names that hold
-a `%` are this store's own (`%tmp`, `%md5.NAME`), and never those of an object.
+In a store, `a` and `a/b` are two objects, but a file can't be a directory too. So a part of a name
+that is a UUID is taken for a directory, and every other part for a file. If it is the other way
+round, `%` is appended to the part. A `%` in the name itself becomes `%25`. All other file names
+that contain a `%` belong to this store (`%tmp`, `%md5.NAME`), and never to an object.
 """
 
 import os
@@ -18,46 +18,58 @@ from agent.model import is_uuid
 TEMPORARY: Final = "%tmp"
 _DIGEST_OF: Final = "%md5."
 _LONGEST_NAME: Final = 1024  # bytes, as in Swift (max_object_name_length)
-_LONGEST_FILE: Final = 255 - len(_DIGEST_OF)  # NAME_MAX of Linux, and room for the digest's file
+_LONGEST_FILE: Final = 255 - len(_DIGEST_OF)  # NAME_MAX of Linux, less the prefix of the MD5's file
 
 
 class Place(NamedTuple):
-    """Where an object lies: the folders on the way, from the container's, and its file."""
+    """The place of an object: the directories below the container's directory, and the file."""
 
     folders: tuple[str, ...]
     file: str
 
 
 def place(name: str) -> Place:
-    """The place of an object; StoreRejected where a folder can't hold such a name."""
+    """Return the place of an object.
+
+    Raise StoreRejected if a directory can't hold such a name.
+    """
     *folders, last = _components(name)
     there = Place(tuple(_marked(part, not is_uuid(part)) for part in folders), file_name(last))
     if len(os.fsencode(name)) > _LONGEST_NAME or any(
         len(os.fsencode(part)) > _LONGEST_FILE for part in (*there.folders, there.file)
     ):
-        raise StoreRejected(f"the name {name[:80]!r}... is too long for a folder")
+        raise StoreRejected(f"the name {name[:80]!r}... is too long for a path in a directory")
     return there
 
 
 def file_name(component: str) -> str:
-    """The file's name for the last component of an object's name."""
+    """Return the file name for the last part of an object's name."""
     return _marked(component, is_uuid(component))
 
 
 def digest_name(file: str) -> str:
-    """Where a file's MD5 is kept on a filesystem that can't keep it with the file."""
+    """Return the name of the file that holds the MD5 of `file`.
+
+    It is used on a filesystem that has no extended attributes.
+    """
     return _DIGEST_OF + file
 
 
-def container(name: str) -> str:
-    """A container's name, which is that of its folder; StoreRejected where it can't be one."""
+def container_directory(name: str) -> str:
+    """Return the name of a container's directory, which is the container's name.
+
+    Raise StoreRejected if a directory can't have such a name.
+    """
     if len(_components(name)) != 1:
-        raise StoreRejected(f"the container {name!r} can't be the name of a folder")
+        raise StoreRejected(f"the container's name {name!r} can't be the name of a directory")
     return name
 
 
 def component(found: str, *, folder: bool) -> str | None:
-    """The part of an object's name for which a file or folder stands; None for a stranger."""
+    """Return the part of an object's name that a file or directory stands for.
+
+    Return None if it does not belong to an object.
+    """
     plain = found.removesuffix("%").replace("%25", "%")
     try:
         plain.encode()
@@ -74,7 +86,7 @@ def _components(name: str) -> list[str]:
     except UnicodeEncodeError:
         parts = [""]
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise StoreRejected(f"{name[:200]!r} can't be an object's name in a folder")
+        raise StoreRejected(f"the name {name[:200]!r} can't be a path in a directory")
     return parts
 
 

@@ -1,9 +1,12 @@
-"""A plain folder as a Store, `file:///path`: no server, no account, files that `cat` can join.
+"""A plain directory as a store, `file:///path`.
 
-The containers are folders under it, names are paths under those (agent/store/directory/paths.py),
-and a manifest's file holds its JSON. What a method has done is on the disk when it returns: bytes
-are written to a file that no listing shows, and synced; it is moved to its name, and the folder
-is synced, and so is each folder that was made for it. docs/format.md describes it.
+It needs no server and no account. Containers are directories below it. Object names are paths below
+those directories (agent/store/directory/paths.py). `cat` can join the files of the segments. The
+file of a manifest holds its JSON.
+
+The result of a method is on the disk when the method returns. The bytes are written to a temporary
+file, which no listing shows, and synced. Then the file is moved to its name. The directory is
+synced, and so is each directory that was made for it. See docs/format.md.
 """
 
 import copy
@@ -28,7 +31,7 @@ from agent.store.directory.etags import (
     kept,
 )
 from agent.store.directory.files import Folder, read_into, reading, translated, write_all
-from agent.store.directory.paths import Place, component, container, place
+from agent.store.directory.paths import Place, component, container_directory, place
 from agent.store.protocol import (
     Container,
     Interruption,
@@ -43,22 +46,28 @@ from agent.store.protocol import (
 )
 
 _LIMITS: Final = StoreLimits(manifest_entries=1000, object_bytes=5 << 30, nesting=True)  # as Swift
-_PAGE: Final = 20_000  # rows of one folder that a listing holds in memory
+_PAGE: Final = 20_000  # names of one directory that a listing holds in memory
 _LATEST: Final = 253_402_300_799.0  # the last second of the year 9999
 
 
 class DirectoryStore:
-    """agent.store.protocol.Store in the folder `root`, an absolute path, made where missing."""
+    """A store in the directory `root`, an absolute path.
+
+    It implements agent.store.protocol.Store. `open` makes a missing `root`.
+    """
 
     def __init__(self, root: Path, container_name: str) -> None:
         self._root = root
         self._folder = Folder(root)
-        self._container = container(container_name)
+        self._container = container_directory(container_name)
         self._page_rows = _PAGE
         self._stop: Interruption = Uninterrupted()
 
     def bound(self, stop: Interruption) -> Self:
-        """As the protocol says, between two pieces of about 1 MiB: the system ends no write."""
+        """Return a view of this store that ends its calls when `stop` is requested.
+
+        A call ends between two parts of about 1 MiB, because the system can't interrupt a write.
+        """
         view = copy.copy(self)
         view._stop = stop
         return view
@@ -68,83 +77,99 @@ class DirectoryStore:
         return f"file://{quote(str(self._root / self._container))}"
 
     def open(self, *, create: bool = True) -> None:
-        """As the protocol says; to create also removes what processes that died were writing.
+        """Make the directories of both containers if they are missing and `create` is True.
 
-        Without, StoreNotFound where there is no such folder or container.
+        With `create`, also delete the temporary files of processes that died. Without it, raise
+        StoreNotFound if the directory or a container is missing.
         """
         with self._doing(f"open {self._root}"):
             if create:
                 self._folder.make_root()
-            for shelf in Container:
+            for container in Container:
                 if create:
-                    self._folder.make((self._in(shelf),))
-                    self._folder.sweep(self._in(shelf))
-                self._check_container(shelf)
+                    self._folder.make((self._container_name(container),))
+                    self._folder.sweep(self._container_name(container))
+                self._check_container(container)
 
     def limits(self) -> StoreLimits:
         return _LIMITS
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
-        """As the protocol says; the MD5 is of the bytes as they were written."""
-        return self._put(shelf, name, parts, Etag)
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
+        """Store the joined `parts` as one object and return its MD5 in hex.
+
+        The MD5 is computed from the same bytes that are written. The file is not read back.
+        """
+        return self._put(container, name, parts, Etag)
 
     def put_manifest(
         self,
-        shelf: Container,
+        container: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        """As the protocol says; `headers` are for readers of Swift, and not kept."""
-        what = f"put {self._in(shelf)}/{name}"
+        """Store a manifest of `entries` as object `name` and return its ETag in hex.
+
+        `headers` are meant for readers of Swift, and are not kept.
+        """
+        what = f"put {self._container_name(container)}/{name}"
         if not 0 < len(entries) <= _LIMITS.manifest_entries:
-            raise StoreRejected(f"{what}: a manifest can't join {len(entries)} objects")
+            raise StoreRejected(
+                f"{what}: a manifest can't join {len(entries)} objects, only 1 to "
+                f"{_LIMITS.manifest_entries}"
+            )
         for entry in entries:
             self._check_entry(what, entry)
         etag = Etag(manifest_etag(entries), sum(entry.size for entry in entries))
-        rows = manifest_json(self._in(Container.SEGMENTS), entries)
-        return self._put(shelf, name, [memoryview(rows)], lambda _md5: etag)
+        rows = manifest_json(self._container_name(Container.SEGMENTS), entries)
+        return self._put(container, name, [memoryview(rows)], lambda _md5: etag)
 
-    def get(self, shelf: Container, name: str, limit: int) -> bytes:
-        """As the protocol says; of a manifest it gives the JSON, not the joined bytes."""
-        with self._reading(shelf, name) as there:
+    def get(self, container: Container, name: str, limit: int) -> bytes:
+        """Return an object of at most `limit` bytes.
+
+        For a manifest, return its JSON and not the joined bytes.
+        """
+        with self._reading(container, name) as there:
             if there.size > limit:
-                raise StoreMismatch(f"{there.what}: larger than the expected {limit} bytes")
+                raise StoreMismatch(f"{there.what}: it is larger than the expected {limit} bytes")
             content = bytearray(there.size)
             there.fill(memoryview(content))
         return bytes(content)
 
-    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
-        with self._reading(shelf, name) as there:
+    def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
+        with self._reading(container, name) as there:
             if there.size != buffer.nbytes:
-                raise StoreMismatch(f"{there.what}: {there.size} bytes, not {buffer.nbytes}")
+                raise StoreMismatch(
+                    f"{there.what}: it has {there.size} bytes instead of {buffer.nbytes}"
+                )
             there.fill(buffer)
-            _not_again(shelf, there.descriptor)
+            _drop_from_page_cache(container, there.descriptor)
 
-    def stat(self, shelf: Container, name: str) -> Stat:
-        with self._reading(shelf, name) as there:
+    def stat(self, container: Container, name: str) -> Stat:
+        with self._reading(container, name) as there:
             etag = there.etag()
         return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
 
-    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        """As the protocol says. What can't be one of its objects is left out.
+    def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        """Yield all objects with names that begin with `prefix`, in order of their names.
 
-        At most `_PAGE` names of a folder are held; a larger one is read once for each so many.
+        Files that can't be objects of this store are left out. At most `_PAGE` names of one
+        directory are held in memory. A larger directory is read once for each `_PAGE` names.
         """
         *above, begin = prefix.split("/")
         stem = "".join(f"{part}/" for part in above)
         there = _place(stem + "x")
-        with self._doing(f"list {self._in(shelf)}"):
-            self._check_container(shelf)
+        with self._doing(f"list {self._container_name(container)}"):
+            self._check_container(container)
             if there is not None:
-                folders = (self._in(shelf), *there.folders)
+                folders = (self._container_name(container), *there.folders)
                 yield from self._walk(folders, stem, begin.encode(errors="surrogatepass"))
 
-    def delete(self, shelf: Container, name: str) -> None:
-        """As the protocol says; folders go with the last file in them."""
+    def delete(self, container: Container, name: str) -> None:
+        """Delete one object, and each directory that is empty after that."""
         there = place(name)
-        folders = (self._in(shelf), *there.folders)
-        with self._doing(f"delete {self._in(shelf)}/{name}"):
+        folders = (self._container_name(container), *there.folders)
+        with self._doing(f"delete {self._container_name(container)}/{name}"):
             with suppress(FileNotFoundError), self._folder.enter(folders) as folder:
                 with suppress(FileNotFoundError):
                     os.unlink(there.file, dir_fd=folder)
@@ -154,8 +179,12 @@ class DirectoryStore:
                 self._folder.remove_empty(folders)
 
     def clock(self) -> float:
-        """The filesystem's time in Unix seconds, by which the files are dated."""
-        container_name = self._in(Container.OBJECTS)
+        """Return the filesystem's time in Unix seconds.
+
+        It is the modification time of a temporary file that this method writes. So it can be
+        compared with the times of the store's files.
+        """
+        container_name = self._container_name(Container.OBJECTS)
         with (
             self._doing(f"write in {container_name}"),
             self._folder.temporary(container_name) as (descriptor, _),
@@ -164,32 +193,35 @@ class DirectoryStore:
             return os.fstat(descriptor).st_mtime
 
     def abort(self) -> None:
-        """Nothing to do: a folder is asked once, and nothing is repeated."""
+        """Do nothing, because no operation of this store is retried."""
 
     def close(self) -> None:
-        """Nothing to do: no file stays open after a method."""
+        """Do nothing, because no file stays open after a method."""
 
-    def _in(self, shelf: Container) -> str:
-        return self._container + shelf.value
+    def _container_name(self, container: Container) -> str:
+        return self._container + container.value
 
-    def _check_container(self, shelf: Container) -> None:
-        name = self._in(shelf)
+    def _check_container(self, container: Container) -> None:
+        name = self._container_name(container)
         try:
             self._folder.check((name,))
         except FileNotFoundError as error:
             raise self._missing(name) from error
 
     def _missing(self, name: str) -> StoreNotFound:
-        """Return the error that says which container or folder there isn't."""
+        """Return the error that names the missing container or the missing root directory."""
         try:
             there = self._folder.containers()
         except FileNotFoundError:
-            return StoreNotFound(f"there is no folder {self._root}")
+            return StoreNotFound(f"there is no directory {self._root}")
         return StoreNotFound(no_container(name, str(self._root), there))
 
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:
-        """The system's errors inside the block as StoreError, unless it is to be stopped."""
+        """Translate the system's errors inside the block into StoreError.
+
+        Raise the cause of the stop instead if a stop was requested.
+        """
         self._stop.check()
         try:
             with translated(what):
@@ -200,12 +232,12 @@ class DirectoryStore:
 
     def _put(
         self,
-        shelf: Container,
+        container: Container,
         name: str,
         parts: Sequence[memoryview],
         etag_for: Callable[[str], Etag],
     ) -> str:
-        there, inside, moved = place(name), self._in(shelf), False
+        there, inside, moved = place(name), self._container_name(container), False
 
         def settle(temporary: str, beside: Etag | None) -> None:
             def then(folder: int) -> None:
@@ -217,7 +249,7 @@ class DirectoryStore:
             self._folder.settle(inside, temporary, there.folders, there.file, then)
 
         try:
-            return self._write(f"put {inside}/{name}", shelf, parts, etag_for, settle)
+            return self._write(f"put {inside}/{name}", container, parts, etag_for, settle)
         except StoreError as error:
             error.without_effect = not moved
             raise
@@ -225,15 +257,19 @@ class DirectoryStore:
     def _write(
         self,
         what: str,
-        shelf: Container,
+        container: Container,
         parts: Sequence[memoryview],
         etag_for: Callable[[str], Etag],
         settle: Callable[[str, Etag | None], None],
     ) -> str:
-        """Write and sync a temporary file; `settle` gives it its name, and an ETag beside it."""
+        """Write and sync a temporary file, and return the object's ETag in hex.
+
+        `settle` then moves the file to its name. For a segment on a filesystem without extended
+        attributes, `settle` also gets the ETag and writes it into a file beside the segment.
+        """
         with (
             self._doing(what),
-            self._folder.temporary(self._in(shelf)) as (descriptor, temporary),
+            self._folder.temporary(self._container_name(container)) as (descriptor, temporary),
         ):
             digest = hashlib.md5(usedforsecurity=False)
             for part in parts:
@@ -246,13 +282,13 @@ class DirectoryStore:
             size = sum(part.nbytes for part in parts)
             if os.fstat(descriptor).st_size != size:
                 raise StoreMismatch(f"{what}: the file does not have the {size} bytes written")
-            _not_again(shelf, descriptor)
-            beside = None if held or shelf is Container.OBJECTS else etag
+            _drop_from_page_cache(container, descriptor)
+            beside = None if held or container is Container.OBJECTS else etag
             settle(temporary, beside)
         return etag.md5
 
     def _check_entry(self, what: str, entry: ManifestEntry) -> None:
-        """StoreMismatch unless the entry is there as the manifest is to say."""
+        """Raise StoreMismatch unless the entry exists with its size and ETag."""
         try:
             found = self.stat(Container.SEGMENTS, entry.name)
         except (StoreNotFound, StoreRejected) as error:
@@ -264,8 +300,8 @@ class DirectoryStore:
             )
 
     @contextmanager
-    def _reading(self, shelf: Container, name: str) -> Iterator["_Opened"]:
-        there, inside = place(name), self._in(shelf)
+    def _reading(self, container: Container, name: str) -> Iterator["_Opened"]:
+        there, inside = place(name), self._container_name(container)
         what = f"get {inside}/{name}"
         with (
             self._doing(what),
@@ -275,21 +311,28 @@ class DirectoryStore:
             yield _Opened(what, folder, there.file, descriptor, info.st_size)
 
     def _walk(self, folders: tuple[str, ...], stem: str, begin: bytes) -> Iterator[StoredObject]:
-        """The objects in a folder and below it, whose names begin with `stem` and `begin`."""
+        """Yield the objects of a directory and of those below it.
+
+        `stem` is the name of the directory with a slash at its end. The rest of the object's name
+        begins with `begin`.
+        """
         last = b""
         while page := self._page(folders, begin, last):
             for last in page:
                 name = stem + last.decode()
                 there = _place(name + "x" if name.endswith("/") else name)
                 if there is None:
-                    continue  # a path too long to be one of ours
+                    continue  # the path is too long for an object
                 if name.endswith("/"):
                     yield from self._walk((*folders, there.folders[-1]), name, b"")
                 elif row := self._row(folders, there.file, name):
                     yield row
 
     def _page(self, folders: tuple[str, ...], begin: bytes, after: bytes) -> Sequence[bytes]:
-        """The next names in one folder, those of folders with a slash, in order."""
+        """Return the next names of one directory in order.
+
+        Names of directories end in a slash.
+        """
         with (
             suppress(FileNotFoundError),
             self._folder.enter(folders) as folder,
@@ -301,7 +344,10 @@ class DirectoryStore:
         return []
 
     def _row(self, folders: tuple[str, ...], file: str, name: str) -> StoredObject | None:
-        """A file's row; None where it was deleted a moment ago, or has become another thing."""
+        """Return the row of a file.
+
+        Return None if the file was deleted a moment ago, or is not a regular file any more.
+        """
         with (
             self._doing(f"list {folders[0]}/{name}"),
             suppress(FileNotFoundError),
@@ -315,7 +361,10 @@ class DirectoryStore:
 
 
 class _Opened(NamedTuple):
-    """A file that is being read, and what to call that in an error."""
+    """A file that is open for reading.
+
+    `what` names the action in an error's message.
+    """
 
     what: str
     folder: int
@@ -327,16 +376,19 @@ class _Opened(NamedTuple):
         return etag_of(self.folder, self.file, self.descriptor, self.size)
 
     def fill(self, buffer: memoryview) -> None:
-        """Read the whole file; StoreMismatch where it isn't what was put."""
+        """Read the whole file into `buffer`.
+
+        Raise StoreMismatch if the bytes are not the bytes that were put.
+        """
         if read_into(self.descriptor, buffer) != buffer.nbytes:
-            raise StoreMismatch(f"{self.what}: it became shorter while it was read")
+            raise StoreMismatch(f"{self.what}: the file became shorter while it was read")
         etag = kept(self.folder, self.file, self.descriptor)
         if etag is not None and not holds(buffer, etag):
             raise StoreMismatch(f"{self.what}: its bytes are not those with the ETag {etag.md5}")
 
 
 def _place(name: str) -> Place | None:
-    """The place of an object; None where no object can have that name."""
+    """Return the place of an object, or None if no object can have that name."""
     try:
         return place(name)
     except StoreRejected:
@@ -344,7 +396,10 @@ def _place(name: str) -> Place | None:
 
 
 def _key(entry: "os.DirEntry[str]") -> bytes:
-    """What sorts an entry as its objects' whole names do; empty for what is no object's."""
+    """Return a key that sorts a directory entry in the order of the names of its objects.
+
+    The key of a directory ends in a slash. Return b"" if the entry does not belong to an object.
+    """
     try:
         folder = entry.is_dir(follow_symlinks=False)
         if not folder and not entry.is_file(follow_symlinks=False):
@@ -356,12 +411,16 @@ def _key(entry: "os.DirEntry[str]") -> bytes:
 
 
 def _moment(seconds: float) -> str:
-    """A time as Swift's listings have it; some filesystems hold years that no calendar has."""
+    """Return a time in the form of Swift's listings.
+
+    Some filesystems may hold times before 1970 or after the year 9999. Such a time is replaced by
+    the nearest time in that range.
+    """
     near = datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST), UTC)
     return near.strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _not_again(shelf: Container, descriptor: int) -> None:
-    """Give back the page cache of a segment, which the database next door has use for."""
-    if shelf is Container.SEGMENTS:
+def _drop_from_page_cache(container: Container, descriptor: int) -> None:
+    """Drop a segment from the page cache, because the database needs that memory."""
+    if container is Container.SEGMENTS:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

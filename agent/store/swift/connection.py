@@ -1,7 +1,8 @@
-"""One connection to a store, which another thread may cut, and answers of a bounded size.
+"""A connection to a store, which another thread can shut down, and answers of a bounded size.
 
-A socket is known here before it connects, by a duplicate of its descriptor: to shut that down
-ends whatever another thread does on it, be it connecting, a TLS handshake, sending or reading.
+This module keeps a duplicate of the descriptor of each socket from before the socket connects. A
+shutdown of the duplicate ends every action of another thread on the socket, which may be
+connecting, a TLS handshake, sending or reading.
 """
 
 import socket
@@ -18,16 +19,18 @@ from swiftclient import client
 
 from agent.errors import StoreRejected
 
-CONNECT_SECONDS: Final = 10.0  # the longest wait for a connection, however patient the rest is
-# A page of 1000 rows with the longest names; parsed, hostile JSON takes 40 times its size.
+# The longest wait for a connection in seconds. The other timeouts may be longer.
+CONNECT_SECONDS: Final = 10.0
+# In bytes: enough for a page of 1000 rows with the longest names. Hostile JSON takes 40 times its
+# size when it is parsed.
 LONGEST_ANSWER: Final = 4 << 20
 
 
 class Connection:
-    """A connection to the host of `url`; `http` is what swiftclient's functions work with.
+    """A connection to the host of `url`.
 
-    `timeout_seconds` bounds connecting (at most CONNECT_SECONDS), each send of a part and each
-    wait for bytes.
+    swiftclient's functions use its `http`. `timeout_seconds` limits connecting (to at most
+    CONNECT_SECONDS), each send of a part and each wait for bytes.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, ca_file: str | None) -> None:
@@ -37,36 +40,42 @@ class Connection:
         self._lock = threading.Lock()
         self._request = 0
         self._socket: socket.socket | None = None
-        self.is_cut = False
+        self.is_shut_down = False
         self.http = _Http(url, cacert=ca_file, timeout=(self._connect_seconds, timeout_seconds))
         session = self.http.request_session
-        # the environment may neither replace the CA (REQUESTS_CA_BUNDLE) nor add a proxy
+        # The environment must neither replace the CA (REQUESTS_CA_BUNDLE) nor add a proxy.
         session.trust_env = False
-        # a redirect would carry the token to another host
+        # A redirect would send the token to another host.
         session.get_redirect_target = lambda _answer: None
         for scheme in ("http://", "https://"):
             session.mount(scheme, _Adapter(self))
 
     @contextmanager
     def busy(self) -> Iterator[Callable[[], None]]:
-        """One request: gives what cuts it, from any thread, and does nothing after the block."""
+        """Mark the block as one request and yield a function that shuts the connection down.
+
+        Any thread may call the function. It does nothing after the end of the block.
+        """
         with self._lock:
             self._request += 1
             request = self._request
 
-        def cut() -> None:
+        def shut_down() -> None:
             with self._lock:
                 if self._request == request:
                     self._shut_down()
 
         try:
-            yield cut
+            yield shut_down
         finally:
             with self._lock:
                 self._request += 1
 
     def dial(self, host: str, port: int) -> socket.socket:
-        """A socket that is connected to the first address that answers; OSError."""
+        """Return a socket that is connected to the first address of `host` that answers.
+
+        Raise OSError if no address answers.
+        """
         failure = OSError(f"{host} has no address")
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
         for family, kind, protocol, _, address in found:
@@ -74,7 +83,7 @@ class Connection:
             try:
                 dialled.settimeout(self._connect_seconds)
                 dialled.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._know(dialled)
+                self._remember_socket(dialled)
                 dialled.connect(address)
             except OSError as error:
                 dialled.close()
@@ -87,74 +96,76 @@ class Connection:
         """Close the connection."""
         self.http.close()
         with self._lock:
-            self._forget()
+            self._forget_socket()
 
-    def _know(self, dialled: socket.socket) -> None:
+    def _remember_socket(self, dialled: socket.socket) -> None:
         with self._lock:
-            if self.is_cut:
-                raise ConnectionAbortedError("the request was cut")
-            self._forget()
+            if self.is_shut_down:
+                raise ConnectionAbortedError("the request was shut down")
+            self._forget_socket()
             self._socket = dialled.dup()
 
-    def _forget(self) -> None:
+    def _forget_socket(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _shut_down(self) -> None:
-        self.is_cut = True
+        self.is_shut_down = True
         if self._socket is not None:
-            with suppress(OSError):  # not connected yet, or no more
+            with suppress(OSError):  # it isn't connected yet, or is closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class _Dialling(urllib3.connection.HTTPConnection):
-    """A connection whose socket its line dials."""
+    """An HTTP connection of urllib3 that gets its socket from a Connection."""
 
-    def __init__(self, line: Connection, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, connection: Connection, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._line = line
+        self._connection = connection
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
     def _new_conn(self) -> socket.socket:
-        # urllib3 takes some OSErrors for those of a request whose answer may still be read
+        # urllib3 ignores some OSErrors, because the answer to the request may still be readable. So
+        # an OSError of connecting must reach it as an error of its own.
         try:
-            return self._line.dial(self._dns_host, self.port)
+            return self._connection.dial(self._dns_host, self.port)
         except UnicodeError as error:
             raise urllib3.exceptions.LocationParseError(self.host) from error
         except TimeoutError as error:
             raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from error
         except OSError as error:
-            raise urllib3.exceptions.NewConnectionError(self, f"not connected: {error}") from error
+            raise urllib3.exceptions.NewConnectionError(self, f"cannot connect: {error}") from error
 
     def connect(self) -> None:
         super().connect()
-        # else the first request is sent within the time that is for connecting
-        self.sock.settimeout(self._line.timeout_seconds)
+        # Otherwise the first request would be sent with the shorter timeout for connecting.
+        self.sock.settimeout(self._connection.timeout_seconds)
 
 
 class _DiallingTls(_Dialling, urllib3.connection.HTTPSConnection):
-    """The same with TLS."""
+    """An HTTPS connection of urllib3 that gets its socket from a Connection."""
 
 
 class _Adapter(HTTPAdapter):
-    """Dials by its line, and sends a body of known length with Content-Length alone.
+    """An adapter that opens sockets through a Connection and sends Content-Length alone.
 
-    For an iterator requests adds `Transfer-Encoding: chunked` even beside a Content-Length,
-    and then sends it unchunked: Swift waits for chunks, and proxies refuse the request.
+    For an iterator as body, requests adds `Transfer-Encoding: chunked` even beside a
+    Content-Length, and then sends the body unchunked. Swift then waits for chunks, and proxies
+    refuse the request. So this adapter removes that header from a request of known length.
     """
 
-    def __init__(self, line: Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__()
-        self._line = line
+        self._connection = connection
 
     def close(self) -> None:
-        # urllib3 by itself closes them when nothing refers to their pool any more, and the
-        # traceback of a refusal may do so until the garbage collector runs
+        # urllib3 itself closes the connections only when nothing refers to their pool. But the
+        # traceback of a refusal may refer to the pool until the garbage collector runs.
         pools = self.poolmanager.pools
-        for key in pools.keys():  # noqa: SIM118 - it can't be iterated
+        for key in pools.keys():  # noqa: SIM118 - urllib3's container of pools can't be iterated
             if pool := pools.get(key):
                 pool.close()
         super().close()
@@ -166,15 +177,16 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool = super().get_connection_with_tls_context(*args, **kwargs)
         kind = _DiallingTls if pool.scheme == "https" else _Dialling
-        pool.ConnectionCls = partial(kind, self._line)  # type: ignore[assignment]
+        pool.ConnectionCls = partial(kind, self._connection)  # type: ignore[assignment]
         return pool
 
 
 class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
-    """swiftclient's connection, whose answers are small, and not compressed.
+    """swiftclient's connection, limited to small answers without compression.
 
-    swiftclient reads listings, /info and the texts of refusals whole, and inflates what a
-    store has compressed, for which it asks; the bytes of objects are read piece by piece.
+    swiftclient reads listings, /info and the texts of refusals into memory at once. It asks for
+    compressed answers and inflates them. So answers are limited in size, and no compression is
+    requested. The bytes of objects are read piece by piece.
     """
 
     resp: Any
@@ -188,25 +200,30 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
     def getresponse(self) -> Any:
         answer = super().getresponse()
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise StoreRejected("the store's answer is compressed, which it was not asked for")
+            raise StoreRejected("the store sent a compressed answer, which was not requested")
         answer.read = partial(_read, answer.read)
         return answer
 
     def close(self) -> None:
-        # swiftclient leaves a refusal open, which is false as a boolean
+        # The response of a refusal is false as a boolean. So swiftclient leaves it open.
         if self.resp is not None:
             self.resp.close()
         super().close()
-        self.resp = None  # which refers to this connection, too
+        self.resp = None  # the response refers to this connection
 
 
 def _read(read: Callable[[int], bytes], count: int | None = None) -> bytes:
-    """At most `count` bytes of a body, or all; StoreRejected where that is too much."""
+    """Return at most `count` bytes of a body, or the whole body if `count` is None.
+
+    Raise StoreRejected if the whole body has more than LONGEST_ANSWER bytes.
+    """
     if count is not None:
         return read(count)
     body = bytearray()
     while piece := read(min(1 << 16, LONGEST_ANSWER + 1 - len(body))):
         body += piece
         if len(body) > LONGEST_ANSWER:
-            raise StoreRejected(f"the store's answer has more than {LONGEST_ANSWER} bytes")
+            raise StoreRejected(
+                f"the store's answer has more than the {LONGEST_ANSWER} bytes that are allowed"
+            )
     return bytes(body)

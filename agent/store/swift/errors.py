@@ -1,4 +1,4 @@
-"""What Swift, and the libraries that speak HTTP, say went wrong, as errors of the agent."""
+"""Translation of the errors of Swift and of the HTTP libraries into errors of the agent."""
 
 import http.client
 import random
@@ -26,25 +26,29 @@ from agent.errors import (
     StoreUnreachable,
 )
 
-_LONGEST_PAUSE: Final = 30.0  # seconds between two attempts, whatever Retry-After says
-_MOST_READ: Final = 8 << 10  # bytes or characters of a foreign message, with its markup
-_LONGEST_TEXT: Final = 200  # and of what is left of it
+# The longest pause in seconds between two attempts, even if Retry-After asks for more.
+_LONGEST_PAUSE: Final = 30.0
+# How many bytes or characters of a foreign message are read, with its markup.
+_MOST_READ: Final = 8 << 10
+# How many characters of that message are shown, without its markup.
+_LONGEST_TEXT: Final = 200
 _CA_HINT: Final = (
-    "if the store's certificate is signed by a private CA, name its file in [store] ca_file"
+    "if a private CA signed the store's certificate, name the CA's file in [store] ca_file"
 )
 _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     401: StoreDenied,
     403: StoreDenied,
     404: StoreNotFound,
     408: StoreBusy,
-    409: StoreBusy,  # a write with a later timestamp is under way or came first
+    409: StoreBusy,  # a write with a later timestamp is running or came first
     422: StoreMismatch,
     429: StoreBusy,
     498: StoreBusy,  # Swift's ratelimit middleware
     507: StoreFull,
 }
 _DENIALS: Final = (401, 403)
-# By these the store says that it has done nothing; 408, 409 and 499 are said of what was begun.
+# With these statuses the store says that it has done nothing. It may answer 408, 409 or 499 to a
+# request that it has begun.
 _REFUSALS: Final = frozenset({*range(400, 500), 507} - {408, 409, 499})
 _BAD_ADDRESS: Final = (
     requests.exceptions.InvalidURL,
@@ -70,25 +74,29 @@ _SILENT: Final = (
     urllib3.exceptions.ReadTimeoutError,
     TimeoutError,
 )
-# JSON (nested too deeply, too), gzip, numbers, dates or header bytes that can't be decoded
+# Errors of JSON (also if it is nested too deeply), gzip, numbers, dates or header bytes that can't
+# be decoded.
 _UNREADABLE: Final = (ValueError, RecursionError, OverflowError, zlib.error)
 
 
 @contextmanager
 def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None) -> Iterator[None]:
-    """Turn every foreign error into one of the StoreError family; `what` was being done.
+    """Translate every foreign error of the block into one of the StoreError family.
 
-    `meanings` overrides what a status stands for. No message has a header's value in it.
+    `what` names the action in the message. `meanings` overrides the error class of a status. No
+    message contains the value of a header.
     """
     try:
         yield
     except ClientException as error:
         raise _refusal(what, error, meanings or {}) from error
     except requests.exceptions.InvalidHeader:
-        # its text holds the header's value, which may be the key
-        raise StoreRejected(f"{what}: a user name, key or header can't be sent in HTTP") from None
+        # The text of this error contains the header's value, which may be the key.
+        raise StoreRejected(
+            f"{what}: a user name, key or header has characters that HTTP can't send"
+        ) from None
     except _BAD_ADDRESS as error:
-        raise StoreRejected(f"{what}: not an address: {_reason(error)}") from error
+        raise StoreRejected(f"{what}: not a valid URL: {_reason(error)}") from error
     except _TLS as error:
         raise StoreUnreachable(f"{what}: TLS failed: {_reason(error)}", hint=_CA_HINT) from error
     except _TRANSPORT as error:
@@ -99,22 +107,22 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
 
 
 def pause_seconds(attempt: int, base: float, error: StoreError) -> float:
-    """How long to wait after the failed attempt number `attempt` (from 1).
+    """Return the number of seconds to wait after the failed attempt number `attempt` (from 1).
 
-    Doubles from `base`, with jitter so that many agents don't come back at once; as long as
-    the store's Retry-After asks, and at most 30 seconds.
+    The pause doubles from `base` with each attempt. Its jitter keeps many agents from returning at
+    once. It is at least as long as the store's Retry-After asks, and at most 30 seconds.
     """
     jitter = random.uniform(0.5, 1.0)  # noqa: S311 - no secret depends on it
-    # many doublings of a number are more than a float holds
+    # A float can't hold a number that was doubled too many times.
     doubled = base * 2.0 ** min(attempt - 1, 30) * jitter
     return min(max(doubled, asked_seconds(error)), _LONGEST_PAUSE)
 
 
 def asked_seconds(error: StoreError) -> float:
-    """Return how long the store asks to wait, in Retry-After: 0 to 30 seconds.
+    """Return the number of seconds, from 0 to 30, that the store asks to wait in Retry-After.
 
-    It is a number or a date (RFC 9110, section 10.2.3): one of the store's clock, which the
-    answer is dated by.
+    The header holds a number or a date (RFC 9110, section 10.2.3). Such a date is a time of the
+    store's clock. So it is compared with the Date header of the same answer.
     """
     headers = getattr(error.__cause__, "http_response_headers", None) or {}
     asked = str(headers.get("Retry-After", "")).strip()[:64]
@@ -126,7 +134,7 @@ def asked_seconds(error: StoreError) -> float:
 
 
 def _moment(date: str) -> float | None:
-    """A date of HTTP in Unix seconds; None where it is none."""
+    """Return an HTTP date in Unix seconds, or None if it is not a date."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
@@ -139,7 +147,7 @@ def _refusal(
     status = error.http_status
     if not status:
         return StoreRejected(f"{what}: {_bounded(error.msg)}")
-    # whoever refuses a key or a token may say which
+    # A refusal of a key or token may contain that key or token. So its body is not shown.
     body = (b"" if status in _DENIALS else error.http_response_content or b"")[:_MOST_READ]
     text = _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
     kind = meanings.get(status) or _MEANINGS.get(status)
@@ -153,13 +161,17 @@ def _refusal(
 
 
 def _bounded(text: str) -> str:
-    """One line without markup, short enough for a message."""
-    # a tag ends before the next one: else the time for many that stay open grows by their square
+    """Return `text` as one line without markup, short enough for a message."""
+    # A tag must end before the next one begins. Otherwise the time for many open tags grows with
+    # the square of their number.
     return " ".join(re.sub(r"<[^<>]*>", " ", text[:_MOST_READ]).split())[:_LONGEST_TEXT]
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception, and those that HTTP libraries have wrapped into it, the innermost last."""
+    """Yield an exception and those that HTTP libraries wrapped into it, the innermost last.
+
+    At most 8 are yielded.
+    """
     for _ in range(8):
         yield error
         inner = [getattr(error, "reason", None), *error.args]
@@ -175,7 +187,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _timed_out(error: BaseException) -> bool:
-    """Whether the store was reached, and then let the time pass."""
+    """Return True if the agent was connected to the store and then a wait timed out."""
     chain = list(_chain(error))
     return not any(isinstance(one, _CONNECTING) for one in chain) and any(
         isinstance(one, _SILENT) for one in chain

@@ -1,4 +1,4 @@
-"""What Swift tells in the headers of an answer without a body."""
+"""Readers of the headers of Swift's answers that have no body."""
 
 from email.utils import parsedate_to_datetime
 
@@ -10,23 +10,26 @@ from agent.store.swift.session import Link
 
 
 def stat(container: str, name: str, link: Link) -> Stat:
-    """Return ETag and size of an object's newest copy."""
+    """Return the ETag and the size of an object's newest copy."""
     headers = client.head_object(
         link.url, link.token, container, name, http_conn=link.http, headers={"X-Newest": "true"}
     )
     length = headers.get("content-length")
-    # the ETag of a manifest is in quotes, in Ceph's gateway that of any object
+    # Swift puts the ETag of a manifest in quotes. Ceph's gateway does so for every object.
     return Stat(headers.get("etag", "").strip('"'), None if length is None else int(length))
 
 
 def read_clock(what: str, container: str, link: Link) -> float:
-    """Return the Date of an answer in Unix seconds; StoreRejected if it has none.
+    """Return the Date header of an answer in Unix seconds.
 
-    A store need not have a clock (RFC 9110, section 6.6.1).
+    Raise StoreRejected if the answer has no valid Date. A store need not have a clock (RFC 9110,
+    section 6.6.1).
     """
     headers = client.head_container(link.url, link.token, container, http_conn=link.http)
     date = headers.get("date", "")
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):
-        raise StoreRejected(f"{what}: its answer is dated {date[:40]!r}") from None
+        raise StoreRejected(
+            f"{what}: the Date header of the store's answer is not a date: {date[:40]!r}"
+        ) from None

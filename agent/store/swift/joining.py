@@ -1,4 +1,4 @@
-"""Static Large Objects: what is sent to make one, and how a store says that it did.
+"""Requests that create Static Large Objects, and the store's answers to them.
 
 https://docs.openstack.org/swift/latest/middleware.html#static-large-objects
 """
@@ -17,18 +17,19 @@ from agent.store.protocol import ManifestEntry, Stat
 from agent.store.swift.headers import stat
 from agent.store.swift.session import LEAST_RATE, Link, SwiftSession
 
-_CONNECTIONS: Final = 8  # for HEADs, which are waiting and not bytes
-# what Swift says of a manifest whose entries are missing (400) or differ (400, 409)
+_CONNECTIONS: Final = 8  # for HEAD requests, which wait and move no bytes
+# Swift's answer to a manifest with entries that are missing (400) or differ (400, 409).
 _MEANINGS: Final = dict.fromkeys((400, 409), StoreMismatch)
-# and what Ceph's gateway says of one whose entries are missing
+# Ceph's gateway answers 404 to a manifest with entries that are missing.
 _CEPH_MEANINGS: Final = {**_MEANINGS, 404: StoreMismatch}
 
 
 class Destination(NamedTuple):
-    """Where a manifest goes, and whether the store is to compare its ETag itself.
+    """The container and the name of a manifest.
 
-    Swift compares entries and ETag with what it holds. Ceph's gateway compares sizes alone, and
-    refuses every manifest that comes with an ETag.
+    `compares` is True if the store must compare the ETag itself. Swift compares the entries and the
+    ETag with its own objects. Ceph's gateway compares only sizes, and it refuses every manifest
+    that comes with an ETag.
     """
 
     container: str
@@ -48,27 +49,32 @@ def put_manifest(
     headers: Mapping[str, str],
     entries: int,
 ) -> None:
-    """Store a manifest of `entries` rows; StoreMismatch if the store answers another ETag.
+    """Store a manifest of `entries` rows.
 
-    StoreRejected for one of none, which both Swift and Ceph's gateway would take.
+    Raise StoreMismatch if the store answers another ETag. Raise StoreRejected if there are no
+    entries, because both Swift and Ceph's gateway would accept such a manifest.
     """
     if not entries:
-        raise StoreRejected(f"{to.what}: a manifest can't join nothing")
+        raise StoreRejected(f"{to.what}: a manifest needs at least one entry")
 
     def action(link: Link) -> None:
         stored = _answered_etag(_send(link, to, rows, etag, headers))
         if stored != etag:
-            raise StoreMismatch(f"{to.what}: the store joins ETag {stored[:40]}, not {etag}")
+            raise StoreMismatch(f"{to.what}: the store's ETag is {stored[:40]}, not {etag}")
 
     meanings = _MEANINGS if to.compares else _CEPH_MEANINGS
-    # the store looks at each object that it is to join: that may take it a second each
+    # The store checks each object that it joins. A check may take a second, so each entry adds one
+    # second to the deadline.
     session.call(to.what, action, meanings, size=len(rows) + entries * LEAST_RATE)
 
 
 def check_entries(
     session: SwiftSession, to: Destination, container: str, entries: Sequence[ManifestEntry]
 ) -> None:
-    """Ask the store for each entry in `container`; StoreMismatch unless it is there as told."""
+    """Check by requests that each entry is in `container` with its ETag and size.
+
+    Raise StoreMismatch if an entry is missing or differs.
+    """
     pool = ThreadPoolExecutor(_CONNECTIONS, "check")
     try:
         for _ in pool.map(partial(_check_entry, session, to, container), entries):
@@ -80,7 +86,7 @@ def check_entries(
 def _check_entry(
     session: SwiftSession, to: Destination, container: str, entry: ManifestEntry
 ) -> None:
-    what = f"{to.what}: look at {container}/{entry.name}"
+    what = f"{to.what}: check {container}/{entry.name}"
     try:
         found = session.call(what, partial(stat, container, entry.name))
     except StoreNotFound as error:
@@ -95,10 +101,11 @@ def _check_entry(
 def _send(
     link: Link, to: Destination, rows: bytes, etag: str, headers: Mapping[str, str]
 ) -> tuple[Any, bytes]:
-    """PUT the rows; the answer and its body. ClientException if it is a refusal.
+    """Send the rows with PUT and return the answer and its body.
 
-    With `heartbeat` Swift answers 202 at once, then spaces while it looks at the entries, and
-    how that ended in the body. Other stores don't know the word, and answer as ever.
+    Raise ClientException if the answer is a refusal. With `heartbeat` Swift answers 202 at once. It
+    then sends spaces while it checks the entries, and reports the result in the body. Other stores
+    ignore `heartbeat` and answer as usual.
     """
     parsed, connection = link.http
     path = f"{parsed.path.rstrip('/')}/{quote(to.container)}/{quote(to.name)}"
@@ -114,22 +121,26 @@ def _send(
 
 
 def _answered_etag(answered: tuple[Any, bytes]) -> str:
-    """The ETag of a manifest that is stored; ClientException if the body is a refusal."""
+    """Return the ETag of a manifest that the store confirms.
+
+    Raise ClientException if the body reports a refusal. Raise StoreUnreachable if the answer ends
+    too early, and StoreRejected if the body can't be understood.
+    """
     answer, body = answered
     if answer.status != 202:
         return str(answer.getheader("etag") or "").strip('"')
     if not body.strip():
-        raise StoreUnreachable("the store's answer ended before it said how the write went")
+        raise StoreUnreachable("the store's answer ended before the result of the write")
     said = json.loads(body)
     try:
         status = int(said["Response Status"].split()[0])
         if status // 100 == 2:
             return str(said["Etag"].strip('"'))
-        # rows of an entry's path and what is the matter with it
+        # Each row has the path of an entry and its problem.
         problems = [f"{why}: {path}" for path, why in said.get("Errors", ())]
         text = "; ".join(problems) or str(said.get("Response Body", ""))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise StoreRejected("the store's answer does not say how the write went") from error
+        raise StoreRejected("the store's answer does not report the result of the write") from error
     raise client.ClientException(
         "put a manifest", http_status=status, http_response_content=text.encode()
     )

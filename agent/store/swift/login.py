@@ -1,4 +1,7 @@
-"""Ways to log in to Swift: what gives a storage URL, and the token that opens it."""
+"""Ways to log in to Swift.
+
+Each way returns a storage URL and a token for it.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,23 +13,25 @@ from swiftclient.exceptions import ClientException
 
 from agent.errors import StoreRejected
 
-_LONGEST_ANSWER: Final = 200  # bytes of a body that only its refusal is told by
-_NO_LOGIN_HERE: Final = (404, 405, 412)  # 412 is what Swift's proxy says of a path it can't split
+# Bytes of the body that are read. They are used only for the message about a refusal.
+_LONGEST_ANSWER: Final = 200
+# Statuses of a URL without a login. Swift's proxy answers 412 to a path that it can't split.
+_NO_LOGIN_HERE: Final = (404, 405, 412)
 _URL_HINT: Final = "check that [store] url names the Swift authentication URL"
 
-_LONGEST_URL: Final = 200
+_LONGEST_URL: Final = 200  # characters of a foreign URL in a message
 _CLEAR_HINT: Final = (
-    "have the store answer an https:// storage URL (behind a proxy that does its TLS: "
-    "storage_url_scheme of Swift's tempauth, the catalogue of Keystone, `rgw swift url` of Ceph)"
+    "configure the store to answer with an https:// storage URL (behind a proxy that ends TLS set "
+    "storage_url_scheme of Swift's tempauth, the catalogue of Keystone or `rgw swift url` of Ceph)"
 )
 
 Connect = Callable[[str], AbstractContextManager[Any]]
 
 
 class Access(NamedTuple):
-    """Where the account's objects are, and the token that opens them.
+    """The storage URL of the account, and a token for it.
 
-    `renewable` says whether to log in once more may bring another token.
+    `renewable` is True if another login may bring another token.
     """
 
     storage_url: str
@@ -38,14 +43,17 @@ class Access(NamedTuple):
 
 
 class Authenticate(Protocol):
-    """One way to log in; `connect` opens a connection for a block, as the session's own are."""
+    """A way to log in.
+
+    `connect` opens a connection for a block, in the same way as the session opens its own.
+    """
 
     def __call__(self, connect: Connect) -> Access: ...
 
 
 @dataclass(frozen=True)
 class AuthV1:
-    """Swift's own authentication, version 1: a user name and a key in headers."""
+    """Swift's own authentication, version 1, which sends a user name and a key in headers."""
 
     url: str
     user: str
@@ -61,19 +69,19 @@ class AuthV1:
             token = answer.getheader("x-storage-token") or answer.getheader("x-auth-token")
             if answer.status in _NO_LOGIN_HERE:
                 raise StoreRejected(
-                    f"{self.url} answers {answer.status}: nobody logs in there", hint=_URL_HINT
+                    f"{self.url} answers {answer.status}: it is not a login URL", hint=_URL_HINT
                 )
             if answer.status // 100 != 2:
                 raise ClientException.from_response(answer, "authenticate", body or b" ")
             if not url or not token:
                 raise StoreRejected(
-                    f"{self.url} answers, but not with a storage URL and a token",
+                    f"{self.url} answers, but without a storage URL and a token",
                     hint=_URL_HINT,
                 )
             if _scheme(self.url) == "https" and _scheme(url) != "https":
                 raise StoreRejected(
-                    f"the login at {self.url} goes over TLS, and names the storage URL "
-                    f"{url[:_LONGEST_URL]}, to which the token would go in clear text",
+                    f"the login at {self.url} goes over TLS, but it returns the storage URL "
+                    f"{url[:_LONGEST_URL]}, which would get the token in clear text",
                     hint=_CLEAR_HINT,
                 )
             return Access(url.rstrip("/"), token)
@@ -85,7 +93,10 @@ def _scheme(url: str) -> str:
 
 @dataclass(frozen=True)
 class AuthToken:
-    """A token that somebody else got; there is no other once the store refuses it."""
+    """A given storage URL and token, without a login.
+
+    No other token is available if the store refuses this one.
+    """
 
     storage_url: str
     token: str = field(repr=False)

@@ -1,7 +1,7 @@
-"""One authenticated conversation with Swift: connections, token, retries, deadlines.
+"""One authenticated session with Swift, with its connections, token, retries and deadlines.
 
-What is said in it is swift.py's business. swiftclient's own retries aren't used, because
-they know neither our errors nor how to send the same slabs again.
+store.py and its helpers make the requests. swiftclient's own retries aren't used. They don't know
+the agent's errors, and they can't send the same slabs again.
 """
 
 import copy
@@ -28,13 +28,13 @@ from agent.store.swift.login import Access, Authenticate
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# Bytes per second below which a transfer is as good as none: a segment of 16 MiB has 256 s
-# beside the time that every request has.
+# In bytes per second. A slower transfer counts as failed. A segment of 16 MiB gets 256 s in
+# addition to the time that every request gets.
 LEAST_RATE: Final = 64 << 10
 
 
 class Link(NamedTuple):
-    """What one request needs: arguments for swiftclient's functions."""
+    """The arguments that swiftclient's functions need for one request."""
 
     url: str
     token: str
@@ -42,13 +42,19 @@ class Link(NamedTuple):
 
 
 class _RefusedLogin(NamedTuple):
-    """A login that failed, and until when (monotonic seconds) there is to be no other."""
+    """A failed login.
+
+    `until` is a time of the monotonic clock in seconds. No thread may log in before it.
+    """
 
     error: StoreError
     until: float
 
-    def again(self) -> StoreError:
-        """The error for another thread, which pauses for the rest of the time."""
+    def for_another_thread(self) -> StoreError:
+        """Return a copy of the error for another thread.
+
+        That thread then pauses for the rest of the time.
+        """
         error = type(self.error)(self.error.message, hint=self.error.hint)
         rest = math.ceil(max(self.until - time.monotonic(), 0.0))
         error.__cause__ = ClientException(
@@ -59,7 +65,10 @@ class _RefusedLogin(NamedTuple):
 
 @dataclass
 class _Shared:
-    """What all views of a session have in common; `turn` guards it."""
+    """The state that all views of a session share.
+
+    `turn` guards it.
+    """
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -71,12 +80,18 @@ class _Shared:
 
 
 def _without_bodies(record: logging.LogRecord) -> bool:
-    """swiftclient would log what a store answers, which may be what it was sent: the token."""
+    """Return False for a log record with the body of an answer.
+
+    swiftclient would log the body. If the store sends the token back, the body contains the token.
+    """
     return not str(record.msg).startswith("RESP BODY")
 
 
 class SwiftSession:
-    """Requests of any number of threads, each on a kept connection, with one shared token."""
+    """A session for the requests of any number of threads.
+
+    Each request has a kept connection. All requests share one token.
+    """
 
     def __init__(
         self,
@@ -94,12 +109,15 @@ class SwiftSession:
         self._ca_file = ca_file
         self._stop: Interruption = Uninterrupted()
         self._shared = _Shared()
-        # by default swiftclient's debug log shows the first 16 characters of a token
+        # By default, swiftclient's debug log shows the first 16 characters of a token.
         client.logger_settings["reveal_sensitive_prefix"] = 0
         client.logger.addFilter(_without_bodies)
 
     def bound(self, stop: Interruption) -> Self:
-        """The same session, whose calls raise the cause of `stop` as soon as there is one."""
+        """Return a view of this session that raises the cause of `stop` from its calls.
+
+        A call ends as soon as the stop is requested.
+        """
         view = copy.copy(self)
         view._stop = stop
         return view
@@ -112,9 +130,11 @@ class SwiftSession:
         *,
         size: int = 0,
     ) -> T:
-        """Do `action`, which moves about `size` bytes, again where that may help.
+        """Run `action`, and retry it after a retryable error.
 
-        Raises nothing but StoreErrors, and the cause of the stop that it is bound to.
+        `action` moves about `size` bytes, which the deadline allows for. `what` names the action in
+        messages, and `meanings` overrides the error class of a status. Raise only StoreErrors and
+        the cause of the stop that this session is bound to.
         """
         attempt, without_effect = 1, True
         while True:
@@ -129,20 +149,20 @@ class SwiftSession:
                 if not error.retryable or attempt >= self._attempts:
                     raise
                 seconds = pause_seconds(attempt, self._backoff, error)
-                log.info("%s; again in %.1f s (attempt %d)", error, seconds, attempt + 1)
+                log.info("%s; retry in %.1f s (attempt %d)", error, seconds, attempt + 1)
                 if self._aborted_within(seconds):
                     raise
             attempt += 1
 
     def abort(self) -> None:
-        """End all waits between attempts, and repeat nothing from now on."""
+        """End all waits between attempts and stop all retries."""
         self._shared.aborted = True
         self._wake()
 
     def close(self) -> None:
-        """Close the kept connections."""
-        while line := self._take():
-            line.close()
+        """Close the idle connections."""
+        while connection := self._take_idle_connection():
+            connection.close()
 
     def _authorised(self, action: Callable[[Link], T], size: int) -> T:
         access = self._current_access()
@@ -154,8 +174,8 @@ class SwiftSession:
             self._refused(access, answered=True)
         except requests.exceptions.ConnectionError:
             self._stop.check()
-            # a store that refuses the token may hang up while the body is still being sent,
-            # so that its 401 is lost: the next attempt had better bring another token
+            # A store that refuses the token may close the connection while the body is still being
+            # sent. Its 401 is then lost. So the next attempt should use another token.
             if access.renewable:
                 self._forget(access)
             elif self._refuses(access):
@@ -164,9 +184,9 @@ class SwiftSession:
         return self._exchange(self._current_access(), action, size)
 
     def _refused(self, access: Access, *, answered: bool = False) -> None:
-        """Have the next request log in; TokenExpired where there is no way to.
+        """Make the next request log in, or raise TokenExpired if no login is possible.
 
-        `answered`: the store has said so to the request itself.
+        `answered` is True if the store refused the token in its answer to the request itself.
         """
         if not access.renewable:
             expired = TokenExpired("the store refuses the token that came with the task")
@@ -175,22 +195,23 @@ class SwiftSession:
         self._forget(access)
 
     def _refuses(self, access: Access) -> bool:
-        """Whether the store says of the token itself that it is no good."""
+        """Ask the store about the token, and return True if it refuses the token."""
 
         def ask(link: Link) -> None:
             client.head_account(link.url, link.token, http_conn=link.http)
 
         try:
-            with translated("ask whether the token is good", {401: TokenExpired}):
+            with translated("check the token", {401: TokenExpired}):
                 self._exchange(access, ask, 0)
         except StoreError as error:
             return isinstance(error, TokenExpired)
         return False
 
     def _current_access(self) -> Access:
-        """The token; whoever finds none logs in, and the others wait for that.
+        """Return the storage URL and the token, and log in first if there are none.
 
-        They share what comes of it, and nobody logs in before the store's Retry-After is over.
+        One thread logs in and the other threads wait for the result. They share it, even if it is
+        an error. No thread logs in before the store's Retry-After is over.
         """
         shared = self._shared
         with self._stop.on_stop(self._wake), shared.turn:
@@ -199,14 +220,14 @@ class SwiftSession:
             if shared.access is not None:
                 return shared.access
             if shared.refused and (waited or time.monotonic() < shared.refused.until):
-                raise shared.refused.again()
+                raise shared.refused.for_another_thread()
             shared.logging_in, shared.refused = True, None
         access, refused = None, None
         try:
             with translated("log in to the store"):
                 access = self._authenticate(self._connected)
         except StoreError as error:
-            # a login that was stopped says nothing to threads that weren't
+            # The error of a stopped login must not reach threads that were not stopped.
             self._stop.check()
             refused = _RefusedLogin(error, time.monotonic() + asked_seconds(error))
             raise
@@ -221,13 +242,16 @@ class SwiftSession:
         return not self._shared.logging_in
 
     def _forget(self, refused: Access) -> None:
-        """Authenticate anew next time, unless another thread has already done so."""
+        """Drop the token, so that the next request logs in.
+
+        Do nothing if another thread has already replaced the token.
+        """
         with self._shared.turn:
             if self._shared.access is refused:
                 self._shared.access = None
 
     def _aborted_within(self, seconds: float) -> bool:
-        """Wait that long; True as soon as `abort` was called."""
+        """Wait for `seconds`, and return True as soon as `abort` is called."""
 
         def ended() -> bool:
             self._stop.check()
@@ -241,46 +265,50 @@ class SwiftSession:
             self._shared.turn.notify_all()
 
     def _exchange(self, access: Access, action: Callable[[Link], T], size: int) -> T:
-        line = self._take()
-        if line is not None and line.url != access.storage_url:
-            line.close()
-            line = None
-        line = line or self._line(access.storage_url)
+        connection = self._take_idle_connection()
+        if connection is not None and connection.url != access.storage_url:
+            connection.close()
+            connection = None
+        connection = connection or self._new_connection(access.storage_url)
         with ExitStack() as stack:
-            # after a failure a rest of the answer may be on its way
-            stack.callback(line.close)
-            with self._in_time(line, size):
-                link = Link(access.storage_url, access.token, (line.http.parsed_url, line.http))
+            # After a failure the rest of the answer may still arrive, so the connection is closed.
+            stack.callback(connection.close)
+            with self._within_deadline(connection, size):
+                http = connection.http
+                link = Link(access.storage_url, access.token, (http.parsed_url, http))
                 result = action(link)
-            if not line.is_cut:
+            if not connection.is_shut_down:
                 stack.pop_all()
-                self._shared.idle.append(line)
+                self._shared.idle.append(connection)
         return result
 
     @contextmanager
     def _connected(self, url: str) -> Iterator[Any]:
-        """A connection for one small request."""
-        line = self._line(url)
+        """Yield a connection for one small request."""
+        connection = self._new_connection(url)
         try:
-            with self._in_time(line, 0):
-                yield line.http
+            with self._within_deadline(connection, 0):
+                yield connection.http
         finally:
-            line.close()
+            connection.close()
 
     @contextmanager
-    def _in_time(self, line: Connection, size: int) -> Iterator[None]:
-        """Cut what is done on the line on a stop, and when it takes too long: TimeoutError."""
+    def _within_deadline(self, connection: Connection, size: int) -> Iterator[None]:
+        """Shut the connection down on a stop, and when the deadline of the block has passed.
+
+        Raise TimeoutError if the deadline has passed.
+        """
         connect = min(self._timeout, CONNECT_SECONDS)
         seconds = connect + self._timeout + size / LEAST_RATE
         late = threading.Event()
 
         def expire() -> None:
             late.set()
-            cut()
+            shut_down()
 
         with (
-            line.busy() as cut,
-            self._stop.on_stop(cut),
+            connection.busy() as shut_down,
+            self._stop.on_stop(shut_down),
             self._shared.deadlines.after(seconds, expire),
         ):
             try:
@@ -288,13 +316,13 @@ class SwiftSession:
             finally:
                 if late.is_set():
                     raise TimeoutError(f"not done within {seconds:.0f} s")
-        if line.is_cut:
-            # what looks like an end may be the cut
+        if connection.is_shut_down:
+            # The shutdown of the connection may look like a regular end of the answer.
             self._stop.check()
 
-    def _take(self) -> Connection | None:
+    def _take_idle_connection(self) -> Connection | None:
         with self._shared.turn:
             return self._shared.idle.pop() if self._shared.idle else None
 
-    def _line(self, url: str) -> Connection:
+    def _new_connection(self, url: str) -> Connection:
         return Connection(url, timeout_seconds=self._timeout, ca_file=self._ca_file)

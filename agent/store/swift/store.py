@@ -1,4 +1,4 @@
-"""OpenStack Swift as a Store: https://docs.openstack.org/api-ref/object-store/.
+"""OpenStack Swift as a store (https://docs.openstack.org/api-ref/object-store/).
 
 Manifests are Static Large Objects:
 https://docs.openstack.org/swift/latest/overview_large_objects.html
@@ -38,20 +38,23 @@ from agent.store.swift.session import Link, SwiftSession
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 1 << 20
-_PAGE: Final = 1000  # rows of a listing held in memory at a time
-_PAGE_TOO_LONG: Final = 412  # what Swift says of a page of more rows than it gives at a time
-# what Swift says of a manifest that is read when its entries are gone
+_PAGE: Final = 1000  # rows of a listing that are in memory at a time
+# Swift's answer to a request for a page of more rows than it allows.
+_PAGE_TOO_LONG: Final = 412
+# Swift's answer to a read of a manifest with entries that were deleted.
 _READ_MEANINGS: Final = {409: StoreMismatch}
 
 
 @dataclass(frozen=True)
 class SwiftSettings:
-    """How to reach one container; `container` and its `_segments` sibling are created.
+    """The settings of one container.
 
-    `timeout_seconds` bounds connecting (10 s at most), each send of 1 MiB and each wait for
-    bytes; a whole request has that time, and a second for each 64 KiB.
-    `attempts` is per operation, with pauses that double from `backoff_seconds`.
-    `ca_file` replaces the public certificate authorities, it doesn't switch checks off.
+    `container` and `<container>_segments` are created if missing. `timeout_seconds` limits
+    connecting (to 10 s at most), each send of 1 MiB and each wait for bytes. A whole request may
+    take `timeout_seconds`, the time for connecting, and a second for each 64 KiB. `attempts` is the
+    number of attempts of one operation. The pauses between them double from `backoff_seconds`.
+    `ca_file` replaces the public certificate authorities. It does not turn the checks of
+    certificates off.
     """
 
     auth_url: str
@@ -66,14 +69,20 @@ class SwiftSettings:
 
 @dataclass
 class _Learnt:
-    """What this store turned out to be like; all views of it share that."""
+    """Facts about this store that its answers have shown.
 
-    page: int | None = _PAGE  # rows that are asked for at a time; None for the store's own number
+    All views of the store share them.
+    """
+
+    page: int | None = _PAGE  # rows that are requested at a time; None for the store's own default
     limits: StoreLimits | None = None
 
 
 class SwiftStore:
-    """agent.store.protocol.Store in Swift, or in Ceph's gateway through its Swift API."""
+    """A store in Swift, or in Ceph's gateway through its Swift API.
+
+    It implements agent.store.protocol.Store.
+    """
 
     def __init__(self, settings: SwiftSettings, authenticate: Authenticate | None = None) -> None:
         self._container = settings.container
@@ -98,140 +107,147 @@ class SwiftStore:
 
     def open(self, *, create: bool = True) -> None:
         self._session.call("authenticate", lambda _link: None)
-        for shelf in Container if create else ():
-            name = self._in(shelf)
+        for container in Container if create else ():
+            name = self._container_name(container)
             self._session.call(f"create container {name}", partial(_create_container, name))
 
     def limits(self) -> StoreLimits:
         self._learnt.limits = self._session.call("read the limits from /info", read_limits)
         return self._learnt.limits
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         digest = hashlib.md5(usedforsecurity=False)
         for part in parts:
             digest.update(part)
         size = sum(part.nbytes for part in parts)
-        return self._put(shelf, name, parts if size else (), size, digest.hexdigest())
+        return self._put(container, name, parts if size else (), size, digest.hexdigest())
 
     def put_manifest(
         self,
-        shelf: Container,
+        container: Container,
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        segments, etag = self._in(Container.SEGMENTS), manifest_etag(entries)
+        segments, etag = self._container_name(Container.SEGMENTS), manifest_etag(entries)
         limits = self._learnt.limits or self.limits()
-        # a store that announces nesting is Swift, which compares manifests with what it holds
-        to = Destination(self._in(shelf), name, compares=limits.nesting)
+        # A store that announces nesting is Swift. Swift compares manifests with its own objects.
+        to = Destination(self._container_name(container), name, compares=limits.nesting)
         if not to.compares:
             check_entries(self._session, to, segments, entries)
         rows = manifest_json(segments, entries)
         put_manifest(self._session, to, rows, etag, headers, len(entries))
         return etag
 
-    def get(self, shelf: Container, name: str, limit: int) -> bytes:
-        what = f"get {self._in(shelf)}/{name}"
+    def get(self, container: Container, name: str, limit: int) -> bytes:
+        what = f"get {self._container_name(container)}/{name}"
 
         def action(link: Link) -> bytes:
-            headers, body = self._get(link, shelf, name, {"X-Newest": "true"})
+            headers, body = self._get(link, container, name, {"X-Newest": "true"})
             content = bytearray()
             while piece := body.read(min(_CHUNK, limit + 1 - len(content))):
                 content += piece
             if len(content) > limit:
-                raise StoreMismatch(f"{what}: larger than the expected {limit} bytes")
+                raise StoreMismatch(f"{what}: it is larger than the expected {limit} bytes")
             _check_md5(what, content, headers)
             return bytes(content)
 
         return self._session.call(what, action, _READ_MEANINGS, size=limit)
 
-    def get_into(self, shelf: Container, name: str, buffer: memoryview) -> None:
-        what = f"get {self._in(shelf)}/{name}"
+    def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
+        what = f"get {self._container_name(container)}/{name}"
 
         def action(link: Link) -> None:
-            headers, body = self._get(link, shelf, name, {})
+            headers, body = self._get(link, container, name, {})
             announced = int(headers.get("content-length", buffer.nbytes))
             if announced != buffer.nbytes:
-                raise StoreMismatch(f"{what}: {announced} bytes instead of {buffer.nbytes}")
+                raise StoreMismatch(f"{what}: it has {announced} bytes instead of {buffer.nbytes}")
             if _read_into(body, buffer) != buffer.nbytes or body.read(1):
-                raise StoreMismatch(f"{what}: not {buffer.nbytes} bytes, as announced")
+                raise StoreMismatch(
+                    f"{what}: the store did not send {buffer.nbytes} bytes, as announced"
+                )
             _check_md5(what, buffer, headers)
 
         self._session.call(what, action, size=buffer.nbytes)
 
-    def stat(self, shelf: Container, name: str) -> Stat:
-        container = self._in(shelf)
-        return self._session.call(f"look at {container}/{name}", partial(stat, container, name))
+    def stat(self, container: Container, name: str) -> Stat:
+        inside = self._container_name(container)
+        return self._session.call(f"look up {inside}/{name}", partial(stat, inside, name))
 
-    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        with self._naming_missing(shelf):
-            for page in self._pages(shelf, prefix):
+    def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        with self._naming_missing(container):
+            for page in self._pages(container, prefix):
                 yield from filter(_reachable, page)
 
-    def delete(self, shelf: Container, name: str) -> None:
-        container = self._in(shelf)
+    def delete(self, container: Container, name: str) -> None:
+        inside = self._container_name(container)
 
         def action(link: Link) -> None:
             try:
-                client.delete_object(link.url, link.token, container, name, http_conn=link.http)
+                client.delete_object(link.url, link.token, inside, name, http_conn=link.http)
             except client.ClientException as error:
                 if error.http_status != 404:
                     raise
 
-        self._session.call(f"delete {container}/{name}", action)
+        self._session.call(f"delete {inside}/{name}", action)
 
     def clock(self) -> float:
-        """The Date of an answer (RFC 9110, section 6.6.1), in whole seconds.
+        """Return the Date of an answer (RFC 9110, section 6.6.1) in whole Unix seconds.
 
-        StoreRejected where there is none: a store need not have a clock.
+        Raise StoreRejected if the answer has no valid Date, because a store need not have a clock.
         """
         what = "read the store's clock"
-        action = partial(read_clock, what, self._in(Container.OBJECTS))
+        action = partial(read_clock, what, self._container_name(Container.OBJECTS))
         with self._naming_missing(Container.OBJECTS):
             return self._session.call(what, action)
 
     def abort(self) -> None:
-        """End all waits between attempts, and repeat nothing from now on."""
+        """End all waits between attempts and stop all retries."""
         self._session.abort()
 
     def close(self) -> None:
         self._session.close()
 
-    def _in(self, shelf: Container) -> str:
-        return self._container + shelf.value
+    def _container_name(self, container: Container) -> str:
+        return self._container + container.value
 
     def _put(
-        self, shelf: Container, name: str, parts: Sequence[memoryview], size: int, etag: str
+        self, container: Container, name: str, parts: Sequence[memoryview], size: int, etag: str
     ) -> str:
-        """Send `parts` with the ETag that the store must find; the same on each attempt."""
-        container = self._in(shelf)
-        what = f"put {container}/{name}"
+        """Send `parts` as one object, with the ETag `etag` that the store must compute.
+
+        Each attempt sends the same parts.
+        """
+        inside = self._container_name(container)
+        what = f"put {inside}/{name}"
 
         def action(link: Link) -> str:
             stored: str = client.put_object(
                 link.url,
                 link.token,
-                container,
+                inside,
                 name,
-                # swiftclient and urllib3 pass each part on to one sendall, without a copy
+                # swiftclient and urllib3 pass each part to one sendall without a copy.
                 contents=iter(parts) if parts else None,
                 content_length=size,
                 etag=etag,
                 http_conn=link.http,
             )
             if stored != etag:
-                raise StoreMismatch(f"{what}: the store holds MD5 {stored[:40]}, sent was {etag}")
+                raise StoreMismatch(
+                    f"{what}: the store has the MD5 {stored[:40]}, but the sent bytes have {etag}"
+                )
             return stored
 
         return self._session.call(what, action, size=size)
 
     def _get(
-        self, link: Link, shelf: Container, name: str, headers: dict[str, str]
+        self, link: Link, container: Container, name: str, headers: dict[str, str]
     ) -> tuple[Mapping[str, str], Any]:
         answer: tuple[Mapping[str, str], Any] = client.get_object(
             link.url,
             link.token,
-            self._in(shelf),
+            self._container_name(container),
             name,
             http_conn=link.http,
             resp_chunk_size=_CHUNK,
@@ -240,25 +256,25 @@ class SwiftStore:
         return answer
 
     def _page(
-        self, shelf: Container, prefix: str, marker: str, link: Link
+        self, container: Container, prefix: str, marker: str, link: Link
     ) -> Sequence[StoredObject]:
         rows = self._learnt.page
         try:
-            return self._rows(shelf, prefix, marker, rows, link)
+            return self._rows(container, prefix, marker, rows, link)
         except client.ClientException as error:
             if error.http_status != _PAGE_TOO_LONG or rows is None:
                 raise
-        # its own number is below ours, so a page of that many is small enough
+        # The store's own default is below the number requested. So such a page is small enough.
         self._learnt.page = None
-        return self._rows(shelf, prefix, marker, None, link)
+        return self._rows(container, prefix, marker, None, link)
 
     def _rows(
-        self, shelf: Container, prefix: str, marker: str, limit: int | None, link: Link
+        self, container: Container, prefix: str, marker: str, limit: int | None, link: Link
     ) -> Sequence[StoredObject]:
         _, rows = client.get_container(
             link.url,
             link.token,
-            self._in(shelf),
+            self._container_name(container),
             marker=marker,
             limit=limit,
             prefix=prefix,
@@ -266,31 +282,33 @@ class SwiftStore:
         )
         return [_row(row) for row in rows]
 
-    def _pages(self, shelf: Container, prefix: str) -> Iterator[Sequence[StoredObject]]:
-        what = f"list {self._in(shelf)}"
+    def _pages(self, container: Container, prefix: str) -> Iterator[Sequence[StoredObject]]:
+        what = f"list {self._container_name(container)}"
         marker = ""
         while page := self._session.call(
-            what, partial(self._page, shelf, prefix, marker), size=LONGEST_ANSWER
+            what, partial(self._page, container, prefix, marker), size=LONGEST_ANSWER
         ):
             if page[-1].name <= marker:
-                raise StoreRejected(f"{what}: the store does not go on after {marker!r}")
+                raise StoreRejected(f"{what}: the store's listing does not go on after {marker!r}")
             if not all(row.name.startswith(prefix) for row in page):
-                # whoever asks may be about to remove all that he is shown
-                raise StoreRejected(f"{what}: the store names more than what begins with {prefix}")
+                # The caller may be about to delete every object that is listed.
+                raise StoreRejected(
+                    f"{what}: the store lists names that do not begin with {prefix}, as requested"
+                )
             yield page
             marker = page[-1].name
 
     @contextmanager
-    def _naming_missing(self, shelf: Container) -> Iterator[None]:
-        """Have a StoreNotFound about the container itself say which containers there are."""
+    def _naming_missing(self, container: Container) -> Iterator[None]:
+        """Replace a StoreNotFound about the container by one that names the existing containers."""
         try:
             yield
         except StoreNotFound as error:
-            told = no_container(self._in(shelf), "the account", self._containers())
-            raise StoreNotFound(told) from error
+            name = self._container_name(container)
+            raise StoreNotFound(no_container(name, "the account", self._containers())) from error
 
     def _containers(self) -> Sequence[str]:
-        """The containers of the account; none if the store doesn't tell."""
+        """Return the names of the account's containers, or none if the store doesn't list them."""
 
         def action(link: Link) -> Sequence[str]:
             _, rows = client.get_account(link.url, link.token, limit=_PAGE, http_conn=link.http)
@@ -309,27 +327,30 @@ def _create_container(name: str, link: Link) -> None:
 
 def _row(row: Mapping[str, Any]) -> StoredObject:
     try:
-        # the hash of a manifest is that of its JSON; its ETag is beside it, in quotes
+        # The `hash` of a manifest is the MD5 of its JSON. Its ETag is in `slo_etag`, in quotes.
         etag = row.get("slo_etag", row["hash"]).strip('"')
         name, size, modified = row["name"], row["bytes"], row["last_modified"]
         if not (isinstance(name, str) and isinstance(size, int) and isinstance(modified, str)):
             raise TypeError
         return StoredObject(name, size, etag, modified)
     except (KeyError, TypeError, AttributeError) as error:
-        raise StoreRejected("the store's listing has a row that names no object") from error
+        raise StoreRejected(
+            "the store's listing has a row that does not describe an object"
+        ) from error
 
 
 def _reachable(row: StoredObject) -> bool:
-    """Whether the object can be asked for by its name, and is none of ours if not.
+    """Return True if a request by its name can reach the object.
 
-    The steps `.` and `..` of a URL's path are taken before it is sent (RFC 3986, section 5.2.4):
-    it would be another object, perhaps in another container.
+    Before a URL is sent, the steps `.` and `..` of its path are resolved (RFC 3986, section 5.2.4).
+    The request would reach another object, perhaps in another container. The agent makes no such
+    names.
     """
     return {".", ".."}.isdisjoint(row.name.split("/"))
 
 
 def _read_into(body: Any, buffer: memoryview) -> int:
-    """Fill `buffer` from `body` as far as it goes; the number of bytes read."""
+    """Fill `buffer` from `body` as far as possible and return the number of bytes read."""
     filled = 0
     while filled < buffer.nbytes:
         piece = body.read(min(_CHUNK, buffer.nbytes - filled))
