@@ -15,8 +15,8 @@ SECTIONS: Final[dict[str, str]] = {
 MEANINGS: Final[dict[str, str]] = {
     "agent.instance_id": "id (UUID, lower case) of the instance; this agent takes its tasks",
     "agent.tenant_id": "tenant that owns the backups; part of the default container's name",
-    "agent.state_folder": "directory of the journal, the lock and temporary files; each agent needs "
-    "its own",
+    "agent.state_folder": "directory of the journal, the lock and temporary files; each agent "
+    "needs its own",
     "agent.restore_reserve_percent": "percentage of the target's filesystem that a restore leaves "
     "free",
     "agent.restore_roots": "directories below which restore tasks may write; none means that no "
