@@ -1,15 +1,15 @@
-"""Opens one stored backup of backup-agent WITHOUT backup-agent: segments in, xbstream out.
+"""Open one stored backup of backup-agent WITHOUT backup-agent: segments in, xbstream out.
 
-    python3 open_backup.py RECORD KEY STORED | mbstream -x -C EMPTY_FOLDER
+    python3 open_backup.py RECORD KEY STORED | mbstream -x -C EMPTY_DIRECTORY
 
 RECORD  the file <id>.json
 KEY     a master key <id>.key, or a recovery private key in PEM (asks for its passphrase);
         the word "none" for a backup that was never encrypted
-STORED  the folder with the downloaded segments 00000000, 00000001, ...; or the one joined
+STORED  the directory with the downloaded segments 00000000, 00000001, ...; or the joined
         object <id>.xbstream.gz.enc; or "-" for that object on standard input
 
-Needs Python 3.9 and the package `cryptography` (Debian: python3-cryptography), nothing else.
-Exit status 0: every byte came out and was checked. All else: docs/restore-without-the-agent.md
+It needs only Python 3.9 and the package `cryptography` (Debian: python3-cryptography).
+Exit status 0: every byte came out and was checked. More: docs/restore-without-the-agent.md
 """
 
 import base64
@@ -31,17 +31,17 @@ MIB = 1 << 20
 
 
 def failed(text):
-    """`raise` it: says what is wrong, harmless for a terminal, and ends with exit status 1."""
+    """Return an exception that prints `text`, escaped for terminals, and ends with status 1."""
     return SystemExit(f"open_backup: FAILED: {repr(str(text))[1:-1]}\nNOT ALL CAME OUT: delete it")
 
 
 def derive(master, purpose):
-    """One of the two keys that a master key stands for: to "wrap", or to "mac"."""
+    """Derive the key for `purpose` ("wrap" or "mac") from a master key."""
     return HKDF(hashes.SHA256(), 32, None, b"backup-agent v1 " + purpose).derive(master)
 
 
 def read_key(path):
-    """A master key's bytes, or a recovery key (an object), or b"" where there is none."""
+    """Return a master key's bytes, a recovery key (an object), or b"" if `path` is "none"."""
     data = b"" if path == "none" else Path(path).read_bytes()
     try:
         if path == "none" or len(data.strip()) == 44:
@@ -53,7 +53,7 @@ def read_key(path):
 
 
 def read_record(path, key):
-    """Line 1 is the record, line 2 its MAC, which only a master key can check."""
+    """Return the record in line 1. Line 2 is its MAC, which only a master key can check."""
     line, _, seal = Path(path).read_bytes().partition(b"\n")
     try:
         record, signer, mac = json.loads(line), json.loads(seal)["key_id"], json.loads(seal)["mac"]
@@ -69,7 +69,7 @@ def read_record(path, key):
 
 
 def unwrap(record, key):
-    """The backup's own data key: the record holds it, wrapped by each key that opens it."""
+    """Return the backup's data key. The record holds it, wrapped with each key that opens it."""
     kind = "A256KW" if isinstance(key, bytes) else "RSA-OAEP-256"
     for entry in (one for one in record["keys"] if key and one["alg"] == kind):
         wrapped, sha256 = base64.b64decode(entry["wrapped"]), hashes.SHA256()
@@ -83,14 +83,14 @@ def unwrap(record, key):
 
 
 def pieces(path, stored):
-    """The stored bytes, 1 MiB at a time; in the end they must be those that the record lists."""
+    """Yield the stored bytes, 1 MiB at a time. They must match the lists of the record."""
     size, whole, total, files = stored["segment_size"], stored["stored_bytes"], 0, [Path(path)]
     if files[0].is_dir():
-        most = sum(1 for _ in files[0].iterdir()) + 9  # of a larger count at least 9 are gone
+        most = sum(1 for _ in files[0].iterdir()) + 9  # with a larger count at least 9 are missing
         files = [files[0] / f"{number:08d}" for number in range(min(stored["segment_count"], most))]
         if gone := [file.name for file in files if not file.exists()]:
             raise failed(f"{path} lacks {len(gone)} segments: download {', '.join(gone[:9])}")
-    lines, md5 = [], hashlib.md5()  # noqa: S324 - Swift's own hash
+    lines, md5 = [], hashlib.md5()  # noqa: S324 - the hash that Swift uses
     for file in files:
         with open(0 if path == "-" else file, "rb") as opened:
             while piece := opened.read(MIB):
@@ -107,7 +107,7 @@ def pieces(path, stored):
 
 
 def decrypted(sealed, key, record):
-    """Each MiB has a tag, which fails where it was changed, moved or is of another backup."""
+    """Yield the plaintext. Each MiB has a tag, which fails if that MiB was changed or moved."""
     last, prefix, aes = (record["stored"]["stored_bytes"] - 1) // MIB, b"", None
     for number, piece in enumerate(sealed):
         if number == 0:
@@ -122,7 +122,7 @@ def decrypted(sealed, key, record):
 
 
 def inflated(stream):
-    """What the gzip members hold, one behind the other; zlib checks the CRC of each."""
+    """Yield the contents of the gzip members, in order. zlib checks the CRC of each."""
     member = zlib.decompressobj(31)
     for data in stream:
         while data:
@@ -134,13 +134,13 @@ def inflated(stream):
 
 
 class Reader:
-    """Gives the stream's bytes in any amount."""
+    """A buffer that returns the stream's bytes in any amount."""
 
     def __init__(self, pieces):
         self.pieces, self.held, self.at, self.total = pieces, b"", 0, 0
 
     def take(self, size, least=None):
-        """The next `size` bytes, and at least as many, or `least`."""
+        """Return the next `size` bytes. Fail if there are fewer than `least` (default: `size`)."""
         while len(self.held) - self.at < size and (piece := next(self.pieces, None)) is not None:
             self.held, self.at = self.held[self.at :] + piece, 0
         taken = self.held[self.at : self.at + size]
@@ -150,7 +150,7 @@ class Reader:
         return taken
 
     def back(self, size):
-        """Give the last `size` bytes back."""
+        """Put the last `size` bytes back."""
         self.at, self.total = self.at - size, self.total - size
 
 
@@ -159,7 +159,7 @@ def number(field):
 
 
 def plain(path):
-    """The path, which has to stay inside the folder; nobody else checks those of R and D."""
+    """Return the path if it stays inside. mbstream does not check the paths of R and D."""
     if (
         not path
         or len(path) > 511
@@ -172,13 +172,13 @@ def plain(path):
 
 
 def judged(stream):
-    """The xbstream, chunk by chunk (agent/codec/xbstream.py), each once its paths are judged.
+    """Yield the xbstream chunk by chunk (agent/codec/xbstream.py), after a check of its paths.
 
-    mbstream stops at the first E after an R if no P is between them: an empty one is put there.
+    mbstream stops at the first E after an R if no P is between them. So add an empty P there.
     """
-    magic, ends, renamed = b"XBSTCK01", {}, False  # how far each unfinished file has come
+    magic, ends, renamed = b"XBSTCK01", {}, False  # the length so far of each unfinished file
     while head := stream.take(14, least=0):
-        kind, left = head[9:10], 0  # of payload that follows
+        kind, left = head[9:10], 0  # bytes of payload that follow
         if head[:8] != magic or len(head) < 14 or kind not in b"PERDS":
             raise failed("this is no xbstream, or it has chunks of an unknown type")
         head += (path := plain(stream.take(min(number(head[10:]), 512))))
@@ -214,7 +214,7 @@ def main(record_path, key_path, stored_path):
     stream, whole = pieces(stored_path, record["stored"]), record["stored"]["raw_bytes"]
     if record["cipher"] != "none":
         stream = decrypted(stream, unwrap(record, key), record)
-    elif not isinstance(key, bytes):  # an unchecked record that says so may be a forged one
+    elif not isinstance(key, bytes):  # this unchecked record may be forged
         raise failed('the record says "not encrypted": give "none" as key if you believe it')
     raw = Reader(inflated(stream))
     for data in judged(raw):
@@ -232,5 +232,5 @@ if __name__ == "__main__":
         sys.exit(__doc__ + "\nIts output must go into a pipe or a file, not to a terminal.")
     try:
         main(*sys.argv[1:])
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - as a hostile record may
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - a hostile record may raise any
         raise failed(str(error) or type(error).__name__) from None

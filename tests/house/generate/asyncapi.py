@@ -20,27 +20,28 @@ _VERSION: Final = "0.3.0"  # of the AMQP bindings
 _SCHEMAS: Final = "#/components/schemas/"
 _HEAD: Final = """\
 # The messages that backup-agent takes from RabbitMQ and sends to it.
-# Made from agent/model/ by script/docs; don't edit it.
+# script/docs makes this file from agent/model/. Don't edit it.
 """
 _TASKS: Final = (
     "Tasks for one instance. Its agent makes the exchange, the queue backup.tasks.<instance_id> "
-    "and its binding if they are missing and it has the right to; the queue is durable, has a "
-    "single active consumer, and its dead letters go to backup.dead. Send tasks as mandatory: one "
-    "that is returned has no agent. Text must be Unicode without lone surrogates, and no field may "
-    "occur twice in one object. The same task_id twice is done once and answered "
+    "and its binding if they are missing and it has the right. The queue is durable, has a single "
+    "active consumer, and sends its dead letters to backup.dead. Send tasks as mandatory: if a "
+    "task is returned, its instance has no queue. Text must be Unicode without lone surrogates. No "
+    "field may occur twice in one object. A task_id that is sent twice is done once and answered "
     f"twice. A task has at most {wire.MAX_TASK_BYTES} bytes."
 )
 _REPORTS: Final = (
-    "What the agent says about a task. The routing key's last three words are the task's type "
-    "(which has a dot of its own) and its status, so 'ID.#' selects all of an instance and "
-    "'#.FAILED' all failures. Delivered at least once: drop what has an (agent_run_id, seq) that "
-    "was seen. One that no queue takes, or that a full queue refuses, stays with the agent. Drop "
-    "one whose delivery has another routing key than the report's own: somebody else sent it."
+    "The agent's reports about a task. The last three words of the routing key are the task's type "
+    "(which contains a dot) and its status. So 'ID.#' selects all reports of an instance, and "
+    "'#.FAILED' selects all failures. Reports are delivered at least once: drop a report if its "
+    "(agent_run_id, seq) was seen before. If no queue takes a report, or a full queue refuses it, "
+    "the agent keeps it. Drop a report if the routing key of its delivery is not the report's own: "
+    "another sender sent it."
 )
 _DEAD: Final = (
-    "What came as a task and is none, with the reason in the headers; its body is cut to "
-    f"{wire.MAX_TASK_BYTES} bytes. It is also reported as FAILED if a task id is found in it, in "
-    "any spelling; the report has the canonical one."
+    "Messages to the task queue that are no valid tasks, with the reason in the headers. The body "
+    f"is cut to {wire.MAX_TASK_BYTES} bytes. If the agent finds a task id in the body, in any "
+    "spelling, it also sends a report FAILED with the canonical spelling."
 )
 
 
@@ -136,7 +137,7 @@ def _messages(tasks: dict[str, type[BaseModel]]) -> Json:
                 "x-message": {"type": "string", "description": "what is wrong with the message"},
             },
         },
-        "payload": {"description": "whatever came"},
+        "payload": {"description": "the received body"},
     }
     return found
 

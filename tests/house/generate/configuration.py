@@ -13,23 +13,23 @@ from tests.house.generate.tables import table
 _HEAD: Final = """\
 # Configuration
 
-`backup-agent` reads `/etc/backup-agent/agent.toml` (TOML), or the file named by `--config`.
-A whole example is [systemd/agent.toml](../systemd/agent.toml).
+`backup-agent` reads `/etc/backup-agent/agent.toml` (TOML), or the file that `--config` names.
+[systemd/agent.toml](../systemd/agent.toml) is an example with all keys.
 
-- **Environment.** Every key can be set or replaced by the variable that stands beside it. The items
-  of a list are separated by `:`, those of `storage_urls` and `options` by blanks.
-- **Paths** are relative to the folder of the configuration file where they don't begin with `/`.
-- **Secrets** are never in the file nor in the environment: a key that ends in `_file` names a file
-  with the secret, mode 0600 or a credential of systemd (`LoadCredential=`); anything that others
-  may read is refused. A newline at its end does not count.
-- **Mistakes** are refused at the start, exit status 2, naming section and key: unknown sections
-  and keys, values out of bounds, missing keys.
-- A section may be missing where no command that is used needs it: `--local` commands need no
-  `[broker]`, for instance.
+- **Environment.** The variable in the last column sets a key, and overrides the file. Separate the
+  items of a list by `:`, those of `storage_urls` and `options` by spaces.
+- **Paths** that don't begin with `/` are relative to the directory of the configuration file.
+- **Secrets** are never in the file or in the environment. A key that ends in `_file` names a file
+  with the secret. That file has mode 0600, or is a credential of systemd (`LoadCredential=`). The
+  agent refuses a file that other users may read. It ignores a newline at the end of the file.
+- **Mistakes** are refused at the start: unknown sections and keys, values out of bounds, missing
+  keys. The message names the section and the key, and the exit status is 2.
+- A section may be missing if no command that you use needs it. For example, `--local` commands
+  need no `[broker]`.
 
-Whole numbers take no unit: bytes are bytes. `67108864` is 64 MiB.
+Whole numbers have no unit, and sizes are bytes: `67108864` is 64 MiB.
 
-This page is made from `agent/config/settings.py` by `script/docs`; don't edit it.
+`script/docs` makes this page from `agent/config/settings.py`. Don't edit it.
 """
 _REQUIRED: Final = "**required**"
 

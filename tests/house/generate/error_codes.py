@@ -10,19 +10,20 @@ from tests.house.generate.tables import one_line, table
 _HEAD = """\
 # Errors
 
-Every failure of `backup-agent` has one of these codes. It is the first word of what a command
-prints, and the field `error.code` of a FAILED report and of a FAILED backup's record; `message`
-there says what failed and why, `hint` what to do. A code keeps its meaning for ever.
+Every failure of `backup-agent` has one of these codes. A command prints the code before the
+message. A FAILED report, and the record of a FAILED backup, have it in the field `error.code`. The
+field `message` there says what failed and why, and `hint` says how to fix it. The meaning of a
+code never changes.
 
     backup-agent: parent_unusable: the parent can't be used: ... is FAILED, not COMPLETED
       what to do: name a COMPLETED backup of this instance as parent, or make a full backup
 
-*Exit* is the exit status of a command that ends with it. *Passing* marks what may go away by
-itself: a request to the store is repeated a few times before it fails so, and sending the task
-again later (under a fresh id) may help.
-The hint stands here in its general form; a message often has one that fits better.
+*Exit* is the exit status of a command that fails with the code. *Passing* marks errors that may end
+without your help. The agent retries a request to the store a few times before it fails with such a
+code. Sending the task again later (under a fresh id) may help, too. The table shows the general
+hint. Many messages have a more specific one.
 
-This page is made from `agent/errors/` by `script/docs`; don't edit it.
+`script/docs` makes this page from `agent/errors/`. Don't edit it.
 """
 _FAMILIES = {
     "ConfigInvalid": "Configuration and usage",

@@ -25,13 +25,13 @@ from agent.model import (
 
 SUMMARIES: Final = {
     "backup.create": "Make a full backup, or an incremental one that continues parent_id.",
-    "backup.restore": "Restore a backup with its chain into an empty folder of the agent's VM.",
+    "backup.restore": "Restore a backup with its chain into an empty directory of the agent's VM.",
     "backup.verify": "Check that a backup can be restored.",
-    "backup.delete": "Delete a backup and all that continue it.",
+    "backup.delete": "Delete a backup and all its descendants.",
     "task.cancel": "End a task that waits or runs.",
-    "agent.ping": "Ask for a sign of life: answered at once by a report DONE.",
-    "report": "One message about a task: ACCEPTED, RUNNING any number of times, then a final one.",
-    "dead": "A message that the agent could not read as a task.",
+    "agent.ping": "Request a heartbeat. The agent answers at once with a report DONE.",
+    "report": "A report about a task: ACCEPTED, RUNNING any number of times, then a final report.",
+    "dead": "A message that is not a valid task.",
 }
 _INSTANCE: Final = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 _FULL: Final = "8f714e0f-4cfe-45a3-9205-8c933a9a8d4b"

@@ -15,12 +15,12 @@ SECTIONS: Final[dict[str, str]] = {
 MEANINGS: Final[dict[str, str]] = {
     "agent.instance_id": "id (UUID, lower case) of the instance; this agent takes its tasks",
     "agent.tenant_id": "tenant that owns the backups; part of the default container's name",
-    "agent.state_folder": "folder of the journal, the lock and scratch files; each agent needs its "
-    "own",
+    "agent.state_folder": "directory of the journal, the lock and temporary files; each agent "
+    "needs its own",
     "agent.restore_reserve_percent": "percentage of the target's filesystem that a restore leaves "
     "free",
-    "agent.restore_roots": "folders below which restore tasks may write; none means that no task "
-    "may restore",
+    "agent.restore_roots": "directories below which restore tasks may write; none means that no "
+    "task may restore",
     "agent.progress_seconds": "seconds between two progress reports",
     "broker.url": "`amqp://user@host:port/vhost` or `amqps://...`, never with a password in it",
     "broker.password_file": "file with the password of that user",
@@ -31,7 +31,7 @@ MEANINGS: Final[dict[str, str]] = {
     "type",
     "broker.ca_file": "certificate of the authority for the broker's certificate, if the system "
     "does not know that authority",
-    "store.url": "`swift:` and the authentication URL (auth v1), or `file:///` and a folder",
+    "store.url": "`swift:` and the authentication URL (auth v1), or `file:///` and a directory",
     "store.user": "user in Swift, such as `account:user`; required for `swift:`",
     "store.key_file": "file with the key of that user; required for `swift:`",
     "store.container": "name of the container; none means `database_backups_<tenant_id>`. Segments "
@@ -59,7 +59,7 @@ MEANINGS: Final[dict[str, str]] = {
     "engine.register_redo_log_consumer": "`true` makes the server keep redo log until the engine "
     "has read it (MySQL 8.0.30 and later)",
     "engine.prepare_memory_bytes": "memory of `--prepare` during a restore, in bytes",
-    "keys.folder": "folder of the key files",
+    "keys.folder": "directory of the key files",
     "keys.active": "id of the master key for new backups and records",
     "keys.recovery": "ids of the recovery keys that can open new backups, too",
     "keys.encrypt": "`false` stores new backups unencrypted",
