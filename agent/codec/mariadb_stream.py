@@ -17,10 +17,12 @@ seen on 10.11.19:
   That of a full backup does it well.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
+from agent.codec.redo_log import RedoTail
 from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
@@ -38,6 +40,7 @@ _AT: Final = b"@0040"
 # was about is not. `.new` is a table made meanwhile, `.ren` says a tablespace's last name.
 _RENAMED: Final = b".ren"
 _LASTING: Final = (b".frm", b".new", _RENAMED)
+_REDO_LOG: Final = path_digest(b"ib_logfile0")
 
 
 class Rename(NamedTuple):
@@ -68,13 +71,14 @@ class MendedStream(XbstreamParser):
     """A parser that also hands the stream on, with what mbstream needs put in.
 
     `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
-    `misnamed`, `lost`, `confused` and `without_data` need: some 300 bytes a table that isn't
-    InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's.
+    `misnamed`, `lost`, `confused`, `untrue_name` and `without_data` need: some 300 bytes a table
+    that isn't InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
         super().__init__(proving=proving)
         self.inserted = 0
+        self.redo = RedoTail()
         self._renamed = False  # and no payload since
         self._gaps: list[tuple[int, bytes]] = []
         self._held = b""
@@ -135,6 +139,19 @@ class MendedStream(XbstreamParser):
                 return name
         return exchanged(self._renames.values())
 
+    def untrue_name(self, exists: Callable[[str], bool]) -> str | None:
+        """Return the name that a table was to get by a rename that the server then refused.
+
+        `exists` tells whether there is a tablespace of that name, `schema/table.ibd`, now. The
+        server writes a rename into its log before it does it. If it fails, as to a schema that is
+        a file or isn't there, the log still says so, and the engine believes it.
+        """
+        for old, new in self._renames.values():
+            before, after = (os.fsdecode(one) + ".ibd" for one in (old, new))
+            if exists(before) and not exists(after):
+                return after
+        return None
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
@@ -148,6 +165,8 @@ class MendedStream(XbstreamParser):
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
+        if self._proving and self._file == _REDO_LOG:
+            self.redo.add(piece)
         if self._head is not None:
             self._head += piece[: self._head_bytes - len(self._head)]
         super()._on_payload(piece)

@@ -76,6 +76,7 @@ class Completeness:
         self._check = check
         self._before = tablespaces()
         self._read = self._before if read is None else read
+        self._paths: frozenset[str] = frozenset()
 
     def prove(self, parser: XbstreamParser, told: Told) -> Tables:
         """Check the whole of a stream; return which tables are in it.
@@ -85,6 +86,7 @@ class Completeness:
         """
         listed_at = time.time()
         after = self.tablespaces()
+        self._paths = frozenset(space.path for space in after.values())
         held = _Held(parser)
         self._check_tablespaces(after, held, told)
         self._check_made(after)
@@ -92,6 +94,10 @@ class Completeness:
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
         return _tables(after, held, listed_at)
+
+    def exists(self, path: str) -> bool:
+        """Tell whether the server had that tablespace at the end, after `prove`."""
+        return path in self._paths
 
     def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
         """By number: under the same name a table may be another one by now, dropped and made
