@@ -20,10 +20,12 @@ R and D report DDL on tables that aren't InnoDB tables.
   It fails at two tables that exchanged their names. The prepare of a full backup handles both.
 """
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
+from agent.codec.redo_log import RedoTail
 from agent.codec.stream_paths import path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
@@ -48,6 +50,7 @@ _AT: Final = b"@0040"
 # name.
 _RENAMED: Final = b".ren"
 _LASTING: Final = (b".frm", b".new", _RENAMED)
+_REDO_LOG: Final = path_digest(b"ib_logfile0")
 
 
 class Rename(NamedTuple):
@@ -82,14 +85,15 @@ class MendedStream(XbstreamParser):
     """A parser that also passes the stream on, and inserts the payloads that mbstream needs.
 
     `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
-    keeps the data for `misnamed`, `lost`, `confused` and `without_data`. The data takes about 300
-    bytes for each table that isn't an InnoDB table or that was renamed during the backup, and 40
+    keeps the data for `misnamed`, `lost`, `confused`, `untrue_name` and `without_data`. The data
+    takes about 300 bytes for each table that isn't an InnoDB table or that was renamed during the backup, and 40
     bytes for each other InnoDB table.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
         super().__init__(proving=proving)
         self.inserted = 0
+        self.redo = RedoTail()
         self._renamed = False  # True after an R chunk until the next payload
         self._insertions: list[tuple[int, bytes]] = []  # position in the stream, bytes to insert
         self._kept_back = b""  # bytes that are kept back until the next chunk is known
@@ -161,6 +165,20 @@ class MendedStream(XbstreamParser):
                 return name
         return exchanged(self._renames.values())
 
+    def untrue_name(self, exists: Callable[[str], bool]) -> str | None:
+        """Return the new name of a rename that the server refused, None if there is none.
+
+        The server writes a rename to its log before it renames the file. If that fails, for example
+        because the new schema is a file, the log still has the rename, and the engine applies it.
+
+        `exists` returns True if the server has a tablespace of that name, `schema/table.ibd`.
+        """
+        for old, new in self._renames.values():
+            before, after = (os.fsdecode(one) + ".ibd" for one in (old, new))
+            if exists(before) and not exists(after):
+                return after
+        return None
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files of tables that have no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
@@ -174,6 +192,8 @@ class MendedStream(XbstreamParser):
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
+        if self._proving and self._file == _REDO_LOG:
+            self.redo.add(piece)
         if self._head is not None:
             self._head += piece[: self._head_bytes - len(self._head)]
         super()._on_payload(piece)

@@ -9,7 +9,7 @@ import pika
 from pika.exceptions import AMQPError
 
 from agent.broker import wire
-from agent.model import RestoreTask
+from agent.model import RestoreTask, TaskStatus
 from tests.stack.agent import Agent
 from tests.stack.process import poll
 
@@ -33,8 +33,12 @@ class Reports:
         self._channel.queue_bind(self._queue, wire.REPORT_EXCHANGE, f"{agent.instance_id}.#")
         self.seen: list[dict[str, Any]] = []
 
-    def wait_for(self, task_id: str, status: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait for the first report of this task with this status, and return it.
+    def end_of(self, task_id: str) -> dict[str, Any]:
+        """Wait for the final report of this task, and return it."""
+        return self.wait_for(task_id, *(one for one in TaskStatus if one.final))
+
+    def wait_for(self, task_id: str, *statuses: str, seconds: float = 60) -> dict[str, Any]:
+        """Wait for the first report of this task with one of these statuses, and return it.
 
         All reports read so far are in `seen`.
         """
@@ -45,11 +49,11 @@ class Reports:
             if body is not None:
                 report = json.loads(body)
                 self.seen.append(report)
-                if report["task_id"] == task_id and report["status"] == status:
+                if report["task_id"] == task_id and report["status"] in statuses:
                     found.append(report)
             return bool(found)
 
-        poll(f"task {task_id} is {status}", come, seconds)
+        poll(f"task {task_id} is {' or '.join(statuses)}", come, seconds)
         return found[0]
 
     def statuses(self, task_id: str) -> list[str]:

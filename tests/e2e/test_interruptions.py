@@ -111,7 +111,7 @@ def test_a_second_task_waits_while_one_runs(slow: Agent) -> None:
         reports.wait_for(ping.task_id, "DONE")
         assert "DONE" not in reports.statuses(first.task_id)
         assert reports.statuses(ping.task_id) == ["ACCEPTED", "DONE"]
-        reports.wait_for(first.task_id, "DONE", 120)
+        reports.wait_for(first.task_id, "DONE", seconds=120)
         assert reports.statuses(second.task_id) == ["ACCEPTED"]
         reports.wait_for(second.task_id, "FAILED")
         running = [r for r in reports.seen if r["task_id"] == first.task_id and "progress" in r]
@@ -142,7 +142,9 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(slow: Agent) -> None:
         done = slow.cli("run")
         assert done.returncode == 1
         assert "another agent runs already" in done.stderr
-        assert reports.wait_for(task.task_id, "DONE", 120)["backup"]["status"] == "COMPLETED"
+        assert (
+            reports.wait_for(task.task_id, "DONE", seconds=120)["backup"]["status"] == "COMPLETED"
+        )
 
 
 def test_a_task_that_nobody_takes_at_the_moment(slow: Agent) -> None:

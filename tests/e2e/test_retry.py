@@ -128,7 +128,7 @@ def test_a_restore_that_asks_for_it_is_done_after_a_crash(site: Site, kept: str)
         agent.kill()
         site.wait.unlink()
         agent.start()
-        reports.wait_for(task.task_id, "DONE", 120)
+        reports.wait_for(task.task_id, "DONE", seconds=120)
         assert steps(reports, task) == ["ACCEPTED", "RUNNING", "RUNNING", "DONE"]
     names = {path.name for path in Path(task.target).iterdir()}
     assert "ibdata1" in names
@@ -185,7 +185,7 @@ def test_a_backup_that_asks_for_it_is_made_after_all(site: Site, other: Agent, h
             assert_excluded(other)
         getattr(agent, how)()
         agent.start()
-        reports.wait_for(task.task_id, "DONE", 120)
+        reports.wait_for(task.task_id, "DONE", seconds=120)
         assert steps(reports, task) == ["ACCEPTED", "RUNNING", "RUNNING", "DONE"]
     record = objects.record(request.id)
     assert record["status"] == "COMPLETED"

@@ -124,7 +124,7 @@ def test_a_token_that_expires_ends_its_backup_and_says_what_is_left(
         made = send(guest, "backup.create", store, backup=wanted, limits=limits)
         poll("it has begun", lambda: bool(objects.names(objects.container, wanted["id"])), 30)
         swift.inject([{"method": "GET", "match": f"{wanted['id']}.json", "times": 999, **EXPIRED}])
-        end = reports.wait_for(made, "FAILED", 30)
+        end = reports.wait_for(made, "FAILED", seconds=30)
         swift.clear_faults()
         assert (end["error"]["code"], end["backup"]["status"]) == ("token_expired", "FAILED")
         assert "(BUILDING) and its segments are still in the store" in end["error"]["message"]
@@ -133,7 +133,7 @@ def test_a_token_that_expires_ends_its_backup_and_says_what_is_left(
         assert objects.record(wanted["id"])["status"] == "BUILDING"
         store["token"] = token_of(swift)
         removed = send(guest, "backup.delete", store, backup_id=wanted["id"])
-        reports.wait_for(removed, "DONE", 90)
+        reports.wait_for(removed, "DONE", seconds=90)
     assert objects.names(objects.container, wanted["id"]) == []
     assert objects.names(objects.segments, wanted["id"]) == []
     objects.close()

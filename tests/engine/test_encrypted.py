@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.codec.mariadb_stream import MendedStream
+from agent.codec.metadata import parse_checkpoints
 from agent.errors import PrepareFailed
 from tests.conftest import need
 from tests.engine.test_mariadb import backup, engine_of, extract, prepare
@@ -43,6 +45,18 @@ def prepared(place: Path, name: str) -> None:
     engine = engine_of(MariaDB(place / "server"))
     extract(engine, place / "stream", place / name)
     prepare(engine, place / name)
+
+
+def test_its_redo_log_is_known_whole(place: Path) -> None:
+    """The log is encrypted, and each of its ends has a nonce."""
+    parser = MendedStream()
+    parser.passed(memoryview((place / "stream").read_bytes()))
+    parser.finish()
+    last = parse_checkpoints(parser.metadata["checkpoints"]).last_lsn
+    assert parser.redo.fault(last) is None
+    assert "it ends at LSN" in str(parser.redo.fault(last + (1 << 20)))
+    parser.redo.add(memoryview(b"x"))
+    assert "is damaged" in str(parser.redo.fault(last))
 
 
 def test_with_its_keys_it_is_prepared(place: Path) -> None:

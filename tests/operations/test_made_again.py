@@ -6,9 +6,10 @@ copied yet.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from agent.engine.runs import BackupRun
@@ -85,15 +86,22 @@ def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
 
 
 @contextmanager
-def meanwhile(server: MariaDB, statements: Sequence[str]) -> Iterator[None]:
-    """Run the statements after the first bytes of a backup arrive, and before any others."""
+def meanwhile(
+    server: MariaDB, statements: Sequence[str], *, refused: bool = False
+) -> Iterator[None]:
+    """Run the statements after the first bytes of a backup arrive, and before any others.
+
+    With `refused` the server must refuse each of them.
+    """
     left = list(statements)
     read = BackupRun.read_into
 
     def read_into(run: BackupRun, buffer: memoryview) -> int:
         count = read(run, buffer)
-        server.execute_many(*left)
-        left.clear()
+        while left:
+            statement = left.pop(0)
+            with pytest.raises(pymysql.Error) if refused else nullcontext():
+                server.execute_many(statement)
         return count
 
     with pytest.MonkeyPatch.context() as patch:
@@ -162,6 +170,34 @@ def test_tables_that_an_incremental_would_confuse_fail_it(workshop: Workshop, wh
 def test_a_full_backup_confuses_no_tables(workshop: Workshop, what: str) -> None:
     with meanwhile(workshop.server, CONFUSING[what]):
         made = workshop.backup()
+    assert workshop.restored(made)[0] == workshop.server.checksums()
+
+
+@pytest.mark.parametrize("kind", ["full", "incremental"])
+def test_a_rename_that_the_server_refused_fails_the_backup(workshop: Workshop, kind: str) -> None:
+    """The new schema is a file. The prepare failed at the rename of the table's file."""
+    parent = workshop.backup() if kind == "incremental" else None
+    with (
+        meanwhile(workshop.server, ["RENAME TABLE d.i TO ibdata1.x"], refused=True),
+        pytest.raises(StreamIncomplete, match=r"a RENAME to the table ibdata1\.x was refused"),
+    ):
+        workshop.backup(parent)
+    workshop.server.checkpoint()
+    made = workshop.backup(parent)
+    assert workshop.restored(made)[0] == workshop.server.checksums()
+
+
+@pytest.mark.parametrize("what", ["no schema", "a stray file", "a table"])
+def test_other_renames_that_the_server_refused_do_no_harm(workshop: Workshop, what: str) -> None:
+    schema = "nowhere" if what == "no schema" else "e"
+    table = "i" if what == "a table" else "stray"
+    stray = workshop.server.datadir / "e" / "stray.ibd"
+    if what == "a stray file":
+        stray.write_bytes(b"")
+    parent = workshop.backup()
+    with meanwhile(workshop.server, [f"RENAME TABLE d.i TO {schema}.{table}"], refused=True):
+        made = workshop.backup(parent)
+    stray.unlink(missing_ok=True)
     assert workshop.restored(made)[0] == workshop.server.checksums()
 
 

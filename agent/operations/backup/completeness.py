@@ -80,6 +80,7 @@ class Completeness:
         self._check = check
         self._before = tablespaces()
         self._read = self._before if read is None else read
+        self._paths: frozenset[str] = frozenset()
 
     def prove(self, parser: XbstreamParser, words_about: WordsAbout) -> Tables:
         """Check that a complete stream holds every table, and return the tables in it.
@@ -89,6 +90,7 @@ class Completeness:
         """
         listed_at = time.time()
         after = self.tablespaces()
+        self._paths = frozenset(space.path for space in after.values())
         held = _Held(parser)
         self._check_tablespaces(after, held, words_about)
         self._check_made(after)
@@ -96,6 +98,10 @@ class Completeness:
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
         return _tables(after, held, listed_at)
+
+    def exists(self, path: str) -> bool:
+        """Return True if the server listed that tablespace at the end. Call `prove` before."""
+        return path in self._paths
 
     def _check_tablespaces(self, after: Listing, held: "_Held", words_about: WordsAbout) -> None:
         """Check by number that no InnoDB tablespace is missing from the stream.

@@ -127,6 +127,7 @@ class ProvedStream:
         self._check_removed()
         self._check_renamed()
         tables = self._completeness.prove(self._parser, self._run.words_about)
+        self._check_refused_renames()
         self._check_definitions()
         binlog = metadata.get("binlog_info")
         return Proof(
@@ -167,6 +168,12 @@ class ProvedStream:
                 f"the engine copied the redo log to LSN {checkpoints.last_lsn}, but the server was "
                 f"at {self._server_lsn} before it began",
                 hint=_SHORT_REDO,
+            )
+        fault = self._parser.redo.fault(checkpoints.last_lsn)
+        if fault is not None:
+            raise LsnMismatch(
+                f"the copied redo log can't be applied up to LSN {checkpoints.last_lsn}: {fault}",
+                hint="the engine read the log while the server wrote it: back up again",
             )
 
     def _check_info(self, info: dict[str, str]) -> None:
@@ -220,6 +227,17 @@ class ProvedStream:
                 "this incremental was made: its restore would lose one of them",
                 hint="back up again, and rename no tables in this way while an incremental is "
                 "made. Or make a full backup, which holds them",
+            )
+
+    def _check_refused_renames(self) -> None:
+        """Look for renames that the server wrote to its log and then refused."""
+        name = self._parser.untrue_name(self._completeness.exists)
+        if name is not None:
+            raise StreamIncomplete(
+                f"a RENAME to {named(name)} was refused by the server, but the engine applies it: "
+                "this backup could not be restored",
+                hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
+                "checkpoint, then back up again",
             )
 
     def _check_definitions(self) -> None:
