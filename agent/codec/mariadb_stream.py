@@ -86,8 +86,8 @@ class MendedStream(XbstreamParser):
 
     `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
     keeps the data for `misnamed`, `lost`, `confused`, `untrue_name` and `without_data`. The data
-    takes about 300 bytes for each table that isn't an InnoDB table or that was renamed during the backup, and 40
-    bytes for each other InnoDB table.
+    takes about 300 bytes for each table that isn't an InnoDB table or that was renamed during the
+    backup, and 40 bytes for each other InnoDB table.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
