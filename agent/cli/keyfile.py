@@ -23,7 +23,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         raise KeyUnusable(
             f"the directory {folder} can't be made: {error.strerror}",
-            hint="name another one with --folder, or make it and give it to the agent's user",
+            hint="create it and give it to the agent's user, or use another directory for keys",
         ) from error
 
 

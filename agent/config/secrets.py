@@ -37,17 +37,17 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def _read(path: Path, what: str, *, forbidden: int) -> bytes:
-    """Read at most 64 KiB of a file, and refuse it if its mode has one of the `forbidden` bits.
+    """Read a file of at most 64 KiB. Refuse it if its mode has one of the `forbidden` bits.
 
     The mode of a credential of systemd is not checked.
 
     Raises:
-        ConfigInvalid: the file can't be read, or other users can access it.
+        ConfigInvalid: the file can't be read, is longer, or other users can access it.
     """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            raw = file.read(_SECRET_LIMIT)
+            raw = file.read(_SECRET_LIMIT + 1)
     except OSError as error:
         raise ConfigInvalid(
             f"{what}: {_named(path)} can't be read: {error.strerror}",
@@ -58,6 +58,10 @@ def _read(path: Path, what: str, *, forbidden: int) -> bytes:
         raise ConfigInvalid(
             f"{what}: {path} can be {done} by others (mode {mode:04o})",
             hint=f"chmod {0o777 & ~forbidden & 0o666:04o} {path}",
+        )
+    if len(raw) > _SECRET_LIMIT:
+        raise ConfigInvalid(
+            f"{what}: {_named(path)} has more than {_SECRET_LIMIT} bytes", hint=_rewrite(path)
         )
     return raw
 

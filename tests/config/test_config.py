@@ -404,6 +404,11 @@ def test_a_secret_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="not UTF-8") as raised:
         read_secret(path, "x")
     assert SECRET not in str(raised.value)
+    path.write_bytes(b"x" * (64 << 10))
+    assert read_secret(path, "x") == "x" * (64 << 10)
+    path.write_bytes(b"x" * (64 << 10) + b"\n")
+    with pytest.raises(ConfigInvalid, match="more than 65536 bytes"):
+        read_secret(path, "x")
 
 
 # --- master keys -------------------------------------------------------------------------
