@@ -336,7 +336,7 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
             continue
         section = tables.setdefault(match[1].lower(), {})
         if not isinstance(section, dict):
-            raise ConfigInvalid(f"{name} is set, but {match[1].lower()} is no section in the file")
+            raise ConfigInvalid(f"{name} is set, but the file has no table [{match[1].lower()}]")
         key = match[2].lower()
         lists = _lists(match[1].lower())
         section[key] = _items(key, value) if key in lists else value
