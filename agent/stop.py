@@ -92,7 +92,7 @@ class Stop:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Request a stop with an exception of the block as the cause, and swallow the exception.
+        """Request a stop with an exception of the block as the cause, and suppress the exception.
 
         This is for the top function of a thread.
         """

@@ -8,7 +8,7 @@ class StreamError(AgentError):
 
 
 class StreamInvalid(StreamError):
-    """The engine's output is a truncated, damaged or unknown form of an xbstream."""
+    """The engine's output is a truncated or damaged xbstream, or has an unknown form."""
 
     code = "stream_invalid"
     default_hint = "the engine's output is not a complete xbstream: check the engine's version"
@@ -33,10 +33,7 @@ class DataError(AgentError):
 
 
 class DataDamaged(DataError):
-    """Stored bytes differ from the bytes that were written.
-
-    They were changed, truncated or swapped, or are missing.
-    """
+    """Stored bytes were changed, truncated or swapped, or are missing."""
 
     code = "data_damaged"
     default_hint = "the stored bytes were changed or lost: restore another backup of the chain"
@@ -87,7 +84,7 @@ class KeyNotHere(DataError):
 
 
 class PlaintextRefused(DataError):
-    """The backup is not encrypted, and the configuration does not allow to read such backups."""
+    """The backup is not encrypted, and the configuration does not allow reading such backups."""
 
     code = "plaintext_refused"
     default_hint = "set [keys] allow_plaintext = true to read backups that were never encrypted"

@@ -169,10 +169,7 @@ class StoreDenied(StoreError):
 
 
 class TokenExpired(StoreError):
-    """The store refuses the token of the task, and the agent can't get another one.
-
-    The usual reason is that the token expired.
-    """
+    """The store refuses the task's token, usually because it expired, and there is no other one."""
 
     code = "token_expired"
     default_hint = "send the task again with a token that is valid for the whole backup"

@@ -35,14 +35,11 @@ class KeyUnusable(ConfigInvalid):
 
 
 class TaskRefused(AgentError):
-    """The request itself can't be done, and a repetition without a change won't help."""
+    """The request itself can't be done, and repeating it unchanged won't help."""
 
 
 class MessageUnreadable(TaskRefused):
-    """The message is not a valid task.
-
-    It is not JSON, it is too long, or one of its fields is wrong.
-    """
+    """The message is not a valid task: it is not JSON, is too long, or has a wrong field."""
 
     code = "message_unreadable"
     default_hint = "compare the message with 'Tasks and reports' in the README"
@@ -97,10 +94,7 @@ class BackupBusy(TaskRefused):
 
 
 class InstanceBusy(TaskRefused):
-    """Another process makes a backup of the same datadir, or uses the same state directory.
-
-    The other process is an agent or a command.
-    """
+    """Another agent or command makes a backup of this datadir, or uses the same state directory."""
 
     code = "instance_busy"
     default_hint = "wait until the other agent's backup of this datadir has ended"
@@ -146,7 +140,7 @@ class LineageChanged(TaskRefused):
 
     The parent was made from another datadir, or the datadir was restored, replaced or rolled back
     since. Or a table has pages that neither the parent nor an incremental on it has. Such a table
-    was imported, its file was put in place, or an ALTER was making it while the parent was made.
+    was imported, its file was put in place, or an ALTER was building it while the parent was made.
     """
 
     code = "lineage_changed"

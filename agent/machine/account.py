@@ -80,10 +80,10 @@ def become(user: int) -> None:
 def hand_over(target: Path, user: int, group: int | None = None) -> int:
     """Make `target` writable for a restore as `user`, and return the uid to restore as.
 
-    A missing target is created. An empty target of root becomes the property of `user`, and
-    `lost+found` does not count as content. A target of another user stays unchanged, and that
-    user's uid is returned. A target of root that isn't empty stays unchanged, too. `group` is the
-    gid of a user without an account. None means that the gid equals the uid.
+    A missing target is created. An empty target of root is given to `user`, and `lost+found` does
+    not count as content. A target of another user stays unchanged, and that user's uid is returned.
+    A target of root that isn't empty stays unchanged, too. `group` is the gid of a user without an
+    account. None means that the gid equals the uid.
 
     Raises:
         TargetRefused: the target can't be created or opened, or a link that doesn't belong to root
@@ -146,7 +146,7 @@ def _opened(directory: Path, opened: ExitStack, *, make: bool) -> int:
 
 
 def _exists(name: str, directory: int) -> bool:
-    """Return True if the open `directory` has an entry `name`. A link counts as an entry."""
+    """Return True if the open `directory` has an entry `name`, which may be a link."""
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

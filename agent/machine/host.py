@@ -1,6 +1,6 @@
-"""Information about this machine, such as space and cores, and control of processes.
+"""This machine's space, memory, cores and clock, and control over processes.
 
-It can also lower this process's priority and kill processes that carry a mark.
+The module also lowers the priority of this process, and kills processes that carry a mark.
 """
 
 import contextlib
@@ -104,8 +104,8 @@ class Space(NamedTuple):
     """The space of a filesystem, in bytes and in files.
 
     `total` and `files` are all that the filesystem has. `free` and `free_files` are those that this
-    user may still use. `files` and `free_files` are 0 if the filesystem does not count files, as
-    btrfs.
+    user may still use. `files` and `free_files` are 0 if the filesystem does not count files
+    (btrfs).
     """
 
     total: int
@@ -372,10 +372,7 @@ def cpu_flags() -> frozenset[str]:
 
 
 def clock_synchronised() -> bool:
-    """Return True if the machine's clock is synchronised.
-
-    It is so if the kernel reports it (adjtimex(2)), or if systemd does.
-    """
+    """Return True if the kernel (adjtimex(2)) or systemd reports a synchronised clock."""
     # The call only reads, because the first field, `modes`, is 0. The buffer is larger than struct
     # timex of any Linux.
     state = ctypes.CDLL(None, use_errno=True).adjtimex(ctypes.create_string_buffer(512))

@@ -120,8 +120,8 @@ def _user(number: int) -> str:
 def held(path: Path) -> str | None:
     """Return the activity that the holder of the lock file `path` has written into it.
 
-    Return None if no process holds the lock. This function takes no lock itself, and so it can't
-    get in the way of an agent.
+    Return None if no process holds the lock. This function takes no lock itself, so it can't
+    disturb an agent.
 
     Raises:
         JournalError: the file can't be read.

@@ -22,7 +22,7 @@ class Notifier:
 
     They feed `systemctl status`, and the timeouts and the watchdog of the unit. `watchdog_seconds`
     is how long the manager waits for a heartbeat, and None means that it expects none. Each method
-    returns True if the message was sent. It returns False if not, and raises nothing.
+    returns True if the message was sent, and False if not. It raises nothing.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:

@@ -51,11 +51,10 @@ class ErrorInfo(Frozen):
 
     @classmethod
     def of(cls, error: BaseException) -> Self:
-        """Return the code, message and hint of an error.
+        """Return the code, message and hint of an error, with the message cut to 4,096 characters.
 
-        An error that is not an AgentError is a defect of the agent. Of such an error only the name
-        of its class is kept, because its text may contain any data. A message is cut to 4,096
-        characters.
+        An error that is not an AgentError is a defect of the agent. Only the name of its class is
+        kept, because its text may contain any data.
         """
         if not isinstance(error, AgentError):
             error = Internal(f"{type(error).__name__} inside the agent")

@@ -34,10 +34,7 @@ class TaskStatus(StrEnum):
 
 
 class Limits(Frozen):
-    """The limits of one backup.
-
-    None means the configured default of the agent.
-    """
+    """The limits of one backup, each None for the agent's configured default."""
 
     bytes_per_second: Annotated[int, Field(ge=1 << 20), WHOLE] | None = None
     cores: Annotated[int, Field(ge=1, le=1024), WHOLE] | None = None
@@ -57,7 +54,7 @@ class TaskStore(Frozen):
     """The store of a task's backups, if it is not the configured one.
 
     `container` is a container of the tenant. `storage_url` is a URL that the configuration lists,
-    and `token` is the token for it. The agent keeps the token in memory only. The journal keeps
+    and `token` is the token for it. The agent keeps the token in memory only, and the journal keeps
     the task without it.
     """
 
@@ -71,7 +68,7 @@ class TaskStore(Frozen):
 
 
 class TaskBase(Frozen):
-    """What all tasks have."""
+    """The base class of all tasks."""
 
     version: Version = MESSAGE_VERSION
     task_id: Id
@@ -85,7 +82,7 @@ class TaskBase(Frozen):
 
 
 class StoreTask(TaskBase):
-    """The base of the tasks that use a store of backups."""
+    """The base class of the tasks about backups, which use a store."""
 
     store: TaskStore | None = None
 
@@ -93,7 +90,7 @@ class StoreTask(TaskBase):
 class CreateTask(StoreTask):
     """A task that makes a backup.
 
-    With `retry` the agent starts the task again if the end of the agent interrupted it.
+    With `retry`, the agent starts the task again if the agent's own end interrupted it.
     """
 
     type: Literal["backup.create"] = "backup.create"
@@ -110,7 +107,7 @@ class CreateTask(StoreTask):
 class RestoreTask(StoreTask):
     """A task that restores a backup into the directory `target`.
 
-    With `retry` the agent starts the task again if the end of the agent interrupted it.
+    With `retry`, the agent starts the task again if the agent's own end interrupted it.
     """
 
     type: Literal["backup.restore"] = "backup.restore"
