@@ -74,8 +74,8 @@ class BrokerSettings:
     `connect_seconds` for a connection, `answer_seconds` for the broker's answer to one request.
 
     Raises:
-        ConfigInvalid: If the URL can't be used, if `ca_file` is set for a URL without TLS, or if
-            `ca_file` can't be read as certificates.
+        ConfigInvalid: the URL can't be used, `ca_file` is set for a URL without TLS, or `ca_file`
+            can't be read as certificates.
     """
 
     url: str
@@ -169,7 +169,7 @@ def _tls(settings: BrokerSettings) -> pika.SSLOptions:
 
 @contextmanager
 def translated(settings: BrokerSettings) -> Iterator[None]:
-    """Turn errors of pika, TLS and sockets into BrokerError. No other place does this."""
+    """Turn errors of pika, TLS and sockets into BrokerError, which no other place does."""
     try:
         yield
     except (AMQPError, AMQPConnectorException, OSError) as error:
@@ -209,10 +209,7 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
 
 
 def refusal(settings: BrokerSettings, error: BaseException, what: str) -> BrokerError:
-    """Return the BrokerError for a failed step.
-
-    The message begins with `what`, which names the step that failed.
-    """
+    """Return the BrokerError for the failed step `what`, which the message begins with."""
     translation = broker_error(settings, error)
     return type(translation)(f"{what}: {translation}", hint=translation.hint)
 
@@ -229,10 +226,7 @@ def _rights_hint(settings: BrokerSettings) -> str:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the original error.
-
-    pika wraps the error of a failed connection in up to three others.
-    """
+    """Return the original error, which pika wraps in up to three others if a connection fails."""
     for _ in range(5):
         if isinstance(error, AMQPConnectionWorkflowFailed):
             error = error.exceptions[-1]

@@ -57,7 +57,7 @@ class ControlClient:
         Call this before `send_task`, so that no report is missed.
 
         Raises:
-            InstanceNotServed: If the instance has no task queue. Then no agent has ever run for it.
+            InstanceNotServed: the instance has no task queue, so no agent has ever run for it.
         """
         self._run(self._subscribe(instance_id))
 
@@ -65,11 +65,11 @@ class ControlClient:
         """Put a task into the instance's queue, and return when the broker has it on disk.
 
         Returns:
-            The number of agents that consumed the queue just before. 0 means that the task waits
-            for an agent.
+            The number of agents that consumed the queue just before. 0 means that the task waits for an
+            agent.
 
         Raises:
-            InstanceNotServed: If there is no such queue, or if it isn't bound to the exchange.
+            InstanceNotServed: there is no such queue, or it isn't bound to the exchange.
         """
         return self._run(self._send_task(instance_id, task))
 
@@ -77,9 +77,9 @@ class ControlClient:
         """Yield the reports of a task, until its final one.
 
         Raises:
-            ReplyTimeout: If no report of any task comes for `idle_seconds`. Reports of other tasks
-                count: the task may wait behind another one, and that one's progress shows that
-                the agent is alive.
+            ReplyTimeout: no report of any task comes for `idle_seconds`. Reports of other tasks
+                count: the task may wait behind another one, whose progress shows that the agent is
+                alive.
         """
         while True:
             report = self._run(self._next_report(idle_seconds))

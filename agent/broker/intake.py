@@ -1,10 +1,9 @@
 """Consume one instance's tasks, and acknowledge each only when it is kept elsewhere.
 
-If a message can't be kept, the agent holds it unacknowledged and offers it to `on_message` again.
-The message can still go back to its queue: if the connection is lost, or if it was held for too
-long. After that, nothing is taken from the broker until `ready` reports that there is room. The
-reason is that a quorum queue counts how often a message comes back, and gives up a message that
-came back too often.
+A message that can't be kept is held, unacknowledged, and offered to `on_message` again. It may go
+back to its queue all the same, if the connection is lost or it was held for too long. After that,
+nothing is taken from the broker until `ready` reports that there is room. The reason is that a
+quorum queue counts the returns of a message, and gives up a message that has too many of them.
 """
 
 import logging
@@ -85,7 +84,7 @@ class Intake:
         self._voice = Voice()
 
     async def run(self, session: Session) -> None:
-        """Take messages until the connection is lost. Take none after the link began to stop."""
+        """Take messages until the connection is lost, but none after the link began to stop."""
         channel = await session.channel()
         await channel.confirm()
         try:
@@ -135,7 +134,7 @@ class Intake:
         )
 
     async def _take_messages(self, session: Session, channel: Channel, consumer: str) -> None:
-        """Take messages until one can't be kept. Hold that one until it is kept, then return.
+        """Take messages until one can't be kept, hold that one until it is kept, and return.
 
         Return also when the link stops.
         """
@@ -191,7 +190,7 @@ class Intake:
         self._pace.awake.set()
 
     async def _bury(self, session: Session, delivery: Delivery, verdict: Verdict) -> None:
-        """Publish a dead letter. Create its exchange and queue again if they were deleted.
+        """Publish a dead letter, and create its exchange and queue again if they were deleted.
 
         If they can't be created, drop the letter and log that. The tasks that wait behind it are
         worth more than a message that is not a task.

@@ -1,8 +1,8 @@
 """The daemon's link to RabbitMQ, which receives tasks and sends reports while the daemon runs.
 
-One thread owns the connection and handles only messages. So heartbeats go on while a task runs.
-If the connection is lost, the link connects again, for ever. This module does not know the meaning
-of a task, nor the place where tasks and reports are kept.
+One thread owns the connection and handles only messages, so that heartbeats go on while a task
+runs. A lost connection is opened again, for ever. This module knows neither the meaning of a task
+nor the place where tasks and reports are kept.
 """
 
 import asyncio
@@ -33,10 +33,9 @@ class BrokerLink:
     link stops consuming and offers the message again after a pause.
 
     `ready` raises an AgentError if no task can be kept. Then nothing is taken from the broker.
-
     `consuming` is set while the consumer is registered. If one instance has several links, the
-    broker gives messages to only one of them. `beats` grows by 1 every second while the event
-    loop runs. If it does not grow, something blocks the loop.
+    broker gives messages to only one of them. `beats` grows by 1 every second while the event loop
+    runs. If it does not grow, something blocks the loop.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class BrokerLink:
         self._thread.start()
 
     def alive(self) -> bool:
-        """Return True while the link's thread runs. Only `stop()` or a defect ends it."""
+        """Return True while the link's thread runs, which only `stop()` or a defect ends."""
         return self._thread.is_alive()
 
     def wake(self) -> None:
-        """Tell the link that there is a report in the outbox. Any thread may call this."""
+        """Tell the link, from any thread, that there is a report in the outbox."""
         self._tell(self._pace.awake.set)
 
     def stop(self, deadline_seconds: float) -> None:

@@ -88,7 +88,7 @@ class Outflow:
             await self._pace.pause(seconds)
 
     async def _send(self, session: Session, report: Report) -> BrokerError | None:
-        """Publish one report. Return the reason if it is not taken, or None if it is.
+        """Publish one report, and return the reason if it is not taken, or None if it is.
 
         A missing exchange or right closes the channel. The connection stays open, because the
         exchange or the right may exist again at the next try.
@@ -119,7 +119,7 @@ class Outflow:
         queue. A report that is published stays published.
 
         Raises:
-            JournalError: If the step fails after the link began to stop.
+            JournalError: the step fails after the link began to stop.
         """
         failures = 0
         while True:

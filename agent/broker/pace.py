@@ -12,9 +12,9 @@ _LOG = logging.getLogger("agent.broker.link")
 class Pauses(NamedTuple):
     """Pauses between tries, in seconds.
 
-    After the first failure the pause is `first`. It grows up to `longest`. `hold` is the pause
-    between two offers of a task that can't be kept. `check` is the pause between two checks that
-    the exchanges, queues and bindings still exist.
+    After a failure the pause is `first`. It grows up to `longest`. `hold` is the pause between two
+    offers of a task that can't be kept. `check` is the pause between two checks that the exchanges,
+    queues and bindings still exist.
     """
 
     first: float = 1.0
@@ -51,7 +51,7 @@ class Pace:
 
 
 class Voice:
-    """The log of one part of a link. It logs a problem once for as long as the problem lasts."""
+    """The log of one part of a link, which logs a problem once for as long as it lasts."""
 
     def __init__(self) -> None:
         self._trouble = ""

@@ -32,7 +32,11 @@ _AT_ONCE: Final = "0"
 
 
 def reach(settings: BrokerSettings) -> None:
-    """Connect to the broker's port and disconnect. Raise BrokerUnreachable if that fails."""
+    """Connect to the broker's port and disconnect.
+
+    Raises:
+        BrokerUnreachable: the connection fails.
+    """
     address = settings.address
     with translated(settings):
         socket.create_connection((address.host, address.port), settings.connect_seconds).close()
@@ -43,8 +47,8 @@ class BrokerState(NamedTuple):
 
     `missing` names the exchanges and queues that do not exist. `agents` is the number of agents
     that consume the instance's tasks, or None if it has no task queue. `bound` tells whether the
-    queue is bound. It is None if that can't be tested: if the user may send no tasks, if the queue
-    is full, if something is missing, or if no agent would take the test message.
+    queue is bound. It is None if that can't be tested, because the user may send no tasks, the
+    queue is full, something is missing, or no agent would take the test message.
     """
 
     missing: list[str]
@@ -86,15 +90,17 @@ class Probe(ControlClient):
     def round_trip(self) -> float | None:
         """Publish a confirmed message to a private queue, consume it, and return the seconds taken.
 
-        Return None if the user may not create a queue. Raise BrokerUnreachable if the message does
-        not come back, or comes back with other bytes.
+        Return None if the user may not create a queue.
+
+        Raises:
+            BrokerUnreachable: the message does not come back, or comes back with other bytes.
         """
         return self._run(_if_allowed(self._round_trip()))
 
     def returns_unroutable(self) -> bool | None:
         """Return True if the broker returns a mandatory message that no queue takes.
 
-        Return None if the user may not use the default exchange. That is the recommended setup.
+        Return None if the user may not use the default exchange, as is recommended.
         """
         name = f"backup.self-test.{uuid4()}"
         routable = self._run(_if_allowed(self._routable("", name, b"{}")))
@@ -103,11 +109,11 @@ class Probe(ControlClient):
     def has_readers(self, instance_id: str) -> bool:
         """Return True if a queue takes this instance's reports.
 
-        The test publishes a report which says that a ping is DONE. No client sent that ping. The
-        report expires at once.
+        The test publishes a report which says that a ping is DONE, although no client sent that
+        ping. The report expires at once.
 
         Raises:
-            QueueFull: If a queue that takes the reports is full.
+            QueueFull: a queue that takes the reports is full.
         """
         report = Report(
             task_id=str(uuid4()),
@@ -176,7 +182,7 @@ class Probe(ControlClient):
 
 
 async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
-    """Await the work. Return None if the user lacks the right to do it."""
+    """Await the work, and return None if the user lacks the right to do it."""
     try:
         return await work
     except ChannelClosedByBroker as error:
@@ -188,7 +194,7 @@ async def _if_allowed(work: Coroutine[Any, Any, T]) -> T | None:
 async def _delete(session: Session, made: DeclaredObject) -> None:
     """Delete an exchange or queue, unless it is in use.
 
-    The broker refuses to delete one that is in use, and closes the channel.
+    The broker refuses to delete one that is in use, by closing the channel.
     """
     channel = await session.channel()
     with contextlib.suppress(ChannelClosedByBroker):

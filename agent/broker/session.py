@@ -50,10 +50,10 @@ class Delivery(NamedTuple):
 class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
     """pika's connection, changed to skip the properties of each message.
 
-    Any sender can choose the properties, and the agent does not need them. pika fails on some
-    properties that RabbitMQ accepts, such as a time that Python can't represent. Then it would drop
-    the connection, and drop it again at each redelivery. pika has no public way to read a message
-    without its properties.
+    Any sender can choose the properties, and the agent does not need them. pika fails on some that
+    RabbitMQ accepts, such as a time that Python can't represent. Then it would drop the connection,
+    and drop it again at each redelivery. pika has no public way to read a message without its
+    properties.
     """
 
     def _read_frame(self) -> tuple[int, Any]:
@@ -69,7 +69,7 @@ class _Connection(AsyncioConnection):  # type: ignore[misc]  # pika has no types
 
 
 class Channel:
-    """A channel of a connection. After any error it can't be used any more."""
+    """A channel of a connection, which can't be used any more after an error."""
 
     def __init__(self, raw: Any, settings: BrokerSettings):
         self._raw = raw
@@ -108,9 +108,9 @@ class Channel:
         """Publish a message and wait for the broker's confirmation.
 
         Raises:
-            Unroutable: If no queue took the message.
-            QueueFull: If the broker refuses to keep the message.
-            BrokerSilent: If the confirmation does not come in time.
+            Unroutable: no queue took the message.
+            QueueFull: the broker refuses to keep the message.
+            BrokerSilent: the confirmation does not come in time.
         """
         self.check()
         self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=True)
@@ -201,7 +201,7 @@ class Channel:
 
 
 class Session:
-    """An open connection. Use it only from the event loop that opened it."""
+    """An open connection, for use from the event loop that opened it only."""
 
     def __init__(self, connection: Any, settings: BrokerSettings, ended: asyncio.Future[Any]):
         self._connection = connection
@@ -210,7 +210,7 @@ class Session:
 
     @classmethod
     async def open(cls, settings: BrokerSettings, client: str) -> "Session":
-        """Connect and log in. The deadline is `connect_seconds` of the settings."""
+        """Connect and log in, within `connect_seconds` of the settings."""
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Any] = loop.create_future()
         ended: asyncio.Future[BaseException] = loop.create_future()

@@ -20,7 +20,7 @@ _DEAD_BYTES: Final = 64 * 1024 * 1024
 
 
 class DeclaredObject(NamedTuple):
-    """An exchange or a queue that is or was missing. `kind` is `exchange` or `queue`."""
+    """An exchange or a queue that is or was missing, with the kind `exchange` or `queue`."""
 
     kind: str
     name: str
@@ -73,7 +73,7 @@ async def declare(
     Existing ones are not changed, because their owner may have chosen other arguments.
 
     Raises:
-        BrokerDenied: If the user may not create or bind one of them.
+        BrokerDenied: the user may not create or bind one of them.
     """
     absent = await missing(session, instance_id)
     for name, kind in (*_EXCHANGES, _DEAD_EXCHANGE):
@@ -114,10 +114,10 @@ async def _bind(session: Session, settings: BrokerSettings, queue: _Queue) -> No
 
 
 class Upkeep:
-    """Keeps one instance's exchanges, queues and bindings intact while the link is connected.
+    """A keeper of one instance's exchanges, queues and bindings while the link is connected.
 
-    `trouble` names a missing exchange, queue or binding that can't be created. It is "" if there
-    is none.
+    `trouble` names a missing exchange, queue or binding that can't be created. It is "" if there is
+    none.
     """
 
     def __init__(self, settings: BrokerSettings, instance_id: str) -> None:
@@ -131,8 +131,7 @@ class Upkeep:
         """Create and bind the exchanges and queues when a connection begins.
 
         Raises:
-            BrokerDenied: If the task queue is missing and can't be created, so that no task can
-                come.
+            BrokerDenied: the task queue is missing and can't be created, so no task can come.
         """
         try:
             await self.repair(session)
@@ -147,7 +146,7 @@ class Upkeep:
         """Create missing exchanges and queues again, and log it.
 
         Raises:
-            BrokerDenied: If the user may not create one of them.
+            BrokerDenied: the user may not create one of them.
         """
         try:
             made = await declare(session, self._settings, self._instance_id)
@@ -183,7 +182,7 @@ class Upkeep:
         return found is not None and found.method.message_count == 0
 
     async def _bind_all(self, session: Session) -> None:
-        """Bind all queues, even if they are bound already. AMQP has no way to ask for bindings."""
+        """Bind all queues, even if they are bound, because AMQP has no way to ask for bindings."""
         try:
             for queue in _queues(self._instance_id):
                 await _bind(session, self._settings, queue)
@@ -196,7 +195,7 @@ class Upkeep:
             )
 
     async def _check_binding(self, session: Session) -> None:
-        """Publish a probe as a task is published. Bind the queue again if no queue takes it."""
+        """Publish a probe as a task is published, and bind the queue again if no queue takes it."""
         channel = await session.channel()
         await channel.confirm()
         try:

@@ -66,7 +66,7 @@ def reports_of(instance_id: str) -> str:
 
 
 def encode_task(task: Task) -> bytes:
-    """Return the task as a message, without its token. The agent never writes the token down."""
+    """Return the task as a message without its token, which the agent never writes down."""
     return task.model_dump_json(exclude_none=True, exclude={"store": {"token"}}).encode()
 
 
@@ -78,8 +78,8 @@ def decode_task(body: bytes) -> Task:
     """Return the task in a message.
 
     Raises:
-        MessageUnreadable: If the message is not a task. The text names the wrong field, if there
-            is one.
+        MessageUnreadable: the message is not a task. The text names the wrong field, if there is
+            one.
     """
     _parse(body, MAX_TASK_BYTES)
     try:
@@ -94,10 +94,10 @@ def decode_task(body: bytes) -> Task:
 def _check_login(store: TaskStore) -> None:
     """Check the storage URL and the token of a task from the wire.
 
-    Tasks in the journal have a URL without a token, so the model allows that.
+    The model allows a URL without a token, because tasks in the journal have that.
 
     Raises:
-        MessageUnreadable: If only one of the two is set, or if the token has a wrong form.
+        MessageUnreadable: only one of the two is set, or the token has a wrong form.
     """
     if (store.storage_url is None) != (store.token is None):
         raise MessageUnreadable(
@@ -110,7 +110,11 @@ def _check_login(store: TaskStore) -> None:
 
 
 def decode_report(body: bytes) -> Report:
-    """Return the report in a message. Raise MessageUnreadable if it is not a report."""
+    """Return the report in a message.
+
+    Raises:
+        MessageUnreadable: the message is not a report.
+    """
     _parse(body, MAX_REPORT_BYTES)
     try:
         return Report.model_validate_json(body)
@@ -133,10 +137,9 @@ def task_id_of(body: bytes) -> str | None:
 
 
 def task_type_of(body: bytes) -> str | None:
-    """Return the task type of an unreadable task, if it has the form of a type.
+    """Return the task type of an unreadable task, or None if it does not have the form of a type.
 
     That form is two words of ASCII letters with a dot between them, and at most 64 characters.
-    Return None for another form.
     """
     value = _peek(body, "type")
     words = value.split(".") if value else []

@@ -39,7 +39,7 @@ class TaskRefused(AgentError):
 
 
 class MessageUnreadable(TaskRefused):
-    """The message is not a valid task: it is not JSON, is too long, or has a wrong field."""
+    """The message is not a valid task, because it is not JSON, too long, or has a wrong field."""
 
     code = "message_unreadable"
     default_hint = "compare the message with 'Tasks and reports' in the README"
