@@ -152,7 +152,10 @@ class Channel:
         self._raw.basic_nack(delivery.tag, requeue=True)
 
     def close(self) -> None:
-        """Close the channel without waiting. Unacknowledged messages go back to their queue."""
+        """Close the channel without waiting.
+
+        Unacknowledged messages go back to their queue.
+        """
         if self._raw.is_open:
             self._raw.close()
 

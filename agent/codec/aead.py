@@ -2,16 +2,16 @@
 
 To seal is to encrypt and authenticate. To open is to check and decrypt. Both work in place.
 
-The ciphertext is split into slabs of 1 MiB. Slab 0 begins with a header of 40 bytes. The header
-has its own length (1 byte), a salt (32 bytes) and a nonce prefix (7 bytes). HKDF-SHA256 derives
-the AES key from the stream's key, the salt, and the associated data as `info`. Each slab is one
-AES-256-GCM ciphertext with its tag of 16 bytes at the end. The nonce consists of the prefix, the
-slab's index (4 bytes, big-endian) and one byte that is 1 in the last slab only and 0 in all
-others. So a truncated, reordered or spliced stream fails the check of a tag. Source of the format:
+The ciphertext is split into slabs of 1 MiB. Slab 0 begins with a header of 40 bytes: its own length
+(1 byte), a salt (32 bytes) and a nonce prefix (7 bytes). HKDF-SHA256 derives the AES key from the
+stream's key, the salt, and the associated data as `info`. Each slab is one AES-256-GCM ciphertext
+with its tag of 16 bytes at the end. The nonce is the prefix, the slab's index (4 bytes,
+big-endian), and one byte that is 1 in the last slab and 0 in all others. So a truncated, reordered
+or spliced stream fails the check of a tag. Source of the format:
 https://developers.google.com/tink/streaming-aead/aes_gcm_hkdf_streaming
 
-Every slab but the last is full. Only an empty plaintext has an empty slab, because a plaintext
-that exactly fills a slab ends with it. So a caller that seals must know if more bytes follow. It
+Every slab but the last is full. Only an empty plaintext has an empty slab, because a plaintext that
+exactly fills a slab ends with it. So a caller that seals must know whether more bytes follow. It
 must never seal different bytes with the same index of one stream.
 """
 
@@ -86,10 +86,10 @@ class SealingStream:
         return room(index)
 
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
-        """Seal `length` bytes from offset start(index) on in place, and return the bytes used.
+        """Seal `length` bytes from offset start(index) on in place, and return the result's length.
 
-        The result is the length in bytes of the slab's ciphertext, with header and tag. All slabs
-        but the last must be full. A last slab must not be empty, except slab 0.
+        The result is the slab's ciphertext, with header and tag, in bytes. All slabs but the last
+        must be full. A last slab must not be empty, except slab 0.
 
         Raises:
             Internal: the index or the length is not possible.

@@ -42,7 +42,7 @@ _DATA: Final = {
 class Definition(NamedTuple):
     """The facts in the head of a `.frm` file.
 
-    `number` is the engine's number, which is that of the partitions if the table is partitioned.
+    `number` is the engine's number. For a partitioned table it is that of the partitions.
     """
 
     number: int

@@ -103,7 +103,7 @@ def member_length(header: memoryview | bytes) -> int:
 class MemberSplitter:
     """A splitter that divides a stream, which arrives in pieces of any size, into whole members.
 
-    It checks headers and lengths only. `inflate_member` checks the rest.
+    It checks only headers and lengths. `inflate_member` checks the rest.
     """
 
     def __init__(self) -> None:

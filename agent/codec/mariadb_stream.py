@@ -85,9 +85,9 @@ class MendedStream(XbstreamParser):
     """A parser that also passes the stream on, and inserts the payloads that mbstream needs.
 
     `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
-    keeps the data for `misnamed`, `lost`, `confused`, `untrue_name` and `without_data`. The data
-    takes about 300 bytes for each table that isn't an InnoDB table or that was renamed during the
-    backup, and 40 bytes for each other InnoDB table.
+    keeps the data for `misnamed`, `lost`, `confused`, `untrue_name` and `without_data`. It takes
+    about 300 bytes for each table that isn't an InnoDB table or was renamed during the backup, and
+    40 bytes for each other InnoDB table.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -158,7 +158,7 @@ class MendedStream(XbstreamParser):
     def confused(self) -> bytes | None:
         """Return the former name of a table that the prepare of an incremental would confuse.
 
-        The name is `schema/table`, as in the names of files. Return None if there is none.
+        The name is `schema/table`, as in the names of files. Return None if there is no such table.
         """
         for name, _ in self._renames.values():
             if path_digest(name + b".new") in self.files:
@@ -166,11 +166,10 @@ class MendedStream(XbstreamParser):
         return exchanged(self._renames.values())
 
     def untrue_name(self, exists: Callable[[str], bool]) -> str | None:
-        """Return the new name of a rename that the server refused, None if there is none.
+        """Return the new name of a rename that the server refused, or None if there is none.
 
         The server writes a rename to its log before it renames the file. If that fails, for example
         because the new schema is a file, the log still has the rename, and the engine applies it.
-
         `exists` returns True if the server has a tablespace of that name, `schema/table.ibd`.
         """
         for old, new in self._renames.values():

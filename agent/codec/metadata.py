@@ -1,7 +1,4 @@
-"""Parsers for the engines' own small files in a stream.
-
-They have the checkpoints, the options of the backup, and the position in the binary log.
-"""
+"""Parsers for the engines' small files in a stream: checkpoints, options and binlog position."""
 
 import re
 from typing import Final, NamedTuple

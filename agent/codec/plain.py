@@ -1,8 +1,8 @@
 """The stream of a backup that isn't encrypted, with the interface of the sealed one (aead.py).
 
-It has slabs of 1 MiB without header and tag. The stored bytes are the gzip members themselves.
-This module does not detect changed bytes. So the reader of such a backup compares each segment
-with the MD5 in the backup's signed lists, and each gzip member with its CRC-32.
+It has slabs of 1 MiB without header and tag. The stored bytes are the gzip members themselves. This
+module does not detect changed bytes. So the reader of such a backup compares each segment with its
+MD5 in the backup's signed lists, and each gzip member with its CRC-32.
 """
 
 from agent.codec.aead import SLAB

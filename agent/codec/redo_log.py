@@ -30,7 +30,7 @@ _START: Final = 0xFFFFFFFF  # of a CRC-32C, before its first byte (RFC 3720, B.4
 
 
 def _table() -> tuple[int, ...]:
-    """Return the CRC-32C of each byte: the polynomial 0x1EDC6F41, reflected."""
+    """Return the 256 steps of a CRC-32C by byte, for the reflected polynomial 0x1EDC6F41."""
     rows = []
     for value in range(256):
         for _ in range(8):
@@ -45,7 +45,7 @@ _BEFORE: Final = {step >> 24: value for value, step in enumerate(_STEPS)}
 
 
 class RedoTail:
-    """The end of a copied log. It takes the bytes in order, and keeps at least the last MiB."""
+    """The end of a copied log, which takes the bytes in order and keeps at least the last MiB."""
 
     def __init__(self) -> None:
         self._size = 0

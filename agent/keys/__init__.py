@@ -1,1 +1,1 @@
-"""Master keys and recovery keys, which wrap data keys. Master keys also sign records."""
+"""Master keys, which wrap data keys and sign records, and recovery keys, which only wrap."""

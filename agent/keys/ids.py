@@ -24,9 +24,8 @@ def check_key_id(key_id: str) -> None:
 def unique_key_id(name: str, day: str, digest: str) -> str:
     """Return an id that no other key has.
 
-    It consists of a name, the day, and the first six hex digits of `digest`, which is the key's
-    SHA-256. It must be unique, because programs and people compare the ids of keys across all
-    machines of a tenant.
+    It consists of a name, the day, and the first six hex digits of `digest`, the key's SHA-256.
+    Programs and people compare the ids of keys across all machines of a tenant.
     """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name.partition(".")[0]).strip("-")[:_NAME]
     return f"{plain or 'key'}-{day}-{digest[:6]}"

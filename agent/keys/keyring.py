@@ -21,8 +21,8 @@ class RecordState(StrEnum):
     """The result of the check of a record's MAC.
 
     `ok` means that the record is as it was written, and `bad` that it is not. The other two mean
-    that the check is not possible on this machine. With `key-not-here` the key that signed the
-    record is missing. With `other-key` the key on this machine is another one with the same id.
+    that this machine can't check the record. With `key-not-here`, it lacks the key that signed the
+    record. With `other-key`, its key with that id is another one.
     """
 
     OK = "ok"
@@ -96,7 +96,7 @@ class Keyring:
         )
 
     def sign(self, line: bytes, key_id: str | None = None) -> bytes:
-        """Return the two lines of a record object: `line`, and the MAC over its exact bytes.
+        """Return the two lines of a record object, `line` and the MAC over its exact bytes.
 
         The master key `key_id` signs it. None means the active one.
 
@@ -115,8 +115,8 @@ class Keyring:
     def check(self, raw: bytes) -> tuple[RecordState, bytes]:
         """Check the MAC of a record object, and return the result and the object's first line.
 
-        The first line, which is the JSON, is returned with every result. The result is never
-        OTHER_KEY, for which `other_key` looks.
+        The first line, the JSON, is returned with every result. The result is never OTHER_KEY,
+        which `other_key` finds.
         """
         line, _, seal = raw.partition(b"\n")
         match = _SEAL.fullmatch(seal)

@@ -62,7 +62,7 @@ class RecoveryKey:
     def wrap(self, data_key: bytes) -> WrappedKey:
         """Return `data_key` (32 bytes) in encrypted form, as a record carries it.
 
-        The result differs with each call, because the encryption is randomised.
+        The encryption is randomised, so each call returns other bytes.
         """
         wrapped = self.public.encrypt(checked(data_key), _oaep())
         text = base64.b64encode(wrapped).decode()

@@ -15,10 +15,9 @@ _SLOT_BYTES = 2 * BLOCK + 64 * 1024
 
 
 class Pool:
-    """A pool of at most `count` buffers of `size` bytes.
+    """A pool of at most `count` buffers of `size` bytes, made when first needed and reused.
 
-    It makes a buffer when it is needed for the first time, and reuses it. `waited` is the seconds
-    that threads waited for a buffer.
+    `waited` is the seconds that threads waited for a buffer.
     """
 
     def __init__(self, count: int, size: int, stop: Stop) -> None:
@@ -32,7 +31,7 @@ class Pool:
     def take(self) -> memoryview:
         """Return a buffer with any content, and wait for one if none is free.
 
-        Raise the cause of a stop.
+        Raise the cause if a stop is requested.
         """
         started = time.monotonic()
         with self._stop.on_stop(self._wake), self._changed:
@@ -80,8 +79,8 @@ def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) ->
 
     The slots are planned first. They take at most half of the budget, and leave room for two
     segments. So a machine with many cores may use only some of them. The rest of the budget is for
-    segments. One segment is filled or emptied while the others are transferred. So the number of
-    connections is at most the number of segments in memory minus one.
+    segments. One segment is filled or emptied while the others are transferred. So there is at
+    least one segment in memory more than connections.
 
     Raises:
         ConfigInvalid: the budget is too small for two segments.

@@ -80,10 +80,9 @@ class Download:
         self._index = 0
 
     def run(self) -> None:
-        """Download the whole stream.
+        """Download the whole stream, or raise the first failure of any stage.
 
-        Raise the first failure of any stage. No thread of this run is left after the return or the
-        exception.
+        No thread of this run is left after the return or the exception.
         """
         with (
             self._stop.on_stop(self._slots.release),

@@ -25,7 +25,7 @@ class Pace:
     def spend(self, count: int) -> None:
         """Count `count` bytes, and wait if they are ahead of the rate.
 
-        Idle time allows no burst. Raise the cause of a stop that is requested during the wait.
+        Idle time allows no burst. Raise the cause if a stop is requested during the wait.
         """
         if self._rate is None:
             return

@@ -48,9 +48,9 @@ class Sealing(Protocol):
         """Return the number of plaintext bytes in a full slab `index`."""
 
     def seal(self, slab: memoryview, index: int, length: int, last: bool) -> int:
-        """Seal `length` bytes from offset start(index) on, and return the bytes to store.
+        """Seal `length` bytes from offset start(index) on, and return how many bytes to store.
 
-        The result is a number of bytes, counted from the start of the slab.
+        The bytes to store begin at the start of the slab.
         """
 
 
@@ -95,9 +95,9 @@ class Upload:
         self._segments = 0
 
     def run(self) -> int:
-        """Upload the whole stream, and return the number of segments.
+        """Upload the whole stream and return the number of segments, or raise the first failure.
 
-        Raise the first failure of any stage. No thread of this run is left after the return or the
+        The failure may come from any stage. No thread of this run is left after the return or the
         exception.
         """
         with (
