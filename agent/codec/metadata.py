@@ -1,4 +1,7 @@
-"""Parsers for the engines' small files in a stream: checkpoints, options and binlog position."""
+"""Parsers for the engines' own small files in a stream.
+
+The files hold the checkpoints, the options of the backup, and the position in the binary log.
+"""
 
 import re
 from typing import Final, NamedTuple

@@ -86,7 +86,7 @@ class _Walk:
         self._behind = _CRC_BYTES + nonce + 1  # from the mark to the end
 
     def back(self) -> int | None:
-        """Return the end of the last damaged mini-transaction, None if there is none."""
+        """Return the end of the last damaged mini-transaction, or None if there is none."""
         at = len(self._log)
         checked = max(0, at - _CHECKED_BYTES)
         while at > checked:
@@ -100,7 +100,7 @@ class _Walk:
         return at >= self._behind and self._log[at - self._behind] == _VALID
 
     def _start_of(self, end: int) -> int | None:
-        """Return the start of the mini-transaction that ends at `end`, None if its CRC is wrong.
+        """Return the start of the mini-transaction that ends at `end`, or None if its CRC is wrong.
 
         The CRC is undone byte by byte, until it has its initial value. It may have that by chance.
         So there must also be a mark before that place, unless the kept bytes begin there.

@@ -14,7 +14,7 @@ from agent.model import CancelTask, ErrorInfo, ReportDraft, Task, TaskStatus
 
 
 def target_of(task: Task) -> str | None:
-    """Return the id of the task that a cancel names, None for any other task."""
+    """Return the id of the task that a cancel names, or None for any other task."""
     return task.cancels if isinstance(task, CancelTask) else None
 
 
@@ -30,10 +30,10 @@ def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[Can
 
 
 def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:
-    """Return the final report that a cancel causes now, None if the named task runs.
+    """Return the final report that a cancel causes at once, or None if the named task runs.
 
-    If the named task still waits, it is the report of that task, which also answers the cancel.
-    Else it is the cancel's own.
+    If the named task still waits, it is that task's report, which also answers the cancel. In all
+    other cases it is the cancel's own.
     """
     row = db.execute(
         "SELECT status, body, cancels FROM tasks WHERE task_id = ?", (cancel.cancels,)

@@ -1,6 +1,6 @@
-"""The parents of incrementals, as far as the journal remembers.
+"""The parents of incrementals, as far as the journal remembers them.
 
-The listing of a container may lag behind. It does not prove that a backup has no children.
+The listing of a container may lag behind, so it does not prove that a backup has no children.
 """
 
 import json
@@ -25,7 +25,7 @@ def _child(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[s
         if isinstance(task, CreateTask) and task.backup.parent_id is not None:
             yield task.backup.id, task.backup.parent_id
         return
-    # the journal drops the body of an ended task. Its last report has the backup
+    # The journal drops the body of an ended task, but the last report has the backup.
     report = json.loads(last_report)
     backup = report.get("backup") or {}
     if report.get("type") == _CREATE and backup.get("parent_id"):

@@ -72,9 +72,9 @@ _UNREADABLE_HINT: Final = (
 
 
 class JournalFile:
-    """One connection to the file `path`, which one thread at a time uses.
+    """One connection to the file `path`, which the process's threads use one at a time.
 
-    The file is created (mode 0600, its directory 0700) if it does not exist.
+    A missing file is created with mode 0600, and its directory with mode 0700.
 
     Raises:
         JournalError: the file can't be used, is damaged, or was written by a later version.
@@ -97,7 +97,7 @@ class JournalFile:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection. Commit to the disk at the end, roll back on any exception."""
+        """Yield a connection, commit to the disk at the end, and roll back on any exception."""
         with self._lock, self._translated(), self._db as db:
             db.execute("BEGIN IMMEDIATE")
             yield db
@@ -105,17 +105,20 @@ class JournalFile:
     def check_disk(self, size: int) -> None:
         """Raise JournalError if the disk has less than `size` bytes free.
 
-        The write-ahead log may have room in itself if the disk has none. A task could be kept there
-        and then fail, because it needs files of its own.
+        The write-ahead log may have room in itself even if the disk has none. A task could then be
+        kept, but it would fail, because it needs files of its own.
         """
         with self._translated():
             if shutil.disk_usage(self._path.parent).free < size:
                 raise _no_space(self._path)
 
     def check_room(self, size: int) -> None:
-        """Write `size` bytes to the disk and drop them. Raise JournalError if there is no room.
+        """Write `size` bytes to the disk and drop them.
 
         The write-ahead log is emptied before, so that these bytes do not make it longer.
+
+        Raises:
+            JournalError: there is no room.
         """
         self.check_disk(size)
         with self._lock, self._translated():
@@ -128,7 +131,7 @@ class JournalFile:
 
     def _prepare(self) -> None:
         with self._translated():
-            # In WAL mode FULL syncs the log at each commit, so a commit survives a power cut.
+            # In WAL mode, FULL syncs the log at each commit, so a commit survives a power cut.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
         with self.transaction() as db:
@@ -149,7 +152,7 @@ class JournalFile:
 
 @contextmanager
 def read_only(path: Path) -> Iterator[sqlite3.Connection]:
-    """Yield a read-only connection to an existing journal, beside the agent that writes it.
+    """Yield a read-only connection to an existing journal, while an agent may write to it.
 
     Nothing is created or upgraded, with one exception: SQLite may create the files that it shares
     with the writer. They get the journal's owner, even if root reads.
@@ -174,7 +177,7 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite and of the file to JournalError. No other place does."""
+    """Translate errors of SQLite and of the file to JournalError, which no other place does."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -196,7 +199,7 @@ def _check_version(path: Path, version: int) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite would create it with the umask's mode
+    # SQLite would create the file with the umask's mode.
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchmod(handle, 0o600)
@@ -208,7 +211,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _execute(db: sqlite3.Connection, script: str) -> None:
-    """Execute statements. `executescript` would commit the open transaction."""
+    """Execute statements without `executescript`, which would commit the open transaction."""
     for statement in script.split(";"):
         db.execute(statement)
 

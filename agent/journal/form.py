@@ -1,15 +1,19 @@
-"""Tasks and reports as the journal's file keeps them: the JSON of their models, in UTF-8."""
+"""The bytes of tasks and reports in the journal's file, which are JSON of their models in UTF-8."""
 
 from agent.model import TASK, Report, Task
 
 
 def task_bytes(task: Task) -> bytes:
-    """Return a task as bytes, without its token. Tokens are kept in memory only."""
+    """Return a task as bytes, without its token, which is kept in memory only."""
     return task.model_dump_json(exclude_none=True, exclude={"store": {"token"}}).encode()
 
 
 def read_task(stored: bytes) -> Task:
-    """Return the task of these bytes. Raise pydantic's ValidationError if they are none."""
+    """Return the task of these bytes.
+
+    Raises:
+        pydantic.ValidationError: the bytes are not a task.
+    """
     return TASK.validate_json(stored)
 
 
@@ -19,5 +23,9 @@ def report_bytes(report: Report) -> bytes:
 
 
 def read_report(stored: bytes) -> Report:
-    """Return the report of these bytes. Raise pydantic's ValidationError if they are none."""
+    """Return the report of these bytes.
+
+    Raises:
+        pydantic.ValidationError: the bytes are not a report.
+    """
     return Report.model_validate_json(stored)

@@ -3,8 +3,8 @@
 A task is stored here before the broker may forget it. A report is stored together with the status
 that it reports. So a crash at any moment loses neither. Every public method is one transaction,
 which is on the disk when the method returns. Methods may be called from any thread. The journal
-does not know what a task does to backups. It also keeps the last LSN of each lineage, because a
-volume that was rolled back can't tell this itself.
+does not know what a task does to backups. It also keeps the last LSN of each lineage, because only
+a place outside of a volume can show that the volume was rolled back.
 """
 
 import sqlite3
@@ -28,7 +28,7 @@ _ROOM_BYTES: Final = 256 * 1024
 
 
 class Acceptance(Enum):
-    """Whether a task that was offered to the journal was new to it."""
+    """The result of offering a task to the journal, which may know it already."""
 
     NEW = "new"
     KNOWN = "known"
@@ -37,7 +37,7 @@ class Acceptance(Enum):
 class InterruptedTask(NamedTuple):
     """A task that was RUNNING when its agent ended.
 
-    `attempt` is the id of its backup attempt, "" if it made none. `runs` is how often it began.
+    `attempt` is the id of its backup attempt, or "" if it made none. `runs` is how often it began.
     """
 
     task: Task
@@ -84,15 +84,19 @@ class Journal:
         self._file = JournalFile(path)
 
     def close(self) -> None:
-        """Close the file. Every change is on the disk already."""
+        """Close the file.
+
+        Every change is on the disk already.
+        """
         self._file.close()
 
     # --- tasks ---------------------------------------------------------------------------
 
     def accept(self, task: Task, *reports: ReportDraft, answer: bool = True) -> Acceptance:
-        """Store a task with its first reports. It gets the status of the last of them.
+        """Store a task with its first reports, and with the status of the last of them.
 
-        A known task id is not stored again. If `answer`, its latest report is sent once more.
+        A known task id is not stored again. If `answer` is set, its latest report is sent once
+        more.
 
         Raises:
             JournalFull: `max_tasks` tasks are unfinished, or the outbox is full.
@@ -121,7 +125,7 @@ class Journal:
     def check_room(self) -> None:
         """Raise JournalFull or JournalError if the journal could not take another task.
 
-        The room on the disk is tried out with as many bytes as a task and its reports take.
+        The room on the disk is tested by a write of as many bytes as a task and its reports take.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
@@ -133,9 +137,9 @@ class Journal:
         self._file.check_disk(_ROOM_BYTES)
 
     def claim(self) -> Task | None:
-        """Mark the oldest ACCEPTED task as RUNNING and return it, None if there is none.
+        """Mark the oldest ACCEPTED task as RUNNING and return it, or None if there is none.
 
-        Cancels are left out: the worker does not perform them.
+        Cancels are left out, because the worker does not perform them.
         """
         with self._file.transaction() as db:
             row = db.execute(
@@ -152,9 +156,10 @@ class Journal:
             return read_task(row[1])
 
     def put_back(self, task_id: str, most_runs: int) -> bool:
-        """Mark a RUNNING task as ACCEPTED again, in its old place. Return True if this was done.
+        """Mark a RUNNING task as ACCEPTED again, in its old place, and return True on success.
 
-        It is not done if the task was claimed `most_runs` times already, or has an open cancel.
+        The caller makes sure that nothing is left of the interrupted run. The task stays RUNNING if
+        it was claimed `most_runs` times already, or has an open cancel.
         """
         with self._file.transaction() as db:
             changed = db.execute(
@@ -167,10 +172,10 @@ class Journal:
             return changed.rowcount == 1
 
     def running(self) -> list[InterruptedTask]:
-        """Return the RUNNING tasks. At the start of an agent a crash interrupted them.
+        """Return the RUNNING tasks, which a crash interrupted if the agent has just started.
 
-        Only tasks of this run's store are returned: no other store can tell how they ended.
-        Cancels are left out: they end with the task that they name.
+        Only tasks of this run's store are returned, because no other store can tell how they ended.
+        Cancels are left out, because they end with the task that they name.
         """
         with self._file.transaction() as db:
             rows = db.execute(
@@ -186,7 +191,7 @@ class Journal:
             return self._unfinished(db)
 
     def status(self, task_id: str) -> TaskStatus | None:
-        """Return the status of a task, None if the journal does not know it."""
+        """Return the status of a task, or None if it was never stored or is forgotten."""
         with self._file.transaction() as db:
             return self._status(db, task_id)
 
@@ -203,10 +208,10 @@ class Journal:
             return open_cancels(db, task_id)
 
     def cancel(self, cancel: CancelTask) -> bool:
-        """Answer an accepted cancel if the journal can. Return True if its task runs.
+        """Answer an accepted cancel if the journal can, and return True if its task runs.
 
-        A task that was not claimed becomes CANCELLED, with its final report. A running task has to
-        be stopped by the caller. Its end answers the cancel.
+        A task that was not claimed becomes CANCELLED, with its final report. The caller has to stop
+        a running task, and the end of that task answers the cancel.
         """
         with self._file.transaction() as db:
             status = self._status(db, cancel.task_id)
@@ -267,7 +272,10 @@ class Journal:
             db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
 
     def forget_record(self, task_id: str) -> None:
-        """Drop the kept record. It needs no room on the disk if there is none."""
+        """Drop the kept record, if there is one.
+
+        If there is none, no room on the disk is needed.
+        """
         with self._file.transaction() as db:
             db.execute(
                 "UPDATE tasks SET record = NULL WHERE task_id = ? AND record IS NOT NULL",
@@ -275,7 +283,7 @@ class Journal:
             )
 
     def kept_record(self, task_id: str) -> str | None:
-        """Return the text that `keep_record` kept, None if there is none."""
+        """Return exactly the text that `keep_record` was given, or None if there is none."""
         with self._file.transaction() as db:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None
@@ -286,7 +294,7 @@ class Journal:
             return children(db)
 
     def next_report(self) -> Report | None:
-        """Return the unsent report with the lowest number, None if all were sent."""
+        """Return the unsent report with the lowest number, or None if all were sent."""
         with self._file.transaction() as db:
             return self._outbox.first(db)
 
@@ -296,9 +304,10 @@ class Journal:
             self._outbox.forget(db, seq)
 
     def take_reports(self, task_id: str | None = None) -> list[Report]:
-        """Remove the unsent reports of one task, or of all, from the outbox. Return them in order.
+        """Remove the unsent reports of one task, or of all, from the outbox, and return them.
 
-        A command that does a task without a broker shows them instead of sending them.
+        They are in order. A command that does a task without a broker shows them instead of sending
+        them.
         """
         with self._file.transaction() as db:
             return self._outbox.take(db, task_id)
@@ -306,10 +315,10 @@ class Journal:
     # --- lineage -------------------------------------------------------------------------
 
     def observe_lsn(self, lineage_key: str, lsn: int) -> str:
-        """Note a datadir's LSN. Return its generation, "" as long as the LSN never went back.
+        """Note a datadir's LSN, and return its generation, "" as long as the LSN never went back.
 
         An LSN lower than the last one means that the volume was rolled back. From then on the
-        datadir has another history, which gets a generation of its own.
+        datadir has another history, which gets its own generation.
         """
         with self._file.transaction() as db:
             return observe(db, lineage_key, lsn)
@@ -339,7 +348,10 @@ class Journal:
             self._forget(db)
 
     def _repeated(self, db: sqlite3.Connection, task_id: str, *, answer: bool = True) -> bool:
-        """Return True if a task is known. If `answer`, send its latest report once more."""
+        """Return True if a task is known.
+
+        If `answer` is set, send the latest report of a known task once more.
+        """
         row = db.execute(
             "SELECT last_seq, last_report FROM tasks WHERE task_id = ?", (task_id,)
         ).fetchone()

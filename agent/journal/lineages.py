@@ -1,6 +1,6 @@
 """The last LSN seen of each datadir, in the journal's file.
 
-Everything here happens inside a transaction of the journal, whose connection is handed in.
+The function works inside a transaction of the journal, on the connection that it is given.
 """
 
 import secrets
@@ -11,7 +11,7 @@ _MAX_LINEAGES: Final = 64
 
 
 def observe(db: sqlite3.Connection, lineage_key: str, lsn: int) -> str:
-    """Note a datadir's LSN. Return its generation, which changes when the LSN goes back."""
+    """Note a datadir's LSN, and return its generation, which changes when the LSN goes back."""
     row = db.execute(
         "SELECT lsn, generation FROM lineages WHERE lineage = ?", (lineage_key,)
     ).fetchone()

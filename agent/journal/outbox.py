@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class _Weight(Enum):
-    """The value of an unsent report. The lowest are dropped first if there are too many."""
+    """The value of an unsent report, which is dropped early if the value is low."""
 
     PROGRESS = 0
     STEP = 1
@@ -27,7 +27,7 @@ class Outbox:
     """Unsent reports, lowest number first.
 
     Beyond `most` reports, steps and progress are dropped in favour of final reports. This is logged
-    once, until the outbox was empty again. `clock` returns Unix seconds.
+    once, until the outbox has been empty again. `clock` returns Unix seconds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Outbox:
         return int(count)
 
     def put(self, db: sqlite3.Connection, draft: ReportDraft) -> Report:
-        """Give a report its number and keep it. It replaces unsent progress of its task."""
+        """Give a report its number and keep it in place of unsent progress of its task."""
         seq, at = self._number(db)
         report = Report(
             agent_run_id=self._run_id, seq=seq, at=at, instance_id=self._instance_id, **dict(draft)
@@ -65,9 +65,9 @@ class Outbox:
         return report
 
     def repeat(self, db: sqlite3.Connection, seq: int, body: bytes) -> int:
-        """Send a task's latest report again, unless it is still unsent. Return its number."""
+        """Send a task's latest report again, unless it is still unsent, and return its number."""
         if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (seq,)).fetchone():
-            return seq  # it is sent anyway
+            return seq  # the report is sent anyway
         number, at = self._number(db)
         told = read_report(body)
         again = told.model_copy(update={"agent_run_id": self._run_id, "seq": number, "at": at})
@@ -75,7 +75,7 @@ class Outbox:
         return number
 
     def make_room(self, db: sqlite3.Connection) -> None:
-        """Drop steps and progress beyond the limit. Final reports are never dropped."""
+        """Drop steps and progress beyond the limit, but never final reports."""
         excess = self.size(db) - self._most
         if excess > 0:
             self._say_so()
@@ -95,7 +95,7 @@ class Outbox:
         self._overflowed = True
 
     def first(self, db: sqlite3.Connection) -> Report | None:
-        """Return the unsent report with the lowest number, None if all were sent."""
+        """Return the unsent report with the lowest number, or None if all were sent."""
         row = db.execute("SELECT body FROM outbox ORDER BY seq LIMIT 1").fetchone()
         if row is None:
             self._overflowed = False
@@ -105,7 +105,7 @@ class Outbox:
         db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
 
     def take(self, db: sqlite3.Connection, task_id: str | None) -> list[Report]:
-        """Remove the reports of one task, or of all tasks. Return them in order."""
+        """Remove the reports of one task, or of all tasks, and return them in order."""
         rows = db.execute(
             "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
             (task_id, task_id),
@@ -116,7 +116,7 @@ class Outbox:
         """Return the number and the time (RFC 3339) of the next report."""
         now = self._clock()
         (last,) = db.execute("SELECT last FROM sequence").fetchone()
-        # Unix time keeps it growing even if the journal was lost
+        # With Unix time, the number grows even if the journal was lost.
         seq = max(last + 1, int(now * 1000))
         db.execute("UPDATE sequence SET last = ?", (seq,))
         return seq, utc(now)

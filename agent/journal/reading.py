@@ -1,4 +1,4 @@
-"""Read a journal without being the agent that owns it."""
+"""Reads of a journal by a process that is not the agent that owns it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Overview(NamedTuple):
 
 
 def overview(path: Path) -> Overview:
-    """Return the unfinished tasks and unsent reports. They are none if there is no journal yet.
+    """Return the unfinished tasks and the number of unsent reports, none if there is no journal.
 
     Raises:
         JournalError: the journal can't be read.
@@ -48,7 +48,9 @@ def _unfinished(body: bytes, last_report: bytes) -> Unfinished:
 
 
 def busy_backups(path: Path) -> frozenset[str] | None:
-    """Return the ids of the backups of unfinished tasks, None if there is no journal.
+    """Return the ids of the backups of unfinished tasks, or None if there is no journal.
+
+    There are at most as many ids as unfinished tasks.
 
     Raises:
         JournalError: the journal can't be read.
@@ -61,7 +63,7 @@ def busy_backups(path: Path) -> frozenset[str] | None:
 
 
 def known_children(path: Path) -> dict[str, str]:
-    """Return the parent of each incremental that the journal knows. No journal knows none.
+    """Return the parent of each incremental that the journal knows, none if there is no journal.
 
     Raises:
         JournalError: the journal can't be read.
@@ -73,7 +75,11 @@ def known_children(path: Path) -> dict[str, str]:
 
 
 def _exists(path: Path) -> bool:
-    """Return True if the file exists. Raise JournalError if this user may not look."""
+    """Return True if the file exists.
+
+    Raises:
+        JournalError: this user may not enter its directory.
+    """
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -77,7 +77,7 @@ class TaskBase(Frozen):
 
     @property
     def subject(self) -> str | None:
-        """Return the id of the backup that the task is about, None if it is about none."""
+        """Return the id of the backup that the task is about, or None if it is about none."""
         return None
 
 
