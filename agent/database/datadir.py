@@ -112,12 +112,12 @@ class Survey:
     """The table files in a datadir, as they were when the survey was made.
 
     The survey keeps 8 bytes of memory a file. While it reads a directory, it needs some 400 bytes
-    for each file of that directory. `began` is the time when it was made (Unix seconds).
-    `left_out` names the directories that the engine must be instructed to leave out.
-    `hidden_allowed` is the rule `hidden`.
+    for each file of that directory. `began` is the time when it was made (Unix seconds). `left_out`
+    names the directories that the engine must be instructed to leave out. `hidden_allowed` is the
+    rule `hidden`.
 
     Raises:
-        DatadirUnfit: If a backup of the datadir could not be complete, or could not be restored.
+        DatadirUnfit: a backup of the datadir could not be complete, or could not be restored.
     """
 
     def __init__(self, datadir: Path, rules: Rules) -> None:
@@ -207,11 +207,11 @@ class Survey:
     def lost(self, held: Held, reported: Held) -> Iterator[TableFile]:
         """Yield the files that have existed since the survey and are not in the stream.
 
-        `held` returns True for a path that is in the stream. `reported` returns True for a path
-        if the engine has reported that it could not copy the file.
+        `held` returns True for a path that is in the stream. `reported` returns True for a path if
+        the engine has reported that it could not copy the file.
 
-        DDL deletes files and gives them other names. So a file is skipped if DDL has touched its
-        table since the survey, unless the engine has reported the file.
+        DDL deletes files and renames them. So a file is skipped if DDL has touched its table since
+        the survey, unless the engine has reported the file.
         """
         for folder in _directories(self._datadir, self._rules.ignored):
             if folder in self.left_out:
@@ -224,8 +224,8 @@ class Survey:
     def broken(self, definitions: Set[int]) -> Iterator[str]:
         """Yield the names of the tables of `.frm` files in a stream that lacks the tables' data.
 
-        `definitions` are the digests of the paths of those files. `?` stands for a digest that
-        fits no `.frm` in the datadir, because its table has another name by now.
+        `definitions` are the digests of the paths of those files. `?` stands for a digest that fits
+        no `.frm` in the datadir, because its table has another name by now.
 
         A table is skipped if it has no data file in the datadir either and DDL has not touched it
         since the survey. Such a table is broken on the server, too.

@@ -219,7 +219,7 @@ def joined(answers: Iterable[Iterable[Sequence[Any]]]) -> dict[int, list[Any]]:
 
 
 def stream_name(path: str, *, general: bool = False) -> str | None:
-    """Return `schema/table.ibd` for the path of a table's own tablespace, and None for others.
+    """Return `schema/table.ibd` for the path of a table's own tablespace, or None for other paths.
 
     With `general`, return also `name.ibd` for the path of a general tablespace.
     """

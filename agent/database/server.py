@@ -100,8 +100,8 @@ class Database:
     def bound(self, on_stop: OnStop) -> "Database":
         """Return the same server with calls that fail at once on a stop.
 
-        Each call registers an action by `on_stop`. When `on_stop` runs that action, the call
-        loses its connection and fails.
+        Each call registers an action by `on_stop`. When `on_stop` runs the action, the call loses
+        its connection and fails.
         """
         return Database(self._settings, on_stop)
 
@@ -120,11 +120,11 @@ class Database:
         )
 
     def lsn(self) -> int:
-        """Return the server's present log sequence number. The user needs PROCESS.
+        """Return the server's present log sequence number, for which the user needs PROCESS.
 
         Raises:
-            DatabaseQueryFailed: Also if a running statement has a line that looks like the log
-                sequence number. Engines take the number from such a line.
+            DatabaseQueryFailed: the query failed, or a running statement has a line that looks like
+                the log sequence number. Engines take the number from such a line.
         """
         ((_, _, text),) = self._rows("SHOW ENGINE INNODB STATUS")
         found = re.findall(r"^Log sequence number(.*)", text, re.MULTILINE)
@@ -135,7 +135,7 @@ class Database:
         return self.counters(_LSN).get(_LSN) or int(found[0])
 
     def tablespaces(self) -> dict[int, Tablespace]:
-        """Return the file-per-table InnoDB tablespaces by their numbers. The user needs PROCESS.
+        """Return the file-per-table InnoDB tablespaces by their numbers, which needs PROCESS.
 
         A tablespace keeps its number when its table is renamed. A table that is created again gets
         another number.
@@ -166,9 +166,9 @@ class Database:
         return found
 
     def ignored_directories(self) -> frozenset[str]:
-        """Return the names of the directories in the datadir that the server ignores.
+        """Return the names of the datadir's directories that the server does not treat as schemas.
 
-        They come from its variable `ignore_db_dirs`. Other directories are schemas to the server.
+        They come from its variable `ignore_db_dirs`.
         """
         return frozenset(",".join(self.variables("ignore_db_dirs").values()).split(",")) - {""}
 
@@ -267,7 +267,7 @@ class Database:
         return frozenset(name for name in running if not name.startswith("group_replication_"))
 
     def start_replica_sql(self, channels: Iterable[str]) -> None:
-        """Start the SQL thread of each channel. A thread that already runs is not changed."""
+        """Start the SQL thread of each channel, unless it runs already."""
         info = self.server()
         words = flavours.replica_words(info.type, info.number)
         with self._cursor() as cursor:
@@ -356,7 +356,7 @@ def _text(value: bytes | None) -> str | None:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    """Return names as a list in SQL. The names must be constants of the agent."""
+    """Return names, which must be constants of the agent, as a list in SQL."""
     return f"({', '.join(map(repr, names))})"
 
 
