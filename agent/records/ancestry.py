@@ -1,9 +1,9 @@
 """A check for COMPLETED backups that can't be restored because of an ancestor.
 
-Such an ancestor is missing, or is not COMPLETED, or does not fit. The check reads the rows of a
+Such an ancestor is missing, is not COMPLETED, or does not fit. The check reads the rows of a
 listing and keeps a few numbers of each. A listing may lag behind, and a long one takes minutes. So
-an ancestor is read by its name if the listing lacks it or showed it as not COMPLETED. The check
-decides only after that.
+an ancestor that the listing lacks, or showed as not COMPLETED, is read by its name before the check
+decides.
 """
 
 from collections.abc import Callable
@@ -49,10 +49,7 @@ class Ancestry:
         self._asked: dict[str, tuple[str | None, bool]] = {}
 
     def add(self, row: ListedRecord) -> None:
-        """Add a row.
-
-        A row with a record that can't be trusted is ignored.
-        """
+        """Add a row, unless its record can't be trusted."""
         record = row.record
         if record is not None and row.state is RecordState.OK:
             self._nodes[row.backup_id] = _Node(

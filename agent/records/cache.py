@@ -1,15 +1,15 @@
 """A cache of the bytes of records, so that the next listing is quick.
 
-There is one file for each container. Its records are in order of their ids. Before each record
-stands a line with its id, its MD5 and its length. A listing reads this file and writes the next one
-at the same time. So records that are not listed any more are dropped, and only one record is in
-memory. The MD5 of each record is compared. Reading ends at the first record with a wrong MD5, so a
-torn file is used up to there. Several processes may use the cache at once, because each renames a
-file of its own into place.
+There is one file for each container. Its records are in order of their ids, each after a line with
+its id, its MD5 and its length. A listing reads this file and writes the next one at the same time.
+So records that are not listed any more are dropped, and only one record is in memory. The MD5 of
+each record is compared. Reading ends at the first record with a wrong MD5, so a torn file is used
+up to there. Several processes may use the cache at once, because each renames a file of its own
+into place.
 
-Nothing depends on the cache. If it can't be read or written, it isn't used. A user who can write to
-the cache can do no more than a user who can write to the store, because the records of the cache
-are checked like all others.
+Nothing depends on the cache. If it can't be read or written, it isn't used. Its records are checked
+like all others. So a user who can write to the cache can do no more than a user who can write to
+the store.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, NamedTuple, cast
 
 _log = logging.getLogger(__name__)
-# A record has about 2 KiB. A record of more than this many bytes is not cached.
+# A record has about 2 KiB. One of more than this many bytes is read from the store each time.
 _RECORD_BYTES = 64 << 10
 _FILE_BYTES = 256 << 20
 _SUFFIX = ".records"
@@ -71,7 +71,7 @@ class CachePass:
         return None
 
     def keep(self, backup_id: str, raw: bytes) -> None:
-        """Write a record to the next file if there is room for it.
+        """Write a record to the next file, if there is room for it.
 
         The ids of the calls must be in ascending order.
         """
@@ -79,10 +79,7 @@ class CachePass:
             self._write(b"%s %s %d\n%s" % (backup_id.encode(), _md5(raw).encode(), len(raw), raw))
 
     def _next(self) -> _Entry | None:
-        """Return the next entry of the old file.
-
-        Return None at the end of the file, or if the entry is damaged.
-        """
+        """Return the next entry of the old file, or None at its end or if the entry is damaged."""
         if self._old is None:
             return None
         try:
@@ -109,10 +106,7 @@ class CachePass:
 
 
 class RecordCache:
-    """The cache in one file.
-
-    The file need not exist, but its directory must exist.
-    """
+    """The cache in one file, which need not exist, in a directory that must exist."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

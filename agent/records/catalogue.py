@@ -70,7 +70,7 @@ class Signed(NamedTuple):
 class Catalogue:
     """All records of one store, which are checked with one keyring.
 
-    `cache` may save reading some of them.
+    `cache` saves reading some of them.
     """
 
     def __init__(self, store: Store, keyring: Keyring, cache: RecordCache | None = None) -> None:
@@ -79,10 +79,7 @@ class Catalogue:
         self._cache = cache
 
     def bound(self, store: Store) -> Self:
-        """Return a catalogue of the same records that uses `store`.
-
-        `store` is a view of the store that a stop can end.
-        """
+        """Return a catalogue of the same records that uses `store`, a view that a stop can end."""
         return type(self)(store, self._keyring, self._cache)
 
     @property
@@ -98,8 +95,8 @@ class Catalogue:
     def judge(self, backup_id: str, raw: bytes) -> ListedRecord:
         """Check the bytes of a record object and return its row.
 
-        The row has no record if the bytes are not a record. It has none either if the bytes can't
-        be trusted and are too large to keep.
+        The row has no record if the bytes are not a record, or can't be trusted and are too large
+        to keep.
         """
         state, line = self._keyring.check(raw)
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
@@ -117,13 +114,14 @@ class Catalogue:
     def read(self, backup_id: str) -> Record | None:
         """Return a record that can be trusted, or None if there is no such record.
 
-        Raise RecordDamaged, RecordUnsupported or KeyNotHere if the record can't be trusted.
+        Raises:
+            RecordDamaged, RecordUnsupported, KeyNotHere: the record can't be trusted.
         """
         signed = self.signed(backup_id)
         return signed.record if signed else None
 
     def signed(self, backup_id: str) -> Signed | None:
-        """Return a record as `read` does, and the id of the master key that signed it."""
+        """Return a record as `read` does, with the id of the master key that signed it."""
         raw = self._get(backup_id)
         if raw is None:
             return None
@@ -157,7 +155,9 @@ class Catalogue:
     def need(self, backup_id: str) -> Record:
         """Return a record that can be trusted.
 
-        Raise BackupUnknown if there is no such record, and the errors of `read`.
+        Raises:
+            BackupUnknown: there is no such record.
+            RecordDamaged, RecordUnsupported, KeyNotHere: the record can't be trusted.
         """
         record = self.read(backup_id)
         if record is None:
@@ -169,17 +169,20 @@ class Catalogue:
         return (backup_id for backup_id, _ in record_objects(self._store))
 
     def records(self) -> Iterator[ListedRecord]:
-        """Return an iterator of every record of the container in order of ids.
+        """Return an iterator of every record of the container, in order of ids (see reading.py).
 
-        Records that can't be read are included. See reading.py.
+        Records that can't be read are included.
         """
         return list_records(self._store, self.judge, self._cache)
 
     def chain(self, backup_id: str) -> list[Record]:
         """Return the records from the full backup to this one.
 
-        All are COMPLETED, and each begins at the LSN at which its parent ends. Raise BackupUnknown
-        or BackupUnusable if that is not so.
+        All are COMPLETED, and each begins at the LSN at which its parent ends.
+
+        Raises:
+            BackupUnknown: there is no such backup.
+            BackupUnusable: the chain is not as described.
         """
         chain = [self.need(backup_id)]
         while True:
@@ -208,8 +211,9 @@ class Catalogue:
     def segments(self, record: Record) -> Iterator[Segment]:
         """Yield all segments of a COMPLETED backup, with one segment list at a time in memory.
 
-        Raise BackupUnusable if the record names no stored bytes, and DataDamaged if a list is
-        wrong.
+        Raises:
+            BackupUnusable: the record names no stored bytes.
+            DataDamaged: a list is wrong.
         """
         if record.stored is None:
             raise BackupUnusable(f"the record of backup {record.id} names no stored bytes")
@@ -219,14 +223,16 @@ class Catalogue:
     def segment_list(self, record: Record, stored: Stored, number: int) -> list[Segment]:
         """Return the segments of one of a backup's lists.
 
-        Raise DataDamaged if the list differs from the record.
+        Raises:
+            DataDamaged: the list differs from the record.
         """
         return read_list(self._store, record, stored, number)
 
     def begin(self, record: Record) -> None:
         """Write the BUILDING record of an attempt.
 
-        Raise BackupExists if the id is taken.
+        Raises:
+            BackupExists: the id is taken.
         """
         there = self.read(record.id)
         if there is not None and there.status not in (BackupStatus.FAILED, BackupStatus.CANCELLED):
@@ -236,8 +242,9 @@ class Catalogue:
     def write(self, record: Record) -> None:
         """Write a record of the attempt that owns the backup.
 
-        Raise Fenced if the attempt does not own the backup. Raise Cancelled if a delete removed the
-        bytes before the store processed a COMPLETED record.
+        Raises:
+            Fenced: the attempt does not own the backup.
+            Cancelled: a delete removed the bytes before the store processed a COMPLETED record.
         """
         self.fence(record)
         self._put(record)
@@ -256,8 +263,8 @@ class Catalogue:
         """Check that a COMPLETED backup's bytes exist, or else mark it DELETING.
 
         Return True if they exist. Call it after the record was written. A delete removes the bytes
-        first and then reads the record. This method runs after the write of the record and then
-        checks the bytes. So one of the two notices the other, even if the store was slow.
+        first and then reads the record. This method checks the bytes after the record was written.
+        So one of the two notices the other, even if the store was slow.
         """
         if record.stored is None or not record.stored.lists:
             return True
@@ -270,8 +277,11 @@ class Catalogue:
     def rewrap(self, old: Record, keys: tuple[WrappedKey, ...], key_id: str) -> None:
         """Write a record with other wrapped keys and the signature of `key_id`.
 
-        Nothing else in the record changes. Raise Fenced if the store's record is not `old` any
-        more, and KeyNotHere if the key `key_id` is missing.
+        Nothing else in the record changes.
+
+        Raises:
+            Fenced: the store's record is not `old` any more.
+            KeyNotHere: this machine does not have the key `key_id`.
         """
         if self.read(old.id) != old:
             raise Fenced(f"the record of backup {old.id} was changed in the meantime")
@@ -283,7 +293,10 @@ class Catalogue:
         """Mark a backup DELETING and return its record, or None if there is no record.
 
         The owner and the status of the backup do not matter. After that, no agent completes the
-        backup or makes a backup on top of it. Raise the errors of `read`.
+        backup or makes a backup on top of it.
+
+        Raises:
+            RecordDamaged, RecordUnsupported, KeyNotHere: the record can't be trusted.
         """
         signed = self.signed(backup_id)
         if signed is None or signed.record.status is BackupStatus.DELETING:
@@ -298,7 +311,7 @@ class Catalogue:
         """Make a COMPLETED backup FAILED if its attempt is one of `attempts`.
 
         Call it after the bytes of these attempts were removed because of a record that was read
-        before. A COMPLETED record may have been written in between, by an agent with the same
+        before. A COMPLETED record may have been written in between: by an agent with the same
         journal (a cloned machine), or by a request that the store was slow to process.
         """
         there = self.read(backup_id)
@@ -317,8 +330,11 @@ class Catalogue:
         """Check that `record` may be written, and return the backup's ancestors.
 
         The full backup is the first of them. The list is empty if `record` is not COMPLETED or
-        belongs to a full backup. Raise Fenced if the attempt may not change the backup any more, or
-        if its chain is not complete.
+        belongs to a full backup.
+
+        Raises:
+            Fenced: the attempt may not change the backup any more, or the backup's chain is not
+                complete.
         """
         there = self.read(record.id)
         if there is None:

@@ -1,7 +1,8 @@
 """The descendants of a backup, and the order in which they are deleted with it.
 
-This module does no I/O. It is built from the rows of a catalogue and keeps a few words of each. No
-function calls itself. So neither a loop of parents nor a chain of thousands can make it fail.
+This module does no I/O. It is built from the rows of a catalogue, of which it keeps a few words
+each. No function calls itself, so neither a loop of parents nor a chain of thousands can make it
+fail.
 """
 
 from collections import defaultdict
@@ -15,9 +16,9 @@ from agent.records.catalogue import ListedRecord
 
 # A line of the drawing below this depth is not indented further. It shows the depth as a number.
 _DRAWN_DEPTH = 20
-# Limits for records that can't be trusted: how many are kept by name, how many of them for one
-# parent, and how many characters of the ids of their keys. Together they take at most 50 MiB, for
-# any number of records in the container.
+# Limits for records that can't be trusted: how many are kept by name, how many of one parent, and
+# how many characters of their keys' ids. Together they take at most 50 MiB, for any number of
+# records in the container.
 _CLAIMS = 50_000
 _NAMED = 3
 _KEY_IDS = 256
@@ -66,10 +67,7 @@ class _Claims:
         self.beyond = 0
 
     def add(self, parent_id: str, record: Record) -> None:
-        """Add a claim if there is room for it.
-
-        Otherwise only count it in `beyond`.
-        """
+        """Add a claim if there is room for it, or else only count it in `beyond`."""
         if self._kept >= _CLAIMS:
             self.beyond += 1
             return
@@ -102,10 +100,7 @@ class Family:
         self.add(rows)
 
     def add(self, rows: Iterable[ListedRecord]) -> None:
-        """Add rows.
-
-        Rows of known backups replace the earlier ones.
-        """
+        """Add rows, which replace earlier rows of the same backups."""
         for row in rows:
             if row.record is None or row.record.parent_id is None:
                 continue
@@ -139,7 +134,7 @@ class Family:
     def plan(self) -> list[BackupNode]:
         """Return all members in the order of their deletion.
 
-        The deepest members are first and the root is last. Every child is before its parent.
+        The deepest members are first and the root is last. So every child is before its parent.
         """
         return [node for level in reversed(self._levels) for node in level]
 

@@ -1,6 +1,6 @@
 """The segment lists and the sub-manifests of the SLO (Static Large Object) of a backup.
 
-They are written while the stream still runs. So the end of a backup takes the same time at any
+They are written while the stream still runs, so the end of a backup takes the same time at any
 size. Only the segments of the unfinished groups are in memory.
 """
 
@@ -48,10 +48,7 @@ class _Groups:
         self._flush(group, _ordered(rows))
 
     def take_rest(self) -> tuple[int, list[Segment]] | None:
-        """Return the number and the segments of the last group if it is incomplete.
-
-        Return None if there is no incomplete group.
-        """
+        """Return the number and the segments of the last group, or None if that is complete."""
         with self._lock:
             for group, rows in self._open.items():
                 return group, _ordered(rows)
@@ -65,7 +62,7 @@ def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
 def most_segments(limits: StoreLimits) -> int:
     """Return the most segments that one object may join.
 
-    Its manifests have two levels if the store allows nesting, and else one level.
+    Its manifests have two levels if the store allows nesting, or else one level.
     """
     entries = limits.manifest_entries
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
@@ -121,7 +118,8 @@ class Manifest:
     def add(self, number: int, segment: Segment) -> None:
         """Add a segment that the store has confirmed.
 
-        Raise StoreError if the segment completes a list or a sub-manifest and that can't be stored.
+        Raises:
+            StoreError: the segment completes a list or a sub-manifest, and that can't be stored.
         """
         with self._lock:
             self._count += 1
@@ -131,10 +129,13 @@ class Manifest:
         self._for_parts.add(number, segment)
 
     def finish(self) -> SegmentSummary:
-        """Write the last segment list and the last sub-manifest.
+        """Write the last segment list and the last sub-manifest, but not the top object.
 
-        Call it after every segment was added. Raise Internal if the numbers of the segments have
-        gaps. `publish` writes the top object.
+        Call it after every segment was added.
+
+        Raises:
+            Internal: the numbers of the segments have gaps.
+            StoreError: a list or a sub-manifest can't be stored.
         """
         if self._count != self._end:
             raise Internal(

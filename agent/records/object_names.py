@@ -26,11 +26,10 @@ class Segment(NamedTuple):
 
 
 def new_attempt(instance_id: str) -> str:
-    """Return an id for one attempt of an instance.
+    """Return an id for one attempt of an instance, with a mark by which the instance knows it.
 
-    The id has a mark, by which the instance knows its own attempts. It is a UUID of version 8 (RFC
-    9562, section 5.8). Its first 48 bits are those of the SHA-256 of the instance's id. Its other
-    74 free bits are random.
+    It is a UUID of version 8 (RFC 9562, section 5.8). Its first 48 bits are those of the SHA-256 of
+    the instance's id. Its other 74 free bits are random.
     """
     random = uuid4().int & ((1 << 128 - _MARK_BITS) - 1) & ~(0xF << 76)
     return str(UUID(int=_mark(instance_id) << 128 - _MARK_BITS | 8 << 76 | random))
@@ -55,7 +54,7 @@ def container_name(tenant_id: str) -> str:
 def object_name(backup_id: str, *, sealed: bool = True) -> str:
     """Return the name of the object that joins a backup's segments.
 
-    The name of an object that isn't encrypted lacks `.enc`.
+    Without encryption the name lacks `.enc`.
     """
     return f"{backup_id}.xbstream.gz.enc" if sealed else f"{backup_id}.xbstream.gz"
 
@@ -102,10 +101,7 @@ def attempt_in(name: str) -> str | None:
 
 
 def encode_list(segments: Sequence[Segment]) -> bytes:
-    """Return the bytes of a segment list.
-
-    Each segment is one line with its size in decimal, a space and its MD5.
-    """
+    """Return a segment list, one line a segment, with its size in decimal, a space and its MD5."""
     return b"".join(b"%d %s\n" % (size, md5.encode()) for size, md5 in segments)
 
 
@@ -116,7 +112,8 @@ def list_ref(encoded: bytes) -> ListRef:
 def decode_list(encoded: bytes, expected: ListRef) -> list[Segment]:
     """Return the segments of a stored list.
 
-    Raise DataDamaged if it is not the list that `expected` names.
+    Raises:
+        DataDamaged: it is not the list that `expected` names.
     """
     if hashlib.sha256(encoded).hexdigest() != expected.sha256:
         raise DataDamaged("a segment list does not have the SHA-256 that the backup's record names")

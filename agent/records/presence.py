@@ -1,7 +1,7 @@
 """Checks that the bytes of a COMPLETED backup are still in the store.
 
-A record says which bytes were stored. The record stays if someone deletes the bytes by other means.
-The checks request single objects and don't rely on a listing.
+A record says which bytes were stored. It stays if someone deletes the bytes by other means. The
+checks request single objects and don't rely on a listing.
 """
 
 from collections.abc import Iterator
@@ -38,11 +38,13 @@ class _Expected(NamedTuple):
 
 
 def missing(store: Store, record: Record) -> str | None:
-    """Return the first difference between a backup's objects and its record.
+    """Return the first difference between a backup's objects and its record, or None.
 
-    Return None if there is no difference. The object that joins the segments, the first and the
-    last segment list, and the first and the last segment are checked. That is at most five small
-    requests, for any size of the backup. Raise StoreError if the store doesn't answer.
+    The object that joins the segments, the first and the last segment list, and the first and the
+    last segment are checked. That is at most five small requests, for any size of the backup.
+
+    Raises:
+        StoreError: the store doesn't answer.
     """
     if record.stored is None:
         return "its record names no stored bytes"
@@ -78,7 +80,7 @@ def _segment(record: Record, number: int, segment: Segment) -> _Expected:
 def any_left(store: Store, record: Record) -> bool:
     """Return True if the store still has any of a backup's segments and lists.
 
-    A listing may lag behind. So it only shows which names to check, and each of them must answer.
+    A listing may lag behind. So it only shows which names to check, and they must answer.
     """
     return any(_answers(store, name) for name in _names_to_check(store, record))
 
@@ -105,7 +107,8 @@ def _answers(store: Store, name: str) -> bool:
 def read_list(store: Store, record: Record, stored: Stored, number: int) -> list[Segment]:
     """Return the segments of one list.
 
-    Raise DataDamaged if it isn't the list that was stored.
+    Raises:
+        DataDamaged: it isn't the list that was stored.
     """
     name = list_name(record.id, record.attempt, number)
     try:

@@ -1,4 +1,4 @@
-"""Reader of all records of a container, in order of their names, several at a time.
+"""Read all records of a container, in order of their names, several at a time.
 
 A record that can't be read does not hide the others. A store that does not answer is an error.
 Memory is bounded for any content of the container. Only a few records are being read at a time, and
@@ -59,8 +59,8 @@ class ListedRecord(NamedTuple):
 class _ReadResult(NamedTuple):
     """The result of reading one object.
 
-    `raw` is None if the object was deleted or could not be read. `failure` is the reason if it
-    could not be read.
+    `raw` is None if the object was deleted or could not be read. In the latter case `failure` is
+    the reason.
     """
 
     raw: bytes | None
@@ -76,8 +76,10 @@ def list_records(
 ) -> Iterator[ListedRecord]:
     """Yield every record of the container in order of ids, also those that can't be read.
 
-    Raise StoreError if the store fails. `judge` makes a row of the bytes of a record object.
-    `cache` may save reading some of them.
+    `judge` makes a row of the bytes of a record object. `cache` saves reading some of them.
+
+    Raises:
+        StoreError: the store fails.
     """
     with ExitStack() as stack:
         known = stack.enter_context(cache.use()) if cache else None
@@ -99,10 +101,7 @@ def list_records(
 
 
 def record_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
-    """Yield the id of each backup that has a record, and the row of the record.
-
-    The row comes from the container's listing.
-    """
+    """Yield the id of each backup that has a record, and the record's row in the listing."""
     for row in store.list(Container.OBJECTS):
         backup_id = row.name.removesuffix(RECORD_SUFFIX)
         if row.name != backup_id and is_uuid(backup_id):
@@ -110,10 +109,7 @@ def record_objects(store: Store) -> Iterator[tuple[str, StoredObject]]:
 
 
 def _in_order(rows: Iterator[_Row]) -> Iterator[tuple[str, _ReadResult]]:
-    """Yield the rows with their results in the order of the requests.
-
-    Up to _WINDOW rows are read ahead.
-    """
+    """Yield the rows with their results in the order of the requests, up to _WINDOW read ahead."""
     waiting: deque[_Row] = deque()
     for row in rows:
         waiting.append(row)
