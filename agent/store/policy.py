@@ -21,10 +21,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class StorageUrl(NamedTuple):
-    """The parts of a storage URL.
-
-    `path` holds the segments of its path.
-    """
+    """The parts of a storage URL, with the segments of its path in `path`."""
 
     scheme: str
     host: str
@@ -39,8 +36,9 @@ class StorageUrl(NamedTuple):
 def parse_url(text: str) -> StorageUrl:
     """Return the parts of a URL of the form `https://host[:port]/path`.
 
-    Raise ValueError for every other form. Its message begins with "must", because the caller puts
-    the subject of the sentence before it.
+    Raises:
+        ValueError: the URL has another form. The message begins with "must", because the caller
+            puts the subject of the sentence before it.
     """
     found = _URL.fullmatch(text)
     if found is None:

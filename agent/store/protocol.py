@@ -1,9 +1,8 @@
-"""The protocol of an object store.
+"""The protocol of an object store, which the contract suite in tests/store checks for each store.
 
-The contract suite in tests/store tests each kind of store on it. A store has one container for
-objects and one container for segments (`<container>_segments`). Several threads may call every
-method at once. A method raises only errors of the StoreError family. A method returns only after
-the store has confirmed the result.
+A store has one container for objects and one for segments (`<container>_segments`). Several threads
+may call every method at once. A method raises only errors of the StoreError family. It returns only
+after the store has confirmed the result.
 """
 
 import hashlib
@@ -15,10 +14,7 @@ from typing import Final, NamedTuple, Protocol, Self
 
 
 class Container(Enum):
-    """One of a store's two containers.
-
-    The value is the suffix of the container's name.
-    """
+    """One of a store's two containers, with the suffix of the container's name as its value."""
 
     OBJECTS = ""
     SEGMENTS = "_segments"
@@ -51,10 +47,7 @@ class Stat(NamedTuple):
 
 
 class ManifestEntry(NamedTuple):
-    """One object that a manifest joins.
-
-    `nested` is True if that object is a manifest itself.
-    """
+    """One object that a manifest joins, `nested` if it is a manifest itself."""
 
     name: str
     size: int
@@ -117,10 +110,7 @@ def no_container(name: str, where: str, there: Iterable[str]) -> str:
 
 
 class Interruption(Protocol):
-    """A request to end the calls of a store early.
-
-    agent.stop.Stop is one.
-    """
+    """A request to end the calls of a store early, such as agent.stop.Stop."""
 
     def check(self) -> None:
         """Raise the cause of the stop if a stop was requested."""
@@ -147,7 +137,7 @@ class Store(Protocol):
         """Return a view of this store that ends its calls at once when `stop` is requested.
 
         The calls then raise the cause of the stop. A request that had begun may still reach the
-        store. The view shares connections and token with this store. So `close` and `abort` of
+        store. The view shares connections and token with this store, so `close` and `abort` of
         either act on both.
         """
 
@@ -165,17 +155,16 @@ class Store(Protocol):
         """
 
     def limits(self) -> StoreLimits:
-        """Return the limits of the store.
-
-        Only the making of a backup needs them.
-        """
+        """Return the limits of the store, which only the making of a backup needs."""
 
     def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
 
-        The method computes the MD5 and compares it with the store's ETag. Raise StoreMismatch if
-        they differ. A retry sends the same parts again. So the caller must not change them before
-        the call returns.
+        A retry sends the same parts again, so the caller must not change them before the call
+        returns.
+
+        Raises:
+            StoreMismatch: the MD5 that this method computes differs from the store's ETag.
         """
 
     def put_manifest(
@@ -187,51 +176,55 @@ class Store(Protocol):
     ) -> str:
         """Join segments as object `name` and return its ETag in hex.
 
-        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. Raise
-        StoreMismatch if the store computes another ETag, or if an entry is missing or differs. The
-        store compares the entries with its objects. If a store does not compare them, this method
-        does.
+        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. The store
+        compares the entries with its objects. If a store does not compare them, this method does.
+
+        Raises:
+            StoreMismatch: the store computes another ETag, or an entry is missing or differs.
         """
 
     def get(self, container: Container, name: str, limit: int) -> bytes:
         """Return the newest copy (X-Newest) of an object of at most `limit` bytes.
 
-        Raise StoreNotFound if there is no such object, and StoreMismatch if it is larger than
-        `limit`.
+        Raises:
+            StoreNotFound: there is no such object.
+            StoreMismatch: it is larger than `limit`.
         """
 
     def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
         """Read an object of exactly `len(buffer)` bytes into `buffer`.
 
-        Raise StoreMismatch if the object has another length. Raise it too if the received bytes
-        differ from the length or the MD5 that the store announces.
+        Raises:
+            StoreMismatch: the object has another length, or the received bytes differ from the
+                length or the MD5 that the store announces.
         """
 
     def stat(self, container: Container, name: str) -> Stat:
         """Return an object's ETag and size without moving its bytes.
 
-        The answer comes from the newest copy itself (X-Newest) and not from a listing. Raise
-        StoreNotFound if there is no such object.
+        The answer comes from the newest copy itself (X-Newest) and not from a listing.
+
+        Raises:
+            StoreNotFound: there is no such object.
         """
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
         """Yield all objects with names that begin with `prefix`, in order of their names.
 
-        Raise StoreNotFound if there is no such container. Its message names the containers that
-        exist.
+        Raises:
+            StoreNotFound: there is no such container. The message names the containers that exist.
         """
 
     def delete(self, container: Container, name: str) -> None:
-        """Delete one object.
+        """Delete one object, or do nothing if there is no such object.
 
-        Do nothing if there is no such object. If the object is a manifest, the objects that it
-        joins stay.
+        If the object is a manifest, the objects that it joins stay.
         """
 
     def clock(self) -> float:
-        """Return the store's own time in Unix seconds.
+        """Return the store's own time in Unix seconds, which may be rounded down to whole seconds.
 
-        The time may be rounded down to whole seconds. Call it after `open`.
+        Call it after `open`.
         """
 
     def abort(self) -> None:

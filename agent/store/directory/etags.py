@@ -1,9 +1,9 @@
 """The ETags of the files in a store's directory, which are kept with the files.
 
-A listing that read every byte for its MD5 would take as long as a restore. So the MD5 is kept in
-the extended attribute `user.etag` of the file. The MD5 is known when the file is written. The
-attribute is set before the file gets its name, so no file has its name without its ETag. A later
-change of the bytes leaves the attribute as it is. So a reader notices the damage.
+A listing that read every byte for its MD5 would take as long as a restore. So the MD5, which is
+known when the file is written, is kept in the file's extended attribute `user.etag`. The attribute
+is set before the file gets its name, so no file has its name without its ETag. A later change of
+the bytes leaves the attribute as it is, and so a reader notices the damage.
 
 Some filesystems have no extended attributes. On these, a file `%md5.NAME` beside the segment holds
 the same text. Objects (records, manifests) have no such file, because they are small and are
@@ -32,10 +32,7 @@ _MANIFEST_PREFIX: Final = b'[{"path": "/'
 
 
 class Etag(NamedTuple):
-    """The ETag of an object.
-
-    For a manifest, `joined` is the size of all joined objects in bytes.
-    """
+    """The ETag of an object, and for a manifest the size of all joined objects in bytes."""
 
     md5: str
     joined: int | None = None
@@ -43,7 +40,7 @@ class Etag(NamedTuple):
     def text(self) -> bytes:
         """Return the form that is kept.
 
-        It is the MD5 in hex, followed for a manifest by a space and the joined size.
+        It is the MD5 in hex. For a manifest, a space and the joined size follow it.
         """
         return (
             f"{self.md5} {self.joined}".encode() if self.joined is not None else self.md5.encode()
@@ -51,7 +48,7 @@ class Etag(NamedTuple):
 
 
 def keep(descriptor: int, etag: Etag) -> bool:
-    """Keep the ETag in an extended attribute of an open file.
+    """Keep the ETag in an extended attribute of an open file, and return True on success.
 
     Return False if the filesystem has no extended attributes.
     """
@@ -89,10 +86,7 @@ def forget_beside(folder: int, file: str) -> None:
 
 
 def kept(folder: int, file: str, descriptor: int) -> Etag | None:
-    """Return the ETag that was kept for an open file.
-
-    Return None if there is none, or if the kept text is not an ETag.
-    """
+    """Return the ETag that was kept for an open file, or None if there is no valid one."""
     text = b""
     try:
         text = os.getxattr(descriptor, _ATTRIBUTE)

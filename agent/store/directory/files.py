@@ -114,7 +114,8 @@ class Folder:
     def containers(self) -> list[str]:
         """Return the printable names of the directories in `root`.
 
-        Raise FileNotFoundError if there is no `root`.
+        Raises:
+            FileNotFoundError: there is no `root`.
         """
         with self.enter(()) as root, os.scandir(root) as entries:
             folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
@@ -123,7 +124,7 @@ class Folder:
     def make(self, names: Sequence[str]) -> None:
         """Make a directory and its missing parents (mode 0700), and sync their entries to the disk.
 
-        A directory that exists may have been made a moment ago by a process that died before the
+        An existing directory may have been made a moment ago by a process that died before the
         sync. So its entry is synced too, unless this object has synced it before.
         """
         with self._making:
@@ -166,8 +167,7 @@ class Folder:
         """Yield the descriptor and the name of a temporary file (mode 0600) of the container.
 
         The file is deleted at the end of the block, unless `settle` has moved it. A lock on the
-        file tells `sweep` that a process is using it. The kernel releases the lock if the process
-        dies.
+        file tells `sweep` that a process uses it. The kernel releases the lock if the process dies.
         """
         self.make((container, TEMPORARY))
         with self.enter((container, TEMPORARY)) as folder:
@@ -225,7 +225,8 @@ class Folder:
 def reading(folder: int, file: str) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file for reading, and yield its descriptor and its status.
 
-    Raise FileNotFoundError if it is not a regular file.
+    Raises:
+        FileNotFoundError: it does not exist, or is not a regular file.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | _FILE, dir_fd=folder)
@@ -262,7 +263,7 @@ def write_all(descriptor: int, part: memoryview) -> None:
 
 
 def read_into(descriptor: int, buffer: memoryview) -> int:
-    """Fill `buffer` from the beginning of the file and return the number of bytes read.
+    """Fill `buffer` from the beginning of the file, and return the number of bytes read.
 
     The number is smaller than the size of the buffer if the file is shorter.
     """

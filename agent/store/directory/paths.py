@@ -31,7 +31,8 @@ class Place(NamedTuple):
 def place(name: str) -> Place:
     """Return the place of an object.
 
-    Raise StoreRejected if a directory can't hold such a name.
+    Raises:
+        StoreRejected: a directory can't hold such a name.
     """
     *folders, last = _components(name)
     there = Place(tuple(_marked(part, not is_uuid(part)) for part in folders), file_name(last))
@@ -48,17 +49,15 @@ def file_name(component: str) -> str:
 
 
 def digest_name(file: str) -> str:
-    """Return the name of the file that holds the MD5 of `file`.
-
-    It is used on a filesystem that has no extended attributes.
-    """
+    """Return the name of the file with the MD5 of `file`, for filesystems without attributes."""
     return _DIGEST_OF + file
 
 
 def container_directory(name: str) -> str:
     """Return the name of a container's directory, which is the container's name.
 
-    Raise StoreRejected if a directory can't have such a name.
+    Raises:
+        StoreRejected: a directory can't have such a name.
     """
     if len(_components(name)) != 1:
         raise StoreRejected(f"the container's name {name!r} can't be the name of a directory")
@@ -68,7 +67,7 @@ def container_directory(name: str) -> str:
 def component(found: str, *, folder: bool) -> str | None:
     """Return the part of an object's name that a file or directory stands for.
 
-    Return None if it does not belong to an object.
+    Return None if the file or directory does not belong to an object.
     """
     plain = found.removesuffix("%").replace("%25", "%")
     try:

@@ -51,9 +51,9 @@ _LATEST: Final = 253_402_300_799.0  # the last second of the year 9999
 
 
 class DirectoryStore:
-    """A store in the directory `root`, an absolute path.
+    """A store in the directory `root`, an absolute path, which `open` makes if it is missing.
 
-    It implements agent.store.protocol.Store. `open` makes a missing `root`.
+    It implements agent.store.protocol.Store.
     """
 
     def __init__(self, root: Path, container_name: str) -> None:
@@ -79,8 +79,10 @@ class DirectoryStore:
     def open(self, *, create: bool = True) -> None:
         """Make the directories of both containers if they are missing and `create` is True.
 
-        With `create`, also delete the temporary files of processes that died. Without it, raise
-        StoreNotFound if the directory or a container is missing.
+        With `create`, also delete the temporary files of processes that died.
+
+        Raises:
+            StoreNotFound: `create` is False, and the directory or a container is missing.
         """
         with self._doing(f"open {self._root}"):
             if create:
@@ -97,7 +99,7 @@ class DirectoryStore:
     def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store the joined `parts` as one object and return its MD5 in hex.
 
-        The MD5 is computed from the same bytes that are written. The file is not read back.
+        The MD5 is that of the bytes as they were written. The file is not read back.
         """
         return self._put(container, name, parts, Etag)
 
@@ -179,10 +181,9 @@ class DirectoryStore:
                 self._folder.remove_empty(folders)
 
     def clock(self) -> float:
-        """Return the filesystem's time in Unix seconds.
+        """Return the filesystem's time in Unix seconds, by which the store's files are dated.
 
-        It is the modification time of a temporary file that this method writes. So it can be
-        compared with the times of the store's files.
+        It is the modification time of a temporary file that this method writes.
         """
         container_name = self._container_name(Container.OBJECTS)
         with (
@@ -220,7 +221,7 @@ class DirectoryStore:
     def _doing(self, what: str) -> Iterator[None]:
         """Translate the system's errors inside the block into StoreError.
 
-        Raise the cause of the stop instead if a stop was requested.
+        If a stop was requested, raise its cause instead.
         """
         self._stop.check()
         try:
@@ -361,10 +362,7 @@ class DirectoryStore:
 
 
 class _Opened(NamedTuple):
-    """A file that is open for reading.
-
-    `what` names the action in an error's message.
-    """
+    """A file that is open for reading, with the action `what` for the message of an error."""
 
     what: str
     folder: int
@@ -378,7 +376,8 @@ class _Opened(NamedTuple):
     def fill(self, buffer: memoryview) -> None:
         """Read the whole file into `buffer`.
 
-        Raise StoreMismatch if the bytes are not the bytes that were put.
+        Raises:
+            StoreMismatch: the bytes are not the bytes that were put.
         """
         if read_into(self.descriptor, buffer) != buffer.nbytes:
             raise StoreMismatch(f"{self.what}: the file became shorter while it was read")
@@ -398,7 +397,8 @@ def _place(name: str) -> Place | None:
 def _key(entry: "os.DirEntry[str]") -> bytes:
     """Return a key that sorts a directory entry in the order of the names of its objects.
 
-    The key of a directory ends in a slash. Return b"" if the entry does not belong to an object.
+    The key of a directory ends in a slash. The key is b"" if the entry does not belong to an
+    object.
     """
     try:
         folder = entry.is_dir(follow_symlinks=False)
@@ -413,8 +413,8 @@ def _key(entry: "os.DirEntry[str]") -> bytes:
 def _moment(seconds: float) -> str:
     """Return a time in the form of Swift's listings.
 
-    Some filesystems may hold times before 1970 or after the year 9999. Such a time is replaced by
-    the nearest time in that range.
+    Some filesystems hold times before 1970 or after the year 9999, which are replaced by the
+    nearest time in that range.
     """
     near = datetime.fromtimestamp(min(max(seconds, 0.0), _LATEST), UTC)
     return near.strftime("%Y-%m-%dT%H:%M:%S.%f")

@@ -1,8 +1,8 @@
 """A connection to a store, which another thread can shut down, and answers of a bounded size.
 
-This module keeps a duplicate of the descriptor of each socket from before the socket connects. A
-shutdown of the duplicate ends every action of another thread on the socket, which may be
-connecting, a TLS handshake, sending or reading.
+This module keeps a duplicate of each socket's descriptor from before the socket connects. A
+shutdown of the duplicate ends every action of another thread on the socket, be it connecting, a TLS
+handshake, sending or reading.
 """
 
 import socket
@@ -52,7 +52,7 @@ class Connection:
 
     @contextmanager
     def busy(self) -> Iterator[Callable[[], None]]:
-        """Mark the block as one request and yield a function that shuts the connection down.
+        """Mark the block as one request, and yield a function that shuts the connection down.
 
         Any thread may call the function. It does nothing after the end of the block.
         """
@@ -74,7 +74,8 @@ class Connection:
     def dial(self, host: str, port: int) -> socket.socket:
         """Return a socket that is connected to the first address of `host` that answers.
 
-        Raise OSError if no address answers.
+        Raises:
+            OSError: no address answers.
         """
         failure = OSError(f"{host} has no address")
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
@@ -215,7 +216,8 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
 def _read(read: Callable[[int], bytes], count: int | None = None) -> bytes:
     """Return at most `count` bytes of a body, or the whole body if `count` is None.
 
-    Raise StoreRejected if the whole body has more than LONGEST_ANSWER bytes.
+    Raises:
+        StoreRejected: the whole body has more than LONGEST_ANSWER bytes.
     """
     if count is not None:
         return read(count)

@@ -1,4 +1,4 @@
-"""Translation of the errors of Swift and of the HTTP libraries into errors of the agent."""
+"""Translation of the errors of Swift and of HTTP libraries into errors of the agent."""
 
 import http.client
 import random
@@ -121,8 +121,8 @@ def pause_seconds(attempt: int, base: float, error: StoreError) -> float:
 def asked_seconds(error: StoreError) -> float:
     """Return the number of seconds, from 0 to 30, that the store asks to wait in Retry-After.
 
-    The header holds a number or a date (RFC 9110, section 10.2.3). Such a date is a time of the
-    store's clock. So it is compared with the Date header of the same answer.
+    The header holds a number or a date (RFC 9110, section 10.2.3). A date is a time of the store's
+    clock, so it is compared with the Date header of the same answer.
     """
     headers = getattr(error.__cause__, "http_response_headers", None) or {}
     asked = str(headers.get("Retry-After", "")).strip()[:64]
@@ -168,10 +168,7 @@ def _bounded(text: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that HTTP libraries wrapped into it, the innermost last.
-
-    At most 8 are yielded.
-    """
+    """Yield an exception and up to 7 that HTTP libraries wrapped into it, the innermost last."""
     for _ in range(8):
         yield error
         inner = [getattr(error, "reason", None), *error.args]

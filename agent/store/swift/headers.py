@@ -1,4 +1,4 @@
-"""Readers of the headers of Swift's answers that have no body."""
+"""Functions that read the headers of Swift's answers without a body."""
 
 from email.utils import parsedate_to_datetime
 
@@ -22,8 +22,9 @@ def stat(container: str, name: str, link: Link) -> Stat:
 def read_clock(what: str, container: str, link: Link) -> float:
     """Return the Date header of an answer in Unix seconds.
 
-    Raise StoreRejected if the answer has no valid Date. A store need not have a clock (RFC 9110,
-    section 6.6.1).
+    Raises:
+        StoreRejected: the answer has no valid Date. A store need not have a clock (RFC 9110,
+            section 6.6.1).
     """
     headers = client.head_container(link.url, link.token, container, http_conn=link.http)
     date = headers.get("date", "")

@@ -27,7 +27,8 @@ _HIDDEN: Final = (403, 404, 405)
 def read_limits(link: Link) -> StoreLimits:
     """Return the limits from the store's /info, or HIDDEN_LIMITS if the store hides its /info.
 
-    Raise StoreRejected if the store has no static large objects, or if a number can't be read.
+    Raises:
+        StoreRejected: the store has no static large objects, or a number can't be read.
     """
     parsed, connection = link.http
     # Ceph has its /info below the prefix of its Swift API.

@@ -51,8 +51,10 @@ def put_manifest(
 ) -> None:
     """Store a manifest of `entries` rows.
 
-    Raise StoreMismatch if the store answers another ETag. Raise StoreRejected if there are no
-    entries, because both Swift and Ceph's gateway would accept such a manifest.
+    Raises:
+        StoreMismatch: the store answers another ETag.
+        StoreRejected: there are no entries. Both Swift and Ceph's gateway would accept such a
+            manifest.
     """
     if not entries:
         raise StoreRejected(f"{to.what}: a manifest needs at least one entry")
@@ -73,7 +75,8 @@ def check_entries(
 ) -> None:
     """Check by requests that each entry is in `container` with its ETag and size.
 
-    Raise StoreMismatch if an entry is missing or differs.
+    Raises:
+        StoreMismatch: an entry is missing or differs.
     """
     pool = ThreadPoolExecutor(_CONNECTIONS, "check")
     try:
@@ -103,9 +106,11 @@ def _send(
 ) -> tuple[Any, bytes]:
     """Send the rows with PUT and return the answer and its body.
 
-    Raise ClientException if the answer is a refusal. With `heartbeat` Swift answers 202 at once. It
-    then sends spaces while it checks the entries, and reports the result in the body. Other stores
-    ignore `heartbeat` and answer as usual.
+    With `heartbeat` Swift answers 202 at once. It then sends spaces while it checks the entries,
+    and reports the result in the body. Other stores ignore `heartbeat` and answer as usual.
+
+    Raises:
+        ClientException: the answer is a refusal.
     """
     parsed, connection = link.http
     path = f"{parsed.path.rstrip('/')}/{quote(to.container)}/{quote(to.name)}"
@@ -123,8 +128,10 @@ def _send(
 def _answered_etag(answered: tuple[Any, bytes]) -> str:
     """Return the ETag of a manifest that the store confirms.
 
-    Raise ClientException if the body reports a refusal. Raise StoreUnreachable if the answer ends
-    too early, and StoreRejected if the body can't be understood.
+    Raises:
+        ClientException: the body reports a refusal.
+        StoreUnreachable: the answer ends too early.
+        StoreRejected: the body can't be understood.
     """
     answer, body = answered
     if answer.status != 202:

@@ -1,7 +1,4 @@
-"""Ways to log in to Swift.
-
-Each way returns a storage URL and a token for it.
-"""
+"""Ways to log in to Swift, each of which returns a storage URL and a token for it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -45,7 +42,7 @@ class Access(NamedTuple):
 class Authenticate(Protocol):
     """A way to log in.
 
-    `connect` opens a connection for a block, in the same way as the session opens its own.
+    `connect` opens a connection for a block, as the session opens its own.
     """
 
     def __call__(self, connect: Connect) -> Access: ...
@@ -95,7 +92,7 @@ def _scheme(url: str) -> str:
 class AuthToken:
     """A given storage URL and token, without a login.
 
-    No other token is available if the store refuses this one.
+    If the store refuses the token, there is no other one.
     """
 
     storage_url: str

@@ -1,7 +1,7 @@
 """One authenticated session with Swift, with its connections, token, retries and deadlines.
 
-store.py and its helpers make the requests. swiftclient's own retries aren't used. They don't know
-the agent's errors, and they can't send the same slabs again.
+store.py and its helpers make the requests. swiftclient's own retries aren't used, because they
+don't know the agent's errors and can't send the same slabs again.
 """
 
 import copy
@@ -42,19 +42,13 @@ class Link(NamedTuple):
 
 
 class _RefusedLogin(NamedTuple):
-    """A failed login.
-
-    `until` is a time of the monotonic clock in seconds. No thread may log in before it.
-    """
+    """A failed login, after which no thread may log in before `until` (monotonic seconds)."""
 
     error: StoreError
     until: float
 
     def for_another_thread(self) -> StoreError:
-        """Return a copy of the error for another thread.
-
-        That thread then pauses for the rest of the time.
-        """
+        """Return a copy of the error for another thread, which pauses for the rest of the time."""
         error = type(self.error)(self.error.message, hint=self.error.hint)
         rest = math.ceil(max(self.until - time.monotonic(), 0.0))
         error.__cause__ = ClientException(
@@ -65,10 +59,7 @@ class _RefusedLogin(NamedTuple):
 
 @dataclass
 class _Shared:
-    """The state that all views of a session share.
-
-    `turn` guards it.
-    """
+    """The state that all views of a session share, guarded by `turn`."""
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -82,7 +73,7 @@ class _Shared:
 def _without_bodies(record: logging.LogRecord) -> bool:
     """Return False for a log record with the body of an answer.
 
-    swiftclient would log the body. If the store sends the token back, the body contains the token.
+    swiftclient would log the body, which has the token if the store sends it back.
     """
     return not str(record.msg).startswith("RESP BODY")
 
@@ -114,7 +105,7 @@ class SwiftSession:
         client.logger.addFilter(_without_bodies)
 
     def bound(self, stop: Interruption) -> Self:
-        """Return a view of this session that raises the cause of `stop` from its calls.
+        """Return a view of this session with calls that raise the cause of `stop` on a stop.
 
         A call ends as soon as the stop is requested.
         """
@@ -133,8 +124,11 @@ class SwiftSession:
         """Run `action`, and retry it after a retryable error.
 
         `action` moves about `size` bytes, which the deadline allows for. `what` names the action in
-        messages, and `meanings` overrides the error class of a status. Raise only StoreErrors and
-        the cause of the stop that this session is bound to.
+        messages, and `meanings` overrides the error class of a status.
+
+        Raises:
+            StoreError: the action failed. No other error is raised, except the cause of the stop
+                that this session is bound to.
         """
         attempt, without_effect = 1, True
         while True:
@@ -184,9 +178,12 @@ class SwiftSession:
         return self._exchange(self._current_access(), action, size)
 
     def _refused(self, access: Access, *, answered: bool = False) -> None:
-        """Make the next request log in, or raise TokenExpired if no login is possible.
+        """Make the next request log in.
 
         `answered` is True if the store refused the token in its answer to the request itself.
+
+        Raises:
+            TokenExpired: no login is possible.
         """
         if not access.renewable:
             expired = TokenExpired("the store refuses the token that came with the task")
@@ -296,7 +293,8 @@ class SwiftSession:
     def _within_deadline(self, connection: Connection, size: int) -> Iterator[None]:
         """Shut the connection down on a stop, and when the deadline of the block has passed.
 
-        Raise TimeoutError if the deadline has passed.
+        Raises:
+            TimeoutError: the deadline has passed.
         """
         connect = min(self._timeout, CONNECT_SECONDS)
         seconds = connect + self._timeout + size / LEAST_RATE

@@ -69,10 +69,7 @@ class SwiftSettings:
 
 @dataclass
 class _Learnt:
-    """Facts about this store that its answers have shown.
-
-    All views of the store share them.
-    """
+    """Facts about this store that its answers have shown, shared by all views of the store."""
 
     page: int | None = _PAGE  # rows that are requested at a time; None for the store's own default
     limits: StoreLimits | None = None
@@ -194,7 +191,8 @@ class SwiftStore:
     def clock(self) -> float:
         """Return the Date of an answer (RFC 9110, section 6.6.1) in whole Unix seconds.
 
-        Raise StoreRejected if the answer has no valid Date, because a store need not have a clock.
+        Raises:
+            StoreRejected: the answer has no valid Date, because a store need not have a clock.
         """
         what = "read the store's clock"
         action = partial(read_clock, what, self._container_name(Container.OBJECTS))
@@ -343,7 +341,7 @@ def _reachable(row: StoredObject) -> bool:
     """Return True if a request by its name can reach the object.
 
     Before a URL is sent, the steps `.` and `..` of its path are resolved (RFC 3986, section 5.2.4).
-    The request would reach another object, perhaps in another container. The agent makes no such
+    So the request would reach another object, perhaps in another container. The agent makes no such
     names.
     """
     return {".", ".."}.isdisjoint(row.name.split("/"))
