@@ -33,13 +33,12 @@ _DATA_FILE: Final = (
     r"(:autoextend)?(:max:\d{1,12}[KMGT]?)?"
 )
 _DATA_FILES: Final = re.compile(rf"{_DATA_FILE}(;{_DATA_FILE}){{0,99}}", re.IGNORECASE)
-# One entry of a list is matched at a time, and no entry can match in two ways. The reason is that
-# the maker of a hostile backup must not be able to block the whole agent with a slow regular
-# expression.
+# One entry of a list is matched at a time, and no entry can match in two ways. So the maker of a
+# hostile backup can't block the whole agent with a slow regular expression.
 _PLUGIN: Final = r"(?:[a-z0-9_]{0,50}key_management|provider_[a-z0-9]{1,50})"
 _PLUGIN_ENTRY: Final = re.compile(rf"({_PLUGIN})(?:=(?:lib)?{_PLUGIN}(?:\.so)?)?")
 _MOST_PLUGINS: Final = 16
-# A path, a URL or a secret of a plugin. It may hold anything but control characters, and so no
+# A path, a URL or a secret of a plugin. It may hold anything but control characters, such as a
 # newline.
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]{0,4096}")
 

@@ -19,7 +19,7 @@ class EngineVersion(NamedTuple):
 class Engines:
     """All engines by their names.
 
-    If `kind` is given, only the engine of that name makes backups.
+    With `kind`, only the engine of that name makes backups.
     """
 
     def __init__(self, engines: Mapping[str, Engine], kind: str | None = None) -> None:
@@ -29,10 +29,10 @@ class Engines:
     def for_server(
         self, server_type: str, server_version: str, datadir: Path | None = None
     ) -> EngineVersion:
-        """Return the engine for backups of this server.
+        """Return the engine for backups of this server, with the version that its program states.
 
-        The engine's program is started once to learn its version. With `datadir` the engine
-        knows which directory to copy, and which user to run as if the agent is root.
+        The program is started once to learn its version. With `datadir` the engine knows which
+        directory to copy, and which user to run as if the agent is root.
 
         Raises:
             EngineUnsupported: no engine, or not the allowed one, can copy this server.

@@ -1,7 +1,4 @@
-"""The code that both engines share.
-
-It writes the option file, builds the common arguments, reads versions and starts the programs.
-"""
+"""The code that both engines share, for option files, arguments, versions and program starts."""
 
 import os
 import re
@@ -127,8 +124,8 @@ class CopyingEngine(ABC):
     def beside(self, datadir: Path) -> Self:
         """Return this engine for the server with this datadir.
 
-        If this process is root, the programs run as the owner of the datadir. The reason is that
-        they load plugins from directories that the server's OS user may write to.
+        If this process is root, the programs run as the owner of the datadir, because they load
+        plugins from directories that the server's OS user may write to.
 
         Raises:
             EngineFailed: the owner of the datadir can't be read.
@@ -152,9 +149,7 @@ class CopyingEngine(ABC):
         return other
 
     def version(self) -> str:
-        """Return the version that the program states.
-
-        Examples are `10.11.6-MariaDB` and `8.0.35-30`.
+        """Return the version that the program states, such as `10.11.6-MariaDB` or `8.0.35-30`.
 
         Raises:
             EngineMissing: the program can't be found or started.
@@ -222,9 +217,7 @@ class CopyingEngine(ABC):
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
     def extract(self, folder: Path) -> ExtractRun:
-        """Start the extractor with `-x` into `folder`.
-
-        The extractor may write to no other directory.
+        """Start the extractor with `-x` into `folder`, the only directory that it may write to.
 
         Raises:
             EngineMissing, EngineFailed: the extractor can't be started.

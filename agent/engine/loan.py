@@ -13,13 +13,13 @@ _SOCKET: Final = "server.sock"
 
 
 class Loan:
-    """The work directory of one run, in the form in which the engine's process can reach it.
+    """The work directory of one run, as the engine's process reaches it.
 
     The directories above the work directory are closed to other OS users. So the engine's process
     inherits an open descriptor, `folder`, and reaches the directory through /proc/self/fd. No other
-    process can. `path` is the path that the engine uses, and `socket` is the server's socket for
-    the engine. If the engine runs as this process's own user, `folder` is None, and `path` and
-    `socket` are the original ones.
+    process can reach it. `path` is the path that the engine uses, and `socket` is the server's
+    socket for the engine. If the engine runs as this process's own user, `folder` is None, and
+    `path` and `socket` are the original ones.
     """
 
     def __init__(self, workdir: Path, socket: Path, user: OsUser | None, *, relayed: bool) -> None:

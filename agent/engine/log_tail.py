@@ -128,8 +128,5 @@ def without_head(line: str) -> str:
 
 
 def message_of(line: str) -> str:
-    """Return `line` with its names and paths replaced by `...`.
-
-    Return an empty string for a routine line.
-    """
+    """Return `line` with its names and paths replaced by `...`, or "" for a routine line."""
     return "" if _ROUTINE.match(without_head(line)) else _NAMES.sub("...", line)

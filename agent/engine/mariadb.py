@@ -138,8 +138,8 @@ class MariadbBackup(CopyingEngine):
 def plugin_dir(program: str) -> Path:
     """Return the plugin directory of the installation that `program` belongs to.
 
-    It is one of the directories that MariaDB's packages and archives use. If none of them exists,
-    return the first.
+    It is one of the directories that MariaDB's packages and archives use, or the first of them if
+    none exists.
     """
     prefix = Path(shutil.which(program) or program).resolve().parent.parent
     places = [prefix / place for place in _PLUGIN_PLACES]

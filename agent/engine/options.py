@@ -93,7 +93,7 @@ def check_options(options: Sequence[str], kind: str | None = None) -> None:
 def options_of(options: Sequence[str], engine: str, *, prepare: bool = False) -> list[str]:
     """Return the options that `engine` takes in a backup, or in a prepare if `prepare` is set.
 
-    The options must have been checked before.
+    They must have been checked before.
     """
     taken = []
     for option in options:

@@ -167,10 +167,7 @@ class Child:
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """Send SIGKILL to the process group.
-
-        Do nothing if the child has ended and has been waited for.
-        """
+        """Send SIGKILL to the process group, unless the child has ended and has been waited for."""
         self._signal(signal.SIGKILL)
 
     def wait_ready(self, pipe: FileIO, event: int, seconds: float) -> None:
@@ -332,9 +329,9 @@ def _located(program: str) -> str:
 
 
 def _raise_file_limit() -> None:
-    """Raise the hard limit of open files, while this process is root.
+    """Raise the hard limit of open files, which only root can do.
 
-    A child that runs as another user can't raise it.
+    A child that runs as another user can't raise it any more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < _OPEN_FILES:
@@ -343,10 +340,7 @@ def _raise_file_limit() -> None:
 
 
 def _dump_no_core(pid: int) -> None:
-    """Turn off core files of the process `pid`.
-
-    A core file would hold rows and the password.
-    """
+    """Turn off core files of the process `pid`, which would hold rows and the password."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
 

@@ -32,9 +32,7 @@ class Relay:
     """
 
     def __init__(self, path: str, server: Path, user: OsUser) -> None:
-        """Listen at `path`.
-
-        The path may lead through a descriptor (/proc/self/fd).
+        """Listen at `path`, which may lead through a descriptor (/proc/self/fd).
 
         Raises:
             EngineFailed: the relay can't listen there.
@@ -82,9 +80,7 @@ class Relay:
                     log.warning("no more connections of the engine can be accepted: %s", error)
 
     def _accept_one(self) -> None:
-        """Accept one connection and connect it to the server.
-
-        Do nothing if the engine has given the connection up.
+        """Accept one connection and connect it to the server, unless the engine has given it up.
 
         Raises:
             OSError: no connection can be accepted.

@@ -35,9 +35,9 @@ _NO_OUTPUT = "it wrote nothing to standard error"
 
 
 class Cause(NamedTuple):
-    """A pattern of a log line that explains a failure, and the error that it stands for.
+    """A pattern of log lines that explain a failure, and the error that they stand for.
 
-    `hint` replaces the error's own hint. None keeps the error's own hint.
+    `hint` replaces the error's own hint, unless it is None.
     """
 
     pattern: re.Pattern[str]
@@ -52,10 +52,9 @@ class Run:
         self._child = child
 
     def interrupt(self) -> None:
-        """Stop the program.
+        """Send SIGINT to the program at once, and SIGKILL after the grace time of the child.
 
-        Send SIGINT at once, and SIGKILL after the grace time of the child (3 seconds by default).
-        Return without waiting.
+        The grace time is 3 seconds by default. Return without waiting.
         """
         self._child.interrupt()
 
@@ -162,7 +161,7 @@ class BackupRun(Run):
         Raises:
             EngineKilled: a foreign signal ended the program.
             DatabaseDenied, DatabaseUnreachable, LockTimeout, RedoOverwritten, EngineUnsupported,
-            EngineFailed: the program failed, for the cause that its log shows.
+                EngineFailed: the program failed, for the cause that its log shows.
             EngineUnproved: the status is 0, but the closing line is missing, or another line
                 reports lost data.
             EngineSilent: the program doesn't end within `seconds`.
@@ -184,9 +183,9 @@ class BackupRun(Run):
             )
 
     def words_about(self, path: str) -> str:
-        """Return the program's log lines about problems with a file.
+        """Return the program's log lines about problems with a file, or "" if there are none.
 
-        `path` is the file's name in the stream. Return an empty string if there are no such lines.
+        `path` is the file's name in the stream.
         """
         said = [line for line in self._child.log.kept() if f"/{path}" in line]
         return "; ".join(map(without_head, said[:_SHOWN_LINES]))
@@ -213,15 +212,13 @@ class ExtractRun(Run):
         os.set_blocking(child.stdin.fileno(), False)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of the next bytes to the program.
-
-        Wait while the program is busy.
+        """Write all of the next bytes to the program, and wait while it is busy.
 
         Raises:
             ExtractFailed: the program ended before its input did. The message holds its log lines.
             EngineKilled: a foreign signal ended the program.
-            EngineSilent: the program has read nothing and written nothing to standard error for
-                too long. It is interrupted.
+            EngineSilent: the program has read nothing and written nothing to standard error for too
+                long. It is interrupted.
         """
         view = memoryview(data)
         try:

@@ -1,8 +1,8 @@
 """The arguments, log lines and failures that only Percona XtraBackup and xbstream have.
 
-The supported versions are 2.4, 8.0 and 8.4. Version 2.4.20 was tried with MySQL 5.7.32. For 8.0
-and 8.4, the options, log lines and failures come from Percona's option references and source
-(docs/engines.md names the pages).
+The supported versions are 2.4, 8.0 and 8.4. Version 2.4.20 was tried with MySQL 5.7.32. For 8.0 and
+8.4, the options, log lines and failures come from Percona's option references and source, of which
+docs/engines.md names the pages.
 """
 
 import logging

@@ -3,8 +3,8 @@
 A task is stored here before the broker may forget it. A report is stored together with the status
 that it reports. So a crash at any moment loses neither. Every public method is one transaction,
 which is on the disk when the method returns. Methods may be called from any thread. The journal
-does not know what a task does to backups. It also keeps the last LSN of each lineage, because only
-a place outside of a volume can show that the volume was rolled back.
+does not know what a task does to backups. It also keeps the last LSN of each lineage, because the
+rollback of a volume can be seen only from outside of it.
 """
 
 import sqlite3

@@ -2,8 +2,8 @@
 
 Only root can read an installed agent's secrets, and the state directory belongs to the user that
 the daemon runs as. So a command that works like the daemon first reads the secrets as root, and
-then becomes that user. In this way no file of root remains among the daemon's files, and no engine
-runs as root.
+then becomes that user. Then no file of root remains among the daemon's files, and no engine runs as
+root.
 """
 
 import errno

@@ -141,7 +141,7 @@ class Family:
     def check(self) -> None:
         """Raise KeyNotHere if a missing key makes it impossible to check a possible descendant.
 
-        Without the key, a real record can't be told from a forged one.
+        Without the key, a real record and a forged one look the same.
         """
         hint = (
             "put that key into the directory that [keys] folder names, or delete the backup on a "
