@@ -47,8 +47,8 @@ class BrokerState(NamedTuple):
 
     `missing` names the exchanges and queues that do not exist. `agents` is the number of agents
     that consume the instance's tasks, or None if it has no task queue. `bound` tells whether the
-    queue is bound. It is None if that can't be tested, because the user may send no tasks, the
-    queue is full, something is missing, or no agent would take the test message.
+    queue is bound. It is None if that can't be tested: the user may send no tasks, the queue is
+    full, something is missing, or no agent would take the test message.
     """
 
     missing: list[str]

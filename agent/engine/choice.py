@@ -32,7 +32,7 @@ class Engines:
         """Return the engine for backups of this server, with the version that its program states.
 
         The program is started once to learn its version. With `datadir` the engine knows which
-        directory to copy, and which user to run as if the agent is root.
+        directory to copy and, if the agent is root, which user to run as.
 
         Raises:
             EngineUnsupported: no engine, or not the allowed one, can copy this server.

@@ -88,7 +88,7 @@ class CachePass:
                 return None
             entry = _Entry(found[1].decode(), found[2].decode(), self._old.read(int(found[3])))
         except OSError as error:
-            _log.debug("cannot read the cache of records: %s", error)
+            _log.debug("can't read the cache of records: %s", error)
             return None
         return entry if entry.md5 == _md5(entry.raw) else None
 
@@ -99,7 +99,7 @@ class CachePass:
         try:
             whole = self._draft.write(piece) == len(piece)
         except OSError as error:
-            _log.debug("cannot write the cache of records: %s", error)
+            _log.debug("can't write the cache of records: %s", error)
             whole = False
         if not whole:
             self._draft = None
@@ -131,7 +131,7 @@ class RecordCache:
                 old = stack.enter_context(os.fdopen(number, "rb", closefd=False))
                 return old if old.readline(_LINE_BYTES) == _HEAD else None
         except OSError as error:
-            _log.debug("cannot read the cache of records: %s", error)
+            _log.debug("can't read the cache of records: %s", error)
         return None
 
     def _open_draft(self, stack: ExitStack) -> IO[bytes] | None:
@@ -141,7 +141,7 @@ class RecordCache:
                 buffering=0, suffix=_DRAFT, dir=self._path.parent, delete=False
             )
         except OSError as error:
-            _log.debug("cannot write the cache of records: %s", error)
+            _log.debug("can't write the cache of records: %s", error)
             return None
         stack.callback(Path(draft.name).unlink, missing_ok=True)
         stack.enter_context(draft)
@@ -159,7 +159,7 @@ class RecordCache:
                 if seconds is not None and path.lstat().st_mtime < time.time() - seconds:
                     path.unlink(missing_ok=True)
         except OSError as error:
-            _log.debug("cannot write the cache of records: %s", error)
+            _log.debug("can't write the cache of records: %s", error)
 
 
 def open_cache(name: str, state_folder: Path, environment: Mapping[str, str]) -> RecordCache | None:
@@ -177,7 +177,7 @@ def open_cache(name: str, state_folder: Path, environment: Mapping[str, str]) ->
                 continue
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            _log.debug("cannot make a cache of records in %s: %s", folder, error)
+            _log.debug("can't make a cache of records in %s: %s", folder, error)
             continue
         if os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             return RecordCache(folder / f"{digest}{_SUFFIX}")

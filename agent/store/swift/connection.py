@@ -138,7 +138,7 @@ class _Dialling(urllib3.connection.HTTPConnection):
         except TimeoutError as error:
             raise urllib3.exceptions.ConnectTimeoutError(self, "timed out") from error
         except OSError as error:
-            raise urllib3.exceptions.NewConnectionError(self, f"cannot connect: {error}") from error
+            raise urllib3.exceptions.NewConnectionError(self, f"can't connect: {error}") from error
 
     def connect(self) -> None:
         super().connect()
