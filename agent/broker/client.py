@@ -65,8 +65,8 @@ class ControlClient:
         """Put a task into the instance's queue, and return when the broker has it on disk.
 
         Returns:
-            The number of agents that consumed the queue just before. 0 means that the task waits for
-            an agent.
+            The number of agents that consumed the queue just before. 0 means that the task waits
+            for an agent.
 
         Raises:
             InstanceNotServed: there is no such queue, or it isn't bound to the exchange.
