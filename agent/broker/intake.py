@@ -52,7 +52,7 @@ def dead(error: AgentError) -> Verdict:
 
 
 class Topology(Protocol):
-    """Creates missing exchanges and queues again."""
+    """An object that creates missing exchanges and queues again."""
 
     async def repair(self, session: Session) -> None: ...
 

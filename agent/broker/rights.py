@@ -40,9 +40,9 @@ def agent_rights(instance_id: str) -> Rights:
     """Return the rights of an agent.
 
     It may take its own tasks, and send its own reports and dead letters. The task queue and its
-    binding must exist already. The agent has no right to create a queue. The owner of a queue can
-    let its dead letters be published under any routing key, and the broker does not check that
-    key. So an agent with that right could forge the reports of another instance.
+    binding must exist already, because an agent has no right to create a queue. The owner of a
+    queue can let its dead letters be published under any routing key, and the broker does not check
+    that key. So an agent with that right could forge the reports of another instance.
     """
     return Rights(
         configure=_NOTHING,
@@ -72,7 +72,7 @@ def control_rights() -> Rights:
     """Return the rights of a control plane.
 
     It may send tasks to all instances, and read all reports and dead letters. The names of its own
-    queues begin with `backup.control.`.
+    queues begin with `backup.control.` or `backup.client.`.
     """
     own = r"backup\.(client|control)\..*"
     return Rights(

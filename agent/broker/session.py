@@ -204,7 +204,7 @@ class Channel:
 
 
 class Session:
-    """An open connection, for use from the event loop that opened it only."""
+    """An open connection, to be used only from the event loop that opened it."""
 
     def __init__(self, connection: Any, settings: BrokerSettings, ended: asyncio.Future[Any]):
         self._connection = connection

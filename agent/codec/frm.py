@@ -77,7 +77,7 @@ def table_engine(content: bytes) -> str | None:
 
 
 def _stated(content: bytes) -> str:
-    """Return the engine's name after the record of default values, or an empty text."""
+    """Return the engine's name after the record of default values, or an empty string."""
 
     def number(at: int, size: int) -> int:
         return int.from_bytes(content[at : at + size], "little")

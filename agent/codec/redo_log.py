@@ -62,7 +62,7 @@ class RedoTail:
             del self._tail[:-_TAIL_BYTES]
 
     def fault(self, lsn: int) -> str | None:
-        """Return the reason if a prepare can't apply the log up to `lsn`, else None.
+        """Return the reason if a prepare can't apply the log up to `lsn`, or None if it can.
 
         Only the last 64 KiB are checked. A log of another form is not checked.
         """

@@ -326,7 +326,7 @@ class XbstreamParser:
         self._begin(length, offset, skipped + length)
 
     def _open_file(self) -> None:
-        """Note the begin of the current chunk's file, unless it is open already."""
+        """Note the start of the current chunk's file, unless it is open already."""
         if self._file in self._open:
             return
         # mbstream stops at a file that exists, but ends with exit status 0.

@@ -56,8 +56,8 @@ def agent_user(state_folder: Path) -> int | None:
 def become(user: int) -> None:
     """Make this process run as `user`, a uid, until it ends.
 
-    The process can't become root again. The umask becomes 077, and the environment becomes that of
-    the user. The working directory becomes `/`, because root's own one may be closed to the user.
+    The process can't become root again. The umask becomes 077, and the environment that of the
+    user. The working directory becomes `/`, because root's own one may be closed to the user.
     """
     try:
         entry = pwd.getpwuid(user)
