@@ -155,8 +155,8 @@ class Child:
     def interrupt(self) -> None:
         """Send SIGINT to the process group, and SIGKILL after the grace time.
 
-        Return without waiting. Don't send SIGTERM, because mariadb-backup blocks that signal and
-        would continue to its normal end.
+        Return without waiting. SIGTERM is not used, because mariadb-backup blocks it and would
+        continue to its normal end.
         """
         with self._lock:
             if self._killer is not None or self.returncode is not None:

@@ -23,7 +23,7 @@ from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
 from agent.model import CancelTask, Report, ReportDraft, Task, TaskStatus
 
-# Bytes. A task of 64 KiB with its first report takes less.
+# In bytes. A task of 64 KiB with its first report takes less.
 _ROOM_BYTES: Final = 256 * 1024
 
 

@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class _Weight(Enum):
-    """The value of an unsent report, which is dropped early if the value is low."""
+    """The value of an unsent report.
+
+    If there are too many reports, those of the lowest value are dropped first.
+    """
 
     PROGRESS = 0
     STEP = 1

@@ -232,7 +232,9 @@ class Catalogue:
         """Write the BUILDING record of an attempt.
 
         Raises:
-            BackupExists: the id is taken.
+            BackupExists: the backup exists, and is neither FAILED nor CANCELLED.
+            RecordDamaged, RecordUnsupported, KeyNotHere: a record with this id exists and can't be
+                trusted.
         """
         there = self.read(record.id)
         if there is not None and there.status not in (BackupStatus.FAILED, BackupStatus.CANCELLED):

@@ -80,7 +80,8 @@ def _segment(record: Record, number: int, segment: Segment) -> _Expected:
 def any_left(store: Store, record: Record) -> bool:
     """Return True if the store still has any of a backup's segments and lists.
 
-    A listing may lag behind. So it only shows which names to check, and they must answer.
+    A listing may lag behind. So it only shows which names to check, and only an answer to such a
+    check counts.
     """
     return any(_answers(store, name) for name in _names_to_check(store, record))
 

@@ -47,7 +47,7 @@ _READ_MEANINGS: Final = {409: StoreMismatch}
 
 @dataclass(frozen=True)
 class SwiftSettings:
-    """The settings of one container.
+    """The settings to reach one container.
 
     `container` and `<container>_segments` are created if missing. `timeout_seconds` limits
     connecting (to 10 s at most), each send of 1 MiB and each wait for bytes. A whole request may
