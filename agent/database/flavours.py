@@ -134,7 +134,7 @@ class Tablespace(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Return True if the tablespace has all its data, so is neither discarded nor half-made."""
+        """Return True if the tablespace is complete, and neither discarded nor half-made."""
         return not self.discarded and not half_made(self.path)
 
 
