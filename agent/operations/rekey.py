@@ -78,7 +78,7 @@ class Rekey:
                 yield ahead.popleft().result()
 
     def one(self, backup_id: str) -> Rekeyed:
-        """Change one record, and return an error that concerns only this record as its result."""
+        """Change one record. Return an error that concerns only this record as its result."""
         try:
             signed = self._catalogue.signed(backup_id)
             if signed is None:

@@ -105,8 +105,6 @@ class BackupResources(RestoreResources):
     """The resources of a backup, with the instance, its database and a temporary directory.
 
     Attributes:
-        instance_id: the id of the instance.
-        database: the database of the instance.
         scratch: the directory for temporary files of the engine.
         exclusive: True if no other process may make a backup of the datadir at the same time.
         encrypt: True if the backups are encrypted.

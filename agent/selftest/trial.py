@@ -242,7 +242,7 @@ def _argv(
     """Return the command line of a server that only this user can reach.
 
     Its options for InnoDB's layout are those that the engine noted in the datadir. The events,
-    plugins and functions that the restored tables could start are off.
+    plugins and user-defined functions that the restored tables could start are off.
     """
     options = scratch / "server.cnf"
     content = done_as(user, datadir, lambda: server_options(datadir))

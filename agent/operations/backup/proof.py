@@ -59,7 +59,7 @@ class ProvedStream:
     `read_into` returns 0 only if all of these hold:
 
     - The engine exited with success, and its log says so.
-    - The xbstream is complete, and mbstream can extract it.
+    - The xbstream is complete and can be extracted.
     - Its option file has only options that a restore accepts.
     - Its LSNs are the requested ones.
     - The engine states that it left nothing out.

@@ -51,8 +51,8 @@ class DeleteOperation:
         on_begin: is called with the root, already DELETING, before the store is changed.
         patience_seconds: how long to wait for running backups to stop.
         at_rest: attempts that have ended, so the delete doesn't wait for them.
-        children: returns the parent's id for the id of each incremental in the journal. A listing
-            of the store may lack them.
+        children: returns the ids of the incrementals in the journal, each with its parent's id. A
+            listing of the store may lack them.
 
     Attributes:
         planned: the ids of the backups to delete, set before `on_begin` is called.
@@ -100,8 +100,10 @@ class DeleteOperation:
     def run(self, backup_id: str) -> Record:
         """Delete the backup and its descendants, and return the root's last record.
 
-        Raise the errors of `family`, before anything is removed. Raise BackupBusy if new backups
-        keep appearing below the root, or if another process keeps writing the record of a backup.
+        Raises:
+            BackupUnknown, RecordDamaged, KeyNotHere: as `family` does, before anything is removed.
+            BackupBusy: new backups keep appearing below the root, or another process keeps writing
+                the record of a backup.
         """
         self._store.open(create=False)
         root = self._root(backup_id)

@@ -55,8 +55,7 @@ class OrphanKind(StrEnum):
     LEFT_ALONE = "left alone"
 
 
-# The statuses of records of unfinished backups. No backup needs their bytes after all tasks on them
-# have ended.
+# The statuses of unfinished backups. Their bytes are not needed after all tasks on them have ended.
 _UNFINISHED: Final = {
     BackupStatus.FAILED: OrphanKind.GIVEN_UP,
     BackupStatus.CANCELLED: OrphanKind.GIVEN_UP,
