@@ -83,8 +83,10 @@ def _instance_and_name(config: Config, arguments: argparse.Namespace) -> tuple[s
     """Return the instance's id and the backup's name from the arguments.
 
     With --local the name may stand alone. The instance is then that of this machine. Exit with a
-    usage error if a word is missing or the instance is not a UUID. Raise UsageWrong if --local is
-    given with the id of another instance.
+    usage error if a word is missing or the instance is not a UUID.
+
+    Raises:
+        UsageWrong: --local is given with the id of another instance.
     """
     own = config.agent.instance_id
     if arguments.name is None:

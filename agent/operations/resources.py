@@ -40,7 +40,9 @@ class PathSettings:
         """Return the plan of one run.
 
         `cores` and `segment_bytes` replace the configured values, but `cores` can only lower them.
-        Raise ConfigInvalid if the memory is too small.
+
+        Raises:
+            ConfigInvalid: the memory is too small.
         """
         return plan(
             self.memory_bytes,

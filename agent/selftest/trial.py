@@ -268,7 +268,9 @@ def _argv(
 def _answer(database: Database, child: Child, deadline: float) -> str:
     """Wait for a server that is starting, and return its version.
 
-    Raise EngineFailed if it ends, or does not answer before `deadline` (a time.monotonic() value).
+    Raises:
+        EngineFailed: the server ends, or does not answer before `deadline` (a time.monotonic()
+            value).
     """
     while True:
         try:

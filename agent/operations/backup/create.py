@@ -351,7 +351,8 @@ def _object_name(record: Record) -> str:
 def _make_private(folder: Path) -> None:
     """Make a directory and its parent, with access for this user only.
 
-    Raise EngineFailed if the directory can't be made.
+    Raises:
+        EngineFailed: the directory can't be made.
     """
     try:
         # `parents=True` of mkdir makes the parents with the mode of the umask.

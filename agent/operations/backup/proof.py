@@ -87,7 +87,8 @@ class ProvedStream:
     def read_into(self, buffer: memoryview) -> int:
         """Read into the buffer and return the number of bytes, 0 at the end of a proved stream.
 
-        Raise EngineError or StreamError if the engine fails or the stream can't be proved.
+        Raises:
+            EngineError, StreamError: the engine fails or the stream can't be proved.
         """
         while not self._mended:
             filled = self._fill(buffer)

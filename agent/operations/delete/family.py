@@ -131,7 +131,8 @@ class DeleteOperation:
     def _look(self, root: Record) -> Family:
         """Read all records and return the root's family.
 
-        Raise KeyNotHere if the key for the record of a descendant is missing.
+        Raises:
+            KeyNotHere: the key for the record of a descendant is missing.
         """
         family = Family(root, self._rows())
         known, asked = self._known_children(), set(family.members)
@@ -193,7 +194,10 @@ class DeleteOperation:
     def _delete_descendants(self, root: Record) -> None:
         """Delete the root's descendants until no more are found, and wait for the root to stop.
 
-        The root is marked DELETING before. Raise BackupBusy if new descendants keep appearing.
+        The root is marked DELETING before.
+
+        Raises:
+            BackupBusy: new descendants keep appearing.
         """
         for _ in range(_ROUNDS):
             self._stop.check()
@@ -239,7 +243,8 @@ class DeleteOperation:
     def _delete(self, backup_id: str) -> None:
         """Delete one backup that has no descendants, if it isn't deleted already.
 
-        Raise BackupBusy if another process keeps writing its record.
+        Raises:
+            BackupBusy: another process keeps writing its record.
         """
         for _ in range(_ROUNDS):
             self._stop.check()

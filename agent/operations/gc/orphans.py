@@ -167,7 +167,10 @@ def stored_backups(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects
     """Yield the objects of each backup in the store, in order of backup ids.
 
     Only one backup and its neighbours are in memory at a time. Some records may come from the
-    catalogue's cache. Raise StoreError if a listing fails.
+    catalogue's cache.
+
+    Raises:
+        StoreError: a listing fails.
     """
     rows = merge(
         _rows(store, Container.OBJECTS),
