@@ -33,7 +33,7 @@ _LOOP_SECONDS = 0.25
 # With each heartbeat before the first consumer, the agent requests this many more seconds to start.
 # systemd offers no other way to wait for a broker that is down.
 _START_SECONDS = 60.0
-# Between two heartbeats, or less: a watchdog gets at least four of them in its time.
+# Seconds between two heartbeats, or less: a watchdog gets at least four of them in its time.
 _HEARTBEAT_SECONDS = 10.0
 _HEARTBEATS_PER_WATCHDOG = 4
 # The first word of a daemon's line in the lock file. The time since when follows.

@@ -50,8 +50,7 @@ class Cancellation:
     def possible(self, task: Task, stop: Stop) -> Iterator[None]:
         """Register `stop` for cancels of `task` inside the block, also for earlier ones.
 
-        A task with a kept record had begun to commit, or to delete, before a restart. It can't be
-        cancelled.
+        A task that has begun to commit or to delete, as its kept record shows, can't be cancelled.
         """
         if self._journal.kept_record(task.task_id) is not None:
             stop.ignore(Cancelled)

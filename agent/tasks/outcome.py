@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
 
 class OutcomeUnknown(Exception):
-    """It is unknown how a task ended until the store answers, or the task is performed again.
+    """The end of a task is unknown until the store answers, or the task is performed again.
 
     The cause is `__cause__`. `attempt` is the id of the backup attempt, "" if there is none.
     """

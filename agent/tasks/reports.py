@@ -103,7 +103,7 @@ class Reporter:
         return every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter))
 
     def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
-        """Report progress. Log only once that the journal does not take it."""
+        """Report progress. Log once if the journal does not take it."""
         try:
             self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
         except JournalError as error:

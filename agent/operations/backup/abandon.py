@@ -27,10 +27,8 @@ def abandon_record(
     takes the backup for a good one. If the store refuses the record for certain, the bytes are
     removed before a second write. Without `remove` the bytes stay. That is for a write of the
     COMPLETED record that may still reach the store, and mark a backup without bytes as good.
-
-    Returns:
-        The written record, or the COMPLETED record if the backup turns out to be complete. None if
-        the store has no record of this attempt.
+    Return the written record, or the COMPLETED record if the backup turns out to be complete.
+    Return None if the store has no record of this attempt.
 
     Raises:
         Fenced: this attempt may not change the record any more.
