@@ -134,8 +134,7 @@ def record_cache(
 def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
     """Yield the records of the store. Close the store at the end of the block.
 
-    Raises:
-        StoreNotFound: the store has no such container.
+    The store must exist: nothing is created in it.
     """
     opened = store(config)
     try:

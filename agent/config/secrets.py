@@ -37,7 +37,7 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def _read(path: Path, what: str, *, forbidden: int) -> bytes:
-    """Read a file of at most 64 KiB. Refuse it if its mode has one of the `forbidden` bits.
+    """Read a file of at most 64 KiB, once. Refuse it if its mode has one of the `forbidden` bits.
 
     The mode of a credential of systemd is not checked.
 
