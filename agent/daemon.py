@@ -30,10 +30,10 @@ log = logging.getLogger(__name__)
 _WORKER_SECONDS = 45.0
 _OUTBOX_SECONDS = 15.0
 _LOOP_SECONDS = 0.25
-# An agent that waits for its broker at the start asks systemd for this many more seconds with each
-# heartbeat. A heartbeat is sent every `_HEARTBEAT_SECONDS`, or more often if the watchdog's time
-# is shorter than that many heartbeats.
+# With each heartbeat before the first consumer, the agent requests this many more seconds to start.
+# systemd offers no other way to wait for a broker that is down.
 _START_SECONDS = 60.0
+# Seconds between two heartbeats, or less: a watchdog gets at least four of them in its time.
 _HEARTBEAT_SECONDS = 10.0
 _HEARTBEATS_PER_WATCHDOG = 4
 # The first word of a daemon's line in the lock file. The time since when follows.
@@ -47,9 +47,9 @@ class Supervision:
     The daemon is ready when it consumes for the first time. A heartbeat is sent only if the
     broker's loop has gone round since the last one. A loop that is blocked (by a callback, by a
     journal that never answers, in a stopped process) ends the heartbeats, and the watchdog kills
-    the process. The worker only has to be alive: a worker that is stuck can't be told from one
-    that reads from an engine for hours. The journal, which it shares with the loop, would stop the
-    loop as well.
+    the process. The worker only has to be alive: a worker that is stuck can't be distinguished
+    from one that reads from an engine, or waits for its prepare, for hours. If the journal is
+    stuck, which the worker shares with the loop, the loop stops as well.
 
     `look` is called while both threads live. `say` writes the same to the state directory, for
     `backup-agent status`.

@@ -98,7 +98,11 @@ def _container(config: Config) -> str:
 
 
 def store_folder(config: Config) -> Path | None:
-    """Return the directory of a `file:///` URL (RFC 8089, `%20` is a space), None for others."""
+    """Return the directory of a `file:///` URL (RFC 8089, `%20` is a space), None for others.
+
+    Raises:
+        ConfigInvalid: the URL names no directory that backups may go to.
+    """
     url = need(config.store, "store").url
     if not url.startswith(_FOLDER):
         return None
@@ -116,7 +120,10 @@ def record_cache(
     environment: Mapping[str, str] = os.environ,
     asked: TaskStore | None = None,
 ) -> RecordCache | None:
-    """Return the cache of a store's records, in the state directory or the user's own."""
+    """Return the cache of a store's records, None if no directory can hold it.
+
+    It is in the state directory, or else in the user's own cache directory.
+    """
     section = need(config.store, "store")
     account = (asked and asked.storage_url) or f"{section.url} {section.user}"
     name = f"{account} {(asked and asked.container) or _container(config)}"
@@ -125,7 +132,10 @@ def record_cache(
 
 @contextmanager
 def catalogue(config: Config, keys: Keyring) -> Iterator[Catalogue]:
-    """Yield the records of the store. Close the store at the end of the block."""
+    """Yield the records of the store. Close the store at the end of the block.
+
+    The store must exist: nothing is created in it.
+    """
     opened = store(config)
     try:
         opened.open(create=False)
@@ -149,7 +159,7 @@ def broker(config: Config) -> BrokerSettings:
 
 
 def control(config: Config) -> BrokerSettings:
-    """Return how commands reach the broker. The default is the agent's own account."""
+    """Return how commands that send tasks reach the broker. The default is the agent's account."""
     section = need(config.broker, "broker")
     if section.control_url is None:
         return replace(broker(config), rights=None)
@@ -191,7 +201,7 @@ def backup_resources(
     exclusive: bool = False,
     keys: Keyring | None = None,
 ) -> BackupResources:
-    """Return the resources of a backup, which also needs the database and a scratch directory.
+    """Return the resources of a backup, which also needs the database and a temporary directory.
 
     `exclusive` is for an agent that holds the lock of its state directory. Its engines get a
     variable by which `end_leftovers` knows them. It makes no backup while another such agent makes
@@ -251,6 +261,7 @@ def agent_run(
         say(note)
         end.callback(resources.store.close)
         end_leftovers(config)
+        # files that an engine of a killed agent left are of no use
         shutil.rmtree(resources.scratch, ignore_errors=True)
         opened = journal(config, store_override=store_override)
         end.callback(opened.close)
@@ -329,7 +340,7 @@ def journal(config: Config, *, store_override: bool = False) -> Journal:
 def engines(
     config: Config, password: str, environment: Mapping[str, str] = MappingProxyType({})
 ) -> Engines:
-    """Return all engines. [engine] program and extractor apply to the one that is used here."""
+    """Return all engines. [engine] program and extractor belong to the one that is used here."""
     section = config.engine
     given = {"program": section.program, "extractor": section.extractor}
 

@@ -1,4 +1,4 @@
-"""The verb `cancel`, which has an agent end a task that waits or runs."""
+"""The verb `cancel`, which ends a waiting or running task of an agent."""
 
 import argparse
 from uuid import uuid4

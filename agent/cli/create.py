@@ -29,9 +29,9 @@ def add(verbs: Verbs) -> None:
     create = add_verb(verbs, "backup-create", backup_create, "make a backup", examples=_EXAMPLES)
     create.add_argument("instance", help="the instance's id; may be omitted with --local")
     name = create.add_argument("name", help="a name for the backup, 1 to 255 characters")
-    # A word that stands alone is stored as `instance`, but it is the name. An optional word
-    # (nargs="?") does not work here: as soon as an option stands between the two words, argparse
-    # takes the first one for the name, or none.
+    # A word that stands alone is the name, although argparse stores it as `instance`. An optional
+    # word (nargs="?") does not work here: as soon as an option stands between the two words,
+    # argparse takes the first one for the name, or none.
     name.required = False
     create.set_defaults(refuse=create.error)
     create.add_argument("--description", metavar="TEXT", default="", help="a text to store with it")
@@ -83,8 +83,10 @@ def _instance_and_name(config: Config, arguments: argparse.Namespace) -> tuple[s
     """Return the instance's id and the backup's name from the arguments.
 
     With --local the name may stand alone. The instance is then that of this machine. Exit with a
-    usage error if a word is missing or the instance is not a UUID. Raise UsageWrong if --local is
-    given with the id of another instance.
+    usage error if a word is missing or the instance is not a UUID.
+
+    Raises:
+        UsageWrong: --local is given with the id of another instance.
     """
     own = config.agent.instance_id
     if arguments.name is None:

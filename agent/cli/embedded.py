@@ -222,8 +222,10 @@ def _no_store(url: str) -> UsageWrong:
 def _keys(state: Path, own: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Return the values of section [keys], or none while the default directory holds no key.
 
-    `own` is the prefix of the ids of keys made here. Raise KeyUnusable if the environment names a
-    directory that holds no key.
+    `own` is the prefix of the ids of keys made here.
+
+    Raises:
+        KeyUnusable: the environment names a directory that holds no key.
     """
     given = _absolute(environment.get(_KEYS_FOLDER))
     folder = given or state / "keys"

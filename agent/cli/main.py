@@ -153,8 +153,10 @@ def _configuration(arguments: argparse.Namespace) -> Any:
     """Return the configuration that the verb works with.
 
     Without --store it comes from agent.toml. With --store it has the store of that URL, and an
-    agent.toml is not required (see embedded.py). Raise UsageWrong if --store is given for a task
-    that an agent does.
+    agent.toml is not required (see embedded.py).
+
+    Raises:
+        UsageWrong: --store is given for a task that an agent does.
     """
     url = getattr(arguments, "store", None)
     if url is None:

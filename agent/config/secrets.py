@@ -21,8 +21,8 @@ def read_secret(path: Path, what: str) -> str:
     `what` names the secret in errors.
 
     Raises:
-        ConfigInvalid: the file is missing, can't be read, is not UTF-8 text, is empty, or is
-            accessible to other users.
+        ConfigInvalid: the file is missing, can't be read, is not UTF-8 text, is empty, is longer
+            than 64 KiB, or is accessible to other users.
     """
     raw = _read(path, what, forbidden=0o077)
     try:
@@ -37,12 +37,12 @@ def read_secret(path: Path, what: str) -> str:
 
 
 def _read(path: Path, what: str, *, forbidden: int) -> bytes:
-    """Read a file of at most 64 KiB. Refuse it if its mode has one of the `forbidden` bits.
+    """Read a file of at most 64 KiB, once. Refuse it if its mode has one of the `forbidden` bits.
 
     The mode of a credential of systemd is not checked.
 
     Raises:
-        ConfigInvalid: the file can't be read, is longer, or other users can access it.
+        ConfigInvalid: the file can't be read, is longer, or has a forbidden mode.
     """
     try:
         with path.open("rb") as file:
@@ -73,7 +73,7 @@ def _named(path: Path) -> str:
 
 
 def _rewrite(path: Path) -> str:
-    """Return a hint that tells the operator how to write the secret's file."""
+    """Return a hint how to write the secret's file."""
     origin = _origin(path)
     if origin is None:
         return (
@@ -96,7 +96,7 @@ def _origin(path: Path) -> Path | None:
 
 
 def _denied(error: OSError) -> str | None:
-    """Return the hint for a missing right, or None for any other error, which has its own hint."""
+    """Return the hint for a missing right. None means that the error has a hint of its own."""
     return _DENIED_HINT if isinstance(error, PermissionError) else None
 
 

@@ -324,7 +324,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Set the values of the environment's variables in `tables`.
+    """Apply the variables of the environment to `tables`.
 
     Raises:
         ConfigInvalid: a variable has a wrong name, or its section in `tables` is not a table.

@@ -56,7 +56,8 @@ class Rekey:
     ) -> None:
         """Prepare a run that moves all records to the master key with the id `to`.
 
-        Raise KeyNotHere if the keyring doesn't have that key.
+        Raises:
+            KeyNotHere: the keyring doesn't have that key.
         """
         self._catalogue = catalogue
         self._keyring = keyring
@@ -66,7 +67,8 @@ class Rekey:
     def run(self, connections: int) -> Iterator[Rekeyed]:
         """Change all records, `connections` at a time, and yield their results in order of ids.
 
-        Raise StoreError if the store can't be reached or refuses a request. Run it again then.
+        Raises:
+            StoreError: the store can't be reached or refuses a request. Repeat the run then.
         """
         ahead: deque[Future[Rekeyed]] = deque()
         with ThreadPoolExecutor(connections, "rekey") as workers:
@@ -78,7 +80,7 @@ class Rekey:
                 yield ahead.popleft().result()
 
     def one(self, backup_id: str) -> Rekeyed:
-        """Change one record, and return an error that concerns only this record as its result."""
+        """Change one record. Return an error that concerns only this record as its result."""
         try:
             signed = self._catalogue.signed(backup_id)
             if signed is None:

@@ -40,7 +40,9 @@ class PathSettings:
         """Return the plan of one run.
 
         `cores` and `segment_bytes` replace the configured values, but `cores` can only lower them.
-        Raise ConfigInvalid if the memory is too small.
+
+        Raises:
+            ConfigInvalid: the memory is too small.
         """
         return plan(
             self.memory_bytes,
@@ -105,8 +107,6 @@ class BackupResources(RestoreResources):
     """The resources of a backup, with the instance, its database and a temporary directory.
 
     Attributes:
-        instance_id: the id of the instance.
-        database: the database of the instance.
         scratch: the directory for temporary files of the engine.
         exclusive: True if no other process may make a backup of the datadir at the same time.
         encrypt: True if the backups are encrypted.

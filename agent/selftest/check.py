@@ -39,8 +39,8 @@ class Check(NamedTuple):
     `look` does the check and may raise. An AgentError becomes a FAIL with the error's own text
     and hint. Any other Exception becomes a FAIL that reports a defect of the check.
 
-    `needs` names other checks. If one of them fails or is skipped, `look` would tell nothing and is
-    not called. A name is that of a check in the same group, or has the form `group: name`.
+    `needs` names other checks. If one of them fails or is skipped, `look` would find out nothing
+    and is not called. A name is that of a check in the same group, or has the form `group: name`.
     """
 
     name: str

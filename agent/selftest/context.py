@@ -110,7 +110,7 @@ class Context:
 
     @cached_property
     def server(self) -> ServerInfo | None:
-        """Return the identity of the database server, or None if it can't be asked."""
+        """Return the identity of the database server, or None if it can't be queried."""
         try:
             return self.database.server()
         except AgentError:
@@ -120,7 +120,7 @@ class Context:
     def datadir_bytes(self) -> int | None:
         """Return the size of the datadir in bytes.
 
-        None if the server can't be asked for its datadir, or the datadir can't be read.
+        None if the server can't be queried, or the datadir can't be read.
         """
         try:
             return datadir_bytes(self.server.datadir) if self.server else None
@@ -145,7 +145,7 @@ class Context:
     def tablespaces(self) -> int | None:
         """Return the number of tablespaces that the engine opens.
 
-        None if the server can't be asked.
+        None if the server can't be queried.
         """
         try:
             return len(self.database.tablespaces()) if self.server else None

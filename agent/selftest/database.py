@@ -188,7 +188,8 @@ def _datadir(context: Context) -> Outcome:
 def _copied(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
     """Yield the paths of the files that are copied, in the datadir and in its directories.
 
-    Raise OSError if a directory can't be read.
+    Raises:
+        OSError: a directory can't be read.
     """
     with os.scandir(datadir) as entries:
         for entry in entries:

@@ -53,10 +53,7 @@ class _Pattern:
         self._at = 0
 
     def expect(self, block: bytes) -> None:
-        """Compare the next downloaded block with the stream.
-
-        Raise DataDamaged if it differs.
-        """
+        """Compare the next downloaded block with the stream. Raise DataDamaged if it differs."""
         at = self._at % _PATTERN
         if bytes(self._view[at : at + len(block)]) != block:
             raise DataDamaged(f"the stream came back changed after byte {self._at}")

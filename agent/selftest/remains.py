@@ -1,8 +1,8 @@
 """The objects that a self-test has put into the store, so that all of them can be deleted again.
 
 Their names are those of a backup with an id that no record has, and of the attempt `self-test`.
-So the objects that a killed self-test leaves are in no list of backups, and they differ from the
-objects that a backup leaves. The id has the mark of this instance, as the ids of attempts have, so
+So the objects that a killed self-test leaves are in no list of backups, and can be distinguished
+from those of a real backup. The id has the mark of this instance, as the ids of attempts have, so
 that `gc` deletes the objects.
 """
 

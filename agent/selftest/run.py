@@ -1,7 +1,7 @@
 """Run the checks of the plan in order, and count them.
 
 One fault makes one FAIL. A check that can't run because of that fault becomes a SKIP that names it.
-A check that raises becomes a FAIL. A check of the plan that does not exist becomes a FAIL too.
+A check that raises becomes a FAIL, and so does a check of the plan that does not exist.
 """
 
 from collections import Counter

@@ -242,7 +242,7 @@ def _argv(
     """Return the command line of a server that only this user can reach.
 
     Its options for InnoDB's layout are those that the engine noted in the datadir. The events,
-    plugins and functions that the restored tables could start are off.
+    plugins and user-defined functions that the restored tables could start are off.
     """
     options = scratch / "server.cnf"
     content = done_as(user, datadir, lambda: server_options(datadir))
@@ -268,7 +268,9 @@ def _argv(
 def _answer(database: Database, child: Child, deadline: float) -> str:
     """Wait for a server that is starting, and return its version.
 
-    Raise EngineFailed if it ends, or does not answer before `deadline` (a time.monotonic() value).
+    Raises:
+        EngineFailed: the server ends, or does not answer before `deadline` (a time.monotonic()
+            value).
     """
     while True:
         try:

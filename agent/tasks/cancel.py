@@ -7,7 +7,7 @@ from agent.tasks.kind import TaskKind, TaskTools
 
 
 class CancelKind(TaskKind[CancelTask]):
-    """Cancels tasks as soon as it is accepted: the worker may be busy with the task it names."""
+    """Cancels a task as soon as the cancel is accepted: the worker may be busy with that task."""
 
     writes_files = False
 

@@ -35,7 +35,7 @@ class Cancellation:
             log.warning("task %s is being cancelled", task_id)
             late = not stop.request(cancellation(cancel))
         else:
-            # it is about to begin, or waits for the store to settle it
+            # it is about to begin, or waits until the store can tell how it ended
             late = self._journal.kept_record(cancel.cancels) is not None
         if late:
             problem = TooLate(f"task {cancel.cancels} is already being completed")
@@ -50,7 +50,7 @@ class Cancellation:
     def possible(self, task: Task, stop: Stop) -> Iterator[None]:
         """Register `stop` for cancels of `task` inside the block, also for earlier ones.
 
-        A task that is already committing can't be cancelled.
+        A task that has begun to commit or to delete, as its kept record shows, can't be cancelled.
         """
         if self._journal.kept_record(task.task_id) is not None:
             stop.ignore(Cancelled)

@@ -20,8 +20,9 @@ from agent.tasks.stores import StorePlace, place_of
 
 log = logging.getLogger(__name__)
 
-# Seconds from a cancel to its report. The engine takes at most 3 of them to end. Segments that the
-# store has not removed by then are removed after the report.
+# Seconds from a cancel to its report, half a second less than the promised 5 s. The engine takes at
+# most 3 of them to end. Segments that the store has not removed by then are removed after the
+# report.
 _CANCEL_SECONDS: Final = 4.5
 
 
@@ -77,7 +78,7 @@ class CreateKind(TaskKind[CreateTask]):
     def _give_up(
         self, task: CreateTask, operation: BackupOperation, cause: BaseException, stop: Stop
     ) -> BackupFailed:
-        """Clean up after a failed backup. Return the record that is left, and any problem.
+        """Clean up after a failed backup. Return what is left of it, and any problem.
 
         Raises:
             OutcomeUnknown: the backup may be COMPLETED, or the journal cannot be written.
@@ -119,7 +120,7 @@ class CreateKind(TaskKind[CreateTask]):
         finished = self._tools.journal.kept_record(task.task_id)
         if record is None or record.attempt != attempt:
             if not finished:
-                # the record is another attempt's, so this one can never be committed
+                # there is no record, or another attempt's, so this one can never be committed
                 remove_attempt(resources, task.backup.id, attempt, error)
             return None
         if record.status is BackupStatus.DELETING:

@@ -13,7 +13,7 @@ from agent.tasks.outcome import Outcome, OutcomeUnknown, is_silence
 
 
 class DeleteKind(TaskKind[DeleteTask]):
-    """Deletes backups. `creates` makes them, and makes way for a delete."""
+    """Deletes backups. `creates` cancels a running backup that a delete would remove."""
 
     continues = True
 
@@ -22,7 +22,10 @@ class DeleteKind(TaskKind[DeleteTask]):
         self._creates = creates
 
     def accepted(self, task: DeleteTask, *, is_new: bool) -> None:
-        """Cancel a running backup that the delete would remove. The worker is busy with it."""
+        """Cancel a running backup that the delete would remove.
+
+        The worker is busy with that backup, and would take the delete only after its end.
+        """
         if is_new:
             self._creates.make_way(task)
 
@@ -31,10 +34,11 @@ class DeleteKind(TaskKind[DeleteTask]):
             return self._delete(task, resources, stop)
 
     def _delete(self, task: DeleteTask, resources: BackupResources, stop: Stop) -> Outcome:
-        """Delete, or continue an interrupted delete. One that has begun always ends DONE.
+        """Delete, or continue an interrupted delete. One that has begun can't be cancelled.
 
         Raises:
-            OutcomeUnknown: it has begun, and the store is silent or the agent ends.
+            OutcomeUnknown: it has begun, and the store is silent or the agent ends. It is then
+                continued until it ends.
         """
         journal, reporter, meter = self._tools.journal, self._tools.reporter, Meter()
         begun = BegunDelete.of(journal.kept_record(task.task_id))

@@ -44,7 +44,7 @@ class Executor:
         self.recovery = Recovery(tools, self.kinds)
 
     def end(self) -> None:
-        """Note that the agent is ending. A silent store leaves its tasks to the next start."""
+        """Note that the agent is ending. A task of a silent store then waits for the next start."""
         self._ending = True
 
     def perform(
@@ -102,9 +102,9 @@ class Executor:
         record: Record | None,
         problem: AgentError | None = None,
     ) -> None:
-        """Report a task that failed with `error`, or requeue it if it asks for that.
+        """Report a task that failed with `error`. Requeue it if the agent's end interrupted it.
 
-        `problem` is why its backup could not be cleaned up.
+        `problem` is why its backup could not be cleaned up, None if it was.
         """
         interrupted = self._ending and isinstance(error, Interrupted)
         if interrupted and self.recovery.requeue(task, record):

@@ -29,10 +29,11 @@ class TaskTools:
 class TaskKind(Generic[T]):
     """How tasks of one type are accepted, performed, and settled after a crash.
 
-    As it stands it is the kind of a type that this agent does not do.
+    The base class itself is the kind of a type that this agent does not support.
 
     Attributes:
-        writes_files: a full disk would make the task fail, so none is accepted then.
+        writes_files: the task writes files of its own. A full disk would make it fail, so none is
+            accepted then.
         done_when_accepted: the task is DONE when the journal has it. No worker performs it.
         continues: a task that was interrupted is performed again, which continues it.
     """
@@ -48,25 +49,25 @@ class TaskKind(Generic[T]):
         """
 
     def perform(self, task: T, stop: Stop) -> Outcome:
-        """Do the task. Any exception ends it.
+        """Perform the task. Any exception ends it.
 
         Raises:
             OutcomeUnknown: only the store can tell how it ended.
-            BackupFailed: a backup failed, and this is what is left of it.
+            BackupFailed: a backup failed. The error holds the record that is left of it.
         """
         raise TaskUnsupported(f"tasks of type {task.type} are not supported")
 
     def settle(self, task: T, attempt: str, error: ErrorInfo) -> Record | None:
-        """Bring an interrupted task to its end, or remove what is left of it.
+        """Finish an interrupted task, or remove its remains.
 
         `attempt` is the id of its backup attempt, "" if it made none. `error` goes into the
         record of a backup that is given up.
 
         Returns:
-            The record as it is left. The task was done if that is COMPLETED.
+            The record that is left, or None. The task was done if that record is COMPLETED.
         """
         return None
 
     def may_retry(self, task: T) -> bool:
-        """Return True if the task asks to be begun again when the agent's end interrupted it."""
+        """Return True if the task asks to be requeued when the agent's end interrupted it."""
         return False

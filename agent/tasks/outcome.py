@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 
 
 class OutcomeUnknown(Exception):
-    """Only the store can tell how a task ended, and it does not answer at the moment.
+    """The end of a task is unknown until the store answers, or the task is performed again.
 
     The cause is `__cause__`. `attempt` is the id of the backup attempt, "" if there is none.
     """
@@ -30,7 +30,7 @@ class OutcomeUnknown(Exception):
 
 
 class BackupFailed(Exception):
-    """A backup failed for `cause`, and its attempt was cleaned up, or `problem` prevented that.
+    """A backup failed for `cause`. It was cleaned up, unless `problem` prevented that.
 
     `record` is the record that is left. `undecided` means that the record may still become
     COMPLETED, because the answer to its last write never came.
@@ -54,15 +54,15 @@ class BackupFailed(Exception):
 
 
 def is_silence(problem: BaseException) -> bool:
-    """Return True if the error only says that the store does not answer for now."""
+    """Return True if the error only says that the store does not answer at the moment."""
     return isinstance(problem, StoreUnreachable | StoreBusy)
 
 
 def stop_with(stop: Stop, error: BaseException) -> BaseException:
     """Stop the task's other work with `error`. Return the first error that stopped it.
 
-    An operation that is told to stop may fail with an error of its own. The earlier one is the
-    cause.
+    An operation that is requested to stop may fail with an error of its own. The error of the
+    earlier request is the cause.
     """
     stop.request(error)
     return stop.cause or error

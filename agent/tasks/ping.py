@@ -13,5 +13,5 @@ class PingKind(TaskKind[PingTask]):
     done_when_accepted = True
 
     def perform(self, task: PingTask, stop: Stop) -> Outcome:
-        """Do nothing. A ping is performed only if a crash came before its answer."""
+        """Do nothing. The journal made the ping DONE when it accepted it."""
         return Outcome()

@@ -1,8 +1,8 @@
-"""Tasks that were interrupted: the store has to tell how they ended.
+"""Settle the tasks that a crash interrupted, or for which the store fell silent.
 
-They stay here until the store has answered, and get their one final report then. A task whose
-kind continues is performed again instead. A create or restore that sets `retry` is requeued when
-nothing is left of it.
+Only the store can tell how such a task ended. It stays here until the store has answered, and gets
+its one final report then. An interrupted delete is performed again instead, which continues it. A
+create or restore that sets `retry` is requeued when nothing is left of it.
 
 Cleanups of tasks that were reported already are kept in memory only. After a restart they are left
 to `backup-agent gc`.
@@ -99,7 +99,7 @@ class Recovery:
                 self._waiting.remove(one)
 
     def take_continued(self) -> Iterator[Task]:
-        """Yield the tasks to perform again now. The executor adds one back if it has to wait."""
+        """Yield the tasks to perform again now. A task that has to wait is added back."""
         for one in list(self._waiting):
             if self._continues(one.task):
                 self._waiting.remove(one)
@@ -144,11 +144,11 @@ class Recovery:
             one.log(problem)
             if is_silence(problem):
                 return False
-            # reported now, and cleaned up when there is room: its bytes were removed for that
+            # reported now, and cleaned up when there is room: its bytes were removed to make some
             full = isinstance(problem, StoreFull) and self._journal.kept_record(task_id) is None
         reached(Point.RECOVERED)
         interrupted = clean and info.code == Interrupted.code
-        # of a task that was reported the journal may know nothing
+        # the journal may have deleted a task that was reported
         if not (one.reported or (interrupted and self.requeue(one.task, record))):
             self._report(one.task, info, record)
         if full:

@@ -1,7 +1,7 @@
 """Build task reports and put them into the journal's outbox.
 
-A final report that the journal does not take is held, and written later. Other reports are dropped
-then.
+A final report that the journal does not take is held, and written later. Other reports are not
+held.
 """
 
 import logging
@@ -90,7 +90,7 @@ class Reporter:
         self.tell_held()
 
     def tell_held(self) -> None:
-        """Write the final report that is held, if there is one. Raise JournalError as before."""
+        """Write the final report that is held, if any. Raise JournalError as `tell_end` does."""
         if self._held is not None:
             self._held()
             self._held = None
@@ -103,7 +103,7 @@ class Reporter:
         return every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter))
 
     def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
-        """Report progress. A journal that does not take it costs one line of the log."""
+        """Report progress. Log once if the journal does not take it."""
         try:
             self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
         except JournalError as error:

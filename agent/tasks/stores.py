@@ -20,7 +20,7 @@ Build = Callable[[TaskStore], BackupResources]
 
 
 def without_token(task: Task) -> Task:
-    """Return the task without its token, as it may be written to a file."""
+    """Return the task without its token, which may not be written to a file."""
     if not isinstance(task, StoreTask) or task.store is None or task.store.token is None:
         return task
     bare = task.store.model_copy(update={"token": None})
@@ -116,7 +116,7 @@ class TaskStores:
         return None if self._token(task.task_id, asked.storage_url) else _lost(task)
 
     def abort(self) -> None:
-        """End all retries of requests to any store."""
+        """Let no request to any store be retried."""
         with self._lock:
             stores = [self._resources.store, *(resources.store for resources in self._open)]
         for store in stores:

@@ -70,9 +70,10 @@ class Worker:
     # --- the broker's side ---------------------------------------------------------------
 
     def on_message(self, body: bytes, redelivered: bool = False) -> Verdict:
-        """Journal a message. Return the answer to the broker.
+        """Journal a message. Return the verdict for the broker.
 
-        A `redelivered` message of a known task gets no answer: only its acknowledgement was lost.
+        The latest report of a known task is sent once more. It is not if the message is
+        `redelivered`, because then only its acknowledgement was lost.
 
         Raises:
             JournalError: the broker has to keep the message for now.

@@ -27,16 +27,18 @@ def abandon_record(
     takes the backup for a good one. If the store refuses the record for certain, the bytes are
     removed before a second write. Without `remove` the bytes stay. That is for a write of the
     COMPLETED record that may still reach the store, and mark a backup without bytes as good.
-
     Return the written record, or the COMPLETED record if the backup turns out to be complete.
-    Return None if the store has no record of this attempt. Raise Fenced if this attempt may not
-    change the record any more, and StoreError if the store can't be read or written.
+    Return None if the store has no record of this attempt.
+
+    Raises:
+        Fenced: this attempt may not change the record any more.
+        StoreError: the store can't be read or written.
     """
     there = resources.catalogue.read(record.id)
     if there is None or there.attempt != record.attempt:
         if remove:
-            # This attempt was never committed and can't be any more. If another attempt has the
-            # record, the object may belong to it, so the object stays.
+            # This attempt was never committed and never can be. If another attempt has the record,
+            # the object may belong to it, so the object stays.
             _remove(resources, record, error, keep_object=there is not None)
         return None
     if there.status is BackupStatus.COMPLETED and resources.catalogue.verify_or_condemn(there):

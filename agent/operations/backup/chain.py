@@ -13,8 +13,7 @@ from agent.records.presence import missing
 def check_stored(resources: BackupResources, chain: Sequence[Record]) -> None:
     """Check that the store has the bytes of all backups of a chain.
 
-    Sends at most five small requests for each backup, over as many connections as the data path
-    may use.
+    At most five small requests are sent for each backup, over the connections of the data path.
 
     Raises:
         ParentUnusable: the bytes of a backup are missing or changed.

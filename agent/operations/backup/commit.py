@@ -32,10 +32,7 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
 
 
 def as_kept(journalled: str) -> Record:
-    """Parse a record from the journal.
-
-    Raise RecordDamaged if it can't be read.
-    """
+    """Parse a record from the journal. Raise RecordDamaged if it can't be read."""
     try:
         return Record.model_validate_json(journalled)
     except ValidationError as error:

@@ -86,7 +86,9 @@ class Completeness:
         """Check that a complete stream holds every table, and return the tables in it.
 
         `words_about` returns the engine's own message about a file, an empty text if there is none.
-        Raise StreamIncomplete with the name of a table or file that is missing.
+
+        Raises:
+            StreamIncomplete: a table or file is missing. The message names it.
         """
         listed_at = time.time()
         after = self.tablespaces()
@@ -216,7 +218,10 @@ class Completeness:
 
 
 class _Held:
-    """The tablespaces in a stream; call it to check if one is there, by its number or name."""
+    """The tablespaces in a stream.
+
+    Call it to check if one is there, by its number or its name.
+    """
 
     def __init__(self, parser: XbstreamParser) -> None:
         self._parser = parser

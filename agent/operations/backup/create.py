@@ -106,10 +106,7 @@ class BackupOperation:
         self.undecided = False
 
     def run(self) -> Record:
-        """Make the backup and return its COMPLETED record.
-
-        Raise the error that stopped the backup if it can't be made.
-        """
+        """Make the backup and return its COMPLETED record, or raise the error that stopped it."""
         if self._resources.store_folder is not None:
             # Checked before anything is written to this directory.
             check_place(self._resources.store_folder, [self._resources.database.server().datadir])
@@ -168,7 +165,8 @@ class BackupOperation:
         """Mark the record FAILED or CANCELLED and remove the segments, after `run` has failed.
 
         The status is CANCELLED if `error` is a cancel. If `undecided` is True, the backup may be
-        COMPLETED in the store, so its bytes stay.
+        COMPLETED in the store, so its bytes stay. If `patience` is requested before the cleanup
+        ends, its cause is raised.
 
         Returns:
             The record, COMPLETED if the backup turns out to be complete. None if the store has no
@@ -177,8 +175,6 @@ class BackupOperation:
         Raises:
             StoreError: the record can't be read or written. Nothing is removed then, unless the
                 store refused the write for certain (StoreFull, or an error without effect).
-
-        If `patience` is requested before the cleanup ends, its cause is raised.
         """
         if self._record is None:
             return None
@@ -355,7 +351,8 @@ def _object_name(record: Record) -> str:
 def _make_private(folder: Path) -> None:
     """Make a directory and its parent, with access for this user only.
 
-    Raise EngineFailed if the directory can't be made.
+    Raises:
+        EngineFailed: the directory can't be made.
     """
     try:
         # `parents=True` of mkdir makes the parents with the mode of the umask.

@@ -44,8 +44,10 @@ class DiagnosedRun:
     def finish(self) -> None:
         """Finish as BackupRun does, and raise the likely cause if the engine failed.
 
-        Raise DatabaseDenied if the failure comes from a privilege that the account lacks. After a
-        stop the server isn't queried, because the caller knows why the engine ended.
+        After a stop the server isn't queried, because the caller knows why the engine ended.
+
+        Raises:
+            DatabaseDenied: the failure comes from a privilege that the account lacks.
         """
         try:
             self._run.finish()

@@ -82,8 +82,10 @@ def check_imports(
 def tablespace_file(datadir: Path, name: str) -> Path | None:
     """Return the path of a tablespace's file, None if the file was deleted.
 
-    The file is in the datadir, or at the path that its `.isl` file names. Raise DatadirUnfit if
-    the path can't be read.
+    The file is in the datadir, or at the path that its `.isl` file names.
+
+    Raises:
+        DatadirUnfit: the path can't be read.
     """
     path = datadir / name
     if _is_file(path):
@@ -97,7 +99,10 @@ def imported(path: Path, limit: int, check: Check) -> bool:
     """Return True if a tablespace has a page with an LSN of at most `limit`.
 
     The first page and empty pages don't count. `check` is called for each block of 1 MiB. Return
-    False if the file was deleted. Raise DatadirUnfit if it can't be read.
+    False if the file was deleted.
+
+    Raises:
+        DatadirUnfit: the file can't be read.
     """
     return _of_file(path, lambda file: any(lsn <= limit for lsn in _lsns(file, check)), False)
 
@@ -105,7 +110,8 @@ def imported(path: Path, limit: int, check: Check) -> bool:
 def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
     """Return the result of `read` for a file, or `gone` if the server has dropped the file.
 
-    Raise DatadirUnfit if the file can't be read.
+    Raises:
+        DatadirUnfit: the file can't be read.
     """
     try:
         return read(path)

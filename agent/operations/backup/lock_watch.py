@@ -32,7 +32,7 @@ _REPLICA: Final = "system user"
 
 
 class LockWatch:
-    """A watch that stops a backup if its engine has waited for one lock for `seconds`.
+    """A watch that stops a backup if its engine has waited `seconds` for one lock.
 
     Make it right before the engine is started: it notes the sessions that exist at that time, so
     that it can tell the engine's sessions from others of the same account.

@@ -67,8 +67,11 @@ class InstanceState(NamedTuple):
 def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
     """Check that the directory of a store is in no datadir.
 
-    Raise ConfigInvalid if it is in one. The engine would copy the backups as if they were tables,
-    and the server would show them as a schema.
+    The engine would copy the backups as if they were tables, and the server would show them as a
+    schema.
+
+    Raises:
+        ConfigInvalid: the directory is in a datadir.
     """
     if around := datadir_around(folder, datadirs):
         raise ConfigInvalid(
@@ -80,8 +83,10 @@ def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
 def look(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
     """Query the server and the host for the state of the instance.
 
-    `observe_lsn` returns the generation of a lineage. Raise EngineMissing or EngineUnsupported if
-    no engine on this machine can copy that server.
+    `observe_lsn` returns the generation of a lineage.
+
+    Raises:
+        EngineMissing, EngineUnsupported: no engine on this machine can copy that server.
     """
     server = resources.database.server()
     chosen = resources.engines.for_server(server.type, server.version, server.datadir)
@@ -165,8 +170,10 @@ def surveyed(
 ) -> Completeness:
     """List the files and tablespaces that the backup must hold.
 
-    `check` is called repeatedly, and raises the cause if the task is stopped. Raise DatadirUnfit if
-    no backup of the datadir could be complete.
+    `check` is called repeatedly, and raises the cause if the task is stopped.
+
+    Raises:
+        DatadirUnfit: no backup of the datadir could be complete.
     """
     datadir = found.server.datadir
     survey = Survey(
@@ -235,7 +242,9 @@ def series(version: str) -> str:
 def whole_chain(resources: BackupResources, parent_id: str) -> list[Record]:
     """Return the chain from the full backup to the parent.
 
-    Raise ParentUnknown if the parent has no record. Raise ParentUnusable if the chain is broken.
+    Raises:
+        ParentUnknown: the parent has no record.
+        ParentUnusable: the chain is broken.
     """
     try:
         return resources.catalogue.chain(parent_id)

@@ -59,7 +59,7 @@ class ProvedStream:
     `read_into` returns 0 only if all of these hold:
 
     - The engine exited with success, and its log says so.
-    - The xbstream is complete, and mbstream can extract it.
+    - The xbstream is complete and can be extracted.
     - Its option file has only options that a restore accepts.
     - Its LSNs are the requested ones.
     - The engine states that it left nothing out.
@@ -87,7 +87,8 @@ class ProvedStream:
     def read_into(self, buffer: memoryview) -> int:
         """Read into the buffer and return the number of bytes, 0 at the end of a proved stream.
 
-        Raise EngineError or StreamError if the engine fails or the stream can't be proved.
+        Raises:
+            EngineError, StreamError: the engine fails or the stream can't be proved.
         """
         while not self._mended:
             filled = self._fill(buffer)

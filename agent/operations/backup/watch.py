@@ -9,7 +9,7 @@ from agent.stop import Stop
 
 log = logging.getLogger(__name__)
 
-# Between two reads, each of them one small GET. A delete waits PATIENCE_SECONDS
+# Seconds between two reads, each of them one small GET. A delete waits PATIENCE_SECONDS
 # (operations/delete/family.py) for a running backup to notice it.
 WATCH_SECONDS = 3.0
 # A store may once report an object as missing although it has it. So the record counts as deleted

@@ -51,8 +51,8 @@ class DeleteOperation:
         on_begin: is called with the root, already DELETING, before the store is changed.
         patience_seconds: how long to wait for running backups to stop.
         at_rest: attempts that have ended, so the delete doesn't wait for them.
-        children: returns the parent's id for the id of each incremental in the journal. A listing
-            of the store may lack them.
+        children: returns the ids of the incrementals in the journal, each with its parent's id. A
+            listing of the store may lack them.
 
     Attributes:
         planned: the ids of the backups to delete, set before `on_begin` is called.
@@ -100,8 +100,10 @@ class DeleteOperation:
     def run(self, backup_id: str) -> Record:
         """Delete the backup and its descendants, and return the root's last record.
 
-        Raise the errors of `family`, before anything is removed. Raise BackupBusy if new backups
-        keep appearing below the root, or if another process keeps writing the record of a backup.
+        Raises:
+            BackupUnknown, RecordDamaged, KeyNotHere: as `family` does, before anything is removed.
+            BackupBusy: new backups keep appearing below the root, or another process keeps writing
+                the record of a backup.
         """
         self._store.open(create=False)
         root = self._root(backup_id)
@@ -129,7 +131,8 @@ class DeleteOperation:
     def _look(self, root: Record) -> Family:
         """Read all records and return the root's family.
 
-        Raise KeyNotHere if the key for the record of a descendant is missing.
+        Raises:
+            KeyNotHere: the key for the record of a descendant is missing.
         """
         family = Family(root, self._rows())
         known, asked = self._known_children(), set(family.members)
@@ -191,7 +194,10 @@ class DeleteOperation:
     def _delete_descendants(self, root: Record) -> None:
         """Delete the root's descendants until no more are found, and wait for the root to stop.
 
-        The root is marked DELETING before. Raise BackupBusy if new descendants keep appearing.
+        The root is marked DELETING before.
+
+        Raises:
+            BackupBusy: new descendants keep appearing.
         """
         for _ in range(_ROUNDS):
             self._stop.check()
@@ -237,7 +243,8 @@ class DeleteOperation:
     def _delete(self, backup_id: str) -> None:
         """Delete one backup that has no descendants, if it isn't deleted already.
 
-        Raise BackupBusy if another process keeps writing its record.
+        Raises:
+            BackupBusy: another process keeps writing its record.
         """
         for _ in range(_ROUNDS):
             self._stop.check()

@@ -7,7 +7,8 @@ collection. These rules make that safe:
 - A BUILDING or DELETING backup is an orphan only if the journal has no task for it.
 - Orphans are found by their names first. So an attempt that begins later is not among them.
 - Right before the removal of each backup its record is read again, and must be unchanged.
-- A backup has no record only if two reads, some time apart, and the store's listing find none.
+- A backup counts as one without a record only if the store's listing and two reads, some time
+  apart, find none.
 
 The record of a BUILDING backup is marked FAILED before its bytes are removed. The object is removed
 first and the segments last. So if a collection ends at any point, the rest is still an orphan for
@@ -72,12 +73,12 @@ class GcOperation:
 
     Args:
         busy: returns the ids of the backups of all unfinished tasks, None if there is no journal.
-        children: returns the parent's id for the id of each incremental in the journal.
+        children: returns the ids of the incrementals in the journal, each with its parent's id.
         gap_seconds: the time between the two reads that must find no record.
 
     Attributes:
-        young: after a run, the number of backups with objects that may be orphans, but that were
-            touched within a day.
+        young: after a run, the number of backups with objects that may be orphans, but changed
+            within a day.
         broken: after a run, the COMPLETED backups that lack an ancestor.
     """
 
@@ -111,11 +112,11 @@ class GcOperation:
     def run(self) -> Iterator[Orphan]:
         """Remove the orphans, and yield each one, removed or left alone.
 
+        After an error, orphans that were not yielded are untouched, except perhaps the next one.
+
         Raises:
             StoreError: the store doesn't answer, or refuses a request.
             JournalError: the journal can't be read.
-
-        After an error, orphans that were not yielded are untouched, except perhaps the next one.
         """
         try:
             self._store.open(create=False)

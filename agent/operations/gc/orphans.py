@@ -55,8 +55,7 @@ class OrphanKind(StrEnum):
     LEFT_ALONE = "left alone"
 
 
-# The statuses of records of unfinished backups. No backup needs their bytes after all tasks on them
-# have ended.
+# The statuses of unfinished backups. Their bytes are not needed after all tasks on them have ended.
 _UNFINISHED: Final = {
     BackupStatus.FAILED: OrphanKind.GIVEN_UP,
     BackupStatus.CANCELLED: OrphanKind.GIVEN_UP,
@@ -168,7 +167,10 @@ def stored_backups(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects
     """Yield the objects of each backup in the store, in order of backup ids.
 
     Only one backup and its neighbours are in memory at a time. Some records may come from the
-    catalogue's cache. Raise StoreError if a listing fails.
+    catalogue's cache.
+
+    Raises:
+        StoreError: a listing fails.
     """
     rows = merge(
         _rows(store, Container.OBJECTS),

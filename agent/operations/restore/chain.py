@@ -104,8 +104,9 @@ class RestoreOperation:
     def _engine_of(self, chain: Sequence[Record]) -> Engine:
         """Return the engine that made the chain.
 
-        Raise EngineError if this machine doesn't have it. Raise DataDamaged if several engines made
-        the chain.
+        Raises:
+            EngineError: this machine doesn't have it.
+            DataDamaged: several engines made the chain.
         """
         versions = {(record.engine, record.engine_version) for record in chain}
         engines = {self._resources.engines.for_record(*one) for one in versions}

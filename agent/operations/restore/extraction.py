@@ -79,8 +79,9 @@ class Gate:
     def finish(self) -> None:
         """Check that the stream ended between two chunks, with the number of bytes in the record.
 
-        Raise DataDamaged if the number differs. Raise ContentRefused if the last chunk or a file is
-        incomplete.
+        Raises:
+            DataDamaged: the number of bytes differs.
+            ContentRefused: the last chunk or a file is incomplete.
         """
         found = self._parser.raw_bytes
         if found != self._raw_bytes:
@@ -156,7 +157,8 @@ class SegmentLists:
     def row(self, number: int) -> Segment:
         """Return the row of a segment.
 
-        Raise DataDamaged if its list or its size differs from the record.
+        Raises:
+            DataDamaged: its list or its size differs from the record.
         """
         at, place = divmod(number, LIST_ENTRIES)
         with self._lock:
@@ -185,7 +187,8 @@ class Extraction:
     def plan(self, record: Record) -> Plan:
         """Return the data path's plan for the segment size of this backup.
 
-        Raise ConfigInvalid if the configured memory is too small for it.
+        Raises:
+            ConfigInvalid: the configured memory is too small for it.
         """
         size = record.stored.segment_size if record.stored else None
         try:

@@ -48,7 +48,10 @@ class RestoreWorkdir:
     def as_user(self, work: Callable[[], T]) -> T:
         """Call `work`, which changes files below the target, with the user's rights.
 
-        Return its result. Raise TargetRefused if the system refuses an operation.
+        Return its result.
+
+        Raises:
+            TargetRefused: the system refuses an operation.
         """
         with usable(self.target):
             return done_as(self.user, self.target, work)
@@ -56,8 +59,10 @@ class RestoreWorkdir:
     def make(self) -> None:
         """Make the directory, and the target if it is missing, with access for the user only.
 
-        An empty target that belongs to root is given to the user. Raise TargetRefused if a
-        directory can't be made, or the user can't reach the target.
+        An empty target that belongs to root is given to the user.
+
+        Raises:
+            TargetRefused: a directory can't be made, or the user can't reach the target.
         """
         with usable(self.target):
             if self.user is not None:
@@ -69,32 +74,20 @@ class RestoreWorkdir:
         self.make_inside(self.folder)
 
     def make_inside(self, folder: Path) -> None:
-        """Make a directory inside the target.
-
-        Raise TargetRefused if it can't be made.
-        """
+        """Make a directory inside the target. Raise TargetRefused if it can't be made."""
         self.as_user(lambda: folder.mkdir(mode=0o700))
 
     def remove_inside(self, folder: Path) -> None:
-        """Remove a directory inside the target.
-
-        Raise TargetRefused if it can't be removed.
-        """
+        """Remove a directory inside the target. Raise TargetRefused if it can't be removed."""
         self.as_user(lambda: shutil.rmtree(folder))
 
     def remove_target(self) -> None:
-        """Remove the target.
-
-        Raise TargetRefused if it isn't empty or can't be removed.
-        """
+        """Remove the target. Raise TargetRefused if it isn't empty or can't be removed."""
         with usable(self.target):
             remove_empty(self._named) if self.user else self._named.rmdir()
 
     def sync(self) -> None:
-        """Write all of the datadir from the cache to the disk.
-
-        Raise TargetRefused on failure.
-        """
+        """Write all of the datadir from the cache to the disk. Raise TargetRefused on failure."""
         self.as_user(lambda: sync_filesystem(self.folder))
 
     def move_up(self) -> None:
@@ -103,9 +96,10 @@ class RestoreWorkdir:
         If a process was killed during the move, this call continues it. If the move was complete,
         this call does nothing.
 
-        Raise TargetRefused if an entry can't be moved, the target has another entry of that name,
-        or an entry that was moved earlier is missing. The entries that this call has moved are
-        moved back then.
+        Raises:
+            TargetRefused: an entry can't be moved, the target has another entry of that name, or an
+                entry that was moved earlier is missing. The entries that this call has moved are
+                moved back then.
         """
         self.as_user(self._move_up)
         self.remove()
@@ -127,10 +121,7 @@ class RestoreWorkdir:
             raise
 
     def remove(self) -> None:
-        """Remove the work directory, if it is there.
-
-        Raise TargetRefused if it can't be removed.
-        """
+        """Remove the work directory, if it is there. Raise TargetRefused if it can't be removed."""
         with usable(self.target):
             if os.path.lexists(self.folder):
                 self.as_user(self._remove)
@@ -176,7 +167,8 @@ class RestoreWorkdir:
 def resolved(roots: Sequence[Path], target: Path) -> Path:
     """Return `target` with all links resolved.
 
-    Raise TargetRefused if it is below none of `roots`.
+    Raises:
+        TargetRefused: `target` is below none of `roots`.
     """
     with usable(target):
         real = target.resolve()
@@ -188,7 +180,8 @@ def resolved(roots: Sequence[Path], target: Path) -> Path:
 def target_below(roots: Sequence[Path], target: Path) -> Path:
     """Return `target` with all links resolved, for a restore that is about to begin.
 
-    Raise TargetRefused if it is below none of `roots`, or if `check_target` refuses it.
+    Raises:
+        TargetRefused: `target` is below none of `roots`, or `check_target` refuses it.
     """
     real = resolved(roots, target)
     check_target(target)
@@ -202,7 +195,8 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     of a fresh filesystem, which holds `lost+found`. It must not be a datadir or lie in one. A
     datadir is each of `datadirs`, and each directory that holds InnoDB's own files.
 
-    Raise TargetRefused if the target breaks one of these rules.
+    Raises:
+        TargetRefused: the target breaks one of these rules.
     """
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
@@ -271,7 +265,8 @@ def restore_user(target: Path, datadirs: Sequence[Path]) -> OsUser | None:
 def _check_way(user: OsUser, folder: Path) -> None:
     """Check that `user` can reach `folder`, if need be through a mount namespace.
 
-    Raise TargetRefused if neither is possible.
+    Raises:
+        TargetRefused: neither is possible.
     """
     closed = closed_directory(user, folder)
     if closed is not None and not possible():
