@@ -101,6 +101,8 @@ def test_an_interrupt_while_modules_are_imported(tmp_path: Path, module: str) ->
     ended = subprocess.run(
         [*PROGRAM, "backup-list"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        # what a shell starts in the background inherits that it is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         capture_output=True,
         timeout=60,
         check=False,
