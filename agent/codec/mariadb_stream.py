@@ -18,7 +18,7 @@ seen on 10.11.19:
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
@@ -139,18 +139,20 @@ class MendedStream(XbstreamParser):
                 return name
         return exchanged(self._renames.values())
 
-    def untrue_name(self, exists: Callable[[str], bool]) -> str | None:
-        """Return the name that a table was to get by a rename that the server then refused.
+    def untrue_name(self, paths: Iterable[str]) -> str | None:
+        """Return the name that a table should have got by a rename that the server refused.
 
-        `exists` tells whether there is a tablespace of that name, `schema/table.ibd`, now. The
-        server writes a rename into its log before it does it. If it fails, as to a schema that is
-        a file or isn't there, the log still says so, and the engine believes it.
+        `paths` are the server's tablespaces now, as `schema/table.ibd`. The server writes a rename
+        into its log before it does it. If it fails, as to a schema that is a file, the log still
+        says so, and the engine believes it.
         """
-        for old, new in self._renames.values():
-            before, after = (os.fsdecode(one) + ".ibd" for one in (old, new))
-            if exists(before) and not exists(after):
-                return after
-        return None
+        if not self._renames:
+            return None
+        names = [
+            tuple(os.fsdecode(one) + ".ibd" for one in pair) for pair in self._renames.values()
+        ]
+        there = {name for pair in names for name in pair}.intersection(paths)
+        return next((new for old, new in names if old in there and new not in there), None)
 
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""

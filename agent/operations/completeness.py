@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from agent.codec.mariadb_stream import MendedStream
 from agent.codec.xbstream import XbstreamParser
 from agent.database import ServerInfo, Tablespace
-from agent.datadir import Survey, TableFile
+from agent.datadir import Survey, TableFile, named
 from agent.dialect import half_made, truncates_in_place
 from agent.errors import DatadirUnfit, StreamIncomplete
 from agent.operations.imports import Check, imported, tablespace_file
@@ -76,9 +77,8 @@ class Completeness:
         self._check = check
         self._before = tablespaces()
         self._read = self._before if read is None else read
-        self._paths: frozenset[str] = frozenset()
 
-    def prove(self, parser: XbstreamParser, told: Told) -> Tables:
+    def prove(self, parser: MendedStream, told: Told) -> Tables:
         """Check the whole of a stream; return which tables are in it.
 
         `told` returns the engine's own words about a file, if it had any. Raises
@@ -86,18 +86,14 @@ class Completeness:
         """
         listed_at = time.time()
         after = self.tablespaces()
-        self._paths = frozenset(space.path for space in after.values())
         held = _Held(parser)
         self._check_tablespaces(after, held, told)
         self._check_made(after)
         self._check_files(parser, told)
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
+        _check_renames(parser, after)
         return _tables(after, held, listed_at)
-
-    def exists(self, path: str) -> bool:
-        """Tell whether the server had that tablespace at the end, after `prove`."""
-        return path in self._paths
 
     def _check_tablespaces(self, after: Listing, held: "_Held", told: Told) -> None:
         """By number: under the same name a table may be another one by now, dropped and made
@@ -214,6 +210,18 @@ class _Held:
         # one that the server has made but not written yet has no number on its first page
         names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
         return any(map(self._parser.contains, names))
+
+
+def _check_renames(parser: MendedStream, after: Listing) -> None:
+    """Look for renames in the log that the server did not do."""
+    name = parser.untrue_name(space.path for space in after.values())
+    if name is not None:
+        raise StreamIncomplete(
+            f"a RENAME to {named(name)} was refused by the server, and the engine took it for "
+            "done: no restore of this backup would succeed",
+            hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
+            "checkpoint, then back up again",
+        )
 
 
 def _tables(after: Listing, held: _Held, listed_at: float) -> Tables:

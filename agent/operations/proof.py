@@ -119,7 +119,6 @@ class ProvedStream:
         self._check_removed()
         self._check_renamed()
         tables = self._completeness.prove(self._parser, self._run.words_about)
-        self._check_refused_renames()
         self._check_definitions()
         binlog = metadata.get("binlog_info")
         return Proof(
@@ -217,17 +216,6 @@ class ProvedStream:
                 "this incremental was made: its restore would lose one of them",
                 hint="back up again; rename no tables in this way while an incremental is made, or "
                 "make a full backup, which holds them",
-            )
-
-    def _check_refused_renames(self) -> None:
-        """Look for renames in the log that the server did not do."""
-        name = self._parser.untrue_name(self._completeness.exists)
-        if name is not None:
-            raise StreamIncomplete(
-                f"a RENAME to {named(name)} was refused by the server, and the engine took it for "
-                "done: no restore of this backup would succeed",
-                hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
-                "checkpoint, then back up again",
             )
 
     def _check_definitions(self) -> None:
