@@ -4,7 +4,13 @@ from hashlib import blake2b
 from typing import Final
 
 MAX_PATH: Final = 511  # FN_REFLEN - 1, what mbstream and xbstream take
-_MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
+# By what a prepare opens a file: `./` and its path in a full backup, its folder and its path in an
+# incremental. mariadb-backup 10.11 overwrites its own memory at 509 bytes (FN_REFLEN is 512).
+MAX_OPENED: Final = 508
+# Of a path in a full backup; and in an incremental, the rest being for its folder.
+MAX_FULL: Final = MAX_OPENED - 2
+MAX_INCREMENTAL: Final = 400
+MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
 _MOST_FOLDERS: Final = 16  # engines go two deep, those of some storage engines a little deeper
 
 
@@ -16,7 +22,7 @@ def refusal(path: bytes) -> str | None:
         return f"the path {path!r} is deeper than {_MOST_FOLDERS} directories"
     if path.rpartition(b"/")[2] in (b"", b"."):
         return f"the path {path!r} names no file"
-    if len(path) > _MAX_NAME and len(max(path.split(b"/"), key=len)) > _MAX_NAME:
+    if len(path) > MAX_NAME and len(max(path.split(b"/"), key=len)) > MAX_NAME:
         return f"the path {path!r} is too long for a file's name"
     return None
 

@@ -7,6 +7,7 @@ taken away afterwards.
 
 import hashlib
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Final, overload
 
 from agent.catalogue import Catalogue
 from agent.codec.mariadb_stream import MendedStream
+from agent.codec.stream_paths import MAX_FULL, MAX_OPENED
 from agent.engine.backup_options import disarm
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
@@ -26,6 +28,7 @@ from agent.errors import (
     StoreMismatch,
     StoreNotFound,
     StreamInvalid,
+    TargetRefused,
 )
 from agent.layout import LIST_ENTRIES, Segment, segment_name
 from agent.model import Record, Stored
@@ -51,10 +54,20 @@ class Gate:
 
     ContentRefused for a path that leads out of the folder, for anything else that is no xbstream,
     for more bytes than the record says, and for more names than MOST_FILES and MOST_FOLDERS.
+    TargetRefused where a file's path behind that of the folder is more than an engine takes.
     """
 
-    def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        backup_id: str,
+        raw_bytes: int,
+        folder: Path | None = None,
+    ) -> None:
+        """`folder` is that of an incremental; the engine works in that of a full backup."""
         self._write = write
+        self._folder = folder
+        self._longest = MAX_OPENED - len(os.fsencode(folder)) - 1 if folder else MAX_FULL
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
         # the extractor checks the sums, and what was sealed or signed was not changed since
@@ -68,6 +81,8 @@ class Gate:
             mended = self._parser.passed(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
+        if self._parser.longest > self._longest:
+            raise self._too_long()
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:
@@ -81,6 +96,16 @@ class Gate:
             self._parser.finish()
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
+
+    def _too_long(self) -> ContentRefused | TargetRefused:
+        if self._folder is None:
+            return self._refused(f"a path in it has {self._parser.longest} bytes")
+        excess = self._parser.longest - self._longest
+        return TargetRefused(
+            f"the target's path is too long for backup {self._backup_id}: a file in it would have "
+            f"{MAX_OPENED + excess} bytes in its path, and an engine takes {MAX_OPENED}",
+            hint=f"restore into a folder whose path is shorter by {excess} bytes or more",
+        )
 
     def _refused(self, why: str) -> ContentRefused:
         return ContentRefused(f"backup {self._backup_id} is not what an engine makes: {why}")
@@ -184,11 +209,12 @@ class Extraction:
         if record.stored is None:
             raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
         lists = SegmentLists(self._parts.catalogue, record, record.stored)
+        named = None if record.parent_id is None else folder.resolve()
         with (
             engine.extract(folder) as extract_run,
             self._stop.on_stop(extract_run.interrupt),
         ):
-            gate = Gate(extract_run.write, record.id, record.stored.raw_bytes)
+            gate = Gate(extract_run.write, record.id, record.stored.raw_bytes, named)
             Download(
                 lists.sizes,
                 lambda number, buffer: self._fetch(record, lists, number, buffer),

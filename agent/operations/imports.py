@@ -16,14 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_NAME
 from agent.database import Tablespace
 from agent.datadir import birth_time
 from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
-# NAME_MAX, and what an incremental adds to the name: `.delta`
-_LONGEST_NAME = 255 - 6
+# What an incremental adds to a name: `.delta`
+_ADDED = 6
+_LONGEST_NAME = MAX_NAME - _ADDED
+_LONGEST_PATH = MAX_INCREMENTAL - _ADDED
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
 # storage/innobase/include/fil0types.h and fsp0types.h
 _LSN_AT, _LSN_END = 16, 24
@@ -50,17 +53,18 @@ def check_imports(
     `check` is called now and then, to raise what stops the task.
     """
     for space in spaces.values():
-        if len(os.fsencode(space.path.rpartition("/")[2])) > _LONGEST_NAME:
+        path = os.fsencode(space.path)
+        if len(path.rpartition(b"/")[2]) > _LONGEST_NAME or len(path) > _LONGEST_PATH:
             raise ParentUnusable(
                 f"the name of the file {space.path} is too long for an incremental backup",
                 hint="rename the table or its partition, or make full backups",
             )
-        path = tablespace_file(datadir, space.path) if space.whole else None
-        if path is None or not _is_suspect(parent, space, path):
+        file = tablespace_file(datadir, space.path) if space.whole else None
+        if file is None or not _is_suspect(parent, space, file):
             continue
         # without an id all that was touched is suspect, and most of it has old pages by right
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
-        if imported(path, limit, check):
+        if imported(file, limit, check):
             raise LineageChanged(
                 f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
                 "incremental on it would: it was imported, its file was put in place, or an ALTER "

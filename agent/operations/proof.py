@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
+from agent.codec.stream_paths import MAX_FULL, MAX_INCREMENTAL
 from agent.datadir import named
 from agent.engine.backup_options import safe_options
 from agent.engine.runs import BackupRun
@@ -231,6 +232,14 @@ class ProvedStream:
             )
 
     def _check_names(self) -> None:
+        longest = MAX_FULL if self._from_lsn is None else MAX_INCREMENTAL
+        if self._parser.longest > longest:
+            raise StreamInvalid(
+                f"the path of a file has {self._parser.longest} bytes, and no restore takes more "
+                f"than {longest}",
+                hint="give the schema, table or partition a shorter name (most signs and letters "
+                "but a-z have five bytes in it); an incremental takes less than a full backup",
+            )
         misnamed = self._parser.misnamed()
         if misnamed is not None:
             raise StreamIncomplete(

@@ -23,6 +23,8 @@ from agent.host import datadir_around, nearest, sync_filesystem, sync_folder
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
+# bytes; mariadb-backup takes 508 (codec/stream_paths.py), with the work folder and files' names
+_LONGEST: Final = 400
 
 T = TypeVar("T")
 
@@ -178,6 +180,12 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
+        if len(os.fsencode(target.resolve())) > _LONGEST:
+            raise TargetRefused(
+                f"the path of the target {target} has more than {_LONGEST} bytes",
+                hint="restore into a folder with a shorter path: an engine takes 508 bytes, with "
+                "the names of schemas and tables",
+            )
         with contextlib.suppress(FileNotFoundError):
             # says what `exists` keeps to itself: a NUL, a loop of links, a file on the way
             target.lstat()

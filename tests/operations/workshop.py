@@ -72,9 +72,11 @@ class Workshop:
         )
         return operation.run()
 
-    def restored(self, backup: Record, *queries: str) -> tuple[dict[str, int], list[Any]]:
+    def restored(
+        self, backup: Record, *queries: str, folder: Path | None = None
+    ) -> tuple[dict[str, int], list[Any]]:
         """Restore and start a server; CHECKSUM TABLE of all tables, and what it answers."""
-        target = self.folder / "restored"
+        target = folder or self.folder / "restored"
         shutil.rmtree(target, ignore_errors=True)
         RestoreOperation(self.parts, meter=Meter(), stop=Stop()).run(backup.id, target)
         server = MariaDB(self.folder / "of-restored", datadir=target)

@@ -24,8 +24,9 @@ _SHOWN = 12
 # What a server says of a directory that isn't a schema's, and of a MyISAM table that was open when
 # it was copied: it repairs that when it opens it, and the rows are the same.
 _HARMLESS = re.compile(r"Invalid \(old\?\) table or database name|marked as crashed")
-# A name to which no incremental can add `.delta`: 255 bytes are the most that a file's name has.
-_TOO_LONG = re.compile(r"[^/\s]{250}")
+# What no incremental can add `.delta` to: 255 bytes are the most that a file's name has, and 400
+# the most that a path may have.
+_TOO_LONG = re.compile(r"[^/\s]{250}|\S{395}|no restore takes more than")
 
 
 class Outcome(NamedTuple):
@@ -114,7 +115,7 @@ def _aliases(suspects: Sequence[str]) -> list[str]:
 
 
 def _restored(rig: Rig, last: _Made, before: Sequence[_Made]) -> Outcome:
-    target = rig.agent.folder / "restore" / "back"
+    target = rig.target
     done = rig.restore(last.id, target)
     if isinstance(done, Failure):
         return Outcome("", f"restore {done.code}", f"{done.code}: {done.words}")
