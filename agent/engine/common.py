@@ -41,6 +41,15 @@ _PREPARE_CAUSES = (
         "the redo log can't be read. If the database server encrypts it, check that the key file "
         "or keyring here is that server's; else restore again, or an earlier backup",
     ),
+    # It asks for the status of the path that a tablespace was renamed to before it was dropped.
+    Cause(
+        re.compile(r"Operating system error number 13\b"),
+        PrepareFailed,
+        "a table with a DATA DIRECTORY was truncated or rebuilt shortly before the backup, and the "
+        "engine looks for its former file there, which the OS user of the restore may not: let "
+        "that user pass the directory and those above it on this machine (chmod o+x), or restore "
+        "on a machine that has no such directory",
+    ),
 )
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
 
