@@ -21,7 +21,7 @@ R and D report DDL on tables that aren't InnoDB tables.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
@@ -165,18 +165,20 @@ class MendedStream(XbstreamParser):
                 return name
         return exchanged(self._renames.values())
 
-    def untrue_name(self, exists: Callable[[str], bool]) -> str | None:
+    def untrue_name(self, paths: Iterable[str]) -> str | None:
         """Return the new name of a rename that the server refused, or None if there is none.
 
-        The server writes a rename to its log before it renames the file. If that fails, for example
+        `paths` are the tablespaces of the server at the end of the run, as `schema/table.ibd`. The
+        server writes a rename to its log before it renames the file. If that fails, for example
         because the new schema is a file, the log still has the rename, and the engine applies it.
-        `exists` returns True if the server has a tablespace of that name, `schema/table.ibd`.
         """
-        for old, new in self._renames.values():
-            before, after = (os.fsdecode(one) + ".ibd" for one in (old, new))
-            if exists(before) and not exists(after):
-                return after
-        return None
+        if not self._renames:
+            return None
+        names = [
+            tuple(os.fsdecode(one) + ".ibd" for one in pair) for pair in self._renames.values()
+        ]
+        there = {name for pair in names for name in pair}.intersection(paths)
+        return next((new for old, new in names if old in there and new not in there), None)
 
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files of tables that have no data in the stream."""

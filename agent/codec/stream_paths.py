@@ -4,7 +4,13 @@ from hashlib import blake2b
 from typing import Final
 
 MAX_PATH: Final = 511  # bytes, FN_REFLEN - 1, the longest path that mbstream and xbstream take
-_MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
+# A prepare opens a file of a full backup as `./` and its path, and a file of an incremental as the
+# incremental's directory and its path. From 509 bytes on, mariadb-backup 10.11 overwrites its own
+# memory (FN_REFLEN is 512). All in bytes.
+MAX_OPENED: Final = 508
+MAX_FULL: Final = MAX_OPENED - 2
+MAX_INCREMENTAL: Final = 400  # the rest is for the directory
+MAX_NAME: Final = 255  # bytes, NAME_MAX of all usual filesystems
 _MOST_FOLDERS: Final = 16  # backup engines use two levels, some storage engines a few more
 
 
@@ -16,7 +22,7 @@ def refusal(path: bytes) -> str | None:
         return f"the path {path!r} is deeper than {_MOST_FOLDERS} directories"
     if path.rpartition(b"/")[2] in (b"", b"."):
         return f"the path {path!r} names no file"
-    if len(path) > _MAX_NAME and len(max(path.split(b"/"), key=len)) > _MAX_NAME:
+    if len(path) > MAX_NAME and len(max(path.split(b"/"), key=len)) > MAX_NAME:
         return f"the path {path!r} is too long for a file's name"
     return None
 

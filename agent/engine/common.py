@@ -43,6 +43,14 @@ _PREPARE_CAUSES = (
         "or keyring on this machine is that server's. If not, restore again, or restore an "
         "earlier backup",
     ),
+    # The engine reads the status of the path to which a tablespace was renamed before its drop.
+    Cause(
+        re.compile(r"Operating system error number 13\b"),
+        PrepareFailed,
+        "a table with a DATA DIRECTORY was truncated or rebuilt shortly before the backup, and the "
+        "engine looks for its former file there. Let the restore's OS user enter that directory "
+        "and those above it on this machine (chmod o+x), or restore on a machine without it",
+    ),
 )
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}
 

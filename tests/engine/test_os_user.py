@@ -231,6 +231,31 @@ def test_a_table_that_arias_recovery_can_not_open_is_named(
     assert "./aria/t@0020t could not be opened: Error: 13" in str(caught.value)
 
 
+def test_a_former_file_that_may_not_be_looked_for_is_explained(
+    server: MariaDB, place: Path, closed: Path, mysql: OsUser
+) -> None:
+    """The prepare looks for the tablespace that TRUNCATE replaced, by its path on the server."""
+    os.chown(closed, mysql.uid, mysql.gid)
+    closed.parent.chmod(0o711)
+    server.query(
+        f"CREATE SCHEMA ext; CREATE TABLE ext.t (id INT) DATA DIRECTORY='{closed}'; TRUNCATE ext.t"
+    )
+    with private("run") as workdir:
+        backup(engine(server), workdir / "stream")
+        targets = [place / "looked-for", place / "found"]
+        for target in targets:
+            extract(engine_of(server), workdir / "stream", target)
+            (target / "ext" / "t.isl").unlink()
+            subprocess.run(["chown", "-R", "mysql:", target], check=True)
+    prepare(engine_of(server).run_as(mysql), targets[0])
+    closed.parent.chmod(0o700)
+    with pytest.raises(PrepareFailed) as caught:
+        prepare(engine_of(server).run_as(mysql), targets[1])
+    assert "chmod o+x" in caught.value.hint
+    closed.parent.chmod(0o711)
+    server.query("DROP SCHEMA ext")
+
+
 class Bound(User):
     """Root without the right to mount, as in most containers."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.codec import xbstream
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
-from agent.errors import ContentRefused, DataDamaged, ExtractFailed
+from agent.errors import ContentRefused, DataDamaged, ExtractFailed, TargetRefused
 from agent.model import ListRef, Record, Stored
 from agent.operations.restore.extraction import Gate, SegmentLists, SegmentSizes
 from agent.records.catalogue import Catalogue
@@ -115,6 +115,20 @@ def test_more_bytes_than_recorded_are_not_passed_on() -> None:
     with pytest.raises(ContentRefused, match="more than the"):
         one.write(b"X")
     assert passed == [GOOD]
+
+
+def test_a_path_that_an_engine_opens_has_508_bytes_at_most() -> None:
+    """An incremental's files are opened by the whole path, those of a full backup by `./`."""
+    path = b"d" * 255 + b"/" + b"t" * 250 + b".ibd"
+    for fitting, folder in ((506, None), (500, Path("/target"))):
+        passed: list[bytes] = []
+        good, long = (path[-number:] for number in (fitting, fitting + 1))
+        Gate(passed.append, "b", 1 << 20, folder).write(whole(good, b"rows"))
+        assert len(passed) == 1
+        with pytest.raises(TargetRefused if folder else ContentRefused) as caught:
+            Gate(passed.append, "b", 1 << 20, folder).write(whole(long, b"rows"))
+        assert len(passed) == 1
+        assert not folder or "shorter by 1 bytes" in caught.value.hint
 
 
 def test_a_stream_that_ends_early_is_no_whole_one() -> None:

@@ -3,6 +3,7 @@
 They were imported, exchanged, or put in place by hand.
 """
 
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from typing import Any
 import pymysql
 import pytest
 
-from agent.errors import LineageChanged, ParentUnusable, StreamIncomplete
+from agent.errors import (
+    LineageChanged,
+    ParentUnusable,
+    StreamIncomplete,
+    StreamInvalid,
+    TargetRefused,
+)
 from agent.model import Record
 from agent.operations.backup import preflight
 from agent.operations.backup.imports import check_imports
@@ -107,6 +114,27 @@ def test_a_name_that_is_too_long_for_an_incremental(workshop: Workshop, base: Re
     with pytest.raises(ParentUnusable, match="too long for an incremental"):
         workshop.backup(base)
     workshop.server.query(f"RENAME TABLE d.`{name}` TO d.`{name[1:]}`; DROP TABLE d.`{name[1:]}`")
+
+
+def test_a_target_with_a_path_that_is_too_long_is_refused(workshop: Workshop, base: Record) -> None:
+    """mariadb-backup would overwrite its own memory in the prepare of the incremental."""
+    name = "中" * 35
+    workshop.server.query(
+        f"CREATE SCHEMA `{name}`; CREATE TABLE `{name}`.`{name}` (id INT) ENGINE=MyISAM"
+    )
+    child = workshop.backup(base)
+    deep = workshop.folder / ("x" * 200)
+    with pytest.raises(TargetRefused, match=f"too long for backup {child.id}") as caught:
+        workshop.restored(child, folder=deep)
+    found = re.search(r"shorter by (\d+) bytes", caught.value.hint)
+    assert found
+    assert not deep.exists()
+    fits = workshop.folder / ("x" * (200 - int(found[1])))
+    assert workshop.restored(child, folder=fits)[0] == workshop.server.checksums()
+    workshop.server.query(f"RENAME TABLE `{name}`.`{name}` TO `{name}`.`{name}{name[:12]}`")
+    with pytest.raises(StreamInvalid, match="no restore takes more than 400"):
+        workshop.backup(base)
+    workshop.server.query(f"DROP SCHEMA `{name}`")
 
 
 def test_a_full_backup_right_after_an_import_says_what_to_do(workshop: Workshop) -> None:

@@ -99,6 +99,17 @@ def test_a_whole_stream_is_proved() -> None:
     assert proof.raw_bytes == len(stream)
 
 
+def test_a_path_that_no_restore_takes_is_no_backup() -> None:
+    """A restore's own folder takes what an incremental's paths leave of the engine's 508 bytes."""
+    path = f"{'d' * 255}/{'t' * 250}.ibd"
+    delta = NOTE % (b"incremental", 7, 50)
+    for longest, from_lsn, said in ((506, None, FULL), (400, 7, delta)):
+        fits = file(path[-longest:], 5) + note(said)
+        assert proved(fits, {5: Tablespace(path[-longest:], 0)}, from_lsn=from_lsn)
+        with pytest.raises(StreamInvalid, match=f"has {longest + 1} bytes, .* than {longest}"):
+            proved(file(path[-longest - 1 :], 5) + note(said), {}, from_lsn=from_lsn)
+
+
 def test_redo_log_that_ends_before_the_run_began_is_no_backup() -> None:
     stream = file("db/a.ibd", 5) + note(FULL)
     assert proved(stream, spaces(a=5), server_lsn=999)

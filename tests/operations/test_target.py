@@ -80,6 +80,13 @@ def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
         check_target(Path(f"{root}/{name}"))
 
 
+def test_a_path_has_room_for_the_names_behind_it(root: Path) -> None:
+    fits = root / ("x" * 200) / ("y" * (400 - 202 - len(os.fsencode(root))))
+    check_target(fits)
+    with pytest.raises(TargetRefused, match="more than 400 bytes"):
+        check_target(fits.with_name(f"{fits.name}y"))
+
+
 def test_full_and_incremental_have_to_fit_together(root: Path) -> None:
     free = free_bytes(root)
     check_space(root / "x", free // 2, 0)

@@ -72,12 +72,14 @@ class Workshop:
         )
         return operation.run()
 
-    def restored(self, backup: Record, *queries: str) -> tuple[dict[str, int], list[Any]]:
+    def restored(
+        self, backup: Record, *queries: str, folder: Path | None = None
+    ) -> tuple[dict[str, int], list[Any]]:
         """Restore a backup, start a server on it, and return the server's answers.
 
         These are the CHECKSUM TABLE of all tables, and the results of the queries.
         """
-        target = self.folder / "restored"
+        target = folder or self.folder / "restored"
         shutil.rmtree(target, ignore_errors=True)
         RestoreOperation(self.parts, meter=Meter(), stop=Stop()).run(backup.id, target)
         server = MariaDB(self.folder / "of-restored", datadir=target)

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from agent.codec.mariadb_stream import MendedStream
 from agent.codec.xbstream import XbstreamParser
-from agent.database.datadir import Survey, TableFile
+from agent.database.datadir import Survey, TableFile, named
 from agent.database.flavours import half_made, truncates_in_place
 from agent.database.server import ServerInfo, Tablespace
 from agent.errors import DatadirUnfit, StreamIncomplete
@@ -80,9 +81,8 @@ class Completeness:
         self._check = check
         self._before = tablespaces()
         self._read = self._before if read is None else read
-        self._paths: frozenset[str] = frozenset()
 
-    def prove(self, parser: XbstreamParser, words_about: WordsAbout) -> Tables:
+    def prove(self, parser: MendedStream, words_about: WordsAbout) -> Tables:
         """Check that a complete stream holds every table, and return the tables in it.
 
         `words_about` returns the engine's own message about a file, an empty text if there is none.
@@ -92,18 +92,14 @@ class Completeness:
         """
         listed_at = time.time()
         after = self.tablespaces()
-        self._paths = frozenset(space.path for space in after.values())
         held = _Held(parser)
         self._check_tablespaces(after, held, words_about)
         self._check_made(after)
         self._check_files(parser, words_about)
         if self._from_lsn is None:
             self._check_volume(after, parser.raw_bytes)
+        _check_renames(parser, after)
         return _tables(after, held, listed_at)
-
-    def exists(self, path: str) -> bool:
-        """Return True if the server listed that tablespace at the end. Call `prove` before."""
-        return path in self._paths
 
     def _check_tablespaces(self, after: Listing, held: "_Held", words_about: WordsAbout) -> None:
         """Check by number that no InnoDB tablespace is missing from the stream.
@@ -233,6 +229,18 @@ class _Held:
         # A tablespace that the server has made but not written has no number on its first page.
         names = (space.path, f"{space.path}.meta", f"{space.path.removesuffix('.ibd')}.new")
         return any(map(self._parser.contains, names))
+
+
+def _check_renames(parser: MendedStream, after: Listing) -> None:
+    """Look for renames that the server wrote to its log and then refused."""
+    name = parser.untrue_name(space.path for space in after.values())
+    if name is not None:
+        raise StreamIncomplete(
+            f"a RENAME to {named(name)} was refused by the server, but the engine applies it: "
+            "this backup could not be restored",
+            hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
+            "checkpoint, then back up again",
+        )
 
 
 def _tables(after: Listing, held: _Held, listed_at: float) -> Tables:

@@ -22,14 +22,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_NAME
 from agent.database.datadir import birth_time
 from agent.database.server import Tablespace
 from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
 from agent.model import Record
 
 _BLOCK = 1 << 20
-# In bytes: NAME_MAX, less the suffix `.delta` that an incremental adds to the name.
-_LONGEST_NAME = 255 - 6
+_SUFFIX_BYTES = 6  # an incremental adds `.delta` to a name
+_LONGEST_NAME = MAX_NAME - _SUFFIX_BYTES
+_LONGEST_PATH = MAX_INCREMENTAL - _SUFFIX_BYTES
 # Page sizes in bytes.
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
 # Source: storage/innobase/include/fil0types.h and fsp0types.h.
@@ -60,18 +62,19 @@ def check_imports(
         DatadirUnfit: a file can't be read.
     """
     for space in spaces.values():
-        if len(os.fsencode(space.path.rpartition("/")[2])) > _LONGEST_NAME:
+        path = os.fsencode(space.path)
+        if len(path.rpartition(b"/")[2]) > _LONGEST_NAME or len(path) > _LONGEST_PATH:
             raise ParentUnusable(
                 f"the name of the file {space.path} is too long for an incremental backup",
                 hint="rename the table or its partition, or make full backups",
             )
-        path = tablespace_file(datadir, space.path) if space.whole else None
-        if path is None or not _is_suspect(parent, space, path):
+        file = tablespace_file(datadir, space.path) if space.whole else None
+        if file is None or not _is_suspect(parent, space, file):
             continue
         # Without table ids each file that was changed is suspect, and most of these have old pages
         # that the parent holds. So only pages with LSN 0 count then.
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
-        if imported(path, limit, check):
+        if imported(file, limit, check):
             raise LineageChanged(
                 f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
                 "incremental on it would have: it was imported, its file was copied into place, or "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
+from agent.codec.stream_paths import MAX_FULL, MAX_INCREMENTAL
 from agent.database.datadir import named
 from agent.engine.backup_options import safe_options
 from agent.engine.runs import BackupRun
@@ -128,7 +129,6 @@ class ProvedStream:
         self._check_removed()
         self._check_renamed()
         tables = self._completeness.prove(self._parser, self._run.words_about)
-        self._check_refused_renames()
         self._check_definitions()
         binlog = metadata.get("binlog_info")
         return Proof(
@@ -230,17 +230,6 @@ class ProvedStream:
                 "made. Or make a full backup, which holds them",
             )
 
-    def _check_refused_renames(self) -> None:
-        """Look for renames that the server wrote to its log and then refused."""
-        name = self._parser.untrue_name(self._completeness.exists)
-        if name is not None:
-            raise StreamIncomplete(
-                f"a RENAME to {named(name)} was refused by the server, but the engine applies it: "
-                "this backup could not be restored",
-                hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
-                "checkpoint, then back up again",
-            )
-
     def _check_definitions(self) -> None:
         """Check that no table is in the stream with its definition but without its data."""
         definitions = self._parser.without_data()
@@ -254,6 +243,14 @@ class ProvedStream:
             )
 
     def _check_names(self) -> None:
+        longest = MAX_FULL if self._from_lsn is None else MAX_INCREMENTAL
+        if self._parser.longest > longest:
+            raise StreamInvalid(
+                f"the path of a file has {self._parser.longest} bytes, and no restore takes more "
+                f"than {longest}",
+                hint="give the schema, table or partition a shorter name, in which most letters "
+                "and signs other than a-z have five bytes. A full backup takes longer paths",
+            )
         misnamed = self._parser.misnamed()
         if misnamed is not None:
             raise StreamIncomplete(

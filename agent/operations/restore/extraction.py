@@ -7,6 +7,7 @@ lead an engine out of the directory is removed.
 
 import hashlib
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final, overload
 
 from agent.codec.mariadb_stream import MendedStream
+from agent.codec.stream_paths import MAX_FULL, MAX_OPENED
 from agent.engine.backup_options import disarm
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
@@ -25,6 +27,7 @@ from agent.errors import (
     StoreMismatch,
     StoreNotFound,
     StreamInvalid,
+    TargetRefused,
 )
 from agent.model import Record, Stored
 from agent.operations.resources import RestoreResources
@@ -56,10 +59,27 @@ class Gate:
     - bytes that are no xbstream
     - more bytes than the record states
     - more files than MOST_FILES, or more directories than MOST_FOLDERS
+    - a path of a full backup that is longer than MAX_FULL
+
+    Raises TargetRefused if a path of an incremental, behind its directory, is longer than
+    MAX_OPENED.
     """
 
-    def __init__(self, write: Callable[[bytes], None], backup_id: str, raw_bytes: int) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        backup_id: str,
+        raw_bytes: int,
+        folder: Path | None = None,
+    ) -> None:
+        """Prepare to judge one backup.
+
+        `folder` is the directory of an incremental. It is None for a full backup, in whose
+        directory the engine works.
+        """
         self._write = write
+        self._folder = folder
+        self._longest = MAX_OPENED - len(os.fsencode(folder)) - 1 if folder else MAX_FULL
         self._backup_id = backup_id
         self._raw_bytes = raw_bytes
         # Without the checks of a proof: the extractor checks the checksums, and sealed or signed
@@ -74,6 +94,8 @@ class Gate:
             mended = self._parser.passed(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
+        if self._parser.longest > self._longest:
+            raise self._too_long()
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:
@@ -92,6 +114,16 @@ class Gate:
             self._parser.finish()
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
+
+    def _too_long(self) -> ContentRefused | TargetRefused:
+        if self._folder is None:
+            return self._refused(f"a path in it has {self._parser.longest} bytes")
+        excess = self._parser.longest - self._longest
+        return TargetRefused(
+            f"the target's path is too long for backup {self._backup_id}: a file in it would have "
+            f"{MAX_OPENED + excess} bytes in its path, and an engine takes {MAX_OPENED}",
+            hint=f"restore into a directory whose path is shorter by {excess} bytes or more",
+        )
 
     def _refused(self, why: str) -> ContentRefused:
         return ContentRefused(f"backup {self._backup_id} holds data that no engine writes: {why}")
@@ -220,11 +252,12 @@ class Extraction:
         if record.stored is None:
             raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
         lists = SegmentLists(self._resources.catalogue, record, record.stored)
+        named = None if record.parent_id is None else folder.resolve()
         with (
             engine.extract(folder) as extract_run,
             self._stop.on_stop(extract_run.interrupt),
         ):
-            gate = Gate(extract_run.write, record.id, record.stored.raw_bytes)
+            gate = Gate(extract_run.write, record.id, record.stored.raw_bytes, named)
             Download(
                 lists.sizes,
                 lambda number, buffer: self._fetch(record, lists, number, buffer),

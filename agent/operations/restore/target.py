@@ -23,6 +23,8 @@ from agent.machine.passage import closed_directory, possible
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
+# In bytes. The engine takes MAX_OPENED (codec/stream_paths.py), including the names behind it.
+_LONGEST: Final = 400
 
 T = TypeVar("T")
 
@@ -201,6 +203,12 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
+        if len(os.fsencode(target.resolve())) > _LONGEST:
+            raise TargetRefused(
+                f"the path of the target {target} has more than {_LONGEST} bytes",
+                hint="restore into a directory with a shorter path. An engine takes 508 bytes, "
+                "including the names of schemas and tables",
+            )
         with contextlib.suppress(FileNotFoundError):
             # Raises for paths that `exists` only answers with False: a path with a NUL, with a loop
             # of links, or with a file in the place of a directory.

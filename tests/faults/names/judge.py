@@ -24,8 +24,9 @@ _SHOWN = 12
 # A server's messages about a directory that belongs to no schema, and about a MyISAM table that was
 # open when it was copied. The server repairs the table when it opens it, and its rows are equal.
 _HARMLESS = re.compile(r"Invalid \(old\?\) table or database name|marked as crashed")
-# No incremental can add `.delta` to such a name, as a file's name has at most 255 bytes.
-_TOO_LONG = re.compile(r"[^/\s]{250}")
+# No incremental can add `.delta` to such a name: a file's name has at most 255 bytes, and a path in
+# an incremental at most 400.
+_TOO_LONG = re.compile(r"[^/\s]{250}|\S{395}|no restore takes more than")
 
 
 class Outcome(NamedTuple):
@@ -121,7 +122,7 @@ def _aliases(suspects: Sequence[str]) -> list[str]:
 
 
 def _restored(rig: Rig, last: _Made, before: Sequence[_Made]) -> Outcome:
-    target = rig.agent.folder / "restore" / "back"
+    target = rig.target
     done = rig.restore(last.id, target)
     if isinstance(done, Failure):
         return Outcome("", f"restore {done.code}", f"{done.code}: {done.words}")

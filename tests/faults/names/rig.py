@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final, NamedTuple, Self
 
 import pymysql
 
+from tests.engine.scripts import open_way
 from tests.faults.names.command import Commands
 from tests.faults.names.script import Script, Step
 from tests.faults.trial import Bench
@@ -87,6 +89,8 @@ class Rig:
         self.options = {**SMALL_SERVER, **_PLUGINS, **script.options}
         self.ext = self.folder / "ext"
         self.ext.mkdir(parents=True)
+        # a short path, since long names stand behind it
+        self.target = Path(tempfile.mkdtemp(prefix="ba-")) / "back"
         self.server = MariaDB(self.folder / "server", options=self.options)
         templates.copy(self.options, self.server.datadir)
         self.server.start()
@@ -109,7 +113,8 @@ class Rig:
 
     def close(self) -> None:
         self.server.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self.target.parent):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +138,9 @@ class Rig:
         return self._run(*arguments, *(["--parent", parent] if parent else []))
 
     def restore(self, backup: str, target: Path) -> str | Failure:
+        # as it is where the server's OS user is the one that restores
+        for folder in filter(Path.is_dir, self.ext.rglob("*")):
+            open_way(folder / "file")
         return self._run("restore", "--local", "--json", backup, target)
 
     def _run(self, *arguments: str | Path) -> str | Failure:
