@@ -5,7 +5,7 @@ size. Only the segments of the unfinished groups are in memory.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.errors import Internal, StoreRejected
@@ -149,11 +149,23 @@ class Manifest:
         return SegmentSummary(self._count, self._bytes, lists, manifest_etag(self._top))
 
     def publish(self, headers: Mapping[str, str]) -> str:
-        """Write the object that joins all segments, and return its ETag.
+        """Write the object that joins all segments, if the store joins any, and return its ETag.
 
         Call it after `finish`.
         """
-        return self._store.put_manifest(Container.OBJECTS, self._object_name, self._top, headers)
+        return self._join(Container.OBJECTS, self._object_name, self._top, headers)
+
+    def _join(
+        self,
+        container: Container,
+        name: str,
+        entries: Sequence[ManifestEntry],
+        headers: Mapping[str, str],
+    ) -> str:
+        """Write a manifest, if the store joins any, and return its ETag."""
+        if self._store.joiner is None:
+            return manifest_etag(entries)
+        return self._store.joiner.put_manifest(container, name, entries, headers)
 
     def _top_entries(self) -> list[ManifestEntry]:
         rest = self._for_parts.take_rest()
@@ -186,9 +198,7 @@ class Manifest:
                 hint="raise [pipeline] segment_bytes",
             )
         name = submanifest_name(self._backup_id, self._attempt, group)
-        etag = self._store.put_manifest(
-            Container.SEGMENTS, name, self._entries(group, segments), headers={}
-        )
+        etag = self._join(Container.SEGMENTS, name, self._entries(group, segments), {})
         size = sum(segment.size for segment in segments)
         with self._lock:
             self._parts[group] = ManifestEntry(name, size, etag, nested=True)

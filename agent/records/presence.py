@@ -40,8 +40,9 @@ class _Expected(NamedTuple):
 def missing(store: Store, record: Record) -> str | None:
     """Return the first difference between a backup's objects and its record, or None.
 
-    The object that joins the segments, the first and the last segment list, and the first and the
-    last segment are checked. That is at most five small requests, for any size of the backup.
+    The object that joins the segments, if the store joins any, the first and the last segment list,
+    and the first and the last segment are checked. That is at most five small requests, for any
+    size of the backup.
 
     Raises:
         StoreError: the store doesn't answer.
@@ -61,8 +62,9 @@ def missing(store: Store, record: Record) -> str | None:
 
 
 def _expected(store: Store, record: Record, stored: Stored) -> Iterator[_Expected]:
-    name = object_name(record.id, sealed=record.sealed)
-    yield _Expected(Container.OBJECTS, name, stored.slo_etag, stored.stored_bytes)
+    if store.joiner is not None:
+        name = object_name(record.id, sealed=record.sealed)
+        yield _Expected(Container.OBJECTS, name, stored.slo_etag, stored.stored_bytes)
     last = len(stored.lists) - 1
     for number in sorted({0, last}) if stored.lists else ():
         segments = read_list(store, record, stored, number)

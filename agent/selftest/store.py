@@ -153,9 +153,12 @@ class _Group:
 
     def manifest(self) -> Outcome:
         """Check that an object can join segments, and that a wrong ETag is refused."""
+        joiner = self._context.store.joiner
+        if joiner is None:
+            return passed("this store joins no segments, and its files need no joining")
         name = self._context.remains.object("self-test-manifest")
         self._context.remains.expect(Container.OBJECTS, name)
-        put = partial(self._context.store.put_manifest, Container.OBJECTS, name, headers={})
+        put = partial(joiner.put_manifest, Container.OBJECTS, name, headers={})
         put(self._entries)
         with suppress(StoreMismatch):
             put([self._entries[0]._replace(etag=self._entries[1].etag)])

@@ -82,6 +82,9 @@ class StoreLimits(NamedTuple):
     `manifest_entries` is the number of entries of one manifest, `object_bytes` the size of one
     object in bytes. `nesting` is True if a manifest may join other manifests. `announced` is False
     if the store does not report its limits. The values are then assumptions.
+
+    A store that joins nothing has these limits too. The ETag in the record is computed as if its
+    segments were joined.
     """
 
     manifest_entries: int
@@ -130,8 +133,28 @@ class Uninterrupted:
         return nullcontext()
 
 
+class Joiner(Protocol):
+    """A store that can join segments into one object, for readers other than the agent."""
+
+    def put_manifest(
+        self,
+        container: Container,
+        name: str,
+        entries: Sequence[ManifestEntry],
+        headers: Mapping[str, str],
+    ) -> str:
+        """Join segments as object `name` and return its ETag in hex.
+
+        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. The store
+        compares the entries with its objects. If a store does not compare them, this method does.
+
+        Raises:
+            StoreMismatch: the store computes another ETag, or an entry is missing or differs.
+        """
+
+
 class Store(Protocol):
-    """A store that holds objects by name, and manifests that join segments into one object."""
+    """A store that holds objects by name."""
 
     def bound(self, stop: Interruption) -> Self:
         """Return a view of this store that ends its calls at once when `stop` is requested.
@@ -146,6 +169,13 @@ class Store(Protocol):
         """Return the public URL of the object container, without a trailing slash.
 
         It is used for `locationRef`.
+        """
+
+    @property
+    def joiner(self) -> Joiner | None:
+        """Return the store's way to join segments, or None if it joins nothing.
+
+        A store that joins nothing has segments that any reader can concatenate, such as files.
         """
 
     def open(self, *, create: bool = True) -> None:
@@ -165,22 +195,6 @@ class Store(Protocol):
 
         Raises:
             StoreMismatch: the MD5 that this method computes differs from the store's ETag.
-        """
-
-    def put_manifest(
-        self,
-        container: Container,
-        name: str,
-        entries: Sequence[ManifestEntry],
-        headers: Mapping[str, str],
-    ) -> str:
-        """Join segments as object `name` and return its ETag in hex.
-
-        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. The store
-        compares the entries with its objects. If a store does not compare them, this method does.
-
-        Raises:
-            StoreMismatch: the store computes another ETag, or an entry is missing or differs.
         """
 
     def get(self, container: Container, name: str, limit: int) -> bytes:

@@ -114,9 +114,9 @@ def test_a_signal_ends_it_cleanly(user: User, running: ServerProcess) -> None:
 
 _KILLED_AT_THE_END = """
 import os, sys
-from agent.store.directory.store import DirectoryStore
 from agent.cli.main import main
-DirectoryStore.put_manifest = lambda *_: os._exit(9)
+from agent.records.manifest import Manifest
+Manifest.publish = lambda *_: os._exit(9)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -151,10 +151,10 @@ _STORE_IS_FULL = """
 import sys
 from agent.cli.main import main
 from agent.errors import StoreFull
-from agent.store.directory.store import DirectoryStore
+from agent.records.manifest import Manifest
 def full(*_):
     raise StoreFull("no room")
-DirectoryStore.put_manifest = full
+Manifest.publish = full
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -16,12 +16,12 @@ from tests.operations.collecting import HOUR, KEYS, collected, names, one_of_eac
 from tests.operations.stored import place
 from tests.stack.process import poll
 from tests.stack.radosgw import Radosgw
-from tests.store.contract import StoreContract, fresh, md5, put_segments, views
+from tests.store.contract import JoiningContract, fresh, md5, put_segments, views
 
 MOST = 1000  # segments that one manifest joins, Ceph's default
 
 
-class TestContract(StoreContract):
+class TestContract(JoiningContract):
     """The contract, with manifests that show other rows in a listing than Swift's."""
 
     joined_rows = False

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pytest
 
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
-from agent.store.protocol import Container, ManifestEntry, Store, StoredObject
+from agent.store.protocol import Container, Joiner, ManifestEntry, Store, StoredObject
 
 SLAB = 1 << 20
 
@@ -47,12 +47,7 @@ def names(rows: Sequence[StoredObject]) -> list[str]:
 
 
 class StoreContract:
-    """Tests that every store must pass.
-
-    `joined_rows` is True if a listing shows a manifest with the size and ETag of the joined object.
-    """
-
-    joined_rows = True
+    """Tests that every store must pass."""
 
     @pytest.fixture
     def store(self) -> Store:
@@ -102,11 +97,8 @@ class StoreContract:
             store.get_into(Container.SEGMENTS, name, memoryview(bytearray(size)))
 
     def test_stat_tells_etag_and_size(self, store: Store) -> None:
-        folder, joined = fresh(), fresh()
-        entries = put_segments(store, folder, [b"one", b"second"])
-        etag = store.put_manifest(Container.OBJECTS, joined, entries, {})
+        entries = put_segments(store, fresh(), [b"one", b"second"])
         assert store.stat(Container.SEGMENTS, entries[1].name) == (md5(b"second"), 6)
-        assert store.stat(Container.OBJECTS, joined) == (etag, 9)
         store.delete(Container.SEGMENTS, entries[1].name)
         with pytest.raises(StoreNotFound):
             store.stat(Container.SEGMENTS, entries[1].name)
@@ -180,69 +172,6 @@ class StoreContract:
             store.get(Container.OBJECTS, name, 10)
         assert list(store.list(Container.OBJECTS, name)) == []
 
-    def test_a_manifest_joins_segments(self, store: Store) -> None:
-        folder = fresh()
-        entries = put_segments(store, folder, [b"one", b"two", b"three"])
-        etag = store.put_manifest(Container.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
-        assert etag == md5("".join(entry.etag for entry in entries).encode())
-        [row] = store.list(Container.OBJECTS, folder)
-        assert ((row.size, row.etag) == (11, etag)) == self.joined_rows
-
-    def test_a_manifest_takes_the_place_of_what_was_there(self, store: Store) -> None:
-        folder = fresh()
-        entries = put_segments(store, folder, [b"one", b"two"])
-        store.put(Container.OBJECTS, folder, views(b"an object"))
-        for joined in (entries, entries[::-1]):
-            etag = store.put_manifest(Container.OBJECTS, folder, joined, {})
-            [row] = store.list(Container.OBJECTS, folder)
-            assert (row.etag == etag) == self.joined_rows
-        store.put(Container.OBJECTS, folder, views(b"an object"))
-        assert store.get(Container.OBJECTS, folder, 10) == b"an object"
-
-    def test_deleting_a_manifest_leaves_its_segments(self, store: Store) -> None:
-        folder = fresh()
-        entries = put_segments(store, folder, [b"one", b"two"])
-        store.put_manifest(Container.OBJECTS, folder, entries, {})
-        store.delete(Container.OBJECTS, folder)
-        assert list(store.list(Container.OBJECTS, folder)) == []
-        assert store.get(Container.SEGMENTS, entries[0].name, 10) == b"one"
-        assert len(list(store.list(Container.SEGMENTS, folder))) == 2
-
-    def test_manifests_nest(self, store: Store) -> None:
-        folder = fresh()
-        entries = put_segments(store, folder, [b"one", b"two", b"three"])
-        inner = f"{folder}/slo-0000"
-        etag = store.put_manifest(Container.SEGMENTS, inner, entries[:2], {})
-        outer = [ManifestEntry(inner, 6, etag, nested=True), entries[2]]
-        if not store.limits().nesting:
-            with pytest.raises(StoreMismatch):
-                store.put_manifest(Container.OBJECTS, folder, outer, {})
-            return
-        joined = store.put_manifest(Container.OBJECTS, folder, outer, {})
-        assert joined == md5((etag + entries[2].etag).encode())
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [{"name": "not/there"}, {"size": 4}, {"etag": md5(b"another")}],
-        ids=["missing", "size", "etag"],
-    )
-    def test_a_manifest_of_what_is_not_there_is_refused(
-        self, store: Store, wrong: dict[str, str | int]
-    ) -> None:
-        folder = fresh()
-        first, second = put_segments(store, folder, [b"one", b"two"])
-        with pytest.raises(StoreMismatch):
-            store.put_manifest(Container.OBJECTS, folder, [first, second._replace(**wrong)], {})  # type: ignore[arg-type]
-        with pytest.raises(StoreNotFound):
-            store.get(Container.OBJECTS, folder, 100)
-
-    def test_a_manifest_of_nothing_is_refused(self, store: Store) -> None:
-        name = fresh()
-        with pytest.raises((StoreMismatch, StoreRejected)):
-            store.put_manifest(Container.OBJECTS, name, [], {})
-        with pytest.raises(StoreNotFound):
-            store.get(Container.OBJECTS, name, 100)
-
     def test_threads_share_a_store(self, store: Store) -> None:
         folder = fresh()
         contents = [bytes([number]) * (SLAB + number) for number in range(12)]
@@ -278,3 +207,88 @@ class StoreContract:
     def test_the_location_is_a_url_without_an_end_slash(self, store: Store) -> None:
         assert "://" in store.location
         assert not store.location.endswith("/")
+
+
+class JoiningContract(StoreContract):
+    """Tests that every store must also pass that joins segments.
+
+    `joined_rows` is True if a listing shows a manifest with the size and ETag of the joined object.
+    """
+
+    joined_rows = True
+
+    @pytest.fixture
+    def joiner(self, store: Store) -> Joiner:
+        assert store.joiner is not None
+        return store.joiner
+
+    def test_a_manifest_joins_segments(self, store: Store, joiner: Joiner) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two", b"three"])
+        etag = joiner.put_manifest(Container.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "5"})
+        assert etag == md5("".join(entry.etag for entry in entries).encode())
+        [row] = store.list(Container.OBJECTS, folder)
+        assert ((row.size, row.etag) == (11, etag)) == self.joined_rows
+
+    def test_a_manifest_takes_the_place_of_what_was_there(
+        self, store: Store, joiner: Joiner
+    ) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two"])
+        store.put(Container.OBJECTS, folder, views(b"an object"))
+        for joined in (entries, entries[::-1]):
+            etag = joiner.put_manifest(Container.OBJECTS, folder, joined, {})
+            [row] = store.list(Container.OBJECTS, folder)
+            assert (row.etag == etag) == self.joined_rows
+        store.put(Container.OBJECTS, folder, views(b"an object"))
+        assert store.get(Container.OBJECTS, folder, 10) == b"an object"
+
+    def test_deleting_a_manifest_leaves_its_segments(self, store: Store, joiner: Joiner) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two"])
+        joiner.put_manifest(Container.OBJECTS, folder, entries, {})
+        store.delete(Container.OBJECTS, folder)
+        assert list(store.list(Container.OBJECTS, folder)) == []
+        assert store.get(Container.SEGMENTS, entries[0].name, 10) == b"one"
+        assert len(list(store.list(Container.SEGMENTS, folder))) == 2
+
+    def test_manifests_nest(self, store: Store, joiner: Joiner) -> None:
+        folder = fresh()
+        entries = put_segments(store, folder, [b"one", b"two", b"three"])
+        inner = f"{folder}/slo-0000"
+        etag = joiner.put_manifest(Container.SEGMENTS, inner, entries[:2], {})
+        outer = [ManifestEntry(inner, 6, etag, nested=True), entries[2]]
+        if not store.limits().nesting:
+            with pytest.raises(StoreMismatch):
+                joiner.put_manifest(Container.OBJECTS, folder, outer, {})
+            return
+        joined = joiner.put_manifest(Container.OBJECTS, folder, outer, {})
+        assert joined == md5((etag + entries[2].etag).encode())
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"name": "not/there"}, {"size": 4}, {"etag": md5(b"another")}],
+        ids=["missing", "size", "etag"],
+    )
+    def test_a_manifest_of_what_is_not_there_is_refused(
+        self, store: Store, joiner: Joiner, wrong: dict[str, str | int]
+    ) -> None:
+        folder = fresh()
+        first, second = put_segments(store, folder, [b"one", b"two"])
+        with pytest.raises(StoreMismatch):
+            joiner.put_manifest(Container.OBJECTS, folder, [first, second._replace(**wrong)], {})  # type: ignore[arg-type]
+        with pytest.raises(StoreNotFound):
+            store.get(Container.OBJECTS, folder, 100)
+
+    def test_a_manifest_of_nothing_is_refused(self, store: Store, joiner: Joiner) -> None:
+        name = fresh()
+        with pytest.raises((StoreMismatch, StoreRejected)):
+            joiner.put_manifest(Container.OBJECTS, name, [], {})
+        with pytest.raises(StoreNotFound):
+            store.get(Container.OBJECTS, name, 100)
+
+    def test_stat_tells_etag_and_size_of_a_manifest(self, store: Store, joiner: Joiner) -> None:
+        name = fresh()
+        entries = put_segments(store, fresh(), [b"one", b"second"])
+        etag = joiner.put_manifest(Container.OBJECTS, name, entries, {})
+        assert store.stat(Container.OBJECTS, name) == (etag, 9)

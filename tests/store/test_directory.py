@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import json
 import os
 import socket
 import stat
@@ -22,7 +21,7 @@ from agent.errors import (
     StoreUnreachable,
 )
 from agent.store.directory.store import DirectoryStore
-from agent.store.protocol import Container, ManifestEntry, Store
+from agent.store.protocol import Container, Store
 from tests.store.contract import SLAB, StoreContract, fresh, md5, names, put_segments, views
 
 CONTAINER = "database_backups_t"
@@ -90,16 +89,10 @@ class TestContractWithoutAttributes(StoreContract):
 
 def test_the_agents_names_are_paths(store: DirectoryStore, tmp_path: Path) -> None:
     backup, attempt = fresh(), fresh()
-    entries = put_segments(store, f"{backup}/{attempt}", [b"one", b"two"])
+    put_segments(store, f"{backup}/{attempt}", [b"one", b"two"])
     store.put(Container.OBJECTS, f"{backup}.json", views(b"{}"))
-    store.put_manifest(Container.OBJECTS, f"{backup}.xbstream.gz.enc", entries, {})
     assert segment(tmp_path, f"{backup}/{attempt}/00000001").read_bytes() == b"two"
     assert object_file(tmp_path, f"{backup}.json").read_bytes() == b"{}"
-    rows = json.loads(object_file(tmp_path, f"{backup}.xbstream.gz.enc").read_text())
-    assert rows == [
-        {"path": f"/{CONTAINER}_segments/{entry.name}", "size_bytes": 3, "etag": entry.etag}
-        for entry in entries
-    ]
 
 
 def test_a_file_and_a_folder_of_one_name(store: DirectoryStore) -> None:
@@ -325,27 +318,26 @@ def test_a_damaged_file_is_noticed_without_attributes(mounted: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_damaged_manifest_is_noticed(store: DirectoryStore, tmp_path: Path) -> None:
-    entries = put_segments(store, "b", [b"one", b"two"])
-    store.put_manifest(Container.OBJECTS, "whole", entries, {})
-    assert json.loads(store.get(Container.OBJECTS, "whole", 1000))
-    path = object_file(tmp_path, "whole")
-    path.write_text(path.read_text().replace(entries[0].etag, entries[1].etag))
-    with pytest.raises(StoreMismatch):
-        store.get(Container.OBJECTS, "whole", 1000)
+def test_the_object_of_an_older_store_is_listed_and_deleted(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    """It lists the segments, and its attribute has the ETag and the size of the joined segments."""
+    store.put(Container.OBJECTS, "whole", views(b"[]"))
+    etag = md5(b"the joined ETags")
+    os.setxattr(object_file(tmp_path, "whole"), "user.etag", f"{etag} 6".encode())
+    assert [row[:3] for row in store.list(Container.OBJECTS)] == [("whole", 2, etag)]
+    store.delete(Container.OBJECTS, "whole")
+    assert list(store.list(Container.OBJECTS)) == []
 
 
 def test_a_copy_that_lost_the_attributes_is_read(store: DirectoryStore, tmp_path: Path) -> None:
     entries = put_segments(store, "b", [b"one", b"two"])
-    etag = store.put_manifest(Container.OBJECTS, "whole", entries, {})
     subprocess.run(
         ["cp", "-r", "--no-preserve=xattr", tmp_path / "backups", tmp_path / "copy"], check=True
     )
     copy = opened(tmp_path / "copy")
     assert [row[:3] for row in copy.list(Container.SEGMENTS)] == [entry[:3] for entry in entries]
-    assert [row[:3] for row in copy.list(Container.OBJECTS)] == [("whole", 6, etag)]
     assert copy.get(Container.SEGMENTS, "b/00000000", 3) == b"one"
-    assert copy.put_manifest(Container.OBJECTS, "again", entries, {}) == etag
 
 
 def test_a_kept_etag_that_is_none_is_not_believed(store: DirectoryStore, tmp_path: Path) -> None:
@@ -363,7 +355,6 @@ TOO_LONG = ["x" * 252, "a/" + "%" * 90, "/".join(["x" * 100] * 11)]
 @pytest.mark.parametrize("name", HOSTILE + TOO_LONG)
 def test_hostile_names_are_refused(store: DirectoryStore, tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
-    entry = ManifestEntry(name, 1, md5(b"x"))
     for shelf in Container:
         with pytest.raises(StoreRejected):
             store.put(shelf, name, views(b"x"))
@@ -373,8 +364,6 @@ def test_hostile_names_are_refused(store: DirectoryStore, tmp_path: Path, name: 
             store.get_into(shelf, name, memoryview(bytearray(1)))
         with pytest.raises(StoreRejected):
             store.delete(shelf, name)
-        with pytest.raises(StoreMismatch):
-            store.put_manifest(shelf, "fine", [entry], {})
         assert list(store.list(shelf, name)) == []
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -518,14 +507,6 @@ def test_what_the_system_says(
     monkeypatch.setattr(os, "write", broken)
     with pytest.raises(kind, match=os.strerror(number)):
         store.put(Container.OBJECTS, "x", views(b"x"))
-
-
-@pytest.mark.parametrize("count", [0, 1001])
-def test_a_manifest_of_too_many_or_none_is_rejected(store: DirectoryStore, count: int) -> None:
-    [entry] = put_segments(store, "b", [b"x"])
-    with pytest.raises(StoreRejected, match=f"can't join {count} objects"):
-        store.put_manifest(Container.OBJECTS, "whole", [entry] * count, {})
-    assert list(store.list(Container.OBJECTS)) == []
 
 
 def test_a_folder_that_went_away(store: DirectoryStore, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
 from tests.stack.swift import SwiftServer
 from tests.store.conftest import MIB, MakeStore, settings_for
-from tests.store.contract import StoreContract, fresh, md5, put_segments, views
+from tests.store.contract import JoiningContract, fresh, md5, put_segments, views
 
 
-class TestContract(StoreContract):
+class TestContract(JoiningContract):
     """The contract on a Swift that pages after 5 rows, and forgets tokens after 2 seconds."""
 
     @pytest.fixture

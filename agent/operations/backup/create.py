@@ -61,9 +61,15 @@ from agent.pipeline.meter import Meter, every
 from agent.pipeline.pace import Pace
 from agent.pipeline.upload import Sealing, Upload
 from agent.records.manifest import Manifest, SegmentSummary
-from agent.records.object_names import Segment, new_attempt, object_name, segment_name
+from agent.records.object_names import (
+    Segment,
+    attempt_prefix,
+    new_attempt,
+    object_name,
+    segment_name,
+)
 from agent.stop import Stop
-from agent.store.protocol import Container, StoreLimits
+from agent.store.protocol import Container, Store, StoreLimits
 
 log = logging.getLogger(__name__)
 
@@ -316,7 +322,7 @@ class BackupOperation:
         return record.model_copy(
             update={
                 "status": BackupStatus.COMPLETED,
-                "locationRef": f"{self._resources.store.location}/{_object_name(record)}",
+                "locationRef": _location(self._resources.store, record),
                 "updated": utc_now(),
                 "to_lsn": proof.checkpoints.to_lsn,
                 **proof.tables._asdict(),
@@ -344,8 +350,12 @@ def _sealing(record: Record, data_key: bytes | None) -> Sealing:
     return SealingStream(data_key, record.id.encode())
 
 
-def _object_name(record: Record) -> str:
-    return object_name(record.id, sealed=record.sealed)
+def _location(store: Store, record: Record) -> str:
+    """Return the URL of the joined object, or of the segments' directory if nothing joins them."""
+    if store.joiner is None:
+        segments = attempt_prefix(record.id, record.attempt).rstrip("/")
+        return f"{store.location}{Container.SEGMENTS.value}/{segments}"
+    return f"{store.location}/{object_name(record.id, sealed=record.sealed)}"
 
 
 def _make_private(folder: Path) -> None:

@@ -6,54 +6,34 @@ is set before the file gets its name, so no file has its name without its ETag. 
 the bytes leaves the attribute as it is, and so a reader notices the damage.
 
 Some filesystems have no extended attributes. On these, a file `%md5.NAME` beside the segment holds
-the same text. Objects (records, manifests) have no such file, because they are small and are
-written more than once. If nothing was kept, or a copy lost it, the ETag is computed from the bytes
-of the file.
+the same text. Records have no such file, because they are small and are written more than once. If
+nothing was kept, or a copy lost it, the ETag is computed from the bytes of the file.
 """
 
 import errno
 import hashlib
-import json
 import os
 import re
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
-from agent.store.directory.files import give, read_into, reading, write_all
+from agent.store.directory.files import give, reading, write_all
 from agent.store.directory.paths import digest_name
-from agent.store.protocol import ManifestEntry, manifest_etag
 
 _ATTRIBUTE: Final = "user.etag"
-_KEPT: Final = re.compile(rb"([0-9a-f]{32})(?: ([0-9]{1,19}))?\n?")
+# In older stores, the file of an object that joins segments has their total size behind its ETag.
+_KEPT: Final = re.compile(rb"([0-9a-f]{32})(?: [0-9]{1,19})?\n?")
 _LONGEST_KEPT: Final = 64
 _CHUNK: Final = 1 << 20
-_MANIFEST_BYTES: Final = 4 << 20  # enough for 1000 rows with the longest names
-_MANIFEST_PREFIX: Final = b'[{"path": "/'
 
 
-class Etag(NamedTuple):
-    """The ETag of an object, and for a manifest the size of all joined objects in bytes."""
-
-    md5: str
-    joined: int | None = None
-
-    def text(self) -> bytes:
-        """Return the form that is kept.
-
-        It is the MD5 in hex. For a manifest, a space and the joined size follow it.
-        """
-        return (
-            f"{self.md5} {self.joined}".encode() if self.joined is not None else self.md5.encode()
-        )
-
-
-def keep(descriptor: int, etag: Etag) -> bool:
+def keep(descriptor: int, etag: str) -> bool:
     """Keep the ETag in an extended attribute of an open file, and return True on success.
 
     Return False if the filesystem has no extended attributes.
     """
     try:
-        os.setxattr(descriptor, _ATTRIBUTE, etag.text())
+        os.setxattr(descriptor, _ATTRIBUTE, etag.encode())
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return False
@@ -61,7 +41,7 @@ def keep(descriptor: int, etag: Etag) -> bool:
     return True
 
 
-def keep_beside(folder: int, file: str, etag: Etag) -> None:
+def keep_beside(folder: int, file: str, etag: str) -> None:
     """Keep the ETag in a separate file beside the file.
 
     The name of that file is on the disk after the next fsync of the directory.
@@ -73,7 +53,7 @@ def keep_beside(folder: int, file: str, etag: Etag) -> None:
     descriptor = os.open(name, flags, 0o600, dir_fd=folder)
     try:
         give(folder, descriptor)
-        write_all(descriptor, memoryview(etag.text() + b"\n"))
+        write_all(descriptor, memoryview(etag.encode() + b"\n"))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -85,7 +65,7 @@ def forget_beside(folder: int, file: str) -> None:
         os.unlink(digest_name(file), dir_fd=folder)
 
 
-def kept(folder: int, file: str, descriptor: int) -> Etag | None:
+def kept(folder: int, file: str, descriptor: int) -> str | None:
     """Return the ETag that was kept for an open file, or None if there is no valid one."""
     text = b""
     try:
@@ -97,44 +77,17 @@ def kept(folder: int, file: str, descriptor: int) -> Etag | None:
         with suppress(FileNotFoundError), reading(folder, digest_name(file)) as (beside, _):
             text = os.read(beside, _LONGEST_KEPT)
     match = _KEPT.fullmatch(text)
-    return Etag(match[1].decode(), int(match[2]) if match[2] else None) if match else None
+    return match[1].decode() if match else None
 
 
-def etag_of(folder: int, file: str, descriptor: int, size: int) -> Etag:
+def etag_of(folder: int, file: str, descriptor: int) -> str:
     """Return the kept ETag of an open file, or the ETag of its bytes if none was kept."""
     there = kept(folder, file, descriptor)
     if there is not None:
         return there
-    if size <= _MANIFEST_BYTES:
-        content = memoryview(bytearray(size))
-        return _computed(content[: read_into(descriptor, content)])
     digest = hashlib.md5(usedforsecurity=False)
     at = 0
     while piece := os.pread(descriptor, _CHUNK, at):
         digest.update(piece)
         at += len(piece)
-    return Etag(digest.hexdigest())
-
-
-def holds(content: memoryview, etag: Etag) -> bool:
-    """Return True if `content` has the ETag `etag`."""
-    if etag.joined is None:
-        return hashlib.md5(content, usedforsecurity=False).hexdigest() == etag.md5
-    return _manifest(content) == etag
-
-
-def _computed(content: memoryview) -> Etag:
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return _manifest(content) or Etag(md5)
-
-
-def _manifest(content: memoryview) -> Etag | None:
-    """Return the ETag of a manifest, or None if the bytes are not a manifest."""
-    if bytes(content[: len(_MANIFEST_PREFIX)]) != _MANIFEST_PREFIX:
-        return None
-    try:
-        rows = json.loads(bytes(content))
-        entries = [ManifestEntry(row["path"], row["size_bytes"], row["etag"]) for row in rows]
-        return Etag(manifest_etag(entries), sum(entry.size for entry in entries))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+    return digest.hexdigest()

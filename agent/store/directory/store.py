@@ -1,8 +1,8 @@
 """A plain directory as a store, `file:///path`.
 
 It needs no server and no account. Containers are directories below it. Object names are paths below
-those directories (agent/store/directory/paths.py). `cat` can join the files of the segments. The
-file of a manifest holds its JSON.
+those directories (agent/store/directory/paths.py). `cat` joins the files of the segments, so the
+store writes no object that joins them.
 
 The result of a method is on the disk when the method returns. The bytes are written to a temporary
 file, which no listing shows, and synced. Then the file is moved to its name. The directory is
@@ -12,7 +12,7 @@ synced, and so is each directory that was made for it. See docs/format.md.
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from heapq import nsmallest
@@ -22,10 +22,8 @@ from urllib.parse import quote
 
 from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.store.directory.etags import (
-    Etag,
     etag_of,
     forget_beside,
-    holds,
     keep,
     keep_beside,
     kept,
@@ -35,13 +33,10 @@ from agent.store.directory.paths import Place, component, container_directory, p
 from agent.store.protocol import (
     Container,
     Interruption,
-    ManifestEntry,
     Stat,
     StoredObject,
     StoreLimits,
     Uninterrupted,
-    manifest_etag,
-    manifest_json,
     no_container,
 )
 
@@ -93,6 +88,10 @@ class DirectoryStore:
                     self._folder.sweep(self._container_name(container))
                 self._check_container(container)
 
+    @property
+    def joiner(self) -> None:
+        return None
+
     def limits(self) -> StoreLimits:
         return _LIMITS
 
@@ -101,36 +100,24 @@ class DirectoryStore:
 
         The MD5 is that of the bytes as they were written. The file is not read back.
         """
-        return self._put(container, name, parts, Etag)
+        there, inside, moved = place(name), self._container_name(container), False
 
-    def put_manifest(
-        self,
-        container: Container,
-        name: str,
-        entries: Sequence[ManifestEntry],
-        headers: Mapping[str, str],
-    ) -> str:
-        """Store a manifest of `entries` as object `name` and return its ETag in hex.
+        def settle(temporary: str, beside: str | None) -> None:
+            def then(folder: int) -> None:
+                nonlocal moved
+                moved = True
+                if beside is not None:
+                    keep_beside(folder, there.file, beside)
 
-        `headers` are meant for readers of Swift, and are not kept.
-        """
-        what = f"put {self._container_name(container)}/{name}"
-        if not 0 < len(entries) <= _LIMITS.manifest_entries:
-            raise StoreRejected(
-                f"{what}: a manifest can't join {len(entries)} objects, only 1 to "
-                f"{_LIMITS.manifest_entries}"
-            )
-        for entry in entries:
-            self._check_entry(what, entry)
-        etag = Etag(manifest_etag(entries), sum(entry.size for entry in entries))
-        rows = manifest_json(self._container_name(Container.SEGMENTS), entries)
-        return self._put(container, name, [memoryview(rows)], lambda _md5: etag)
+            self._folder.settle(inside, temporary, there.folders, there.file, then)
+
+        try:
+            return self._write(f"put {inside}/{name}", container, parts, settle)
+        except StoreError as error:
+            error.without_effect = not moved
+            raise
 
     def get(self, container: Container, name: str, limit: int) -> bytes:
-        """Return an object of at most `limit` bytes.
-
-        For a manifest, return its JSON and not the joined bytes.
-        """
         with self._reading(container, name) as there:
             if there.size > limit:
                 raise StoreMismatch(f"{there.what}: it is larger than the expected {limit} bytes")
@@ -149,8 +136,7 @@ class DirectoryStore:
 
     def stat(self, container: Container, name: str) -> Stat:
         with self._reading(container, name) as there:
-            etag = there.etag()
-        return Stat(etag.md5, there.size if etag.joined is None else etag.joined)
+            return Stat(there.etag(), there.size)
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
         """Yield all objects with names that begin with `prefix`, in order of their names.
@@ -231,39 +217,14 @@ class DirectoryStore:
             self._stop.check()
             raise
 
-    def _put(
-        self,
-        container: Container,
-        name: str,
-        parts: Sequence[memoryview],
-        etag_for: Callable[[str], Etag],
-    ) -> str:
-        there, inside, moved = place(name), self._container_name(container), False
-
-        def settle(temporary: str, beside: Etag | None) -> None:
-            def then(folder: int) -> None:
-                nonlocal moved
-                moved = True
-                if beside is not None:
-                    keep_beside(folder, there.file, beside)
-
-            self._folder.settle(inside, temporary, there.folders, there.file, then)
-
-        try:
-            return self._write(f"put {inside}/{name}", container, parts, etag_for, settle)
-        except StoreError as error:
-            error.without_effect = not moved
-            raise
-
     def _write(
         self,
         what: str,
         container: Container,
         parts: Sequence[memoryview],
-        etag_for: Callable[[str], Etag],
-        settle: Callable[[str, Etag | None], None],
+        settle: Callable[[str, str | None], None],
     ) -> str:
-        """Write and sync a temporary file, and return the object's ETag in hex.
+        """Write and sync a temporary file, and return the MD5 of its bytes in hex.
 
         `settle` then moves the file to its name. For a segment on a filesystem without extended
         attributes, `settle` also gets the ETag and writes it into a file beside the segment.
@@ -277,7 +238,7 @@ class DirectoryStore:
                 self._stop.check()
                 digest.update(part)
                 write_all(descriptor, part)
-            etag = etag_for(digest.hexdigest())
+            etag = digest.hexdigest()
             held = keep(descriptor, etag)
             os.fsync(descriptor)
             size = sum(part.nbytes for part in parts)
@@ -286,19 +247,7 @@ class DirectoryStore:
             _drop_from_page_cache(container, descriptor)
             beside = None if held or container is Container.OBJECTS else etag
             settle(temporary, beside)
-        return etag.md5
-
-    def _check_entry(self, what: str, entry: ManifestEntry) -> None:
-        """Raise StoreMismatch unless the entry exists with its size and ETag."""
-        try:
-            found = self.stat(Container.SEGMENTS, entry.name)
-        except (StoreNotFound, StoreRejected) as error:
-            raise StoreMismatch(f"{what}: {error}") from error
-        if found != (entry.etag, entry.size):
-            raise StoreMismatch(
-                f"{what}: {entry.name} has {found.size} bytes with ETag {found.etag}, "
-                f"not {entry.size} with {entry.etag[:40]}"
-            )
+        return etag
 
     @contextmanager
     def _reading(self, container: Container, name: str) -> Iterator["_Opened"]:
@@ -355,9 +304,8 @@ class DirectoryStore:
             self._folder.enter(folders) as folder,
             reading(folder, file) as (descriptor, info),
         ):
-            etag = etag_of(folder, file, descriptor, info.st_size)
-            size = info.st_size if etag.joined is None else etag.joined
-            return StoredObject(name, size, etag.md5, _moment(info.st_mtime))
+            etag = etag_of(folder, file, descriptor)
+            return StoredObject(name, info.st_size, etag, _moment(info.st_mtime))
         return None
 
 
@@ -370,8 +318,8 @@ class _Opened(NamedTuple):
     descriptor: int
     size: int
 
-    def etag(self) -> Etag:
-        return etag_of(self.folder, self.file, self.descriptor, self.size)
+    def etag(self) -> str:
+        return etag_of(self.folder, self.file, self.descriptor)
 
     def fill(self, buffer: memoryview) -> None:
         """Read the whole file into `buffer`.
@@ -382,8 +330,8 @@ class _Opened(NamedTuple):
         if read_into(self.descriptor, buffer) != buffer.nbytes:
             raise StoreMismatch(f"{self.what}: the file became shorter while it was read")
         etag = kept(self.folder, self.file, self.descriptor)
-        if etag is not None and not holds(buffer, etag):
-            raise StoreMismatch(f"{self.what}: its bytes are not those with the ETag {etag.md5}")
+        if etag is not None and etag != hashlib.md5(buffer, usedforsecurity=False).hexdigest():
+            raise StoreMismatch(f"{self.what}: its bytes are not those with the ETag {etag}")
 
 
 def _place(name: str) -> Place | None:

@@ -102,6 +102,10 @@ class SwiftStore:
         url = self._session.call("authenticate", lambda link: link.url)
         return f"{url}/{quote(self._container)}"
 
+    @property
+    def joiner(self) -> Self:
+        return self
+
     def open(self, *, create: bool = True) -> None:
         self._session.call("authenticate", lambda _link: None)
         for container in Container if create else ():
