@@ -215,7 +215,7 @@ def backup_resources(
         **resources,
         instance_id=config.agent.instance_id,
         database=Database(server),
-        scratch=config.agent.state_folder / "scratch",
+        scratch=config.agent.scratch_folder,
         exclusive=exclusive,
         encrypt=need(config.keys, "keys").encrypt,
         safe_slave_backup=config.engine.safe_slave_backup,
@@ -257,7 +257,7 @@ def agent_run(
         InstanceBusy: another agent holds the lock. `busy_hint` says what to do then.
         JournalError: the state directory or the journal cannot be used.
     """
-    with only_agent(config.agent.state_folder / "lock", hint=busy_hint) as say, ExitStack() as end:
+    with only_agent(config.agent.lock_file, hint=busy_hint) as say, ExitStack() as end:
         say(note)
         end.callback(resources.store.close)
         end_leftovers(config)
@@ -328,7 +328,7 @@ def journal(config: Config, *, store_override: bool = False) -> Journal:
     Raises:
         JournalError: the journal can't be used.
     """
-    path = config.agent.state_folder / "journal.sqlite"
+    path = config.agent.journal_file
     section = need(config.store, "store")
     where = f"{section.url.rstrip('/')} {_container(config)}"
     run_id = str(uuid4())

@@ -122,7 +122,7 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
             meter=Meter(),
             stop=stop,
             on_begin=_ignore,
-            children=lambda: known_children(config.agent.state_folder / "journal.sqlite"),
+            children=lambda: known_children(config.agent.journal_file),
         )
     finally:
         store.close()

@@ -99,7 +99,7 @@ class FreshKey:
     """
 
     def __init__(self, config: Config) -> None:
-        self._folder = _keys_folder(config)
+        self._folder = config.agent.keys_folder
         self._key = _fresh_key(config.agent.instance_id)
         section = KeysSection(folder=self._folder, active=self._key.id)
         self.config = config.model_copy(update={"keys": section})
@@ -176,7 +176,7 @@ def need_key(config: Config, arguments: argparse.Namespace) -> None:
     """Raise KeyUnusable if the embedded default has no master key to open backups with."""
     if _lacks_key(config, arguments):
         raise KeyUnusable(
-            f"there is no master key in {_keys_folder(config)}",
+            f"there is no master key in {config.agent.keys_folder}",
             hint="put a copy of the key that the backup was made with there, as <id>.key with "
             "mode 0600. To see its id, run backup-show --json with the same --store",
         )
@@ -184,10 +184,6 @@ def need_key(config: Config, arguments: argparse.Namespace) -> None:
 
 def _lacks_key(config: Config, arguments: argparse.Namespace) -> bool:
     return config.keys is None and arguments.store is not None and applies(arguments.config)
-
-
-def _keys_folder(config: Config) -> Path:
-    return config.agent.state_folder / "keys"
 
 
 def _exists(path: Path) -> bool:

@@ -87,7 +87,7 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
 def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
     """Yield a collection that SIGINT and SIGTERM stop between two objects."""
     store, stop = wiring.store(config), Stop()
-    journal = config.agent.state_folder / "journal.sqlite"
+    journal = config.agent.journal_file
     again = "run the same command again to continue it"
     on_signals(lambda: stop.request(Interrupted("the collection was interrupted", hint=again)))
     try:

@@ -35,9 +35,9 @@ def add(verbs: Verbs) -> None:
 
 
 def status(config: Config, arguments: argparse.Namespace) -> int:
-    folder, instance = config.agent.state_folder, config.agent.instance_id
-    seen = overview(folder / "journal.sqlite")
-    said = held(folder / "lock")
+    instance = config.agent.instance_id
+    seen = overview(config.agent.journal_file)
+    said = held(config.agent.lock_file)
     word, _, since = (said or "").partition(" ")
     tasks = [task._asdict() for task in seen.tasks]
     if arguments.json:

@@ -56,6 +56,25 @@ class AgentSection(Frozen):
     restore_reserve_percent: Annotated[float, Field(ge=0, le=90)] = 3.0
     progress_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 5.0
 
+    @property
+    def lock_file(self) -> Path:
+        """Return the file that the running agent keeps locked."""
+        return self.state_folder / "lock"
+
+    @property
+    def journal_file(self) -> Path:
+        return self.state_folder / "journal.sqlite"
+
+    @property
+    def scratch_folder(self) -> Path:
+        """Return the directory for files of running engines."""
+        return self.state_folder / "scratch"
+
+    @property
+    def keys_folder(self) -> Path:
+        """Return the directory for the key that a run with `--store` makes."""
+        return self.state_folder / "keys"
+
 
 class BrokerSection(Frozen):
     """The broker that tasks come from.

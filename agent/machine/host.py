@@ -162,6 +162,22 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that a crash leaves either its old content or all of `text`.
+
+    Raises:
+        OSError: the file can't be written or synced.
+    """
+    draft = path.with_suffix(".partial")
+    draft.unlink(missing_ok=True)
+    with draft.open("x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    sync_folder(path.parent)
+
+
 def sync_filesystem(folder: Path) -> None:
     """Write all pending data of the directory's filesystem to the disk (syncfs(2)).
 

@@ -230,6 +230,6 @@ def _name(uid: int) -> str:
 
 
 def _agent(config: Config) -> Outcome:
-    path = config.agent.state_folder / "lock"
+    path = config.agent.lock_file
     running = held(path) is not None
     return passed(f"{'one' if running else 'no'} agent runs with {path.parent}")

@@ -8,12 +8,11 @@ an agent that was killed during the backup starts them again after its own resta
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import DatabaseError, EngineFailed
-from agent.machine.host import sync_folder
+from agent.machine.host import replace_file
 from agent.operations.resources import BackupResources
 
 log = logging.getLogger(__name__)
@@ -79,14 +78,8 @@ def _file(resources: BackupResources) -> Path:
 
 
 def _note(path: Path, channels: frozenset[str]) -> None:
-    partial = path.with_suffix(".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(sorted(channels), file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        sync_folder(path.parent)
+        replace_file(path, json.dumps(sorted(channels)))
     except OSError as error:
         raise EngineFailed(
             f"cannot note in {path} that the replica's SQL thread runs: {error.strerror}",

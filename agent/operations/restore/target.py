@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from agent.errors import TargetRefused
 from agent.machine.account import FRESH, hand_over, remove_empty
 from agent.machine.as_user import done_as
-from agent.machine.host import datadir_around, nearest, sync_filesystem, sync_folder
+from agent.machine.host import datadir_around, nearest, replace_file, sync_filesystem, sync_folder
 from agent.machine.os_user import OsUser, first_user, owner_of
 from agent.machine.passage import closed_directory, possible
 
@@ -136,14 +136,7 @@ class RestoreWorkdir:
     def _noted(self) -> list[str]:
         """Return the names of all entries, and note them in a file before the first is moved."""
         if not self._note.exists() and self.datadir.exists():
-            draft = self._note.with_suffix(".partial")
-            draft.unlink(missing_ok=True)
-            with draft.open("x", encoding="utf-8") as file:
-                json.dump([entry.name for entry in self._entries()], file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self._note)
-            sync_folder(self.folder)
+            replace_file(self._note, json.dumps([entry.name for entry in self._entries()]))
         try:
             return [str(name) for name in json.loads(self._note.read_bytes())]
         except FileNotFoundError:
