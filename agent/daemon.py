@@ -69,7 +69,7 @@ class Supervision:
         watchdog = notifier.watchdog_seconds or _HEARTBEAT_SECONDS * _HEARTBEATS_PER_WATCHDOG
         self._period = min(_HEARTBEAT_SECONDS, watchdog / _HEARTBEATS_PER_WATCHDOG)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Report changes. Call it several times a second."""
         consuming, trouble = self._link.consuming.is_set(), self._link.trouble
         text = f"{'consuming' if consuming else 'not consuming'} {self._queue}"
@@ -140,7 +140,7 @@ class Daemon:
         worker.start()
         signalled = False
         while worker.alive() and link.alive() and not (signalled := self._signalled()):
-            supervision.look()
+            supervision.check()
         log.info("ending")
         self._notifier.status("ending: the running task is interrupted and cleaned up")
         self._notifier.stopping()

@@ -16,7 +16,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import properties
-from agent.broker.pace import Pace, Voice
+from agent.broker.pace import Pace, ProblemLog
 from agent.broker.session import Channel, Delivery, Session
 from agent.errors import AgentError, BrokerDenied, QueueFull, Unroutable
 
@@ -81,7 +81,7 @@ class Intake:
         self._ready = ready
         self._topology = topology
         self._pace = pace
-        self._voice = Voice()
+        self._problems = ProblemLog()
 
     async def run(self, session: Session) -> None:
         """Take messages until the connection is lost, but none after the link began to stop."""
@@ -123,10 +123,10 @@ class Intake:
         others = found.method.consumer_count - 1 if found is not None else 0
         if others <= 0 or self._given:
             self.trouble = ""
-            self._voice.calm()
+            self._problems.calm()
             return
         self.trouble = f"or waiting as stand-by: the queue has {others + 1} consumers"
-        self._voice.complain(
+        self._problems.complain(
             logging.WARNING,
             f"the queue {self._queue} has {others + 1} consumers, and only one of them gets the "
             "tasks: another agent runs for this instance, or the broker has not yet noticed that a "
@@ -163,7 +163,7 @@ class Intake:
 
     def _holds(self, error: AgentError, what: str) -> None:
         self.trouble = str(error)
-        self._voice.complain(logging.ERROR, f"{what}: {error}; {error.hint}")
+        self._problems.complain(logging.ERROR, f"{what}: {error}; {error.hint}")
 
     async def _hold(self, session: Session, channel: Channel, delivery: Delivery) -> None:
         """Offer a message again until it is kept.

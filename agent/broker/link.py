@@ -15,7 +15,7 @@ from typing import Any, Final
 from agent.broker.amqp import BrokerSettings, translated
 from agent.broker.intake import Intake, Verdict
 from agent.broker.outflow import Outbox, Outflow
-from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses, Voice
+from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses, ProblemLog
 from agent.broker.session import Session
 from agent.broker.topology import Upkeep
 from agent.errors import AgentError
@@ -51,7 +51,7 @@ class BrokerLink:
         self._settings = settings
         self._instance_id = instance_id
         self._pace = Pace(pauses)
-        self._voice = Voice()
+        self._problems = ProblemLog()
         self._upkeep = Upkeep(settings, instance_id)
         self._intake = Intake(instance_id, on_message, ready, self._upkeep, self._pace)
         self._outflow = Outflow(settings, outbox, self._pace)
@@ -135,7 +135,7 @@ class BrokerLink:
                 lasted = self._loop.time() - began
                 failures = 0 if self._connected and lasted > self._pace.pauses.longest else failures
                 self._connected = False
-                self._voice.complain(logging.WARNING, f"{error.code}: {error}; {error.hint}")
+                self._problems.complain(logging.WARNING, f"{error.code}: {error}; {error.hint}")
                 await self._pace.pause(self._pace.pauses.after(failures))
                 failures += 1
 
@@ -144,7 +144,7 @@ class BrokerLink:
         try:
             await self._upkeep.begin(session)
             self._connected = True
-            self._voice.tell(logging.INFO, f"connected to {self._settings.where}")
+            self._problems.tell(logging.INFO, f"connected to {self._settings.where}")
             await _race(
                 self._intake.run(session),
                 self._outflow.run(session),

@@ -9,7 +9,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings, properties, refusal
-from agent.broker.pace import Pace, Voice, wait
+from agent.broker.pace import Pace, ProblemLog, wait
 from agent.broker.session import Channel, Session
 from agent.crash_points import Point, reached
 from agent.errors import BrokerError, JournalError, QueueFull, Unroutable
@@ -42,7 +42,7 @@ class Outflow:
         self._settings = settings
         self._outbox = outbox
         self._pace = pace
-        self._voice = Voice()
+        self._problems = ProblemLog()
         self._channel: Channel | None = None
 
     async def run(self, session: Session) -> None:
@@ -64,11 +64,11 @@ class Outflow:
             refused = await self._send(session, report)
             if refused is None:
                 if failures:
-                    self._voice.tell(logging.INFO, "reports are taken again")
+                    self._problems.tell(logging.INFO, "reports are taken again")
                 self.trouble, failures = "", 0
                 continue
             self.trouble = "" if isinstance(refused, Unroutable) else str(refused)
-            self._voice.complain(logging.WARNING, f"{refused}; {refused.hint}")
+            self._problems.complain(logging.WARNING, f"{refused}; {refused.hint}")
             if pace.stopping.is_set():
                 return
             await self._wait(refused, failures)
@@ -126,7 +126,7 @@ class Outflow:
             try:
                 return step()
             except JournalError as error:
-                self._voice.complain(
+                self._problems.complain(
                     logging.ERROR, f"reports wait in the journal: {error}; {error.hint}"
                 )
                 if self._pace.stopping.is_set():

@@ -50,7 +50,7 @@ class Pace:
         await wait(self.stopping, seconds)
 
 
-class Voice:
+class ProblemLog:
     """The log of one part of a link, which logs a problem once for as long as it lasts."""
 
     def __init__(self) -> None:

@@ -83,7 +83,7 @@ class Probe(ControlClient):
         self._made += made
         return [f"{one.kind} {one.name}" for one in made]
 
-    def look(self, instance_id: str) -> BrokerState:
+    def observe(self, instance_id: str) -> BrokerState:
         """Return the state of an instance on the broker, and change nothing."""
         return self._run(self._look(instance_id))
 

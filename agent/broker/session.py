@@ -25,7 +25,7 @@ _CLOSE_SECONDS = 2.0
 _CONTENT_HEADER = struct.Struct(">BHLHHQ")
 
 
-class Fate(Enum):
+class Confirmation(Enum):
     """The broker's answer to a published message."""
 
     KEPT = "kept"
@@ -79,7 +79,7 @@ class Channel:
         self._deliveries: deque[Delivery] = deque()
         self._arrived = asyncio.Event()
         self._published = 0
-        self._confirms: dict[int, asyncio.Future[Fate]] = {}
+        self._confirms: dict[int, asyncio.Future[Confirmation]] = {}
         self._returned = False
         raw.add_on_close_callback(lambda _channel, reason: self._lose(reason))
         raw.add_on_cancel_callback(self._on_cancelled)
@@ -116,10 +116,10 @@ class Channel:
         self._raw.basic_publish(exchange, routing_key, body, properties, mandatory=True)
         self._published += 1
         confirm = self._confirms[self._published] = self._future()
-        fate = await _in_time(self._settings, confirm)
-        if fate is Fate.RETURNED:
+        confirmation = await _in_time(self._settings, confirm)
+        if confirmation is Confirmation.RETURNED:
             raise Unroutable(f"no queue takes messages of {routing_key} from {exchange}")
-        if fate is Fate.REFUSED:
+        if confirmation is Confirmation.REFUSED:
             raise QueueFull(f"a queue that takes {routing_key} from {exchange} is full")
 
     async def consume(self, queue: str, prefetch: int) -> str:
@@ -198,9 +198,11 @@ class Channel:
             if future.done():
                 continue
             if isinstance(frame.method, Basic.Nack):
-                future.set_result(Fate.REFUSED)
+                future.set_result(Confirmation.REFUSED)
             else:
-                future.set_result(Fate.RETURNED if returned and number == tag else Fate.KEPT)
+                future.set_result(
+                    Confirmation.RETURNED if returned and number == tag else Confirmation.KEPT
+                )
 
 
 class Session:

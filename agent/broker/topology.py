@@ -11,7 +11,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from agent.broker import wire
 from agent.broker.amqp import ACCESS_REFUSED, BrokerSettings, properties, refusal
-from agent.broker.pace import Voice
+from agent.broker.pace import ProblemLog
 from agent.broker.session import Session
 from agent.errors import BrokerDenied, QueueFull, Unroutable
 
@@ -124,7 +124,7 @@ class Upkeep:
         self.trouble = ""
         self._settings = settings
         self._instance_id = instance_id
-        self._voice = Voice()
+        self._problems = ProblemLog()
         self._may_bind = self._may_publish = True
 
     async def begin(self, session: Session) -> None:
@@ -152,12 +152,12 @@ class Upkeep:
             made = await declare(session, self._settings, self._instance_id)
         except BrokerDenied as error:
             self.trouble = str(error)
-            self._voice.complain(logging.ERROR, f"{error}; {error.hint}")
+            self._problems.complain(logging.ERROR, f"{error}; {error.hint}")
             raise
         self.trouble = ""
         if made:
             names = ", ".join(str(one) for one in made)
-            self._voice.tell(
+            self._problems.tell(
                 logging.WARNING, f"created on the broker, because it was missing: {names}"
             )
 
@@ -170,7 +170,7 @@ class Upkeep:
         if self._may_publish and await self._is_empty(session):
             await self._check_binding(session)
         if not self.trouble:
-            self._voice.calm()
+            self._problems.calm()
 
     async def _is_empty(self, session: Session) -> bool:
         """Return True if the queue has no message.
@@ -188,7 +188,7 @@ class Upkeep:
                 await _bind(session, self._settings, queue)
         except BrokerDenied:
             self._may_bind = False
-            self._voice.tell(
+            self._problems.tell(
                 logging.INFO,
                 f"the user {self._settings.address.user} may not bind queues: the agent assumes "
                 "that they are bound already",
@@ -215,9 +215,9 @@ class Upkeep:
             await _bind(session, self._settings, queue)
         except BrokerDenied as error:
             self.trouble = f"no task can come: {error}"
-            self._voice.complain(logging.ERROR, f"{self.trouble}; {error.hint}")
+            self._problems.complain(logging.ERROR, f"{self.trouble}; {error.hint}")
             return
-        self._voice.tell(
+        self._problems.tell(
             logging.WARNING,
             f"the queue {queue.name} was not bound to {queue.exchange}, so that tasks were "
             "returned to their senders. It is bound again",

@@ -127,7 +127,7 @@ def _why(broken: Mapping[str, str], backup_id: str) -> dict[str, str]:
 
 def backup_show(config: Config, arguments: argparse.Namespace) -> int:
     with wiring.catalogue(config, _keyring(config)) as catalogue:
-        listed = catalogue.look(arguments.backup)
+        listed = catalogue.find(arguments.backup)
         if listed is None:
             raise BackupUnknown(f"there is no backup {arguments.backup} in {catalogue.location}")
         why = {one.backup_id: one.why for one in _broken(listed, catalogue)}
@@ -151,7 +151,7 @@ def _broken(listed: ListedRecord, catalogue: Catalogue) -> list[Unrestorable]:
     """
     ancestry = Ancestry()
     ancestry.add(listed)
-    return [one for one in ancestry.broken(catalogue.look) if one.backup_id == listed.backup_id]
+    return [one for one in ancestry.broken(catalogue.find) if one.backup_id == listed.backup_id]
 
 
 def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
@@ -167,7 +167,7 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
             for listed in catalogue.records():
                 ancestry.add(listed)
                 yield listed
-            broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.look)}
+            broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.find)}
     except StoreNotFound as error:
         print(f"backup-agent: note: no backups found: {printable(str(error))}", file=sys.stderr)
         print(f"  what to do: {error.hint}", file=sys.stderr)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from agent.engine.loan import Loan
+from agent.engine.loan import LentWorkdir
 from agent.engine.options import options_of
 from agent.engine.process import Child
 from agent.engine.runs import BackupRun, Cause, ExtractRun, PrepareRun
@@ -195,7 +195,7 @@ class CopyingEngine(ABC):
             ConfigInvalid: the database user's name or password holds a NUL byte.
         """
         settings, secret_file = self._settings, workdir / _OPTION_FILE
-        loan = Loan(workdir, settings.socket, settings.run_as, relayed=not settings.password)
+        loan = LentWorkdir(workdir, settings.socket, settings.run_as, relayed=not settings.password)
         with ExitStack() as undo:
             undo.callback(secret_file.unlink, missing_ok=True)
             undo.callback(loan.close)
@@ -280,7 +280,7 @@ class CopyingEngine(ABC):
         stdout: bool = False,
         keep: re.Pattern[str] | None = None,
         losses: re.Pattern[str] | None = None,
-        loan: Loan | None = None,
+        loan: LentWorkdir | None = None,
         writable: Sequence[Path] | None = None,
     ) -> Child:
         own = {"HOME": str(loan.path), "TMPDIR": str(loan.path)} if loan is not None else {}

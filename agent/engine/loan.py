@@ -12,7 +12,7 @@ from agent.machine.os_user import OsUser
 _SOCKET: Final = "server.sock"
 
 
-class Loan:
+class LentWorkdir:
     """The work directory of one run, as the engine's process reaches it.
 
     The directories above the work directory are closed to other OS users. So the engine's process

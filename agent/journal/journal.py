@@ -155,7 +155,7 @@ class Journal:
             )
             return read_task(row[1])
 
-    def put_back(self, task_id: str, most_runs: int) -> bool:
+    def requeue(self, task_id: str, most_runs: int) -> bool:
         """Mark a RUNNING task as ACCEPTED again, in its old place, and return True on success.
 
         The caller makes sure that nothing is left of the interrupted run. The task stays RUNNING if

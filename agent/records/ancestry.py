@@ -18,7 +18,7 @@ from agent.records.reading import ListedRecord
 # nothing is reported about them.
 _LOOKS: Final = 200
 
-Look = Callable[[str], ListedRecord | None]
+FindRow = Callable[[str], ListedRecord | None]
 
 
 class Unrestorable(NamedTuple):
@@ -60,23 +60,23 @@ class Ancestry:
                 record.to_lsn,
             )
 
-    def broken(self, look: Look) -> list[Unrestorable]:
+    def broken(self, find_row: FindRow) -> list[Unrestorable]:
         """Return the COMPLETED backups that have no complete chain.
 
-        `look` reads one record by its id. A backup is not reported if its chain can't be checked,
-        because a key is missing or the store does not answer.
+        `find_row` reads one record by its id. A backup is not reported if its chain can't be
+        checked, because a key is missing or the store does not answer.
         """
         completed = [
             (backup_id, node.instance_id)
             for backup_id, node in self._nodes.items()
             if node.status is BackupStatus.COMPLETED
         ]
-        judged = [(*one, self._judge(one[0], look)) for one in completed]
+        judged = [(*one, self._judge(one[0], find_row)) for one in completed]
         return [
             Unrestorable(one, instance, why) for one, instance, why in judged if why is not None
         ]
 
-    def _judge(self, backup_id: str, look: Look) -> str | None:
+    def _judge(self, backup_id: str, find_row: FindRow) -> str | None:
         """Return the problem with the ancestors of a COMPLETED backup, or None if there is none."""
         path: list[str] = []
         seen: set[str] = set()
@@ -90,7 +90,7 @@ class Ancestry:
             node = self._nodes[at]
             if node.parent_id is None:
                 break
-            why, known = self._parent(node, node.parent_id, look)
+            why, known = self._parent(node, node.parent_id, find_row)
             if why is not None or not known:
                 break
             at = node.parent_id
@@ -99,11 +99,11 @@ class Ancestry:
         self._verdicts.update(dict.fromkeys(path, why))
         return why
 
-    def _parent(self, child: _Node, parent_id: str, look: Look) -> tuple[str | None, bool]:
+    def _parent(self, child: _Node, parent_id: str, find_row: FindRow) -> tuple[str | None, bool]:
         """Return the problem with a parent, and True if the parent's record is known."""
         listed = self._nodes.get(parent_id)
         if listed is None or listed.status is not BackupStatus.COMPLETED:
-            why, known = self._ask(parent_id, look)
+            why, known = self._ask(parent_id, find_row)
             if not known:
                 return why, False
         parent = self._nodes[parent_id]
@@ -116,18 +116,18 @@ class Ancestry:
             )
         return None, True
 
-    def _ask(self, parent_id: str, look: Look) -> tuple[str | None, bool]:
+    def _ask(self, parent_id: str, find_row: FindRow) -> tuple[str | None, bool]:
         """Return the problem with a parent, and True if its record is known.
 
         The record is read at most once.
         """
         if parent_id not in self._asked and len(self._asked) < _LOOKS:
-            self._asked[parent_id] = self._look(parent_id, look)
+            self._asked[parent_id] = self._find(parent_id, find_row)
         return self._asked.get(parent_id, (None, False))
 
-    def _look(self, parent_id: str, look: Look) -> tuple[str | None, bool]:
+    def _find(self, parent_id: str, find_row: FindRow) -> tuple[str | None, bool]:
         try:
-            row = look(parent_id)
+            row = find_row(parent_id)
         except (StoreBusy, StoreMismatch, StoreRejected):
             return None, False
         if row is None:

@@ -87,7 +87,7 @@ class Catalogue:
         """Return the URL of the container that holds the records."""
         return self._store.location
 
-    def look(self, backup_id: str) -> ListedRecord | None:
+    def find(self, backup_id: str) -> ListedRecord | None:
         """Return one record, even if it can't be trusted, or None if there is no such record."""
         raw = self._get(backup_id)
         return None if raw is None else self.judge(backup_id, raw)

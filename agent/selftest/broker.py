@@ -64,7 +64,7 @@ class _Group:
         return passed(login)
 
     def declare(self) -> Outcome:
-        seen = self._probe.look(self._instance_id)
+        seen = self._probe.observe(self._instance_id)
         queue = task_queue(self._instance_id)
         if seen.agents is None:
             made = self._probe.declare(self._instance_id)

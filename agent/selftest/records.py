@@ -49,7 +49,7 @@ class _Group:
                 ancestry.add(row)
                 if row.record and row.record.instance_id == instance_id:
                     own[row.state] = row
-            return _Found(own, ancestry.broken(catalogue.look))
+            return _Found(own, ancestry.broken(catalogue.find))
         except StoreNotFound:
             return _Found({}, [])  # before the first backup there is no container
 

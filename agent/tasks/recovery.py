@@ -117,7 +117,7 @@ class Recovery:
         if self._journal.kept_record(task.task_id) is not None:
             # the write of its COMPLETED record may be on its way to the store
             return False
-        if not self._journal.put_back(task.task_id, MOST_RUNS):
+        if not self._journal.requeue(task.task_id, MOST_RUNS):
             return False
         log.warning("task %s was interrupted, and begins again", task.task_id)
         return True

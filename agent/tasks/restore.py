@@ -6,7 +6,7 @@ from agent.engine.checkpoints import read_checkpoints
 from agent.machine.host import nearest
 from agent.machine.os_user import owner_of
 from agent.model import ErrorInfo, Record, RestoreTask, TaskStatus
-from agent.operations.backup.commit import as_kept
+from agent.operations.backup.commit import parse_journalled
 from agent.operations.restore.chain import RestoreOperation
 from agent.operations.restore.target import RestoreWorkdir, resolved, target_below
 from agent.pipeline.meter import Meter
@@ -52,4 +52,4 @@ class RestoreKind(TaskKind[RestoreTask]):
             return None
         work.move_up()
         work.as_user(lambda: read_checkpoints(target))
-        return as_kept(kept)
+        return parse_journalled(kept)

@@ -22,7 +22,7 @@ from agent.errors import (
 from agent.journal import Acceptance, Journal
 from agent.model import ErrorInfo, ReportDraft, Task, TaskStatus
 from agent.operations.backup.preflight import observe_lineage
-from agent.operations.backup.replica import put_back
+from agent.operations.backup.replica import restart_sql_thread
 from agent.operations.resources import BackupResources
 from agent.stop import Stop
 from agent.tasks.executor import Executor
@@ -216,7 +216,7 @@ class Worker:
             return
         self._lsn_read = time.monotonic()
         # an agent that was killed during a backup may have left the SQL thread stopped
-        put_back(self._resources)
+        restart_sql_thread(self._resources)
         try:
             observe_lineage(self._resources, self._journal.observe_lsn)
         except DatabaseError as error:

@@ -499,7 +499,7 @@ def test_the_self_tests_probe_needs_no_more_rights(
     place: Place, linked: tuple[BrokerLink, Journal]
 ) -> None:
     with SelfTestProbe(place.agent()) as probe:
-        assert probe.look(place.mine) == ([], 1, None)
+        assert probe.observe(place.mine) == ([], 1, None)
         assert probe.round_trip() is None
         assert probe.returns_unroutable() is None
         assert probe.has_readers(place.mine) is False

@@ -48,7 +48,7 @@ def supervised(
 
     def look() -> None:
         while not ended.wait(0.05):
-            supervision.look()
+            supervision.check()
 
     looking = threading.Thread(target=look)
     link.start()

@@ -159,7 +159,7 @@ def test_the_self_tests_probe_changes_nothing_and_tells(
     bound = {"exchange": None, "binding": False, "nothing": True}[gone]
     with SelfTestProbe(settings_for(site.server)) as other:
         for _ in range(2):
-            assert other.look(site.instance_id) == (missing, 1, bound)
+            assert other.observe(site.instance_id) == (missing, 1, bound)
     probe.channel.exchange_declare(wire.TASK_EXCHANGE, "direct", durable=True)
     probe.channel.queue_bind(site.queue, wire.TASK_EXCHANGE, site.instance_id)
     comes_through(site, probe)

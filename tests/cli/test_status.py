@@ -48,12 +48,12 @@ def test_an_agent_that_loses_its_broker(config: Path, capsys: pytest.CaptureFixt
     with only_agent(config.parent / "state" / "lock") as say:
         supervision = Supervision(Notifier({}), link, "backup.tasks.x", say)
         link.consuming.set()
-        supervision.look()
+        supervision.check()
         code, shown, said = status(config, capsys)
         assert (code, shown["running"], shown["consuming"]) == (0, True, True)
         assert said.endswith(f"{INSTANCE}, and takes tasks since {shown['since']}")
         link.consuming.clear()
-        supervision.look()
+        supervision.check()
         code, shown, said = status(config, capsys)
         assert (code, shown["running"], shown["consuming"]) == (1, True, False)
         assert f"takes no tasks since {shown['since']}: it has no connection" in said

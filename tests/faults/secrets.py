@@ -40,12 +40,12 @@ import logging, os, sys
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 logging.Logger.setLevel = lambda *_: None
 import agent.operations.backup.create as backup
-look = backup.look
+observe = backup.observe_instance
 def spoilt(*given):
     if os.path.exists({flag!r}):
         raise RuntimeError(f"a defect: {{given!r}} {{vars(given[0])!r}}")
-    return look(*given)
-backup.look = spoilt
+    return observe(*given)
+backup.observe_instance = spoilt
 from agent.cli.main import main
 sys.exit(main())
 """

@@ -158,7 +158,7 @@ def test_a_random_store(tmp_path: Path, seed: int) -> None:
     for one in made:
         if one.record is None or record_name(one.id) in going:
             continue
-        now = Catalogue(store, KEYS).look(one.id)
+        now = Catalogue(store, KEYS).find(one.id)
         assert now is not None
         if one.id in failed:
             assert now.record is not None

@@ -41,7 +41,7 @@ def copied(server: MariaDB, folder: Path, seconds: float = SECONDS) -> Stop:
     with (
         engine_of(server).start_backup(folder, None) as run,
         stop.on_stop(run.interrupt),
-        every(locks.interval, locks.look),
+        every(locks.interval, locks.check),
     ):
         read_all(run)
         if stop.cause is None:
@@ -149,9 +149,9 @@ def test_other_sessions_that_wait_stop_nothing(mariadb: MariaDB) -> None:
         stop = Stop()
         locks = LockWatch(database_of(mariadb), 0.1, stop)
         poll("it waits", lambda: "metadata lock" in str(mariadb.query("SHOW PROCESSLIST")), 10)
-        locks.look()
+        locks.check()
         threading.Event().wait(0.2)
-        locks.look()
+        locks.check()
         assert stop.cause is None
         holder.cursor().execute("UNLOCK TABLES")
         waiter.join()
@@ -160,7 +160,7 @@ def test_other_sessions_that_wait_stop_nothing(mariadb: MariaDB) -> None:
 def test_a_server_that_does_not_answer_stops_nothing(tmp_path: Path) -> None:
     stop = Stop()
     settings = DatabaseSettings(tmp_path / "none", "u", "p")
-    LockWatch(Database(settings), 0.1, stop).look()
+    LockWatch(Database(settings), 0.1, stop).check()
     assert stop.cause is None
 
 

@@ -14,7 +14,7 @@ from agent.engine.protocol import Engine
 from agent.errors import ConfigInvalid, StoreRejected
 from agent.machine.host import datadir_bytes
 from agent.model import Lineage
-from agent.operations.backup.preflight import InstanceState, copied_bytes, laid_out
+from agent.operations.backup.preflight import InstanceState, copied_bytes, plan_data_path
 from agent.operations.resources import PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -35,7 +35,7 @@ def planned(
     server = ServerInfo("mariadb", "10.11.6-MariaDB", "", None, Path("/data"))
     chosen = EngineVersion(cast(Engine, None), "10.11.6-MariaDB")
     found = InstanceState(server, 1, Lineage(inode=1, birth=1), datadir, chosen)
-    return laid_out(path, limits, found, None)
+    return plan_data_path(path, limits, found, None)
 
 
 @pytest.mark.parametrize("limits", [NESTED, FLAT])

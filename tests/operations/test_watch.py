@@ -57,7 +57,7 @@ def test_a_backup_that_still_is_to_be_made_is_not_disturbed(folder: DirectorySto
     place_record(folder, KEYS, making)
     watch = Watch(Catalogue(folder, KEYS), making, stop)
     for _ in range(3):
-        watch.look()
+        watch.check()
     assert stop.cause is None
 
 
@@ -69,20 +69,20 @@ def test_a_record_that_is_not_its_own_building_one_stops_it(
     place_record(folder, KEYS, making if whose == "its own" else other_attempt(making))
     if whose == "its own":
         Catalogue(folder, KEYS).condemn(making.id)
-    Watch(Catalogue(folder, KEYS), making, stop).look()
+    Watch(Catalogue(folder, KEYS), making, stop).check()
     assert isinstance(stop.cause, Cancelled if whose == "its own" else Fenced)
 
 
 def test_a_store_that_denies_the_record_once_is_not_believed(folder: DirectoryStore) -> None:
     making, stop = record(), Stop()
     watch = Watch(Catalogue(folder, KEYS), making, stop)
-    watch.look()
+    watch.check()
     place_record(folder, KEYS, making)
-    watch.look()
+    watch.check()
     Catalogue(folder, KEYS).forget(making.id)
-    watch.look()
+    watch.check()
     assert stop.cause is None
-    watch.look()
+    watch.check()
     assert isinstance(stop.cause, Cancelled)
 
 
@@ -94,7 +94,7 @@ def test_a_store_that_does_not_answer_stops_nothing(folder: DirectoryStore) -> N
     stop = Stop()
     watch = Watch(Silent(folder, KEYS), record(), stop)
     for _ in range(5):
-        watch.look()
+        watch.check()
     assert stop.cause is None
 
 
@@ -106,7 +106,7 @@ def test_a_token_that_has_expired_ends_the_making_at_the_first_look(
             raise TokenExpired("401")
 
     stop = Stop()
-    Watch(Expired(folder, KEYS), record(), stop).look()
+    Watch(Expired(folder, KEYS), record(), stop).check()
     assert isinstance(stop.cause, TokenExpired)
 
 
@@ -148,7 +148,7 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
     for name, found in (
         ("look", None),
         ("usable_base", ParentChain((base, parent))),
-        ("laid_out", None),
+        ("plan_data_path", None),
     ):
         monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
     making.make_way(base.id)
@@ -176,8 +176,8 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     making = operation(folder, request, Stop())
     monkeypatch.setattr(backup_module, "look", lambda *_: found)
     monkeypatch.setattr(backup_module, "usable_base", lambda *_: ParentChain((base,)))
-    monkeypatch.setattr(backup_module, "laid_out", lambda *_: None)
-    monkeypatch.setattr(backup_module, "surveyed", lambda *_: None)
+    monkeypatch.setattr(backup_module, "plan_data_path", lambda *_: None)
+    monkeypatch.setattr(backup_module, "prepare_proof", lambda *_: None)
     Catalogue(folder, KEYS).condemn(base.id)
     with pytest.raises(ParentUnusable, match="DELETING") as raised:
         making.run()

@@ -333,7 +333,7 @@ def test_a_record_that_can_not_be_trusted(
         catalogue.begin(_changed(one, status=BUILDING, attempt=str(uuid4())))
     with pytest.raises(error):
         catalogue.write(_changed(one, status=FAILED))
-    listed = catalogue.look(one.id)
+    listed = catalogue.find(one.id)
     assert listed is not None
     assert listed.backup_id == one.id
     assert listed.state is state
@@ -352,7 +352,7 @@ def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(
 ) -> None:
     one = completed()
     _put(store, record_name(one.id), keyring("k2").sign(one.model_dump_json().encode()))
-    listed = catalogue.look(one.id)
+    listed = catalogue.find(one.id)
     assert listed is not None
     assert listed.record == one
 
@@ -434,7 +434,7 @@ def test_a_record_of_another_key_with_the_same_id_is_not_called_damaged(
     one = completed(keys=other.wrap_all(bytes(32)))
     raw = other.sign(one.model_dump_json().encode())
     _put(store, record_name(one.id), raw)
-    assert catalogue.look(one.id) == ListedRecord(one.id, RecordState.OTHER_KEY, one)
+    assert catalogue.find(one.id) == ListedRecord(one.id, RecordState.OTHER_KEY, one)
     with pytest.raises(KeyNotHere, match="another key 'k1' than the one on this machine") as caught:
         catalogue.read(one.id)
     assert KEYS.active.fingerprint in str(caught.value)

@@ -227,7 +227,7 @@ def test_a_task_that_is_to_be_cancelled_is_not_begun_again(site: Site) -> None:
     site.begin(task, building.attempt)
     cancel = CancelTask(task_id=str(uuid4()), cancels=task.task_id)
     site.accept(cancel, TaskStatus.RUNNING)
-    assert not site.journal.put_back(task.task_id, MOST_RUNS)
+    assert not site.journal.requeue(task.task_id, MOST_RUNS)
     site.recover()
     assert [final.status for final in site.finals(task)] == [TaskStatus.CANCELLED]
     assert [final.status for final in site.finals(cancel)] == [TaskStatus.DONE]

@@ -18,7 +18,7 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
         RecordDamaged: the record in the journal can't be read.
         ParentUnusable: the bytes of an ancestor are missing or changed.
     """
-    record = as_kept(journalled)
+    record = parse_journalled(journalled)
     resources.catalogue.fence(record)
     limits = resources.store.limits()
     manifest = Manifest(resources.store, limits, record.id, record.attempt, sealed=record.sealed)
@@ -31,7 +31,7 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
     return record
 
 
-def as_kept(journalled: str) -> Record:
+def parse_journalled(journalled: str) -> Record:
     """Parse a record from the journal. Raise RecordDamaged if it can't be read."""
     try:
         return Record.model_validate_json(journalled)

@@ -45,15 +45,15 @@ from agent.operations.backup.preflight import (
     InstanceState,
     ObserveLsn,
     check_place,
-    laid_out,
-    look,
+    observe_instance,
+    plan_data_path,
+    prepare_proof,
     series,
-    surveyed,
     usable_base,
     whole_chain,
 )
 from agent.operations.backup.proof import Proof, ProvedStream
-from agent.operations.backup.replica import sql_thread_kept
+from agent.operations.backup.replica import sql_thread_running
 from agent.operations.backup.watch import WATCH_SECONDS, Watch
 from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
@@ -118,7 +118,7 @@ class BackupOperation:
             check_place(self._resources.store_folder, [self._resources.database.server().datadir])
         self._resources.store.open()
         limits = self._resources.store.limits()
-        found = look(self._resources, self._observe_lsn)
+        found = observe_instance(self._resources, self._observe_lsn)
         with only_backup(found.server.datadir) if self._resources.exclusive else nullcontext():
             return self._make(limits, found)
 
@@ -126,10 +126,10 @@ class BackupOperation:
         base = usable_base(self._resources, self._task, found, self._stop.check)
         self._ancestry = {self._task.backup.id, *(record.id for record in base.chain)}
         self._make_way()
-        plan = laid_out(self._resources.path, limits, found, self._task.limits.cores)
+        plan = plan_data_path(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        completeness = surveyed(self._resources, found, base, self._stop.check)
+        completeness = prepare_proof(self._resources, found, base, self._stop.check)
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(
@@ -258,18 +258,18 @@ class BackupOperation:
         _make_private(scratch)
         try:
             with (
-                sql_thread_kept(self._unbound),
+                sql_thread_running(self._unbound),
                 engine.start_backup(scratch, from_lsn) as engine_run,
                 self._stop.on_stop(engine_run.interrupt),
-                every(WATCH_SECONDS, watch.look, name="watch"),
-                every(locks.interval, locks.look, name="lock watch"),
+                every(WATCH_SECONDS, watch.check, name="watch"),
+                every(locks.interval, locks.check, name="lock watch"),
             ):
                 run = DiagnosedRun(engine_run, self._resources)
                 stream = ProvedStream(run, from_lsn, completeness, found.lsn)
                 self._upload(stream, _sealing(record, data_key), send, plan)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        watch.look()
+        watch.check()
         # Raises if a statement in SHOW ENGINE INNODB STATUS imitates the line with the LSN. The
         # engine would believe such an LSN and leave redo log out.
         self._resources.database.lsn()

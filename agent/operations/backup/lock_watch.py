@@ -51,7 +51,7 @@ class LockWatch:
         """Return the seconds between two calls of `look`."""
         return min(_LONGEST_INTERVAL, self._seconds / 4)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Read the process list once, and request the stop if the engine waits too long.
 
         An error is only logged: if the list can't be read, the engine itself will fail.

@@ -80,7 +80,7 @@ def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
         )
 
 
-def look(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
+def observe_instance(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
     """Query the server and the host for the state of the instance.
 
     `observe_lsn` returns the generation of a lineage.
@@ -165,7 +165,7 @@ def usable_base(
         return ParentChain()
 
 
-def surveyed(
+def prepare_proof(
     resources: BackupResources, found: InstanceState, base: ParentChain, check: Check
 ) -> Completeness:
     """List the files and tablespaces that the backup must hold.
@@ -200,7 +200,7 @@ def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> 
     )
 
 
-def laid_out(
+def plan_data_path(
     path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
 ) -> Plan:
     """Return the data path's plan, with segments so large that one object can join them all.

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sql_thread_kept(resources: BackupResources) -> Iterator[None]:
+def sql_thread_running(resources: BackupResources) -> Iterator[None]:
     """Run a block, and then start the replica's SQL threads that ran before it.
 
     The block is a run of the engine. Does nothing without [engine] safe_slave_backup.
@@ -32,17 +32,17 @@ def sql_thread_kept(resources: BackupResources) -> Iterator[None]:
     if not resources.safe_slave_backup:
         yield
         return
-    put_back(resources)
+    restart_sql_thread(resources)
     running = resources.database.replica_sql_running()
     if running:
         _note(_file(resources), running)
     try:
         yield
     finally:
-        put_back(resources)
+        restart_sql_thread(resources)
 
 
-def put_back(resources: BackupResources) -> None:
+def restart_sql_thread(resources: BackupResources) -> None:
     """Start the SQL threads that are noted in the file, and remove the file.
 
     A failure is only logged. If a thread can't be started, the file stays for the next call.

@@ -26,7 +26,7 @@ class Watch:
         self._stop = stop
         self._gone = 0
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Read the record once, and request the stop if the backup may not go on.
 
         A record that can't be read is ignored, because the commit reads it again. An expired token

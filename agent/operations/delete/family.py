@@ -180,7 +180,7 @@ class DeleteOperation:
         """
         self._stop.check()
         try:
-            row = self._catalogue.look(backup_id)
+            row = self._catalogue.find(backup_id)
         except (StoreMismatch, StoreRejected) as error:
             log.warning(
                 "cannot read the record of backup %s, so its parent is unknown: %s",

@@ -127,7 +127,7 @@ class GcOperation:
         found = self._find()
         while batch := list(islice(found, _BATCH)):
             yield from batch if self.dry_run else self._collect(batch)
-        self.broken = self._ancestry.broken(self._catalogue.look)
+        self.broken = self._ancestry.broken(self._catalogue.find)
 
     def _find(self) -> Iterator[Orphan]:
         for stored in stored_backups(self._store, self._catalogue):
@@ -151,7 +151,7 @@ class GcOperation:
             if orphan is None:
                 return None, stored.youngest  # no object is known to belong to this instance
             try:
-                listed = self._catalogue.look(stored.backup_id)
+                listed = self._catalogue.find(stored.backup_id)
             except (StoreMismatch, StoreRejected) as error:
                 return orphan.left(f"cannot read its record: {error}"), stored.youngest
             if listed is None:
@@ -190,7 +190,7 @@ class GcOperation:
         return orphan
 
     def _unchanged(self, orphan: Orphan) -> bool:
-        there = self._catalogue.look(orphan.backup_id)
+        there = self._catalogue.find(orphan.backup_id)
         if there is None or orphan.record is None:
             return there is None and orphan.record is None
         if orphan.what in (OrphanKind.INTERRUPTED, OrphanKind.GIVEN_UP, OrphanKind.DELETING):

@@ -41,7 +41,7 @@ def keep(descriptor: int, etag: str) -> bool:
     return True
 
 
-def keep_beside(folder: int, file: str, etag: str) -> None:
+def write_beside(folder: int, file: str, etag: str) -> None:
     """Keep the ETag in a separate file beside the file.
 
     The name of that file is on the disk after the next fsync of the directory.
@@ -59,8 +59,8 @@ def keep_beside(folder: int, file: str, etag: str) -> None:
         os.close(descriptor)
 
 
-def forget_beside(folder: int, file: str) -> None:
-    """Delete the file that `keep_beside` made, if there is one."""
+def remove_beside(folder: int, file: str) -> None:
+    """Delete the file that `write_beside` made, if there is one."""
     with suppress(FileNotFoundError):
         os.unlink(digest_name(file), dir_fd=folder)
 

@@ -23,10 +23,10 @@ from urllib.parse import quote
 from agent.errors import StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.store.directory.etags import (
     etag_of,
-    forget_beside,
     keep,
-    keep_beside,
     kept,
+    remove_beside,
+    write_beside,
 )
 from agent.store.directory.files import Folder, read_into, reading, translated, write_all
 from agent.store.directory.paths import Place, component, container_directory, place
@@ -107,7 +107,7 @@ class DirectoryStore:
                 nonlocal moved
                 moved = True
                 if beside is not None:
-                    keep_beside(folder, there.file, beside)
+                    write_beside(folder, there.file, beside)
 
             self._folder.settle(inside, temporary, there.folders, there.file, then)
 
@@ -161,7 +161,7 @@ class DirectoryStore:
             with suppress(FileNotFoundError), self._folder.enter(folders) as folder:
                 with suppress(FileNotFoundError):
                     os.unlink(there.file, dir_fd=folder)
-                forget_beside(folder, there.file)
+                remove_beside(folder, there.file)
                 os.fsync(folder)
             with suppress(FileNotFoundError):
                 self._folder.remove_empty(folders)
