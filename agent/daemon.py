@@ -51,7 +51,7 @@ class Supervision:
     from one that reads from an engine, or waits for its prepare, for hours. If the journal is
     stuck, which the worker shares with the loop, the loop stops as well.
 
-    `look` is called while both threads live. `say` writes the same to the state directory, for
+    `check` is called while both threads live. `say` writes the same to the state directory, for
     `backup-agent status`.
     """
 

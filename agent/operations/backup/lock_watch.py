@@ -48,7 +48,7 @@ class LockWatch:
 
     @property
     def interval(self) -> float:
-        """Return the seconds between two calls of `look`."""
+        """Return the seconds between two calls of `check`."""
         return min(_LONGEST_INTERVAL, self._seconds / 4)
 
     def check(self) -> None:
