@@ -41,16 +41,16 @@ class Remains:
     def object(self, kind: str) -> str:
         return f"{self.backup_id}.{kind}"
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         """Store an object that `remove` will delete, and return its MD5."""
         # before the put: a put that fails may have stored the object
-        self.expect(shelf, name)
+        self.expect(container, name)
         with self._flight():
-            return self._store.put(shelf, name, parts)
+            return self._store.put(container, name, parts)
 
-    def expect(self, shelf: Container, name: str) -> None:
+    def expect(self, container: Container, name: str) -> None:
         """Note the name of an object that will be stored, so that `remove` deletes it."""
-        self._names.add((shelf, name))
+        self._names.add((container, name))
 
     def end(self) -> None:
         """Refuse further puts, wait for running ones, and delete all objects.
@@ -79,8 +79,8 @@ class Remains:
     def remove(self) -> None:
         """Delete all objects. Raise StoreError if one can't be deleted."""
         with ThreadPoolExecutor(_LANES, "remove") as workers:
-            for shelf, name in workers.map(self._delete, sorted(self._names, key=str)):
-                self._names.discard((shelf, name))
+            for container, name in workers.map(self._delete, sorted(self._names, key=str)):
+                self._names.discard((container, name))
 
     def _delete(self, one: tuple[Container, str]) -> tuple[Container, str]:
         self._store.delete(*one)

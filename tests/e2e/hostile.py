@@ -20,7 +20,7 @@ from agent.store.protocol import Container, Store
 from tests.codec.streams import head, remove, rename, whole
 from tests.golden import make, places, rescue
 from tests.operations.stored import place_record, put
-from tests.pipeline.path import PLAN, MemorySource, Shelf as Sent, upload
+from tests.pipeline.path import PLAN, MemorySource, SegmentSink as Sent, upload
 
 REWRITE = 2
 _CODE = """

@@ -61,7 +61,7 @@ class Chain:
     def names(self, record: Record) -> list[str]:
         """Return the names of a backup's segments, in order."""
         prefix = backup_prefix(record.id)
-        found = [name for shelf, name in self.objects if name.startswith(prefix)]
+        found = [name for container, name in self.objects if name.startswith(prefix)]
         return sorted(name for name in found if name.rsplit("/", 1)[1].isdigit())
 
     def restore(self, store: Store, target: Path) -> "Sink":
@@ -164,7 +164,7 @@ def snapshot(store: Store) -> dict[Place, bytes]:
 
 
 def _places(store: Store) -> list[Place]:
-    return [(shelf, row.name) for shelf in Container for row in store.list(shelf)]
+    return [(container, row.name) for container in Container for row in store.list(container)]
 
 
 def put_back(store: Store, before: Objects, after: Mapping[Place, bytes | None]) -> None:

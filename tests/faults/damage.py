@@ -94,8 +94,8 @@ def _apply(store: Store, changes: Changes, chance: Random) -> None:
 
 def _file(store: Store, place: Place) -> Path:
     """Return the path of an object in a store directory, as docs/format.md describes it."""
-    shelf, name = place
-    return Path(f"{store.location.removeprefix('file://')}{shelf.value}") / name
+    container, name = place
+    return Path(f"{store.location.removeprefix('file://')}{container.value}") / name
 
 
 def _still_whole(chain: Chain) -> None:

@@ -137,8 +137,8 @@ class Canaries:
             for backup_id in self.ids
         }
         for container, records in ((self.own, {}), (self.other, good)):
-            for shelf in (container, f"{container}_segments"):
-                self._objects._swift.put_container(shelf)
+            for group in (container, f"{container}_segments"):
+                self._objects._swift.put_container(group)
             for backup_id in self.ids:
                 record = records.get(backup_id, b"{}\n{}\n")
                 self._objects.put(container, f"{backup_id}.json", record)
@@ -163,9 +163,9 @@ class Canaries:
     def _look(self) -> list[object]:
         seen: list[object] = []
         for container in (self.own, self.other):
-            for shelf in (container, f"{container}_segments"):
-                _, rows = self._objects._swift.get_container(shelf, full_listing=True)
-                seen += [(shelf, row["name"], row["hash"], row["last_modified"]) for row in rows]
+            for group in (container, f"{container}_segments"):
+                _, rows = self._objects._swift.get_container(group, full_listing=True)
+                seen += [(group, row["name"], row["hash"], row["last_modified"]) for row in rows]
         for folder in ("restore", "beside", "keys"):
             seen += sorted(_files(self._agent.folder / folder))
         channel = self._answers._channel

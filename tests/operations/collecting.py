@@ -61,7 +61,7 @@ def age(folder: DirectoryStore, *beginnings: str, seconds: float = 25 * HOUR) ->
 
 
 def names(store: Store) -> set[str]:
-    return {name for shelf in held(store) for name in shelf}
+    return {name for container in held(store) for name in container}
 
 
 def one_of_each(store: Store) -> tuple[list[str], set[str]]:

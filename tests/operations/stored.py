@@ -28,22 +28,22 @@ class Held(NamedTuple):
         """Return the objects without those of the given backups."""
         return Held(
             *(
-                {name: row for name, row in shelf.items() if not name.startswith(backup_ids)}
-                for shelf in self
+                {name: row for name, row in container.items() if not name.startswith(backup_ids)}
+                for container in self
             )
         )
 
     def of(self, backup_id: str) -> list[str]:
         """Return the names of all objects of one backup."""
-        return [name for shelf in self for name in shelf if name.startswith(backup_id)]
+        return [name for container in self for name in container if name.startswith(backup_id)]
 
 
 def held(store: Store) -> Held:
-    return Held(*({row.name: row for row in store.list(shelf)} for shelf in Container))
+    return Held(*({row.name: row for row in store.list(container)} for container in Container))
 
 
-def put(store: Store, shelf: Container, name: str, body: bytes) -> ManifestEntry:
-    return ManifestEntry(name, len(body), store.put(shelf, name, [memoryview(body)]))
+def put(store: Store, container: Container, name: str, body: bytes) -> ManifestEntry:
+    return ManifestEntry(name, len(body), store.put(container, name, [memoryview(body)]))
 
 
 def place_record(store: Store, keys: Keyring, record: Record) -> None:

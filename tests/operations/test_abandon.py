@@ -33,13 +33,13 @@ class Full(DirectoryStore):
     kind: type[StoreFull | StoreRejected | StoreDenied] = StoreFull
     without_effect = True
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         prefix = attempt_prefix(self.making.id, self.making.attempt)
         if any(self.list(Container.SEGMENTS, prefix)):
             error = self.kind("no room")
             error.without_effect = self.without_effect
             raise error
-        return super().put(shelf, name, parts)
+        return super().put(container, name, parts)
 
 
 def full_with(folder: DirectoryStore, making: Record) -> Full:

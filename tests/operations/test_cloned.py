@@ -120,7 +120,7 @@ def test_a_listing_that_still_shows_what_is_gone_keeps_no_backup(folder: Directo
         folder.delete(Container.SEGMENTS, row.name)
 
     class Lagging(DirectoryStore):
-        def list(self, shelf: Container, prefix: str = ""):  # type: ignore[no-untyped-def]
+        def list(self, container: Container, prefix: str = ""):  # type: ignore[no-untyped-def]
             return iter(rows)
 
     lagging = Lagging(folder._root, "database_backups_x")

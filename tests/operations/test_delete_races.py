@@ -108,8 +108,8 @@ class Behind(DirectoryStore):
 
     hidden: frozenset[str] = frozenset()
 
-    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        rows = super().list(shelf, prefix)
+    def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        rows = super().list(container, prefix)
         return (row for row in rows if row.name.removesuffix(".json") not in self.hidden)
 
 

@@ -107,7 +107,7 @@ def test_older_attempts_go_whoever_has_the_id_now(folder: DirectoryStore) -> Non
     assert [(one.what, one.objects, len(one.attempts)) for one in seen] == [
         (OrphanKind.OLDER_ATTEMPT, 4, 2)
     ] * 2
-    assert names(folder) == {name for shelf in before for name in shelf}
+    assert names(folder) == {name for container in before for name in container}
 
 
 @pytest.mark.parametrize("status", [BackupStatus.FAILED, BackupStatus.CANCELLED])
@@ -263,8 +263,8 @@ def test_names_that_nobody_knows_stay(folder: DirectoryStore) -> None:
         (Container.OBJECTS, f"{lost.id}.txt"),
         (Container.OBJECTS, "someone-elses"),
     ]
-    for shelf, name in strangers:
-        put(folder, shelf, name, b"mine")
+    for container, name in strangers:
+        put(folder, container, name, b"mine")
     put(folder, Container.OBJECTS, object_name(lost.id), b"whose?")
     age(folder)
     assert summary(collected(folder)) == [(OrphanKind.NO_RECORD, lost.id, 2)]
@@ -341,12 +341,12 @@ def without(store: Store, name: str, *, listed: bool, found_by: int = 0) -> Any:
     """Return a store that doesn't find the object `name`, except in the read number `found_by`."""
     reads = itertools.count(1)
 
-    def get(shelf: Container, wanted: str, limit: int) -> bytes:
+    def get(container: Container, wanted: str, limit: int) -> bytes:
         missing = wanted == name and next(reads) != found_by
-        return store.get(shelf, "no-such" if missing else wanted, limit)
+        return store.get(container, "no-such" if missing else wanted, limit)
 
-    def rows(shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        return (row for row in store.list(shelf, prefix) if listed or row.name != name)
+    def rows(container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        return (row for row in store.list(container, prefix) if listed or row.name != name)
 
     return Meddled(store, get=get, list=rows)
 
@@ -538,8 +538,8 @@ def test_memory_does_not_grow_with_the_segments(folder: DirectoryStore) -> None:
     age(folder)
     [template] = folder.list(Container.SEGMENTS)
 
-    def rows(shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
-        if shelf is Container.OBJECTS:
+    def rows(container: Container, prefix: str = "") -> Iterator[StoredObject]:
+        if container is Container.OBJECTS:
             return iter(())
         return (
             template._replace(name=segment_name(lost.id, lost.attempt, number))

@@ -79,9 +79,9 @@ def make(dice: random.Random, folder: Path) -> Made:
     lowest = dice.choice([0, 2, 2, 2, 4, 5])
     ages = {name: dice.choice(AGES[lowest:]) for name in files}
     for name, body in files.items():
-        shelf = "database_backups_x_segments" if "/" in name else "database_backups_x"
+        container = "database_backups_x_segments" if "/" in name else "database_backups_x"
         on_disk = place(name)
-        path = folder.joinpath(shelf, *on_disk.folders, on_disk.file)
+        path = folder.joinpath(container, *on_disk.folders, on_disk.file)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(body)
         then = path.stat().st_mtime - ages[name] * 3600

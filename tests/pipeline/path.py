@@ -43,7 +43,7 @@ class MemorySource:
         return len(piece)
 
 
-class Shelf:
+class SegmentSink:
     """A store of segments. It copies them, because the slabs are reused."""
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ def upload(
 
 def stored(data: bytes, *, plan: Plan = PLAN) -> list[bytes]:
     """Upload `data` and return its segments."""
-    shelf = Shelf()
-    assert upload(MemorySource(data), shelf.send, plan=plan) == len(shelf.segments)
-    return shelf.joined()
+    sink = SegmentSink()
+    assert upload(MemorySource(data), sink.send, plan=plan) == len(sink.segments)
+    return sink.joined()
 
 
 def fetch_from(segments: Sequence[bytes] | Mapping[int, bytes]) -> Fetch:

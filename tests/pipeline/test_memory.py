@@ -10,7 +10,7 @@ from agent.codec.aead import SLAB
 from agent.errors import ConfigInvalid
 from agent.pipeline.buffers import BLOCK, MIB, Plan, Pool, plan
 from agent.stop import Stop
-from tests.pipeline.path import Shelf, download, fetch_from, noise, stored, upload
+from tests.pipeline.path import SegmentSink, download, fetch_from, noise, stored, upload
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -56,11 +56,11 @@ def test_an_upload_of_300_mb_stays_within_its_plan(peak: Callable[[], int]) -> N
 
 
 def test_a_download_of_100_mb_stays_within_its_plan(peak: Callable[[], int]) -> None:
-    shelf = Shelf()
-    upload(Repeated(95), shelf.send, plan=SMALL)
-    segments = shelf.joined()
+    sink = SegmentSink()
+    upload(Repeated(95), sink.send, plan=SMALL)
+    segments = sink.joined()
     held = sum(map(len, segments))
-    shelf.segments.clear()
+    sink.segments.clear()
     gc.collect()
     tracemalloc.reset_peak()
     written = [0]

@@ -11,7 +11,7 @@ from agent.pipeline.buffers import BLOCK
 from tests.pipeline.path import (
     PLAN,
     MemorySource,
-    Shelf,
+    SegmentSink,
     data_with_members_of,
     download,
     noise,
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.timeout(60)
 
 
 def _stored(data: bytes) -> list[bytes]:
-    shelf = Shelf()
-    assert upload(MemorySource(data), shelf.send, sealing=PlainSealing()) == len(shelf.segments)
-    return shelf.joined()
+    sink = SegmentSink()
+    assert upload(MemorySource(data), sink.send, sealing=PlainSealing()) == len(sink.segments)
+    return sink.joined()
 
 
 def _opened(segments: list[bytes]) -> bytes:

@@ -14,7 +14,7 @@ from tests.pipeline.path import (
     PLAN,
     LockStep,
     MemorySource,
-    Shelf,
+    SegmentSink,
     data_with_members_of,
     download,
     fetch_from,
@@ -87,20 +87,20 @@ def test_segments_may_be_sent_and_fetched_in_any_order(seed: int) -> None:
     data = noise(18 * BLOCK)
     total = len(stored(data))
     sending, fetching = (LockStep(PLAN.connections, total, seed) for _ in range(2))
-    shelf, sink = Shelf(), bytearray()
+    sent, sink = SegmentSink(), bytearray()
 
     def send(number: int, parts: list[memoryview]) -> None:
         sending.passing(number)
-        shelf.send(number, parts)
+        sent.send(number, parts)
 
     upload(MemorySource(data), send)
-    copy = fetch_from(shelf.segments)
+    copy = fetch_from(sent.segments)
 
     def fetch(number: int, buffer: memoryview) -> None:
         fetching.passing(number)
         copy(number, buffer)
 
-    download(shelf.joined(), sink.extend, fetch=fetch)
+    download(sent.joined(), sink.extend, fetch=fetch)
     assert sink == data
     for order in (sending.passed, fetching.passed):
         assert sorted(order) == list(range(total))
@@ -114,17 +114,17 @@ def test_short_reads_of_the_source_are_kept_in_order() -> None:
         def read_into(self, buffer: memoryview) -> int:
             return super().read_into(buffer[: 1 + self.reads % 3 * 40_000])
 
-    shelf = Shelf()
-    upload(Dripping(data), shelf.send)
-    assert opened(shelf.joined()) == data
+    sink = SegmentSink()
+    upload(Dripping(data), sink.send)
+    assert opened(sink.joined()) == data
 
 
 def test_the_meter_counts_both_directions_the_same() -> None:
     data = noise(5 * BLOCK) + bytes(5 * BLOCK)
-    up, down, shelf = Meter(), Meter(), Shelf()
-    upload(MemorySource(data), shelf.send, meter=up)
-    download(shelf.joined(), lambda _block: None, meter=down)
+    up, down, sink = Meter(), Meter(), SegmentSink()
+    upload(MemorySource(data), sink.send, meter=up)
+    download(sink.joined(), lambda _block: None, meter=down)
     assert up.raw_bytes == down.raw_bytes == len(data)
-    assert up.compressed_bytes == down.compressed_bytes == len(_unsealed(shelf.joined()))
-    assert up.stored_bytes == down.stored_bytes == sum(map(len, shelf.joined()))
+    assert up.compressed_bytes == down.compressed_bytes == len(_unsealed(sink.joined()))
+    assert up.stored_bytes == down.stored_bytes == sum(map(len, sink.joined()))
     assert up.measured().bottleneck in ("engine", "store", "deflate")

@@ -25,7 +25,7 @@ from tests.pipeline.path import (
     KEY,
     PLAN,
     MemorySource,
-    Shelf,
+    SegmentSink,
     noise,
     opened,
     upload,
@@ -79,41 +79,41 @@ def _raising(error: BaseException, at: int) -> Callable[[int], None]:
 @pytest.mark.parametrize("at", [0, 1, 17])
 def test_the_source_fails(at: int) -> None:
     error = EngineFailed("the server was killed")
-    shelf = Shelf()
+    sink = SegmentSink()
     with pytest.raises(EngineFailed) as raised:
-        upload(MemorySource(BIG, _raising(error, at)), shelf.send)
+        upload(MemorySource(BIG, _raising(error, at)), sink.send)
     assert raised.value is error
     # The stored bytes are not a whole stream, because its last slab was never sealed.
     with pytest.raises(DataDamaged):
-        opened(shelf.joined() or [b"nothing was stored"])
+        opened(sink.joined() or [b"nothing was stored"])
 
 
 def test_a_source_that_fails_at_its_very_end_leaves_no_whole_stream() -> None:
     data = noise(5 * BLOCK)
-    shelf = Shelf()
+    sink = SegmentSink()
     with pytest.raises(EngineFailed):
-        upload(MemorySource(data, _raising(EngineFailed("exit status 1"), 5)), shelf.send)
-    assert 2 not in shelf.segments
+        upload(MemorySource(data, _raising(EngineFailed("exit status 1"), 5)), sink.send)
+    assert 2 not in sink.segments
     with pytest.raises(DataDamaged):
-        opened(shelf.joined() or [b"nothing was stored"])
+        opened(sink.joined() or [b"nothing was stored"])
 
 
 @pytest.mark.parametrize("at", [0, 3, 14])
 def test_a_send_fails(at: int) -> None:
     error = StoreFull("quota exceeded")
-    shelf = Shelf()
+    sink = SegmentSink()
     source = MemorySource(BIG)
 
     def send(number: int, parts: list[memoryview]) -> None:
         _raising(error, at)(number)
-        shelf.send(number, parts)
+        sink.send(number, parts)
 
     with pytest.raises(StoreFull) as raised:
         upload(source, send)
     assert raised.value is error
-    assert at not in shelf.segments
+    assert at not in sink.segments
     # Only the segments that were already in memory were sent after it.
-    assert max(shelf.segments, default=0) <= at + PLAN.segments_in_memory
+    assert max(sink.segments, default=0) <= at + PLAN.segments_in_memory
     assert source.reads <= (at + 1 + PLAN.segments_in_memory) * 2 + PLAN.slots + 1
 
 
@@ -136,7 +136,7 @@ def test_deflate_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(upload_module, "deflate_member", deflate)
     with pytest.raises(MemoryError) as raised:
-        upload(MemorySource(BIG), Shelf().send)
+        upload(MemorySource(BIG), SegmentSink().send)
     assert raised.value is error
 
 
@@ -148,7 +148,7 @@ def test_sealing_fails() -> None:
             return super().seal(slab, index, length, last)
 
     with pytest.raises(Internal, match="out of nonces"):
-        upload(MemorySource(BIG), Shelf().send, sealing=Broken(KEY, BACKUP_ID))
+        upload(MemorySource(BIG), SegmentSink().send, sealing=Broken(KEY, BACKUP_ID))
 
 
 def test_a_failed_send_releases_a_source_that_blocks_and_stays_the_cause() -> None:
@@ -233,18 +233,18 @@ def test_a_stop_ends_an_upload_that_waits_for_its_pace() -> None:
             return super().read_into(buffer)
 
     def run(stop: Stop) -> int:
-        return upload(Noticed(), Shelf().send, stop=stop, bytes_per_second=1)
+        return upload(Noticed(), SegmentSink().send, stop=stop, bytes_per_second=1)
 
     assert _stop_in_the_middle(reached, run, Cancelled("by the operator")) < 2
 
 
 def test_a_stop_before_the_start_reads_and_sends_nothing() -> None:
-    stop, source, shelf = Stop(), MemorySource(BIG), Shelf()
+    stop, source, sink = Stop(), MemorySource(BIG), SegmentSink()
     stop.request(Cancelled("before it began"))
     with pytest.raises(Cancelled):
-        upload(source, shelf.send, stop=stop)
+        upload(source, sink.send, stop=stop)
     assert source.reads == 0
-    assert not shelf.segments
+    assert not sink.segments
 
 
 def test_with_all_sends_stuck_no_more_is_read_than_the_memory_holds() -> None:

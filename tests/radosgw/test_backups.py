@@ -101,8 +101,8 @@ def restored(agent: Agent, ledger: Ledger, backup_id: str) -> dict[str, int]:
 
 def stored(objects: Objects, backup_id: str) -> list[str]:
     """Return the names of all stored objects of a backup."""
-    shelves = (objects.container, objects.segments)
-    return [name for shelf in shelves for name in objects.names(shelf, backup_id)]
+    containers = (objects.container, objects.segments)
+    return [name for container in containers for name in objects.names(container, backup_id)]
 
 
 @contextmanager

@@ -43,20 +43,20 @@ class Watched(SwiftStore):
         self.under_way = 0
         self._lock = threading.Lock()
 
-    def get(self, shelf: Container, name: str, limit: int) -> bytes:
+    def get(self, container: Container, name: str, limit: int) -> bytes:
         with self._lock:
             self.asked.append(name)
             self.under_way += 1
             self.at_once = max(self.at_once, self.under_way)
         try:
-            return super().get(shelf, name, limit)
+            return super().get(container, name, limit)
         finally:
             with self._lock:
                 self.under_way -= 1
 
-    def list(self, shelf: Container, prefix: str = "") -> Iterator[StoredObject]:
+    def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
         """Yield the rows of the listing. Names in `stale` get their former ETag."""
-        for row in super().list(shelf, prefix):
+        for row in super().list(container, prefix):
             yield row._replace(etag=self.stale.get(row.name, row.etag))
 
 

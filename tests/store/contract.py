@@ -110,7 +110,7 @@ class StoreContract:
             store.get_into(Container.SEGMENTS, fresh(), memoryview(bytearray(1)))
         assert list(store.list(Container.OBJECTS, fresh())) == []
 
-    def test_the_shelves_are_apart(self, store: Store) -> None:
+    def test_the_containers_are_apart(self, store: Store) -> None:
         name = fresh()
         store.put(Container.OBJECTS, name, views(b"object"))
         with pytest.raises(StoreNotFound):

@@ -355,16 +355,16 @@ TOO_LONG = ["x" * 252, "a/" + "%" * 90, "/".join(["x" * 100] * 11)]
 @pytest.mark.parametrize("name", HOSTILE + TOO_LONG)
 def test_hostile_names_are_refused(store: DirectoryStore, tmp_path: Path, name: str) -> None:
     before = sorted(tmp_path.rglob("*"))
-    for shelf in Container:
+    for container in Container:
         with pytest.raises(StoreRejected):
-            store.put(shelf, name, views(b"x"))
+            store.put(container, name, views(b"x"))
         with pytest.raises(StoreRejected):
-            store.get(shelf, name, 1)
+            store.get(container, name, 1)
         with pytest.raises(StoreRejected):
-            store.get_into(shelf, name, memoryview(bytearray(1)))
+            store.get_into(container, name, memoryview(bytearray(1)))
         with pytest.raises(StoreRejected):
-            store.delete(shelf, name)
-        assert list(store.list(shelf, name)) == []
+            store.delete(container, name)
+        assert list(store.list(container, name)) == []
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -393,20 +393,20 @@ def test_links_are_not_followed(store: DirectoryStore, tmp_path: Path) -> None:
     assert [path.read_bytes() for path in outside.iterdir()] == [b"secret"]
 
 
-@pytest.mark.parametrize("shelf", Container)
-def test_a_container_that_is_a_link_is_refused(tmp_path: Path, shelf: Container) -> None:
+@pytest.mark.parametrize("container", Container)
+def test_a_container_that_is_a_link_is_refused(tmp_path: Path, container: Container) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     folder = tmp_path / "backups"
     folder.mkdir()
-    (folder / (CONTAINER + shelf.value)).symlink_to(outside)
+    (folder / (CONTAINER + container.value)).symlink_to(outside)
     store = DirectoryStore(folder, CONTAINER)
     with pytest.raises(StoreRejected):
         store.open()
     with pytest.raises(StoreRejected):
-        store.put(shelf, "x", views(b"x"))
+        store.put(container, "x", views(b"x"))
     with pytest.raises(StoreRejected):
-        list(store.list(shelf))
+        list(store.list(container))
     assert list(outside.iterdir()) == []
 
 

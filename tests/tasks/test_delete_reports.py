@@ -42,10 +42,10 @@ def test_a_delete_that_a_silent_store_and_a_restart_cut_off_names_all_that_went(
     place(site.store, site.keys, base, child, grandchild)
 
     class Silent(DirectoryStore):
-        def delete(self, shelf: Container, name: str) -> None:
+        def delete(self, container: Container, name: str) -> None:
             if name == record_name(child.id):
                 raise StoreBusy("503")
-            super().delete(shelf, name)
+            super().delete(container, name)
 
     task, whole = DeleteTask(task_id=str(uuid4()), backup_id=base.id), site.store
     site.begin(task)

@@ -164,7 +164,7 @@ def test_what_is_left_of_an_attempt_that_lost_its_id_goes(site: Site) -> None:
 
 def test_one_look_that_finds_no_record_takes_no_finished_backup(site: Site) -> None:
     class Blind(DirectoryStore):
-        def get(self, shelf: Container, name: str, limit: int) -> bytes:
+        def get(self, container: Container, name: str, limit: int) -> bytes:
             raise StoreNotFound(name)
 
     done = completed()
@@ -274,7 +274,7 @@ class Full(DirectoryStore):
 
     asked = 0
 
-    def put(self, shelf: Container, name: str, parts: Sequence[memoryview]) -> str:
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         self.asked += 1
         raise StoreFull(f"put {name}: no space is left")
 

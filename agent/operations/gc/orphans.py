@@ -111,7 +111,7 @@ class BackupObjects:
     objects: dict[str, int] = field(default_factory=dict)
     attempts: dict[str, _Tally] = field(default_factory=lambda: defaultdict(_Tally))
 
-    def add(self, row: ListedRecord | StoredObject, shelf: Container) -> None:
+    def add(self, row: ListedRecord | StoredObject, container: Container) -> None:
         """Note the record, or count one row of the store's listing."""
         if isinstance(row, ListedRecord):
             self.listed = row
@@ -119,12 +119,12 @@ class BackupObjects:
         if row.name != checks_name(self.backup_id):
             # The checks don't count, because a verify run writes only them, perhaps every day.
             self.youngest = max(self.youngest, unix_seconds(row.modified))
-        attempt = attempt_in(row.name) if shelf is Container.SEGMENTS else None
+        attempt = attempt_in(row.name) if container is Container.SEGMENTS else None
         if attempt is not None and (
             attempt in self.attempts or len(self.attempts) < _MOST_ATTEMPTS
         ):
             self.attempts[attempt].add(row.size)
-        elif shelf is Container.OBJECTS and row.name in _known_names(self.backup_id):
+        elif container is Container.OBJECTS and row.name in _known_names(self.backup_id):
             self.objects[row.name] = row.size
         else:
             self.unknown = True
@@ -181,24 +181,24 @@ def stored_backups(store: Store, catalogue: Catalogue) -> Iterator[BackupObjects
     for backup_id, group in groupby(rows, key=attrgetter("backup_id")):
         stored = BackupObjects(backup_id)
         for row in group:
-            stored.add(row.found, row.shelf)
+            stored.add(row.found, row.container)
         yield stored
 
 
 class _Row(NamedTuple):
     backup_id: str
     found: ListedRecord | StoredObject
-    shelf: Container = Container.OBJECTS
+    container: Container = Container.OBJECTS
 
 
-def _rows(store: Store, shelf: Container) -> Iterator[_Row]:
+def _rows(store: Store, container: Container) -> Iterator[_Row]:
     last, known = "", False
-    for row in store.list(shelf):
+    for row in store.list(container):
         backup_id = row.name[:_UUID_LENGTH]
         if backup_id != last:
             last, known = backup_id, is_uuid(backup_id)
         if known:
-            yield _Row(backup_id, row, shelf)
+            yield _Row(backup_id, row, container)
 
 
 def without_record(stored: BackupObjects, instance_id: str) -> Orphan | None:
