@@ -76,14 +76,16 @@ def proved(
     server_lsn: int = 0,
     datadir: Path = Path("/nonexistent"),
     check: Check = lambda: None,
-    read: Listing | None = None,
+    checked_spaces: Listing | None = None,
     version: tuple[str, str] = ("mariadb", "10.11.6-MariaDB"),
 ) -> Proof | None:
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
     server = ServerInfo(*version, "", None, datadir)
-    completeness = Completeness(server, lambda: next(listings), survey, from_lsn, check, read)
+    completeness = Completeness(
+        server, lambda: next(listings), survey, from_lsn, check, checked_spaces
+    )
     source = ProvedStream(cast(BackupRun, engine), from_lsn, completeness, server_lsn)
     while source.read_into(memoryview(bytearray(64))):
         assert source.proof is None
@@ -320,12 +322,12 @@ def test_what_came_while_tables_were_read_for_imports_is_read_at_the_end(tmp_pat
     (tmp_path / "db/a.ibd").write_bytes(lsn_page(60) + lsn_page(0))
     now = spaces(first_id=30, a=5)
     altered = {5: Tablespace("db/#sql-alter-1.ibd", SMALL, 30)}
-    assert proved(stream, now, from_lsn=50, datadir=tmp_path, read=now)
+    assert proved(stream, now, from_lsn=50, datadir=tmp_path, checked_spaces=now)
     for read in (spaces(first_id=20, a=5), spaces(first_id=20, b=7), {}):
         with pytest.raises(StreamIncomplete, match=r"db/a\.ibd was imported during"):
-            proved(stream, now, from_lsn=50, datadir=tmp_path, read=read)
+            proved(stream, now, from_lsn=50, datadir=tmp_path, checked_spaces=read)
     with pytest.raises(StreamIncomplete, match=r"db/a\.ibd was made by an ALTER that") as caught:
-        proved(stream, now, from_lsn=50, datadir=tmp_path, read=altered)
+        proved(stream, now, from_lsn=50, datadir=tmp_path, checked_spaces=altered)
     assert "full backup" in caught.value.hint
 
 
@@ -334,7 +336,9 @@ def test_what_was_made_before_the_engine_began_must_be_there(tmp_path: Path) -> 
     read = spaces(first_id=20, a=5)
     before = spaces(first_id=20, a=5, b=6)
     with pytest.raises(StreamIncomplete, match=r"db/b\.ibd among them"):
-        proved(meta("db/a.ibd", 5) + own, before, from_lsn=50, datadir=tmp_path, read=read)
+        proved(
+            meta("db/a.ibd", 5) + own, before, from_lsn=50, datadir=tmp_path, checked_spaces=read
+        )
 
 
 def test_a_general_tablespace_is_in_it_or_was_not_there(tmp_path: Path) -> None:

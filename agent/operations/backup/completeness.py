@@ -59,10 +59,11 @@ class Completeness:
     Make it before the engine starts, because it lists the tablespaces that the stream must hold.
     Call `prove` after the engine has ended.
 
-    `from_lsn` is the LSN at which an incremental begins, None for a full backup. `read` is the list
-    of tablespaces from before `check_imports` read their files, which may take hours. `prove` reads
-    the tablespaces that came after that list. `read` is None for a full backup. `check` is called
-    repeatedly, and raises the cause if the task is stopped.
+    `from_lsn` is the LSN at which an incremental begins, None for a full backup.
+    `checked_spaces` is the list of tablespaces from before `check_imports` read their files, which
+    may take hours. `prove` reads the tablespaces that came after that list. `checked_spaces` is
+    None for a full backup. `check` is called repeatedly, and raises the cause if the task is
+    stopped.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Completeness:
         survey: Survey,
         from_lsn: int | None,
         check: Check,
-        read: Listing | None = None,
+        checked_spaces: Listing | None = None,
     ) -> None:
         self.survey = survey
         self.tablespaces = tablespaces
@@ -80,7 +81,7 @@ class Completeness:
         self._from_lsn = from_lsn
         self._check = check
         self._before = tablespaces()
-        self._read = self._before if read is None else read
+        self._checked_spaces = self._before if checked_spaces is None else checked_spaces
 
     def prove(self, parser: MendedStream, words_about: WordsAbout) -> Tables:
         """Check that a complete stream holds every table, and return the tables in it.
@@ -166,9 +167,9 @@ class Completeness:
 
         Such tables are few, so the check reads little.
         """
-        last_id = _last_id(self._read)
+        last_id = _last_id(self._checked_spaces)
         for number, space in after.items():
-            old = self._read.get(number)
+            old = self._checked_spaces.get(number)
             finished = old is not None and half_made(old.path)
             came = space.table_id > last_id or (old is not None and not old.whole)
             if not came or not space.whole:

@@ -124,12 +124,12 @@ def observe_lineage(resources: BackupResources, observe_lsn: ObserveLsn) -> tupl
 class ParentChain(NamedTuple):
     """The chain of records that an incremental continues, from the full backup to the parent.
 
-    `read` is the list of tablespaces that were checked for imports. For a full backup the chain is
-    empty and `read` is None.
+    `checked_spaces` is the list of tablespaces that were checked for imports. For a full backup the
+    chain is empty and `checked_spaces` is None.
     """
 
     chain: tuple[Record, ...] = ()
-    read: Listing | None = None
+    checked_spaces: Listing | None = None
 
     @property
     def parent(self) -> Record | None:
@@ -155,9 +155,9 @@ def usable_base(
     try:
         chain = _checked(resources, parent_id, found)
         check_stored(resources, chain)
-        read = resources.database.tablespaces()
-        check_imports(chain[-1], read, found.server.datadir, check)
-        return ParentChain(tuple(chain), read)
+        spaces = resources.database.tablespaces()
+        check_imports(chain[-1], spaces, found.server.datadir, check)
+        return ParentChain(tuple(chain), spaces)
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
@@ -182,7 +182,7 @@ def prepare_proof(
     )
     from_lsn = base.parent.to_lsn if base.parent else None
     listing = resources.database.tablespaces
-    return Completeness(found.server, listing, survey, from_lsn, check, base.read)
+    return Completeness(found.server, listing, survey, from_lsn, check, base.checked_spaces)
 
 
 def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
