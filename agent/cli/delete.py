@@ -22,7 +22,7 @@ from agent.cli.verb import (
 )
 from agent.config.settings import Config
 from agent.errors import Interrupted
-from agent.journal import known_children
+from agent.journal import known_parents
 from agent.model import DeleteTask, Record
 from agent.operations.delete.family import DeleteOperation
 from agent.pipeline.meter import Meter
@@ -122,7 +122,7 @@ def _operation(config: Config) -> Iterator[DeleteOperation]:
             meter=Meter(),
             stop=stop,
             on_begin=_ignore,
-            children=lambda: known_children(config.agent.journal_file),
+            parents=lambda: known_parents(config.agent.journal_file),
         )
     finally:
         store.close()

@@ -16,7 +16,7 @@ from agent.cli import embedded, tables
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, on_signals
 from agent.config.settings import Config
 from agent.errors import AgentError, Interrupted
-from agent.journal import busy_backups, known_children
+from agent.journal import busy_backups, known_parents
 from agent.model import printable
 from agent.operations.gc.collect import GcOperation
 from agent.operations.gc.orphans import Orphan, OrphanKind
@@ -96,7 +96,7 @@ def _operation(config: Config, *, dry_run: bool) -> Iterator[GcOperation]:
             Catalogue(store, wiring.keyring(config), wiring.record_cache(config)),
             config.agent.instance_id,
             busy=lambda: busy_backups(journal),
-            children=lambda: known_children(journal),
+            parents=lambda: known_parents(journal),
             connections=config.pipeline.connections,
             stop=stop,
             dry_run=dry_run,

@@ -2,7 +2,7 @@
 
 from agent.journal.cancels import cancellation, refused
 from agent.journal.journal import Acceptance, InterruptedTask, Journal
-from agent.journal.reading import busy_backups, known_children, overview
+from agent.journal.reading import busy_backups, known_parents, overview
 
 __all__ = [
     "Acceptance",
@@ -10,7 +10,7 @@ __all__ = [
     "Journal",
     "busy_backups",
     "cancellation",
-    "known_children",
+    "known_parents",
     "overview",
     "refused",
 ]

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 
 from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answered, ended_by, open_cancels, target_of
-from agent.journal.children import children
 from agent.journal.file import JournalFile
 from agent.journal.form import read_task, report_bytes, task_bytes
 from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
+from agent.journal.parents import parents
 from agent.model import CancelTask, Report, ReportDraft, Task, TaskStatus
 
 # In bytes. A task of 64 KiB with its first report takes less.
@@ -288,10 +288,10 @@ class Journal:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None
 
-    def children(self) -> dict[str, str]:
+    def parents(self) -> dict[str, str]:
         """Return the parent of each incremental that a task made or will make."""
         with self._file.transaction() as db:
-            return children(db)
+            return parents(db)
 
     def next_report(self) -> Report | None:
         """Return the unsent report with the lowest number, or None if all were sent."""

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.errors import JournalError
-from agent.journal.children import children
 from agent.journal.file import read_only
 from agent.journal.form import read_report, read_task
+from agent.journal.parents import parents
 
 
 class Unfinished(NamedTuple):
@@ -62,7 +62,7 @@ def busy_backups(path: Path) -> frozenset[str] | None:
         return frozenset(one for (body,) in rows if (one := read_task(body).subject))
 
 
-def known_children(path: Path) -> dict[str, str]:
+def known_parents(path: Path) -> dict[str, str]:
     """Return the parent of each incremental that the journal knows, none if there is no journal.
 
     Raises:
@@ -71,7 +71,7 @@ def known_children(path: Path) -> dict[str, str]:
     if not _exists(path):
         return {}
     with read_only(path) as db:
-        return children(db)
+        return parents(db)
 
 
 def _exists(path: Path) -> bool:

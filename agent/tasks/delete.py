@@ -58,7 +58,7 @@ class DeleteKind(TaskKind[DeleteTask]):
             meter=meter,
             stop=stop,
             on_begin=begin,
-            children=journal.children,
+            parents=journal.parents,
         )
         try:
             with reporter.progress(task, meter, lambda: begun.root):

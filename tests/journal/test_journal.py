@@ -487,7 +487,7 @@ def test_a_journal_of_version_3_is_taken_over_whole(tmp_path: Path) -> None:
         assert create.task.subject == "a17461ab-6c97-4abf-8890-9f8b10886ecc"
         assert journal.kept_record(ids[1]) == '{"kept": true}'
         assert [cancel.cancels for cancel in journal.cancels()] == [ids[1]]
-        assert journal.children() == {create.task.subject: "b17461ab-6c97-4abf-8890-9f8b10886ecc"}
+        assert journal.parents() == {create.task.subject: "b17461ab-6c97-4abf-8890-9f8b10886ecc"}
         assert journal.status(ids[5]) is TaskStatus.DONE
         assert unsent(journal) == len(expected)
         journal.close()

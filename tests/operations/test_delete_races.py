@@ -123,7 +123,7 @@ def test_children_that_only_the_journal_knows_go_with_their_parent(tmp_path: Pat
     place(store, KEYS, base, child, grandchild, listed, other)
     store.hidden = frozenset({child.id, grandchild.id})
     known = {child.id: base.id, grandchild.id: child.id, str(uuid4()): base.id, other.id: "x"}
-    operation = deletion(store, children=lambda: known)
+    operation = deletion(store, parents=lambda: known)
     operation.run(base.id)
     store.hidden = frozenset()
     assert {row.name[:36] for row in store.list(Container.OBJECTS)} == {other.id}

@@ -51,7 +51,7 @@ class DeleteOperation:
         on_begin: is called with the root, already DELETING, before the store is changed.
         patience_seconds: how long to wait for running backups to stop.
         at_rest: attempts that have ended, so the delete doesn't wait for them.
-        children: returns the ids of the incrementals in the journal, each with its parent's id. A
+        parents: returns the ids of the incrementals in the journal, each with its parent's id. A
             listing of the store may lack them.
 
     Attributes:
@@ -70,7 +70,7 @@ class DeleteOperation:
         on_begin: Callable[[Record], None],
         patience_seconds: float = PATIENCE_SECONDS,
         at_rest: Collection[str] = (),
-        children: Callable[[], Mapping[str, str]] = dict,
+        parents: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store.bound(stop)
         self._catalogue = catalogue.bound(self._store)
@@ -80,7 +80,7 @@ class DeleteOperation:
         self._on_begin = on_begin
         self._patience_seconds = patience_seconds
         self._waited = set(at_rest)
-        self._known_children = children
+        self._known_parents = parents
         self._warned: set[str] = set()
         self.planned: list[str] = []
         self.deleted: list[BackupNode] = []
@@ -135,7 +135,7 @@ class DeleteOperation:
             KeyNotHere: the key for the record of a descendant is missing.
         """
         family = Family(root, self._rows())
-        known, asked = self._known_children(), set(family.members)
+        known, asked = self._known_parents(), set(family.members)
         # A child from the journal may have children itself, in the listing or in the journal.
         while hidden := [child for child in known if known[child] in asked and child not in asked]:
             asked.update(hidden)

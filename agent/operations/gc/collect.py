@@ -73,7 +73,7 @@ class GcOperation:
 
     Args:
         busy: returns the ids of the backups of all unfinished tasks, None if there is no journal.
-        children: returns the ids of the incrementals in the journal, each with its parent's id.
+        parents: returns the ids of the incrementals in the journal, each with its parent's id.
         gap_seconds: the time between the two reads that must find no record.
 
     Attributes:
@@ -93,13 +93,13 @@ class GcOperation:
         stop: Stop,
         dry_run: bool = False,
         gap_seconds: float = GAP_SECONDS,
-        children: Callable[[], Mapping[str, str]] = dict,
+        parents: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store.bound(stop)
         self._catalogue = catalogue.bound(self._store)
         self._instance_id = instance_id
         self._busy = busy
-        self._children = children
+        self._parents = parents
         self._connections = connections
         self._stop = stop
         self.dry_run = dry_run
@@ -236,6 +236,6 @@ class GcOperation:
             meter=Meter(),
             stop=self._stop,
             on_begin=lambda record: log.info("continuing the delete of backup %s", record.id),
-            children=self._children,
+            parents=self._parents,
             at_rest=[orphan.record.attempt] if orphan.record else (),
         ).run(orphan.backup_id)

@@ -13,13 +13,13 @@ from agent.model import CreateTask
 _CREATE = CreateTask.model_fields["type"].default
 
 
-def children(db: sqlite3.Connection) -> dict[str, str]:
+def parents(db: sqlite3.Connection) -> dict[str, str]:
     """Return the parent of each incremental that a task of the journal made or will make."""
     rows = db.execute("SELECT ended IS NULL, body, last_report FROM tasks")
-    return dict(pair for row in rows for pair in _child(*row))
+    return dict(pair for row in rows for pair in _pairs_of(*row))
 
 
-def _child(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[str, str]]:
+def _pairs_of(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[str, str]]:
     if unfinished:
         task = read_task(body)
         if isinstance(task, CreateTask) and task.backup.parent_id is not None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from uuid import uuid4
 
-from agent.journal import Journal, known_children
+from agent.journal import Journal, known_parents
 from agent.model import BackupRequest, CreateTask, PingTask, ReportDraft, Task, TaskStatus
 from tests.records.made import INSTANCE, completed
 
@@ -21,7 +21,7 @@ def accept(journal: Journal, *tasks: Task) -> None:
 
 def test_parents_are_known_before_and_after_the_end_of_a_task(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    assert known_children(path) == {}
+    assert known_parents(path) == {}
     journal = Journal(path, INSTANCE, str(uuid4()))
     parent = str(uuid4())
     full, waiting, done, refused = (create(one) for one in (None, parent, parent, parent))
@@ -33,5 +33,5 @@ def test_parents_are_known_before_and_after_the_end_of_a_task(tmp_path: Path) ->
         end = ReportDraft(task_id=task.task_id, type=task.type, status=status, backup=backup)
         journal.report(end)
     expected = {waiting.backup.id: parent, done.backup.id: parent}
-    assert journal.children() == known_children(path) == expected
+    assert journal.parents() == known_parents(path) == expected
     journal.close()
