@@ -262,17 +262,18 @@ class Journal:
         with self._file.transaction() as db:
             db.execute("UPDATE tasks SET attempt = ? WHERE task_id = ?", (attempt, task_id))
 
-    def keep_record(self, task_id: str, record_json: str) -> None:
-        """Keep a record for a running task until its end.
+    def keep_note(self, task_id: str, text: str) -> None:
+        """Keep a text for a running task until its end.
 
-        A create keeps the finished record that it commits next. A delete keeps the record of its
-        root. A restore keeps the record of its backup when the whole datadir is on the disk.
+        A create keeps the finished record that it commits next. A delete keeps its root's record
+        and the ids of the backups that it deletes. A restore keeps the record of its backup when
+        the whole datadir is on the disk.
         """
         with self._file.transaction() as db:
-            db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (record_json, task_id))
+            db.execute("UPDATE tasks SET record = ? WHERE task_id = ?", (text, task_id))
 
-    def forget_record(self, task_id: str) -> None:
-        """Drop the kept record, if there is one.
+    def forget_note(self, task_id: str) -> None:
+        """Drop the kept text, if there is one.
 
         If there is none, no room on the disk is needed.
         """
@@ -282,8 +283,8 @@ class Journal:
                 (task_id,),
             )
 
-    def kept_record(self, task_id: str) -> str | None:
-        """Return exactly the text that `keep_record` was given, or None if there is none."""
+    def kept_note(self, task_id: str) -> str | None:
+        """Return exactly the text that `keep_note` was given, or None if there is none."""
         with self._file.transaction() as db:
             row = db.execute("SELECT record FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
             return row[0] if row else None

@@ -36,7 +36,7 @@ class Cancellation:
             late = not stop.request(cancellation(cancel))
         else:
             # it is about to begin, or waits until the store can tell how it ended
-            late = self._journal.kept_record(cancel.cancels) is not None
+            late = self._journal.kept_note(cancel.cancels) is not None
         if late:
             problem = TooLate(f"task {cancel.cancels} is already being completed")
             self._journal.report(refused(cancel, problem))
@@ -50,9 +50,9 @@ class Cancellation:
     def possible(self, task: Task, stop: Stop) -> Iterator[None]:
         """Register `stop` for cancels of `task` inside the block, also for earlier ones.
 
-        A task that has begun to commit or to delete, as its kept record shows, can't be cancelled.
+        A task that has begun to commit or to delete, as its kept note shows, can't be cancelled.
         """
-        if self._journal.kept_record(task.task_id) is not None:
+        if self._journal.kept_note(task.task_id) is not None:
             stop.ignore(Cancelled)
         with self._lock:
             self._running = task.task_id, stop

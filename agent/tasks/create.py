@@ -59,7 +59,7 @@ class CreateKind(TaskKind[CreateTask]):
             stop=stop,
             observe_lsn=journal.observe_lsn,
             on_begin=lambda record: reporter.tell(task, TaskStatus.RUNNING, record=record),
-            on_finished=lambda record: journal.keep_record(task.task_id, record.model_dump_json()),
+            on_finished=lambda record: journal.keep_note(task.task_id, record.model_dump_json()),
         )
         journal.keep_attempt(task.task_id, operation.attempt)
         self._running = place_of(task), operation
@@ -89,7 +89,7 @@ class CreateKind(TaskKind[CreateTask]):
         try:
             if not operation.undecided:
                 # a crash from here on must not complete it: FAILED may be on its way
-                self._tools.journal.forget_record(task.task_id)
+                self._tools.journal.forget_note(task.task_id)
         except JournalError as problem:
             log.warning("the journal cannot drop the record of the failed backup: %s", problem)
             raise OutcomeUnknown(operation.attempt) from cause
@@ -117,7 +117,7 @@ class CreateKind(TaskKind[CreateTask]):
         """Finish a commit that had begun. Else mark the record FAILED and remove the segments."""
         catalogue = resources.catalogue
         record = catalogue.read(task.backup.id)
-        finished = self._tools.journal.kept_record(task.task_id)
+        finished = self._tools.journal.kept_note(task.task_id)
         if record is None or record.attempt != attempt:
             if not finished:
                 # there is no record, or another attempt's, so this one can never be committed

@@ -41,14 +41,14 @@ class DeleteKind(TaskKind[DeleteTask]):
                 continued until it ends.
         """
         journal, reporter, meter = self._tools.journal, self._tools.reporter, Meter()
-        begun = BegunDelete.of(journal.kept_record(task.task_id))
+        begun = BegunDelete.of(journal.kept_note(task.task_id))
 
         def begin(record: Record) -> None:
             nonlocal begun
             begun = begun.more(record, operation.planned)
             # a cancel comes too late from here on
             stop.ignore(Cancelled)
-            journal.keep_record(task.task_id, begun.to_text())
+            journal.keep_note(task.task_id, begun.to_text())
             reporter.tell(task, TaskStatus.RUNNING, record=begun.root)
 
         operation = DeleteOperation(

@@ -114,7 +114,7 @@ class Recovery:
             return False
         if record is not None and not _failed_by_interruption(record):
             return False
-        if self._journal.kept_record(task.task_id) is not None:
+        if self._journal.kept_note(task.task_id) is not None:
             # the write of its COMPLETED record may be on its way to the store
             return False
         if not self._journal.requeue(task.task_id, MOST_RUNS):
@@ -145,7 +145,7 @@ class Recovery:
             if is_silence(problem):
                 return False
             # reported now, and cleaned up when there is room: its bytes were removed to make some
-            full = isinstance(problem, StoreFull) and self._journal.kept_record(task_id) is None
+            full = isinstance(problem, StoreFull) and self._journal.kept_note(task_id) is None
         reached(Point.RECOVERED)
         interrupted = clean and info.code == Interrupted.code
         # the journal may have deleted a task that was reported

@@ -33,7 +33,7 @@ class RestoreKind(TaskKind[RestoreTask]):
                 meter=meter,
                 stop=stop,
                 run_id=task.task_id,
-                on_whole=lambda record: journal.keep_record(task.task_id, record.model_dump_json()),
+                on_whole=lambda record: journal.keep_note(task.task_id, record.model_dump_json()),
             )
             reporter.tell(task, TaskStatus.RUNNING)
             with reporter.progress(task, meter, lambda: None):
@@ -46,7 +46,7 @@ class RestoreKind(TaskKind[RestoreTask]):
         """
         target = resolved(self._tools.restore_roots, Path(task.target))
         work = RestoreWorkdir(target, task.task_id, owner_of(nearest(target)))
-        kept = self._tools.journal.kept_record(task.task_id)
+        kept = self._tools.journal.kept_note(task.task_id)
         if kept is None:
             work.remove()
             return None

@@ -367,14 +367,14 @@ def test_the_finished_record_is_kept_to_the_byte_until_the_end(
     task = ping()
     accept(journal, task)
     journal.claim()
-    assert journal.kept_record(task.task_id) is None
-    journal.keep_record(task.task_id, '{"a":  "é"}')
+    assert journal.kept_note(task.task_id) is None
+    journal.keep_note(task.task_id, '{"a":  "é"}')
     journal.report(draft(task, TaskStatus.RUNNING))
     journal.close()
     again = Journal(path, INSTANCE, RUN)
-    assert again.kept_record(task.task_id) == '{"a":  "é"}'
+    assert again.kept_note(task.task_id) == '{"a":  "é"}'
     again.report(draft(task, TaskStatus.DONE))
-    assert again.kept_record(task.task_id) is None
+    assert again.kept_note(task.task_id) is None
     again.close()
 
 
@@ -485,7 +485,7 @@ def test_a_journal_of_version_3_is_taken_over_whole(tmp_path: Path) -> None:
         assert (create.task.task_id, create.runs) == (ids[1], 1)
         assert create.attempt == "c17461ab-6c97-8abf-8890-9f8b10886ecc"
         assert create.task.subject == "a17461ab-6c97-4abf-8890-9f8b10886ecc"
-        assert journal.kept_record(ids[1]) == '{"kept": true}'
+        assert journal.kept_note(ids[1]) == '{"kept": true}'
         assert [cancel.cancels for cancel in journal.cancels()] == [ids[1]]
         assert journal.parents() == {create.task.subject: "b17461ab-6c97-4abf-8890-9f8b10886ecc"}
         assert journal.status(ids[5]) is TaskStatus.DONE

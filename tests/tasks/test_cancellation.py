@@ -164,7 +164,7 @@ def test_what_is_being_brought_to_its_end_can_only_be_interrupted(
     journal: Journal, cancellation: Cancellation
 ) -> None:
     task = running(journal)
-    journal.keep_record(task.task_id, "{}")
+    journal.keep_note(task.task_id, "{}")
     waiting, during = cancel_of(task.task_id), cancel_of(task.task_id)
     accept(journal, waiting)
     with cancellation.possible(task, stop := Stop()):

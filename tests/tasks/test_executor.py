@@ -61,7 +61,7 @@ def performed(
         "error": error,
         "undecided": undecided,
         "seen": [],
-        "kept": lambda _self: site.journal.kept_record(task.task_id),
+        "kept": lambda _self: site.journal.kept_note(task.task_id),
     }
     failing = type("Ended", (Failing,), ends)
     monkeypatch.setattr(create_module, "BackupOperation", failing)
@@ -81,7 +81,7 @@ def test_no_record_says_failed_where_one_that_says_completed_may_be_under_way(
     assert site.finals(task) == []
     there = Catalogue(site.store, site.keys).need(task.backup.id)
     assert there.status is BackupStatus.BUILDING
-    assert site.journal.kept_record(task.task_id) is not None
+    assert site.journal.kept_note(task.task_id) is not None
 
 
 def test_what_the_journal_keeps_as_finished_is_not_given_up(
@@ -90,7 +90,7 @@ def test_what_the_journal_keeps_as_finished_is_not_given_up(
     def fail(_journal: Journal, _task_id: str) -> None:
         raise JournalError("no space is left")
 
-    monkeypatch.setattr(Journal, "forget_record", fail)
+    monkeypatch.setattr(Journal, "forget_note", fail)
     task, failing = performed(site, monkeypatch, StoreFull("no room"), undecided=False)
     assert failing.seen == []
     assert site.finals(task) == []

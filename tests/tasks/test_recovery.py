@@ -171,7 +171,7 @@ def test_one_look_that_finds_no_record_takes_no_finished_backup(site: Site) -> N
     place(site.store, site.keys, done)
     task, before, seeing = create(done.id), held(site.store), site.store
     site.begin(task, done.attempt)
-    site.journal.keep_record(task.task_id, done.model_dump_json())
+    site.journal.keep_note(task.task_id, done.model_dump_json())
     site.store = Blind(site.folder / "store", "database_backups_x")
     site.recover()
     assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
@@ -254,7 +254,7 @@ def test_a_commit_that_had_begun_is_never_begun_again(site: Site) -> None:
     task = create(building.id, retry=True)
     site.begin(task, building.attempt)
     finished = completed(id=building.id, attempt=building.attempt)
-    site.journal.keep_record(task.task_id, finished.model_dump_json())
+    site.journal.keep_note(task.task_id, finished.model_dump_json())
     site.recover()
     assert [final.status for final in site.finals(task)] == [TaskStatus.FAILED]
     assert held(site.store).segments
@@ -367,7 +367,7 @@ def test_a_restore_that_asks_for_it_is_begun_again(site: Site) -> None:
 def test_a_datadir_that_was_whole_is_moved_up(site: Site, moved: int) -> None:
     task, work = restore(site)
     of = completed(id=task.backup_id)
-    site.journal.keep_record(task.task_id, of.model_dump_json())
+    site.journal.keep_note(task.task_id, of.model_dump_json())
     for entry in sorted(work.datadir.iterdir())[:moved]:
         entry.rename(work.target / entry.name)
     site.recover()
@@ -380,7 +380,7 @@ def test_a_datadir_that_was_whole_is_moved_up(site: Site, moved: int) -> None:
 
 def test_a_target_that_somebody_emptied_is_not_called_restored(site: Site) -> None:
     task, work = restore(site)
-    site.journal.keep_record(task.task_id, completed().model_dump_json())
+    site.journal.keep_note(task.task_id, completed().model_dump_json())
     work.remove()
     (work.target / "mine").write_text("somebody's")
     site.recover()
