@@ -15,7 +15,7 @@ class CancelKind(TaskKind[CancelTask]):
         self._tools = tools
         self._cancellation = cancellation
 
-    def accepted(self, task: CancelTask, *, is_new: bool) -> None:
+    def after_journalled(self, task: CancelTask, *, is_new: bool) -> None:
         reached(Point.CANCEL_JOURNALLED)
         self._cancellation.take(task)
         if self._tools.journal.has_ended(task.cancels):

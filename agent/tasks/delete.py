@@ -21,7 +21,7 @@ class DeleteKind(TaskKind[DeleteTask]):
         self._tools = tools
         self._creates = creates
 
-    def accepted(self, task: DeleteTask, *, is_new: bool) -> None:
+    def after_journalled(self, task: DeleteTask, *, is_new: bool) -> None:
         """Cancel a running backup that the delete would remove.
 
         The worker is busy with that backup, and would take the delete only after its end.

@@ -42,7 +42,7 @@ class TaskKind(Generic[T]):
     done_when_accepted = False
     continues = False
 
-    def accepted(self, task: T, *, is_new: bool) -> None:
+    def after_journalled(self, task: T, *, is_new: bool) -> None:
         """Do the part of a task that can't wait. The broker's thread calls this after journalling.
 
         `is_new` is False if the journal knew the task already, or refused it.

@@ -87,7 +87,7 @@ class Worker:
             self._journal.check_disk()
         accepted = self._accept(task, answer=not redelivered)
         reached(Point.ACCEPTED)
-        kind.accepted(task, is_new=accepted is Acceptance.NEW)
+        kind.after_journalled(task, is_new=accepted is Acceptance.NEW)
         self._work.set()
         self._wake()
         return ACK
