@@ -15,7 +15,7 @@ from agent.operations.resources import BackupResources
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.tasks.kind import TaskKind, TaskTools
-from agent.tasks.outcome import BackupFailed, Outcome, OutcomeUnknown, is_silence, stop_with
+from agent.tasks.outcome import BackupFailed, Outcome, OutcomeUnknown, may_answer_later, stop_with
 from agent.tasks.stores import StorePlace, place_of
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class CreateKind(TaskKind[CreateTask]):
         Raises:
             OutcomeUnknown: the backup may be COMPLETED, or the journal cannot be written.
         """
-        if operation.undecided and is_silence(cause):
+        if operation.undecided and may_answer_later(cause):
             # a record that says FAILED could reach the store after the one that says COMPLETED
             raise OutcomeUnknown(operation.attempt) from cause
         try:
@@ -131,7 +131,7 @@ class CreateKind(TaskKind[CreateTask]):
             try:
                 return resume_commit(resources, finished)
             except AgentError as problem:
-                if is_silence(problem):
+                if may_answer_later(problem):
                     raise
                 log.warning("cannot complete backup %s: %s", record.id, problem)
         return abandon_record(resources, record, record.error or error, remove=not finished)

@@ -9,7 +9,7 @@ from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.tasks.create import CreateKind
 from agent.tasks.kind import TaskKind, TaskTools
-from agent.tasks.outcome import Outcome, OutcomeUnknown, is_silence
+from agent.tasks.outcome import Outcome, OutcomeUnknown, may_answer_later
 
 
 class DeleteKind(TaskKind[DeleteTask]):
@@ -68,7 +68,9 @@ class DeleteKind(TaskKind[DeleteTask]):
             if begun.root is None:
                 raise
         except (StoreError, Interrupted) as error:
-            if begun.root is not None and (is_silence(error) or isinstance(error, Interrupted)):
+            if begun.root is not None and (
+                may_answer_later(error) or isinstance(error, Interrupted)
+            ):
                 raise OutcomeUnknown from error
             raise
         return Outcome(begun.root, begun.ids)

@@ -15,7 +15,7 @@ from agent.stop import Stop
 from agent.tasks.cancellation import Cancellation
 from agent.tasks.kind import TaskTools
 from agent.tasks.kinds import task_kinds
-from agent.tasks.outcome import BackupFailed, OutcomeUnknown, is_silence, stop_with
+from agent.tasks.outcome import BackupFailed, OutcomeUnknown, may_answer_later, stop_with
 from agent.tasks.recovery import Recovery
 from agent.tasks.reports import Reporter, with_remains
 from agent.tasks.stores import TaskStores
@@ -86,7 +86,7 @@ class Executor:
 
     def _backup_failed(self, task: Task, failed: BackupFailed) -> None:
         problem = failed.problem
-        silent = problem is not None and is_silence(problem)
+        silent = problem is not None and may_answer_later(problem)
         if silent and (failed.undecided or self._ending):
             self._wait(task, failed.cause, failed.attempt)
             return

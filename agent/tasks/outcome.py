@@ -53,7 +53,7 @@ class BackupFailed(Exception):
         self.undecided = undecided
 
 
-def is_silence(problem: BaseException) -> bool:
+def may_answer_later(problem: BaseException) -> bool:
     """Return True if the error only says that the store does not answer at the moment."""
     return isinstance(problem, StoreUnreachable | StoreBusy)
 

@@ -20,7 +20,7 @@ from agent.journal import InterruptedTask, cancellation
 from agent.model import BackupStatus, ErrorInfo, Record, Task, TaskStatus
 from agent.tasks.kind import TaskTools
 from agent.tasks.kinds import Kinds
-from agent.tasks.outcome import is_silence
+from agent.tasks.outcome import may_answer_later
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Recovery:
             raise
         except AgentError as problem:
             one.log(problem)
-            if is_silence(problem):
+            if may_answer_later(problem):
                 return False
             # reported now, and cleaned up when there is room: its bytes were removed to make some
             full = isinstance(problem, StoreFull) and self._journal.kept_note(task_id) is None
