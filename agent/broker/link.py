@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agent.broker.amqp import BrokerSettings, translated
 from agent.broker.intake import Intake, Verdict
-from agent.broker.outflow import Outbox, Outflow
+from agent.broker.outflow import Outflow, ReportQueue
 from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses, ProblemLog
 from agent.broker.session import Session
 from agent.broker.topology import Upkeep
@@ -43,7 +43,7 @@ class BrokerLink:
         settings: BrokerSettings,
         instance_id: str,
         on_message: Callable[[bytes, bool], Verdict],
-        outbox: Outbox,
+        outbox: ReportQueue,
         pauses: Pauses = DEFAULT_PAUSES,
         ready: Callable[[], None] = lambda: None,
     ):

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _IDLE_SECONDS: Final = 30.0
 
 
-class Outbox(Protocol):
+class ReportQueue(Protocol):
     """A queue of reports that wait for publication.
 
     The link's thread calls it. `next_report` returns the report with the lowest number, or None if
@@ -37,7 +37,7 @@ class Outflow:
     only reason is that no queue is bound for them.
     """
 
-    def __init__(self, settings: BrokerSettings, outbox: Outbox, pace: Pace) -> None:
+    def __init__(self, settings: BrokerSettings, outbox: ReportQueue, pace: Pace) -> None:
         self.trouble = ""
         self._settings = settings
         self._outbox = outbox

@@ -25,7 +25,7 @@ from agent.keys.ids import check_key_id, unique_key_id
 from agent.keys.master import KEY_BYTES, MasterKey, fingerprint, key_text
 from agent.keys.recovery import RecoverySecret
 from agent.model import printable, utc_now
-from agent.operations.rekey import Outcome, Rekey, Rekeyed
+from agent.operations.rekey import Rekey, Rekeyed, RekeyOutcome
 
 # In characters. OpenSSL derives the key of a PKCS #8 file with only 2048 rounds, so a short
 # passphrase could be guessed.
@@ -201,14 +201,14 @@ def rekey(config: Config, arguments: argparse.Namespace) -> int:
     """Bring all records under the key `--to`, and return 1 if some are not under it, else 0."""
     embedded.need_key(config, arguments)
     keyring = wiring.keyring(config)
-    counts = dict.fromkeys(Outcome, 0)
+    counts = dict.fromkeys(RekeyOutcome, 0)
     remaining: list[Rekeyed] = []
     with wiring.catalogue(config, keyring) as catalogue:
         operation = Rekey(catalogue, keyring, arguments.to, dry_run=arguments.dry_run)
         _note_of_active(need(config.keys, "keys").active, arguments.to)
         for one in _with_progress(operation.run(_CONNECTIONS)):
             counts[one.outcome] += 1
-            if one.outcome in (Outcome.LEFT, Outcome.FAILED):
+            if one.outcome in (RekeyOutcome.LEFT, RekeyOutcome.FAILED):
                 remaining.append(one)
     if arguments.json:
         print(tables.as_json(_as_json(arguments, counts, remaining)))
@@ -216,7 +216,7 @@ def rekey(config: Config, arguments: argparse.Namespace) -> int:
         _show(arguments, counts, remaining)
     if not remaining:
         return 0
-    codes = [one.code for one in remaining if one.outcome is Outcome.FAILED]
+    codes = [one.code for one in remaining if one.outcome is RekeyOutcome.FAILED]
     tables.complain(
         codes[0] if codes else BackupBusy.code,
         f"{len(remaining)} of the records are not under the key {arguments.to}",
@@ -243,28 +243,28 @@ def _with_progress(rekeyed: Iterator[Rekeyed]) -> Iterator[Rekeyed]:
 
 
 def _as_json(
-    arguments: argparse.Namespace, counts: dict[Outcome, int], remaining: list[Rekeyed]
+    arguments: argparse.Namespace, counts: dict[RekeyOutcome, int], remaining: list[Rekeyed]
 ) -> dict[str, Any]:
     return {
         "to": arguments.to,
         "dry_run": arguments.dry_run,
-        "done": counts[Outcome.DONE],
-        "already": counts[Outcome.ALREADY],
-        "left": counts[Outcome.LEFT],
-        "failed": counts[Outcome.FAILED],
+        "done": counts[RekeyOutcome.DONE],
+        "already": counts[RekeyOutcome.ALREADY],
+        "left": counts[RekeyOutcome.LEFT],
+        "failed": counts[RekeyOutcome.FAILED],
         "remaining": [one._asdict() for one in remaining],
     }
 
 
 def _show(
-    arguments: argparse.Namespace, counts: dict[Outcome, int], remaining: list[Rekeyed]
+    arguments: argparse.Namespace, counts: dict[RekeyOutcome, int], remaining: list[Rekeyed]
 ) -> None:
     if remaining:
         rows = ((one.backup_id, one.outcome, one.code, printable(one.why)) for one in remaining)
         print(tables.table(["ID", "Outcome", "Error", "Why"], rows))
     did = "would be re-wrapped" if arguments.dry_run else "re-wrapped"
     print(
-        f"{sum(counts.values())} records: {counts[Outcome.DONE]} {did} for {arguments.to}, "
-        f"{counts[Outcome.ALREADY]} were already, {counts[Outcome.LEFT]} left, "
-        f"{counts[Outcome.FAILED]} failed"
+        f"{sum(counts.values())} records: {counts[RekeyOutcome.DONE]} {did} for {arguments.to}, "
+        f"{counts[RekeyOutcome.ALREADY]} were already, {counts[RekeyOutcome.LEFT]} left, "
+        f"{counts[RekeyOutcome.FAILED]} failed"
     )

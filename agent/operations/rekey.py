@@ -27,7 +27,7 @@ from agent.records.catalogue import Catalogue, Signed
 _AHEAD = 4
 
 
-class Outcome(StrEnum):
+class RekeyOutcome(StrEnum):
     """The outcome for a record.
 
     LEFT and FAILED records still need the old key.
@@ -43,7 +43,7 @@ class Rekeyed(NamedTuple):
     """The result for one record, with an error code and the reason if it wasn't done."""
 
     backup_id: str
-    outcome: Outcome
+    outcome: RekeyOutcome
     code: str = ""
     why: str = ""
 
@@ -84,24 +84,24 @@ class Rekey:
         try:
             signed = self._catalogue.signed(backup_id)
             if signed is None:
-                return Rekeyed(backup_id, Outcome.ALREADY, why="it is deleted")
+                return Rekeyed(backup_id, RekeyOutcome.ALREADY, why="it is deleted")
             return self._change(signed)
         except Fenced as error:
-            return _with_error(backup_id, Outcome.LEFT, error)
+            return _with_error(backup_id, RekeyOutcome.LEFT, error)
         except (DataError, StoreBusy, StoreMismatch, StoreRejected) as error:
-            return _with_error(backup_id, Outcome.FAILED, error)
+            return _with_error(backup_id, RekeyOutcome.FAILED, error)
 
     def _change(self, signed: Signed) -> Rekeyed:
         record = signed.record
         keys = self._keys(record)
         if signed.key_id == self._to and _owners(keys) == _owners(record.keys):
-            return Rekeyed(record.id, Outcome.ALREADY)
+            return Rekeyed(record.id, RekeyOutcome.ALREADY)
         if record.status in (BackupStatus.BUILDING, BackupStatus.DELETING):
             busy = Fenced(f"a task is working on this backup, which is {record.status}")
-            return _with_error(record.id, Outcome.LEFT, busy)
+            return _with_error(record.id, RekeyOutcome.LEFT, busy)
         if not self._dry_run:
             self._catalogue.rewrap(record, keys, self._to)
-        return Rekeyed(record.id, Outcome.DONE)
+        return Rekeyed(record.id, RekeyOutcome.DONE)
 
     def _keys(self, record: Record) -> tuple[WrappedKey, ...]:
         """Wrap the record's data key by the target key and by each recovery key.
@@ -125,5 +125,5 @@ def _owners(keys: tuple[WrappedKey, ...]) -> list[tuple[str, str]]:
     return sorted((entry.id, entry.alg) for entry in keys)
 
 
-def _with_error(backup_id: str, outcome: Outcome, error: AgentError) -> Rekeyed:
+def _with_error(backup_id: str, outcome: RekeyOutcome, error: AgentError) -> Rekeyed:
     return Rekeyed(backup_id, outcome, error.code, str(error))

@@ -21,7 +21,7 @@ from agent.codec.aead import SLAB
 from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
-from agent.pipeline.pace import Pace
+from agent.pipeline.rate_limit import RateLimit
 from agent.stop import Stop
 
 
@@ -77,7 +77,7 @@ class Upload:
         *,
         plan: Plan,
         level: int,
-        pace: Pace,
+        rate_limit: RateLimit,
         meter: Meter,
         stop: Stop,
     ) -> None:
@@ -85,7 +85,7 @@ class Upload:
         self._send = send
         self._plan = plan
         self._level = level
-        self._pace = pace
+        self._rate_limit = rate_limit
         self._meter = meter
         self._stop = stop
         self._blocks = Pool(plan.slots, BLOCK, stop)
@@ -124,7 +124,7 @@ class Upload:
                 return
             self._meter.add(raw=count)
             self._in_order.put(deflaters.submit(self._deflate, block, count))
-            self._pace.spend(count)
+            self._rate_limit.spend(count)
 
     def _deflate(self, block: memoryview, count: int) -> _Deflated:
         return _Deflated(block, deflate_member(block[:count], self._level))

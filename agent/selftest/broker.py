@@ -8,7 +8,7 @@ from agent.broker.probe import Probe, reach
 from agent.broker.wire import TASK_EXCHANGE, task_queue
 from agent.errors import AgentError, BrokerUnreachable, QueueFull
 from agent.machine.host import is_this_machine
-from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
+from agent.selftest.check import Check, CheckOutcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class _Group:
     def _instance_id(self) -> str:
         return self._context.config.agent.instance_id
 
-    def reach(self) -> Outcome:
+    def reach(self) -> CheckOutcome:
         if self._context.config.broker is None:
             return skipped("there is no section [broker]: this agent takes no tasks, only commands")
         settings = self._context.broker
@@ -50,7 +50,7 @@ class _Group:
             )
         return passed(settings.where)
 
-    def login(self) -> Outcome:
+    def login(self) -> CheckOutcome:
         _ = self._probe
         settings = self._context.broker
         address = settings.address
@@ -63,7 +63,7 @@ class _Group:
             )
         return passed(login)
 
-    def declare(self) -> Outcome:
+    def declare(self) -> CheckOutcome:
         seen = self._probe.observe(self._instance_id)
         queue = task_queue(self._instance_id)
         if seen.agents is None:
@@ -85,13 +85,13 @@ class _Group:
         binding = "" if seen.bound else "; the binding of the queue was not checked"
         return passed(f"exchanges and queues exist{binding}")
 
-    def round_trip(self) -> Outcome:
+    def round_trip(self) -> CheckOutcome:
         seconds = self._probe.round_trip()
         if seconds is None:
             return passed("not tried: this user may not create queues, and needs none")
         return passed(f"published, confirmed and consumed in {seconds * 1000:.0f} ms")
 
-    def unroutable(self) -> Outcome:
+    def unroutable(self) -> CheckOutcome:
         returned = self._probe.returns_unroutable()
         if returned is None:
             return passed(
@@ -104,7 +104,7 @@ class _Group:
             "this broker does not treat `mandatory` messages as AMQP 0-9-1 says: use RabbitMQ",
         )
 
-    def report_readers(self) -> Outcome:
+    def report_readers(self) -> CheckOutcome:
         try:
             readers = self._probe.has_readers(self._instance_id)
         except QueueFull as error:

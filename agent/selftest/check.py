@@ -22,7 +22,7 @@ class Verdict(StrEnum):
     SKIP = "SKIP"
 
 
-class Outcome(NamedTuple):
+class CheckOutcome(NamedTuple):
     """The finding of one check.
 
     `cure` tells the operator how to fix it. It is empty for PASS and SKIP.
@@ -44,7 +44,7 @@ class Check(NamedTuple):
     """
 
     name: str
-    look: Callable[[], Outcome]
+    look: Callable[[], CheckOutcome]
     needs: tuple[str, ...] = ()
 
 
@@ -66,23 +66,23 @@ class Result(NamedTuple):
         return self._asdict()
 
 
-def passed(found: str) -> Outcome:
-    return Outcome(Verdict.PASS, found)
+def passed(found: str) -> CheckOutcome:
+    return CheckOutcome(Verdict.PASS, found)
 
 
-def warned(found: str, cure: str) -> Outcome:
-    return Outcome(Verdict.WARN, found, cure)
+def warned(found: str, cure: str) -> CheckOutcome:
+    return CheckOutcome(Verdict.WARN, found, cure)
 
 
-def failed(found: str, cure: str) -> Outcome:
-    return Outcome(Verdict.FAIL, found, cure)
+def failed(found: str, cure: str) -> CheckOutcome:
+    return CheckOutcome(Verdict.FAIL, found, cure)
 
 
-def skipped(reason: str) -> Outcome:
-    return Outcome(Verdict.SKIP, reason)
+def skipped(reason: str) -> CheckOutcome:
+    return CheckOutcome(Verdict.SKIP, reason)
 
 
-def result(group: str, name: str, outcome: Outcome) -> Result:
+def result(group: str, name: str, outcome: CheckOutcome) -> Result:
     """Return the Result of an outcome, with texts that are safe to print.
 
     The texts may quote foreign programs. So characters that could control a terminal become `?`,

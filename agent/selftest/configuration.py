@@ -13,14 +13,14 @@ from agent.config.secrets import read_secret
 from agent.config.settings import ENV_NAME, ENV_PREFIX, Config
 from agent.errors import ConfigInvalid
 from agent.machine.host import nearest
-from agent.selftest.check import Check, Outcome, failed, passed, skipped, warned
+from agent.selftest.check import Check, CheckOutcome, failed, passed, skipped, warned
 from agent.selftest.context import Context
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def checks(context: Context) -> Sequence[Check]:
-    def secret(section: str, key: str) -> Outcome:
+    def secret(section: str, key: str) -> CheckOutcome:
         return _secret(context.config, section, key)
 
     file = ("file",)
@@ -35,12 +35,12 @@ def checks(context: Context) -> Sequence[Check]:
     ]
 
 
-def _file(context: Context) -> Outcome:
+def _file(context: Context) -> CheckOutcome:
     agent = context.config.agent
     return passed(f"{context.path}: instance {agent.instance_id}, tenant {agent.tenant_id}")
 
 
-def _sections(config: Config) -> Outcome:
+def _sections(config: Config) -> CheckOutcome:
     missing = [name for name in ("store", "keys") if getattr(config, name) is None]
     if missing:
         named = " and ".join(f"[{name}]" for name in missing)
@@ -53,7 +53,7 @@ def _sections(config: Config) -> Outcome:
     return passed("all required sections exist")
 
 
-def _environment(environment: Iterable[str]) -> Outcome:
+def _environment(environment: Iterable[str]) -> CheckOutcome:
     """Check that no variable with our prefix is unused, and that the one for tests is not set."""
     if crash_points.VARIABLE in environment:
         return failed(
@@ -98,7 +98,7 @@ def _keys(annotation: object) -> list[str]:
     return []
 
 
-def _secret(config: Config, section: str, key: str) -> Outcome:
+def _secret(config: Config, section: str, key: str) -> CheckOutcome:
     path: Path | None = getattr(getattr(config, section), key, None)
     if path is None:
         return passed(f"[{section}] {key} is not set: no secret is sent")
@@ -109,7 +109,7 @@ def _secret(config: Config, section: str, key: str) -> Outcome:
     return passed(f"{path} exists and is private")
 
 
-def _state_folder(folder: Path) -> Outcome:
+def _state_folder(folder: Path) -> CheckOutcome:
     """Check that the agent can create files in the state directory.
 
     The group `host` checks the free space there.

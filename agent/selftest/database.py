@@ -12,7 +12,7 @@ from agent.engine.choice import EngineVersion
 from agent.engine.compatibility import engine_for
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
 from agent.operations.backup.preflight import datadir_rules
-from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
+from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 
 _BASE = ("configuration: file", "configuration: database password")
@@ -47,7 +47,7 @@ def checks(context: Context) -> Sequence[Check]:
     ]
 
 
-def _reach(context: Context) -> Outcome:
+def _reach(context: Context) -> CheckOutcome:
     path = context.config.database.socket
     try:
         context.database.server()
@@ -60,7 +60,7 @@ def _reach(context: Context) -> Outcome:
     return passed(f"{path} answers")
 
 
-def _login(context: Context) -> Outcome:
+def _login(context: Context) -> CheckOutcome:
     user = context.config.database.user
     try:
         context.database.server()
@@ -73,12 +73,12 @@ def _login(context: Context) -> Outcome:
     return passed(f"as {user}")
 
 
-def _version(context: Context) -> Outcome:
+def _version(context: Context) -> CheckOutcome:
     server = context.database.server()
     return passed(f"{server.type} {server.version}")
 
 
-def _privileges(context: Context) -> Outcome:
+def _privileges(context: Context) -> CheckOutcome:
     engine = context.config.engine
     missing = context.database.missing_privileges(safe_slave_backup=engine.safe_slave_backup)
     user = context.config.database.user
@@ -100,7 +100,7 @@ def _grants(privileges: Sequence[str], user: str) -> str:
 _ADMINISTRATORS = frozenset({"root", "mysql", "admin", "debian-sys-maint", "mariadb.sys"})
 
 
-def _surplus(context: Context) -> Outcome:
+def _surplus(context: Context) -> CheckOutcome:
     safe = context.config.engine.safe_slave_backup
     surplus = context.database.surplus_privileges(safe_slave_backup=safe)
     user = context.config.database.user
@@ -120,7 +120,7 @@ def _surplus(context: Context) -> Outcome:
     )
 
 
-def _engine(context: Context) -> Outcome:
+def _engine(context: Context) -> CheckOutcome:
     """Check that the engine for this server can be started."""
     server = context.database.server()
     try:
@@ -130,7 +130,7 @@ def _engine(context: Context) -> Outcome:
     return passed(f"{chosen.engine.name} {chosen.version}")
 
 
-def _engine_version(context: Context) -> Outcome:
+def _engine_version(context: Context) -> CheckOutcome:
     server = context.database.server()
     chosen = _chosen(context, server)
     return passed(f"{chosen.engine.name} {chosen.version} copies {server.type} {server.version}")
@@ -141,7 +141,7 @@ def _chosen(context: Context, server: ServerInfo) -> EngineVersion:
     return engines.for_server(server.type, server.version, server.datadir)
 
 
-def _extractor(context: Context) -> Outcome:
+def _extractor(context: Context) -> CheckOutcome:
     maria = context.database.server().type == "mariadb"
     program = context.config.engine.extractor or ("mbstream" if maria else "xbstream")
     found = shutil.which(program)
@@ -153,7 +153,7 @@ def _extractor(context: Context) -> Outcome:
     return passed(found)
 
 
-def _datadir(context: Context) -> Outcome:
+def _datadir(context: Context) -> CheckOutcome:
     """Check that this OS user can read the files that the engine copies.
 
     Also check that a backup can hold everything in the datadir.
@@ -202,11 +202,11 @@ def _copied(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
                 yield entry.path
 
 
-def _lsn(context: Context) -> Outcome:
+def _lsn(context: Context) -> CheckOutcome:
     return passed(f"{context.database.lsn()}")
 
 
-def _lineage(context: Context) -> Outcome:
+def _lineage(context: Context) -> CheckOutcome:
     lineage = context.database.lineage()
     if not lineage.birth:
         return warned(
@@ -217,7 +217,7 @@ def _lineage(context: Context) -> Outcome:
     return passed(f"inode {lineage.inode}, birth time {lineage.birth}")
 
 
-def _redo(context: Context) -> Outcome:
+def _redo(context: Context) -> CheckOutcome:
     """Check that the redo log is large enough for a time in which the store does not answer.
 
     The engine copies the redo log through the same stream as the data. While the store does not
@@ -258,7 +258,7 @@ def _redo_size(variables: dict[str, str]) -> tuple[int, str]:
     return int(variables["innodb_log_file_size"]) * files, f"{files} file{'s' * (files > 1)}"
 
 
-def _open_files(context: Context) -> Outcome:
+def _open_files(context: Context) -> CheckOutcome:
     limit = int(context.database.variables("open_files_limit").get("open_files_limit", 0))
     tables = len(context.database.tablespaces())
     found = f"the server may open {limit} files, and has {tables} tablespaces"
@@ -270,7 +270,7 @@ def _open_files(context: Context) -> Outcome:
     return passed(found)
 
 
-def _binlog(context: Context) -> Outcome:
+def _binlog(context: Context) -> CheckOutcome:
     if context.database.variables("log_bin").get("log_bin") == "ON":
         return passed("on: after a restore, changes up to a point in time can be applied")
     return warned(

@@ -13,9 +13,9 @@ from agent.errors import DataDamaged
 from agent.pipeline.buffers import BLOCK, MIB, Plan
 from agent.pipeline.download import Download
 from agent.pipeline.meter import Meter
-from agent.pipeline.pace import Pace
+from agent.pipeline.rate_limit import RateLimit
 from agent.pipeline.upload import Upload
-from agent.selftest.check import Check, Outcome, amount, failed, passed, skipped, span, warned
+from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, skipped, span, warned
 from agent.selftest.context import Context
 from agent.stop import Stop
 from agent.store.protocol import Container
@@ -74,7 +74,7 @@ class _Group:
         self._bottleneck = "none"
         self._rates: dict[str, float] = {}
 
-    def round_trip(self) -> Outcome:
+    def round_trip(self) -> CheckOutcome:
         size = _SIZE if (self._context.store_rate or _FAST) >= _FAST else _SMALL_SIZE
         pattern = _Pattern(size)
         up, meter = self._upload(pattern)
@@ -93,7 +93,7 @@ class _Group:
         stored = f"{amount(size)} in {len(self._sizes)} segments, compressed {ratio:.1f} to 1"
         return passed(f"{stored}, came back unchanged")
 
-    def speed(self) -> Outcome:
+    def speed(self) -> CheckOutcome:
         """Report the speed of all stages together, and of each stage alone on one core."""
         whole = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._rates.items())
         alone = ", ".join(f"{name} {rate / MIB:.0f}" for name, rate in self._stages().items())
@@ -108,7 +108,7 @@ class _Group:
             )
         return passed(found)
 
-    def estimate(self) -> Outcome:
+    def estimate(self) -> CheckOutcome:
         size = self._context.copied_bytes
         if size is None or self._context.backup_rate is None:
             return skipped("the size of the datadir is not known: see the group database")
@@ -124,10 +124,10 @@ class _Group:
             )
         return passed(found)
 
-    def wrong_key(self) -> Outcome:
+    def wrong_key(self) -> CheckOutcome:
         return self._refused(os.urandom(32), "another key")
 
-    def damage(self) -> Outcome:
+    def damage(self) -> CheckOutcome:
         """Check that a download is refused after one bit of a stored segment was changed."""
         store, number = self._context.store, min(self._sizes)
         name = self._context.remains.segment(number)
@@ -137,7 +137,7 @@ class _Group:
         self._context.remains.put(Container.SEGMENTS, name, [segment])
         return self._refused(self._key, "one changed bit")
 
-    def removal(self) -> Outcome:
+    def removal(self) -> CheckOutcome:
         remains = self._context.remains
         remains.remove()
         left = [row.name for row in self._context.store.list(Container.SEGMENTS, remains.prefix)]
@@ -148,7 +148,7 @@ class _Group:
             )
         return passed("all objects of the stream are deleted from the store")
 
-    def _refused(self, key: bytes, what: str) -> Outcome:
+    def _refused(self, key: bytes, what: str) -> CheckOutcome:
         """Check that a download with `key` is refused. `what` names the fault in the message."""
         try:
             self._download(key, lambda _block: None)
@@ -177,7 +177,7 @@ class _Group:
             send,
             plan=self._plan,
             level=self._context.config.pipeline.level,
-            pace=Pace(self._context.config.pipeline.bytes_per_second, stop),
+            rate_limit=RateLimit(self._context.config.pipeline.bytes_per_second, stop),
             meter=meter,
             stop=stop,
         ).run()

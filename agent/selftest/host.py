@@ -11,7 +11,7 @@ from agent.config.settings import Config
 from agent.machine import host
 from agent.machine.account import agent_user
 from agent.machine.lock import held
-from agent.selftest.check import Check, Outcome, amount, failed, passed, warned
+from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, warned
 from agent.selftest.context import Context
 
 _FILE = ("configuration: file",)
@@ -41,7 +41,7 @@ def checks(context: Context) -> Sequence[Check]:
     ]
 
 
-def _cores(config: Config) -> Outcome:
+def _cores(config: Config) -> CheckOutcome:
     here, asked = host.cores(), config.pipeline.cores
     if asked > here:
         return warned(
@@ -51,7 +51,7 @@ def _cores(config: Config) -> Outcome:
     return passed(f"the data path uses {asked or here} of {here} cores")
 
 
-def _memory(config: Config) -> Outcome:
+def _memory(config: Config) -> CheckOutcome:
     """Check the memory for the data path's buffers, and for preparing a restore."""
     wiring.path_settings(config).plan()
     free, budget = host.available_bytes(), config.pipeline.memory_bytes
@@ -65,7 +65,7 @@ def _memory(config: Config) -> Outcome:
     return passed(found)
 
 
-def _state_space(config: Config) -> Outcome:
+def _state_space(config: Config) -> CheckOutcome:
     folder = config.agent.state_folder
     free = host.free_bytes(folder)
     found = f"{amount(free)} free in {folder}"
@@ -75,7 +75,7 @@ def _state_space(config: Config) -> Outcome:
     return warned(found, cure) if free < _EASY_SPACE else passed(found)
 
 
-def _restore_space(context: Context) -> Outcome:
+def _restore_space(context: Context) -> CheckOutcome:
     """Check that a restore of this instance would fit below each restore root.
 
     If it does not fit, this is only a warning, because a restore may be done elsewhere.
@@ -120,7 +120,7 @@ def _lacks(root: Path, needed: int | None, percent: float) -> str | None:
     return f"{amount(space.free)} free, {amount(needed)} needed, {amount(kept)} must stay free"
 
 
-def _clock() -> Outcome:
+def _clock() -> CheckOutcome:
     if host.clock_synchronised():
         return passed("this machine's clock is synchronised")
     return warned(
@@ -129,7 +129,7 @@ def _clock() -> Outcome:
     )
 
 
-def _aes() -> Outcome:
+def _aes() -> CheckOutcome:
     flags = host.cpu_flags()
     if any(needed <= flags for needed in _AES):
         return passed("AES and carry-less multiply" + (", vectorised" if "vaes" in flags else ""))
@@ -139,7 +139,7 @@ def _aes() -> Outcome:
     )
 
 
-def _simd() -> Outcome:
+def _simd() -> CheckOutcome:
     there = [flag for flag in _SIMD if flag in host.cpu_flags()]
     if there:
         return passed(f"{there[0]} for compression and checksums")
@@ -149,7 +149,7 @@ def _simd() -> Outcome:
     )
 
 
-def _compression() -> Outcome:
+def _compression() -> CheckOutcome:
     block = b"".join(b"row %d of a table; " % number for number in range(4000))
     member = deflate_member(block)
     if inflate_member(member) != block:
@@ -160,7 +160,7 @@ def _compression() -> Outcome:
     return passed(f"ISA-L compressed {len(block)} bytes to {len(member)}, and restored them")
 
 
-def _open_files(context: Context) -> Outcome:
+def _open_files(context: Context) -> CheckOutcome:
     """Check that the hard limit of open files is high enough for the engine.
 
     The soft limit does not matter: the engine raises it itself. The engine keeps each tablespace
@@ -177,7 +177,7 @@ def _open_files(context: Context) -> Outcome:
     return failed(found, f"set LimitNOFILE={2 * tables + 1000} in the agent's systemd unit")
 
 
-def _user(context: Context) -> Outcome:
+def _user(context: Context) -> CheckOutcome:
     """Check that this process runs as the owner of the datadir, or as root.
 
     An installed agent runs as the server's own OS user. An agent without a unit may also run as
@@ -198,7 +198,7 @@ def _user(context: Context) -> Outcome:
     )
 
 
-def _root(agent: int | None, owner: str) -> Outcome:
+def _root(agent: int | None, owner: str) -> CheckOutcome:
     """Return the outcome for root, a warning if the installed agent runs as another user.
 
     root may read files that the agent can't read. So the checks that root passes say little about
@@ -229,7 +229,7 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def _agent(config: Config) -> Outcome:
+def _agent(config: Config) -> CheckOutcome:
     path = config.agent.lock_file
     running = held(path) is not None
     return passed(f"{'one' if running else 'no'} agent runs with {path.parent}")

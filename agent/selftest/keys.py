@@ -9,7 +9,7 @@ from agent.config.secrets import handed_over, read_key
 from agent.config.settings import Config, KeysSection, need
 from agent.errors import KeyUnusable
 from agent.keys.keyring import RecordState
-from agent.selftest.check import Check, Outcome, failed, passed, warned
+from agent.selftest.check import Check, CheckOutcome, failed, passed, warned
 from agent.selftest.context import Context
 
 _RECORD = b'{"self-test": true}'
@@ -28,7 +28,7 @@ def checks(context: Context) -> Sequence[Check]:
     ]
 
 
-def _files(section: KeysSection) -> Outcome:
+def _files(section: KeysSection) -> CheckOutcome:
     """Check that every key file is private and holds a key, and that the directory is private."""
     folder = section.folder
     if handed_over(folder):
@@ -59,7 +59,7 @@ def _files(section: KeysSection) -> Outcome:
     return passed(f"keys in {folder}: {names}; all private")
 
 
-def _active(context: Context, section: KeysSection) -> Outcome:
+def _active(context: Context, section: KeysSection) -> CheckOutcome:
     """Check that the active key wraps and unwraps a data key, and signs and verifies a record."""
     if not handed_over(section.folder):
         path = section.folder / f"{section.active}.key"
@@ -89,7 +89,7 @@ def _without_recovery(context: Context) -> Config:
     return context.config.model_copy(update={"keys": section})
 
 
-def _recovery(context: Context, section: KeysSection) -> Outcome:
+def _recovery(context: Context, section: KeysSection) -> CheckOutcome:
     if not section.recovery:
         return warned(
             "there is no recovery key: if this machine and its master key are lost, every backup "
@@ -101,7 +101,7 @@ def _recovery(context: Context, section: KeysSection) -> Outcome:
     return passed(f"each data key is also wrapped for {', '.join(one.id for one in wrapped[1:])}")
 
 
-def _encryption(section: KeysSection) -> Outcome:
+def _encryption(section: KeysSection) -> CheckOutcome:
     if not section.encrypt:
         return warned(
             "off: everyone who can read the store can read the database",

@@ -10,7 +10,7 @@ from agent.errors import StoreNotFound
 from agent.keys.keyring import Keyring, RecordState
 from agent.records.ancestry import Ancestry, Unrestorable
 from agent.records.catalogue import Catalogue, ListedRecord
-from agent.selftest.check import Check, Outcome, failed, passed, warned
+from agent.selftest.check import Check, CheckOutcome, failed, passed, warned
 from agent.selftest.context import Context
 
 # The number of records that are read, which takes about a second. `backup-list` and `gc` read all.
@@ -53,7 +53,7 @@ class _Group:
         except StoreNotFound:
             return _Found({}, [])  # before the first backup there is no container
 
-    def keys(self) -> Outcome:
+    def keys(self) -> CheckOutcome:
         """Check that the keys here are the keys of this instance's backups."""
         own = self._found.own
         if RecordState.OTHER_KEY in own:
@@ -81,7 +81,7 @@ class _Group:
         active = self._keyring.active
         return f"{active.id}, SHA-256 {active.fingerprint}..."
 
-    def chains(self) -> Outcome:
+    def chains(self) -> CheckOutcome:
         """Check that no COMPLETED backup lacks an ancestor."""
         broken = self._found.broken
         if not broken:

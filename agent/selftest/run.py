@@ -20,7 +20,7 @@ from agent.selftest import (
     store,
     trial,
 )
-from agent.selftest.check import Check, Outcome, Result, Verdict, failed, result, skipped
+from agent.selftest.check import Check, CheckOutcome, Result, Verdict, failed, result, skipped
 from agent.selftest.context import Context
 from agent.stop import Stop
 
@@ -59,7 +59,7 @@ class Run:
     def _group(self, group: str, names: Sequence[str], groups: Mapping[str, Build]) -> None:
         checks: list[Check] = []
 
-        def build() -> Outcome:
+        def build() -> CheckOutcome:
             checks.extend(groups[group](self._context))
             return skipped("")
 
@@ -74,7 +74,7 @@ class Run:
             if f"{group}: {name}" not in self._found:
                 self._add(result(group, name, failed(why, _DEFECT)))
 
-    def _outcome(self, group: str, check: Check) -> Outcome:
+    def _outcome(self, group: str, check: Check) -> CheckOutcome:
         for need in check.needs:
             label = need if ": " in need else f"{group}: {need}"
             needed = self._found.get(label)
@@ -92,7 +92,7 @@ class Run:
         self._say(found)
 
 
-def _attempt(look: Callable[[], Outcome]) -> Outcome:
+def _attempt(look: Callable[[], CheckOutcome]) -> CheckOutcome:
     """Run a check, and return its outcome.
 
     An error that the check raises becomes a FAIL. An interrupt (KeyboardInterrupt, SystemExit) is

@@ -14,7 +14,7 @@ from agent.machine.host import is_this_machine
 from agent.operations.backup.preflight import check_place
 from agent.pipeline.buffers import MIB
 from agent.records.manifest import most_segments
-from agent.selftest.check import Check, Outcome, amount, failed, passed, span, warned
+from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 from agent.store.protocol import Container, ManifestEntry
 from agent.wiring import store_folder
@@ -39,7 +39,7 @@ class _Group:
         self._content = os.urandom(_SMALL)
         self._entries: list[ManifestEntry] = []
 
-    def login(self) -> Outcome:
+    def login(self) -> CheckOutcome:
         section = need(self._context.config.store, "store")
         location = self._context.store.location
         found = f"{location} as {section.user}" if section.user else location
@@ -52,14 +52,14 @@ class _Group:
             )
         return passed(found)
 
-    def container(self) -> Outcome:
+    def container(self) -> CheckOutcome:
         server = self._context.server
         if folder := store_folder(self._context.config):
             check_place(folder, [server.datadir] if server else [])
         self._context.store.open()
         return passed("both containers exist")
 
-    def limits(self) -> Outcome:
+    def limits(self) -> CheckOutcome:
         """Check that one object can join the segments of a backup of this database."""
         limits, segment = self._context.store.limits(), self._context.config.pipeline.segment_bytes
         found = (
@@ -85,7 +85,7 @@ class _Group:
             )
         return passed(f"{found}: backups of up to {amount(most)}")
 
-    def clock(self) -> Outcome:
+    def clock(self) -> CheckOutcome:
         before = time.time()
         theirs = self._context.store.clock()
         after = time.time()
@@ -100,7 +100,7 @@ class _Group:
             return failed(found, cure)
         return warned(found, cure) if skew > _SKEW_WARNED else passed("the same as this machine's")
 
-    def put(self) -> Outcome:
+    def put(self) -> CheckOutcome:
         """Check that small objects can be put into both containers.
 
         An exceeded quota or a missing right causes an error here.
@@ -127,7 +127,7 @@ class _Group:
             )
         return passed(f"{amount(_SMALL)} and two segments stored, and confirmed by their MD5")
 
-    def get(self) -> Outcome:
+    def get(self) -> CheckOutcome:
         got = self._context.store.get(Container.OBJECTS, self._name, _SMALL)
         if got != self._content:
             return failed(
@@ -137,7 +137,7 @@ class _Group:
         self._context.store.get_into(Container.SEGMENTS, self._entries[0].name, buffer)
         return passed("the objects came back unchanged")
 
-    def list(self) -> Outcome:
+    def list(self) -> CheckOutcome:
         """Check that the listing shows the objects that were just stored.
 
         Listings of Swift may lag behind. Reading never uses them, but deleting does.
@@ -151,7 +151,7 @@ class _Group:
             )
         return passed("the listing shows the objects that were just stored")
 
-    def manifest(self) -> Outcome:
+    def manifest(self) -> CheckOutcome:
         """Check that an object can join segments, and that a wrong ETag is refused."""
         joiner = self._context.store.joiner
         if joiner is None:
@@ -170,7 +170,7 @@ class _Group:
             "an object that joins two segments has the expected ETag; a wrong ETag is refused"
         )
 
-    def delete(self) -> Outcome:
+    def delete(self) -> CheckOutcome:
         self._context.remains.remove()
         left = [row.name for row in self._context.store.list(Container.SEGMENTS, self._prefix)]
         if left:
@@ -180,7 +180,7 @@ class _Group:
             )
         return passed("the objects are deleted")
 
-    def throughput(self) -> Outcome:
+    def throughput(self) -> CheckOutcome:
         """Measure the speed of uploads and downloads of random bytes.
 
         They use as many connections as a backup.

@@ -28,7 +28,7 @@ from agent.operations.delete.family import DeleteOperation
 from agent.operations.resources import BackupResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.pipeline.meter import Meter
-from agent.selftest.check import Check, Outcome, amount, failed, passed, span
+from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span
 from agent.selftest.context import Context, log
 from agent.stop import Stop
 from agent.store.protocol import Container
@@ -92,7 +92,7 @@ class _Group:
         root = agent.restore_roots[0] if agent.restore_roots else agent.state_folder
         return root / f"self-test-{self._id}"
 
-    def backup(self) -> Outcome:
+    def backup(self) -> CheckOutcome:
         """Make a full backup, as a task does.
 
         If it fails, its bytes are deleted at once, and its record at the end of the group.
@@ -115,7 +115,7 @@ class _Group:
         size = amount(stored.stored_bytes) if stored else "nothing"
         return passed(f"{amount(meter.raw_bytes)} read in {span(meter.seconds)}, {size} stored")
 
-    def restore(self) -> Outcome:
+    def restore(self) -> CheckOutcome:
         meter = Meter()
         self._context.after_group.callback(shutil.rmtree, self._folder, ignore_errors=True)
         RestoreOperation(self._resources, meter=meter, stop=Stop()).run(self._id, self._folder)
@@ -123,7 +123,7 @@ class _Group:
             f"{amount(meter.raw_bytes)} restored in {span(meter.seconds)} into {self._folder}"
         )
 
-    def server(self) -> Outcome:
+    def server(self) -> CheckOutcome:
         """Check that a private server on the restored datadir answers."""
         # not below the restored datadir: the path of a socket has room for 107 bytes only
         scratch = Path(tempfile.mkdtemp(prefix="backup-agent-"))
@@ -146,7 +146,7 @@ class _Group:
         server = _answer(self._database, child, started + _START_SECONDS)
         return passed(f"{program} {server} answers after {span(time.monotonic() - started)}")
 
-    def tables(self) -> Outcome:
+    def tables(self) -> CheckOutcome:
         said = self._database.check_tables()
         bad = [f"{table}: {text}" for table, text in said.items() if text != "OK"]
         if bad:
@@ -157,7 +157,7 @@ class _Group:
             )
         return passed(f"{len(said)} tables pass CHECK TABLE")
 
-    def removal(self) -> Outcome:
+    def removal(self) -> CheckOutcome:
         self._context.after_group.close()
         store = self._context.store
         left = [row.name for row in store.list(Container.SEGMENTS, f"{self._id}/")]

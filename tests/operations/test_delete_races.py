@@ -14,7 +14,7 @@ from agent.errors import KeyNotHere, StoreFull
 from agent.machine.host import free_bytes
 from agent.model import BackupStatus, ErrorInfo, ListRef, Record
 from agent.operations.backup.abandon import abandon_record
-from agent.operations.rekey import Outcome, Rekey
+from agent.operations.rekey import Rekey, RekeyOutcome
 from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import list_name, record_name, segment_name
@@ -38,7 +38,7 @@ def test_a_record_that_rekey_writes_after_a_delete_is_no_good_one(folder: Direct
     late = AtCall(folder, 4, delete)
     catalogue = Catalogue(late, KEYS)
     [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
-    assert rekeyed.outcome is Outcome.LEFT
+    assert rekeyed.outcome is RekeyOutcome.LEFT
     assert held(folder).of(base.id) == [record_name(base.id)]
     assert Catalogue(folder, KEYS).need(base.id).status is BackupStatus.DELETING
     deletion(folder).run(base.id)
@@ -51,7 +51,7 @@ def test_a_segment_list_that_was_lost_condemns_nothing(folder: DirectoryStore) -
     folder.delete(Container.SEGMENTS, list_name(base.id, base.attempt, 0))
     catalogue = Catalogue(folder, KEYS)
     [rekeyed] = Rekey(catalogue, KEYS, "k1").run(connections=1)
-    assert rekeyed.outcome is Outcome.DONE
+    assert rekeyed.outcome is RekeyOutcome.DONE
     assert catalogue.need(base.id).status is BackupStatus.COMPLETED
 
 

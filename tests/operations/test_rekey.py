@@ -17,7 +17,7 @@ from agent.keys.keyring import Keyring, signer
 from agent.keys.master import MasterKey
 from agent.keys.recovery import RecoverySecret
 from agent.model import BackupStatus, Record
-from agent.operations.rekey import Outcome, Rekey, Rekeyed
+from agent.operations.rekey import Rekey, Rekeyed, RekeyOutcome
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name
 from agent.store.protocol import Container
@@ -66,7 +66,7 @@ def test_only_keys_and_signature_change(store: SwiftStore) -> None:
         one.id: _place(store, one)
         for one in (_wrapped(data_key, status=status) for status in statuses)
     }
-    assert {one.outcome for one in _run(store).values()} == {Outcome.DONE}
+    assert {one.outcome for one in _run(store).values()} == {RekeyOutcome.DONE}
     only_new = Catalogue(store, _ring(NEW))
     for backup_id, raw in before.items():
         after = _raw(store, backup_id)
@@ -84,7 +84,7 @@ def test_a_second_run_changes_nothing(store: SwiftStore) -> None:
     _place(store, one)
     _run(store)
     after = _raw(store, one.id)
-    assert _run(store)[one.id].outcome is Outcome.ALREADY
+    assert _run(store)[one.id].outcome is RekeyOutcome.ALREADY
     assert _raw(store, one.id) == after
 
 
@@ -95,28 +95,28 @@ def test_recovery_keys_come_and_go(store: SwiftStore) -> None:
     one = _wrapped(data_key, Keyring(keys, OLD.id, [retired.public]))
     _place(store, one)
     ring = Keyring(keys, NEW.id, [secret.public])
-    assert _run(store, ring)[one.id].outcome is Outcome.DONE
+    assert _run(store, ring)[one.id].outcome is RekeyOutcome.DONE
     master, recovery = Catalogue(store, ring).need(one.id).keys
     assert (master.id, recovery.id) == ("new", "offline")
     assert NEW.unwrap(master) == secret.unwrap(recovery) == data_key
-    assert _run(store, ring)[one.id].outcome is Outcome.ALREADY
-    assert _run(store, BOTH)[one.id].outcome is Outcome.DONE
+    assert _run(store, ring)[one.id].outcome is RekeyOutcome.ALREADY
+    assert _run(store, BOTH)[one.id].outcome is RekeyOutcome.DONE
     assert len(Catalogue(store, ring).need(one.id).keys) == 1
 
 
 def test_a_dry_run_writes_nothing(store: SwiftStore) -> None:
     one = _wrapped(os.urandom(32))
     raw = _place(store, one)
-    assert _run(store, dry_run=True)[one.id].outcome is Outcome.DONE
+    assert _run(store, dry_run=True)[one.id].outcome is RekeyOutcome.DONE
     assert _raw(store, one.id) == raw
 
 
 def test_one_without_encryption_is_signed_anew(store: SwiftStore) -> None:
     one = completed(cipher="none", keys=())
     _place(store, one)
-    assert _run(store)[one.id].outcome is Outcome.DONE
+    assert _run(store)[one.id].outcome is RekeyOutcome.DONE
     assert Catalogue(store, _ring(NEW)).need(one.id) == one
-    assert _run(store)[one.id].outcome is Outcome.ALREADY
+    assert _run(store)[one.id].outcome is RekeyOutcome.ALREADY
 
 
 def test_what_is_at_work_is_left_and_named(store: SwiftStore) -> None:
@@ -124,12 +124,12 @@ def test_what_is_at_work_is_left_and_named(store: SwiftStore) -> None:
         one = record(status=status, keys=BOTH.wrap_all(os.urandom(32)))
         raw = _place(store, one)
         told = _run(store)[one.id]
-        assert (told.outcome, told.code) == (Outcome.LEFT, "fenced")
+        assert (told.outcome, told.code) == (RekeyOutcome.LEFT, "fenced")
         assert str(status) in told.why
         assert _raw(store, one.id) == raw
         done = one.model_copy(update={"status": BackupStatus.FAILED})
         _place(store, done)
-        assert _run(store)[one.id].outcome is Outcome.DONE
+        assert _run(store)[one.id].outcome is RekeyOutcome.DONE
 
 
 def test_what_can_not_be_trusted_is_left_named_and_hides_no_other(store: SwiftStore) -> None:
@@ -147,7 +147,7 @@ def test_what_can_not_be_trusted_is_left_named_and_hides_no_other(store: SwiftSt
     for backup_id, raw in raws.items():
         store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
     told = _run(store)
-    assert told.pop(good.id).outcome is Outcome.DONE
+    assert told.pop(good.id).outcome is RekeyOutcome.DONE
     assert {backup_id: one.code for backup_id, one in told.items()} == {
         bad.id: "record_damaged",
         foreign.id: "key_not_here",
@@ -200,12 +200,12 @@ def test_one_that_was_changed_meanwhile_is_left(store: SwiftStore) -> None:
 
     catalogue = Meanwhile(store, begin_to_delete)
     [told] = Rekey(catalogue, BOTH, NEW.id).run(connections=1)
-    assert (told.outcome, told.code) == (Outcome.LEFT, "fenced")
+    assert (told.outcome, told.code) == (RekeyOutcome.LEFT, "fenced")
     assert catalogue.read(one.id) == deleting
     catalogue = Meanwhile(store, lambda _: store.delete(Container.OBJECTS, record_name(one.id)))
     _place(store, one)
     [told] = Rekey(catalogue, BOTH, NEW.id).run(connections=1)
-    assert told.outcome is Outcome.LEFT
+    assert told.outcome is RekeyOutcome.LEFT
     assert catalogue.read(one.id) is None
     with pytest.raises(Fenced):
         catalogue.rewrap(one, one.keys, NEW.id)

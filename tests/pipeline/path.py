@@ -9,7 +9,7 @@ from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan
 from agent.pipeline.download import Download, Fetch, Opening
 from agent.pipeline.meter import Meter
-from agent.pipeline.pace import Pace
+from agent.pipeline.rate_limit import RateLimit
 from agent.pipeline.upload import Sealing, Send, Source, Upload
 from agent.stop import Stop
 
@@ -73,7 +73,7 @@ def upload(
         send,
         plan=plan,
         level=1,
-        pace=Pace(bytes_per_second, stop),
+        rate_limit=RateLimit(bytes_per_second, stop),
         meter=meter or Meter(),
         stop=stop,
     ).run()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StoreFull
-from agent.selftest.check import Check, Outcome, Result, Verdict, failed, passed, skipped
+from agent.selftest.check import Check, CheckOutcome, Result, Verdict, failed, passed, skipped
 from agent.selftest.context import Context
 from agent.selftest.plan import PLAN, TRIAL, chosen
 from agent.selftest.run import GROUPS, Run, summary
@@ -27,7 +27,7 @@ def fine(name: str, *needs: str) -> Check:
 
 
 def raising(name: str, error: BaseException) -> Check:
-    def look() -> Outcome:
+    def look() -> CheckOutcome:
         raise error
 
     return Check(name, look)

@@ -58,7 +58,7 @@ from agent.operations.backup.watch import WATCH_SECONDS, Watch
 from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter, every
-from agent.pipeline.pace import Pace
+from agent.pipeline.rate_limit import RateLimit
 from agent.pipeline.upload import Sealing, Upload
 from agent.records.manifest import Manifest, SegmentSummary
 from agent.records.object_names import (
@@ -291,7 +291,9 @@ class BackupOperation:
             send,
             plan=plan,
             level=path.level,
-            pace=Pace(self._task.limits.bytes_per_second or path.bytes_per_second, self._stop),
+            rate_limit=RateLimit(
+                self._task.limits.bytes_per_second or path.bytes_per_second, self._stop
+            ),
             meter=self._meter,
             stop=self._stop,
         ).run()

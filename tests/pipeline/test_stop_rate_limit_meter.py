@@ -6,10 +6,10 @@ import time
 import pytest
 
 from agent.errors import Cancelled, Interrupted, StoreFull
-from agent.pipeline import meter as meter_module, pace as pace_module
+from agent.pipeline import meter as meter_module, rate_limit as rate_limit_module
 from agent.pipeline.buffers import Pool
 from agent.pipeline.meter import Meter
-from agent.pipeline.pace import Pace
+from agent.pipeline.rate_limit import RateLimit
 from agent.stop import Stop
 
 pytestmark = pytest.mark.timeout(30)
@@ -21,7 +21,7 @@ class Clock(Stop):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.now = 1000.0
-        for module in (pace_module, meter_module):
+        for module in (rate_limit_module, meter_module):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
     def wait(self, seconds: float) -> None:
@@ -129,33 +129,33 @@ def test_a_stop_releases_whoever_waits_for_a_buffer() -> None:
 
 def test_a_pace_keeps_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(1000, clock)
+    rate_limit = RateLimit(1000, clock)
     for _ in range(500):
-        pace.spend(7)
+        rate_limit.spend(7)
         clock.now += 0.001  # The work itself also takes time.
     assert clock.now - 1000 == pytest.approx(3.5, abs=0.02)
 
 
 def test_a_pace_has_no_credit_from_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    pace = Pace(1000, clock)
+    rate_limit = RateLimit(1000, clock)
     clock.now += 3600
     began = clock.now
-    pace.spend(2000)
+    rate_limit.spend(2000)
     assert clock.now - began == pytest.approx(2, abs=0.26)
 
 
 def test_a_pace_without_a_rate_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    Pace(None, clock).spend(1 << 60)
+    RateLimit(None, clock).spend(1 << 60)
     assert clock.now == 1000
 
 
 def test_a_pace_takes_real_time() -> None:
     started = time.monotonic()
-    pace = Pace(10_000, Stop())
+    rate_limit = RateLimit(10_000, Stop())
     for _ in range(20):
-        pace.spend(200)
+        rate_limit.spend(200)
     assert 0.3 < time.monotonic() - started < 2
 
 

@@ -11,7 +11,7 @@ _SHORTEST_PAUSE = 0.01
 _CREDIT = 0.25
 
 
-class Pace:
+class RateLimit:
     """A limiter that delays its caller, so that the mean rate stays at `bytes_per_second`.
 
     None means no limit.
