@@ -127,7 +127,7 @@ def test_a_stop_releases_whoever_waits_for_a_buffer() -> None:
     assert raised == [stop.cause] * 3
 
 
-def test_a_pace_keeps_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_keeps_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     rate_limit = RateLimit(1000, clock)
     for _ in range(500):
@@ -136,7 +136,7 @@ def test_a_pace_keeps_the_mean_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.now - 1000 == pytest.approx(3.5, abs=0.02)
 
 
-def test_a_pace_has_no_credit_from_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_has_no_credit_from_idle_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     rate_limit = RateLimit(1000, clock)
     clock.now += 3600
@@ -145,13 +145,13 @@ def test_a_pace_has_no_credit_from_idle_time(monkeypatch: pytest.MonkeyPatch) ->
     assert clock.now - began == pytest.approx(2, abs=0.26)
 
 
-def test_a_pace_without_a_rate_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_without_a_rate_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     RateLimit(None, clock).spend(1 << 60)
     assert clock.now == 1000
 
 
-def test_a_pace_takes_real_time() -> None:
+def test_a_rate_limit_takes_real_time() -> None:
     started = time.monotonic()
     rate_limit = RateLimit(10_000, Stop())
     for _ in range(20):

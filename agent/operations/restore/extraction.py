@@ -269,7 +269,7 @@ class Extraction:
             ).run()
             gate.finish()
             extract_run.finish()
-        as_user(partial(_settle, record, folder, self._stop.check))
+        as_user(partial(_disarm_and_check, record, folder, self._stop.check))
 
     def _fetch(self, record: Record, lists: SegmentLists, number: int, buffer: memoryview) -> None:
         row = lists.row(number)
@@ -287,7 +287,7 @@ class Extraction:
             raise DataDamaged(f"segment {number} of backup {record.id} is not as it was stored")
 
 
-def _settle(record: Record, folder: Path, check: Callable[[], None]) -> None:
+def _disarm_and_check(record: Record, folder: Path, check: Callable[[], None]) -> None:
     """Disarm the extracted backup, and check that its LSNs are the LSNs of the record."""
     with usable(folder):
         disarm(folder, check)

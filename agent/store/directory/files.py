@@ -166,8 +166,9 @@ class Folder:
     def temporary(self, container: str) -> Iterator[tuple[int, str]]:
         """Yield the descriptor and the name of a temporary file (mode 0600) of the container.
 
-        The file is deleted at the end of the block, unless `settle` has moved it. A lock on the
-        file tells `sweep` that a process uses it. The kernel releases the lock if the process dies.
+        The file is deleted at the end of the block, unless `move_into_place` has moved it. A lock
+        on the file tells `sweep` that a process uses it. The kernel releases the lock if the
+        process dies.
         """
         self.make((container, TEMPORARY))
         with self.enter((container, TEMPORARY)) as folder:
@@ -179,7 +180,7 @@ class Folder:
                     os.unlink(name, dir_fd=folder)
                 os.close(descriptor)
 
-    def settle(
+    def move_into_place(
         self,
         container: str,
         name: str,

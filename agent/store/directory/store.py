@@ -102,17 +102,17 @@ class DirectoryStore:
         """
         there, inside, moved = place(name), self._container_name(container), False
 
-        def settle(temporary: str, beside: str | None) -> None:
+        def move(temporary: str, beside: str | None) -> None:
             def then(folder: int) -> None:
                 nonlocal moved
                 moved = True
                 if beside is not None:
                     write_beside(folder, there.file, beside)
 
-            self._folder.settle(inside, temporary, there.folders, there.file, then)
+            self._folder.move_into_place(inside, temporary, there.folders, there.file, then)
 
         try:
-            return self._write(f"put {inside}/{name}", container, parts, settle)
+            return self._write(f"put {inside}/{name}", container, parts, move)
         except StoreError as error:
             error.without_effect = not moved
             raise
@@ -222,12 +222,12 @@ class DirectoryStore:
         what: str,
         container: Container,
         parts: Sequence[memoryview],
-        settle: Callable[[str, str | None], None],
+        move: Callable[[str, str | None], None],
     ) -> str:
         """Write and sync a temporary file, and return the MD5 of its bytes in hex.
 
-        `settle` then moves the file to its name. For a segment on a filesystem without extended
-        attributes, `settle` also gets the ETag and writes it into a file beside the segment.
+        `move` then moves the file to its name. For a segment on a filesystem without extended
+        attributes, `move` also gets the ETag and writes it into a file beside the segment.
         """
         with (
             self._doing(what),
@@ -246,7 +246,7 @@ class DirectoryStore:
                 raise StoreMismatch(f"{what}: the file does not have the {size} bytes written")
             _drop_from_page_cache(container, descriptor)
             beside = None if held or container is Container.OBJECTS else etag
-            settle(temporary, beside)
+            move(temporary, beside)
         return etag
 
     @contextmanager
