@@ -47,7 +47,7 @@ class _Groups:
             del self._open[group]
         self._flush(group, _ordered(rows))
 
-    def take_rest(self) -> tuple[int, list[Segment]] | None:
+    def rest(self) -> tuple[int, list[Segment]] | None:
         """Return the number and the segments of the last group, or None if that is complete."""
         with self._lock:
             for group, rows in self._open.items():
@@ -100,20 +100,20 @@ class Manifest:
         self._attempt = attempt
         self._lock = threading.Lock()
         self._lists: dict[int, ListRef] = {}
-        self._parts: dict[int, ManifestEntry] = {}
+        self._submanifests: dict[int, ManifestEntry] = {}
         self._count = 0
         self._end = 0
         self._bytes = 0
         self._top: list[ManifestEntry] = []
         # Without nesting, all segments stay in one open group. That group becomes the object
         # itself.
-        self._per_part = (
+        self._per_submanifest = (
             min(limits.manifest_entries, LIST_ENTRIES)
             if limits.nesting
             else limits.manifest_entries + 1
         )
         self._for_lists = _Groups(LIST_ENTRIES, self._write_list)
-        self._for_parts = _Groups(self._per_part, self._write_part)
+        self._for_submanifests = _Groups(self._per_submanifest, self._write_submanifest)
 
     def add(self, number: int, segment: Segment) -> None:
         """Add a segment that the store has confirmed.
@@ -126,7 +126,7 @@ class Manifest:
             self._end = max(self._end, number + 1)
             self._bytes += segment.size
         self._for_lists.add(number, segment)
-        self._for_parts.add(number, segment)
+        self._for_submanifests.add(number, segment)
 
     def finish(self) -> SegmentSummary:
         """Write the last segment list and the last sub-manifest, but not the top object.
@@ -141,7 +141,7 @@ class Manifest:
             raise Internal(
                 f"{self._count} segments were stored, but the highest number is {self._end - 1}"
             )
-        rest = self._for_lists.take_rest()
+        rest = self._for_lists.rest()
         if rest:
             self._write_list(*rest)
         self._top = self._top_entries()
@@ -168,15 +168,15 @@ class Manifest:
         return self._store.joiner.put_manifest(container, name, entries, headers)
 
     def _top_entries(self) -> list[ManifestEntry]:
-        rest = self._for_parts.take_rest()
-        if not self._parts and rest:
+        rest = self._for_submanifests.rest()
+        if not self._submanifests and rest:
             return self._entries(*rest)
         if rest:
-            self._write_part(*rest)
-        return [self._parts[number] for number in sorted(self._parts)]
+            self._write_submanifest(*rest)
+        return [self._submanifests[number] for number in sorted(self._submanifests)]
 
     def _entries(self, group: int, segments: list[Segment]) -> list[ManifestEntry]:
-        first = group * self._per_part
+        first = group * self._per_submanifest
         return [
             ManifestEntry(segment_name(self._backup_id, self._attempt, first + at), size, md5)
             for at, (size, md5) in enumerate(segments)
@@ -189,9 +189,9 @@ class Manifest:
         with self._lock:
             self._lists[number] = list_ref(encoded)
 
-    def _write_part(self, group: int, segments: list[Segment]) -> None:
-        parts_allowed = self._limits.manifest_entries if self._limits.nesting else 0
-        if group >= parts_allowed:
+    def _write_submanifest(self, group: int, segments: list[Segment]) -> None:
+        allowed = self._limits.manifest_entries if self._limits.nesting else 0
+        if group >= allowed:
             raise StoreRejected(
                 f"the backup has more than the {most_segments(self._limits)} segments that one "
                 "object of this store can join",
@@ -201,4 +201,4 @@ class Manifest:
         etag = self._join(Container.SEGMENTS, name, self._entries(group, segments), {})
         size = sum(segment.size for segment in segments)
         with self._lock:
-            self._parts[group] = ManifestEntry(name, size, etag, nested=True)
+            self._submanifests[group] = ManifestEntry(name, size, etag, nested=True)
