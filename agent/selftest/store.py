@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from agent.config.settings import need
 from agent.errors import StoreDenied, StoreFull, StoreMismatch
 from agent.machine.host import is_this_machine
-from agent.operations.backup.preflight import check_place
+from agent.operations.backup.preflight import check_store_folder
 from agent.pipeline.buffers import MIB
 from agent.records.manifest import most_segments
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
@@ -55,7 +55,7 @@ class _Group:
     def container(self) -> CheckOutcome:
         server = self._context.server
         if folder := store_folder(self._context.config):
-            check_place(folder, [server.datadir] if server else [])
+            check_store_folder(folder, [server.datadir] if server else [])
         self._context.store.open()
         return passed("both containers exist")
 

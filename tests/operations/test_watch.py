@@ -147,7 +147,7 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
     making = operation(folder, request, stop)
     for name, found in (
         ("observe_instance", None),
-        ("usable_base", ParentChain((base, parent))),
+        ("chain_to_continue", ParentChain((base, parent))),
         ("plan_data_path", None),
     ):
         monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
@@ -175,9 +175,9 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     request = BackupRequest(id=str(uuid4()), name="inc", parent_id=base.id)
     making = operation(folder, request, Stop())
     monkeypatch.setattr(backup_module, "observe_instance", lambda *_: found)
-    monkeypatch.setattr(backup_module, "usable_base", lambda *_: ParentChain((base,)))
+    monkeypatch.setattr(backup_module, "chain_to_continue", lambda *_: ParentChain((base,)))
     monkeypatch.setattr(backup_module, "plan_data_path", lambda *_: None)
-    monkeypatch.setattr(backup_module, "prepare_proof", lambda *_: None)
+    monkeypatch.setattr(backup_module, "list_expected", lambda *_: None)
     Catalogue(folder, KEYS).condemn(base.id)
     with pytest.raises(ParentUnusable, match="DELETING") as raised:
         making.run()

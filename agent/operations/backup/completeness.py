@@ -15,7 +15,7 @@ from agent.database.datadir import Survey, TableFile, named
 from agent.database.flavours import half_made, truncates_in_place
 from agent.database.server import ServerInfo, Tablespace
 from agent.errors import DatadirUnfit, StreamIncomplete
-from agent.operations.backup.imports import Check, imported, tablespace_file
+from agent.operations.backup.imports import Check, has_old_page, tablespace_file
 
 # Tablespaces are copied as whole files. So a stream with less than this share of the bytes that
 # the server has allocated for them is not a copy of that server.
@@ -160,7 +160,7 @@ class Completeness:
 
     def _is_imported(self, space: Tablespace, limit: int) -> bool:
         file = tablespace_file(self._server.datadir, space.path)
-        return file is not None and imported(file, limit, self._check)
+        return file is not None and has_old_page(file, limit, self._check)
 
     def _check_made(self, after: Listing) -> None:
         """Check that tables that were made or finished during the run have no old pages.

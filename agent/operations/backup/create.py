@@ -44,12 +44,12 @@ from agent.operations.backup.lock_watch import LockWatch
 from agent.operations.backup.preflight import (
     InstanceState,
     ObserveLsn,
-    check_place,
+    chain_to_continue,
+    check_store_folder,
+    list_expected,
     observe_instance,
     plan_data_path,
-    prepare_proof,
     series,
-    usable_base,
     whole_chain,
 )
 from agent.operations.backup.proof import Proof, ProvedStream
@@ -115,7 +115,9 @@ class BackupOperation:
         """Make the backup and return its COMPLETED record, or raise the error that stopped it."""
         if self._resources.store_folder is not None:
             # Checked before anything is written to this directory.
-            check_place(self._resources.store_folder, [self._resources.database.server().datadir])
+            check_store_folder(
+                self._resources.store_folder, [self._resources.database.server().datadir]
+            )
         self._resources.store.open()
         limits = self._resources.store.limits()
         found = observe_instance(self._resources, self._observe_lsn)
@@ -123,13 +125,13 @@ class BackupOperation:
             return self._make(limits, found)
 
     def _make(self, limits: StoreLimits, found: InstanceState) -> Record:
-        base = usable_base(self._resources, self._task, found, self._stop.check)
+        base = chain_to_continue(self._resources, self._task, found, self._stop.check)
         self._ancestry = {self._task.backup.id, *(record.id for record in base.chain)}
         self._make_way()
         plan = plan_data_path(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        completeness = prepare_proof(self._resources, found, base, self._stop.check)
+        completeness = list_expected(self._resources, found, base, self._stop.check)
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         manifest = Manifest(

@@ -74,7 +74,7 @@ def check_imports(
         # Without table ids each file that was changed is suspect, and most of these have old pages
         # that the parent holds. So only pages with LSN 0 count then.
         limit = parent.to_lsn or 0 if parent.last_table_id is not None else 0
-        if imported(file, limit, check):
+        if has_old_page(file, limit, check):
             raise LineageChanged(
                 f"the tablespace {space.path} has pages that neither parent {parent.id} has nor an "
                 "incremental on it would have: it was imported, its file was copied into place, or "
@@ -98,7 +98,7 @@ def tablespace_file(datadir: Path, name: str) -> Path | None:
     return linked if link and _is_file(linked) else None
 
 
-def imported(path: Path, limit: int, check: Check) -> bool:
+def has_old_page(path: Path, limit: int, check: Check) -> bool:
     """Return True if a tablespace has a page with an LSN of at most `limit`.
 
     The first page and empty pages don't count. `check` is called for each block of 1 MiB. Return

@@ -64,7 +64,7 @@ class InstanceState(NamedTuple):
     copied_bytes: int = 0
 
 
-def check_place(folder: Path, datadirs: Iterable[Path]) -> None:
+def check_store_folder(folder: Path, datadirs: Iterable[Path]) -> None:
     """Check that the directory of a store is in no datadir.
 
     The engine would copy the backups as if they were tables, and the server would show them as a
@@ -136,7 +136,7 @@ class ParentChain(NamedTuple):
         return self.chain[-1] if self.chain else None
 
 
-def usable_base(
+def chain_to_continue(
     resources: BackupResources, task: CreateTask, found: InstanceState, check: Check
 ) -> ParentChain:
     """Return the chain that the requested backup continues, empty for a full backup.
@@ -165,7 +165,7 @@ def usable_base(
         return ParentChain()
 
 
-def prepare_proof(
+def list_expected(
     resources: BackupResources, found: InstanceState, base: ParentChain, check: Check
 ) -> Completeness:
     """List the files and tablespaces that the backup must hold.
