@@ -47,7 +47,7 @@ class Engines:
             )
         engine = self._engines[name]
         if datadir is not None:
-            engine = engine.beside(datadir)
+            engine = engine.for_datadir(datadir)
         version = engine.version()
         check_server(server_type, server_version, engine.name, version)
         return EngineVersion(engine, version)

@@ -102,17 +102,17 @@ class CopyingEngine(ABC):
     """The group of the option file that the program reads."""
     completed: ClassVar[re.Pattern[str]]
     """The pattern of the program's whole closing line."""
-    telling: ClassVar[re.Pattern[str]]
+    kept_lines: ClassVar[re.Pattern[str]]
     """The pattern of log lines that are kept because they may explain a failure."""
     causes: ClassVar[tuple[Cause, ...]]
-    losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    backup_losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
     """The pattern of the start of a backup's messages that mean lost data.
 
     The data are lost even if the program reports success.
     """
-    unapplied: ClassVar[re.Pattern[str]] = re.compile("(?!)")
+    prepare_losses: ClassVar[re.Pattern[str]] = re.compile("(?!)")
     """The pattern of the start of a prepare's messages that mean lost data."""
-    stated: ClassVar[re.Pattern[str]]
+    version_line: ClassVar[re.Pattern[str]]
     """The pattern of the output of `--version`. Its first group is the version."""
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -129,7 +129,7 @@ class CopyingEngine(ABC):
     def _causes(self) -> tuple[Cause, ...]:
         return self.causes
 
-    def beside(self, datadir: Path) -> Self:
+    def for_datadir(self, datadir: Path) -> Self:
         """Return this engine for the server with this datadir.
 
         If this process is root, the programs run as the owner of the datadir, because they load
@@ -169,7 +169,7 @@ class CopyingEngine(ABC):
             child.wait(_VERSION_SECONDS)
         # The programs write their version to standard error.
         output = child.log.lines()
-        found = self.stated.search("\n".join(output))
+        found = self.version_line.search("\n".join(output))
         if found is None:
             raise EngineFailed(
                 f"{self._settings.program} --version doesn't state a version of {self.name}: "
@@ -202,7 +202,9 @@ class CopyingEngine(ABC):
             _write_options(secret_file, self.group, settings, loan.socket)
             loan.give(secret_file, workdir)
             argv = self._backup_argv(loan.path, from_lsn)
-            child = self._child(argv, stdout=True, keep=self.telling, losses=self.losses, loan=loan)
+            child = self._child(
+                argv, stdout=True, keep=self.kept_lines, losses=self.backup_losses, loan=loan
+            )
             undo.pop_all()
         return BackupRun(
             child,
@@ -224,7 +226,7 @@ class CopyingEngine(ABC):
         argv += options_of(self._settings.options, self.name)
         return argv + ([f"--incremental-lsn={from_lsn}"] if from_lsn is not None else [])
 
-    def extract(self, folder: Path) -> ExtractRun:
+    def start_extract(self, folder: Path) -> ExtractRun:
         """Start the extractor with `-x` into `folder`, the only directory that it may write to.
 
         Raises:
@@ -235,7 +237,7 @@ class CopyingEngine(ABC):
         child = self._child(argv, setting=_EXTRACTOR, stdin=True, writable=[place])
         return ExtractRun(child, self._settings.silent_seconds)
 
-    def prepare(
+    def start_prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
         """Start `--prepare` of one backup of a chain.
@@ -254,7 +256,9 @@ class CopyingEngine(ABC):
         argv += self._prepare_options(last=last)
         argv += options_of(self._settings.options, self.name, prepare=True)
         argv += [f"--incremental-dir={one}" for one in beside]
-        child = self._child(argv, keep=self.telling, losses=self.unapplied, writable=writable)
+        child = self._child(
+            argv, keep=self.kept_lines, losses=self.prepare_losses, writable=writable
+        )
         return PrepareRun(child, self.completed, _PREPARE_CAUSES)
 
     def _common_options(self) -> list[str]:

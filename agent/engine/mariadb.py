@@ -46,9 +46,9 @@ class MariadbBackup(CopyingEngine):
 
     name = "mariadb-backup"
     group = "mariadb-backup"
-    stated = re.compile(r"based on MariaDB server (\S+)")
+    version_line = re.compile(r"based on MariaDB server (\S+)")
     completed = re.compile(r"\[00\] \d{4}-\d\d-\d\d \d\d:\d\d:\d\d completed OK!")
-    telling = re.compile(
+    kept_lines = re.compile(
         r"ERROR|Error:|denied|Failed to connect|missing required|only able to copy|Can't|"
         r"impossible|No space left|xtrabackup_copy_datafile|Errcode|Too many open files|"
         r"gone away|Lost connection|Lock wait timeout|Unable to obtain lock|Permission denied|"
@@ -62,7 +62,7 @@ class MariadbBackup(CopyingEngine):
     # The engine also continues if it can't open or lock a table. Such a table may have been
     # dropped, and the proof by names decides that. If the engine gives up the server's list of DDL
     # statements, tables that were altered during the run have their old rows.
-    losses = re.compile(
+    backup_losses = re.compile(
         r"error: aria_(read|write)\b.*failed|Aria log file .*(copy error|open failed)|"
         r"Aria lsn store read error|LSN write error for aria|Failed to re-copy |"
         r"\s*WARNING!!! The corruption is ignored|"
@@ -73,7 +73,7 @@ class MariadbBackup(CopyingEngine):
     # because that table has since become one without a log, so all its rows are in its files.
     # `is crashed` is left out, because the table is crashed on the server, too. Names are file
     # names, without blanks.
-    unapplied = re.compile(
+    prepare_losses = re.compile(
         r"\*\*\*WARNING: ((?!\./[^/]+/#sql)\S+ (could not be opened|may be corrupted)|"
         r"Can't read length of file)"
     )

@@ -20,7 +20,7 @@ class Engine(Protocol):
     def leaving_out(self, folders: tuple[str, ...]) -> Self:
         """Return this engine with `folders`, directories of the datadir, left out of backups."""
 
-    def beside(self, datadir: Path) -> Self:
+    def for_datadir(self, datadir: Path) -> Self:
         """Return this engine for the server with this datadir.
 
         If this process is root, the engine's programs run as the owner of the datadir.
@@ -51,10 +51,10 @@ class Engine(Protocol):
             EngineFailed: the backup can't be started for another reason.
         """
 
-    def extract(self, folder: Path) -> ExtractRun:
+    def start_extract(self, folder: Path) -> ExtractRun:
         """Start unpacking a stream into `folder`, an existing and empty directory."""
 
-    def prepare(
+    def start_prepare(
         self, target: Path, incremental: Path | None, memory_bytes: int, *, last: bool
     ) -> PrepareRun:
         """Start making an extracted full backup in `target` consistent.

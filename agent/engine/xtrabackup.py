@@ -68,14 +68,14 @@ class XtraBackup(CopyingEngine):
 
     name = "xtrabackup"
     group = "xtrabackup"
-    stated = re.compile(r"\bversion (\S+) based on MySQL server")
+    version_line = re.compile(r"\bversion (\S+) based on MySQL server")
     # The first form is that of 2.4, and of 8.0 before 8.0.28. The second form is that of the
     # server's own log, in later versions.
     completed = re.compile(
         r"(\d{6} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d) \d+ "
         r"\[Note\] \[MY-\d{6}\] \[Xtrabackup\]) completed OK!"
     )
-    telling = re.compile(
+    kept_lines = re.compile(
         r"\[ERROR\]|[Ee]rror:|denied|Failed to connect|missing required|[Uu]nsupported|"
         r"wrapped around|log block no|No space left|Errcode|[Oo][Ss] errno|Too many open files|"
         r"Unable to obtain lock|did not become zero|gone away|Lost connection|Lock wait timeout|"

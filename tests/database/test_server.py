@@ -136,7 +136,7 @@ def _stream_files(server: MariaDB, folder: Path) -> set[str]:
     )
     engine, target = MariadbBackup(settings), folder / "target"
     target.mkdir()
-    with engine.start_backup(folder, None) as run, engine.extract(target) as extraction:
+    with engine.start_backup(folder, None) as run, engine.start_extract(target) as extraction:
         while block := child_of(run).stdout.read(1 << 20):
             extraction.write(block)
         run.finish()

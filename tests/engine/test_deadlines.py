@@ -89,7 +89,7 @@ def test_time_in_which_nobody_reads_does_not_count(tmp_path: Path) -> None:
 
 def test_an_extractor_that_takes_nothing_is_ended(tmp_path: Path) -> None:
     with (
-        engine(tmp_path, WAITS).extract(tmp_path) as run,
+        engine(tmp_path, WAITS).start_extract(tmp_path) as run,
         takes(SILENT / 2, 5),
         pytest.raises(EngineSilent, match="has read nothing for"),
     ):
@@ -101,7 +101,7 @@ def test_an_extractor_that_is_slow_gets_all(tmp_path: Path) -> None:
     size = 5 << 20
     reads = "while chunk := os.read(0, 1 << 19):\n    got += len(chunk)\n    time.sleep(0.1)\n"
     body = f"got = 0\n{reads}sys.exit(got != {size})"
-    with engine(tmp_path, body).extract(tmp_path) as run:
+    with engine(tmp_path, body).start_extract(tmp_path) as run:
         run.write(memoryview(bytes(size)))
         run.finish()
 
@@ -117,10 +117,10 @@ def test_a_foreign_signal_is_named(tmp_path: Path, name: str) -> None:
         with pytest.raises(EngineKilled, match=said) as caught:
             run.finish()
     assert "out-of-memory" in caught.value.hint
-    with ours.extract(tmp_path) as extracting, pytest.raises(EngineKilled, match=said):
+    with ours.start_extract(tmp_path) as extracting, pytest.raises(EngineKilled, match=said):
         extracting.write(bytes(8 << 20))
     with (
-        ours.prepare(tmp_path, None, 1 << 26, last=True) as preparing,
+        ours.start_prepare(tmp_path, None, 1 << 26, last=True) as preparing,
         pytest.raises(EngineKilled, match=said),
     ):
         preparing.finish()

@@ -55,14 +55,14 @@ def backup(engine: MariadbBackup, stream: Path, from_lsn: int | None = None) -> 
 
 def extract(engine: MariadbBackup, stream: Path, folder: Path) -> Checkpoints:
     folder.mkdir()
-    with engine.extract(folder) as run:
+    with engine.start_extract(folder) as run:
         run.write(stream.read_bytes())
         run.finish()
     return read_checkpoints(folder)
 
 
 def prepare(engine: MariadbBackup, target: Path, incremental: Path | None = None) -> None:
-    with engine.prepare(target, incremental, MEMORY, last=True) as run:
+    with engine.start_prepare(target, incremental, MEMORY, last=True) as run:
         run.finish()
 
 
@@ -261,7 +261,7 @@ def test_a_server_that_dies_mid_way(tmp_path: Path) -> None:
 
 def test_extracting_nothing(mariadb: MariaDB, tmp_path: Path) -> None:
     with (
-        engine_of(mariadb).extract(tmp_path) as run,
+        engine_of(mariadb).start_extract(tmp_path) as run,
         pytest.raises(ExtractFailed, match="empty stream"),
     ):
         run.finish()
@@ -271,7 +271,7 @@ def test_extracting_onto_files_that_exist(mariadb: MariaDB, full: Path, tmp_path
     engine = engine_of(mariadb)
     extract(engine, full, tmp_path / "target")
     with (
-        engine.extract(tmp_path / "target") as run,
+        engine.start_extract(tmp_path / "target") as run,
         pytest.raises(ExtractFailed, match="File exists"),
     ):
         _write_and_finish(run, full.read_bytes())
@@ -280,13 +280,13 @@ def test_extracting_onto_files_that_exist(mariadb: MariaDB, full: Path, tmp_path
 
 @pytest.mark.parametrize("cut", [100_000, -1])
 def test_extracting_a_cut_stream(mariadb: MariaDB, full: Path, tmp_path: Path, cut: int) -> None:
-    with engine_of(mariadb).extract(tmp_path) as run, pytest.raises(ExtractFailed):
+    with engine_of(mariadb).start_extract(tmp_path) as run, pytest.raises(ExtractFailed):
         _write_and_finish(run, full.read_bytes()[:cut])
 
 
 def test_extracting_what_is_no_xbstream(mariadb: MariaDB, tmp_path: Path) -> None:
     with (
-        engine_of(mariadb).extract(tmp_path) as run,
+        engine_of(mariadb).start_extract(tmp_path) as run,
         pytest.raises(ExtractFailed, match="status 1"),
     ):
         _write_and_finish(run, os.urandom(10 << 20))
@@ -296,7 +296,7 @@ def test_extracting_what_is_no_xbstream(mariadb: MariaDB, tmp_path: Path) -> Non
 
 def test_extracting_into_no_folder(mariadb: MariaDB, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="No such file"):
-        engine_of(mariadb).extract(tmp_path / "none")
+        engine_of(mariadb).start_extract(tmp_path / "none")
 
 
 def test_preparing_what_is_no_backup(mariadb: MariaDB, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def status(pid: int) -> dict[str, list[str]]:
 
 
 def engine(server: MariaDB) -> MariadbBackup:
-    return engine_of(server).beside(server.datadir)
+    return engine_of(server).for_datadir(server.datadir)
 
 
 def test_a_plugin_of_the_servers_user_does_not_run_as_root(
@@ -282,7 +282,7 @@ def test_without_the_right_to_mount_the_closed_directory_is_named(
 
 def test_an_account_without_a_password_is_logged_in_to_as_root(server: MariaDB) -> None:
     """The account is `root` over the socket. The server knows it by the OS user that connects."""
-    ours = engine_of(server, user="root", password="").beside(server.datadir)
+    ours = engine_of(server, user="root", password="").for_datadir(server.datadir)
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
             assert child_of(run).stdout.read(1)
@@ -302,7 +302,7 @@ def test_such_an_engine_ends_and_leaves_nothing_if_the_server_is_not_there(
     server: MariaDB, place: Path
 ) -> None:
     settings = {"user": "root", "password": "", "socket": place / "none"}
-    ours = engine_of(server, **settings).beside(server.datadir)
+    ours = engine_of(server, **settings).for_datadir(server.datadir)
     before = held()
     with private("run") as workdir:
         with ours.start_backup(workdir, None) as run:
@@ -322,7 +322,7 @@ def test_so_does_not_the_program_that_tells_its_version(server: MariaDB, place: 
         f"#!/bin/sh\nid -u > {place}/who\necho based on MariaDB server 1-MariaDB >&2\n"
     )
     program.chmod(0o755)
-    told = engine_of(server, program=str(program)).beside(server.datadir).version()
+    told = engine_of(server, program=str(program)).for_datadir(server.datadir).version()
     assert told == "1-MariaDB"
     assert int((place / "who").read_text()) == server.datadir.stat().st_uid
 

@@ -289,7 +289,7 @@ def test_what_a_prepare_could_not_apply_is_a_failure(tmp_path: Path, line: str) 
     # There are more lines before and after it than the agent keeps of any kind.
     noise = "for n in range(99): print('[ERROR] a', n, file=sys.stderr)\n"
     engine = fake(tmp_path, f"{noise}{says(line)}{noise}{SAYS_OK}")
-    run = engine.prepare(tmp_path, None, 1 << 20, last=True)
+    run = engine.start_prepare(tmp_path, None, 1 << 20, last=True)
     with run, pytest.raises(PrepareFailed, match=re.escape(line)) as caught:
         run.finish()
     assert "lost" in caught.value.hint
@@ -297,7 +297,7 @@ def test_what_a_prepare_could_not_apply_is_a_failure(tmp_path: Path, line: str) 
 
 def test_what_a_prepare_says_on_a_good_way(tmp_path: Path) -> None:
     body = "".join(map(says, APPLIED)) + SAYS_OK
-    with fake(tmp_path, body).prepare(tmp_path, None, 1 << 20, last=True) as run:
+    with fake(tmp_path, body).start_prepare(tmp_path, None, 1 << 20, last=True) as run:
         run.finish()
 
 
@@ -312,7 +312,7 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_an_extractor_that_complains_and_exits_0(tmp_path: Path) -> None:
     engine = fake(tmp_path, f"sys.stdin.read()\n{says('File exists')}")
-    with engine.extract(tmp_path) as run:
+    with engine.start_extract(tmp_path) as run:
         run.write(b"stream")
         with pytest.raises(ExtractFailed, match="status 0: File exists"):
             run.finish()
@@ -320,13 +320,13 @@ def test_an_extractor_that_complains_and_exits_0(tmp_path: Path) -> None:
 
 def test_an_extractor_that_ends_early_says_why(tmp_path: Path) -> None:
     engine = fake(tmp_path, f"os.read(0, 10)\n{says('Errcode: 28 No space left')}sys.exit(1)")
-    with engine.extract(tmp_path) as run, pytest.raises(ExtractFailed, match="No space left"):
+    with engine.start_extract(tmp_path) as run, pytest.raises(ExtractFailed, match="No space left"):
         run.write(bytes(10 << 20))
 
 
 def test_an_extractor_that_hangs_is_interrupted(tmp_path: Path) -> None:
     deaf = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nos.write(2, b'on\\n')\ntime.sleep(60)"
-    with fake(tmp_path, deaf).extract(tmp_path) as run:
+    with fake(tmp_path, deaf).start_extract(tmp_path) as run:
         run.interrupt()
         with pytest.raises(ExtractFailed, match="interrupted"):
             run.write(bytes(10 << 20))
@@ -334,14 +334,17 @@ def test_an_extractor_that_hangs_is_interrupted(tmp_path: Path) -> None:
 
 def test_prepare_needs_its_own_proof(tmp_path: Path) -> None:
     engine = fake(tmp_path, says("recovered"))
-    with engine.prepare(tmp_path, None, 1 << 26, last=True) as run, pytest.raises(PrepareFailed):
+    with (
+        engine.start_prepare(tmp_path, None, 1 << 26, last=True) as run,
+        pytest.raises(PrepareFailed),
+    ):
         run.finish()
-    with fake(tmp_path, SAYS_OK).prepare(tmp_path, None, 1 << 26, last=True) as run:
+    with fake(tmp_path, SAYS_OK).start_prepare(tmp_path, None, 1 << 26, last=True) as run:
         run.finish()
 
 
 def test_prepare_can_be_interrupted(tmp_path: Path) -> None:
-    with fake(tmp_path, "time.sleep(60)").prepare(tmp_path, None, 1 << 26, last=True) as run:
+    with fake(tmp_path, "time.sleep(60)").start_prepare(tmp_path, None, 1 << 26, last=True) as run:
         run.interrupt()
         with pytest.raises(PrepareFailed, match="interrupted"):
             run.finish()

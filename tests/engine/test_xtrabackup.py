@@ -55,13 +55,13 @@ def backup(engine: XtraBackup, workdir: Path, from_lsn: int | None = None) -> by
 
 def extract(engine: XtraBackup, stream: bytes, folder: Path) -> None:
     folder.mkdir()
-    with engine.extract(folder) as run:
+    with engine.start_extract(folder) as run:
         run.write(stream)
         run.finish()
 
 
 def prepare(engine: XtraBackup, target: Path, beside: Path | None, *, last: bool) -> None:
-    with engine.prepare(target, beside, MEMORY, last=last) as run:
+    with engine.start_prepare(target, beside, MEMORY, last=last) as run:
         run.finish()
 
 

@@ -99,10 +99,10 @@ class Sink:
     def run_as(self, _user: object) -> "Sink":
         return self
 
-    def extract(self, folder: Path) -> "_Extract":
+    def start_extract(self, folder: Path) -> "_Extract":
         return _Extract(self, folder, next(self._records), self._chain.streams)
 
-    def prepare(self, *_: object, **__: object) -> "_Nothing":
+    def start_prepare(self, *_: object, **__: object) -> "_Nothing":
         return _Nothing()
 
 

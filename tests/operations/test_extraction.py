@@ -65,7 +65,7 @@ def test_no_path_leads_out_of_the_folder(tmp_path: Path, what: str, size: int) -
     folder.mkdir()
     (tmp_path / "canary").write_text("unharmed")
     stream = GOOD + placed(OUTSIDE[what], tmp_path) + GOOD
-    with engine(tmp_path).extract(folder) as run:
+    with engine(tmp_path).start_extract(folder) as run:
         gate = Gate(run.write, "b", len(stream))
         with pytest.raises(ContentRefused, match="is not a plain relative path"):
             feed(gate, stream, size)
@@ -80,7 +80,7 @@ def test_what_engines_rename_and_remove_still_works(tmp_path: Path) -> None:
     folder = tmp_path / "target"
     folder.mkdir()
     stream = GOOD + whole(b"d/u.ibd", b"u") + rename(b"d/t.ibd", b"d/v.ibd") + remove(b"d/u.ibd")
-    with engine(tmp_path).extract(folder) as run:
+    with engine(tmp_path).start_extract(folder) as run:
         gate = Gate(run.write, "b", len(stream))
         gate.write(stream)
         gate.finish()
@@ -95,7 +95,7 @@ def test_what_mbstream_stops_at_is_mended(tmp_path: Path, size: int) -> None:
     folder = tmp_path / "target"
     folder.mkdir()
     stream = GOOD + rename(b"d/t.ibd", b"d/u.ibd") + end(b"mysql/general_log.CSV") + end(b"d/e")
-    with engine(tmp_path).extract(folder) as run:
+    with engine(tmp_path).start_extract(folder) as run:
         gate = Gate(run.write, "b", len(stream))
         feed(gate, stream, size)
         gate.finish()
@@ -268,7 +268,7 @@ def test_a_changed_byte_is_left_to_the_extractor(tmp_path: Path) -> None:
     need("mbstream")
     stream = bytearray(GOOD)
     stream[GOOD.index(b"rows")] ^= 1
-    with engine(tmp_path).extract(tmp_path) as run:
+    with engine(tmp_path).start_extract(tmp_path) as run:
         gate = Gate(run.write, "b", len(stream))
         gate.write(bytes(stream))
         gate.finish()

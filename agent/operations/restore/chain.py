@@ -140,7 +140,7 @@ class RestoreOperation:
         self._stop.check()
         log.info("preparing %s", target)
         with (
-            engine.prepare(
+            engine.start_prepare(
                 target, incremental, self._resources.prepare_memory_bytes, last=last
             ) as prepare_run,
             self._stop.on_stop(prepare_run.interrupt),

@@ -254,7 +254,7 @@ class Extraction:
         lists = SegmentLists(self._resources.catalogue, record, record.stored)
         named = None if record.parent_id is None else folder.resolve()
         with (
-            engine.extract(folder) as extract_run,
+            engine.start_extract(folder) as extract_run,
             self._stop.on_stop(extract_run.interrupt),
         ):
             gate = Gate(extract_run.write, record.id, record.stored.raw_bytes, named)
