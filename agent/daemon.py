@@ -18,7 +18,7 @@ from agent.broker.wire import task_queue
 from agent.config.settings import Config
 from agent.errors import Internal
 from agent.machine.host import lower_priority
-from agent.machine.lock import Said
+from agent.machine.lock import WriteActivity
 from agent.machine.systemd import Notifier
 from agent.model import utc_now
 from agent.tasks.worker import Worker
@@ -56,7 +56,11 @@ class Supervision:
     """
 
     def __init__(
-        self, notifier: Notifier, link: BrokerLink, queue: str, say: Said = lambda _text: None
+        self,
+        notifier: Notifier,
+        link: BrokerLink,
+        queue: str,
+        say: WriteActivity = lambda _text: None,
     ) -> None:
         self._notifier = notifier
         self._link = link
@@ -133,7 +137,7 @@ class Daemon:
             self._notifier.status(f"connecting to {broker.where}")
             self._serve(worker, link, run.note)
 
-    def _serve(self, worker: Worker, link: BrokerLink, say: Said) -> None:
+    def _serve(self, worker: Worker, link: BrokerLink, say: WriteActivity) -> None:
         queue = task_queue(self._config.agent.instance_id)
         supervision = Supervision(self._notifier, link, queue, say)
         link.start()

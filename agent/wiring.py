@@ -25,7 +25,7 @@ from agent.errors import ConfigInvalid, TokenLost
 from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
-from agent.machine.lock import SECOND_AGENT, Said, only_agent
+from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
 from agent.model import TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
@@ -233,7 +233,7 @@ class AgentRun(NamedTuple):
 
     journal: Journal
     executor: Executor
-    note: Said
+    note: WriteActivity
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from agent.machine.os_user import OsUser
 from agent.model import RestoreTask, printable
 from agent.operations.resources import RestoreResources
 from agent.operations.restore.chain import RestoreOperation
-from agent.operations.restore.target import check_target, usable
+from agent.operations.restore.target import check_target, errors_translated
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 
@@ -117,7 +117,7 @@ def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -
 
 def _owner_note(target: Path) -> str:
     """Return the owner of the restored files, and the way to give them to a server's user."""
-    with usable(target):
+    with errors_translated(target):
         status = target.stat()
     owner = OsUser(status.st_uid, status.st_gid, ()).name
     if owner == _SERVER_USER:

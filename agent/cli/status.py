@@ -11,7 +11,7 @@ from agent.cli.verb import Verbs, add_json, add_verb
 from agent.config.settings import Config
 from agent.daemon import CONSUMING, NOT_CONSUMING
 from agent.journal import overview
-from agent.machine.lock import held
+from agent.machine.lock import activity_of_holder
 
 _WORDS = {
     CONSUMING: "an agent runs for instance {instance}, and takes tasks since {since}",
@@ -37,7 +37,7 @@ def add(verbs: Verbs) -> None:
 def status(config: Config, arguments: argparse.Namespace) -> int:
     instance = config.agent.instance_id
     seen = overview(config.agent.journal_file)
-    said = held(config.agent.lock_file)
+    said = activity_of_holder(config.agent.lock_file)
     word, _, since = (said or "").partition(" ")
     tasks = [task._asdict() for task in seen.tasks]
     if arguments.json:

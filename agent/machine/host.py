@@ -51,7 +51,7 @@ def datadir_bytes(datadir: Path) -> int:
     Raises:
         ConfigInvalid: the datadir can't be read.
     """
-    with _readable(datadir):
+    with _errors_translated(datadir):
         if os.path.ismount(datadir):
             return int(psutil.disk_usage(str(datadir)).used)
         return _allocated(datadir)
@@ -71,7 +71,11 @@ def uncopied_bytes(datadir: Path, logs: Iterable[Path]) -> int:
     total = 0
     for folder in {datadir, *(log.parent for log in inside)}:
         names = {log.name for log in inside if log.parent == folder}
-        with _readable(folder), contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        with (
+            _errors_translated(folder),
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(folder) as found,
+        ):
             for entry in found:
                 with contextlib.suppress(FileNotFoundError):
                     total += _uncopied(entry, names)
@@ -96,7 +100,7 @@ def free_bytes(path: Path) -> int:
     Raises:
         ConfigInvalid: the filesystem can't be queried.
     """
-    with _readable(path):
+    with _errors_translated(path):
         return int(psutil.disk_usage(str(nearest(path.absolute()))).free)
 
 
@@ -122,7 +126,7 @@ def space_of(path: Path) -> Space:
     Raises:
         ConfigInvalid: the filesystem can't be queried.
     """
-    with _readable(path):
+    with _errors_translated(path):
         found = os.statvfs(nearest(path.absolute()))
     unit = found.f_frsize
     return Space(found.f_blocks * unit, found.f_bavail * unit, found.f_files, found.f_favail)
@@ -297,7 +301,7 @@ def _kill(process: psutil.Process, variable: str, value: str) -> None:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _errors_translated(path: Path) -> Iterator[None]:
     """Raise ConfigInvalid for an OSError in the block."""
     try:
         yield

@@ -21,7 +21,7 @@ from agent.errors import ConfigInvalid, InstanceBusy, JournalError
 log = logging.getLogger(__name__)
 
 # A function that writes the holder's present activity into the lock file.
-Said: TypeAlias = Callable[[str], None]
+WriteActivity: TypeAlias = Callable[[str], None]
 
 _LOCKS = Path("/proc/locks")
 _ACTIVITY_BYTES = 128
@@ -31,11 +31,12 @@ SECOND_AGENT = (
 
 
 @contextmanager
-def only_agent(path: Path, *, hint: str = SECOND_AGENT) -> Iterator[Said]:
+def only_agent(path: Path, *, hint: str = SECOND_AGENT) -> Iterator[WriteActivity]:
     """Hold the lock file `path` inside the block.
 
     Create the file if it is missing, and its directory with mode 0700. The context manager yields a
-    function that writes the holder's present activity into the file. `held` returns that text.
+    function that writes the holder's present activity into the file. `activity_of_holder` returns
+    that text.
 
     Raises:
         InstanceBusy: another process holds the lock. It is raised at once, with `hint`.
@@ -117,7 +118,7 @@ def _user(number: int) -> str:
     return f"the user with uid {number}"
 
 
-def held(path: Path) -> str | None:
+def activity_of_holder(path: Path) -> str | None:
     """Return the activity that the holder of the lock file `path` has written into it.
 
     Return None if no process holds the lock. This function takes no lock itself, so it can't

@@ -41,7 +41,7 @@ def closed_directory(user: OsUser, folder: Path) -> Path | None:
     return None
 
 
-def possible() -> bool:
+def may_mount() -> bool:
     """Return True if this process may create mount namespaces."""
     failures: list[OSError] = []
 

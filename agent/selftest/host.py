@@ -10,7 +10,7 @@ from agent.codec.gzip_members import deflate_member, inflate_member
 from agent.config.settings import Config
 from agent.machine import host
 from agent.machine.account import agent_user
-from agent.machine.lock import held
+from agent.machine.lock import activity_of_holder
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, warned
 from agent.selftest.context import Context
 
@@ -231,5 +231,5 @@ def _name(uid: int) -> str:
 
 def _agent(config: Config) -> CheckOutcome:
     path = config.agent.lock_file
-    running = held(path) is not None
+    running = activity_of_holder(path) is not None
     return passed(f"{'one' if running else 'no'} agent runs with {path.parent}")

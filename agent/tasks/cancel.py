@@ -17,6 +17,6 @@ class CancelKind(TaskKind[CancelTask]):
 
     def after_journalled(self, task: CancelTask, *, is_new: bool) -> None:
         reached(Point.CANCEL_JOURNALLED)
-        self._cancellation.take(task)
+        self._cancellation.handle(task)
         if self._tools.journal.has_ended(task.cancels):
             self._tools.stores.forget(task.cancels)

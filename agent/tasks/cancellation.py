@@ -25,7 +25,7 @@ class Cancellation:
         self._lock = threading.Lock()
         self._running: tuple[str, Stop] | None = None
 
-    def take(self, cancel: CancelTask) -> None:
+    def handle(self, cancel: CancelTask) -> None:
         """Stop the task that a journalled cancel names, or answer the cancel. May be repeated."""
         if not self._journal.cancel(cancel):
             return
@@ -42,12 +42,12 @@ class Cancellation:
             self._journal.report(refused(cancel, problem))
 
     def resume(self) -> None:
-        """Take the cancels that a crash left unanswered. Call it before any task is claimed."""
+        """Handle the cancels that a crash left unanswered. Call it before any task is claimed."""
         for cancel in self._journal.cancels():
-            self.take(cancel)
+            self.handle(cancel)
 
     @contextmanager
-    def possible(self, task: Task, stop: Stop) -> Iterator[None]:
+    def registered(self, task: Task, stop: Stop) -> Iterator[None]:
         """Register `stop` for cancels of `task` inside the block, also for earlier ones.
 
         A task that has begun to commit or to delete, as its kept note shows, can't be cancelled.

@@ -205,7 +205,7 @@ class Worker:
 
     def _do(self, task: Task) -> None:
         with self._stoppable() as stop:
-            self._executor.perform(task, stop, self._executor.cancellation.possible(task, stop))
+            self._executor.perform(task, stop, self._executor.cancellation.registered(task, stop))
         # A failed task's traceback and its stop refer to each other, and to the buffers of
         # the data path: a cycle that would keep 100 MiB.
         gc.collect()

@@ -10,7 +10,7 @@ import pytest
 
 from agent.machine.as_user import done_as
 from agent.machine.os_user import OsUser
-from agent.machine.passage import possible
+from agent.machine.passage import may_mount
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))
@@ -76,7 +76,7 @@ def test_this_thread_stays_roots(place: Path) -> None:
     assert (place / "made").stat().st_uid == 0
 
 
-@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+@pytest.mark.skipif(not may_mount(), reason="no mount namespace can be made here")
 def test_it_reaches_the_folder_below_a_closed_one(place: Path) -> None:
     place.parent.chmod(0o700)
     (place.parent / "secret").touch()

@@ -10,7 +10,7 @@ import pytest
 from agent.engine.process import Child
 from agent.errors import EngineFailed
 from agent.machine.os_user import OsUser
-from agent.machine.passage import closed_directory, possible
+from agent.machine.passage import closed_directory, may_mount
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 USER = OsUser(54321, 54322, (54323,))
@@ -49,7 +49,7 @@ def folder(place: Path, name: str, mode: int) -> Path:
     return work
 
 
-@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+@pytest.mark.skipif(not may_mount(), reason="no mount namespace can be made here")
 def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
     work = folder(place, "one", 0o700)
     one, two = work / "one", work / "two"
@@ -71,7 +71,7 @@ def test_a_way_leads_to_the_folders_alone(place: Path) -> None:
     assert sorted(path.name for path in (place / "one").iterdir()) == ["inner", "secret"]
 
 
-@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+@pytest.mark.skipif(not may_mount(), reason="no mount namespace can be made here")
 def test_files_move_between_the_folders_of_one_restore(place: Path) -> None:
     """An incremental brings files of tables along, which rename(2) moves."""
     work = folder(place, "four", 0o700)
@@ -87,7 +87,7 @@ def test_files_move_between_the_folders_of_one_restore(place: Path) -> None:
     assert [path.name for path in (work / "datadir").iterdir()] == ["t.ibd"]
 
 
-@pytest.mark.skipif(not possible(), reason="no mount namespace can be made here")
+@pytest.mark.skipif(not may_mount(), reason="no mount namespace can be made here")
 def test_no_way_leads_to_what_is_not_the_users(place: Path) -> None:
     """This happens if the user replaces its directory with a link."""
     work = folder(place, "three", 0o700)

@@ -18,7 +18,7 @@ from agent.database.server import Database, DatabaseSettings
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.runs import BackupRun
 from agent.errors import DatabaseError, EngineKilled
-from agent.operations.backup.replica import restart_sql_thread, sql_thread_running
+from agent.operations.backup.replica import restart_sql_thread, sql_thread_restarted
 from agent.operations.resources import BackupResources
 from tests.conftest import need
 from tests.engine.scripts import child_of
@@ -99,7 +99,7 @@ def test_the_server_tells_and_starts_its_threads(mariadb: MariaDB, parts: Backup
 
 def killed_mid_way(replica: MariaDB, parts: BackupResources, workdir: Path) -> None:
     """Run a backup. Kill its engine when it has stopped the thread and waits for a lock."""
-    with replica.connect() as holder, sql_thread_running(parts):
+    with replica.connect() as holder, sql_thread_restarted(parts):
         holder.cursor().execute("LOCK TABLES shop.orders WRITE")
         kill_when_stopped(parts, engine_of(replica).start_backup(workdir, None))
 
@@ -128,7 +128,7 @@ def test_it_runs_again_after_an_engine_that_was_killed(
 def test_it_runs_again_after_an_agent_that_was_killed(
     replica: MariaDB, parts: BackupResources
 ) -> None:
-    cut_off = sql_thread_running(parts)
+    cut_off = sql_thread_restarted(parts)
     cut_off.__enter__()
     replica.query("STOP ALL SLAVES SQL_THREAD")
     restart_sql_thread(parts)
@@ -139,7 +139,7 @@ def test_it_runs_again_after_an_agent_that_was_killed(
 
 def test_one_that_did_not_run_stays_as_it_was(replica: MariaDB, parts: BackupResources) -> None:
     replica.query("STOP SLAVE 'second' SQL_THREAD")
-    with sql_thread_running(parts):
+    with sql_thread_restarted(parts):
         replica.query("STOP ALL SLAVES SQL_THREAD")
     assert parts.database.replica_sql_running() == {""}
 
@@ -151,7 +151,7 @@ def test_without_the_privilege_it_is_a_warning_and_is_tried_again(
     assert parts.database.missing_privileges() == []
     missing = parts.database.missing_privileges(safe_slave_backup=True)
     assert missing == ["REPLICATION SLAVE ADMIN"]
-    with caplog.at_level(logging.WARNING), sql_thread_running(parts):
+    with caplog.at_level(logging.WARNING), sql_thread_restarted(parts):
         replica.query("STOP ALL SLAVES SQL_THREAD")
     assert "cannot start the replica's SQL thread" in caplog.text
     assert "REPLICATION SLAVE ADMIN" in caplog.text
@@ -165,7 +165,7 @@ def test_a_replica_that_can_not_be_asked_is_not_stopped(
 ) -> None:
     nobody = Database(DatabaseSettings(replica.socket, "nobody", "wrong"))
     blind = SimpleNamespace(**vars(parts) | {"database": nobody})
-    with pytest.raises(DatabaseError), sql_thread_running(cast(BackupResources, blind)):
+    with pytest.raises(DatabaseError), sql_thread_restarted(cast(BackupResources, blind)):
         pytest.fail("the engine was started")
     assert not note_of(parts).exists()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.machine import host
-from agent.machine.lock import held, only_agent
+from agent.machine.lock import activity_of_holder, only_agent
 from agent.selftest.check import Verdict, amount, span
 from agent.selftest.configuration import _state_folder
 from agent.selftest.database import _grants, _redo_size
@@ -45,13 +45,13 @@ def test_flags_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_lock_that_is_held(tmp_path: Path) -> None:
     path = tmp_path / "state" / "lock"
-    assert held(path) is None
+    assert activity_of_holder(path) is None
     with only_agent(path):
-        assert held(path) == ""
+        assert activity_of_holder(path) == ""
         other = tmp_path / "other"
         other.touch()
-        assert held(other) is None
-    assert held(path) is None
+        assert activity_of_holder(other) is None
+    assert activity_of_holder(path) is None
 
 
 def test_an_agent_that_runs(site: Site) -> None:

@@ -72,7 +72,7 @@ def test_a_task_that_waits_ends_in_the_journal_and_is_never_claimed(
     cancel = cancel_of(first.task_id)
     for task in (first, second, cancel):
         accept(journal, task)
-    cancellation.take(cancel)
+    cancellation.handle(cancel)
     told = finals(journal)
     assert (told[first.task_id].status, code(told[first.task_id])) == (S.CANCELLED, "cancelled")
     assert told[cancel.task_id].status is S.DONE
@@ -83,7 +83,7 @@ def test_a_task_that_waits_ends_in_the_journal_and_is_never_claimed(
 def test_a_task_that_is_unknown_here(journal: Journal, cancellation: Cancellation) -> None:
     cancel = cancel_of(str(uuid4()))
     accept(journal, cancel)
-    cancellation.take(cancel)
+    cancellation.handle(cancel)
     told = finals(journal)[cancel.task_id]
     assert (told.status, code(told)) == (S.FAILED, "task_unknown")
 
@@ -98,7 +98,7 @@ def test_a_task_that_has_ended(
     tell(journal, task, ended)
     cancel = cancel_of(task.task_id)
     accept(journal, cancel)
-    cancellation.take(cancel)
+    cancellation.handle(cancel)
     told = finals(journal)[cancel.task_id]
     assert told.status is answer
     if answer is S.FAILED:
@@ -115,10 +115,10 @@ def test_the_end_of_the_running_task_answers_all_its_cancels_with_it(
 ) -> None:
     task, stop = running(journal), Stop()
     cancels = [cancel_of(task.task_id) for _ in range(2)]
-    with cancellation.possible(task, stop):
+    with cancellation.registered(task, stop):
         for cancel in cancels:
             accept(journal, cancel)
-            cancellation.take(cancel)
+            cancellation.handle(cancel)
         assert isinstance(stop.cause, Cancelled)
         assert finals(journal) == {}
         assert journal.cancels(task.task_id) == cancels
@@ -136,11 +136,11 @@ def test_past_the_point_of_no_return_it_is_too_late_at_once(
     journal: Journal, cancellation: Cancellation
 ) -> None:
     task, stop, cancel = running(journal), Stop(), None
-    with cancellation.possible(task, stop):
+    with cancellation.registered(task, stop):
         stop.ignore()
         cancel = cancel_of(task.task_id)
         accept(journal, cancel)
-        cancellation.take(cancel)
+        cancellation.handle(cancel)
         told = finals(journal)[cancel.task_id]
         assert (told.status, code(told)) == (S.FAILED, "too_late")
         tell(journal, task, S.DONE)
@@ -154,9 +154,9 @@ def test_a_cancel_that_comes_between_the_claim_and_the_work(
     task = running(journal)
     cancel = cancel_of(task.task_id)
     accept(journal, cancel)
-    cancellation.take(cancel)
+    cancellation.handle(cancel)
     assert finals(journal) == {}
-    with cancellation.possible(task, stop := Stop()):
+    with cancellation.registered(task, stop := Stop()):
         assert isinstance(stop.cause, Cancelled)
 
 
@@ -167,13 +167,13 @@ def test_what_is_being_brought_to_its_end_can_only_be_interrupted(
     journal.keep_note(task.task_id, "{}")
     waiting, during = cancel_of(task.task_id), cancel_of(task.task_id)
     accept(journal, waiting)
-    with cancellation.possible(task, stop := Stop()):
+    with cancellation.registered(task, stop := Stop()):
         accept(journal, during)
-        cancellation.take(during)
+        cancellation.handle(during)
         assert stop.cause is None
         stop.request(Interrupted("the agent ends"))
         assert isinstance(stop.cause, Interrupted)
-    cancellation.take(waiting)
+    cancellation.handle(waiting)
     assert {code(report) for report in finals(journal).values()} == {"too_late"}
 
 
@@ -186,7 +186,7 @@ def test_a_cancel_of_a_cancel_and_of_itself(journal: Journal, cancellation: Canc
     for cancel in (first, second, itself):
         accept(journal, cancel)
     for cancel in (second, itself):
-        cancellation.take(cancel)
+        cancellation.handle(cancel)
     told = finals(journal)
     assert set(told) == {second.task_id, own}
     assert {code(report) for report in told.values()} == {"too_late"}
@@ -219,5 +219,5 @@ def test_the_same_cancel_twice_is_answered_twice(
     cancel = cancel_of(str(uuid4()))
     for _ in range(2):
         accept(journal, cancel)
-        cancellation.take(cancel)
+        cancellation.handle(cancel)
         assert code(finals(journal)[cancel.task_id]) == "task_unknown"

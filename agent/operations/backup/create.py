@@ -53,7 +53,7 @@ from agent.operations.backup.preflight import (
     whole_chain,
 )
 from agent.operations.backup.proof import Proof, ProvedStream
-from agent.operations.backup.replica import sql_thread_running
+from agent.operations.backup.replica import sql_thread_restarted
 from agent.operations.backup.watch import WATCH_SECONDS, Watch
 from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
@@ -260,7 +260,7 @@ class BackupOperation:
         _make_private(scratch)
         try:
             with (
-                sql_thread_running(self._unbound),
+                sql_thread_restarted(self._unbound),
                 engine.start_backup(scratch, from_lsn) as engine_run,
                 self._stop.on_stop(engine_run.interrupt),
                 every(WATCH_SECONDS, watch.check, name="watch"),

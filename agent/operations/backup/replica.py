@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sql_thread_running(resources: BackupResources) -> Iterator[None]:
+def sql_thread_restarted(resources: BackupResources) -> Iterator[None]:
     """Run a block, and then start the replica's SQL threads that ran before it.
 
     The block is a run of the engine. Does nothing without [engine] safe_slave_backup.

@@ -31,7 +31,7 @@ from agent.errors import (
 )
 from agent.model import Record, Stored
 from agent.operations.resources import RestoreResources
-from agent.operations.restore.target import usable
+from agent.operations.restore.target import errors_translated
 from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download, Opening
 from agent.pipeline.meter import Meter
@@ -289,7 +289,7 @@ class Extraction:
 
 def _disarm_and_check(record: Record, folder: Path, check: Callable[[], None]) -> None:
     """Disarm the extracted backup, and check that its LSNs are the LSNs of the record."""
-    with usable(folder):
+    with errors_translated(folder):
         disarm(folder, check)
     _check_lsns(record, folder)
 

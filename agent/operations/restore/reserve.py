@@ -13,7 +13,7 @@ from typing import Final
 
 from agent.errors import AgentError, SpaceLacking, TargetRefused
 from agent.machine.host import Space, nearest, space_of
-from agent.operations.restore.target import usable
+from agent.operations.restore.target import errors_translated
 from agent.pipeline.meter import every
 from agent.stop import Stop
 
@@ -27,7 +27,7 @@ def check_space(target: Path, needed: int, percent: float) -> None:
         SpaceLacking: they don't fit, or less than `percent` is free already.
         TargetRefused: this process may not write there.
     """
-    with usable(target):
+    with errors_translated(target):
         there = nearest(target)
         if not os.access(there, os.W_OK | os.X_OK):
             raise TargetRefused(f"the restore may not write in {there}: permission denied")

@@ -18,7 +18,7 @@ from agent.machine.account import FRESH, hand_over, remove_empty
 from agent.machine.as_user import done_as
 from agent.machine.host import datadir_around, nearest, replace_file, sync_filesystem, sync_folder
 from agent.machine.os_user import OsUser, first_user, owner_of
-from agent.machine.passage import closed_directory, possible
+from agent.machine.passage import closed_directory, may_mount
 
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
@@ -55,7 +55,7 @@ class RestoreWorkdir:
         Raises:
             TargetRefused: the system refuses an operation.
         """
-        with usable(self.target):
+        with errors_translated(self.target):
             return done_as(self.user, self.target, work)
 
     def make(self) -> None:
@@ -66,7 +66,7 @@ class RestoreWorkdir:
         Raises:
             TargetRefused: a directory can't be made, or the user can't reach the target.
         """
-        with usable(self.target):
+        with errors_translated(self.target):
             if self.user is not None:
                 hand_over(self._named, self.user.uid, self.user.gid)
                 _check_way(self.user, self.target)
@@ -85,7 +85,7 @@ class RestoreWorkdir:
 
     def remove_target(self) -> None:
         """Remove the target. Raise TargetRefused if it isn't empty or can't be removed."""
-        with usable(self.target):
+        with errors_translated(self.target):
             remove_empty(self._named) if self.user else self._named.rmdir()
 
     def sync(self) -> None:
@@ -109,7 +109,7 @@ class RestoreWorkdir:
     def _move_up(self) -> None:
         moved: list[Path] = []
         try:
-            with usable(self.target):
+            with errors_translated(self.target):
                 names = self._noted()
                 for entry in self._entries():
                     self._move(entry)
@@ -117,14 +117,14 @@ class RestoreWorkdir:
                 self._check(names)
                 sync_folder(self.target)
         except TargetRefused:
-            with usable(self.target):
+            with errors_translated(self.target):
                 for entry in reversed(moved):
                     (self.target / entry.name).rename(entry)
             raise
 
     def remove(self) -> None:
         """Remove the work directory, if it is there. Raise TargetRefused if it can't be removed."""
-        with usable(self.target):
+        with errors_translated(self.target):
             if os.path.lexists(self.folder):
                 self.as_user(self._remove)
 
@@ -165,7 +165,7 @@ def resolved(roots: Sequence[Path], target: Path) -> Path:
     Raises:
         TargetRefused: `target` is below none of `roots`.
     """
-    with usable(target):
+    with errors_translated(target):
         real = target.resolve()
         if not any(root.resolve() in real.parents for root in roots):
             raise TargetRefused(f"{target} is below none of the configured restore roots")
@@ -195,7 +195,7 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     """
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
-    with usable(target):
+    with errors_translated(target):
         if len(os.fsencode(target.resolve())) > _LONGEST:
             raise TargetRefused(
                 f"the path of the target {target} has more than {_LONGEST} bytes",
@@ -270,7 +270,7 @@ def _check_way(user: OsUser, folder: Path) -> None:
         TargetRefused: neither is possible.
     """
     closed = closed_directory(user, folder)
-    if closed is not None and not possible():
+    if closed is not None and not may_mount():
         raise TargetRefused(
             f"the directory {closed} is closed to {user.name}, the OS user that the restore's "
             "programs run as, and the system allows no mount namespace to get around it",
@@ -279,7 +279,7 @@ def _check_way(user: OsUser, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def usable(target: Path) -> Iterator[None]:
+def errors_translated(target: Path) -> Iterator[None]:
     """Raise TargetRefused for an error that the system raises for a path inside the block.
 
     Besides OSError, pathlib raises ValueError for a NUL and RuntimeError for a loop of links.
