@@ -1,6 +1,6 @@
 """The journal of tasks and reports, in SQLite."""
 
-from agent.journal.cancels import cancellation, refused
+from agent.journal.cancels import cancelled_error, refusal_report
 from agent.journal.journal import Acceptance, InterruptedTask, Journal
 from agent.journal.reading import busy_backups, known_parents, overview
 
@@ -9,8 +9,8 @@ __all__ = [
     "InterruptedTask",
     "Journal",
     "busy_backups",
-    "cancellation",
+    "cancelled_error",
     "known_parents",
     "overview",
-    "refused",
+    "refusal_report",
 ]

@@ -39,35 +39,35 @@ def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:
         "SELECT status, body, cancels FROM tasks WHERE task_id = ?", (cancel.cancels,)
     ).fetchone()
     if row is None:
-        return refused(cancel, TaskUnknown(f"there is no task {cancel.cancels} here"))
+        return refusal_report(cancel, TaskUnknown(f"there is no task {cancel.cancels} here"))
     status, body, cancels = row
     if cancels is not None:
-        return refused(cancel, TooLate(f"task {cancel.cancels} is itself a cancel"))
+        return refusal_report(cancel, TooLate(f"task {cancel.cancels} is itself a cancel"))
     if TaskStatus(status).final:
-        return answered(cancel, TaskStatus(status))
+        return answer_report(cancel, TaskStatus(status))
     if status == TaskStatus.RUNNING:
         return None
     return ReportDraft(
         task_id=cancel.cancels,
         type=read_task(body).type,
         status=TaskStatus.CANCELLED,
-        error=ErrorInfo.of(cancellation(cancel)),
+        error=ErrorInfo.of(cancelled_error(cancel)),
     )
 
 
-def cancellation(cancel: CancelTask) -> Cancelled:
+def cancelled_error(cancel: CancelTask) -> Cancelled:
     """Return the error of a cancelled task."""
     return Cancelled(f"the task was cancelled by task {cancel.task_id}")
 
 
-def answered(cancel: CancelTask, ended: TaskStatus) -> ReportDraft:
+def answer_report(cancel: CancelTask, ended: TaskStatus) -> ReportDraft:
     """Return a cancel's final report after its task ended with the status `ended`."""
     if ended is TaskStatus.CANCELLED:
         return ReportDraft(task_id=cancel.task_id, type=cancel.type, status=TaskStatus.DONE)
-    return refused(cancel, TooLate(f"task {cancel.cancels} has ended: it is {ended}"))
+    return refusal_report(cancel, TooLate(f"task {cancel.cancels} has ended: it is {ended}"))
 
 
-def refused(cancel: CancelTask, error: AgentError) -> ReportDraft:
+def refusal_report(cancel: CancelTask, error: AgentError) -> ReportDraft:
     """Return the final report of a cancel that failed with `error`."""
     return ReportDraft(
         task_id=cancel.task_id,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import Internal, JournalFull
-from agent.journal.cancels import answered, ended_by, open_cancels, target_of
+from agent.journal.cancels import answer_report, ended_by, open_cancels, target_of
 from agent.journal.file import JournalFile
 from agent.journal.form import read_task, report_bytes, task_bytes
 from agent.journal.lineages import observe
@@ -345,7 +345,7 @@ class Journal:
         )
         if ended is not None:
             for cancel in open_cancels(db, report.task_id):
-                self._tell(db, answered(cancel, report.status))
+                self._tell(db, answer_report(cancel, report.status))
             self._forget(db)
 
     def _repeated(self, db: sqlite3.Connection, task_id: str, *, answer: bool = True) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.errors import Cancelled, TooLate
-from agent.journal import Journal, cancellation, refused
+from agent.journal import Journal, cancelled_error, refusal_report
 from agent.model import CancelTask, Task
 from agent.stop import Stop
 
@@ -33,13 +33,13 @@ class Cancellation:
             task_id, stop = self._running or ("", None)
         if stop is not None and task_id == cancel.cancels:
             log.warning("task %s is being cancelled", task_id)
-            late = not stop.request(cancellation(cancel))
+            late = not stop.request(cancelled_error(cancel))
         else:
             # it is about to begin, or waits until the store can tell how it ended
             late = self._journal.kept_note(cancel.cancels) is not None
         if late:
             problem = TooLate(f"task {cancel.cancels} is already being completed")
-            self._journal.report(refused(cancel, problem))
+            self._journal.report(refusal_report(cancel, problem))
 
     def resume(self) -> None:
         """Handle the cancels that a crash left unanswered. Call it before any task is claimed."""
@@ -59,7 +59,7 @@ class Cancellation:
         try:
             # a cancel between the claim and this line found nothing to stop
             for cancel in self._journal.cancels(task.task_id):
-                stop.request(cancellation(cancel))
+                stop.request(cancelled_error(cancel))
             yield
         finally:
             with self._lock:

@@ -16,7 +16,7 @@ from typing import Final
 
 from agent.crash_points import Point, reached
 from agent.errors import AgentError, Cancelled, Interrupted, JournalError, StoreFull, TokenLost
-from agent.journal import InterruptedTask, cancellation
+from agent.journal import InterruptedTask, cancelled_error
 from agent.model import BackupStatus, ErrorInfo, Record, Task, TaskStatus
 from agent.tasks.kind import TaskTools
 from agent.tasks.kinds import Kinds
@@ -131,7 +131,7 @@ class Recovery:
             return False
         task_id, info = one.task.task_id, one.info
         for cancel in self._journal.cancels(task_id):
-            info = ErrorInfo.of(cancellation(cancel))
+            info = ErrorInfo.of(cancelled_error(cancel))
         record, clean, full = None, False, False
         try:
             record = self._kinds[type(one.task)].settle(one.task, one.attempt, info)
