@@ -42,7 +42,7 @@ ACK: Final = Verdict("ack")
 HOLD: Final = Verdict("hold")
 
 
-def dead(error: AgentError) -> Verdict:
+def dead_letter(error: AgentError) -> Verdict:
     """Return the verdict for a message that can't be used.
 
     The message goes to `backup.dead` with the error's code and the first 200 characters of its

@@ -87,7 +87,7 @@ class TableFile(NamedTuple):
         return f"{_decoded(self.folder)}.{_decoded(_stem(self.name))}"
 
 
-def named(path: str) -> str:
+def in_words(path: str) -> str:
     """Return `the table d.t` for the path of its file, or `the schema d` for a directory's name."""
     return (
         f"the table {TableFile(path, 0).table}" if "/" in path else f"the schema {_decoded(path)}"

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from itertools import chain, repeat
 
 from agent.broker import wire
-from agent.broker.intake import ACK, Verdict, dead
+from agent.broker.intake import ACK, Verdict, dead_letter
 from agent.crash_points import Point, reached
 from agent.errors import (
     DatabaseError,
@@ -133,7 +133,7 @@ class Worker:
                 )
             )
             self._wake()
-        return dead(error)
+        return dead_letter(error)
 
     # --- the worker's life ---------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import pika
 
 from agent.broker import wire
 from agent.broker.amqp import BrokerSettings
-from agent.broker.intake import ACK, HOLD, Verdict, dead
+from agent.broker.intake import ACK, HOLD, Verdict, dead_letter
 from agent.broker.pace import Pauses
 from agent.errors import JournalFull, MessageUnreadable
 from agent.journal import Journal
@@ -49,7 +49,7 @@ class Keeper:
             task = wire.decode_task(body)
             self.journal.accept(task, draft(task, TaskStatus.ACCEPTED), answer=not redelivered)
         except MessageUnreadable as error:
-            return dead(error)
+            return dead_letter(error)
         except JournalFull:
             return HOLD
         return ACK

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.xbstream import XbstreamParser
-from agent.database.datadir import Survey, TableFile, named
+from agent.database.datadir import Survey, TableFile, in_words
 from agent.database.flavours import half_made, truncates_in_place
 from agent.database.server import ServerInfo, Tablespace
 from agent.errors import DatadirUnfit, StreamIncomplete
@@ -237,7 +237,7 @@ def _check_renames(parser: MendedStream, after: Listing) -> None:
     name = parser.untrue_name(space.path for space in after.values())
     if name is not None:
         raise StreamIncomplete(
-            f"a RENAME to {named(name)} was refused by the server, but the engine applies it: "
+            f"a RENAME to {in_words(name)} was refused by the server, but the engine applies it: "
             "this backup could not be restored",
             hint="run SET GLOBAL innodb_log_checkpoint_now = ON, or wait for the server's next "
             "checkpoint, then back up again",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from agent.codec.mariadb_stream import MendedStream
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
 from agent.codec.stream_paths import MAX_FULL, MAX_INCREMENTAL
-from agent.database.datadir import named
+from agent.database.datadir import in_words
 from agent.engine.backup_options import safe_options
 from agent.engine.runs import BackupRun
 from agent.errors import (
@@ -214,7 +214,7 @@ class ProvedStream:
         lost = self._parser.lost()
         if lost:
             raise StreamIncomplete(
-                f"the engine treated {named(os.fsdecode(lost[0]))} as dropped, and left out a "
+                f"the engine treated {in_words(os.fsdecode(lost[0]))} as dropped, and left out a "
                 "table that exists",
                 hint=_MADE_AGAIN,
             )
@@ -224,8 +224,8 @@ class ProvedStream:
         name = self._parser.confused() if self._from_lsn is not None else None
         if name is not None:
             raise StreamIncomplete(
-                f"{named(os.fsdecode(name) + '.ibd')} was renamed, and another got its name, while "
-                "this incremental was made: its restore would lose one of them",
+                f"{in_words(os.fsdecode(name) + '.ibd')} was renamed, and another got its name, "
+                "while this incremental was made: its restore would lose one of them",
                 hint="back up again, and rename no tables in this way while an incremental is "
                 "made. Or make a full backup, which holds them",
             )
