@@ -81,13 +81,13 @@ def exchanged(renames: Iterable[Rename]) -> bytes | None:
     return None
 
 
-class MendedStream(XbstreamParser):
+class MendingParser(XbstreamParser):
     """A parser that also passes the stream on, and inserts the payloads that mbstream needs.
 
     `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
-    keeps the data for `misnamed`, `lost`, `confused`, `untrue_name` and `without_data`. It takes
-    about 300 bytes for each table that isn't an InnoDB table or was renamed during the backup, and
-    40 bytes for each other InnoDB table.
+    keeps the data for `misnamed`, `wrongly_removed`, `confused`, `untrue_name` and `without_data`.
+    It takes about 300 bytes for each table that isn't an InnoDB table or was renamed during the
+    backup, and 40 bytes for each other InnoDB table.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -116,7 +116,7 @@ class MendedStream(XbstreamParser):
         self._lasting: set[int] = set()  # the files that no D chunk may remove, see _LASTING
         self._removed: dict[int, bytes] = {}  # those that a D removed, with the path in the D
 
-    def passed(self, view: memoryview) -> bytes | None:
+    def mend(self, view: memoryview) -> bytes | None:
         """Parse the next bytes, and return the bytes to pass on instead of them.
 
         Return None if they must be passed on without a change.
@@ -151,7 +151,7 @@ class MendedStream(XbstreamParser):
                 return target
         return None
 
-    def lost(self) -> list[bytes]:
+    def wrongly_removed(self) -> list[bytes]:
         """Return the paths of D chunks that removed an existing table or a directory with one."""
         return sorted({path for file, path in self._removed.items() if file not in self.files})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.codec import xbstream
-from agent.codec.mariadb_stream import MendedStream, Rename, exchanged
+from agent.codec.mariadb_stream import MendingParser, Rename, exchanged
 from agent.codec.stream_paths import path_digest
 from agent.errors import StreamInvalid
 from tests.codec.streams import end, payload, remove, rename, seek, whole
@@ -42,10 +42,10 @@ def mended(stream: bytes, size: int) -> tuple[bytes, int]:
 
     Return the mended stream and the number of inserted bytes.
     """
-    parser, out = MendedStream(), bytearray()
+    parser, out = MendingParser(), bytearray()
     for at in range(0, len(stream), size):
         piece = stream[at : at + size]
-        took = parser.passed(memoryview(piece))
+        took = parser.mend(memoryview(piece))
         out += piece if took is None else took
     parser.finish()
     assert parser.raw_bytes + parser.inserted == len(out)
@@ -86,8 +86,8 @@ def test_what_is_sound_goes_on_as_it_is(name: str, tmp_path: Path) -> None:
 
 
 def misnamed(stream: bytes) -> bytes | None:
-    parser = MendedStream()
-    parser.passed(memoryview(stream))
+    parser = MendingParser()
+    parser.mend(memoryview(stream))
     return parser.misnamed()
 
 
@@ -110,8 +110,8 @@ def test_a_name_that_was_encoded_twice_is_told() -> None:
 
 def test_a_definition_without_its_data_is_told() -> None:
     def lacking(*files: bytes) -> set[int]:
-        parser = MendedStream()
-        parser.passed(memoryview(b"".join(files)))
+        parser = MendingParser()
+        parser.mend(memoryview(b"".join(files)))
         return parser.without_data()
 
     def frm(name: bytes, engine: int) -> bytes:
@@ -166,10 +166,10 @@ def test_what_was_made_again_and_then_removed_is_told(tmp_path: Path) -> None:
         frm + rename(b"d/t.frm", b"e/t.frm") + remove(b"d"): [b"d"],
     }
     for at, (stream, expected) in enumerate(cases.items()):
-        parser = MendedStream()
-        parser.passed(memoryview(stream))
+        parser = MendingParser()
+        parser.mend(memoryview(stream))
         parser.finish() if parser.files else None
-        assert parser.lost() == expected
+        assert parser.wrongly_removed() == expected
         status, files = extracted(stream, tmp_path / str(at))
         assert status == 0
         for name in ("d/t.frm", "d/u.new", "e/i.ren", "d/u.frm", "e/t.frm", "d/p#P#p0.new"):
@@ -199,8 +199,8 @@ def test_many_renames_are_judged_in_time() -> None:
 def test_a_rename_whose_schema_was_removed_confuses_nothing() -> None:
     renamed = whole(b"d/a.ren", b"e/b") + whole(b"e/b.ren", b"d/a")
     for stream, expected in ((renamed, True), (renamed + remove(b"d"), False)):
-        parser = MendedStream()
-        parser.passed(memoryview(stream))
+        parser = MendingParser()
+        parser.mend(memoryview(stream))
         assert (parser.confused() is not None) == expected
 
 
@@ -208,13 +208,13 @@ def test_a_rename_whose_schema_was_removed_confuses_nothing() -> None:
 def test_what_a_name_costs_is_bounded_whatever_the_stream_does(proving: bool) -> None:
     """300,000 definitions of a hostile backup, each renamed to one name, took 187 MiB."""
     frm = b"\xfe\x01\x0a\x2a" + bytes(60)
-    parser = MendedStream(proving=proving)
+    parser = MendingParser(proving=proving)
     count = 4000
     tracemalloc.start()
     for n in range(count):
         path = b"d/%d.frm" % n
-        parser.passed(memoryview(whole(path, frm) + rename(path, b"d/x")))
-        parser.passed(memoryview(whole(path, frm) + remove(path)))
+        parser.mend(memoryview(whole(path, frm) + rename(path, b"d/x")))
+        parser.mend(memoryview(whole(path, frm) + remove(path)))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert parser._files_seen == 2 * count + 1
@@ -225,10 +225,10 @@ def test_what_a_name_costs_is_bounded_whatever_the_stream_does(proving: bool) ->
 
 def test_no_memory_of_directories_that_come_and_go_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xbstream, "MOST_FOLDERS", 100)
-    parser = MendedStream(proving=False)
+    parser = MendingParser(proving=False)
     stream = (whole(b"d/t", b"x") + remove(b"d")) * 200
     with pytest.raises(StreamInvalid, match="more than 100 directories"):
-        parser.passed(memoryview(stream))
+        parser.mend(memoryview(stream))
 
 
 AGAIN = whole(b"d/t.MAD", b"again")
@@ -255,8 +255,8 @@ REMOVED = {
 def test_a_directory_goes_with_its_files(name: str, tmp_path: Path) -> None:
     need("mbstream")
     stream = b"".join(REMOVED[name]) + whole(b"z", b"z")
-    parser = MendedStream()
-    parser.passed(memoryview(stream))
+    parser = MendingParser()
+    parser.mend(memoryview(stream))
     parser.finish()
     status, files = extracted(stream, tmp_path / "x")
     assert status == 0
@@ -266,17 +266,17 @@ def test_a_directory_goes_with_its_files(name: str, tmp_path: Path) -> None:
 
 def test_tables_whose_directory_was_removed_are_told() -> None:
     aria, innodb = (b"\xfe\x01\x0a" + bytes([n]) + bytes(60) for n in (42, 12))
-    parser = MendedStream()
+    parser = MendingParser()
     page = bytes(34) + b"\0\0\0\x07" + bytes(100)
     data = whole(b"d/t.MAI", b"x") + whole(b"d/t.MAD", b"x") + whole(b"d/i.ibd", page)
-    parser.passed(memoryview(data))
+    parser.mend(memoryview(data))
     assert list(parser.spaces.values()) == [7]
-    parser.passed(memoryview(remove(b"d") + whole(b"d/t.frm", aria) + whole(b"d/i.frm", innodb)))
-    parser.passed(memoryview(whole(b"d/in_the_system_tablespace.frm", innodb)))
+    parser.mend(memoryview(remove(b"d") + whole(b"d/t.frm", aria) + whole(b"d/i.frm", innodb)))
+    parser.mend(memoryview(whole(b"d/in_the_system_tablespace.frm", innodb)))
     assert parser.without_data() == {path_digest(b"d/t.frm"), path_digest(b"d/i.frm")}
     assert not parser.spaces
     assert not parser.contains("d/i.ibd")
-    parser.passed(memoryview(whole(b"d/i.new", page)))
+    parser.mend(memoryview(whole(b"d/i.new", page)))
     assert parser.without_data() == {path_digest(b"d/t.frm")}
 
 
@@ -296,19 +296,19 @@ def test_what_no_engine_does_with_directories_and_its_own_files(
     stream: bytes, why: str, proving: bool
 ) -> None:
     """mbstream performs these steps, and the parser would lose track of the files."""
-    parser = MendedStream(proving=proving)
+    parser = MendingParser(proving=proving)
     with pytest.raises(StreamInvalid, match=why):
-        parser.passed(memoryview(stream))
+        parser.mend(memoryview(stream))
 
 
 def test_names_and_definitions_of_any_form_are_taken_in_time() -> None:
     heads = [b"\xfe\x01", b"\xfe\x01\0\x14", b"\xfe\x01\0\x2a" + bytes(59)]
     odd = b"/".join([b"#P#" * 80] * 2)
-    parser = MendedStream()
+    parser = MendingParser()
     begun = time.process_time()
     for n in range(1000):
-        parser.passed(memoryview(end(odd + b"%d" % n)))
-        parser.passed(memoryview(whole(b"d/%d.frm" % n, heads[n % 3])))
+        parser.mend(memoryview(end(odd + b"%d" % n)))
+        parser.mend(memoryview(whole(b"d/%d.frm" % n, heads[n % 3])))
     assert time.process_time() - begun < 2
     assert parser.without_data() == set()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendingParser
 from agent.codec.redo_log import RedoTail
 from tests.codec.streams import whole
 from tests.conftest import need
@@ -104,8 +104,8 @@ def test_a_long_log_is_judged_by_its_end_and_in_time() -> None:
 def test_the_log_is_known_in_a_stream() -> None:
     first, digits = REAL[PLAIN]
     content = log(bytes.fromhex(digits), first=first)
-    parser = MendedStream()
-    parser.passed(memoryview(whole(b"d/t.ibd", bytes(100)) + whole(b"ib_logfile0", content)))
+    parser = MendingParser()
+    parser.mend(memoryview(whole(b"d/t.ibd", bytes(100)) + whole(b"ib_logfile0", content)))
     assert parser.redo.fault(first + 16) is None
     assert parser.redo.fault(first + 17) == f"it ends at LSN {first + 16}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendingParser
 from agent.codec.metadata import parse_checkpoints
 from agent.errors import PrepareFailed
 from tests.conftest import need
@@ -49,8 +49,8 @@ def prepared(place: Path, name: str) -> None:
 
 def test_its_redo_log_is_known_whole(place: Path) -> None:
     """The log is encrypted, and each of its ends has a nonce."""
-    parser = MendedStream()
-    parser.passed(memoryview((place / "stream").read_bytes()))
+    parser = MendingParser()
+    parser.mend(memoryview((place / "stream").read_bytes()))
     parser.finish()
     last = parse_checkpoints(parser.metadata["checkpoints"]).last_lsn
     assert parser.redo.fault(last) is None

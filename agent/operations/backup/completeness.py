@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendingParser
 from agent.codec.xbstream import XbstreamParser
 from agent.database.datadir import Survey, TableFile, in_words
 from agent.database.flavours import half_made, truncates_in_place
@@ -83,7 +83,7 @@ class Completeness:
         self._before = tablespaces()
         self._checked_spaces = self._before if checked_spaces is None else checked_spaces
 
-    def prove(self, parser: MendedStream, words_about: WordsAbout) -> Tables:
+    def prove(self, parser: MendingParser, words_about: WordsAbout) -> Tables:
         """Check that a complete stream holds every table, and return the tables in it.
 
         `words_about` returns the engine's own message about a file, an empty text if there is none.
@@ -232,7 +232,7 @@ class _Held:
         return any(map(self._parser.contains, names))
 
 
-def _check_renames(parser: MendedStream, after: Listing) -> None:
+def _check_renames(parser: MendingParser, after: Listing) -> None:
     """Look for renames that the server wrote to its log and then refused."""
     name = parser.untrue_name(space.path for space in after.values())
     if name is not None:

@@ -3,7 +3,7 @@
 import os
 from typing import NamedTuple
 
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendingParser
 from agent.codec.metadata import Checkpoints, parse_binlog_info, parse_checkpoints, parse_info
 from agent.codec.stream_paths import MAX_FULL, MAX_INCREMENTAL
 from agent.database.datadir import in_words
@@ -81,7 +81,7 @@ class ProvedStream:
         self._server_lsn = server_lsn
         self._from_lsn = from_lsn
         self._completeness = completeness
-        self._parser = MendedStream()
+        self._parser = MendingParser()
         self._mended = b""
         self.proof: Proof | None = None
 
@@ -96,7 +96,7 @@ class ProvedStream:
             if not filled:
                 self.proof = self._prove()
                 return 0
-            mended = self._parser.passed(buffer[:filled])
+            mended = self._parser.mend(buffer[:filled])
             if mended is None:
                 return filled
             self._mended = mended
@@ -211,7 +211,7 @@ class ProvedStream:
 
     def _check_removed(self) -> None:
         """Check that the engine removed no table from the stream that still exists."""
-        lost = self._parser.lost()
+        lost = self._parser.wrongly_removed()
         if lost:
             raise StreamIncomplete(
                 f"the engine treated {in_words(os.fsdecode(lost[0]))} as dropped, and left out a "

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, overload
 
-from agent.codec.mariadb_stream import MendedStream
+from agent.codec.mariadb_stream import MendingParser
 from agent.codec.stream_paths import MAX_FULL, MAX_OPENED
 from agent.engine.backup_options import disarm
 from agent.engine.checkpoints import read_checkpoints
@@ -84,14 +84,14 @@ class Gate:
         self._raw_bytes = raw_bytes
         # Without the checks of a proof: the extractor checks the checksums, and sealed or signed
         # bytes were not changed after they were stored.
-        self._parser = MendedStream(proving=False)
+        self._parser = MendingParser(proving=False)
 
     def write(self, block: bytes) -> None:
         """Check the next block and pass it on."""
         if self._parser.raw_bytes + len(block) > self._raw_bytes:
             raise self._refused(f"it has more than the {self._raw_bytes} bytes of its record")
         try:
-            mended = self._parser.passed(memoryview(block))
+            mended = self._parser.mend(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
         if self._parser.longest > self._longest:
