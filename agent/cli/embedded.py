@@ -50,7 +50,7 @@ def configuration(
 ) -> Config:
     """Return a configuration with the store `store_url`.
 
-    If `applies(path)`, it is the embedded default, which this module builds. Else it is the
+    If `is_embedded(path)`, it is the embedded default, which this module builds. Else it is the
     agent.toml at `path` with another store. The embedded default has no section [keys] while
     there is no master key.
 
@@ -62,7 +62,7 @@ def configuration(
     """
     if not store_url.startswith(("file:///", "swift:")):
         raise _no_store(store_url)
-    if not applies(path):
+    if not is_embedded(path):
         config = load(path, environment)
         return config.model_copy(update={"store": _store(config.store, store_url)})
     state = _state_folder(environment)
@@ -82,7 +82,7 @@ def configuration(
     return embedded(tables, {**environment, _STORE_URL: store_url})
 
 
-def applies(path: Path) -> bool:
+def is_embedded(path: Path) -> bool:
     """Return True if `path` is the default path of agent.toml and no file is there."""
     return path == DEFAULT_PATH and not _exists(path)
 
@@ -183,7 +183,7 @@ def need_key(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _lacks_key(config: Config, arguments: argparse.Namespace) -> bool:
-    return config.keys is None and arguments.store is not None and applies(arguments.config)
+    return config.keys is None and arguments.store is not None and is_embedded(arguments.config)
 
 
 def _exists(path: Path) -> bool:

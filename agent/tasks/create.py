@@ -33,7 +33,7 @@ class CreateKind(TaskKind[CreateTask]):
         self._tools = tools
         self._running: tuple[StorePlace, BackupOperation] | None = None
 
-    def make_way(self, delete: DeleteTask) -> None:
+    def cancel_if_deleted(self, delete: DeleteTask) -> None:
         """Cancel the running backup if `delete` names it or one of its ancestors.
 
         May be called from any thread.
@@ -41,7 +41,7 @@ class CreateKind(TaskKind[CreateTask]):
         place, operation = self._running or (None, None)
         # the same id in another container is another backup
         if operation is not None and place == place_of(delete):
-            operation.make_way(delete.backup_id)
+            operation.cancel_if_deleted(delete.backup_id)
 
     def may_retry(self, task: CreateTask) -> bool:
         return task.retry

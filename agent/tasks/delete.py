@@ -27,7 +27,7 @@ class DeleteKind(TaskKind[DeleteTask]):
         The worker is busy with that backup, and would take the delete only after its end.
         """
         if is_new:
-            self._creates.make_way(task)
+            self._creates.cancel_if_deleted(task)
 
     def perform(self, task: DeleteTask, stop: Stop) -> Outcome:
         with self._tools.stores.resources(task) as resources:

@@ -76,7 +76,7 @@ class Recovery:
         ]
 
     def _reason(self, one: InterruptedTask) -> ErrorInfo:
-        lost = self._stores.lost(one.task)
+        lost = self._stores.token_lost(one.task)
         return _interrupted(one) if lost is None else ErrorInfo.of(lost)
 
     def add(

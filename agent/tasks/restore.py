@@ -8,7 +8,7 @@ from agent.machine.os_user import owner_of
 from agent.model import ErrorInfo, Record, RestoreTask, TaskStatus
 from agent.operations.backup.commit import parse_journalled
 from agent.operations.restore.chain import RestoreOperation
-from agent.operations.restore.target import RestoreWorkdir, resolved, target_below
+from agent.operations.restore.target import RestoreWorkdir, resolved_below, target_below
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.tasks.kind import TaskKind, TaskTools
@@ -44,7 +44,7 @@ class RestoreKind(TaskKind[RestoreTask]):
 
         The work directory has the task's id in its name. Other files of the target stay.
         """
-        target = resolved(self._tools.restore_roots, Path(task.target))
+        target = resolved_below(self._tools.restore_roots, Path(task.target))
         work = RestoreWorkdir(target, task.task_id, owner_of(nearest(target)))
         kept = self._tools.journal.kept_note(task.task_id)
         if kept is None:

@@ -56,7 +56,7 @@ class TaskStores:
         self._tokens: dict[str, tuple[str, SecretStr]] = {}
         self._open: list[BackupResources] = []
 
-    def admit(self, task: Task) -> None:
+    def check_place(self, task: Task) -> None:
         """Raise StorageRefused if the task names a store that this agent may not use."""
         asked = _asked(task)
         if asked is not None:
@@ -108,7 +108,7 @@ class TaskStores:
                 self._open.remove(built)
             built.store.close()
 
-    def lost(self, task: Task) -> TokenLost | None:
+    def token_lost(self, task: Task) -> TokenLost | None:
         """Return the error of a task that needs a token and has lost it, None for other tasks."""
         asked = _asked(task)
         if asked is None or asked.storage_url is None:

@@ -107,7 +107,7 @@ class Worker:
         if self._executor.kinds[type(task)].done_when_accepted:
             drafts.append(draft.model_copy(update={"status": TaskStatus.DONE}))
         try:
-            self._stores.admit(task)
+            self._stores.check_place(task)
         except StorageRefused as error:
             refused = {"status": TaskStatus.FAILED, "error": ErrorInfo.of(error)}
             self._journal.accept(bare, draft.model_copy(update=refused), answer=answer)

@@ -133,7 +133,7 @@ def test_it_makes_way_for_its_own_delete_and_its_parents(folder: DirectoryStore)
         (str(uuid4()), False),
     ):
         stop = Stop()
-        operation(folder, request, stop).make_way(deleted)
+        operation(folder, request, stop).cancel_if_deleted(deleted)
         assert isinstance(stop.cause, Cancelled) is stops
 
 
@@ -151,7 +151,7 @@ def test_it_makes_way_for_an_ancestor_as_soon_as_it_knows_it(
         ("plan_data_path", None),
     ):
         monkeypatch.setattr(backup_module, name, lambda *_, found=found: found)
-    making.make_way(base.id)
+    making.cancel_if_deleted(base.id)
     assert stop.cause is None
     with pytest.raises(Cancelled, match=base.id):
         making.run()

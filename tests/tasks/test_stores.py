@@ -181,13 +181,13 @@ def test_a_token_opens_its_own_url_until_the_task_ends(stores: TaskStores) -> No
     one = task(login(container="database_backups_t1_a"))
     assert stores.keep(one)
     bare = without_token(one)
-    assert not stores.lost(bare)
+    assert not stores.token_lost(bare)
     with stores.resources(bare) as parts:
         assert parts.store.location == f"{URL}/database_backups_t1_a"
     stores.forget(one.task_id)
     with pytest.raises(TokenLost), stores.resources(bare):
         pass
-    assert isinstance(stores.lost(bare), TokenLost)
+    assert isinstance(stores.token_lost(bare), TokenLost)
 
 
 def test_the_configured_login_never_stands_in_for_a_lost_token(stores: TaskStores) -> None:

@@ -121,13 +121,13 @@ def remove_attempt(
     def remove(row: StoredObject) -> None:
         resources.store.delete(Container.SEGMENTS, row.name)
 
-    each_segment(
+    remove_segments(
         resources.store, attempt_prefix(backup_id, attempt), resources.path.connections, remove
     )
     resources.catalogue.retract(backup_id, (attempt,), error)
 
 
-def each_segment(
+def remove_segments(
     store: Store, prefix: str, connections: int, remove: Callable[[StoredObject], None]
 ) -> None:
     """Call `remove` for each object in the segment container with a name that begins with `prefix`.

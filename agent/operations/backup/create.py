@@ -127,7 +127,7 @@ class BackupOperation:
     def _make(self, limits: StoreLimits, found: InstanceState) -> Record:
         base = chain_to_continue(self._resources, self._task, found, self._stop.check)
         self._ancestry = {self._task.backup.id, *(record.id for record in base.chain)}
-        self._make_way()
+        self._cancel_if_deleted()
         plan = plan_data_path(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
@@ -145,16 +145,16 @@ class BackupOperation:
         reached(Point.RECORD_JOURNALLED)
         return self._commit(finished, manifest)
 
-    def make_way(self, deleted: str) -> None:
+    def cancel_if_deleted(self, deleted: str) -> None:
         """Stop with Cancelled if the backup `deleted` is this one or one of its ancestors.
 
         The agent calls this when it accepts a delete task for that backup. Any thread may call it.
         A call after the commit has begun has no effect.
         """
         self._deleted_ids.add(deleted)
-        self._make_way()
+        self._cancel_if_deleted()
 
-    def _make_way(self) -> None:
+    def _cancel_if_deleted(self) -> None:
         # One thread adds to `_deleted_ids`, another sets `_ancestry`. The second one sees both.
         for deleted in self._deleted_ids & self._ancestry:
             self._stop.request(
@@ -246,11 +246,11 @@ class BackupOperation:
         """Run the engine and store its stream until the last segment is confirmed."""
         store = self._resources.store
 
-        def send(number: int, resources: list[memoryview]) -> None:
+        def send(number: int, parts: list[memoryview]) -> None:
             name = segment_name(record.id, record.attempt, number)
-            md5 = store.put(Container.SEGMENTS, name, resources)
+            md5 = store.put(Container.SEGMENTS, name, parts)
             reached(Point.SEGMENT_STORED)
-            manifest.add(number, Segment(sum(len(part) for part in resources), md5))
+            manifest.add(number, Segment(sum(len(part) for part in parts), md5))
 
         from_lsn = record.from_lsn if record.parent_id else None
         engine = found.chosen.engine.leaving_out(completeness.survey.left_out)

@@ -20,7 +20,7 @@ from agent.errors import (
     StoreRejected,
 )
 from agent.model import BackupStatus, Record
-from agent.operations.backup.abandon import each_segment
+from agent.operations.backup.abandon import remove_segments
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.descendants import BackupNode, Family
@@ -281,7 +281,7 @@ class DeleteOperation:
     def _remove_bytes(self, backup_id: str) -> None:
         self._remove_object(backup_id)
         prefix = backup_prefix(backup_id)
-        each_segment(self._store, prefix, self._connections, self._remove_segment)
+        remove_segments(self._store, prefix, self._connections, self._remove_segment)
         self._store.delete(Container.OBJECTS, checks_name(backup_id))
 
     def _remove_segment(self, row: StoredObject) -> None:

@@ -35,7 +35,7 @@ from agent.errors import (
 )
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, ErrorInfo, Record, utc_now
-from agent.operations.backup.abandon import each_segment
+from agent.operations.backup.abandon import remove_segments
 from agent.operations.delete.family import DeleteOperation
 from agent.operations.gc.orphans import (
     AGE_SECONDS,
@@ -219,7 +219,7 @@ class GcOperation:
             self._store.delete(Container.OBJECTS, name)
         for attempt in orphan.attempts:
             prefix = attempt_prefix(orphan.backup_id, attempt)
-            each_segment(self._store, prefix, self._connections, self._remove_segment)
+            remove_segments(self._store, prefix, self._connections, self._remove_segment)
         self._catalogue.retract(orphan.backup_id, orphan.attempts, _INTERRUPTED)
 
     def _remove_segment(self, row: StoredObject) -> None:

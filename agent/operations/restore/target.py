@@ -159,7 +159,7 @@ class RestoreWorkdir:
         entry.rename(self.target / entry.name)
 
 
-def resolved(roots: Sequence[Path], target: Path) -> Path:
+def resolved_below(roots: Sequence[Path], target: Path) -> Path:
     """Return `target` with all links resolved.
 
     Raises:
@@ -178,7 +178,7 @@ def target_below(roots: Sequence[Path], target: Path) -> Path:
     Raises:
         TargetRefused: `target` is below none of `roots`, or `check_target` refuses it.
     """
-    real = resolved(roots, target)
+    real = resolved_below(roots, target)
     check_target(target)
     return real
 
