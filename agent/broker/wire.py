@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, StoreTask, Task, TaskStore, printable
+from agent.model import TASK, Report, Task, TaskStore, printable
 from agent.model.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
@@ -86,8 +86,8 @@ def decode_task(body: bytes) -> Task:
         task = TASK.validate_json(body, strict=True)
     except ValidationError as error:
         raise MessageUnreadable(_reason("task", error)) from None
-    if isinstance(task, StoreTask) and task.store is not None:
-        _check_login(task.store)
+    if task.named_store is not None:
+        _check_login(task.named_store)
     return task
 
 

@@ -36,7 +36,15 @@ def add(verbs: Verbs) -> None:
 def cancel(config: Config, arguments: argparse.Namespace) -> int:
     instance = arguments.instance or config.agent.instance_id
     task = build_request(CancelTask, task_id=str(uuid4()), cancels=arguments.task)
-    last = remote.send(config, instance, task, wait=arguments.wait, label="cancel")
+    last = remote.send(
+        config,
+        instance,
+        task,
+        wait=arguments.wait,
+        label="cancel",
+        runs_locally=False,
+        what_next=_what_next(instance, task),
+    )
     status = remote.status(last)
     if arguments.json:
         print(tables.as_json(last.model_dump(mode="json") if last else {"task_id": task.task_id}))
@@ -46,3 +54,9 @@ def cancel(config: Config, arguments: argparse.Namespace) -> int:
         else:
             print(f"sent the cancel of task {task.cancels}; --wait shows whether it is cancelled")
     return status
+
+
+def _what_next(instance_id: str, task: CancelTask) -> str:
+    return (
+        f"to cancel again, run: backup-agent cancel --wait --instance {instance_id} {task.cancels}"
+    )

@@ -11,22 +11,34 @@ from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.config.settings import Config
 from agent.errors import BrokerUnreachable, Cancelled, Interrupted
-from agent.model import CancelTask, ErrorInfo, Report, Task, TaskStatus, printable
+from agent.model import ErrorInfo, Report, Task, TaskStatus, printable
 
 # The longest `progress_seconds` that an agent may have. While an agent runs and has work, a report
 # of this task or of another one comes within that time.
 _SILENCE_SECONDS = 3600.0
 
 
-def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
+def send(
+    config: Config,
+    instance_id: str,
+    task: Task,
+    *,
+    wait: bool,
+    label: str,
+    runs_locally: bool = True,
+    what_next: str = "",
+) -> Report | None:
     """Send a task and, if `wait` is true, follow it and return its final report.
 
-    Return None if `wait` is false.
+    Return None if `wait` is false. `runs_locally` means that the verb has the option --local.
+    `what_next` is the hint for a user who stops waiting. "" is the hint for most verbs, which names
+    the command that cancels the task.
     """
+    what_next = what_next or _what_next(instance_id, task.task_id)
     try:
-        return _send(config, instance_id, task, wait=wait, label=label)
+        return _send(config, instance_id, task, wait=wait, label=label, what_next=what_next)
     except BrokerUnreachable as error:
-        if isinstance(task, CancelTask):
+        if not runs_locally:
             raise
         hint = (
             f"{error.hint}; or run the command on the machine itself with --local, which needs no "
@@ -35,7 +47,9 @@ def send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str
         raise type(error)(str(error), hint=hint) from error
 
 
-def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: str) -> Report | None:
+def _send(
+    config: Config, instance_id: str, task: Task, *, wait: bool, label: str, what_next: str
+) -> Report | None:
     with ControlClient(wiring.control(config)) as client:
         if wait:
             client.subscribe(instance_id)
@@ -45,14 +59,14 @@ def _send(config: Config, instance_id: str, task: Task, *, wait: bool, label: st
                 "the task waits in its queue",
                 file=sys.stderr,
             )
-        return _follow(client, instance_id, task, label) if wait else None
+        return _follow(client, task.task_id, label, what_next) if wait else None
 
 
-def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> Report | None:
+def _follow(client: ControlClient, task_id: str, label: str, what_next: str) -> Report | None:
     last: Report | None = None
     try:
         with ProgressBar(printable(label)) as bar:
-            for report in client.reports(task.task_id, idle_seconds=_SILENCE_SECONDS):
+            for report in client.reports(task_id, idle_seconds=_SILENCE_SECONDS):
                 last = report
                 if report.progress:
                     bar.show(report.progress)
@@ -60,21 +74,16 @@ def _follow(client: ControlClient, instance_id: str, task: Task, label: str) -> 
                     bar.finish(report.sizes["raw_bytes"])
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped waiting for the task {task.task_id}; the agent continues it",
-            hint=_what_next(instance_id, task),
+            f"stopped waiting for the task {task_id}; the agent continues it",
+            hint=what_next,
         ) from None
     return last
 
 
-def _what_next(instance_id: str, task: Task) -> str:
-    if isinstance(task, CancelTask):
-        return (
-            "to cancel again, run: "
-            f"backup-agent cancel --wait --instance {instance_id} {task.cancels}"
-        )
+def _what_next(instance_id: str, task_id: str) -> str:
     return (
         "to see how it goes on, run: backup-agent backup-list; to end it, run: "
-        f"backup-agent cancel --instance {instance_id} {task.task_id}"
+        f"backup-agent cancel --instance {instance_id} {task_id}"
     )
 
 

@@ -9,13 +9,8 @@ All functions work inside a transaction of the journal, on the connection that t
 import sqlite3
 
 from agent.errors import AgentError, Cancelled, TaskUnknown, TooLate
-from agent.journal.form import read_task
-from agent.model import CancelTask, ErrorInfo, ReportDraft, Task, TaskStatus
-
-
-def target_of(task: Task) -> str | None:
-    """Return the id of the task that a cancel names, or None for any other task."""
-    return task.cancels if isinstance(task, CancelTask) else None
+from agent.journal.form import read_cancel, read_task
+from agent.model import CancelTask, ErrorInfo, ReportDraft, TaskStatus
 
 
 def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[CancelTask]:
@@ -25,8 +20,7 @@ def open_cancels(db: sqlite3.Connection, task_id: str | None = None) -> list[Can
         " AND (? IS NULL OR cancels = ?) ORDER BY position",
         (task_id, task_id),
     )
-    found = [read_task(body) for (body,) in rows]
-    return [task for task in found if isinstance(task, CancelTask)]
+    return [read_cancel(body) for (body,) in rows]
 
 
 def ended_by(db: sqlite3.Connection, cancel: CancelTask) -> ReportDraft | None:

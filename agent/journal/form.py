@@ -1,6 +1,6 @@
 """The bytes of tasks and reports in the journal's file, which are JSON of their models in UTF-8."""
 
-from agent.model import TASK, Report, Task
+from agent.model import TASK, CancelTask, Report, Task
 
 
 def task_bytes(task: Task) -> bytes:
@@ -15,6 +15,15 @@ def read_task(stored: bytes) -> Task:
         pydantic.ValidationError: the bytes are not a task.
     """
     return TASK.validate_json(stored)
+
+
+def read_cancel(stored: bytes) -> CancelTask:
+    """Return the cancel of these bytes.
+
+    Raises:
+        pydantic.ValidationError: the bytes are not a cancel.
+    """
+    return CancelTask.model_validate_json(stored)
 
 
 def report_bytes(report: Report) -> bytes:

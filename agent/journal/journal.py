@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agent.errors import Internal, JournalFull
-from agent.journal.cancels import answer_report, ended_by, open_cancels, target_of
+from agent.journal.cancels import answer_report, ended_by, open_cancels
 from agent.journal.file import JournalFile
 from agent.journal.form import read_task, report_bytes, task_bytes
 from agent.journal.lineages import observe
@@ -115,7 +115,7 @@ class Journal:
                     reports[0].status,
                     task_bytes(task),
                     self._store if self._store_override else "",
-                    target_of(task),
+                    task.cancelled_id,
                 ),
             )
             for report in reports:

@@ -22,8 +22,8 @@ def parents(db: sqlite3.Connection) -> dict[str, str]:
 def _pairs_of(unfinished: int, body: bytes, last_report: bytes) -> Iterator[tuple[str, str]]:
     if unfinished:
         task = read_task(body)
-        if isinstance(task, CreateTask) and task.backup.parent_id is not None:
-            yield task.backup.id, task.backup.parent_id
+        if task.subject is not None and task.parent_id is not None:
+            yield task.subject, task.parent_id
         return
     # The journal drops the body of an ended task, but the last report has the backup.
     report = json.loads(last_report)

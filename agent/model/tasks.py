@@ -80,11 +80,30 @@ class TaskBase(Frozen):
         """Return the id of the backup that the task is about, or None if it is about none."""
         return None
 
+    @property
+    def parent_id(self) -> str | None:
+        """Return the id of the parent of the backup that the task makes, or None without one."""
+        return None
+
+    @property
+    def cancelled_id(self) -> str | None:
+        """Return the id of the task that the task cancels, or None if it cancels none."""
+        return None
+
+    @property
+    def named_store(self) -> TaskStore | None:
+        """Return the store that the task names, or None for the configured one."""
+        return None
+
 
 class StoreTask(TaskBase):
     """The base class of the tasks about backups, which use a store."""
 
     store: TaskStore | None = None
+
+    @property
+    def named_store(self) -> TaskStore | None:
+        return self.store
 
 
 class CreateTask(StoreTask):
@@ -102,6 +121,10 @@ class CreateTask(StoreTask):
     @property
     def subject(self) -> str:
         return self.backup.id
+
+    @property
+    def parent_id(self) -> str | None:
+        return self.backup.parent_id
 
 
 class RestoreTask(StoreTask):
@@ -143,6 +166,10 @@ class DeleteTask(StoreTask):
 class CancelTask(TaskBase):
     type: Literal["task.cancel"] = "task.cancel"
     cancels: Id
+
+    @property
+    def cancelled_id(self) -> str:
+        return self.cancels
 
 
 class PingTask(TaskBase):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from agent.errors import TokenLost
-from agent.model import StoreTask, Task, TaskStore
+from agent.model import Task, TaskStore
 from agent.operations.resources import BackupResources
 from agent.store.policy import StorageRules
 
@@ -21,9 +21,9 @@ Build = Callable[[TaskStore], BackupResources]
 
 def without_token(task: Task) -> Task:
     """Return the task without its token, which may not be written to a file."""
-    if not isinstance(task, StoreTask) or task.store is None or task.store.token is None:
+    if task.named_store is None or task.named_store.token is None:
         return task
-    bare = task.store.model_copy(update={"token": None})
+    bare = task.named_store.model_copy(update={"token": None})
     return task.model_copy(update={"store": bare})
 
 
@@ -34,9 +34,9 @@ class StorePlace(NamedTuple):
     storage_url: str | None
 
 
-def place_of(task: StoreTask) -> StorePlace:
+def place_of(task: Task) -> StorePlace:
     """Return the container and storage URL that a task names."""
-    asked = task.store or TaskStore()
+    asked = task.named_store or TaskStore()
     return StorePlace(asked.container, asked.storage_url)
 
 
@@ -58,7 +58,7 @@ class TaskStores:
 
     def check_place(self, task: Task) -> None:
         """Raise StorageRefused if the task names a store that this agent may not use."""
-        asked = _asked(task)
+        asked = task.named_store
         if asked is not None:
             self._rules.check(asked)
 
@@ -68,7 +68,7 @@ class TaskStores:
         It replaces an earlier token for the same URL. So a client can give a waiting task a
         fresh token by sending the task again.
         """
-        asked = _asked(task)
+        asked = task.named_store
         if asked is None or asked.token is None or asked.storage_url is None:
             return False
         with self._lock:
@@ -89,7 +89,7 @@ class TaskStores:
         Raises:
             TokenLost: the task needs a token, which was lost in a restart.
         """
-        asked = _asked(task)
+        asked = task.named_store
         if asked is None or (asked.container is None and asked.storage_url is None):
             yield self._resources
             return
@@ -110,7 +110,7 @@ class TaskStores:
 
     def token_lost(self, task: Task) -> TokenLost | None:
         """Return the error of a task that needs a token and has lost it, None for other tasks."""
-        asked = _asked(task)
+        asked = task.named_store
         if asked is None or asked.storage_url is None:
             return None
         return None if self._token(task.task_id, asked.storage_url) else _lost(task)
@@ -126,10 +126,6 @@ class TaskStores:
         with self._lock:
             url, token = self._tokens.get(task_id, ("", None))
         return token if url == storage_url else None
-
-
-def _asked(task: Task) -> TaskStore | None:
-    return task.store if isinstance(task, StoreTask) else None
 
 
 def _lost(task: Task) -> TokenLost:

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
-from agent.cli import main as program, remote
+from agent.cli import cancel, main as program, remote
 from agent.cli.main import main
 from agent.config import settings as configuration
-from agent.model import CancelTask, PingTask
+from agent.model import CancelTask
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 LEAST = f'[agent]\ninstance_id = "{INSTANCE}"\ntenant_id = "t"\n'
@@ -220,10 +220,10 @@ def test_the_program_itself(tmp_path: Path) -> None:
 
 
 def test_who_no_longer_waits_is_told_how_to_go_on() -> None:
-    ping, cancel = (str(uuid4()) for _ in range(2))
-    hint = remote._what_next(INSTANCE, PingTask(task_id=ping))
+    ping, own = (str(uuid4()) for _ in range(2))
+    hint = remote._what_next(INSTANCE, ping)
     assert hint.endswith(f"backup-agent cancel --instance {INSTANCE} {ping}")
     # a cancel can't be cancelled
-    hint = remote._what_next(INSTANCE, CancelTask(task_id=cancel, cancels=ping))
+    hint = cancel._what_next(INSTANCE, CancelTask(task_id=own, cancels=ping))
     assert hint.endswith(f"backup-agent cancel --wait --instance {INSTANCE} {ping}")
-    assert cancel not in hint
+    assert own not in hint
