@@ -72,7 +72,8 @@ def control_rights() -> Rights:
     """Return the rights of a control plane.
 
     It may send tasks to all instances, and read all reports and dead letters. The names of its own
-    queues begin with `backup.control.` or `backup.client.`.
+    queues begin with `backup.control.` or `backup.client.`. The agent itself does not need them.
+    `script/broker-definitions` repeats them, and a test compares both and tries them on a broker.
     """
     own = r"backup\.(client|control)\..*"
     return Rights(
