@@ -60,9 +60,10 @@ def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
 
 
 def most_segments(limits: StoreLimits) -> int:
-    """Return the most segments that one object may join.
+    """Return the most segments that a backup may have, so that one object can join them.
 
-    Its manifests have two levels if the store allows nesting, or else one level.
+    The manifests of that object have two levels if the store allows nesting, or else one level. A
+    store that joins nothing has the same limit.
     """
     entries = limits.manifest_entries
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
@@ -193,8 +194,8 @@ class Manifest:
         parts_allowed = self._limits.manifest_entries if self._limits.nesting else 0
         if group >= parts_allowed:
             raise StoreRejected(
-                f"the backup has more than the {most_segments(self._limits)} segments that one "
-                "object of this store can join",
+                f"the backup has more than the {most_segments(self._limits)} segments that a "
+                "backup in this store may have",
                 hint="raise [pipeline] segment_bytes",
             )
         name = submanifest_name(self._backup_id, self._attempt, group)

@@ -60,12 +60,14 @@ class _Group:
         return passed("both containers exist")
 
     def limits(self) -> Outcome:
-        """Check that one object can join the segments of a backup of this database."""
+        """Check that the limits of the store allow a backup of this database."""
         limits, segment = self._context.store.limits(), self._context.config.pipeline.segment_bytes
-        found = (
-            f"objects of up to {amount(limits.object_bytes)}, up to {limits.manifest_entries} "
-            f"segments in a manifest, manifests {'can' if limits.nesting else 'can not'} be nested"
-        )
+        found = f"objects of up to {amount(limits.object_bytes)}"
+        if self._context.store.joiner is not None:
+            found += (
+                f", up to {limits.manifest_entries} segments in a manifest, manifests "
+                f"{'can' if limits.nesting else 'can not'} be nested"
+            )
         if segment > limits.object_bytes:
             return failed(
                 f"{found}; segments of {amount(segment)} are configured",

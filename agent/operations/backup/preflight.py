@@ -203,7 +203,7 @@ def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> 
 def plan_data_path(
     path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
 ) -> Plan:
-    """Return the data path's plan, with segments so large that one object can join them all.
+    """Return the data path's plan, with segments so large that one backup may have them all.
 
     Raises:
         StoreRejected: the store doesn't take segments of this size, or the memory is too small for
@@ -225,7 +225,7 @@ def plan_data_path(
         if size == path.segment_bytes:
             raise
         raise StoreRejected(
-            f"the store joins at most {most_segments(limits)} segments, so the segments of a "
+            f"a backup in this store has at most {most_segments(limits)} segments, so those of a "
             f"database of {found.datadir_bytes} bytes must be larger than configured: {error}",
             hint=f"raise [pipeline] memory_bytes to {3 * size} or more",
         ) from error
