@@ -10,6 +10,7 @@ from agent.codec.aead import SLAB
 from agent.database.datadir import Rules, Survey
 from agent.database.server import Database, ServerInfo
 from agent.engine.choice import EngineVersion
+from agent.engine.protocol import Engine
 from agent.errors import (
     BackupUnknown,
     BackupUnusable,
@@ -178,25 +179,23 @@ def prepare_proof(
     datadir = found.server.datadir
     survey = Survey(
         datadir,
-        datadir_rules(resources.database, found.chosen.engine.name, resources.uncopied_engines),
+        datadir_rules(resources.database, found.chosen.engine, resources.uncopied_engines),
     )
     from_lsn = base.parent.to_lsn if base.parent else None
     listing = resources.database.tablespaces
     return Completeness(found.server, listing, survey, from_lsn, check, base.read)
 
 
-def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
+def datadir_rules(database: Database, engine: Engine, accepted: frozenset[str]) -> Rules:
     """Return the rules for the contents of a datadir that `engine` copies.
 
     `accepted` are the storage engines (lower case) with tables that may lack their data.
     """
     return Rules(
         ignored=database.ignored_directories(),
-        # xtrabackup's xbstream takes names that begin with a dot, and MyRocks needs one.
-        hidden=engine == "xtrabackup",
+        hidden=engine.takes_hidden_names,
         accepted=accepted,
-        # mariadb-backup locks tables one by one, and doesn't escape their names.
-        backticks=engine != "mariadb-backup",
+        backticks=engine.escapes_names,
     )
 
 
