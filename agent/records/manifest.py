@@ -48,7 +48,7 @@ class _Groups:
         self._flush(group, _ordered(rows))
 
     def take_rest(self) -> tuple[int, list[Segment]] | None:
-        """Return the number and the segments of the last group, or None if that is complete."""
+        """Return the number and the segments of the last group, or None if all are complete."""
         with self._lock:
             for group, rows in self._open.items():
                 return group, _ordered(rows)
