@@ -1,7 +1,8 @@
 """The segment lists and the sub-manifests of the SLO (Static Large Object) of a backup.
 
 They are written while the stream still runs, so the end of a backup takes the same time at any
-size. Only the segments of the unfinished groups are in memory.
+size. Only the segments of the unfinished groups are in memory. If the store joins nothing, no
+sub-manifests and no SLO are written. Their ETags are computed all the same, for the record.
 """
 
 import threading
@@ -130,7 +131,7 @@ class Manifest:
         self._for_parts.add(number, segment)
 
     def finish(self) -> SegmentSummary:
-        """Write the last segment list and the last sub-manifest, but not the top object.
+        """Write the last segment list and the last sub-manifest, but not the object.
 
         Call it after every segment was added.
 
