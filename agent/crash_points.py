@@ -15,7 +15,10 @@ VARIABLE: Final = "BACKUP_AGENT_CRASH_AT"
 
 
 class Point(StrEnum):
-    """The crash points, in the order in which a task reaches them."""
+    """The crash points, grouped by operation.
+
+    Those of one operation are in the order in which a task reaches them.
+    """
 
     ACCEPTED = "accepted"  # the task is in the journal, the broker has no acknowledgement
     CLAIMED = "claimed"  # the task is RUNNING in the journal, its work has not begun
@@ -23,7 +26,8 @@ class Point(StrEnum):
     SEGMENT_STORED = "segment-stored"  # the store has one more segment
     LISTS_STORED = "lists-stored"  # all segments and lists are stored, the engine has ended
     RECORD_JOURNALLED = "record-journalled"  # the journal has the finished record
-    OBJECT_STORED = "object-stored"  # the joined object is stored, the record is BUILDING
+    # the joined object is stored if the store joins segments, the record is BUILDING
+    OBJECT_STORED = "object-stored"
     RECORD_COMPLETED = "record-completed"  # the record is COMPLETED, no report was made
     RECORD_FAILED = "record-failed"  # a failed backup's record is written, its bytes are stored
     BYTES_REMOVED = "bytes-removed"  # a failed backup's bytes are removed, no report was made

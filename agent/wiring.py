@@ -41,7 +41,6 @@ from agent.tasks.stores import TaskStores
 
 log = logging.getLogger(__name__)
 
-_FOLDER: Final = "file:///"
 _CHILD_OF: Final = "BACKUP_AGENT_CHILD_OF"
 _LEFTOVER_SECONDS: Final = 10.0
 
@@ -67,7 +66,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     if section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
     settings = SwiftSettings(
-        auth_url=section.url.removeprefix("swift:"),
+        auth_url=section.address,
         user=section.user,
         key=read_secret(section.key_file, "[store] key_file"),
         container=container,
@@ -103,13 +102,13 @@ def store_folder(config: Config) -> Path | None:
     Raises:
         ConfigInvalid: the URL names no directory that backups may go to.
     """
-    url = need(config.store, "store").url
-    if not url.startswith(_FOLDER):
+    section = need(config.store, "store")
+    if section.kind != "file":
         return None
-    path = unquote(url.removeprefix(_FOLDER.removesuffix("/")))
+    path = unquote(section.address)
     if "\0" in path or ".." in path.split("/") or not path.strip("/"):
         raise ConfigInvalid(
-            f"[store] url: {url} names no folder that backups may go to",
+            f"[store] url: {section.url} names no folder that backups may go to",
             hint="name it as file:///var/backups/db",
         )
     return Path(path)
@@ -296,7 +295,7 @@ def task_stores(
         configured=_container(config),
         own=container_name(config.agent.tenant_id),
         urls=section.storage_urls,
-        tokens=not section.url.startswith(_FOLDER),
+        tokens=section.kind == "swift",
     )
 
     stores = _stores(config)

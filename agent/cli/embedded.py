@@ -31,6 +31,7 @@ from agent.config.settings import (
     StoreSection,
     embedded,
     load,
+    names_store,
 )
 from agent.errors import ConfigInvalid, KeyUnusable, StoreNotFound, UsageWrong
 from agent.keys.ids import unique_key_id
@@ -60,7 +61,7 @@ def configuration(
         KeyUnusable: the environment names a directory of keys that holds no key, or the keys
             can't be read.
     """
-    if not store_url.startswith(("file:///", "swift:")):
+    if not names_store(store_url):
         raise _no_store(store_url)
     if not is_embedded(path):
         config = load(path, environment)

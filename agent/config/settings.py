@@ -90,13 +90,22 @@ class BrokerSection(Frozen):
     ca_file: Absolute | None = None
 
 
+# The URL of a store: the kind of the store, a colon, and the store's address.
+_STORE_URL = r"^(swift:https?://|file:///)"
+
+
+def names_store(url: str) -> bool:
+    """Return True if `url` begins like the URL of a store that this version knows."""
+    return re.match(_STORE_URL, url) is not None
+
+
 class StoreSection(Frozen):
     """The store of the backups.
 
     `url` is `swift:` and the authentication URL of Swift's auth v1, or `file:///` and a directory.
     """
 
-    url: Annotated[str, Field(pattern=r"^(swift:https?://|file:///)")]
+    url: Annotated[str, Field(pattern=_STORE_URL)]
     user: str = ""
     key_file: Absolute | None = None
     container: Name | None = None
@@ -105,9 +114,19 @@ class StoreSection(Frozen):
     timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
 
+    @property
+    def kind(self) -> str:
+        """Return the kind of the store, `swift` or `file`."""
+        return self.url.partition(":")[0]
+
+    @property
+    def address(self) -> str:
+        """Return the authentication URL of Swift, or the path of a directory as in the URL."""
+        return self.url.partition(":")[2].removeprefix("//")
+
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
-        if self.url.startswith("swift:") and not (self.user and self.key_file):
+        if self.kind == "swift" and not (self.user and self.key_file):
             raise ValueError("a swift: store needs user and key_file")
         if "@" in self.url.split("/")[2]:
             raise ValueError("url holds a user or a password; put them into user and key_file")
@@ -197,7 +216,7 @@ Section = TypeVar("Section")
 def need(section: Section | None, name: str) -> Section:
     """Return `section`, which the command needs, or raise ConfigInvalid if it is missing."""
     if section is None:
-        local = "; backup-create, restore and backup-delete don't need it with --local"
+        local = "; a command with --local doesn't need it"
         raise ConfigInvalid(
             f"the configuration has no section [{name}]",
             hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",

@@ -26,6 +26,16 @@ class Engines:
         self._engines = engines
         self._kind = kind
 
+    def copying(self, server_type: str, server_version: str) -> Engine:
+        """Return the engine that copies servers of this type and version.
+
+        Its program is not started, and need not be installed. `kind` doesn't matter.
+
+        Raises:
+            EngineUnsupported: no engine copies this server.
+        """
+        return self._engines[engine_for(server_type, server_version)]
+
     def for_server(
         self, server_type: str, server_version: str, datadir: Path | None = None
     ) -> EngineVersion:

@@ -1,4 +1,4 @@
-"""The code that both engines share, for option files, arguments, versions and program starts."""
+"""The code that all engines share, for option files, arguments, versions and program starts."""
 
 import os
 import re
@@ -92,7 +92,7 @@ class EngineSettings:
 
 
 class CopyingEngine(ABC):
-    """The base class of both engines.
+    """The base class of all engines.
 
     A subclass sets the class variables, and adds the options that only its engine has.
     """
@@ -100,6 +100,8 @@ class CopyingEngine(ABC):
     name: ClassVar[str]
     group: ClassVar[str]
     """The group of the option file that the program reads."""
+    takes_hidden_names: ClassVar[bool]
+    escapes_names: ClassVar[bool]
     completed: ClassVar[re.Pattern[str]]
     """The pattern of the program's whole closing line."""
     kept_lines: ClassVar[re.Pattern[str]]
@@ -117,6 +119,10 @@ class CopyingEngine(ABC):
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+
+    @property
+    def extractor(self) -> str:
+        return self._settings.extractor
 
     @abstractmethod
     def _backup_options(self) -> Sequence[str]:

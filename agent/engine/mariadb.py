@@ -46,6 +46,9 @@ class MariadbBackup(CopyingEngine):
 
     name = "mariadb-backup"
     group = "mariadb-backup"
+    takes_hidden_names = False
+    # It locks tables one by one, and doesn't escape their names.
+    escapes_names = False
     version_line = re.compile(r"based on MariaDB server (\S+)")
     completed = re.compile(r"\[00\] \d{4}-\d\d-\d\d \d\d:\d\d:\d\d completed OK!")
     kept_lines = re.compile(

@@ -15,7 +15,22 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """Return the engine's name in records, `mariadb-backup` or `xtrabackup`."""
+        """Return the engine's name in records, such as `mariadb-backup`."""
+
+    @property
+    def extractor(self) -> str:
+        """Return the name or path of the program that extracts a stream, such as `mbstream`."""
+
+    @property
+    def takes_hidden_names(self) -> bool:
+        """Return True if the extractor takes names of schemas that begin with a dot."""
+
+    @property
+    def escapes_names(self) -> bool:
+        """Return True if a backup works with backticks in the names of tables that aren't InnoDB's.
+
+        It doesn't if the engine locks such tables one by one and doesn't escape their names.
+        """
 
     def leaving_out(self, folders: tuple[str, ...]) -> Self:
         """Return this engine with `folders`, directories of the datadir, left out of backups."""

@@ -68,6 +68,9 @@ class XtraBackup(CopyingEngine):
 
     name = "xtrabackup"
     group = "xtrabackup"
+    # xbstream takes names that begin with a dot, and MyRocks needs one.
+    takes_hidden_names = True
+    escapes_names = True
     version_line = re.compile(r"\bversion (\S+) based on MySQL server")
     # The first form is that of 2.4, and of 8.0 before 8.0.28. The second form is that of the
     # server's own log, in later versions.

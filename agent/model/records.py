@@ -105,7 +105,11 @@ class ListRef(Frozen):
 
 
 class Stored(Frozen):
-    """The sizes, the segments and the segment lists of a COMPLETED backup."""
+    """The sizes, the segments and the segment lists of a COMPLETED backup.
+
+    `slo_etag` is the ETag of the object that joins the segments. In a store that joins nothing it
+    is the ETag that Swift would give to that object.
+    """
 
     raw_bytes: int
     compressed_bytes: int

@@ -1,4 +1,4 @@
-"""Plain values that the operations work with, built by the daemon and by the commands."""
+"""The objects that the operations work with. agent/wiring.py builds them."""
 
 import logging
 from collections.abc import Callable

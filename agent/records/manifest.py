@@ -1,7 +1,8 @@
 """The segment lists and the sub-manifests of the SLO (Static Large Object) of a backup.
 
 They are written while the stream still runs, so the end of a backup takes the same time at any
-size. Only the segments of the unfinished groups are in memory.
+size. Only the segments of the unfinished groups are in memory. If the store joins nothing, no
+sub-manifests and no SLO are written. Their ETags are computed all the same, for the record.
 """
 
 import threading
@@ -48,7 +49,7 @@ class _Groups:
         self._flush(group, _ordered(rows))
 
     def rest(self) -> tuple[int, list[Segment]] | None:
-        """Return the number and the segments of the last group, or None if that is complete."""
+        """Return the number and the segments of the last group, or None if all are complete."""
         with self._lock:
             for group, rows in self._open.items():
                 return group, _ordered(rows)
@@ -60,9 +61,10 @@ def _ordered(rows: Mapping[int, Segment]) -> list[Segment]:
 
 
 def most_segments(limits: StoreLimits) -> int:
-    """Return the most segments that one object may join.
+    """Return the most segments that a backup may have, so that one object can join them.
 
-    Its manifests have two levels if the store allows nesting, or else one level.
+    The manifests of that object have two levels if the store allows nesting, or else one level. A
+    store that joins nothing has the same limit.
     """
     entries = limits.manifest_entries
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
@@ -129,7 +131,7 @@ class Manifest:
         self._for_submanifests.add(number, segment)
 
     def finish(self) -> SegmentSummary:
-        """Write the last segment list and the last sub-manifest, but not the top object.
+        """Write the last segment list and the last sub-manifest, but not the object.
 
         Call it after every segment was added.
 
@@ -193,8 +195,8 @@ class Manifest:
         allowed = self._limits.manifest_entries if self._limits.nesting else 0
         if group >= allowed:
             raise StoreRejected(
-                f"the backup has more than the {most_segments(self._limits)} segments that one "
-                "object of this store can join",
+                f"the backup has more than the {most_segments(self._limits)} segments that a "
+                "backup in this store may have",
                 hint="raise [pipeline] segment_bytes",
             )
         name = submanifest_name(self._backup_id, self._attempt, group)

@@ -64,7 +64,11 @@ def record_name(backup_id: str) -> str:
 
 
 def checks_name(backup_id: str) -> str:
-    """Return the name of the object with the results of a backup's verify runs."""
+    """Return the name that is reserved for the results of a backup's verify runs.
+
+    No agent writes this object yet, because the task `backup.verify` is not supported. A delete and
+    gc remove it.
+    """
     return f"{backup_id}.checks.json"
 
 

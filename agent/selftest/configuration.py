@@ -45,7 +45,7 @@ def _sections(config: Config) -> CheckOutcome:
     if missing:
         named = " and ".join(f"[{name}]" for name in missing)
         return failed(f"there is no section {named}", f"add {named}: see the example agent.toml")
-    if config.broker is None and config.store and not config.store.url.startswith("file:"):
+    if config.broker is None and config.store and config.store.kind != "file":
         return warned(
             "there is no section [broker]: `backup-agent run` can't take tasks",
             "add [broker] with url and password_file, or use only commands with --local",

@@ -9,7 +9,7 @@ from agent import wiring
 from agent.database.datadir import LOST_FOUND, Survey
 from agent.database.server import ServerInfo
 from agent.engine.choice import EngineVersion
-from agent.engine.compatibility import engine_for
+from agent.engine.protocol import Engine
 from agent.errors import DatabaseDenied, DatabaseUnreachable, EngineUnsupported
 from agent.operations.backup.preflight import datadir_rules
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
@@ -141,9 +141,14 @@ def _chosen(context: Context, server: ServerInfo) -> EngineVersion:
     return engines.for_server(server.type, server.version, server.datadir)
 
 
+def _copying(context: Context) -> Engine:
+    """Return the engine that copies this server. Its program may be missing."""
+    server = context.database.server()
+    return wiring.engines(context.config, "").copying(server.type, server.version)
+
+
 def _extractor(context: Context) -> CheckOutcome:
-    maria = context.database.server().type == "mariadb"
-    program = context.config.engine.extractor or ("mbstream" if maria else "xbstream")
+    program = _copying(context).extractor
     found = shutil.which(program)
     if found is None:
         return failed(
@@ -166,7 +171,7 @@ def _datadir(context: Context) -> CheckOutcome:
     )
     engine = context.config.engine
     accepted = frozenset(name.lower() for name in engine.uncopied_engines)
-    rules = datadir_rules(context.database, engine_for(server.type, server.version), accepted)
+    rules = datadir_rules(context.database, _copying(context), accepted)
     if not os.access(datadir, os.R_OK | os.X_OK, effective_ids=True):
         return failed(f"{datadir} can't be read", cure)
     left_out = Survey(datadir, rules).left_out

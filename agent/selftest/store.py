@@ -29,6 +29,14 @@ _SLOW = 5 * MIB  # bytes a second
 # gives its time in whole seconds, so a difference of a few seconds says nothing.
 _SKEW_WARNED = 5.0
 _SKEW_FAILED = 60.0
+_NO_RIGHT = (
+    "give [store] user the right to write: an operator role of the account, or X-Container-Write "
+    "on both containers"
+)
+_NO_ROOM = (
+    "raise the quota (X-Container-Meta-Quota-Bytes of both containers, or the account's), or "
+    "delete old backups"
+)
 
 
 class _Group:
@@ -43,7 +51,7 @@ class _Group:
         section = need(self._context.config.store, "store")
         location = self._context.store.location
         found = f"{location} as {section.user}" if section.user else location
-        clear = [url for url in (section.url.removeprefix("swift:"), location) if _clear(url)]
+        clear = [url for url in (section.address, location) if _clear(url)]
         if clear:
             return warned(
                 f"{found}; {clear[0]} has no TLS: an eavesdropper on the network reads the key or "
@@ -60,12 +68,14 @@ class _Group:
         return passed("both containers exist")
 
     def limits(self) -> CheckOutcome:
-        """Check that one object can join the segments of a backup of this database."""
+        """Check that the limits of the store allow a backup of this database."""
         limits, segment = self._context.store.limits(), self._context.config.pipeline.segment_bytes
-        found = (
-            f"objects of up to {amount(limits.object_bytes)}, up to {limits.manifest_entries} "
-            f"segments in a manifest, manifests {'can' if limits.nesting else 'can not'} be nested"
-        )
+        found = f"objects of up to {amount(limits.object_bytes)}"
+        if self._context.store.joiner is not None:
+            found += (
+                f", up to {limits.manifest_entries} segments in a manifest, manifests "
+                f"{'can' if limits.nesting else 'can not'} be nested"
+            )
         if segment > limits.object_bytes:
             return failed(
                 f"{found}; segments of {amount(segment)} are configured",
@@ -114,17 +124,9 @@ class _Group:
                 md5 = remains.put(Container.SEGMENTS, name, [memoryview(part)])
                 self._entries.append(ManifestEntry(name, _PART, md5))
         except StoreDenied as error:
-            return failed(
-                str(error),
-                "give [store] user the right to write: an operator role of the account, or "
-                "X-Container-Write on both containers",
-            )
+            return failed(str(error), _NO_RIGHT if self._in_swift else error.hint)
         except StoreFull as error:
-            return failed(
-                str(error),
-                "raise the quota (X-Container-Meta-Quota-Bytes of both containers, or the "
-                "account's), or delete old backups",
-            )
+            return failed(str(error), _NO_ROOM if self._in_swift else error.hint)
         return passed(f"{amount(_SMALL)} and two segments stored, and confirmed by their MD5")
 
     def get(self) -> CheckOutcome:
@@ -205,6 +207,10 @@ class _Group:
         if min(up, down) < _SLOW:
             return warned(found, "raise [pipeline] connections; check the network to the store")
         return passed(found)
+
+    @property
+    def _in_swift(self) -> bool:
+        return need(self._context.config.store, "store").kind == "swift"
 
     @property
     def _name(self) -> str:

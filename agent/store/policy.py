@@ -58,8 +58,8 @@ class StorageRules:
 
     `configured` is the container of the configuration. `own` is the tenant's usual container. The
     tenant's other containers have names that begin with `own` and `_`. `urls` are the URLs that
-    [store] storage_urls lists. `tokens` is False if the store is a directory, which accepts no task
-    with a token.
+    [store] storage_urls lists. `tokens` is False if the store accepts no task with a storage URL
+    and a token. Only Swift accepts one.
     """
 
     configured: str
@@ -79,7 +79,7 @@ class StorageRules:
             return
         if not self.tokens:
             raise StorageRefused(
-                "this agent's store is a directory, which accepts no storage URL",
+                "this agent's store is not Swift, and accepts no storage URL",
                 hint="remove storage_url and token from the task",
             )
         try:

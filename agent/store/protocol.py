@@ -198,7 +198,7 @@ class Store(Protocol):
         """
 
     def get(self, container: Container, name: str, limit: int) -> bytes:
-        """Return the newest copy (X-Newest) of an object of at most `limit` bytes.
+        """Return an object of at most `limit` bytes, and never an older copy of it.
 
         Raises:
             StoreNotFound: there is no such object.
@@ -216,7 +216,8 @@ class Store(Protocol):
     def stat(self, container: Container, name: str) -> Stat:
         """Return an object's ETag and size without moving its bytes.
 
-        The answer comes from the newest copy itself (X-Newest) and not from a listing.
+        The answer comes from the object itself and not from a listing. It is never about an older
+        copy.
 
         Raises:
             StoreNotFound: there is no such object.

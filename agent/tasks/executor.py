@@ -1,6 +1,8 @@
 """Do one task, from its first report to its final one.
 
-This is the task boundary: every exception of a task becomes its final report here.
+This is the task boundary: every exception of a task becomes its final report here. There are two
+exceptions. If only the store or the journal can tell how a task ended, the task goes to the
+recovery. If the agent's end interrupted a task that sets `retry`, the task is requeued.
 """
 
 import logging
@@ -50,7 +52,9 @@ class Executor:
     def perform(
         self, task: Task, stop: Stop, within: AbstractContextManager[None] | None = None
     ) -> None:
-        """Perform one task, inside `within`, and write its final report.
+        """Perform one task and write its final report.
+
+        `within` is entered before the task and left after it. It registers the task for cancels.
 
         Raises:
             JournalError: the journal does not take the final report. `reporter` holds it.

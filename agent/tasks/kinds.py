@@ -1,4 +1,4 @@
-"""The types of task that this agent does."""
+"""The kind of each type of task. Tasks of the type `backup.verify` are refused."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -72,8 +72,8 @@ class Worker:
     def on_message(self, body: bytes, redelivered: bool = False) -> Verdict:
         """Journal a message. Return the verdict for the broker.
 
-        The latest report of a known task is sent once more. It is not if the message is
-        `redelivered`, because then only its acknowledgement was lost.
+        The latest report of a known task is sent once more, unless the message is `redelivered`:
+        then only its acknowledgement was lost.
 
         Raises:
             JournalError: the broker has to keep the message for now.

@@ -1,7 +1,7 @@
 """Imports go down only (ARCHITECTURE.md). A room uses itself and the rooms below it.
 
 Two rooms of one floor don't use each other. The edges don't use each other either, because each of
-them knows one foreign thing. An edge takes only pure modules from another edge. Every import
+them has foreign systems of its own. An edge takes only pure modules from another edge. Every import
 counts: inside a function, under TYPE_CHECKING, relative, or by name through importlib.
 """
 

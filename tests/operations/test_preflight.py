@@ -1,6 +1,6 @@
 """The layout of a run.
 
-Segments are so large that one object of the store can join them all.
+Segments are so large that one backup in the store may have them all.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_even_nested_manifests_have_an_end() -> None:
 
 
 def test_segments_that_memory_does_not_hold_are_refused() -> None:
-    with pytest.raises(StoreRejected, match="joins at most 1000 segments") as raised:
+    with pytest.raises(StoreRejected, match="has at most 1000 segments") as raised:
         planned(FLAT, 100 * GIB)
     assert "memory_bytes" in raised.value.hint
     wanted = int(raised.value.hint.split()[-3])

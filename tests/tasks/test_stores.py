@@ -128,7 +128,7 @@ def test_the_usual_port_may_be_named_or_not() -> None:
 def test_a_folder_takes_no_storage_url() -> None:
     rules = StorageRules(configured="vault", own="database_backups_t1", urls=(URL,), tokens=False)
     rules.check(TaskStore(container="vault"))
-    with pytest.raises(StorageRefused, match="directory"):
+    with pytest.raises(StorageRefused, match="accepts no storage URL"):
         rules.check(login())
 
 

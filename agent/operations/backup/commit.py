@@ -1,4 +1,8 @@
-"""Write the object and the COMPLETED record of a backup, at its end or after a crash."""
+"""Commit a backup, at its end or after a crash.
+
+A commit writes the object that joins the segments, if the store joins any, and then the COMPLETED
+record.
+"""
 
 from pydantic import ValidationError
 
@@ -40,7 +44,9 @@ def parse_journalled(journalled: str) -> Record:
 
 
 def publish(resources: BackupResources, finished: Record, manifest: Manifest) -> None:
-    """Write the object of a backup, if this attempt may still complete it.
+    """Check that this attempt may still complete its backup, then write the object.
+
+    No object is written if the store joins no segments.
 
     Raises:
         Fenced: the backup belongs to another attempt, has another status, or its chain changed.

@@ -3,8 +3,8 @@
 A backup begins in this order: the caller writes its journal, this module writes the BUILDING
 record, then the first segment is stored. A backup is committed in this order: the stream is
 proved, all segments are confirmed, the segment lists are stored, the finished record is written
-to the journal, the SLO is stored, the COMPLETED record is written. The process may be killed
-after any of these steps.
+to the journal, the object that joins the segments is stored if the store joins any, the COMPLETED
+record is written. The process may be killed after any of these steps.
 """
 
 import logging

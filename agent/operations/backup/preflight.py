@@ -10,6 +10,7 @@ from agent.codec.aead import SLAB
 from agent.database.datadir import Rules, Survey
 from agent.database.server import Database, ServerInfo
 from agent.engine.choice import EngineVersion
+from agent.engine.protocol import Engine
 from agent.errors import (
     BackupUnknown,
     BackupUnusable,
@@ -178,32 +179,30 @@ def list_expected(
     datadir = found.server.datadir
     survey = Survey(
         datadir,
-        datadir_rules(resources.database, found.chosen.engine.name, resources.uncopied_engines),
+        datadir_rules(resources.database, found.chosen.engine, resources.uncopied_engines),
     )
     from_lsn = base.parent.to_lsn if base.parent else None
     listing = resources.database.tablespaces
     return Completeness(found.server, listing, survey, from_lsn, check, base.checked_spaces)
 
 
-def datadir_rules(database: Database, engine: str, accepted: frozenset[str]) -> Rules:
+def datadir_rules(database: Database, engine: Engine, accepted: frozenset[str]) -> Rules:
     """Return the rules for the contents of a datadir that `engine` copies.
 
     `accepted` are the storage engines (lower case) with tables that may lack their data.
     """
     return Rules(
         ignored=database.ignored_directories(),
-        # xtrabackup's xbstream takes names that begin with a dot, and MyRocks needs one.
-        hidden=engine == "xtrabackup",
+        hidden=engine.takes_hidden_names,
         accepted=accepted,
-        # mariadb-backup locks tables one by one, and doesn't escape their names.
-        backticks=engine != "mariadb-backup",
+        backticks=engine.escapes_names,
     )
 
 
 def plan_data_path(
     path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
 ) -> Plan:
-    """Return the data path's plan, with segments so large that one object can join them all.
+    """Return the data path's plan, with segments so large that one backup may have them all.
 
     Raises:
         StoreRejected: the store doesn't take segments of this size, or the memory is too small for
@@ -225,7 +224,7 @@ def plan_data_path(
         if size == path.segment_bytes:
             raise
         raise StoreRejected(
-            f"the store joins at most {most_segments(limits)} segments, so the segments of a "
+            f"a backup in this store has at most {most_segments(limits)} segments, so those of a "
             f"database of {found.datadir_bytes} bytes must be larger than configured: {error}",
             hint=f"raise [pipeline] memory_bytes to {3 * size} or more",
         ) from error

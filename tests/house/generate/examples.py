@@ -26,7 +26,7 @@ from agent.model import (
 SUMMARIES: Final = {
     "backup.create": "Make a full backup, or an incremental one that continues parent_id.",
     "backup.restore": "Restore a backup with its chain into an empty directory of the agent's VM.",
-    "backup.verify": "Check that a backup can be restored.",
+    "backup.verify": "Reserved: this agent refuses it (task_unsupported).",
     "backup.delete": "Delete a backup and all its descendants.",
     "task.cancel": "End a task that waits or runs.",
     "agent.ping": "Request a heartbeat. The agent answers at once with a report DONE.",
