@@ -221,7 +221,11 @@ class ListRef(Frozen):
 
 
 class Stored(Frozen):
-    """Where the bytes of a COMPLETED backup are and what they add up to."""
+    """Where the bytes of a COMPLETED backup are and what they add up to.
+
+    `longest_path` has as many bytes as the longest path that a prepare opens; None if the agent
+    that made it didn't note that.
+    """
 
     raw_bytes: int
     compressed_bytes: int
@@ -230,6 +234,7 @@ class Stored(Frozen):
     segment_count: int
     lists: tuple[ListRef, ...]
     slo_etag: str
+    longest_path: int | None = None
 
 
 class Measured(Frozen):

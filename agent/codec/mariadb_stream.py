@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.redo_log import RedoTail
-from agent.codec.stream_paths import path_digest
+from agent.codec.stream_paths import MAX_NAME, path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
 _MOST_ODD: Final = 10_000
@@ -72,7 +72,8 @@ class MendedStream(XbstreamParser):
 
     `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
     `misnamed`, `lost`, `confused`, `untrue_name` and `without_data` need: some 300 bytes a table
-    that isn't InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's.
+    that isn't InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's. The last names
+    of renamed tables, which a prepare takes from `.ren` files, are always judged.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -88,6 +89,8 @@ class MendedStream(XbstreamParser):
         self._head: bytearray | None = None  # how the `.frm` or `.ren` begins that is under way
         self._head_bytes = 0  # how much of it is kept
         self._renames: dict[int, Rename] = {}  # of InnoDB's tables, by their `.ren` files
+        self._longest_new = b""  # of their last names the one with the longest path
+        self._widest_new = b""  # and the one with the longest part behind the slash
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
@@ -154,6 +157,26 @@ class MendedStream(XbstreamParser):
         there = {name for pair in names for name in pair}.intersection(paths)
         return next((new for old, new in names if old in there and new not in there), None)
 
+    def unopenable(self, *, longest: int, incremental: bool) -> bytes | None:
+        """Return a path that a prepare can't open, None if there is none so far.
+
+        It is longer than `longest`, or its file's name is longer than any. A table that was renamed
+        meanwhile gets its last name in the prepare, and what an incremental has of it ends in
+        `.ibd.delta` and `.ibd.meta`.
+        """
+        end = b".ibd.delta" if incremental else b".ibd"
+        renamed = self._longest_new + end if self._longest_new else b""
+        widest = self._widest_new + end
+        if len(widest.rpartition(b"/")[2]) > MAX_NAME:
+            return widest
+        found = max(self.longest, renamed, key=len)
+        return found if len(found) > longest else None
+
+    def longest_opened(self, *, incremental: bool) -> int:
+        """Return how many bytes the longest path has that a prepare opens."""
+        end = b".ibd.delta" if incremental else b".ibd"
+        return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files whose table has no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
@@ -161,9 +184,12 @@ class MendedStream(XbstreamParser):
         return self.files & (lacking | self._partitioned - self._parted)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
-        begins = self._proving and offset == 0
-        self._head = bytearray() if begins and self._path.endswith((b".frm", _RENAMED)) else None
-        self._head_bytes = _MOST_NAMED if self._path.endswith(_RENAMED) else HEAD_BYTES
+        renamed = self._path.endswith(_RENAMED)
+        if renamed and offset:
+            raise self._invalid(f"the new name of a table in {self._path!r} is in several pieces")
+        begins = offset == 0 and (renamed or (self._proving and self._path.endswith(b".frm")))
+        self._head = bytearray() if begins else None
+        self._head_bytes = _MOST_NAMED if renamed else HEAD_BYTES
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
@@ -181,6 +207,9 @@ class MendedStream(XbstreamParser):
         super()._end_payload()
 
     def _note_new_name(self, name: bytes) -> None:
+        self._checked_path(name)
+        self._longest_new = max(self._longest_new, name, key=len)
+        self._widest_new = max(self._widest_new, name, key=_width)
         self._renames[self._file] = Rename(self._path.removesuffix(_RENAMED), name)
         if len(self._renames) > _MOST_ODD:
             raise self._invalid(f"more than {_MOST_ODD} tables were renamed while it was made")
@@ -254,6 +283,8 @@ class MendedStream(XbstreamParser):
         return super()._forget(file)
 
     def _replace(self, path: bytes, target: int, space: int | None) -> None:
+        if path.endswith(_RENAMED):
+            raise self._invalid(f"a file is renamed to {path!r}, which only an engine writes")
         super()._replace(path, target, space)
         if self._proving and path.endswith(_LASTING):
             self._lasting.add(target)
@@ -286,6 +317,10 @@ class MendedStream(XbstreamParser):
             self._odd_targets.append(target)
         if len(self._unknown) + len(self._odd_targets) > _MOST_ODD:
             raise self._invalid("it renames too many tables with signs in their names")
+
+
+def _width(path: bytes) -> int:
+    return len(path.rpartition(b"/")[2])
 
 
 def _empty_payload(path: bytes, offset: int) -> bytes:

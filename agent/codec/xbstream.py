@@ -86,10 +86,10 @@ class XbstreamParser:
     stream next. A stream that was proved passes without it, too.
 
     `files` holds the digests of the complete files, `raw_bytes` is the length of the stream
-    so far, `longest` that of the longest path of a file in it. `spaces` maps the digests of
-    tablespaces to their numbers. `hidden` is the first path that begins with a dot; mbstream takes
-    none. `metadata` maps `checkpoints`, `info`, `binlog_info`, `slave_info`, `galera_info` and
-    `options` to the content of the engine's own files.
+    so far, `longest` the longest path of a file in it. `spaces` maps the digests of tablespaces to
+    their numbers. `hidden` is the first path that begins with a dot; mbstream takes none.
+    `metadata` maps `checkpoints`, `info`, `binlog_info`, `slave_info`, `galera_info` and `options`
+    to the content of the engine's own files.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -97,7 +97,7 @@ class XbstreamParser:
         self.files: set[int] = set()
         self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
-        self.longest = 0
+        self.longest = b""
         self.metadata: dict[str, bytes] = {}
         self.hidden: bytes | None = None
         # The digests of the files that each directory has or had. None of these shrinks by a
@@ -321,7 +321,7 @@ class XbstreamParser:
             raise self._invalid(f"the path {path!r} is both a file and a directory")
         if path[:1] == b"." and self.hidden is None:
             self.hidden = path
-        self.longest = max(self.longest, len(path))
+        self.longest = max(self.longest, path, key=len)
         self._files_seen += 1
         if self._files_seen > MOST_FILES:
             raise self._invalid(f"it holds more than {MOST_FILES} files", _TOO_MANY)

@@ -45,10 +45,10 @@ _PREPARE_CAUSES = (
     Cause(
         re.compile(r"Operating system error number 13\b"),
         PrepareFailed,
-        "a table with a DATA DIRECTORY was truncated or rebuilt shortly before the backup, and the "
-        "engine looks for its former file there, which the OS user of the restore may not: let "
-        "that user pass the directory and those above it on this machine (chmod o+x), or restore "
-        "on a machine that has no such directory",
+        "most likely a table with a DATA DIRECTORY was truncated or rebuilt shortly before the "
+        "backup, and the engine looks for its former file there, which the OS user of the restore "
+        "may not: restore on a machine that has no such directory, or into a folder of the "
+        "server's OS user, or let the user pass through that directory (chmod o+x)",
     ),
 )
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}

@@ -25,8 +25,6 @@ from agent.model import Record
 _BLOCK = 1 << 20
 # What an incremental adds to a name: `.delta`
 _ADDED = 6
-_LONGEST_NAME = MAX_NAME - _ADDED
-_LONGEST_PATH = MAX_INCREMENTAL - _ADDED
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
 # storage/innobase/include/fil0types.h and fsp0types.h
 _LSN_AT, _LSN_END = 16, 24
@@ -37,6 +35,11 @@ _UNREAD = (
     "make the file and the directories above it readable for the OS user of the agent, or run the "
     "agent as the database server's own OS user; after an input/output error look for the disk in "
     "the kernel's log (journalctl -k)"
+)
+
+SHORTER = (
+    "give the schema, table or partition a shorter name (most letters and signs but a-z have five "
+    "bytes in a file's name), or make full backups, which take longer ones"
 )
 
 Check = Callable[[], None]
@@ -53,12 +56,7 @@ def check_imports(
     `check` is called now and then, to raise what stops the task.
     """
     for space in spaces.values():
-        path = os.fsencode(space.path)
-        if len(path.rpartition(b"/")[2]) > _LONGEST_NAME or len(path) > _LONGEST_PATH:
-            raise ParentUnusable(
-                f"the name of the file {space.path} is too long for an incremental backup",
-                hint="rename the table or its partition, or make full backups",
-            )
+        check_path(space.path, added=_ADDED)
         file = tablespace_file(datadir, space.path) if space.whole else None
         if file is None or not _is_suspect(parent, space, file):
             continue
@@ -70,6 +68,19 @@ def check_imports(
                 "incremental on it would: it was imported, its file was put in place, or an ALTER "
                 "was making it while the parent was made"
             )
+
+
+def check_path(path: str, added: int = 0) -> None:
+    """Check that an incremental can hold a file, to whose name it adds some bytes; ParentUnusable.
+
+    A full backup is made instead where the task allows that.
+    """
+    encoded = os.fsencode(path)
+    name = encoded.rpartition(b"/")[2]
+    if len(name) + added > MAX_NAME or len(encoded) + added > MAX_INCREMENTAL:
+        raise ParentUnusable(
+            f"the path of the file {path} is too long for an incremental backup", hint=SHORTER
+        )
 
 
 def tablespace_file(datadir: Path, name: str) -> Path | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agent.codec.aead import SLAB
 from agent.database import Database, ServerInfo
-from agent.datadir import Rules, Survey
+from agent.datadir import Rules, Survey, longest_path
 from agent.engine.choice import Chosen
 from agent.errors import (
     BackupUnknown,
@@ -25,7 +25,7 @@ from agent.manifest import most_segments
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.ancestors import check_stored
 from agent.operations.completeness import Completeness, Listing
-from agent.operations.imports import Check, check_imports
+from agent.operations.imports import Check, check_imports, check_path
 from agent.operations.parts import BackupParts, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.store.protocol import StoreLimits
@@ -139,6 +139,8 @@ def usable_base(parts: BackupParts, task: CreateTask, found: Found, check: Check
     try:
         chain = _checked(parts, parent_id, found)
         check_stored(parts, chain)
+        ignored = parts.database.ignored_directories()
+        check_path(longest_path(found.server.datadir, ignored))
         read = parts.database.tablespaces()
         check_imports(chain[-1], read, found.server.datadir, check)
         return Base(tuple(chain), read)

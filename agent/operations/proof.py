@@ -20,6 +20,7 @@ from agent.errors import (
 from agent.model import BinlogPosition
 from agent.operations.completeness import Completeness, Tables
 from agent.operations.diagnosis import DiagnosedRun
+from agent.operations.imports import SHORTER
 
 # What `xtrabackup_info` must not have; mariadb-backup knows fewer of them.
 _WHOLE = ("partial", "compact", "compressed", "encrypted")
@@ -53,6 +54,7 @@ class Proof(NamedTuple):
     galera: str | None
     raw_bytes: int
     tables: Tables
+    longest_path: int
 
 
 class ProvedStream:
@@ -88,6 +90,7 @@ class ProvedStream:
                 self.proof = self._prove()
                 return 0
             mended = self._parser.passed(buffer[:filled])
+            self._check_paths()
             if mended is None:
                 return filled
             self._mended = mended
@@ -95,6 +98,17 @@ class ProvedStream:
         buffer[:count] = self._mended[:count]
         self._mended = self._mended[count:]
         return count
+
+    def _check_paths(self) -> None:
+        incremental = self._from_lsn is not None
+        longest = MAX_INCREMENTAL if incremental else MAX_FULL
+        path = self._parser.unopenable(longest=longest, incremental=incremental)
+        if path is not None:
+            raise StreamInvalid(
+                f"no restore takes {named(os.fsdecode(path))}: the path has {len(path)} bytes, and "
+                f"{longest} are the most, of which 255 are for the file's name",
+                hint=SHORTER,
+            )
 
     def _fill(self, buffer: memoryview) -> int:
         filled = 0
@@ -129,6 +143,7 @@ class ProvedStream:
             galera=_text(metadata.get("galera_info")),
             raw_bytes=self._parser.raw_bytes + self._parser.inserted,
             tables=tables,
+            longest_path=self._parser.longest_opened(incremental=self._from_lsn is not None),
         )
 
     def _finish_engine(self) -> None:
@@ -232,14 +247,6 @@ class ProvedStream:
             )
 
     def _check_names(self) -> None:
-        longest = MAX_FULL if self._from_lsn is None else MAX_INCREMENTAL
-        if self._parser.longest > longest:
-            raise StreamInvalid(
-                f"the path of a file has {self._parser.longest} bytes, and no restore takes more "
-                f"than {longest}",
-                hint="give the schema, table or partition a shorter name (most signs and letters "
-                "but a-z have five bytes in it); an incremental takes less than a full backup",
-            )
         misnamed = self._parser.misnamed()
         if misnamed is not None:
             raise StreamIncomplete(

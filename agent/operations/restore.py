@@ -18,7 +18,7 @@ from agent.model import Record
 from agent.operations.extraction import Extraction
 from agent.operations.parts import RestoreParts
 from agent.operations.reserve import check_space, space_watched
-from agent.operations.target import Work, check_target, restore_user
+from agent.operations.target import Work, check_paths, check_target, restore_user
 from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.pipeline.stop import Stop
@@ -68,6 +68,7 @@ class RestoreOperation:
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
         work = Work(target, self._run_id, restore_user(target, datadirs))
+        check_paths(work, max(map(_longest_path, chain[1:]), default=0))
         made = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove=made)
@@ -136,6 +137,11 @@ class RestoreOperation:
         ):
             prepare_run.finish()
         self._stop.check()
+
+
+def _longest_path(record: Record) -> int:
+    """Return 0 for a backup of an agent that didn't note it; `Gate` judges its paths."""
+    return (record.stored.longest_path if record.stored else None) or 0
 
 
 def _raw_bytes(record: Record) -> int:

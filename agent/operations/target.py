@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.account import FRESH, hand_over, remove_empty
+from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_OPENED
 from agent.engine.as_user import done_as
 from agent.engine.os_user import OsUser, first_user, owner_of
 from agent.engine.passage import closed_directory, possible
@@ -23,8 +24,11 @@ from agent.host import datadir_around, nearest, sync_filesystem, sync_folder
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
-# bytes; mariadb-backup takes 508 (codec/stream_paths.py), with the work folder and files' names
-_LONGEST: Final = 400
+# What the work folder adds to the target's path in bytes, in front of an incremental's paths.
+_ADDED: Final = len(f"/{_WORK}{'x' * 36}/incremental/")
+# MariaDB 10.6 and later have a path of 57 bytes themselves, in the schema `sys`.
+_LONGEST: Final = MAX_OPENED - _ADDED - 57
+_ALWAYS: Final = MAX_OPENED - _ADDED - MAX_INCREMENTAL
 
 T = TypeVar("T")
 
@@ -180,12 +184,9 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with usable(target):
-        if len(os.fsencode(target.resolve())) > _LONGEST:
-            raise TargetRefused(
-                f"the path of the target {target} has more than {_LONGEST} bytes",
-                hint="restore into a folder with a shorter path: an engine takes 508 bytes, with "
-                "the names of schemas and tables",
-            )
+        excess = len(os.fsencode(target.resolve())) - _LONGEST
+        if excess > 0:
+            raise too_long(excess)
         with contextlib.suppress(FileNotFoundError):
             # says what `exists` keeps to itself: a NUL, a loop of links, a file on the way
             target.lstat()
@@ -200,6 +201,27 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
             raise TargetRefused(f"the target {target} is in {around}")
         found = sorted(target.iterdir()) if target.exists() else []
         _check_empty(target, [one for one in found if one.name != FRESH or not one.is_dir()])
+
+
+def check_paths(work: Work, longest: int) -> None:
+    """Check that an engine can open the incrementals' files, whose longest path has `longest`
+    bytes; TargetRefused."""
+    with usable(work.target):
+        folder = work.incremental.resolve()
+    excess = len(os.fsencode(folder)) + 1 + longest - MAX_OPENED
+    if longest and excess > 0:
+        raise too_long(excess)
+
+
+def too_long(excess: int) -> TargetRefused:
+    """Return the error for a target whose path has `excess` bytes too many."""
+    return TargetRefused(
+        f"the path of the target, with all links resolved, is too long by {excess} bytes: an "
+        f"engine opens paths of {MAX_OPENED} bytes at most, and the names of schemas and tables "
+        "stand behind it",
+        hint=f"restore into a folder with a shorter path; one of {_ALWAYS} bytes or less takes "
+        "every backup",
+    )
 
 
 def _check_empty(target: Path, found: Sequence[Path]) -> None:

@@ -17,7 +17,7 @@ from agent.errors import SpaceLacking, TargetRefused
 from agent.host import Space, free_bytes, space_of
 from agent.operations import reserve
 from agent.operations.reserve import check_space, space_watched
-from agent.operations.target import Work, check_target, restore_user, target_below
+from agent.operations.target import Work, check_paths, check_target, restore_user, target_below
 from agent.pipeline.stop import Stop
 from tests.stack.process import poll
 
@@ -78,10 +78,22 @@ def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
 
 
 def test_a_path_has_room_for_the_names_behind_it(root: Path) -> None:
-    fits = root / ("x" * 200) / ("y" * (400 - 202 - len(os.fsencode(root))))
+    fits = root / ("x" * 150) / ("y" * (379 - 152 - len(os.fsencode(root))))
     check_target(fits)
-    with pytest.raises(TargetRefused, match="more than 400 bytes"):
-        check_target(fits.with_name(f"{fits.name}y"))
+    with pytest.raises(TargetRefused, match="too long by 3 bytes"):
+        check_target(fits.with_name(f"{fits.name}yyy"))
+
+
+def test_what_an_incremental_adds_to_the_path_is_counted(root: Path) -> None:
+    """Its files are opened by their whole paths, of which the engine takes 508 bytes."""
+    work = Work(root / "target", str(uuid4()))
+    room = 508 - len(os.fsencode(work.incremental)) - 1
+    check_paths(work, room)
+    check_paths(work, 0)
+    with pytest.raises(TargetRefused, match="too long by 2 bytes") as caught:
+        check_paths(work, room + 2)
+    assert "one of 36 bytes" in caught.value.hint
+    assert len(os.fsencode(Work(Path("/" + "x" * 35), str(uuid4())).incremental)) + 401 == 508
 
 
 def test_full_and_incremental_have_to_fit_together(root: Path) -> None:
