@@ -162,7 +162,7 @@ def plain(path):
     """Return the path if it stays inside. mbstream does not check the paths of R and D."""
     if (
         not path
-        or len(path) > 511
+        or len(path) > 506
         or path[:1] == b"/"
         or b"\0" in path
         or b".." in path.split(b"/")
@@ -186,6 +186,9 @@ def judged(stream):
             head += stream.take(20)
             left, renamed = number(head[-20:-12]), False
             ends[path] = number(head[-12:-4]) + left
+            if path.endswith(b".ren"):  # the name that the prepare gives a table
+                name, whole = stream.take(min(left, 512)), ends[path] == left
+                head, left = head + plain(name if whole else b"/" + name), 0
         elif kind == b"E":
             at, empty = ends.pop(path, 0), head[:9] + b"P" + head[10:] + bytes(8)
             head = empty + at.to_bytes(8, "little") + bytes(4) + head if renamed else head
@@ -193,6 +196,8 @@ def judged(stream):
         elif kind == b"R":  # the other path
             size = stream.take(4)
             head, renamed = head + size + plain(stream.take(min(number(size), 512))), True
+            if head.endswith(b".ren"):
+                raise failed("it renames a file to what only an engine writes: do not restore it")
         elif kind == b"S":  # MariaDB: an offset; Percona: entries, length, offset, CRC, map
             head += stream.take(8)
             following = stream.take(16, least=0)

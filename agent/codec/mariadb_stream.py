@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from agent.codec.frm import HEAD_BYTES, INNODB, definition
 from agent.codec.redo_log import RedoTail
-from agent.codec.stream_paths import path_digest
+from agent.codec.stream_paths import MAX_NAME, path_digest
 from agent.codec.xbstream import HEAD, MAGIC, PAYLOAD, XbstreamParser
 
 # The most renames of a kind that are kept, so that the memory is bounded.
@@ -88,6 +88,9 @@ class MendingParser(XbstreamParser):
     keeps the data for `misnamed`, `wrongly_removed`, `confused`, `untrue_name` and `without_data`.
     It takes about 300 bytes for each table that isn't an InnoDB table or was renamed during the
     backup, and 40 bytes for each other InnoDB table.
+
+    The names that a prepare gives to renamed tables, which it takes from `.ren` files, are always
+    judged.
     """
 
     def __init__(self, *, proving: bool = True) -> None:
@@ -106,6 +109,8 @@ class MendingParser(XbstreamParser):
         self._head_bytes = 0  # the most bytes of it that are kept
         # In the following collections a file is represented by the digest of its path.
         self._renames: dict[int, Rename] = {}  # renames of InnoDB tables, by their `.ren` files
+        self._longest_new = b""  # the new name with the longest path
+        self._widest_new = b""  # the new name with the longest part behind the slash
         self._needed_by: dict[int, tuple[int, ...]] = {}  # by `.frm`: the data files that it needs
         self._partitioned: set[int] = set()  # the `.frm` files that need data files of partitions
         self._with_partition: set[int] = set()  # the `.frm` files with data of a partition
@@ -180,6 +185,26 @@ class MendingParser(XbstreamParser):
         there = {name for pair in names for name in pair}.intersection(paths)
         return next((new for old, new in names if old in there and new not in there), None)
 
+    def unopenable(self, *, longest: int, incremental: bool) -> bytes | None:
+        """Return a path that a prepare can't open, None if there is none so far.
+
+        It is longer than `longest`, or its file's name is longer than any. A table that was renamed
+        meanwhile gets its last name in the prepare, and what an incremental has of it ends in
+        `.ibd.delta` and `.ibd.meta`.
+        """
+        end = b".ibd.delta" if incremental else b".ibd"
+        renamed = self._longest_new + end if self._longest_new else b""
+        widest = self._widest_new + end
+        if len(widest.rpartition(b"/")[2]) > MAX_NAME:
+            return widest
+        found = max(self.longest, renamed, key=len)
+        return found if len(found) > longest else None
+
+    def longest_opened(self, *, incremental: bool) -> int:
+        """Return how many bytes the longest path has that a prepare opens."""
+        end = b".ibd.delta" if incremental else b".ibd"
+        return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
+
     def without_data(self) -> set[int]:
         """Return the digests of the `.frm` files of tables that have no data in the stream."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
@@ -187,9 +212,12 @@ class MendingParser(XbstreamParser):
         return self.files & (lacking | self._partitioned - self._with_partition)
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
-        begins = self._proving and offset == 0
-        self._head = bytearray() if begins and self._path.endswith((b".frm", _RENAMED)) else None
-        self._head_bytes = _MOST_NAMED if self._path.endswith(_RENAMED) else HEAD_BYTES
+        renamed = self._path.endswith(_RENAMED)
+        if renamed and offset:
+            raise self._invalid(f"the new name of a table in {self._path!r} is in several pieces")
+        begins = offset == 0 and (renamed or (self._proving and self._path.endswith(b".frm")))
+        self._head = bytearray() if begins else None
+        self._head_bytes = _MOST_NAMED if renamed else HEAD_BYTES
         super()._begin(length, offset, advance)
 
     def _on_payload(self, piece: memoryview) -> None:
@@ -207,6 +235,9 @@ class MendingParser(XbstreamParser):
         super()._end_payload()
 
     def _note_new_name(self, name: bytes) -> None:
+        self._checked_path(name)
+        self._longest_new = max(self._longest_new, name, key=len)
+        self._widest_new = max(self._widest_new, name, key=_width)
         self._renames[self._file] = Rename(self._path.removesuffix(_RENAMED), name)
         if len(self._renames) > _MOST_ODD:
             raise self._invalid(f"more than {_MOST_ODD} tables were renamed during the backup")
@@ -288,6 +319,8 @@ class MendingParser(XbstreamParser):
         return super()._forget(file)
 
     def _replace(self, path: bytes, target: int, space: int | None) -> None:
+        if path.endswith(_RENAMED):
+            raise self._invalid(f"a file is renamed to {path!r}, which only an engine writes")
         super()._replace(path, target, space)
         if self._proving and path.endswith(_LASTING):
             self._lasting.add(target)
@@ -323,6 +356,10 @@ class MendingParser(XbstreamParser):
             raise self._invalid(
                 f"more than {_MOST_ODD} tables with special characters in their names were renamed"
             )
+
+
+def _width(path: bytes) -> int:
+    return len(path.rpartition(b"/")[2])
 
 
 def _empty_payload(path: bytes, offset: int) -> bytes:

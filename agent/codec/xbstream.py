@@ -97,7 +97,7 @@ class XbstreamParser:
     Attributes:
         files: The digests of the complete files.
         raw_bytes: The length of the stream so far, in bytes.
-        longest: The length of the longest path of a file so far, in bytes.
+        longest: The longest path of a file so far.
         spaces: The numbers of the tablespaces, by the digests of their files.
         hidden: The first path that begins with a dot, or None. mbstream accepts no such path.
         metadata: The content of the engine's own files, by the names `checkpoints`, `info`,
@@ -109,7 +109,7 @@ class XbstreamParser:
         self.files: set[int] = set()
         self.spaces: dict[int, int] = {}
         self.raw_bytes = 0
-        self.longest = 0
+        self.longest = b""
         self.metadata: dict[str, bytes] = {}
         self.hidden: bytes | None = None
         # The digests of the files that each directory has or had. A rename never makes these
@@ -352,7 +352,7 @@ class XbstreamParser:
             raise self._invalid(f"the path {path!r} is both a file and a directory")
         if path[:1] == b"." and self.hidden is None:
             self.hidden = path
-        self.longest = max(self.longest, len(path))
+        self.longest = max(self.longest, path, key=len)
         self._files_seen += 1
         if self._files_seen > MOST_FILES:
             raise self._invalid(f"it has more than {MOST_FILES} files", _TOO_MANY)

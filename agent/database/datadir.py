@@ -319,6 +319,17 @@ def birth_time(path: Path) -> float | None:
     return seconds + int.from_bytes(answer.raw[88:92], "little") / 1e9
 
 
+def longest_path(datadir: Path, ignored: frozenset[str]) -> str:
+    """Return the longest path of a file that is copied, as `schema/name`; "" without one."""
+    paths = (
+        f"{folder}/{name}"
+        for folder in _directories(datadir, ignored)
+        for name, _ in _names(datadir, folder) or ()
+        if _counts(name)
+    )
+    return max(paths, key=lambda path: len(os.fsencode(path)), default="")
+
+
 def _directories(datadir: Path, ignored: frozenset[str]) -> Iterator[str]:
     """Yield the names of the directories that the server and the engines treat as schemas."""
     with _scanned(datadir) as entries:

@@ -47,9 +47,10 @@ _PREPARE_CAUSES = (
     Cause(
         re.compile(r"Operating system error number 13\b"),
         PrepareFailed,
-        "a table with a DATA DIRECTORY was truncated or rebuilt shortly before the backup, and the "
-        "engine looks for its former file there. Let the restore's OS user enter that directory "
-        "and those above it on this machine (chmod o+x), or restore on a machine without it",
+        "most likely a table with a DATA DIRECTORY was truncated or rebuilt shortly before the "
+        "backup, and the engine looks for its former file there, but the restore's OS user may not "
+        "enter that directory: restore on a machine without it, or into a directory of the "
+        "server's OS user, or let the user enter it (chmod o+x)",
     ),
 )
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b"}

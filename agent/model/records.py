@@ -108,7 +108,8 @@ class Stored(Frozen):
     """The sizes, the segments and the segment lists of a COMPLETED backup.
 
     `slo_etag` is the ETag of the object that joins the segments. In a store that joins nothing it
-    is the ETag that Swift would give to that object.
+    is the ETag that Swift would give to that object. `longest_path` is the length in bytes of the
+    longest path that a prepare opens. It is None in records of older agents.
     """
 
     raw_bytes: int
@@ -118,6 +119,7 @@ class Stored(Frozen):
     segment_count: int
     lists: tuple[ListRef, ...]
     slo_etag: str
+    longest_path: int | None = None
 
 
 class Measured(Frozen):

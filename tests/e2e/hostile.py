@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from agent.codec.aead import SLAB, SealingStream
-from agent.errors import AgentError, ContentRefused, PrepareFailed
+from agent.errors import AgentError, ContentRefused
 from agent.keys.keyring import Keyring
 from agent.model import Record, Stored
 from agent.records.object_names import Segment, encode_list, list_name, list_ref, segment_name
@@ -170,8 +170,9 @@ def _files(good: bytes, far: bytes) -> dict[str, Case]:
         "link in place of the table": Case(
             good + remove(table) + whole(b"golden/numbers.isl", far + b"/golden/numbers.ibd"), ()
         ),
-        "renamed at prepare": Case(
-            good + whole(table + b".ren", b"../../../outside/new.ibd"), (PrepareFailed,)
+        "renamed at prepare": Case(good + whole(table + b".ren", b"../../../outside/new.ibd")),
+        "renamed to a long name at prepare": Case(
+            good + whole(table + b".ren", b"n" * 255 + b"/" + b"n" * 251)
         ),
         "made at prepare": Case(good + whole(b"golden/x.new", b"x" * 65536), ()),
         "another note of the engine": Case(good + rename(b"ibdata1", b"xtrabackup_checkpoints")),

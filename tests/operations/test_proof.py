@@ -108,8 +108,33 @@ def test_a_path_that_no_restore_takes_is_no_backup() -> None:
     for longest, from_lsn, said in ((506, None, FULL), (400, 7, delta)):
         fits = file(path[-longest:], 5) + note(said)
         assert proved(fits, {5: Tablespace(path[-longest:], 0)}, from_lsn=from_lsn)
-        with pytest.raises(StreamInvalid, match=f"has {longest + 1} bytes, .* than {longest}"):
+        with pytest.raises(StreamInvalid, match=f"has {longest + 1} bytes, and {longest} are the"):
             proved(file(path[-longest - 1 :], 5) + note(said), {}, from_lsn=from_lsn)
+
+
+@pytest.mark.parametrize(
+    ("fits", "from_lsn"),
+    [
+        ("d/" + "t" * 251, None),
+        ("d" * 255 + "/" + "t" * 246, None),
+        ("d/" + "t" * 245, 7),
+        ("d" * 200 + "/" + "t" * 189, 7),
+    ],
+)
+def test_a_table_gets_no_name_meanwhile_that_no_restore_takes(
+    fits: str, from_lsn: int | None
+) -> None:
+    """Its new name is in a `.ren` file, and what the prepare opens is longer than the `.frm`."""
+    said = FULL if from_lsn is None else NOTE % (b"incremental", from_lsn, 50)
+    for more in ("", "t"):
+        stream = file("d/a.ibd", 5) + whole(b"d/a.ren", f"{fits}{more}".encode()) + note(said)
+        if more:
+            with pytest.raises(StreamInvalid, match="no restore takes the table d"):
+                proved(stream, spaces(a=5), from_lsn=from_lsn)
+        else:
+            proof = proved(stream, {5: Tablespace(f"{fits}.ibd", 0)}, from_lsn=from_lsn)
+            assert proof is not None
+            assert proof.longest_path == len(fits) + (4 if from_lsn is None else 10)
 
 
 def test_redo_log_that_ends_before_the_run_began_is_no_backup() -> None:

@@ -20,7 +20,13 @@ from agent.machine.host import Space, free_bytes, space_of
 from agent.machine.os_user import OsUser
 from agent.operations.restore import reserve
 from agent.operations.restore.reserve import check_space, space_watched
-from agent.operations.restore.target import RestoreWorkdir, check_target, restore_user, target_below
+from agent.operations.restore.target import (
+    RestoreWorkdir,
+    check_paths,
+    check_target,
+    restore_user,
+    target_below,
+)
 from agent.stop import Stop
 from tests.stack.process import poll
 
@@ -81,10 +87,25 @@ def test_paths_that_cannot_be_used(root: Path, name: str, says: str) -> None:
 
 
 def test_a_path_has_room_for_the_names_behind_it(root: Path) -> None:
-    fits = root / ("x" * 200) / ("y" * (400 - 202 - len(os.fsencode(root))))
+    fits = root / ("x" * 150) / ("y" * (379 - 152 - len(os.fsencode(root))))
     check_target(fits)
-    with pytest.raises(TargetRefused, match="more than 400 bytes"):
-        check_target(fits.with_name(f"{fits.name}y"))
+    with pytest.raises(TargetRefused, match="too long by 3 bytes"):
+        check_target(fits.with_name(f"{fits.name}yyy"))
+
+
+def test_what_an_incremental_adds_to_the_path_is_counted(root: Path) -> None:
+    """Its files are opened by their whole paths, of which the engine takes 508 bytes."""
+    work = RestoreWorkdir(root / "target", str(uuid4()))
+    room = 508 - len(os.fsencode(work.incremental)) - 1
+    check_paths(work, room)
+    check_paths(work, 0)
+    with pytest.raises(TargetRefused, match="too long by 2 bytes") as caught:
+        check_paths(work, room + 2)
+    assert "path of 36 bytes" in caught.value.hint
+    assert (
+        len(os.fsencode(RestoreWorkdir(Path("/" + "x" * 35), str(uuid4())).incremental)) + 401
+        == 508
+    )
 
 
 def test_full_and_incremental_have_to_fit_together(root: Path) -> None:

@@ -341,6 +341,7 @@ class BackupOperation:
                     segment_count=stored.segments,
                     lists=stored.lists,
                     slo_etag=stored.etag,
+                    longest_path=proof.longest_path,
                 ),
                 "measured": self._meter.measured(),
             }

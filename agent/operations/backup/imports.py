@@ -30,8 +30,6 @@ from agent.model import Record
 
 _BLOCK = 1 << 20
 _SUFFIX_BYTES = 6  # an incremental adds `.delta` to a name
-_LONGEST_NAME = MAX_NAME - _SUFFIX_BYTES
-_LONGEST_PATH = MAX_INCREMENTAL - _SUFFIX_BYTES
 # Page sizes in bytes.
 _SMALLEST, _USUAL = 1 << 10, 1 << 14
 # Source: storage/innobase/include/fil0types.h and fsp0types.h.
@@ -43,6 +41,11 @@ _UNREAD = (
     "make the file and the directories above it readable for the OS user of the agent, or run the "
     "agent as the database server's own OS user. After an input/output error look for messages "
     "about the disk in the kernel's log (journalctl -k)"
+)
+
+SHORTER = (
+    "give the schema, table or partition a shorter name (most letters and signs but a-z have five "
+    "bytes in a file's name), or make full backups, which take longer ones"
 )
 
 Check = Callable[[], None]
@@ -62,12 +65,7 @@ def check_imports(
         DatadirUnfit: a file can't be read.
     """
     for space in spaces.values():
-        path = os.fsencode(space.path)
-        if len(path.rpartition(b"/")[2]) > _LONGEST_NAME or len(path) > _LONGEST_PATH:
-            raise ParentUnusable(
-                f"the name of the file {space.path} is too long for an incremental backup",
-                hint="rename the table or its partition, or make full backups",
-            )
+        check_path(space.path, added=_SUFFIX_BYTES)
         file = tablespace_file(datadir, space.path) if space.whole else None
         if file is None or not _is_suspect(parent, space, file):
             continue
@@ -80,6 +78,20 @@ def check_imports(
                 "incremental on it would have: it was imported, its file was copied into place, or "
                 "an ALTER was making it while the parent was made"
             )
+
+
+def check_path(path: str, added: int = 0) -> None:
+    """Check that an incremental can hold a file. It adds `added` bytes to the file's name.
+
+    Raises:
+        ParentUnusable: the path is too long. Then the task may allow a full backup instead.
+    """
+    encoded = os.fsencode(path)
+    name = encoded.rpartition(b"/")[2]
+    if len(name) + added > MAX_NAME or len(encoded) + added > MAX_INCREMENTAL:
+        raise ParentUnusable(
+            f"the path of the file {path} is too long for an incremental backup", hint=SHORTER
+        )
 
 
 def tablespace_file(datadir: Path, name: str) -> Path | None:

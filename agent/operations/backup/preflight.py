@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.codec.aead import SLAB
-from agent.database.datadir import Rules, Survey
+from agent.database.datadir import Rules, Survey, longest_path
 from agent.database.server import Database, ServerInfo
 from agent.engine.choice import EngineVersion
 from agent.engine.protocol import Engine
@@ -25,7 +25,7 @@ from agent.machine.host import datadir_around, datadir_bytes, uncopied_bytes
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.backup.completeness import Completeness, Listing
-from agent.operations.backup.imports import Check, check_imports
+from agent.operations.backup.imports import Check, check_imports, check_path
 from agent.operations.resources import BackupResources, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.records.manifest import most_segments
@@ -156,6 +156,8 @@ def chain_to_continue(
     try:
         chain = _checked(resources, parent_id, found)
         check_stored(resources, chain)
+        ignored = resources.database.ignored_directories()
+        check_path(longest_path(found.server.datadir, ignored))
         spaces = resources.database.tablespaces()
         check_imports(chain[-1], spaces, found.server.datadir, check)
         return ParentChain(tuple(chain), spaces)

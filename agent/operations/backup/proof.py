@@ -20,6 +20,7 @@ from agent.errors import (
 from agent.model import BinlogPosition
 from agent.operations.backup.completeness import Completeness, Tables
 from agent.operations.backup.diagnosis import DiagnosedRun
+from agent.operations.backup.imports import SHORTER
 
 # Properties that `xtrabackup_info` must not state. mariadb-backup writes fewer of them.
 _WHOLE = ("partial", "compact", "compressed", "encrypted")
@@ -52,6 +53,7 @@ class Proof(NamedTuple):
     galera: str | None
     raw_bytes: int
     tables: Tables
+    longest_path: int
 
 
 class ProvedStream:
@@ -97,6 +99,7 @@ class ProvedStream:
                 self.proof = self._prove()
                 return 0
             mended = self._parser.mend(buffer[:filled])
+            self._check_paths()
             if mended is None:
                 return filled
             self._mended = mended
@@ -104,6 +107,17 @@ class ProvedStream:
         buffer[:count] = self._mended[:count]
         self._mended = self._mended[count:]
         return count
+
+    def _check_paths(self) -> None:
+        incremental = self._from_lsn is not None
+        longest = MAX_INCREMENTAL if incremental else MAX_FULL
+        path = self._parser.unopenable(longest=longest, incremental=incremental)
+        if path is not None:
+            raise StreamInvalid(
+                f"no restore takes {in_words(os.fsdecode(path))}: the path has {len(path)} bytes, "
+                f"and {longest} are the most, with at most 255 for the file's name",
+                hint=SHORTER,
+            )
 
     def _fill(self, buffer: memoryview) -> int:
         filled = 0
@@ -138,6 +152,7 @@ class ProvedStream:
             galera=_text(metadata.get("galera_info")),
             raw_bytes=self._parser.raw_bytes + self._parser.inserted,
             tables=tables,
+            longest_path=self._parser.longest_opened(incremental=self._from_lsn is not None),
         )
 
     def _finish_engine(self) -> None:
@@ -243,14 +258,6 @@ class ProvedStream:
             )
 
     def _check_names(self) -> None:
-        longest = MAX_FULL if self._from_lsn is None else MAX_INCREMENTAL
-        if self._parser.longest > longest:
-            raise StreamInvalid(
-                f"the path of a file has {self._parser.longest} bytes, and no restore takes more "
-                f"than {longest}",
-                hint="give the schema, table or partition a shorter name, in which most letters "
-                "and signs other than a-z have five bytes. A full backup takes longer paths",
-            )
         misnamed = self._parser.misnamed()
         if misnamed is not None:
             raise StreamIncomplete(

@@ -18,7 +18,12 @@ from agent.model import Record
 from agent.operations.resources import RestoreResources
 from agent.operations.restore.extraction import Extraction
 from agent.operations.restore.reserve import check_space, space_watched
-from agent.operations.restore.target import RestoreWorkdir, check_target, restore_user
+from agent.operations.restore.target import (
+    RestoreWorkdir,
+    check_paths,
+    check_target,
+    restore_user,
+)
 from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
@@ -70,6 +75,7 @@ class RestoreOperation:
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
         self._meter.expected_raw_bytes = sum(sizes)
         work = RestoreWorkdir(target, self._run_id, restore_user(target, datadirs))
+        check_paths(work, max(map(_longest_path, chain[1:]), default=0))
         target_was_missing = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove_target=target_was_missing)
@@ -147,6 +153,11 @@ class RestoreOperation:
         ):
             prepare_run.finish()
         self._stop.check()
+
+
+def _longest_path(record: Record) -> int:
+    """Return the record's longest path in bytes, 0 if it has none. `Gate` then checks the paths."""
+    return (record.stored.longest_path if record.stored else None) or 0
 
 
 def _raw_bytes(record: Record) -> int:

@@ -31,7 +31,7 @@ from agent.errors import (
 )
 from agent.model import Record, Stored
 from agent.operations.resources import RestoreResources
-from agent.operations.restore.target import errors_translated
+from agent.operations.restore.target import errors_translated, too_long
 from agent.pipeline.buffers import Plan
 from agent.pipeline.download import Download, Opening
 from agent.pipeline.meter import Meter
@@ -94,8 +94,10 @@ class Gate:
             mended = self._parser.mend(memoryview(block))
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
-        if self._parser.longest > self._longest:
-            raise self._too_long()
+        incremental = self._folder is not None
+        path = self._parser.unopenable(longest=self._longest, incremental=incremental)
+        if path is not None:
+            raise self._unopenable(path)
         self._write(block if mended is None else mended)
 
     def finish(self) -> None:
@@ -115,14 +117,13 @@ class Gate:
         except StreamInvalid as error:
             raise self._refused(str(error)) from error
 
-    def _too_long(self) -> ContentRefused | TargetRefused:
-        if self._folder is None:
-            return self._refused(f"a path in it has {self._parser.longest} bytes")
-        excess = self._parser.longest - self._longest
-        return TargetRefused(
-            f"the target's path is too long for backup {self._backup_id}: a file in it would have "
-            f"{MAX_OPENED + excess} bytes in its path, and an engine takes {MAX_OPENED}",
-            hint=f"restore into a directory whose path is shorter by {excess} bytes or more",
+    def _unopenable(self, path: bytes) -> ContentRefused | TargetRefused:
+        excess = len(path) - self._longest
+        if self._folder is not None and excess > 0:
+            return too_long(excess)
+        return ContentRefused(
+            f"backup {self._backup_id} holds the path {path!r} of {len(path)} bytes, which no "
+            "engine can open"
         )
 
     def _refused(self, why: str) -> ContentRefused:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_OPENED
 from agent.errors import TargetRefused
 from agent.machine.account import FRESH, hand_over, remove_empty
 from agent.machine.as_user import done_as
@@ -23,8 +24,11 @@ from agent.machine.passage import closed_directory, may_mount
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
-# In bytes. The engine takes MAX_OPENED (codec/stream_paths.py), including the names behind it.
-_LONGEST: Final = 400
+# What the work directory adds to the target's path, before an incremental's paths, in bytes.
+_ADDED: Final = len(f"/{_WORK}{'x' * 36}/incremental/")
+# MariaDB 10.6 and later have a path of 57 bytes themselves, in the schema `sys`.
+_LONGEST: Final = MAX_OPENED - _ADDED - 57
+_ALWAYS: Final = MAX_OPENED - _ADDED - MAX_INCREMENTAL
 
 T = TypeVar("T")
 
@@ -196,12 +200,9 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
     if not target.is_absolute() or ".." in target.parts:
         raise TargetRefused(f"the target {target} is not an absolute path without '..'")
     with errors_translated(target):
-        if len(os.fsencode(target.resolve())) > _LONGEST:
-            raise TargetRefused(
-                f"the path of the target {target} has more than {_LONGEST} bytes",
-                hint="restore into a directory with a shorter path. An engine takes 508 bytes, "
-                "including the names of schemas and tables",
-            )
+        excess = len(os.fsencode(target.resolve())) - _LONGEST
+        if excess > 0:
+            raise too_long(excess)
         with contextlib.suppress(FileNotFoundError):
             # Raises for paths that `exists` only answers with False: a path with a NUL, with a loop
             # of links, or with a file in the place of a directory.
@@ -217,6 +218,32 @@ def check_target(target: Path, datadirs: Sequence[Path] = ()) -> None:
             raise TargetRefused(f"the target {target} is in {around}")
         found = sorted(target.iterdir()) if target.exists() else []
         _check_empty(target, [one for one in found if one.name != FRESH or not one.is_dir()])
+
+
+def check_paths(work: RestoreWorkdir, longest: int) -> None:
+    """Check that an engine can open the files of incrementals.
+
+    Their longest path has `longest` bytes.
+
+    Raises:
+        TargetRefused: the path of the target is too long.
+    """
+    with errors_translated(work.target):
+        folder = work.incremental.resolve()
+    excess = len(os.fsencode(folder)) + 1 + longest - MAX_OPENED
+    if longest and excess > 0:
+        raise too_long(excess)
+
+
+def too_long(excess: int) -> TargetRefused:
+    """Return the error for a target whose path has `excess` bytes too many."""
+    return TargetRefused(
+        f"the path of the target, with all links resolved, is too long by {excess} bytes: an "
+        f"engine opens paths of at most {MAX_OPENED} bytes, including the names of schemas and "
+        "tables behind it",
+        hint="restore into a directory with a shorter path. A path of "
+        f"{_ALWAYS} bytes or less takes every backup",
+    )
 
 
 def _check_empty(target: Path, found: Sequence[Path]) -> None:
