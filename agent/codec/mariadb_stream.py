@@ -186,11 +186,11 @@ class MendingParser(XbstreamParser):
         return next((new for old, new in names if old in there and new not in there), None)
 
     def unopenable(self, *, longest: int, incremental: bool) -> bytes | None:
-        """Return a path that a prepare can't open, None if there is none so far.
+        """Return a path that a prepare can't open, or None if there is none so far.
 
-        It is longer than `longest`, or its file's name is longer than any. A table that was renamed
-        meanwhile gets its last name in the prepare, and what an incremental has of it ends in
-        `.ibd.delta` and `.ibd.meta`.
+        The path is longer than `longest` bytes, or its file's name is longer than MAX_NAME. If a
+        table was renamed during the backup, the prepare renames its files. In an incremental, these
+        end in `.ibd.delta` and `.ibd.meta`.
         """
         end = b".ibd.delta" if incremental else b".ibd"
         renamed = self._longest_new + end if self._longest_new else b""
@@ -201,7 +201,7 @@ class MendingParser(XbstreamParser):
         return found if len(found) > longest else None
 
     def longest_opened(self, *, incremental: bool) -> int:
-        """Return how many bytes the longest path has that a prepare opens."""
+        """Return the length in bytes of the longest path that a prepare opens."""
         end = b".ibd.delta" if incremental else b".ibd"
         return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
 
