@@ -11,7 +11,7 @@ import re
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -200,8 +200,8 @@ class Survey:
                 if _counts(name) and not held(file.path) and self._lasted(file, told):
                     yield file
 
-    def broken(self, definitions: Set[int]) -> Iterator[str]:
-        """Yield the tables of these `.frm` files, by digest; `?` for what has another name by now.
+    def broken(self, definitions: Mapping[int, bytes]) -> Iterator[str]:
+        """Yield the tables of these `.frm` files, whose keys are the digests of their paths.
 
         One that has no data here either is broken on the server, too, and passed over.
         """
@@ -215,7 +215,8 @@ class Survey:
                     unseen.remove(digest)
                     if _stem(name) in stored or self._touched(self._datadir / path):
                         yield TableFile(path, 0).table
-        yield from ("?" for _ in unseen)
+        # they have another name by now, or are gone
+        yield from (TableFile(os.fsdecode(definitions[one]), 0).table for one in unseen)
 
     def rocksdb_lost(self, held: Held) -> bool:
         """Tell whether there are MyRocks tables, and the stream has no MyRocks."""

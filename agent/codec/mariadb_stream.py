@@ -71,7 +71,7 @@ class MendedStream(XbstreamParser):
     """A parser that also hands the stream on, with what mbstream needs put in.
 
     `inserted` counts the bytes that were put in so far. If it is `proving` it also keeps what
-    `misnamed`, `lost`, `confused`, `untrue_name` and `without_data` need: some 300 bytes a table
+    `misnamed`, `lost`, `confused`, `untrue_name` and `without_data` need: some 400 bytes a table
     that isn't InnoDB's or was renamed meanwhile, and 40 another table of InnoDB's. The last names
     of renamed tables, which a prepare takes from `.ren` files, are always judged.
     """
@@ -91,6 +91,7 @@ class MendedStream(XbstreamParser):
         self._renames: dict[int, Rename] = {}  # of InnoDB's tables, by their `.ren` files
         self._longest_new = b""  # of their last names the one with the longest path
         self._widest_new = b""  # and the one with the longest part behind the slash
+        self._definitions: dict[int, bytes] = {}  # the paths of the `.frm` files that need data
         self._needed_by: dict[int, tuple[int, ...]] = {}
         self._partitioned: set[int] = set()  # the `.frm` files that need partitions
         self._parted: set[int] = set()  # those whose partitions have come, one at least
@@ -177,11 +178,12 @@ class MendedStream(XbstreamParser):
         end = b".ibd.delta" if incremental else b".ibd"
         return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
 
-    def without_data(self) -> set[int]:
-        """Return the digests of the `.frm` files whose table has no data in the stream."""
+    def without_data(self) -> dict[int, bytes]:
+        """Return the `.frm` files whose table has no data in the stream, by their digests."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
         lacking |= {frm for frm, one in self._swept_of.items() if self.files.isdisjoint(one)}
-        return self.files & (lacking | self._partitioned - self._parted)
+        lacking = self.files & (lacking | self._partitioned - self._parted)
+        return {frm: self._definitions[frm] for frm in lacking}
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         renamed = self._path.endswith(_RENAMED)
@@ -228,10 +230,15 @@ class MendedStream(XbstreamParser):
         elif self._swept and found.number == INNODB and not found.partitioned:
             # no other one is known to need a file: it may be in the system tablespace
             spaces = tuple(path_digest(stem + end) for end in _TABLESPACES)
-            if not self._swept.isdisjoint(spaces):
-                self._swept_of[self._file] = spaces
+            if self._swept.isdisjoint(spaces):
+                return
+            self._swept_of[self._file] = spaces
+        else:
+            return
+        self._definitions[self._file] = self._path
 
     def _forget_definition(self, file: int) -> None:
+        self._definitions.pop(file, None)
         self._needed_by.pop(file, None)
         self._swept_of.pop(file, None)
         self._partitioned.discard(file)
