@@ -86,7 +86,7 @@ class MendingParser(XbstreamParser):
 
     `inserted` is the number of bytes that were inserted so far. With `proving` the parser also
     keeps the data for `misnamed`, `wrongly_removed`, `confused`, `untrue_name` and `without_data`.
-    It takes about 300 bytes for each table that isn't an InnoDB table or was renamed during the
+    It takes about 400 bytes for each table that isn't an InnoDB table or was renamed during the
     backup, and 40 bytes for each other InnoDB table.
 
     The names that a prepare gives to renamed tables, which it takes from `.ren` files, are always
@@ -111,6 +111,7 @@ class MendingParser(XbstreamParser):
         self._renames: dict[int, Rename] = {}  # renames of InnoDB tables, by their `.ren` files
         self._longest_new = b""  # the new name with the longest path
         self._widest_new = b""  # the new name with the longest part behind the slash
+        self._definitions: dict[int, bytes] = {}  # the paths of the `.frm` files that need data
         self._needed_by: dict[int, tuple[int, ...]] = {}  # by `.frm`: the data files that it needs
         self._partitioned: set[int] = set()  # the `.frm` files that need data files of partitions
         self._with_partition: set[int] = set()  # the `.frm` files with data of a partition
@@ -205,11 +206,12 @@ class MendingParser(XbstreamParser):
         end = b".ibd.delta" if incremental else b".ibd"
         return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
 
-    def without_data(self) -> set[int]:
-        """Return the digests of the `.frm` files of tables that have no data in the stream."""
+    def without_data(self) -> dict[int, bytes]:
+        """Return the `.frm` files of tables that have no data in the stream, by their digests."""
         lacking = {frm for frm, data in self._needed_by.items() if not self.files.issuperset(data)}
         lacking |= {frm for frm, one in self._possible_spaces.items() if self.files.isdisjoint(one)}
-        return self.files & (lacking | self._partitioned - self._with_partition)
+        lacking = self.files & (lacking | self._partitioned - self._with_partition)
+        return {frm: self._definitions[frm] for frm in lacking}
 
     def _begin(self, length: int, offset: int, advance: int) -> None:
         renamed = self._path.endswith(_RENAMED)
@@ -259,10 +261,15 @@ class MendingParser(XbstreamParser):
         elif self._removed_with_folder and found.number == INNODB and not found.partitioned:
             # Other InnoDB tables may be in the system tablespace, so they may need no file.
             spaces = tuple(path_digest(stem + end) for end in _TABLESPACES)
-            if not self._removed_with_folder.isdisjoint(spaces):
-                self._possible_spaces[self._file] = spaces
+            if self._removed_with_folder.isdisjoint(spaces):
+                return
+            self._possible_spaces[self._file] = spaces
+        else:
+            return
+        self._definitions[self._file] = self._path
 
     def _forget_definition(self, file: int) -> None:
+        self._definitions.pop(file, None)
         self._needed_by.pop(file, None)
         self._possible_spaces.pop(file, None)
         self._partitioned.discard(file)

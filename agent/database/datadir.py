@@ -12,7 +12,7 @@ import re
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -221,11 +221,10 @@ class Survey:
                 if _counts(name) and not held(file.path) and self._lasted(file, reported):
                     yield file
 
-    def broken(self, definitions: Set[int]) -> Iterator[str]:
+    def broken(self, definitions: Mapping[int, bytes]) -> Iterator[str]:
         """Yield the names of the tables of `.frm` files in a stream that lacks the tables' data.
 
-        `definitions` are the digests of the paths of those files. `?` stands for a digest that fits
-        no `.frm` in the datadir, because its table has another name by now.
+        `definitions` are the paths of those files by their digests.
 
         A table is skipped if it has no data file in the datadir either and DDL has not touched it
         since the survey. Such a table is broken on the server, too.
@@ -240,7 +239,8 @@ class Survey:
                     unseen.remove(digest)
                     if _stem(name) in stored or self._touched(self._datadir / path):
                         yield TableFile(path, 0).table
-        yield from ("?" for _ in unseen)
+        # These have another name by now, or were dropped.
+        yield from (TableFile(os.fsdecode(definitions[one]), 0).table for one in unseen)
 
     def rocksdb_lost(self, held: Held) -> bool:
         """Return True if there are MyRocks tables but the stream has no MyRocks files."""

@@ -222,3 +222,9 @@ def test_birth_times(tmp_path: Path) -> None:
     born = birth_time(tmp_path / "x")
     assert born == 0 or born == pytest.approx((tmp_path / "x").stat().st_ctime, abs=1)
     assert birth_time(tmp_path / "none") is None
+
+
+def test_a_definition_without_data_is_named_though_the_table_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    survey = Survey(tmp_path, Rules())
+    assert list(survey.broken({1: b"busy@0020two/t@002dx.frm"})) == ["busy two.t-x"]

@@ -1,9 +1,12 @@
 """The files of a datadir except InnoDB's, by name and digest."""
 
 import hashlib
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
+
+from agent.datadir import named
 
 Files = Mapping[str, str]
 
@@ -37,6 +40,22 @@ def files(datadir: Path, *, closed: bool, but: Collection[str] = ()) -> dict[str
                 hashlib.sha256(_content(path)).hexdigest()[:12] if whole else "there"
             )
     return found
+
+
+def leftovers(datadir: Path) -> set[str]:
+    """Return the schemas that hold nothing but files that aren't the server's.
+
+    `DROP DATABASE` fails and leaves such a one. The engines copy none of those files, and so no
+    schema, though they copy an empty one.
+    """
+    kept = (*_EXACT, *_CLOSED, *_NAMED)
+    return {
+        named(folder.name).removeprefix("the schema ")
+        for folder in datadir.iterdir()
+        if folder.is_dir()
+        and (names := os.listdir(folder))
+        and not any(name.endswith(kept) for name in names)
+    }
 
 
 def _content(path: Path) -> bytes | bytearray:

@@ -98,7 +98,7 @@ def _options(chance: Random) -> dict[str, str]:
         options["log-bin"] = chance.choice(("a b", "mysql-bin", "xtrabackup_binlog", "b.i.n"))
     if chance.random() < 0.15:
         first = chance.choice(("ibdata1", "ib-data.1", plain(chance)))
-        options["innodb-data-file-path"] = f"{first}:4M;second-file:4M:autoextend"
+        options["innodb-data-file-path"] = f"{first}:12M;second-file:4M:autoextend"
     if chance.random() < 0.15:
         options["innodb-undo-tablespaces"] = "3"
     if chance.random() < 0.1:

@@ -14,7 +14,7 @@ import pymysql
 
 from tests.faults.names.busy import LOG, Busy
 from tests.faults.names.content import Content, content, differences, unwell
-from tests.faults.names.files import Files, files
+from tests.faults.names.files import Files, files, leftovers
 from tests.faults.names.generate import BUSY_SCHEMAS
 from tests.faults.names.rig import Failure, Rig, Settings, Templates, ended, started
 from tests.faults.names.script import Script
@@ -90,6 +90,8 @@ def _backed_up(rig: Rig, phase: int, parent: str | None) -> "_Made | Failure":
     if isinstance(done, Failure):
         return done
     there = content(rig.server, but=(*BUSY_SCHEMAS, LOG) if busy else ())
+    for schema in leftovers(rig.server.datadir):
+        there.pop(f"schema {schema!r}", None)
     closed = rig.script.flushed and not busy
     found = {} if busy else files(rig.server.datadir, closed=closed, but=rig.strays)
     return _Made(done, there, found, busy)
