@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
-from agent.datadir import named
+from agent.database.datadir import in_words
 
 Files = Mapping[str, str]
 
@@ -50,7 +50,7 @@ def leftovers(datadir: Path) -> set[str]:
     """
     kept = (*_EXACT, *_CLOSED, *_NAMED)
     return {
-        named(folder.name).removeprefix("the schema ")
+        in_words(folder.name).removeprefix("the schema ")
         for folder in datadir.iterdir()
         if folder.is_dir()
         and (names := os.listdir(folder))
