@@ -352,7 +352,8 @@ class XbstreamParser:
             raise self._invalid(f"the path {path!r} is both a file and a directory")
         if path[:1] == b"." and self.hidden is None:
             self.hidden = path
-        self.longest = max(self.longest, path, key=len)
+        if len(path) > len(self.longest):
+            self.longest = path
         self._files_seen += 1
         if self._files_seen > MOST_FILES:
             raise self._invalid(f"it has more than {MOST_FILES} files", _TOO_MANY)

@@ -1,6 +1,5 @@
 """The end of a copied redo log: what is judged whole, and that a real prepare agrees."""
 
-import re
 import shutil
 import subprocess
 import time
@@ -12,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from agent.codec.mariadb_stream import MendingParser
 from agent.codec.redo_log import RedoTail
+from agent.engine.checkpoints import read_checkpoints
 from tests.codec.streams import whole
 from tests.conftest import need
 from tests.stack.mariadb import MariaDB
@@ -133,10 +133,9 @@ def test_a_real_prepare_gets_no_further(mariadb: MariaDB, tmp_path: Path, what: 
     assert engine("--backup", *login, f"--datadir={mariadb.datadir}")[0] == 0
     path = target / "ib_logfile0"
     path.write_bytes(DAMAGES.get(what, bytes)(path.read_bytes()))
-    told = re.search(r"last_lsn = (\d+)", (target / "xtrabackup_checkpoints").read_text())
-    assert told is not None
-    found = fault(path.read_bytes(), int(told[1]))
+    last_lsn = read_checkpoints(target).last_lsn
+    found = fault(path.read_bytes(), last_lsn)
     status, words = engine("--prepare")
-    reached = status == 0 and f"End of log at LSN={told[1]}\n" in words
+    reached = status == 0 and f"End of log at LSN={last_lsn}\n" in words
     assert (found is None) == reached == (what == "nothing")
     shutil.rmtree(target)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import with_daemon
 from tests.e2e.test_chain import checksums_of
 from tests.golden import rescue
 from tests.stack.agent import KEY_ID, Agent
@@ -15,7 +16,8 @@ def chain(agent_session: Agent, base: str) -> tuple[str, str]:
     """Return the ids of a full backup and of an incremental on it."""
     agent_session.mariadb.query("CREATE SCHEMA rescue; CREATE TABLE rescue.t AS SELECT 1 AS a")
     agent_session.mariadb.checkpoint()
-    return base, str(agent_session.create("to be rescued", "--parent", base)["id"])
+    late = with_daemon(agent_session).create("to be rescued", "--parent", base)
+    return base, str(late["id"])
 
 
 @pytest.fixture

@@ -19,18 +19,21 @@ SMALL = Plan(cores=2, connections=2, slots=6, slabs_per_segment=2, segments_in_m
 SLACK = SMALL.cores * BLOCK + 2 * MIB
 
 
+# It is made before the memory is measured.
+_NOISE = noise(BLOCK)
+
+
 class Repeated:
-    """A source of `count` times one block of noise, which holds only that block in memory."""
+    """A source of `count` times one block of noise."""
 
     def __init__(self, count: int) -> None:
         self._left = count
-        self._block = noise(BLOCK)
 
     def read_into(self, buffer: memoryview) -> int:
         if not self._left:
             return 0
         self._left -= 1
-        buffer[:] = self._block
+        buffer[:] = _NOISE
         return len(buffer)
 
 

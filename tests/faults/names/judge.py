@@ -138,7 +138,7 @@ def _restored(rig: Rig, last: _Made, before: Sequence[_Made]) -> Outcome:
         if log := started(server):
             return Outcome("", "start", log)
         try:
-            lost = _lost(server, last, before)
+            lost = _lost(server, last, before) or _complaints(server, rig.server)
         except pymysql.MySQLError as error:
             return Outcome("", "copy", f"{error}: {complaints(server.folder / 'server.log')[-3:]}")
     return Outcome("", "content", "\n".join(lost[:_SHOWN])) if lost else Outcome("equal")
@@ -155,7 +155,14 @@ def _lost(server: MariaDB, last: _Made, before: Sequence[_Made]) -> list[str]:
         held = content(server, BUSY_SCHEMAS)
         found = [differences(state, held) for state in busy.right(server)]
         lost += [f"busy: {line}" for line in min(found, key=len)] if all(found) else []
-    return lost or unwell(server, there) or complaints(server.folder / "server.log")
+    return lost or unwell(server, there)
+
+
+def _complaints(copy: MariaDB, original: MariaDB) -> list[str]:
+    """Return the errors in the log of a copy's server that the original's has not."""
+    known = {line.partition("[ERROR]")[2] for line in complaints(original.folder / "server.log")}
+    found = complaints(copy.folder / "server.log")
+    return [line for line in found if line.partition("[ERROR]")[2] not in known]
 
 
 def complaints(log: Path) -> list[str]:

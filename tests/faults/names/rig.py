@@ -96,7 +96,9 @@ class Rig:
         self.server.start()
         self.server.create_agent_user()
         self.agent = self._agent(swift, engine or {})
-        self.suspects: list[str] = []
+        # a schema may have that name only if no file of the server has it
+        free = "innodb-data-file-path" in script.options
+        self.suspects: list[str] = ["ibdata1"] if free else []
         self.refused: list[str] = []
         self.strays: set[str] = set()
 
