@@ -254,7 +254,7 @@ def agent_run(
 
     Raises:
         InstanceBusy: another agent holds the lock. `busy_hint` says what to do then.
-        JournalError: the state directory or the journal cannot be used.
+        JournalError: the state directory or the journal can't be used.
     """
     with only_agent(config.agent.lock_file, hint=busy_hint) as say, ExitStack() as end:
         say(note)

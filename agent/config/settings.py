@@ -216,7 +216,7 @@ Section = TypeVar("Section")
 def need(section: Section | None, name: str) -> Section:
     """Return `section`, which the command needs, or raise ConfigInvalid if it is missing."""
     if section is None:
-        local = "; a command with --local doesn't need it"
+        local = "; backup-create, restore and backup-delete don't need it with --local"
         raise ConfigInvalid(
             f"the configuration has no section [{name}]",
             hint=f"add [{name}], see docs/configuration.md{local if name == 'broker' else ''}",

@@ -138,7 +138,7 @@ class BackupResources(RestoreResources):
         try:
             datadir = self.database.server().datadir
         except DatabaseError as error:
-            log.info("cannot read the server's datadir for this restore: %s", error)
+            log.info("can't read the server's datadir for this restore: %s", error)
             return []
         return [datadir] if datadir.is_dir() else []
 

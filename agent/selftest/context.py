@@ -156,7 +156,7 @@ class Context:
         try:
             remains.end()
         except AgentError as error:
-            log.warning("cannot delete the self-test's objects from the store: %s", error)
+            log.warning("can't delete the self-test's objects from the store: %s", error)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:

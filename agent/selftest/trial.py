@@ -221,7 +221,7 @@ def _logged(undo: Callable[[], None]) -> None:
     try:
         undo()
     except AgentError as error:
-        log.warning("cannot delete the self-test's backup: %s", error)
+        log.warning("can't delete the self-test's backup: %s", error)
 
 
 def _server_user(datadir: Path) -> OsUser | None:

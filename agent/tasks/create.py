@@ -81,7 +81,7 @@ class CreateKind(TaskKind[CreateTask]):
         """Clean up after a failed backup. Return what is left of it, and any problem.
 
         Raises:
-            OutcomeUnknown: the backup may be COMPLETED, or the journal cannot be written.
+            OutcomeUnknown: the backup may be COMPLETED, or the journal can't be written.
         """
         if operation.undecided and may_answer_later(cause):
             # a record that says FAILED could reach the store after the one that says COMPLETED
@@ -91,14 +91,14 @@ class CreateKind(TaskKind[CreateTask]):
                 # a crash from here on must not complete it: FAILED may be on its way
                 self._tools.journal.forget_note(task.task_id)
         except JournalError as problem:
-            log.warning("the journal cannot drop the record of the failed backup: %s", problem)
+            log.warning("the journal can't drop the record of the failed backup: %s", problem)
             raise OutcomeUnknown(operation.attempt) from cause
         patience = _until(_CANCEL_SECONDS - stop.seconds) if isinstance(cause, Cancelled) else None
         try:
             with patience or nullcontext() as late:
                 left = operation.abandon(ErrorInfo.of(cause), late)
         except AgentError as problem:
-            log.warning("cannot clean up the failed backup: %s", problem)
+            log.warning("can't clean up the failed backup: %s", problem)
             return BackupFailed(
                 cause, operation.record, operation.attempt, problem, undecided=operation.undecided
             )
@@ -133,7 +133,7 @@ class CreateKind(TaskKind[CreateTask]):
             except AgentError as problem:
                 if may_answer_later(problem):
                     raise
-                log.warning("cannot complete backup %s: %s", record.id, problem)
+                log.warning("can't complete backup %s: %s", record.id, problem)
         return abandon_record(resources, record, record.error or error, remove=not finished)
 
 

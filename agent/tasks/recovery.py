@@ -92,7 +92,7 @@ class Recovery:
         """Settle and report the tasks that wait. Keep those for which the store is silent.
 
         Raises:
-            JournalError: the journal cannot be used. Tasks that it did not take are kept.
+            JournalError: the journal can't be used. Tasks that it did not take are kept.
         """
         for one in list(self._waiting):
             if monotonic() >= one.due and self._settle_and_report(one):

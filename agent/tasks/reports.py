@@ -108,7 +108,7 @@ class Reporter:
             self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
         except JournalError as error:
             if not self._muted:
-                log.warning("the progress of task %s cannot be reported: %s", task.task_id, error)
+                log.warning("the progress of task %s can't be reported: %s", task.task_id, error)
             self._muted = True
 
 

@@ -220,7 +220,7 @@ class Worker:
         try:
             observe_lineage(self._resources, self._journal.observe_lsn)
         except DatabaseError as error:
-            log.info("cannot read the LSN: %s", error)
+            log.info("can't read the LSN: %s", error)
 
     # --- the running task ---------------------------------------------------------------
 

@@ -151,7 +151,8 @@ def test_a_section_that_the_verb_needs_is_missing(
     said = _failed(capsys, "--config", str(config), *verb)
     assert f"no section [{section}]" in said
     # `run` has no --local, so the hint names the verbs that have it
-    assert ("backup-create, restore and backup-delete don't need" in said) is (section == "broker")
+    named = "backup-create, restore and backup-delete don't need it" in said
+    assert named is (section == "broker")
 
 
 @pytest.mark.parametrize(

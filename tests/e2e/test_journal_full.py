@@ -112,7 +112,7 @@ def test_an_agent_whose_journal_is_full_ends_in_time(
         poll("the worker waits", lambda: HOLDS in agent.log.read_text(), 60)
         said = agent.log.read_text()
         assert "journal.sqlite can't be written: no space is left" in said
-        assert said.count(f"the progress of task {task.task_id} can't be told") == 1
+        assert said.count(f"the progress of task {task.task_id} can't be reported") == 1
         begun = time.monotonic()
         assert agent.stop() == 0
         assert time.monotonic() - begun < 20

@@ -118,7 +118,7 @@ def test_what_a_killed_agent_leaves_running_is_ended_and_its_folder_removed(
         assert steps(reports, task) == ["ACCEPTED", "RUNNING", "FAILED"]
     assert [path.name for path in target.iterdir()] == ["ibdata1"]
     assert foreign.poll() is None
-    assert "killed what an agent that was killed left running: " in agent.log.read_text()
+    assert "killed processes that a killed agent had left: " in agent.log.read_text()
 
 
 def test_a_restore_that_asks_for_it_is_done_after_a_crash(site: Site, kept: str) -> None:

@@ -89,7 +89,8 @@ def test_backups_and_restore_with_nothing_but_a_database(
     assert [key] == list((user.state / "keys").iterdir())
     assert [row["name"] for row in user.asked("backup-list")] == ["base", "inc"]
     shown = user.asked("backup-show", inc["id"])
-    assert shown["locationRef"].startswith(f"{user.store}/database_backups_local/{inc['id']}")
+    segments = f"{user.store}/database_backups_local_segments/{inc['id']}/"
+    assert shown["locationRef"].startswith(segments)
     assert restored_checksums(user, tmp_path, inc["id"]) == wanted
     for path in (user.state, *user.state.rglob("*"), user.backups, *user.backups.rglob("*")):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
@@ -174,7 +175,7 @@ def test_the_daemons_tasks_and_reports_are_left_to_the_daemon(user: User) -> Non
         journal.accept(task, ReportDraft(task_id=task.task_id, type=task.type, status=status))
     journal.close()
     view = user.create("base", "--config", str(config))
-    assert view["locationRef"].startswith(f"{user.store}/database_backups_toml/")
+    assert view["locationRef"].startswith(f"{user.store}/database_backups_toml_segments/")
     journal = Journal(user.state / "journal.sqlite", str(uuid4()), str(uuid4()))
     assert journal.status(waiting.task_id) is TaskStatus.ACCEPTED
     assert [one.task for one in journal.running()] == [cut_off]

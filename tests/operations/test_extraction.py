@@ -136,8 +136,8 @@ def test_a_path_that_an_engine_opens_has_508_bytes_at_most() -> None:
     [
         (whole(b"a/b.ren", b"c/" + b"d" * 252), "which no engine can open"),
         (whole(b"a/b.ren", b"c" * 255 + b"/" + b"d" * 248), "which no engine can open"),
-        (whole(b"a/b.ren", b"../../x"), "not a plain relative one"),
-        (whole(b"a/b.ren", b"/etc/x"), "not a plain relative one"),
+        (whole(b"a/b.ren", b"../../x"), "is not a plain relative path"),
+        (whole(b"a/b.ren", b"/etc/x"), "is not a plain relative path"),
         (payload(b"a/b.ren", b"c/d") + payload(b"a/b.ren", b"e", 3), "in several pieces"),
         (whole(b"a/b", b"../x") + rename(b"a/b", b"a/b.ren"), "only an engine writes"),
     ],

@@ -40,7 +40,7 @@ def parse_journalled(journalled: str) -> Record:
     try:
         return Record.model_validate_json(journalled)
     except ValidationError as error:
-        raise RecordDamaged("cannot read the record in the journal") from error
+        raise RecordDamaged("can't read the record in the journal") from error
 
 
 def publish(resources: BackupResources, finished: Record, manifest: Manifest) -> None:

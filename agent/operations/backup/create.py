@@ -375,6 +375,6 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700)
     except OSError as error:
         raise EngineFailed(
-            f"cannot make the temporary directory {folder}: {error.strerror}",
+            f"can't make the temporary directory {folder}: {error.strerror}",
             hint="check the free space and permissions of [agent] state_folder",
         ) from error

@@ -133,7 +133,7 @@ def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
     except FileNotFoundError:
         return gone
     except OSError as error:
-        raise DatadirUnfit(f"cannot read {path}: {error.strerror}", hint=_UNREAD) from error
+        raise DatadirUnfit(f"can't read {path}: {error.strerror}", hint=_UNREAD) from error
 
 
 def _is_file(path: Path) -> bool:

@@ -68,7 +68,7 @@ class LockWatch:
         try:
             return self._database.sessions()
         except AgentError as error:
-            log.info("cannot read the server's process list: %s", error)
+            log.info("can't read the server's process list: %s", error)
             return []
 
     def _waits(self, one: Session) -> bool:

@@ -31,7 +31,7 @@ from agent.pipeline.buffers import Plan
 from agent.records.manifest import most_segments
 from agent.store.protocol import StoreLimits
 
-# Before a backup the agent cannot know how well the database compresses, and the database grows
+# Before a backup the agent can't know how well the database compresses, and the database grows
 # while it is copied. So the segments are planned for this multiple of the datadir's size.
 _STORED_AT_MOST = 1.25
 

@@ -54,7 +54,7 @@ def restart_sql_thread(resources: BackupResources) -> None:
         return
     except (OSError, ValueError) as error:
         log.warning(
-            "cannot read %s: %s. If the replica's SQL thread is stopped, run START REPLICA "
+            "can't read %s: %s. If the replica's SQL thread is stopped, run START REPLICA "
             "SQL_THREAD",
             file,
             error,
@@ -65,7 +65,7 @@ def restart_sql_thread(resources: BackupResources) -> None:
         resources.database.start_replica_sql(channels)
     except DatabaseError as error:
         log.warning(
-            "cannot start the replica's SQL thread, which may be stopped: %s (%s)",
+            "can't start the replica's SQL thread, which may be stopped: %s (%s)",
             error,
             error.hint,
         )
@@ -82,6 +82,6 @@ def _note(path: Path, channels: frozenset[str]) -> None:
         replace_file(path, json.dumps(sorted(channels)))
     except OSError as error:
         raise EngineFailed(
-            f"cannot note in {path} that the replica's SQL thread runs: {error.strerror}",
+            f"can't note in {path} that the replica's SQL thread runs: {error.strerror}",
             hint="check the free space and permissions of [agent] state_folder",
         ) from error

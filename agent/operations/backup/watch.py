@@ -43,7 +43,7 @@ class Watch:
             return
         except AgentError as error:
             if self._stop.cause is None:
-                log.info("cannot read the record of backup %s: %s", self._record.id, error)
+                log.info("can't read the record of backup %s: %s", self._record.id, error)
             return
         self._gone = 0 if there else self._gone + 1
         cause = self._cause(there)

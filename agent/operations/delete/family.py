@@ -183,7 +183,7 @@ class DeleteOperation:
             row = self._catalogue.find(backup_id)
         except (StoreMismatch, StoreRejected) as error:
             log.warning(
-                "cannot read the record of backup %s, so its parent is unknown: %s",
+                "can't read the record of backup %s, so its parent is unknown: %s",
                 backup_id,
                 error,
             )

@@ -153,7 +153,7 @@ class GcOperation:
             try:
                 listed = self._catalogue.find(stored.backup_id)
             except (StoreMismatch, StoreRejected) as error:
-                return orphan.left(f"cannot read its record: {error}"), stored.youngest
+                return orphan.left(f"can't read its record: {error}"), stored.youngest
             if listed is None:
                 return orphan, stored.youngest
         # The record may be newer than the listing, so the time in the record counts as well.

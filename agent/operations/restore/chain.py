@@ -103,7 +103,7 @@ class RestoreOperation:
                 with suppress(TargetRefused):
                     work.remove_target()
         except TargetRefused as error:
-            log.warning("cannot remove %s, which a failed restore left: %s", work.folder, error)
+            log.warning("can't remove %s, which a failed restore left: %s", work.folder, error)
         # A program that was stopped fails with an error of its own, which is not the cause.
         self._stop.check()
 
