@@ -8,6 +8,8 @@ import sqlite3
 from collections.abc import Callable
 from enum import Enum
 
+from pydantic import ValidationError
+
 from agent.errors import JournalFull, Unroutable
 from agent.journal.form import read_report, report_bytes
 from agent.model import Report, ReportDraft, utc
@@ -24,6 +26,15 @@ class _Weight(Enum):
     PROGRESS = 0
     STEP = 1
     FINAL = 2
+
+
+def _readable(seq: int, body: bytes) -> Report | None:
+    """Return the report of these bytes, or None if they are damaged, which is logged."""
+    try:
+        return read_report(body)
+    except ValidationError:
+        log.error("report %d in the journal is damaged, and is not sent", seq)
+        return None
 
 
 class Outbox:
@@ -98,11 +109,16 @@ class Outbox:
         self._overflowed = True
 
     def first(self, db: sqlite3.Connection) -> Report | None:
-        """Return the unsent report with the lowest number, or None if all were sent."""
-        row = db.execute("SELECT body FROM outbox ORDER BY seq LIMIT 1").fetchone()
-        if row is None:
-            self._overflowed = False
-        return read_report(row[0]) if row else None
+        """Return the unsent report with the lowest number, or None if all were sent.
+
+        Drop the reports before it that can't be read, because they would keep it back.
+        """
+        while row := db.execute("SELECT seq, body FROM outbox ORDER BY seq LIMIT 1").fetchone():
+            if report := _readable(*row):
+                return report
+            self.forget(db, row[0])
+        self._overflowed = False
+        return None
 
     def forget(self, db: sqlite3.Connection, seq: int) -> None:
         db.execute("DELETE FROM outbox WHERE seq = ?", (seq,))
@@ -113,7 +129,7 @@ class Outbox:
             "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
             (task_id, task_id),
         ).fetchall()
-        return [read_report(body) for _, body in sorted(rows)]
+        return [report for row in sorted(rows) if (report := _readable(*row))]
 
     def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
         """Return the number and the time (RFC 3339) of the next report."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from agent.errors import Internal, StoreRejected
+from agent.errors import Internal, StoreMismatch, StoreNotFound, StoreRejected
 from agent.model import ListRef
 from agent.records.object_names import (
     LIST_ENTRIES,
@@ -21,7 +21,14 @@ from agent.records.object_names import (
     segment_name,
     submanifest_name,
 )
-from agent.store.protocol import Container, ManifestEntry, Store, StoreLimits, manifest_etag
+from agent.store.protocol import (
+    Container,
+    ManifestEntry,
+    Store,
+    StoreLimits,
+    check_entry,
+    manifest_etag,
+)
 
 Flush = Callable[[int, list[Segment]], None]
 
@@ -153,7 +160,10 @@ class Manifest:
     def publish(self, headers: Mapping[str, str]) -> str:
         """Write the object that joins all segments, if the store joins any, and return its ETag.
 
-        Call it after `finish`.
+        Call it after `finish`. After it, the store has confirmed that it holds all segments.
+
+        Raises:
+            StoreMismatch: a segment is missing, or has other bytes.
         """
         return self._join(Container.OBJECTS, self._object_name, self._top, headers)
 
@@ -164,10 +174,30 @@ class Manifest:
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
     ) -> str:
-        """Write a manifest, if the store joins any, and return its ETag."""
+        """Write a manifest, if the store joins any, and return its ETag.
+
+        A store that joins segments compares them with `entries`. For any other store, this method
+        does.
+
+        Raises:
+            StoreMismatch: a segment is missing, or has other bytes.
+            StoreRejected: there are no segments.
+        """
         if self._store.joiner is None:
+            self._check_stored(entries)
             return manifest_etag(entries)
         return self._store.joiner.put_manifest(container, name, entries, headers)
+
+    def _check_stored(self, entries: Sequence[ManifestEntry]) -> None:
+        if not entries:
+            raise StoreRejected(f"backup {self._backup_id} has no segments")
+        for entry in entries:
+            if entry.nested:
+                continue  # its segments were checked when their group was complete
+            try:
+                check_entry(entry, self._store.stat(Container.SEGMENTS, entry.name))
+            except (StoreNotFound, StoreRejected) as error:
+                raise StoreMismatch(str(error)) from error
 
     def _top_entries(self) -> list[ManifestEntry]:
         rest = self._for_submanifests.rest()

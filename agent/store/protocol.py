@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, Self
 
+from agent.errors import StoreMismatch
+
 
 class Container(Enum):
     """One of a store's two containers, with the suffix of the container's name as its value."""
@@ -53,6 +55,19 @@ class ManifestEntry(NamedTuple):
     size: int
     etag: str
     nested: bool = False
+
+
+def check_entry(entry: ManifestEntry, found: Stat) -> None:
+    """Compare a stored segment with the entry that names it.
+
+    Raises:
+        StoreMismatch: the segment has another size or ETag.
+    """
+    if found != Stat(entry.etag, entry.size):
+        raise StoreMismatch(
+            f"{entry.name} has {found.size} bytes with ETag {found.etag[:40]}, "
+            f"not {entry.size} with {entry.etag[:40]}"
+        )
 
 
 def manifest_etag(entries: Sequence[ManifestEntry]) -> str:

@@ -188,7 +188,9 @@ def test_a_named_configuration_must_be_there(tmp_path: Path) -> None:
         embedded.configuration(tmp_path / "none.toml", "file:///b", {})
 
 
-@pytest.mark.parametrize("url", ["/var/backups", "http://x", "", "file://host/x", "s3://b"])
+@pytest.mark.parametrize(
+    "url", ["/var/backups", "http://x", "", "file://host/x", "s3://b", "swift:x/a"]
+)
 def test_what_is_no_store_is_refused(tmp_path: Path, home: dict[str, str], url: str) -> None:
     with pytest.raises(UsageWrong, match="is not a store that can be used here"):
         config_of(tmp_path, home, url)

@@ -67,6 +67,27 @@ def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
     assert (info.message, info.hint) == (r"caf\udce9 is no schema", r"rename \ud800")
 
 
+def test_a_damaged_report_keeps_none_back(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = [ping() for _ in range(4)]
+    for task in tasks:
+        accept(journal, task)
+    damage = "UPDATE outbox SET body = ? WHERE task_id = ?"
+    with journal._file.transaction() as db:
+        db.execute(damage, (b'{"secret": "s3cret"}', tasks[0].task_id))
+        db.execute(damage, (b"\xff", tasks[2].task_id))
+    item = journal.next_report()
+    assert item is not None
+    assert item.task_id == tasks[1].task_id
+    assert [one.task_id for one in journal.take_reports()] == [tasks[1].task_id, tasks[3].task_id]
+    assert journal.next_report() is None
+    assert [one.message.partition(" is ")[2] for one in caplog.records] == [
+        "damaged, and is not sent"
+    ] * 2
+    assert "s3cret" not in caplog.text
+
+
 class Clock:
     """A clock of Unix seconds that a test sets."""
 

@@ -57,15 +57,21 @@ def place_record(store: Store, keys: Keyring, record: Record) -> None:
 
 
 def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> None:
-    """Store these backups with every kind of object that a backup may have."""
+    """Store these backups with every kind of object that a backup may have.
+
+    In a directory, these are also the files of older agents, which joined segments there.
+    """
     for record in records:
         attempt = record.attempt
-        for number in range(segments):
-            put(store, Container.SEGMENTS, segment_name(record.id, attempt, number), b"bytes")
+        names = [segment_name(record.id, attempt, number) for number in range(segments)]
+        entries = [put(store, Container.SEGMENTS, name, b"bytes") for name in names]
         put(store, Container.SEGMENTS, list_name(record.id, attempt, 0), b"a list")
         put(store, Container.SEGMENTS, submanifest_name(record.id, attempt, 0), b"a manifest")
         name = object_name(record.id, sealed=record.sealed)
-        put(store, Container.OBJECTS, name, b"an object")
+        if store.joiner is None:
+            put(store, Container.OBJECTS, name, b"an object")
+        else:
+            store.joiner.put_manifest(Container.OBJECTS, name, entries, {})
         put(store, Container.OBJECTS, checks_name(record.id), b"{}")
         place_record(store, keys, record)
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -18,9 +18,10 @@ from agent.operations.rekey import Rekey, RekeyOutcome
 from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import list_name, record_name, segment_name
+from agent.records.presence import missing
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container, StoredObject
-from tests.operations.stored import held, place
+from tests.operations.stored import finished, held, place
 from tests.operations.test_delete import AtCall, deletion
 from tests.records.made import completed, keyring, record, stored
 
@@ -74,20 +75,46 @@ def small(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", tmp_path], check=True)
 
 
-def filled(folder: Path, *records: Record) -> DirectoryStore:
+def by_the_agent(store: DirectoryStore, backup: Record) -> None:
+    finished(store, KEYS, backup)
+
+
+def by_an_older_agent(store: DirectoryStore, backup: Record) -> None:
+    place(store, KEYS, backup)
+
+
+def filled(
+    folder: Path,
+    *records: Record,
+    put_backup: Callable[[DirectoryStore, Record], None] = by_an_older_agent,
+) -> DirectoryStore:
     """Return a store with these backups and no room for another file."""
     store = DirectoryStore(folder / "store", "database_backups_x")
     store.open()
-    place(store, KEYS, *records)
+    for one in records:
+        put_backup(store, one)
     (folder / "other").write_bytes(bytes(free_bytes(folder)))
     with pytest.raises(StoreFull):
         store.put(Container.OBJECTS, "one", [memoryview(b"more")])
     return store
 
 
-def test_a_delete_on_a_disk_without_room_for_its_mark(small: Path) -> None:
+@pytest.mark.parametrize("put_backup", [by_the_agent, by_an_older_agent])
+def test_a_delete_on_a_disk_without_room_for_its_mark(
+    small: Path, put_backup: Callable[[DirectoryStore, Record], None]
+) -> None:
     base = completed()
-    store = filled(small, base, completed(base))
+    store = filled(small, base, completed(base), put_backup=put_backup)
+    deletion(store).run(base.id)
+    assert held(store) == ({}, {})
+
+
+def test_a_delete_that_ends_while_it_makes_room_leaves_no_parent(small: Path) -> None:
+    base = completed()
+    store = filled(small, base, put_backup=by_the_agent)
+    base = Catalogue(store, KEYS).need(base.id)
+    store.delete(Container.SEGMENTS, segment_name(base.id, base.attempt, 0))
+    assert segment_name(base.id, base.attempt, 0) in (missing(store, base) or "")
     deletion(store).run(base.id)
     assert held(store) == ({}, {})
 

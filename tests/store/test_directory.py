@@ -93,6 +93,7 @@ def test_the_agents_names_are_paths(store: DirectoryStore, tmp_path: Path) -> No
     store.put(Container.OBJECTS, f"{backup}.json", views(b"{}"))
     assert segment(tmp_path, f"{backup}/{attempt}/00000001").read_bytes() == b"two"
     assert object_file(tmp_path, f"{backup}.json").read_bytes() == b"{}"
+    assert store.joiner is None
 
 
 def test_a_file_and_a_folder_of_one_name(store: DirectoryStore) -> None:

@@ -21,6 +21,7 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
         DataDamaged: the stored segments are not the segments of the record.
         RecordDamaged: the record in the journal can't be read.
         ParentUnusable: the bytes of an ancestor are missing or changed.
+        StoreMismatch: a segment of this backup is missing or changed.
     """
     record = parse_journalled(journalled)
     resources.catalogue.fence(record)
@@ -51,6 +52,7 @@ def publish(resources: BackupResources, finished: Record, manifest: Manifest) ->
     Raises:
         Fenced: the backup belongs to another attempt, has another status, or its chain changed.
         ParentUnusable: the bytes of an ancestor are missing or changed.
+        StoreMismatch: a segment of this backup is missing or changed.
     """
     chain = resources.catalogue.fence(finished)
     check_stored(resources, chain)

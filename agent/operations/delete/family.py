@@ -10,6 +10,7 @@ completely, and a delete that was interrupted at any point can be repeated.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
 
 from agent.crash_points import Point, reached
 from agent.errors import (
@@ -265,18 +266,26 @@ class DeleteOperation:
     def _condemn(self, backup_id: str) -> Record | None:
         """Mark a backup DELETING and return its record, None if the backup is deleted.
 
-        If the store is too full for the record, remove the backup's object first. The agent's
-        readers don't need the object. So if the delete ends there, the backup is still complete.
+        If the store is too full for the record, make room first. Remove the backup's object, which
+        the agent's readers don't need. If the store is still too full, remove the first segment. If
+        the delete ends there, agent.records.presence finds the backup incomplete, and the delete
+        can be repeated.
         """
-        try:
-            return self._catalogue.condemn(backup_id)
-        except StoreFull:
-            self._remove_object(backup_id)
-            return self._catalogue.condemn(backup_id)
+        for make_room in (self._remove_object, self._remove_first_segment):
+            try:
+                return self._catalogue.condemn(backup_id)
+            except StoreFull as error:
+                log.info("making room for the mark that backup %s is deleted: %s", backup_id, error)
+                make_room(backup_id)
+        return self._catalogue.condemn(backup_id)
 
     def _remove_object(self, backup_id: str) -> None:
         for sealed in (True, False):
             self._store.delete(Container.OBJECTS, object_name(backup_id, sealed=sealed))
+
+    def _remove_first_segment(self, backup_id: str) -> None:
+        for row in islice(self._store.list(Container.SEGMENTS, backup_prefix(backup_id)), 1):
+            self._remove_segment(row)
 
     def _remove_bytes(self, backup_id: str) -> None:
         self._remove_object(backup_id)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from swiftclient import client
 
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected, StoreUnreachable
-from agent.store.protocol import ManifestEntry, Stat
+from agent.store.protocol import ManifestEntry, check_entry
 from agent.store.swift.headers import stat
 from agent.store.swift.session import LEAST_RATE, Link, SwiftSession
 
@@ -91,14 +91,9 @@ def _check_entry(
 ) -> None:
     what = f"{to.what}: check {container}/{entry.name}"
     try:
-        found = session.call(what, partial(stat, container, entry.name))
-    except StoreNotFound as error:
-        raise StoreMismatch(str(error)) from error
-    if found != Stat(entry.etag, entry.size):
-        raise StoreMismatch(
-            f"{to.what}: {entry.name} has {found.size} bytes with ETag {found.etag[:40]}, "
-            f"not {entry.size} with {entry.etag[:40]}"
-        )
+        check_entry(entry, session.call(what, partial(stat, container, entry.name)))
+    except (StoreNotFound, StoreMismatch) as error:
+        raise StoreMismatch(f"{to.what}: {error}") from error
 
 
 def _send(
