@@ -112,7 +112,8 @@ class _OneLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         mark = streams.priority(record.levelno)
-        return "\n".join(mark + line for line in super().format(record).splitlines())
+        lines = super().format(record).splitlines()
+        return "\n".join(mark + printable(line) for line in lines)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         return printable(super().formatMessage(record))

@@ -193,18 +193,19 @@ class MendingParser(XbstreamParser):
         table was renamed during the backup, the prepare renames its files. In an incremental, these
         end in `.ibd.delta` and `.ibd.meta`.
         """
-        end = b".ibd.delta" if incremental else b".ibd"
-        renamed = self._longest_new + end if self._longest_new else b""
-        widest = self._widest_new + end
+        widest = self._widest_new + _file_end(incremental)
         if len(widest.rpartition(b"/")[2]) > MAX_NAME:
             return widest
-        found = max(self.longest, renamed, key=len)
+        found = self._longest_opened(incremental)
         return found if len(found) > longest else None
 
     def longest_opened(self, *, incremental: bool) -> int:
         """Return the length in bytes of the longest path that a prepare opens."""
-        end = b".ibd.delta" if incremental else b".ibd"
-        return max(len(self.longest), len(self._longest_new + end) if self._longest_new else 0)
+        return len(self._longest_opened(incremental))
+
+    def _longest_opened(self, incremental: bool) -> bytes:
+        new = self._longest_new
+        return max(self.longest, new + _file_end(incremental) if new else b"", key=len)
 
     def without_data(self) -> dict[int, bytes]:
         """Return the `.frm` files of tables that have no data in the stream, by their digests."""
@@ -288,6 +289,8 @@ class MendingParser(XbstreamParser):
         return HEAD.size + len(self._pending) if self._step == self._on_path else 0
 
     def _on_end_of_file(self) -> None:
+        if self._path.endswith(_RENAMED) and self._file not in self._renames:
+            raise self._invalid(f"there is no new name of a table in {self._path!r}")
         if self._renamed:
             self._renamed = False
             start = self.raw_bytes - HEAD.size - self._path_bytes
@@ -363,6 +366,11 @@ class MendingParser(XbstreamParser):
             raise self._invalid(
                 f"more than {_MOST_ODD} tables with special characters in their names were renamed"
             )
+
+
+def _file_end(incremental: bool) -> bytes:
+    """Return the end of the longest name of a file that a prepare gives a renamed table."""
+    return b".ibd.delta" if incremental else b".ibd"
 
 
 def _width(path: bytes) -> int:

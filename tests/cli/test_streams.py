@@ -173,9 +173,10 @@ def test_a_tracebacks_lines_have_a_priority_each(
         assert streams.priority(logging.INFO, sink.fileno()) == "<6>"
     monkeypatch.setattr(streams, "priority", lambda level, number=2: f"<{level}>")
     try:
-        raise ValueError("two\nlines")
+        raise ValueError("two\nlines \x1b[2J")
     except ValueError:
         record = logging.LogRecord("x", logging.ERROR, "", 1, "m", None, sys.exc_info())
     lines = main._OneLine("%(message)s").format(record).splitlines()
     assert len(lines) > 3
     assert all(line.startswith("<40>") for line in lines)
+    assert all(line.isprintable() for line in lines)

@@ -137,11 +137,13 @@ def test_a_path_that_an_engine_opens_has_508_bytes_at_most() -> None:
         (whole(b"a/b.ren", b"c/" + b"d" * 252), "which no engine can open"),
         (whole(b"a/b.ren", b"c" * 255 + b"/" + b"d" * 248), "which no engine can open"),
         (whole(b"a/b.ren", b"../../x"), "is not a plain relative path"),
+        (whole(b"a/b.ren", b""), "no new name"),
+        (end(b"a/b.ren"), "no new name"),
         (whole(b"a/b.ren", b"/etc/x"), "is not a plain relative path"),
         (payload(b"a/b.ren", b"c/d") + payload(b"a/b.ren", b"e", 3), "in several pieces"),
         (whole(b"a/b", b"../x") + rename(b"a/b", b"a/b.ren"), "only an engine writes"),
     ],
-    ids=["name", "path", "outside", "root", "pieces", "renamed"],
+    ids=["name", "path", "outside", "empty", "missing", "root", "pieces", "renamed"],
 )
 def test_a_name_that_the_prepare_gives_a_table_is_judged(stream: bytes, says: str) -> None:
     """mariadb-backup takes a renamed table's name from a file in the backup."""
