@@ -186,11 +186,12 @@ class Child:
         while not poller.poll(left * 1000):
             left = max(began, self.log.heard) + seconds - time.monotonic()
             if left <= 0:
+                # before the interrupt, because the program may report that it was interrupted
+                said = "; ".join(self.log.lines()[-2:]) or "none"
                 self.interrupt()
                 did = "written nothing" if event == select.POLLIN else "read nothing"
                 raise EngineSilent(
-                    f"{self.name} has {did} for {seconds:g} s; its last log lines: "
-                    f"{'; '.join(self.log.lines()[-2:]) or 'none'}"
+                    f"{self.name} has {did} for {seconds:g} s; its last log lines: {said}"
                 )
 
     def wait(self, seconds: float) -> int:

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from agent.model import PingTask
 from tests.faults.ledger import Ledger
-from tests.faults.own_broker import alarm, impatient, quorum, silent
+from tests.faults.own_broker import alarm, impatient, quorum, separate_broker, silent
 from tests.faults.slow import (
     all_reported,
     completed,
@@ -31,7 +31,7 @@ _KILLS: Final = 2
 
 
 def trials(plan: Plan) -> Iterator[Trial]:
-    """Yield the trials. Those with their own broker or long waits run in the full form only."""
+    """Yield the trials. Most with their own broker or long waits run in the full form only."""
     said: list[tuple[str, str, Callable[[Bench], Seen]]] = [
         ("away", "kill -9 of RabbitMQ during a backup, back long after the backup's end", away),
         ("twice", "one task sent twice, during and after its run", twice),
@@ -52,18 +52,22 @@ def trials(plan: Plan) -> Iterator[Trial]:
 
 def away(bench: Bench) -> Seen:
     """Let a backup end in the store while the broker is down, then check all reports."""
-    with bench.agent("away") as agent, Ledger(agent, durable=True) as ledger:
+    with (
+        separate_broker(bench) as own,
+        own.agent("away") as agent,
+        Ledger(agent, durable=True) as ledger,
+    ):
         agent.start()
-        task = slow_backup(bench, agent, seconds=3)
+        task = slow_backup(own, agent, seconds=3)
         until(ledger, task.task_id, "RUNNING")
-        bench.rabbitmq.kill()
+        own.rabbitmq.kill()
         try:
             completed(agent, task)
             before = len(ledger.reports)
             poll("the backup is done", lambda: f"task {task.task_id} is done" in log(agent), 30)
             assert agent.running()
         finally:
-            bench.rabbitmq.start()
+            own.rabbitmq.start()
         late = all_reported(ledger, task.task_id) - before
         # one is the final report, the other one was on the broker when it was killed
         assert late <= 2, f"{late} reports had waited, so progress reports were not merged"
@@ -74,16 +78,17 @@ def away(bench: Bench) -> Seen:
 def killed(bench: Bench) -> Seen:
     """Do the same as `away`, but restart the broker during the backup and kill it again."""
     with (
-        rows(bench, 30),
-        bench.agent("killed") as agent,
+        separate_broker(bench) as own,
+        rows(own, 30),
+        own.agent("killed") as agent,
         Ledger(agent, durable=True) as ledger,
     ):
         agent.start()
-        task = slow_backup(bench, agent, seconds=15 * _KILLS)
+        task = slow_backup(own, agent, seconds=15 * _KILLS)
         until(ledger, task.task_id, "RUNNING")
         for _ in range(_KILLS):
-            bench.rabbitmq.kill()
-            bench.rabbitmq.start()
+            own.rabbitmq.kill()
+            own.rabbitmq.start()
             assert record(agent, task)["status"] == "BUILDING", "the backup ended too early"
             seen = len(ledger.reports)
             ledger.reopen()

@@ -26,7 +26,7 @@ def impatient(bench: Bench) -> Seen:
 
     The agent acknowledges at once and is not affected.
     """
-    with _broker(bench, consumer_timeout_ms=2000, channel_tick_ms=200) as own:
+    with separate_broker(bench, consumer_timeout_ms=2000, channel_tick_ms=200) as own:
         told = _held_too_long(own.rabbitmq)
         with own.agent("impatient") as agent, Ledger(agent) as ledger:
             agent.start()
@@ -45,7 +45,7 @@ def impatient(bench: Bench) -> Seen:
 def silent(bench: Bench) -> Seen:
     """Freeze the broker by SIGSTOP: connections stay open and nothing is confirmed."""
     with (
-        _broker(bench) as own,
+        separate_broker(bench) as own,
         own.agent("silent") as agent,
         Ledger(agent, durable=True) as ledger,
     ):
@@ -65,7 +65,7 @@ def silent(bench: Bench) -> Seen:
 def alarm(bench: Bench) -> Seen:
     """Set a memory alarm, so that the broker answers everything except publishing."""
     with (
-        _broker(bench) as own,
+        separate_broker(bench) as own,
         own.agent("alarm") as agent,
         Ledger(agent, durable=True) as ledger,
     ):
@@ -84,7 +84,7 @@ def quorum(bench: Bench) -> Seen:
     """Kill a broker with a quorum queue after a clean restart (reason: tests/stack/agent.py)."""
     overrides: Tables = {"broker": {"queue_type": "quorum"}}
     with (
-        _broker(bench) as own,
+        separate_broker(bench) as own,
         own.agent("quorum", overrides) as agent,
         Ledger(agent, durable=True) as ledger,
     ):
@@ -106,7 +106,7 @@ def quorum(bench: Bench) -> Seen:
 
 
 @contextmanager
-def _broker(
+def separate_broker(
     bench: Bench, consumer_timeout_ms: int | None = None, channel_tick_ms: int | None = None
 ) -> Iterator[Bench]:
     """Yield the bench with a separate RabbitMQ for one trial."""
