@@ -59,9 +59,20 @@ class Workshop:
         on_broken_chain: Literal["fail", "full"] = "fail",
     ) -> Record:
         """Make a backup and return its record. Raise the error that stops it."""
-        request = BackupRequest(id=str(uuid4()), name="b", parent_id=parent.id if parent else None)
+        return self.operation(parent, on_broken_chain).run()
+
+    def operation(
+        self,
+        parent: Record | None = None,
+        on_broken_chain: Literal["fail", "full"] = "fail",
+        backup_id: str = "",
+    ) -> BackupOperation:
+        """Return the operation that makes a backup, which has not begun."""
+        request = BackupRequest(
+            id=backup_id or str(uuid4()), name="b", parent_id=parent.id if parent else None
+        )
         task = CreateTask(task_id=str(uuid4()), backup=request, on_broken_chain=on_broken_chain)
-        operation = BackupOperation(
+        return BackupOperation(
             self.parts,
             task,
             meter=Meter(),
@@ -70,7 +81,6 @@ class Workshop:
             on_begin=lambda _record: None,
             on_finished=lambda _record: None,
         )
-        return operation.run()
 
     def restored(
         self, backup: Record, *queries: str, folder: Path | None = None

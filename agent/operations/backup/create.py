@@ -20,6 +20,7 @@ from agent.crash_points import Point, reached
 from agent.errors import (
     BackupExists,
     Cancelled,
+    DataError,
     EngineFailed,
     Fenced,
     Internal,
@@ -80,8 +81,9 @@ class BackupOperation:
     """One attempt to make the backup that a task requests.
 
     Call `run` once. `attempt` is the id of the attempt. `observe_lsn` returns the generation of a
-    lineage. `on_begin` is called with the BUILDING record. `on_finished` is called with the
-    finished record, right before the commit.
+    lineage, and notes its LSN. `on_begin` is called with the BUILDING record. `on_finished` is
+    called with the finished record, before the object that joins the segments is stored.
+    `undecided` is True if the COMPLETED record may have reached the store.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class BackupOperation:
         """Stop with Cancelled if the backup `deleted` is this one or one of its ancestors.
 
         The agent calls this when it accepts a delete task for that backup. Any thread may call it.
-        A call after the commit has begun has no effect.
+        A call has no effect once the COMPLETED record is being written.
         """
         self._deleted_ids.add(deleted)
         self._cancel_if_deleted()
@@ -165,7 +167,7 @@ class BackupOperation:
     def record(self) -> Record | None:
         """Return the BUILDING record, which the store may lack if its write failed.
 
-        None before the write is tried, and if the store has another backup with this id.
+        None before the write is tried, and if it was refused because of a record with this id.
         """
         return self._record
 
@@ -221,7 +223,8 @@ class BackupOperation:
         self._record = record
         try:
             self._resources.catalogue.begin(record)
-        except BackupExists:
+        except (BackupExists, DataError):
+            # the record with this id is not this attempt's, so it must not be changed
             self._record = None
             raise
         reached(Point.RECORD_BEGUN)
