@@ -10,7 +10,7 @@ from agent.codec.aead import OpeningStream
 from agent.codec.plain import PlainOpening
 from agent.database.server import Database
 from agent.engine.choice import Engines
-from agent.errors import DatabaseError, PlaintextRefused
+from agent.errors import DatabaseError, LockTimeout, PlaintextRefused
 from agent.keys.keyring import Keyring
 from agent.model import Record
 from agent.pipeline.buffers import Plan, plan
@@ -137,7 +137,7 @@ class BackupResources(RestoreResources):
         """
         try:
             datadir = self.database.server().datadir
-        except DatabaseError as error:
+        except (DatabaseError, LockTimeout) as error:
             log.info("can't read the server's datadir for this restore: %s", error)
             return []
         return [datadir] if datadir.is_dir() else []

@@ -16,6 +16,7 @@ from agent.errors import (
     DatabaseError,
     Interrupted,
     JournalError,
+    LockTimeout,
     MessageUnreadable,
     StorageRefused,
 )
@@ -94,12 +95,13 @@ class Worker:
 
     def ready(self) -> None:
         """Raise JournalError if the journal could take no task. The broker keeps them all then."""
-        self._journal.check_room()
+        self._journal.try_room()
 
     def _accept(self, task: Task, *, answer: bool) -> Acceptance | None:
         """Journal a task without its token, which stays in memory while the task is unfinished.
 
-        Return None if the task is refused: the journal has only its FAILED report then.
+        Return None if the task is refused. The journal then has only the FAILED report of a task
+        that it did not know.
         """
         bare = without_token(task)
         draft = ReportDraft(task_id=task.task_id, type=task.type, status=TaskStatus.ACCEPTED)
@@ -197,7 +199,7 @@ class Worker:
             self._do(task)
         claimed = self._journal.claim()
         if claimed is None:
-            self._watch_lsn()
+            self._do_idle_work()
             self._work.wait(_IDLE_SECONDS)
         else:
             reached(Point.CLAIMED)
@@ -210,16 +212,18 @@ class Worker:
         # the data path: a cycle that would keep 100 MiB.
         gc.collect()
 
-    def _watch_lsn(self) -> None:
-        """Note the server's LSN once a minute. One that went back means a rollback."""
+    def _do_idle_work(self) -> None:
+        """Note the server's LSN once a minute. One that went back means a rollback.
+
+        Also start the SQL threads of a replica that a killed agent left stopped.
+        """
         if time.monotonic() - self._lsn_read < _LSN_SECONDS:
             return
         self._lsn_read = time.monotonic()
-        # an agent that was killed during a backup may have left the SQL thread stopped
         restart_sql_thread(self._resources)
         try:
             observe_lineage(self._resources, self._journal.observe_lsn)
-        except DatabaseError as error:
+        except (DatabaseError, LockTimeout) as error:
             log.info("can't read the LSN: %s", error)
 
     # --- the running task ---------------------------------------------------------------

@@ -17,7 +17,7 @@ import pytest
 from agent.database.server import Database, DatabaseSettings
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.runs import BackupRun
-from agent.errors import DatabaseError, EngineKilled
+from agent.errors import DatabaseError, EngineKilled, LockTimeout
 from agent.operations.backup.replica import restart_sql_thread, sql_thread_restarted
 from agent.operations.resources import BackupResources
 from tests.conftest import need
@@ -157,6 +157,39 @@ def test_without_the_privilege_it_is_a_warning_and_is_tried_again(
     assert "REPLICATION SLAVE ADMIN" in caplog.text
     replica.query(f"GRANT REPLICATION SLAVE ADMIN ON *.* TO {replica.agent_user}@localhost")
     restart_sql_thread(parts)
+    assert parts.database.replica_sql_running() == BOTH
+
+
+class _Locked:
+    """A server that keeps each statement waiting for a lock."""
+
+    def start_replica_sql(self, _channels: frozenset[str]) -> None:
+        raise LockTimeout("the server kept a query waiting for a lock")
+
+
+def test_a_failed_start_ends_no_backup(
+    replica: MariaDB,
+    parts: BackupResources,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut_off = sql_thread_restarted(parts)
+    cut_off.__enter__()
+    locked = SimpleNamespace(**vars(parts) | {"database": _Locked()})
+    with caplog.at_level(logging.WARNING):
+        restart_sql_thread(cast(BackupResources, locked))
+    assert "can't start the replica's SQL thread" in caplog.text
+    assert note_of(parts).exists()
+
+    def refuse(path: Path, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched, caplog.at_level(logging.WARNING):
+        patched.setattr(Path, "unlink", refuse)
+        restart_sql_thread(parts)
+    assert f"can't remove {note_of(parts)}: Permission denied" in caplog.text
+    restart_sql_thread(parts)
+    assert not note_of(parts).exists()
     assert parts.database.replica_sql_running() == BOTH
 
 

@@ -16,6 +16,7 @@ from agent.errors import (
     DatabaseError,
     DatabaseUnreachable,
     EngineFailed,
+    LockTimeout,
 )
 from agent.operations.resources import BackupResources
 
@@ -70,7 +71,7 @@ def diagnosed(
         limits = database.variables(*ENGINE_LIMITS)
     except DatabaseDenied as denied:
         return DatabaseDenied(f"{error} ({denied})", hint=denied.hint)
-    except DatabaseError:
+    except (DatabaseError, LockTimeout):
         return error
     if missing:
         return _lacking(error, missing)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.errors import DatabaseError, EngineFailed
+from agent.errors import DatabaseError, EngineFailed, LockTimeout
 from agent.machine.host import replace_file
 from agent.operations.resources import BackupResources
 
@@ -25,8 +25,8 @@ def sql_thread_restarted(resources: BackupResources) -> Iterator[None]:
     The block is a run of the engine. Does nothing without [engine] safe_slave_backup.
 
     Raises:
-        DatabaseError: the server can't be queried before the block. A failure after the block is
-            only logged.
+        DatabaseError, LockTimeout: the server can't be queried before the block. A failure after
+            the block is only logged.
         EngineFailed: the file that notes the threads can't be written.
     """
     if not resources.safe_slave_backup:
@@ -63,14 +63,21 @@ def restart_sql_thread(resources: BackupResources) -> None:
     try:
         # Even if a thread seems to run: the server may not have done the engine's STOP yet.
         resources.database.start_replica_sql(channels)
-    except DatabaseError as error:
+    except (DatabaseError, LockTimeout) as error:
         log.warning(
             "can't start the replica's SQL thread, which may be stopped: %s (%s)",
             error,
             error.hint,
         )
         return
-    file.unlink(missing_ok=True)
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning(
+            "can't remove %s: %s. Until it is removed, the agent keeps starting the threads",
+            file,
+            error.strerror,
+        )
 
 
 def _file(resources: BackupResources) -> Path:
