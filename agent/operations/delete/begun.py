@@ -6,7 +6,8 @@ from typing import NamedTuple, Self
 
 from agent.model import Record, utc_now
 
-# The ids that are remembered. Backups beyond this number are deleted, but not named.
+# The ids that are remembered, 390 KB in one report. Backups beyond this number are deleted, but not
+# named.
 _MOST = 10_000
 
 
@@ -38,8 +39,25 @@ class BegunDelete(NamedTuple):
         return f"{record}\n{json.dumps(self.ids)}"
 
     def more(self, root: Record, ids: Sequence[str]) -> Self:
-        """Return a copy with the given root and with more ids, in which the root stays last."""
-        known = dict.fromkeys((*self.ids, *ids))
-        known.pop(root.id, None)
+        """Return a copy with the given root and with more ids, in which the root stays last.
+
+        The root's `updated` becomes the present time.
+        """
+        known = [one for one in _merged(self.ids, ids) if one != root.id]
         marked = root.model_copy(update={"updated": utc_now()})
-        return type(self)(marked, (*list(known)[: _MOST - 1], root.id))
+        return type(self)(marked, (*known[: _MOST - 1], root.id))
+
+
+def _merged(known: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Return `known` with the other `ids` in it, each before the known one that follows in `ids`.
+
+    A child that appears while its parent is being deleted so comes before its parent.
+    """
+    present, before, others = set(known), dict[str, list[str]](), list[str]()
+    for one in ids:
+        if one in present:
+            before.setdefault(one, []).extend(others)
+            others = []
+        else:
+            others.append(one)
+    return [*(each for one in known for each in (*before.get(one, ()), one)), *others]
