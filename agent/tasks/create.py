@@ -16,7 +16,7 @@ from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.tasks.kind import TaskKind, TaskTools
 from agent.tasks.outcome import BackupFailed, Outcome, OutcomeUnknown, may_answer_later, stop_with
-from agent.tasks.stores import StorePlace, place_of
+from agent.tasks.stores import StorePlace
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class CreateKind(TaskKind[CreateTask]):
         """
         place, operation = self._running or (None, None)
         # the same id in another container is another backup
-        if operation is not None and place == place_of(delete):
+        if operation is not None and place == self._tools.stores.place_of(delete):
             operation.cancel_if_deleted(delete.backup_id)
 
     def may_retry(self, task: CreateTask) -> bool:
@@ -62,7 +62,7 @@ class CreateKind(TaskKind[CreateTask]):
             on_finished=lambda record: journal.keep_note(task.task_id, record.model_dump_json()),
         )
         journal.keep_attempt(task.task_id, operation.attempt)
-        self._running = place_of(task), operation
+        self._running = self._tools.stores.place_of(task), operation
         try:
             with reporter.progress(task, meter, lambda: operation.record):
                 return operation.run()
@@ -114,7 +114,10 @@ class CreateKind(TaskKind[CreateTask]):
     def _settle(
         self, task: CreateTask, resources: BackupResources, attempt: str, error: ErrorInfo
     ) -> Record | None:
-        """Finish a commit that had begun. Else mark the record FAILED and remove the segments."""
+        """Finish a commit that had begun, or else mark the record FAILED.
+
+        The segments are then removed, unless a finished record was journalled.
+        """
         catalogue = resources.catalogue
         record = catalogue.read(task.backup.id)
         finished = self._tools.journal.kept_note(task.task_id)

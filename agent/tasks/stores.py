@@ -28,16 +28,13 @@ def without_token(task: Task) -> Task:
 
 
 class StorePlace(NamedTuple):
-    """Container and storage URL that a task names. None means the configured default."""
+    """The container of a task, and the storage URL that it names.
 
-    container: str | None
+    `storage_url` is None for the configured account.
+    """
+
+    container: str
     storage_url: str | None
-
-
-def place_of(task: Task) -> StorePlace:
-    """Return the container and storage URL that a task names."""
-    asked = task.named_store or TaskStore()
-    return StorePlace(asked.container, asked.storage_url)
 
 
 class TaskStores:
@@ -56,6 +53,11 @@ class TaskStores:
         self._tokens: dict[str, tuple[str, SecretStr]] = {}
         self._open: list[BackupResources] = []
 
+    def place_of(self, task: Task) -> StorePlace:
+        """Return the container and the storage URL in which a task's backups are."""
+        asked = task.named_store or TaskStore()
+        return StorePlace(asked.container or self._rules.configured, asked.storage_url)
+
     def check_place(self, task: Task) -> None:
         """Raise StorageRefused if the task names a store that this agent may not use."""
         asked = task.named_store
@@ -63,7 +65,7 @@ class TaskStores:
             self._rules.check(asked)
 
     def keep(self, task: Task) -> bool:
-        """Keep the task's token, if it has one. Return True if there was none before.
+        """Keep the task's token, if it has one. Return True if it is the first.
 
         It replaces an earlier token for the same URL. So a client can give a waiting task a
         fresh token by sending the task again.

@@ -4,6 +4,7 @@ import base64
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import pytest
@@ -15,6 +16,7 @@ from agent.config.settings import load
 from agent.errors import ConfigInvalid, JournalFull, StorageRefused, TokenLost
 from agent.journal import Journal
 from agent.model import DeleteTask, PingTask, ReportDraft, TaskStatus, TaskStore
+from agent.operations.resources import BackupResources
 from agent.store.policy import StorageRules, parse_url
 from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores, without_token
@@ -73,6 +75,15 @@ def test_a_container_of_the_tenant_is_taken(container: str) -> None:
 def test_any_other_container_is_refused(container: str) -> None:
     with pytest.raises(StorageRefused, match="this agent's tasks may not name the container"):
         RULES.check(TaskStore(container=container))
+
+
+def test_the_configured_container_is_one_place_named_or_not() -> None:
+    stores = TaskStores(cast(BackupResources, None), RULES, lambda _asked: pytest.fail("built"))
+    bare = stores.place_of(task(None))
+    assert bare == stores.place_of(task(TaskStore(container="vault")))
+    assert bare != stores.place_of(task(TaskStore(container="database_backups_t1")))
+    assert bare != stores.place_of(task(login()))
+    assert stores.place_of(task(login())) == stores.place_of(task(login(container="vault")))
 
 
 @pytest.mark.parametrize(
