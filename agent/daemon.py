@@ -51,8 +51,8 @@ class Supervision:
     from one that reads from an engine, or waits for its prepare, for hours. If the journal is
     stuck, which the worker shares with the loop, the loop stops as well.
 
-    `check` is called while both threads live. `say` writes the same to the state directory, for
-    `backup-agent status`.
+    `check` is called while both threads live. `say` writes to the state directory whether tasks are
+    taken, and since when, for `backup-agent status`.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Supervision:
             log.info("%s", text)
             self._say(state_line(consuming=consuming))
         if (consuming, trouble) != self._told:
-            self._notifier.status(text)
+            self._notifier.say_status(text)
         self._consuming, self._told = consuming, (consuming, trouble)
         if self._consuming and not self._ready:
-            self._ready = self._notifier.ready()
+            self._ready = self._notifier.say_ready()
         beats, now = self._link.beats, time.monotonic()
         if beats != self._beats and now >= self._next_heartbeat and self._heartbeat():
             self._beats, self._next_heartbeat = beats, now + self._period
 
     def _heartbeat(self) -> bool:
         if self._ready:
-            return self._notifier.alive()
+            return self._notifier.say_alive()
         return self._notifier.extend(_START_SECONDS)
 
 
@@ -134,7 +134,7 @@ class Daemon:
             link = BrokerLink(
                 broker, config.agent.instance_id, worker.on_message, run.journal, ready=worker.ready
             )
-            self._notifier.status(f"connecting to {broker.where}")
+            self._notifier.say_status(f"connecting to {broker.where}")
             self._serve(worker, link, run.note)
 
     def _serve(self, worker: Worker, link: BrokerLink, say: WriteActivity) -> None:
@@ -146,8 +146,8 @@ class Daemon:
         while worker.alive() and link.alive() and not (signalled := self._signalled()):
             supervision.check()
         log.info("ending")
-        self._notifier.status("ending: the running task is interrupted and cleaned up")
-        self._notifier.stopping()
+        self._notifier.say_status("ending: the running task is interrupted and cleaned up")
+        self._notifier.say_stopping()
         ended = worker.stop(_WORKER_SECONDS)
         link.stop(_OUTBOX_SECONDS)
         if not ended:

@@ -1,4 +1,4 @@
-"""Build the agent's objects from its configuration. No room below knows agent.toml."""
+"""Build the agent's objects from its configuration. Below, only agent/config knows agent.toml."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     section, container = need(config.store, "store"), _container(config)
     if folder := store_folder(config):
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
-    if section.key_file is None:
+    if section.kind != "swift" or section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
     settings = SwiftSettings(
         auth_url=section.address,
@@ -254,6 +254,7 @@ def agent_run(
 
     Raises:
         InstanceBusy: another agent holds the lock. `busy_hint` says what to do then.
+        ConfigInvalid: the state directory belongs to another user.
         JournalError: the state directory or the journal can't be used.
     """
     with only_agent(config.agent.lock_file, hint=busy_hint) as say, ExitStack() as end:
@@ -339,7 +340,11 @@ def journal(config: Config, *, store_override: bool = False) -> Journal:
 def engines(
     config: Config, password: str, environment: Mapping[str, str] = MappingProxyType({})
 ) -> Engines:
-    """Return all engines. [engine] program and extractor belong to the one that is used here."""
+    """Return all engines.
+
+    With [engine] kind `auto`, all have the configured program and extractor, as one of them is
+    used.
+    """
     section = config.engine
     given = {"program": section.program, "extractor": section.extractor}
 

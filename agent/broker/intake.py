@@ -101,11 +101,11 @@ class Intake:
 
     async def _until_ready(self, channel: Channel) -> None:
         """Wait until a task can be kept, or until the link stops."""
-        while not self._pace.stopping.is_set() and not self._is_ready():
+        while not self._pace.stopping.is_set() and not self._become_ready():
             await self._pace.pause(self._pace.pauses.hold)
             channel.check()
 
-    def _is_ready(self) -> bool:
+    def _become_ready(self) -> bool:
         try:
             self._ready()
         except AgentError as error:
@@ -174,7 +174,7 @@ class Intake:
         while time.monotonic() < until and not self._pace.stopping.is_set():
             await self._pace.pause(self._pace.pauses.hold)
             channel.check()
-            verdict = self._ask(delivery) if self._is_ready() else HOLD
+            verdict = self._ask(delivery) if self._become_ready() else HOLD
             if verdict.action != "hold":
                 await self._settle(session, channel, delivery, verdict)
                 return

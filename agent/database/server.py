@@ -61,7 +61,6 @@ class ServerInfo(NamedTuple):
 
     type: str
     version: str
-    comment: str
     server_uuid: str | None
     datadir: Path
 
@@ -114,7 +113,6 @@ class Database:
         return ServerInfo(
             type="mariadb" if "mariadb" in f"{version} {comment}".lower() else "mysql",
             version=version,
-            comment=comment,
             server_uuid=uuids[0][1] if uuids else None,
             datadir=Path(datadir),
         )
@@ -172,20 +170,18 @@ class Database:
         """
         return frozenset(",".join(self.variables("ignore_db_dirs").values()).split(",")) - {""}
 
-    def lineage(self, generation: str = "") -> Lineage:
+    def lineage(self) -> Lineage:
         """Return the lineage of the datadir, which identifies its history.
 
         It holds the inode and the birth time of the first InnoDB system file, usually `ibdata1`,
-        with the server's UUID and the given `generation`.
+        and the server's UUID. The journal knows its generation.
         """
         info = self.server()
         ((home, files),) = self._rows("SELECT @@innodb_data_home_dir, @@innodb_data_file_path")
         # An absolute path replaces the path before it, in the server as in pathlib.
         path = info.datadir / (home or "") / files.split(":")[0]
         inode, birth = _file_identity(path)
-        return Lineage(
-            server_uuid=info.server_uuid, inode=inode, birth=birth, generation=generation
-        )
+        return Lineage(server_uuid=info.server_uuid, inode=inode, birth=birth)
 
     def missing_privileges(self, *, safe_slave_backup: bool = False) -> list[str]:
         """Return the privileges that a backup needs and the agent's user lacks.

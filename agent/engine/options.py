@@ -14,7 +14,7 @@ from agent.errors import ConfigInvalid
 
 _MARIADB: Final = "mariadb-backup"
 _XTRABACKUP: Final = "xtrabackup"
-_BOTH: Final = (_MARIADB, _XTRABACKUP)
+_ALL: Final = (_MARIADB, _XTRABACKUP)
 _NUMBER: Final = r"[1-9]\d{0,7}"
 _SWITCH: Final = r"0|1|ON|OFF"
 _PATH: Final = r"/[^\x00-\x1f]+"
@@ -28,7 +28,7 @@ class _Allowed(NamedTuple):
     """
 
     value: str
-    engines: tuple[str, ...] = _BOTH
+    engines: tuple[str, ...] = _ALL
     prepare: bool = False
 
 

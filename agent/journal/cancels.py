@@ -3,7 +3,7 @@
 A cancel is a task that no worker claims. The transaction that ends the named task also ends the
 cancel. So a crash loses neither, and each has one final report.
 
-All functions work inside a transaction of the journal, on the connection that they are given.
+Functions with a parameter `db` work inside a transaction of the journal, on that connection.
 """
 
 import sqlite3

@@ -112,7 +112,7 @@ class JournalFile:
             if shutil.disk_usage(self._path.parent).free < size:
                 raise _no_space(self._path)
 
-    def check_room(self, size: int) -> None:
+    def try_room(self, size: int) -> None:
         """Write `size` bytes to the disk and drop them.
 
         The write-ahead log is emptied before, so that these bytes do not make it longer.
@@ -177,7 +177,7 @@ def read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Translate errors of SQLite and of the file to JournalError, which no other place does."""
+    """Translate errors of SQLite and of the file to JournalError."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

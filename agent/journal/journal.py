@@ -1,10 +1,10 @@
 """The journal: accepted tasks, their status, and the outbox of unconfirmed reports.
 
 A task is stored here before the broker may forget it. A report is stored together with the status
-that it reports. So a crash at any moment loses neither. Every public method is one transaction,
-which is on the disk when the method returns. Methods may be called from any thread. The journal
-does not know what a task does to backups. It also keeps the last LSN of each lineage, because the
-rollback of a volume can be seen only from outside of it.
+that it reports. So a crash at any moment loses neither. Every method that changes tasks or reports
+is one transaction, which is on the disk when the method returns. Methods may be called from any
+thread. The journal also keeps the last LSN of each lineage, because the rollback of a volume can be
+seen only from outside of it.
 """
 
 import sqlite3
@@ -103,7 +103,7 @@ class Journal:
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
-            if self._repeated(db, task.task_id, answer=answer):
+            if self._repeat_if_known(db, task.task_id, answer=answer):
                 return Acceptance.KNOWN
             if not reports[-1].status.final:
                 self._check_tasks(db)
@@ -122,15 +122,16 @@ class Journal:
                 self._tell(db, report)
             return Acceptance.NEW
 
-    def check_room(self) -> None:
+    def try_room(self) -> None:
         """Raise JournalFull or JournalError if the journal could not take another task.
 
-        The room on the disk is tested by a write of as many bytes as a task and its reports take.
+        The room on the disk is tested by a write of more bytes than a task and its first report
+        take.
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
             self._check_tasks(db)
-        self._file.check_room(_ROOM_BYTES)
+        self._file.try_room(_ROOM_BYTES)
 
     def check_disk(self) -> None:
         """Raise JournalError if the disk is full."""
@@ -254,7 +255,7 @@ class Journal:
         """
         with self._file.transaction() as db:
             self._outbox.check(db)
-            if not self._repeated(db, draft.task_id):
+            if not self._repeat_if_known(db, draft.task_id):
                 self._outbox.put(db, draft)
 
     def keep_attempt(self, task_id: str, attempt: str) -> None:
@@ -295,7 +296,10 @@ class Journal:
             return parents(db)
 
     def next_report(self) -> Report | None:
-        """Return the unsent report with the lowest number, or None if all were sent."""
+        """Return the unsent report with the lowest number, or None if all were sent.
+
+        Damaged reports before it are dropped.
+        """
         with self._file.transaction() as db:
             return self._outbox.first(db)
 
@@ -348,7 +352,9 @@ class Journal:
                 self._tell(db, answer_report(cancel, report.status))
             self._forget(db)
 
-    def _repeated(self, db: sqlite3.Connection, task_id: str, *, answer: bool = True) -> bool:
+    def _repeat_if_known(
+        self, db: sqlite3.Connection, task_id: str, *, answer: bool = True
+    ) -> bool:
         """Return True if a task is known.
 
         If `answer` is set, send the latest report of a known task once more.

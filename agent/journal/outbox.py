@@ -102,8 +102,7 @@ class Outbox:
     def _say_so(self) -> None:
         if not self._overflowed:
             log.warning(
-                "%d reports wait for the broker, and no more are kept: steps and progress "
-                "are dropped in favour of final reports",
+                "%d reports wait for the broker: until it takes some, only final reports are kept",
                 self._most,
             )
         self._overflowed = True

@@ -31,13 +31,13 @@ class Notifier:
         self._complained = False
         self.watchdog_seconds = _watchdog_seconds(environment)
 
-    def ready(self) -> bool:
+    def say_ready(self) -> bool:
         return self._send("READY=1")
 
-    def stopping(self) -> bool:
+    def say_stopping(self) -> bool:
         return self._send("STOPPING=1")
 
-    def alive(self) -> bool:
+    def say_alive(self) -> bool:
         """Send a heartbeat, which starts the watchdog's time again."""
         return self._send("WATCHDOG=1")
 
@@ -45,7 +45,7 @@ class Notifier:
         """Extend the time limit of the present start or stop to `seconds` from this moment."""
         return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
-    def status(self, text: str) -> bool:
+    def say_status(self, text: str) -> bool:
         """Set the line that `systemctl status` shows."""
         return self._send("STATUS=" + " ".join(text.splitlines()))
 

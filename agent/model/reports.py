@@ -24,7 +24,7 @@ class ReportDraft(Frozen):
     """A report before the journal adds its sender, time and number.
 
     `deleted` has the ids of the backups that a DONE delete removed, children before parents. These
-    backups have no record any more. The list has at most the first 10,000 of them.
+    backups have no record any more. The list has at most 10,000 of them, with the root last.
     """
 
     task_id: Id

@@ -77,10 +77,10 @@ class Plan(NamedTuple):
 def plan(memory_bytes: int, segment_bytes: int, connections: int, cores: int) -> Plan:
     """Divide a memory budget between slots for (de)compression and segments.
 
-    The slots are planned first. They take at most half of the budget, and leave room for two
-    segments. So a machine with many cores may use only some of them. The rest of the budget is for
-    segments. One segment is filled or emptied while the others are transferred. So there is at
-    least one segment in memory more than connections.
+    The slots are planned first. They take at most half of the budget, but there are at least four,
+    and leave room for two segments. So a machine with many cores may use only some of them. The
+    rest of the budget is for segments. One segment is filled or emptied while the others are
+    transferred. So there is at least one segment in memory more than connections.
 
     Raises:
         ConfigInvalid: the budget is too small for two segments.

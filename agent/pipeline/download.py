@@ -114,7 +114,7 @@ class Download:
                 ahead.append(fetchers.submit(self._fetch_one, number + len(ahead), buffers.pop()))
             started = time.monotonic()
             fetched = ahead.popleft().result()
-            self._meter.waited("store", time.monotonic() - started)
+            self._meter.add_wait("store", time.monotonic() - started)
             self._open_segment(fetched, number == len(self._sizes) - 1, inflaters)
             buffers.append(fetched.buffer)
         self._splitter.finish()

@@ -44,7 +44,7 @@ class Meter:
             self.compressed_bytes += compressed
             self.stored_bytes += stored
 
-    def waited(self, stage: str, seconds: float) -> None:
+    def add_wait(self, stage: str, seconds: float) -> None:
         """Add `seconds` to the time that other stages waited for `stage`."""
         with self._lock:
             self._waits[stage] = self._waits.get(stage, 0.0) + seconds

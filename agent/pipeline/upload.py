@@ -119,7 +119,7 @@ class Upload:
             block = self._blocks.take()
             started = time.monotonic()
             count = self._source.read_into(block)
-            self._meter.waited("engine", time.monotonic() - started)
+            self._meter.add_wait("engine", time.monotonic() - started)
             if not count:
                 return
             self._meter.add(raw=count)
@@ -155,8 +155,8 @@ class Upload:
                 self._slabs.give(_whole(part))
 
     def _note_waits(self) -> None:
-        self._meter.waited("store", self._slabs.waited)
-        self._meter.waited("deflate", max(0.0, self._blocks.waited - self._slabs.waited))
+        self._meter.add_wait("store", self._slabs.waited)
+        self._meter.add_wait("deflate", max(0.0, self._blocks.waited - self._slabs.waited))
 
 
 def _whole(part: memoryview) -> memoryview:

@@ -64,7 +64,11 @@ class Ancestry:
         """Return the COMPLETED backups that have no complete chain.
 
         `find_row` reads one record by its id. A backup is not reported if its chain can't be
-        checked, because a key is missing or the store does not answer.
+        checked: a key is missing, the store fails on that one record, or too many ancestors would
+        have to be read.
+
+        Raises:
+            StoreError: the store does not answer.
         """
         completed = [
             (backup_id, node.instance_id)

@@ -183,6 +183,7 @@ class Catalogue:
         Raises:
             BackupUnknown: there is no such backup.
             BackupUnusable: the chain is not as described.
+            RecordDamaged, RecordUnsupported, KeyNotHere: a record can't be trusted.
         """
         chain = [self.need(backup_id)]
         while True:
@@ -262,11 +263,11 @@ class Catalogue:
             raise Cancelled(f"backup {record.id} was deleted while it was completed")
 
     def verify_or_condemn(self, record: Record) -> bool:
-        """Check that a COMPLETED backup's bytes exist, or else mark it DELETING.
+        """Mark a COMPLETED backup DELETING if none of its segments and lists is left.
 
-        Return True if they exist. Call it after the record was written. A delete removes the bytes
-        first and then reads the record. This method checks the bytes after the record was written.
-        So one of the two notices the other, even if the store was slow.
+        Return False then, or else True. Call it after the record was written. A delete removes the
+        bytes first and then reads the record. This method checks the bytes after the record was
+        written. So one of the two notices the other, even if the store was slow.
         """
         if record.stored is None or not record.stored.lists:
             return True

@@ -1,8 +1,8 @@
 """The descendants of a backup, and the order in which they are deleted with it.
 
-This module does no I/O. It is built from the rows of a catalogue, of which it keeps a few words
-each. No function calls itself, so neither a loop of parents nor a chain of thousands can make it
-fail.
+This module does no I/O. A Family is built from the rows of a catalogue, of which it keeps a few
+words each. No function calls itself, so neither a loop of parents nor a chain of thousands can make
+it fail.
 """
 
 from collections import defaultdict
@@ -100,7 +100,7 @@ class Family:
         self.add(rows)
 
     def add(self, rows: Iterable[ListedRecord]) -> None:
-        """Add rows, which replace earlier rows of the same backups."""
+        """Add rows, which replace earlier rows of the same backups and parents."""
         for row in rows:
             if row.record is None or row.record.parent_id is None:
                 continue

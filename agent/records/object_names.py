@@ -35,8 +35,8 @@ def new_attempt(instance_id: str) -> str:
     return str(UUID(int=_mark(instance_id) << 128 - _MARK_BITS | 8 << 76 | random))
 
 
-def attempt_of(attempt: str, instance_id: str) -> bool:
-    """Return True if `new_attempt` made this id for that instance."""
+def is_attempt_of(attempt: str, instance_id: str) -> bool:
+    """Return True if the id has the mark of that instance, as `new_attempt` makes it."""
     if not is_uuid(attempt):
         return False
     found = UUID(attempt)

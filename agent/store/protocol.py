@@ -1,8 +1,8 @@
 """The protocol of an object store, which the contract suite in tests/store checks for each store.
 
 A store has one container for objects and one for segments (`<container>_segments`). Several threads
-may call every method at once. A method raises only errors of the StoreError family. It returns only
-after the store has confirmed the result.
+may call every method at once. A method raises only errors of the StoreError family, or the cause of
+the stop to which the store is bound. It returns only after the store has confirmed the result.
 """
 
 import hashlib
@@ -196,7 +196,8 @@ class Store(Protocol):
     def open(self, *, create: bool = True) -> None:
         """Authenticate, and create both containers if they are missing and `create` is True.
 
-        A caller that only reads passes False. It creates nothing and needs no right to create.
+        A caller that makes no backup passes False. Then nothing is created, and no right to create
+        is needed. A missing container may raise StoreNotFound here or only later.
         """
 
     def limits(self) -> StoreLimits:
@@ -217,13 +218,15 @@ class Store(Protocol):
 
         Raises:
             StoreNotFound: there is no such object.
-            StoreMismatch: it is larger than `limit`.
+            StoreMismatch: it is larger than `limit`, or the received bytes differ from the MD5 that
+                the store announces.
         """
 
     def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
         """Read an object of exactly `len(buffer)` bytes into `buffer`.
 
         Raises:
+            StoreNotFound: there is no such object.
             StoreMismatch: the object has another length, or the received bytes differ from the
                 length or the MD5 that the store announces.
         """

@@ -1,7 +1,7 @@
 """Cancel tasks. A waiting task ends in the journal, the running one by its Stop.
 
-This is done on the broker's thread, so a cancel never waits for the worker. The transaction that
-ends the running task also answers its cancels.
+A cancel is handled on the thread of the broker, so it never waits for the worker. The transaction
+that ends the running task also answers its cancels.
 """
 
 import logging
@@ -50,7 +50,8 @@ class Cancellation:
     def registered(self, task: Task, stop: Stop) -> Iterator[None]:
         """Register `stop` for cancels of `task` inside the block, also for earlier ones.
 
-        A task that has begun to commit or to delete, as its kept note shows, can't be cancelled.
+        A task that has a kept note when it begins here is a delete that goes on. It can't be
+        cancelled.
         """
         if self._journal.kept_note(task.task_id) is not None:
             stop.ignore(Cancelled)

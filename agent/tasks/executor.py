@@ -1,8 +1,8 @@
 """Do one task, from its first report to its final one.
 
-This is the task boundary: every exception of a task becomes its final report here. There are two
-exceptions. If only the store or the journal can tell how a task ended, the task goes to the
-recovery. If the agent's end interrupted a task that sets `retry`, the task is requeued.
+This is the task boundary: every exception of a task becomes its final report here. Two kinds of
+tasks get no final report yet. If only the store or the journal can tell how a task ended, the task
+goes to the recovery. If the agent's end interrupted a task that sets `retry`, it is requeued.
 """
 
 import logging
@@ -57,7 +57,8 @@ class Executor:
         `within` is entered before the task and left after it. It registers the task for cancels.
 
         Raises:
-            JournalError: the journal does not take the final report. `reporter` holds it.
+            JournalError: the journal does not take the final report, which `reporter` then holds.
+                Or it can't tell if the task may begin again, and the task stays RUNNING.
         """
         log.info("task %s (%s) begins", task.task_id, task.type)
         kind = self.kinds[type(task)]
@@ -108,7 +109,8 @@ class Executor:
     ) -> None:
         """Report a task that failed with `error`. Requeue it if the agent's end interrupted it.
 
-        `problem` is why its backup could not be cleaned up, None if it was.
+        `problem` is why its backup could not be cleaned up. It is None if that was done, or if the
+        recovery does it later.
         """
         interrupted = self._ending and isinstance(error, Interrupted)
         if interrupted and self.recovery.requeue(task, record):

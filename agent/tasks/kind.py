@@ -32,8 +32,8 @@ class TaskKind(Generic[T]):
     The base class itself is the kind of a type that this agent does not support.
 
     Attributes:
-        writes_files: the task writes files of its own. A full disk would make it fail, so no such
-            task is accepted while the disk is full.
+        writes_files: the task may write files of its own. A full disk could make it fail, so no
+            such task is accepted while the disk is full.
         done_when_accepted: the task is DONE when the journal has it. No worker performs it.
         continues: a task that was interrupted is performed again, which continues it.
     """

@@ -1,8 +1,9 @@
 """Settle the tasks that a crash interrupted, or for which the store fell silent.
 
-Only the store can tell how such a task ended. It stays here until the store has answered, and gets
-its one final report then. An interrupted delete is performed again instead, which continues it. A
-create or restore that sets `retry` is requeued when nothing is left of it.
+Only the store, or the target of a restore, can tell how such a task ended. It stays here until the
+store has answered, and gets its one final report then. An interrupted delete is performed again
+instead, which continues it. A create or restore that sets `retry` is requeued when nothing is left
+of it.
 
 Cleanups of tasks that were reported already are kept in memory only. After a restart they are left
 to `backup-agent gc`.
@@ -24,7 +25,8 @@ from agent.tasks.outcome import may_answer_later
 
 log = logging.getLogger(__name__)
 
-# How often a task is begun at most. One that ends the agent each time must not do so for ever.
+# How often a task that sets `retry` is begun at most. One that ends the agent each time must not do
+# so for ever.
 MOST_RUNS: Final = 3
 # Seconds between two cleanups in a store that is full.
 _FIRST_PAUSE: Final = 5.0
@@ -37,7 +39,8 @@ class _Waiting:
 
     Attributes:
         attempt: the id of its backup attempt, "" if it made none.
-        reported: it has had its final report, and only a cleanup waits for room in the store.
+        reported: it has had its final report. Only a cleanup waits for the store to answer or to
+            have room.
         tries: how often the store had no room.
         due: the next try, in monotonic seconds.
         logged: the reason that the log has.
@@ -108,7 +111,9 @@ class Recovery:
     def requeue(self, task: Task, record: Record | None) -> bool:
         """Requeue an interrupted task that set `retry`. Return True if it was requeued.
 
-        It is not requeued while `record`, which is left of it, may still become COMPLETED.
+        `record` is left of it. It is requeued only if no record is left but one that is FAILED
+        because of the agent's end, if it has no kept note and no open cancel, and if it has begun
+        fewer than MOST_RUNS times.
         """
         if not self._kinds[type(task)].may_retry(task):
             return False
@@ -174,5 +179,5 @@ def _failed_by_interruption(record: Record) -> bool:
 
 
 def _interrupted(one: InterruptedTask) -> ErrorInfo:
-    how_often = f" in each of its {one.runs} runs" if one.runs > 1 else " while the task ran"
+    how_often = f" in each of the task's {one.runs} runs" if one.runs > 1 else " while the task ran"
     return ErrorInfo.of(Interrupted(f"the agent ended{how_often}"))

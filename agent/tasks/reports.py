@@ -25,8 +25,6 @@ from agent.model import (
 from agent.pipeline.meter import Meter, every
 from agent.tasks.stores import TaskStores
 
-_MOST_DELETED = 10_000  # ids in one report, 390 KB
-
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +67,7 @@ class Reporter:
                 sizes=record.sizes() if record else None,
                 progress=meter.progress() if meter else None,
                 error=error,
-                deleted=None if deleted is None else tuple(deleted[:_MOST_DELETED]),
+                deleted=None if deleted is None else tuple(deleted),
             )
         )
         if status.final:
@@ -134,7 +132,7 @@ def with_remains(info: ErrorInfo, backup_id: str, problem: AgentError) -> ErrorI
         how = "with a token that is good"
     else:
         left = "its record may still say BUILDING, and its segments may still be in the store"
-        how = "once the store takes it"
+        how = "once the store answers and has room"
     return ErrorInfo(
         code=info.code,
         message=f"{info.message}; it could not be cleaned up: {left}: {problem}",

@@ -51,5 +51,6 @@ class RestoreKind(TaskKind[RestoreTask]):
             work.remove()
             return None
         work.move_up()
+        # fails if the datadir was removed since it was moved up
         work.as_user(lambda: read_checkpoints(target))
         return parse_journalled(kept)

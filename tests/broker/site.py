@@ -51,7 +51,7 @@ class Site:
     def ready(self) -> None:
         """Check the room in the journal, as the agent does before it takes tasks, and count it."""
         self.looks += 1
-        self.journal.check_room()
+        self.journal.try_room()
 
     def running(
         self,

@@ -138,7 +138,7 @@ class _Mysql(Database):
 
     def __init__(self, version: str, answers: dict[str, list[tuple[Any, ...]]]) -> None:
         super().__init__(DatabaseSettings(Path("s"), "u", "p"))
-        self._info = ServerInfo("mysql", version, "Percona Server", None, Path("/data"))
+        self._info = ServerInfo("mysql", version, None, Path("/data"))
         self._answers = answers
 
     def server(self) -> ServerInfo:

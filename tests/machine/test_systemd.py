@@ -17,11 +17,11 @@ def test_each_message(kind: str, tmp_path: Path) -> None:
     address = tmp_path / "notify" if kind == "path" else f"@backup-agent-{uuid.uuid4()}"
     with Listener(address) as listener:
         notifier = Notifier({"NOTIFY_SOCKET": str(address)})
-        assert notifier.status("one\nREADY=1")
+        assert notifier.say_status("one\nREADY=1")
         assert notifier.extend(1.5)
-        assert notifier.ready()
-        assert notifier.alive()
-        assert notifier.stopping()
+        assert notifier.say_ready()
+        assert notifier.say_alive()
+        assert notifier.say_stopping()
         listener.wait_for("STOPPING=1")
     assert listener.messages == [
         "STATUS=one READY=1",
@@ -34,7 +34,7 @@ def test_each_message(kind: str, tmp_path: Path) -> None:
 
 def test_nobody_listens(caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier({})
-    assert not notifier.ready()
+    assert not notifier.say_ready()
     assert notifier.watchdog_seconds is None
     assert caplog.records == []
 
@@ -44,11 +44,11 @@ def test_a_socket_that_is_gone_is_complained_of_once(
 ) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")})
     with caplog.at_level(logging.WARNING):
-        assert not notifier.ready()
-        assert not notifier.alive()
+        assert not notifier.say_ready()
+        assert not notifier.say_alive()
     assert len(caplog.records) == 1
     with Listener(tmp_path / "gone") as listener:
-        assert notifier.ready()
+        assert notifier.say_ready()
         listener.wait_for("READY=1")
 
 
@@ -56,9 +56,9 @@ def test_a_full_socket_does_not_hold_the_caller(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(str(tmp_path / "deaf"))
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "deaf")})
-        told = [notifier.alive() for _ in range(5)]
+        told = [notifier.say_alive() for _ in range(5)]
         for _ in range(10_000):
-            if not notifier.alive():
+            if not notifier.say_alive():
                 break
         else:
             pytest.fail("the socket takes whatever comes")

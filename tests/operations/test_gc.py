@@ -20,8 +20,8 @@ from agent.operations.gc.collect import CHANGED, GAP_SECONDS, GcOperation
 from agent.operations.gc.orphans import Orphan, OrphanKind
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import (
-    attempt_of,
     checks_name,
+    is_attempt_of,
     new_attempt,
     object_name,
     record_name,
@@ -64,12 +64,12 @@ def test_an_attempt_carries_the_mark_of_its_instance_alone() -> None:
     for attempt in made:
         assert uuid.UUID(attempt).version == 8
         assert uuid.UUID(attempt).variant == uuid.RFC_4122
-        assert attempt_of(attempt, INSTANCE)
-        assert not attempt_of(attempt, OTHER)
-    assert not attempt_of(str(uuid.uuid4()), INSTANCE)
-    assert not attempt_of("self-test", INSTANCE)
+        assert is_attempt_of(attempt, INSTANCE)
+        assert not is_attempt_of(attempt, OTHER)
+    assert not is_attempt_of(str(uuid.uuid4()), INSTANCE)
+    assert not is_attempt_of("self-test", INSTANCE)
     as_random = str(uuid.UUID(int=uuid.UUID(new_attempt(INSTANCE)).int, version=4))
-    assert not attempt_of(as_random, INSTANCE)
+    assert not is_attempt_of(as_random, INSTANCE)
 
 
 def test_the_mark_is_the_one_that_is_documented() -> None:

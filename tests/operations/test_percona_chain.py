@@ -33,7 +33,7 @@ class Server:
     """A simulated MySQL server. No real one can be installed here."""
 
     def __init__(self, datadir: Path) -> None:
-        self.info = ServerInfo("mysql", "8.0.42-33", "Percona Server", str(uuid4()), datadir)
+        self.info = ServerInfo("mysql", "8.0.42-33", str(uuid4()), datadir)
         self.present_lsn = 50
         self.looks_that_succeed = 1000
 

@@ -32,7 +32,7 @@ def planned(
     path = PathSettings(
         memory_bytes=memory, segment_bytes=segment, connections=4, cores=64, level=1
     )
-    server = ServerInfo("mariadb", "10.11.6-MariaDB", "", None, Path("/data"))
+    server = ServerInfo("mariadb", "10.11.6-MariaDB", None, Path("/data"))
     chosen = EngineVersion(cast(Engine, None), "10.11.6-MariaDB")
     found = InstanceState(server, 1, Lineage(inode=1, birth=1), datadir, chosen)
     return plan_data_path(path, limits, found, None)

@@ -82,7 +82,7 @@ def proved(
     listings = iter([before, before if after is None else after])
     engine = Engine(stream)
     survey = Survey(Path(__file__).parent.parent / "codec", Rules())
-    server = ServerInfo(*version, "", None, datadir)
+    server = ServerInfo(*version, None, datadir)
     completeness = Completeness(
         server, lambda: next(listings), survey, from_lsn, check, checked_spaces
     )

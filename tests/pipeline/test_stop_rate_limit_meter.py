@@ -192,6 +192,6 @@ def test_the_bottleneck_is_the_stage_that_was_waited_for_most() -> None:
     meter = Meter()
     assert meter.measured().bottleneck == "none"
     for _ in range(3):
-        meter.waited("store", 1)
-    meter.waited("engine", 2)
+        meter.add_wait("store", 1)
+    meter.add_wait("engine", 2)
     assert meter.measured().bottleneck == "store"

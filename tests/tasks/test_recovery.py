@@ -216,7 +216,7 @@ def test_a_crash_loop_ends(site: Site) -> None:
     (final,) = site.finals(task)
     assert final.status is TaskStatus.FAILED
     assert final.error is not None
-    assert f"the agent ended in each of its {MOST_RUNS} runs" in final.error.message
+    assert f"the agent ended in each of the task's {MOST_RUNS} runs" in final.error.message
     assert site.journal.claim() is None
 
 

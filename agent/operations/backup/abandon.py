@@ -26,9 +26,9 @@ def abandon_record(
     The bytes are removed only after the store has confirmed the record, because then no reader
     takes the backup for a good one. If the store refuses the record for certain, the bytes are
     removed before a second write. Without `remove` the bytes stay. That is for a write of the
-    COMPLETED record that may still reach the store, and mark a backup without bytes as good.
-    Return the written record, or the COMPLETED record if the backup turns out to be complete.
-    Return None if the store has no record of this attempt.
+    COMPLETED record that may still reach the store, and mark a backup without bytes as good. If a
+    delete goes on, see `_give_way`. Return the record, which is COMPLETED if the backup turns out
+    to be complete. Return None if the store has no record of this attempt.
 
     Raises:
         Fenced: this attempt may not change the record any more.

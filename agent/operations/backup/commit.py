@@ -22,6 +22,7 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
         RecordDamaged: the record in the journal can't be read.
         ParentUnusable: the bytes of an ancestor are missing or changed.
         StoreMismatch: a segment of this backup is missing or changed.
+        Cancelled: a delete removed the bytes meanwhile.
     """
     record = parse_journalled(journalled)
     resources.catalogue.fence(record)

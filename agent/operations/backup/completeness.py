@@ -89,7 +89,8 @@ class Completeness:
         `words_about` returns the engine's own message about a file, an empty text if there is none.
 
         Raises:
-            StreamIncomplete: a table or file is missing. The message names it.
+            StreamIncomplete: the stream is not a complete copy.
+            DatadirUnfit: the file of a table that was made meanwhile can't be read.
         """
         listed_at = time.time()
         after = self.tablespaces()

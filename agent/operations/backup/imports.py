@@ -44,8 +44,8 @@ _UNREAD = (
 )
 
 SHORTER = (
-    "give the schema, table or partition a shorter name (most letters and signs but a-z have five "
-    "bytes in a file's name), or make full backups, which take longer ones"
+    "give the schema, table or partition a shorter name (any character but A-Z, a-z, 0-9 and _ "
+    "takes up to five bytes in a file's name), or make full backups, which take longer ones"
 )
 
 Check = Callable[[], None]
@@ -81,7 +81,7 @@ def check_imports(
 
 
 def check_path(path: str, added: int = 0) -> None:
-    """Check that an incremental can hold a file. It adds `added` bytes to the file's name.
+    """Check that an incremental, which adds `added` bytes to the file's name, can hold a file.
 
     Raises:
         ParentUnusable: the path is too long. Then the task may allow a full backup instead.

@@ -54,7 +54,7 @@ class LockWatch:
     def check(self) -> None:
         """Read the process list once, and request the stop if the engine waits too long.
 
-        An error is only logged: if the list can't be read, the engine itself will fail.
+        An error is only logged: if the list can't be read, the engine will probably fail.
         """
         sessions = self._sessions()
         now = time.monotonic()

@@ -84,7 +84,7 @@ def check_store_folder(folder: Path, datadirs: Iterable[Path]) -> None:
 def observe_instance(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
     """Query the server and the host for the state of the instance.
 
-    `observe_lsn` returns the generation of a lineage.
+    `observe_lsn` notes the LSN, and returns the generation of its lineage.
 
     Raises:
         EngineMissing, EngineUnsupported: no engine on this machine can copy that server.
@@ -149,6 +149,8 @@ def chain_to_continue(
     Raises:
         ParentUnknown, ParentUnusable, LineageChanged: the parent can't be used, and the task
             doesn't allow a full backup instead.
+        RecordDamaged, RecordUnsupported, KeyNotHere: a record of the chain can't be trusted. No
+            full backup is made then.
     """
     parent_id = task.backup.parent_id
     if parent_id is None:
@@ -204,7 +206,7 @@ def datadir_rules(database: Database, engine: Engine, accepted: frozenset[str]) 
 def plan_data_path(
     path: PathSettings, limits: StoreLimits, found: InstanceState, cores: int | None
 ) -> Plan:
-    """Return the data path's plan, with segments so large that one backup may have them all.
+    """Return the data path's plan, with segments so large that the store takes all of one backup.
 
     Raises:
         StoreRejected: the store doesn't take segments of this size, or the memory is too small for

@@ -22,8 +22,9 @@ from agent.operations.backup.completeness import Completeness, Tables
 from agent.operations.backup.diagnosis import DiagnosedRun
 from agent.operations.backup.imports import SHORTER
 
-# Properties that `xtrabackup_info` must not state. mariadb-backup writes fewer of them.
-_WHOLE = ("partial", "compact", "compressed", "encrypted")
+# The properties of a backup that is not whole. In `xtrabackup_info` they must be N, or not stated.
+# Only `partial` must be Y if a `lost+found` is left out. mariadb-backup states only some of them.
+_NOT_WHOLE = ("partial", "compact", "compressed", "encrypted")
 _NOT_ASKED = (
     "the agent doesn't set this option: look for it in the option files of the machine "
     "(mariadb-backup --print-defaults, xtrabackup --print-defaults)"
@@ -65,7 +66,7 @@ class ProvedStream:
     - The xbstream is complete and can be extracted.
     - Its option file has only options that a restore accepts.
     - Its LSNs are the requested ones.
-    - The engine states that it left nothing out.
+    - The engine states that it left nothing out but an empty `lost+found`.
     - `completeness` finds every table in the stream.
     - The copied redo log reaches at least to `server_lsn`, the server's LSN before the run.
 
@@ -91,7 +92,8 @@ class ProvedStream:
         """Read into the buffer and return the number of bytes, 0 at the end of a proved stream.
 
         Raises:
-            EngineError, StreamError: the engine fails or the stream can't be proved.
+            EngineError, StreamError, DatadirUnfit: the engine fails or the stream can't be proved.
+            DatabaseUnreachable, DatabaseDenied: the server doesn't list its tables at the end.
         """
         while not self._mended:
             filled = self._fill(buffer)
@@ -200,7 +202,7 @@ class ProvedStream:
         if "partial" not in info:
             raise StreamIncomplete("the stream holds no xtrabackup_info")
         left_out = self._completeness.survey.left_out
-        for name in _WHOLE:
+        for name in _NOT_WHOLE:
             allowed = "Y" if name == "partial" and left_out else "N"
             if info.get(name, allowed) != allowed:
                 raise StreamIncomplete(

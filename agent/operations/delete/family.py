@@ -102,7 +102,10 @@ class DeleteOperation:
         """Delete the backup and its descendants, and return the root's last record.
 
         Raises:
-            BackupUnknown, RecordDamaged, KeyNotHere: as `family` does, before anything is removed.
+            BackupUnknown: the backup has no record.
+            RecordDamaged, KeyNotHere: a record can't be checked. Usually nothing is removed by
+            then,
+                but a record that appears later raises this, too.
             BackupBusy: new backups keep appearing below the root, or another process keeps writing
                 the record of a backup.
         """

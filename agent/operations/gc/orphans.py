@@ -24,8 +24,8 @@ from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import (
     SELF_TEST,
     attempt_in,
-    attempt_of,
     checks_name,
+    is_attempt_of,
     object_name,
     record_name,
 )
@@ -131,11 +131,11 @@ class BackupObjects:
 
     def marked(self, instance_id: str) -> frozenset[str]:
         """Return the attempts that have the mark of the instance."""
-        return frozenset(one for one in self.attempts if attempt_of(one, instance_id))
+        return frozenset(one for one in self.attempts if is_attempt_of(one, instance_id))
 
     def of_self_test(self, instance_id: str) -> bool:
         """Return True if a self-test of the instance made these objects."""
-        return attempt_of(self.backup_id, instance_id) and (
+        return is_attempt_of(self.backup_id, instance_id) and (
             SELF_TEST in self.attempts
             or any(name in self.objects for name in _self_test_names(self.backup_id))
         )

@@ -4,8 +4,8 @@ Each name has one path of its own. The names that agent/records/object_names.py 
 are. No name leads out of the directory or clashes with another name.
 
 In a store, `a` and `a/b` are two objects, but a file can't be a directory too. So a part of a name
-that is a UUID is taken for a directory, and every other part for a file. If it is the other way
-round, `%` is appended to the part. A `%` in the name itself becomes `%25`. All other file names
+that is a UUID is expected to be a directory, and every other part a file. A part that is the
+opposite gets a `%` at its end. A `%` in the name itself becomes `%25`. All other file names
 that contain a `%` belong to this store (`%tmp`, `%md5.NAME`), and never to an object.
 """
 

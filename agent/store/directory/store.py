@@ -61,7 +61,8 @@ class DirectoryStore:
     def bound(self, stop: Interruption) -> Self:
         """Return a view of this store that ends its calls when `stop` is requested.
 
-        A call ends between two parts of about 1 MiB, because the system can't interrupt a write.
+        A `put` ends between two parts of about 1 MiB, and a `list` between two rows. Other calls
+        run to their end, because the system can't interrupt them.
         """
         view = copy.copy(self)
         view._stop = stop

@@ -168,7 +168,7 @@ def _bounded(text: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and up to 7 that HTTP libraries wrapped into it, the innermost last."""
+    """Yield an exception and up to 7 that it wraps, the innermost last."""
     for _ in range(8):
         yield error
         inner = [getattr(error, "reason", None), *error.args]

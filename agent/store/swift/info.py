@@ -52,6 +52,7 @@ def read_limits(link: Link) -> StoreLimits:
 
 
 def _section(info: Any, name: str) -> Mapping[str, Any] | None:
+    # `name` is a text, so an answer that is no object is refused, too
     found = info.get(name) if isinstance(info, dict) else name
     if found is not None and not isinstance(found, dict):
         raise StoreRejected(f"the section {name} of the store's /info can't be read")

@@ -27,9 +27,9 @@ _CEPH_MEANINGS: Final = {**_MEANINGS, 404: StoreMismatch}
 class Destination(NamedTuple):
     """The container and the name of a manifest.
 
-    `compares` is True if the store must compare the ETag itself. Swift compares the entries and the
-    ETag with its own objects. Ceph's gateway compares only sizes, and it refuses every manifest
-    that comes with an ETag.
+    `compares` is True if the store itself compares the entries and the ETag. Swift compares the
+    entries and the ETag with its own objects. Ceph's gateway compares only sizes, and it refuses
+    every manifest that comes with an ETag.
     """
 
     container: str

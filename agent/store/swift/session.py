@@ -59,7 +59,7 @@ class _RefusedLogin(NamedTuple):
 
 @dataclass
 class _Shared:
-    """The state that all views of a session share, guarded by `turn`."""
+    """The state that all views of a session share. `turn` guards the login and the token."""
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)
@@ -81,7 +81,7 @@ def _without_bodies(record: logging.LogRecord) -> bool:
 class SwiftSession:
     """A session for the requests of any number of threads.
 
-    Each request has a kept connection. All requests share one token.
+    Each request has a connection of its own, which is kept for later ones. All share one token.
     """
 
     def __init__(
@@ -165,19 +165,19 @@ class SwiftSession:
         except ClientException as error:
             if error.http_status != 401:
                 raise
-            self._refused(access, answered=True)
+            self._drop_refused(access, answered=True)
         except requests.exceptions.ConnectionError:
             self._stop.check()
             # A store that refuses the token may close the connection while the body is still being
             # sent. Its 401 is then lost. So the next attempt should use another token.
             if access.renewable:
                 self._forget(access)
-            elif self._refuses(access):
-                self._refused(access)
+            elif self._ask_if_refused(access):
+                self._drop_refused(access)
             raise
         return self._exchange(self._current_access(), action, size)
 
-    def _refused(self, access: Access, *, answered: bool = False) -> None:
+    def _drop_refused(self, access: Access, *, answered: bool = False) -> None:
         """Make the next request log in.
 
         `answered` is True if the store refused the token in its answer to the request itself.
@@ -191,7 +191,7 @@ class SwiftSession:
             raise expired from None
         self._forget(access)
 
-    def _refuses(self, access: Access) -> bool:
+    def _ask_if_refused(self, access: Access) -> bool:
         """Ask the store about the token, and return True if it refuses the token."""
 
         def ask(link: Link) -> None:
