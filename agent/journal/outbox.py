@@ -28,13 +28,26 @@ class _Weight(Enum):
     FINAL = 2
 
 
-def _readable(seq: int, body: bytes) -> Report | None:
-    """Return the report of these bytes, or None if they are damaged, which is logged."""
+def _parsed(body: bytes) -> Report | None:
+    """Return the report of these bytes, or None if they are damaged."""
     try:
         return read_report(body)
     except ValidationError:
-        log.error("report %d in the journal is damaged, and is not sent", seq)
         return None
+
+
+def _readable(db: sqlite3.Connection, seq: int, task_id: str, body: bytes) -> Report | None:
+    """Return an unsent report, or None if it is damaged, which is logged.
+
+    The row of the task has a copy of its latest report.
+    """
+    if report := _parsed(body):
+        return report
+    kept = db.execute("SELECT last_report FROM tasks WHERE last_seq = ?", (seq,)).fetchone()
+    if kept and (report := _parsed(kept[0])):
+        return report
+    log.error("report %d of task %s in the journal is damaged, and is not sent", seq, task_id)
+    return None
 
 
 class Outbox:
@@ -79,11 +92,17 @@ class Outbox:
         return report
 
     def repeat(self, db: sqlite3.Connection, seq: int, body: bytes) -> int:
-        """Send a task's latest report again, unless it is still unsent, and return its number."""
+        """Send a task's latest report again, unless it is still unsent, and return its number.
+
+        A damaged report is not sent, which is logged.
+        """
         if db.execute("SELECT 1 FROM outbox WHERE seq = ?", (seq,)).fetchone():
             return seq  # the report is sent anyway
+        told = _parsed(body)
+        if told is None:
+            log.error("report %d in the journal is damaged, and is not sent again", seq)
+            return seq
         number, at = self._number(db)
-        told = read_report(body)
         again = told.model_copy(update={"agent_run_id": self._run_id, "seq": number, "at": at})
         self._keep(db, again)
         return number
@@ -112,8 +131,9 @@ class Outbox:
 
         Drop the reports before it that can't be read, because they would keep it back.
         """
-        while row := db.execute("SELECT seq, body FROM outbox ORDER BY seq LIMIT 1").fetchone():
-            if report := _readable(*row):
+        query = "SELECT seq, task_id, body FROM outbox ORDER BY seq LIMIT 1"
+        while row := db.execute(query).fetchone():
+            if report := _readable(db, *row):
                 return report
             self.forget(db, row[0])
         self._overflowed = False
@@ -125,10 +145,10 @@ class Outbox:
     def take(self, db: sqlite3.Connection, task_id: str | None) -> list[Report]:
         """Remove the reports of one task, or of all tasks, and return them in order."""
         rows = db.execute(
-            "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, body",
+            "DELETE FROM outbox WHERE ? IS NULL OR task_id = ? RETURNING seq, task_id, body",
             (task_id, task_id),
         ).fetchall()
-        return [report for row in sorted(rows) if (report := _readable(*row))]
+        return [report for row in sorted(rows) if (report := _readable(db, *row))]
 
     def _number(self, db: sqlite3.Connection) -> tuple[int, str]:
         """Return the number and the time (RFC 3339) of the next report."""

@@ -160,7 +160,8 @@ class Manifest:
     def publish(self, headers: Mapping[str, str]) -> str:
         """Write the object that joins all segments, if the store joins any, and return its ETag.
 
-        Call it after `finish`. After it, the store has confirmed that it holds all segments.
+        Call it after `finish`. If the store joins nothing, the segments of the last group are
+        compared with it now. Those of the other groups were compared when the groups were complete.
 
         Raises:
             StoreMismatch: a segment is missing, or has other bytes.
@@ -195,7 +196,8 @@ class Manifest:
             if entry.nested:
                 continue  # its segments were checked when their group was complete
             try:
-                check_entry(entry, self._store.stat(Container.SEGMENTS, entry.name))
+                found = self._store.stat(Container.SEGMENTS, entry.name)
+                check_entry(f"complete backup {self._backup_id}", entry, found)
             except (StoreNotFound, StoreRejected) as error:
                 raise StoreMismatch(str(error)) from error
 

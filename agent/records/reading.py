@@ -6,10 +6,9 @@ the thread of the caller parses them one after the other.
 
 With a cache, a record isn't fetched if the container's listing shows the MD5 of bytes that the
 cache has. Only records of ended backups, and objects that are no readable record, are cached. So
-the record of a backup that may be
-running is read each time. But Swift's listing follows its objects with a delay of a second, or of
-minutes on a busy cluster. A backup may appear late in it. A backup that was deleted, made again or
-re-keyed a moment ago may be shown in its earlier state.
+the record of a backup that may be running is read each time. But Swift's listing follows its
+objects with a delay of a second, or of minutes on a busy cluster. A backup may appear late in it. A
+backup that was deleted, made again or re-keyed a moment ago may be shown in its earlier state.
 
 `Catalogue.read` and the actions on a backup don't use the cache. There are two exceptions. A delete
 uses it to find descendants. That is safe, because a record with the same MD5 names the same parent.

@@ -57,15 +57,15 @@ class ManifestEntry(NamedTuple):
     nested: bool = False
 
 
-def check_entry(entry: ManifestEntry, found: Stat) -> None:
-    """Compare a stored segment with the entry that names it.
+def check_entry(what: str, entry: ManifestEntry, found: Stat) -> None:
+    """Compare a stored segment with the entry that names it, during the action `what`.
 
     Raises:
         StoreMismatch: the segment has another size or ETag.
     """
     if found != Stat(entry.etag, entry.size):
         raise StoreMismatch(
-            f"{entry.name} has {found.size} bytes with ETag {found.etag[:40]}, "
+            f"{what}: {entry.name} has {found.size} bytes with ETag {found.etag[:40]}, "
             f"not {entry.size} with {entry.etag[:40]}"
         )
 

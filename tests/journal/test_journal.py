@@ -67,24 +67,51 @@ def test_an_error_with_half_characters_is_reported(journal: Journal) -> None:
     assert (info.message, info.hint) == (r"caf\udce9 is no schema", r"rename \ud800")
 
 
+def damage(journal: Journal, task: Task, place: str, body: bytes) -> None:
+    """Write `body` over a report of a task. `place` names the table and the column."""
+    with journal._file.transaction() as db:
+        db.execute(f"UPDATE {place} = ? WHERE task_id = ?", (body, task.task_id))
+
+
+def test_a_damaged_report_is_sent_from_its_copy(journal: Journal) -> None:
+    task = ping()
+    accept(journal, task)
+    journal.report(draft(task, TaskStatus.DONE))
+    damage(journal, task, "outbox SET body", b"{}")
+    assert [one.status for one in drain(journal)] == [TaskStatus.DONE]
+
+
+def test_a_known_task_whose_report_is_damaged_is_still_known(
+    journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = ping()
+    accept(journal, task)
+    journal.report(draft(task, TaskStatus.DONE))
+    drain(journal)
+    damage(journal, task, "tasks SET last_report", b"{}")
+    assert accept(journal, task) is Acceptance.KNOWN
+    assert drain(journal) == []
+    assert "is damaged, and is not sent again" in caplog.text
+
+
 def test_a_damaged_report_keeps_none_back(
     journal: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:
     tasks = [ping() for _ in range(4)]
     for task in tasks:
         accept(journal, task)
-    damage = "UPDATE outbox SET body = ? WHERE task_id = ?"
-    with journal._file.transaction() as db:
-        db.execute(damage, (b'{"secret": "s3cret"}', tasks[0].task_id))
-        db.execute(damage, (b"\xff", tasks[2].task_id))
+    for number, body in ((0, b'{"secret": "s3cret"}'), (2, b"\xff")):
+        damage(journal, tasks[number], "outbox SET body", body)
+        damage(journal, tasks[number], "tasks SET last_report", body)
     item = journal.next_report()
     assert item is not None
     assert item.task_id == tasks[1].task_id
     assert [one.task_id for one in journal.take_reports()] == [tasks[1].task_id, tasks[3].task_id]
     assert journal.next_report() is None
-    assert [one.message.partition(" is ")[2] for one in caplog.records] == [
-        "damaged, and is not sent"
-    ] * 2
+    assert [one.message.partition(" of ")[2] for one in caplog.records] == [
+        f"task {one.task_id} in the journal is damaged, and is not sent"
+        for one in (tasks[0], tasks[2])
+    ]
     assert "s3cret" not in caplog.text
 
 

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -109,14 +109,44 @@ def test_a_delete_on_a_disk_without_room_for_its_mark(
     assert held(store) == ({}, {})
 
 
-def test_a_delete_that_ends_while_it_makes_room_leaves_no_parent(small: Path) -> None:
-    base = completed()
-    store = filled(small, base, put_backup=by_the_agent)
-    base = Catalogue(store, KEYS).need(base.id)
-    store.delete(Container.SEGMENTS, segment_name(base.id, base.attempt, 0))
-    assert segment_name(base.id, base.attempt, 0) in (missing(store, base) or "")
-    deletion(store).run(base.id)
+class Marked(DirectoryStore):
+    """A store that has no room for any record."""
+
+    def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
+        if container is Container.OBJECTS:
+            raise StoreFull(f"put {name}: no space left on device")
+        return super().put(container, name, parts)
+
+
+def test_a_delete_that_finds_no_room_costs_the_deepest_backup_and_names_it(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store", "database_backups_x")
+    base = finished(store, KEYS, completed())
+    child = finished(store, KEYS, completed(base, to_lsn=200))
+    making = record(parent_id=child.id, from_lsn=200)
+    place(store, KEYS, making)
+    full = Marked(tmp_path / "store", "database_backups_x")
+    with pytest.raises(StoreFull, match=f"backup {child.id} has lost a segment") as caught:
+        deletion(full).run(base.id)
+    assert "repeat the delete" in caught.value.hint
+    assert missing(store, base) is None
+    assert segment_name(child.id, child.attempt, 0) in (missing(store, child) or "")
+    assert segment_name(making.id, making.attempt, 0) in held(store).segments
+    deletion(store, at_rest=[making.attempt]).run(base.id)
     assert held(store) == ({}, {})
+
+
+def test_a_store_that_joins_segments_loses_none_for_a_mark(
+    folder: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quota of Swift counts each container for itself."""
+    base = finished(folder, KEYS, completed())
+    before = held(folder).segments
+    full = Marked(folder._root, "database_backups_x")
+    monkeypatch.setattr(Marked, "joiner", full)
+    with pytest.raises(StoreFull) as caught:
+        deletion(full).run(base.id)
+    assert "lost a segment" not in str(caught.value)
+    assert held(folder).segments == before
 
 
 def test_a_failed_backup_on_a_disk_without_room_for_saying_so(small: Path) -> None:

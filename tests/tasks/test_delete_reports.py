@@ -83,6 +83,7 @@ def test_what_an_earlier_agent_kept_is_read() -> None:
     assert BegunDelete.of(begun.to_text()) == begun
     assert begun.more(root, ["c", "b", root.id]).ids == ("a", "c", "b", root.id)
     assert begun.more(root, ["b", "d", root.id]).ids == ("a", "b", "d", root.id)
+    assert begun.more(root, ["c", "a", "c", root.id]).ids == ("c", "a", "b", root.id)
     assert BegunDelete.of(None) == (None, ())
 
 

@@ -6,11 +6,12 @@ record.
 
 from pydantic import ValidationError
 
-from agent.errors import DataDamaged, RecordDamaged
+from agent.errors import DataDamaged, RecordDamaged, StoreMismatch
 from agent.model import Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.resources import BackupResources
 from agent.records.manifest import Manifest
+from agent.records.presence import missing
 
 
 def resume_commit(resources: BackupResources, journalled: str) -> Record:
@@ -58,6 +59,9 @@ def publish(resources: BackupResources, finished: Record, manifest: Manifest) ->
     chain = resources.catalogue.fence(finished)
     check_stored(resources, chain)
     manifest.publish(_headers(finished, chain[-1] if chain else None))
+    # segments of a large backup were compared hours ago, and a delete may have begun to remove them
+    if lost := missing(resources.store, finished):
+        raise StoreMismatch(f"backup {finished.id} is not as it was stored: {lost}")
 
 
 def _headers(record: Record, parent: Record | None) -> dict[str, str]:

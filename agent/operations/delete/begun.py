@@ -54,7 +54,7 @@ def _merged(known: Sequence[str], ids: Sequence[str]) -> list[str]:
     A child that appears while its parent is being deleted so comes before its parent.
     """
     present, before, others = set(known), dict[str, list[str]](), list[str]()
-    for one in ids:
+    for one in dict.fromkeys(ids):
         if one in present:
             before.setdefault(one, []).extend(others)
             others = []

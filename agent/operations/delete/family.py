@@ -10,7 +10,6 @@ completely, and a delete that was interrupted at any point can be repeated.
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from itertools import islice
 
 from agent.crash_points import Point, reached
 from agent.errors import (
@@ -56,7 +55,6 @@ class DeleteOperation:
             listing of the store may lack them.
 
     Attributes:
-        planned: the ids of the backups to delete, set before `on_begin` is called.
         deleted: the backups that were deleted.
     """
 
@@ -83,7 +81,8 @@ class DeleteOperation:
         self._waited = set(at_rest)
         self._known_parents = parents
         self._warned: set[str] = set()
-        self.planned: list[str] = []
+        self._plan: Sequence[BackupNode] = ()
+        self._harmed = ""
         self.deleted: list[BackupNode] = []
 
     def family(self, backup_id: str) -> Family:
@@ -98,20 +97,24 @@ class DeleteOperation:
         self._store.open(create=False)
         return self._look(self._root(backup_id))
 
+    @property
+    def planned(self) -> list[str]:
+        """Return the ids of the backups to delete, which are known when `on_begin` is called."""
+        return [node.id for node in self._plan]
+
     def run(self, backup_id: str) -> Record:
         """Delete the backup and its descendants, and return the root's last record.
 
         Raises:
             BackupUnknown: the backup has no record.
             RecordDamaged, KeyNotHere: a record can't be checked. Usually nothing is removed by
-            then,
-                but a record that appears later raises this, too.
+                then, but a record that appears later raises this, too.
             BackupBusy: new backups keep appearing below the root, or another process keeps writing
                 the record of a backup.
         """
         self._store.open(create=False)
         root = self._root(backup_id)
-        self.planned = [node.id for node in self._look(root).plan()]
+        self._plan = self._look(root).plan()
         root = root.model_copy(update={"status": BackupStatus.DELETING})
         self._on_begin(root)
         root = self._condemn(backup_id) or root
@@ -270,25 +273,53 @@ class DeleteOperation:
         """Mark a backup DELETING and return its record, None if the backup is deleted.
 
         If the store is too full for the record, make room first. Remove the backup's object, which
-        the agent's readers don't need. If the store is still too full, remove the first segment. If
-        the delete ends there, agent.records.presence finds the backup incomplete, and the delete
-        can be repeated.
+        the agent's readers don't need. If a directory is still too full, remove a segment of the
+        deepest descendant (`_harm_deepest`).
+
+        Raises:
+            StoreFull: there is no room all the same.
         """
-        for make_room in (self._remove_object, self._remove_first_segment):
-            try:
-                return self._catalogue.condemn(backup_id)
-            except StoreFull as error:
-                log.info("making room for the mark that backup %s is deleted: %s", backup_id, error)
-                make_room(backup_id)
-        return self._catalogue.condemn(backup_id)
+        try:
+            return self._catalogue.condemn(backup_id)
+        except StoreFull:
+            self._remove_object(backup_id)
+        try:
+            return self._catalogue.condemn(backup_id)
+        except StoreFull:
+            # Swift counts a quota per container, and segments are in a container of their own
+            if self._store.joiner is not None or not self._harm_deepest():
+                raise
+        try:
+            return self._catalogue.condemn(backup_id)
+        except StoreFull as error:
+            raise StoreFull(
+                f"{error}; backup {self._harmed} has lost a segment and can't be restored",
+                hint="make room for a few small files, then repeat the delete",
+            ) from error
 
     def _remove_object(self, backup_id: str) -> None:
         for sealed in (True, False):
             self._store.delete(Container.OBJECTS, object_name(backup_id, sealed=sealed))
 
-    def _remove_first_segment(self, backup_id: str) -> None:
-        for row in islice(self._store.list(Container.SEGMENTS, backup_prefix(backup_id)), 1):
-            self._remove_segment(row)
+    def _harm_deepest(self) -> bool:
+        """Remove the first segment of the deepest complete backup that is to be deleted.
+
+        No other backup descends from it, so a delete that ends here costs no other backup. Its
+        record is still COMPLETED, but agent.records.presence finds that it lacks the segment.
+        Return True if there was a segment.
+        """
+        for node in self._plan:
+            rows = self._store.list(Container.SEGMENTS, backup_prefix(node.id))
+            if node.status is not BackupStatus.BUILDING and (row := next(rows, None)):
+                self._harmed = node.id
+                log.warning(
+                    "the store is full: removing a segment of backup %s, which is to be deleted, "
+                    "to make room for the marks of the delete",
+                    node.id,
+                )
+                self._remove_segment(row)
+                return True
+        return False
 
     def _remove_bytes(self, backup_id: str) -> None:
         self._remove_object(backup_id)

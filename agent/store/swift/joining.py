@@ -91,9 +91,10 @@ def _check_entry(
 ) -> None:
     what = f"{to.what}: check {container}/{entry.name}"
     try:
-        check_entry(entry, session.call(what, partial(stat, container, entry.name)))
-    except (StoreNotFound, StoreMismatch) as error:
-        raise StoreMismatch(f"{to.what}: {error}") from error
+        found = session.call(what, partial(stat, container, entry.name))
+    except StoreNotFound as error:
+        raise StoreMismatch(str(error)) from error
+    check_entry(to.what, entry, found)
 
 
 def _send(
