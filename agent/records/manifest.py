@@ -161,7 +161,8 @@ class Manifest:
         """Write the object that joins all segments, if the store joins any, and return its ETag.
 
         Call it after `finish`. If the store joins nothing, the segments of the last group are
-        compared with it here. Those of the other groups were compared when the groups were complete.
+        compared with it here. Those of the other groups were compared when the groups were
+        complete.
 
         Raises:
             StoreMismatch: a segment is missing, or has other bytes.
