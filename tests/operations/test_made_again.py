@@ -13,7 +13,7 @@ import pymysql
 import pytest
 
 from agent.engine.runs import BackupRun
-from agent.errors import EngineUnproved, StreamIncomplete
+from agent.errors import AgentError, EngineUnproved, StreamIncomplete
 from tests.operations.workshop import Workshop
 from tests.stack.fixtures_mariadb import private_server
 from tests.stack.mariadb import MariaDB
@@ -77,12 +77,21 @@ def server(scratch: Path) -> Iterator[MariaDB]:
         yield server
 
 
-@pytest.fixture
-def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
+def empty(server: MariaDB) -> None:
+    server.execute_many(*(f"DROP SCHEMA IF EXISTS `{name}`" for name in ("d", "e", "f-g")))
+
+
+def fill(server: MariaDB) -> None:
+    empty(server)
     server.execute_many(*FILLED)
     server.checkpoint()  # else the copied log shows them, as if they were made during the backup
+
+
+@pytest.fixture
+def workshop(server: MariaDB, tmp_path: Path) -> Iterator[Workshop]:
+    fill(server)
     yield Workshop(server, tmp_path)
-    server.execute_many(*(f"DROP SCHEMA IF EXISTS `{name}`" for name in ("d", "e", "f-g")))
+    empty(server)
 
 
 @contextmanager
@@ -110,32 +119,47 @@ def meanwhile(
     assert not left
 
 
+def loss(
+    workshop: Workshop,
+    statements: Sequence[str],
+    *,
+    incremental: bool = False,
+    kind: type[AgentError] = StreamIncomplete,
+) -> AgentError:
+    """Return the error of a backup during which the statements run.
+
+    The statements may run before the engine begins to list DDL. Then it loses nothing, and another
+    backup is made.
+    """
+    for _ in range(10):
+        fill(workshop.server)
+        parent = workshop.backup() if incremental else None
+        try:
+            with meanwhile(workshop.server, statements):
+                made = workshop.backup(parent)
+        except kind as error:
+            return error
+        assert workshop.restored(made)[0] == workshop.server.checksums()
+    pytest.fail("the engine lost nothing in ten backups")
+
+
 @pytest.mark.parametrize("what", LOSING)
 def test_what_the_engine_loses_fails_the_backup_and_is_named(workshop: Workshop, what: str) -> None:
     name, statements = LOSING[what]
-    with meanwhile(workshop.server, statements), pytest.raises(StreamIncomplete) as caught:
-        workshop.backup()
-    assert f"the engine treated {name}as dropped" in str(caught.value)
-    assert "back up again" in caught.value.hint
+    error = loss(workshop, statements)
+    assert f"the engine treated {name}as dropped" in str(error)
+    assert "back up again" in error.hint
 
 
 def test_an_incremental_that_loses_a_table_fails_too(workshop: Workshop) -> None:
-    full = workshop.backup()
-    with (
-        meanwhile(workshop.server, ["RENAME TABLE d.p TO d.q", f"CREATE TABLE d.p {ID}"]),
-        pytest.raises(StreamIncomplete, match=r"the table d\.p "),
-    ):
-        workshop.backup(full)
+    statements = ["RENAME TABLE d.p TO d.q", f"CREATE TABLE d.p {ID}"]
+    assert "the table d.p " in str(loss(workshop, statements, incremental=True))
 
 
 def test_a_schema_that_was_made_and_dropped_ends_the_replay_of_ddl(workshop: Workshop) -> None:
     """The engine reports this and continues. A table altered meanwhile may keep its old rows."""
     brief = ["CREATE SCHEMA h", "DROP SCHEMA h", "ALTER TABLE d.a ADD COLUMN x INT DEFAULT 3"]
-    with (
-        meanwhile(workshop.server, brief),
-        pytest.raises(EngineUnproved, match=r"Failed to re-copy \./h/db\.opt"),
-    ):
-        workshop.backup()
+    assert "Failed to re-copy ./h/db.opt" in str(loss(workshop, brief, kind=EngineUnproved))
 
 
 def test_other_ddl_is_held_by_both_kinds_of_backups(workshop: Workshop) -> None:
