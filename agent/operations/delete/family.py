@@ -82,7 +82,6 @@ class DeleteOperation:
         self._known_parents = parents
         self._warned: set[str] = set()
         self._plan: Sequence[BackupNode] = ()
-        self._harmed = ""
         self.deleted: list[BackupNode] = []
 
     def family(self, backup_id: str) -> Family:
@@ -287,13 +286,14 @@ class DeleteOperation:
             return self._catalogue.condemn(backup_id)
         except StoreFull:
             # Swift counts a quota per container, and segments are in a container of their own
-            if self._store.joiner is not None or not self._harm_deepest():
+            harmed = self._harm_deepest() if self._store.joiner is None else None
+            if harmed is None:
                 raise
         try:
             return self._catalogue.condemn(backup_id)
         except StoreFull as error:
             raise StoreFull(
-                f"{error}; backup {self._harmed} has lost a segment and can't be restored",
+                f"{error}; backup {harmed} has lost a segment and can't be restored",
                 hint="make room for a few small files, then repeat the delete",
             ) from error
 
@@ -301,25 +301,24 @@ class DeleteOperation:
         for sealed in (True, False):
             self._store.delete(Container.OBJECTS, object_name(backup_id, sealed=sealed))
 
-    def _harm_deepest(self) -> bool:
+    def _harm_deepest(self) -> str | None:
         """Remove the first segment of the deepest complete backup that is to be deleted.
 
         No other backup descends from it, so a delete that ends here costs no other backup. Its
         record is still COMPLETED, but agent.records.presence finds that it lacks the segment.
-        Return True if there was a segment.
+        Return the backup's id, or None if no backup has a segment.
         """
         for node in self._plan:
             rows = self._store.list(Container.SEGMENTS, backup_prefix(node.id))
             if node.status is not BackupStatus.BUILDING and (row := next(rows, None)):
-                self._harmed = node.id
                 log.warning(
                     "the store is full: removing a segment of backup %s, which is to be deleted, "
                     "to make room for the marks of the delete",
                     node.id,
                 )
                 self._remove_segment(row)
-                return True
-        return False
+                return node.id
+        return None
 
     def _remove_bytes(self, backup_id: str) -> None:
         self._remove_object(backup_id)
