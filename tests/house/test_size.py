@@ -13,11 +13,11 @@ FUNCTION_LINES = 50
 BROAD = {"Exception", "BaseException"}
 # The functions that may catch everything, as `module:function`, and the reason for each.
 BROAD_ALLOWED = {
-    "agent.engine.process:begin": "the top of a thread: whoever waits for its start raises it",
-    "agent.stop:guard": "the top of a thread: whatever ended it stops the whole run",
-    "agent.tasks.create:_make": "a backup past its commit is done, whatever failed after it",
+    "agent.engine.process:begin": "the top of a thread: the caller of its start raises the error",
+    "agent.stop:guard": "the top of a thread: its error stops the whole run",
+    "agent.tasks.create:_make": "a backup past its commit is done, also if a later step failed",
     "agent.tasks.executor:perform": "the task boundary: every failure becomes the task's report",
-    "agent.tasks.worker:_run": "the top of the worker thread: the daemon looks at what ended it",
+    "agent.tasks.worker:_run": "the top of the worker thread: the daemon reports its error",
 }
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
 

@@ -76,20 +76,17 @@ def place(store: Store, keys: Keyring, *records: Record, segments: int = 2) -> N
         place_record(store, keys, record)
 
 
-def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> Record:
-    """Store a COMPLETED backup and return its record.
+def unpublished(store: Store, record: Record, segments: int = 3) -> tuple[Record, Manifest]:
+    """Store the segments and the lists of a backup. Return its record, which is not stored.
 
-    Its segment lists, its object and its record match each other.
+    The manifest is finished, and matches the record.
     """
-    sealed = record.sealed
-    store.open()
-    manifest = Manifest(store, store.limits(), record.id, record.attempt, sealed=sealed)
+    manifest = Manifest(store, store.limits(), record.id, record.attempt, sealed=record.sealed)
     for number in range(segments):
         body = f"bytes of {record.id} {number}".encode()
         name = segment_name(record.id, record.attempt, number)
         manifest.add(number, Segment(len(body), put(store, Container.SEGMENTS, name, body).etag))
     found = manifest.finish()
-    manifest.publish({})
     assert record.stored is not None
     stored = record.stored.model_copy(
         update={
@@ -99,6 +96,16 @@ def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> 
             "slo_etag": found.etag,
         }
     )
-    whole = record.model_copy(update={"stored": stored})
+    return record.model_copy(update={"stored": stored}), manifest
+
+
+def finished(store: Store, keys: Keyring, record: Record, segments: int = 3) -> Record:
+    """Store a COMPLETED backup and return its record.
+
+    Its segment lists, its object and its record match each other.
+    """
+    store.open()
+    whole, manifest = unpublished(store, record, segments)
+    manifest.publish({})
     place_record(store, keys, whole)
     return whole

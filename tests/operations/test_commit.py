@@ -15,11 +15,11 @@ from agent.operations.backup.commit import publish, resume_commit
 from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.manifest import Manifest
-from agent.records.object_names import Segment, segment_name
+from agent.records.object_names import segment_name
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container
-from tests.operations.stored import finished, put
-from tests.records.made import completed, keyring, record, stored
+from tests.operations.stored import finished, put, unpublished
+from tests.records.made import completed, keyring, record
 
 KEYS = keyring()
 Harm = Callable[[DirectoryStore, str], None]
@@ -44,40 +44,31 @@ def resources(folder: DirectoryStore) -> BackupResources:
     return cast(BackupResources, made)
 
 
-@pytest.fixture
-def groups_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_groups_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("agent.records.manifest", "agent.records.presence"):
-        monkeypatch.setattr(f"{module}.LIST_ENTRIES", 2)
+        monkeypatch.setattr(f"{module}.LIST_ENTRIES", size)
 
 
-def stored_segments(folder: DirectoryStore, resources: BackupResources) -> tuple[Record, Manifest]:
-    """Store five segments of a backup, and return its finished record and its manifest."""
+def begun(folder: DirectoryStore, resources: BackupResources) -> tuple[Record, Manifest]:
+    """Store the segments of a BUILDING backup. Return its finished record and its manifest."""
     making = record()
     resources.catalogue.begin(making)
-    manifest = Manifest(folder, folder.limits(), making.id, making.attempt)
-    size = 0
-    for at in range(5):
-        name = segment_name(making.id, making.attempt, at)
-        body = f"bytes {at}".encode()
-        size += len(body)
-        manifest.add(at, Segment(len(body), put(folder, Container.SEGMENTS, name, body).etag))
-    found = manifest.finish()
-    done = completed(
-        id=making.id,
-        attempt=making.attempt,
-        stored=stored(stored_bytes=size, segment_count=5, lists=found.lists, slo_etag=found.etag),
-    )
-    return done, manifest
+    return unpublished(folder, completed(id=making.id, attempt=making.attempt), segments=5)
 
 
-@pytest.mark.usefixtures("groups_of_two")
 @pytest.mark.parametrize("harm", [removed, cut, exchanged])
-@pytest.mark.parametrize("number", [0, 4])
-def test_a_harmed_segment_at_an_end_of_a_large_backup_fails_the_commit(
-    folder: DirectoryStore, resources: BackupResources, harm: Harm, number: int
+@pytest.mark.parametrize(("group", "number"), [(1000, 0), (1000, 1), (1000, 4), (2, 0), (2, 4)])
+def test_a_harmed_segment_fails_the_commit(
+    folder: DirectoryStore,
+    resources: BackupResources,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Harm,
+    group: int,
+    number: int,
 ) -> None:
-    """The first segment is in a group that was complete and compared long ago."""
-    done, manifest = stored_segments(folder, resources)
+    """In groups of two, the first segment was compared when its group was complete."""
+    in_groups_of(group, monkeypatch)
+    done, manifest = begun(folder, resources)
     name = segment_name(done.id, done.attempt, number)
     harm(folder, name)
     with pytest.raises(StoreMismatch, match=name):
@@ -85,19 +76,7 @@ def test_a_harmed_segment_at_an_end_of_a_large_backup_fails_the_commit(
 
 
 def test_an_unharmed_one_is_published(folder: DirectoryStore, resources: BackupResources) -> None:
-    publish(resources, *stored_segments(folder, resources))
-
-
-@pytest.mark.parametrize("harm", [removed, cut, exchanged])
-@pytest.mark.parametrize("number", [0, 1, 4])
-def test_a_harmed_segment_fails_the_commit(
-    folder: DirectoryStore, resources: BackupResources, harm: Harm, number: int
-) -> None:
-    done, manifest = stored_segments(folder, resources)
-    name = segment_name(done.id, done.attempt, number)
-    harm(folder, name)
-    with pytest.raises(StoreMismatch, match=name):
-        publish(resources, done, manifest)
+    publish(resources, *begun(folder, resources))
 
 
 def interrupted(folder: DirectoryStore, resources: BackupResources) -> Record:
@@ -108,13 +87,17 @@ def interrupted(folder: DirectoryStore, resources: BackupResources) -> Record:
     return done
 
 
-@pytest.mark.usefixtures("groups_of_two")
 @pytest.mark.parametrize("harm", [removed, cut, exchanged])
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_a_harmed_segment_fails_a_commit_that_is_resumed(
-    folder: DirectoryStore, resources: BackupResources, harm: Harm, number: int
+    folder: DirectoryStore,
+    resources: BackupResources,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Harm,
+    number: int,
 ) -> None:
     """The first ones are in groups that are complete."""
+    in_groups_of(2, monkeypatch)
     done = interrupted(folder, resources)
     assert resume_commit(resources, done.model_dump_json()) == done
     done = interrupted(folder, resources)

@@ -132,7 +132,6 @@ def loss(
     backup is made.
     """
     for _ in range(10):
-        fill(workshop.server)
         parent = workshop.backup() if incremental else None
         try:
             with meanwhile(workshop.server, statements):
@@ -140,6 +139,7 @@ def loss(
         except kind as error:
             return error
         assert workshop.restored(made)[0] == workshop.server.checksums()
+        fill(workshop.server)
     pytest.fail("the engine lost nothing in ten backups")
 
 
