@@ -14,8 +14,9 @@ from uuid import uuid4
 
 from agent.broker.amqp import BrokerSettings
 from agent.broker.rights import agent_rights, operator_rights
+from agent.config.cloud import cloud_of
 from agent.config.secrets import load_keyring, read_secret
-from agent.config.settings import Config, need
+from agent.config.settings import Config, StoreSection, need
 from agent.database.server import Database, DatabaseSettings
 from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
@@ -34,7 +35,8 @@ from agent.records.object_names import container_name
 from agent.store.directory.store import DirectoryStore
 from agent.store.policy import StorageRules
 from agent.store.protocol import Store
-from agent.store.swift.login import AuthToken
+from agent.store.swift.keystone import KeystoneLogin
+from agent.store.swift.login import Authenticate, AuthToken, AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores
@@ -63,32 +65,48 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     section, container = need(config.store, "store"), _container(config)
     if folder := store_folder(config):
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
-    if section.kind != "swift" or section.key_file is None:
-        raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
+    login, ca_file = _login(section)
     settings = SwiftSettings(
-        auth_url=section.address,
-        user=section.user,
-        key=read_secret(section.key_file, "[store] key_file"),
-        container=container,
+        login,
+        container,
         timeout_seconds=section.timeout_seconds,
         attempts=section.attempts,
-        ca_file=str(section.ca_file) if section.ca_file else None,
+        ca_file=str(ca_file) if ca_file else None,
     )
 
     def build(asked: TaskStore | None) -> Store:
         named = (asked and asked.container) or container
-        return SwiftStore(replace(settings, container=named), _login(asked))
+        return SwiftStore(replace(settings, container=named, login=_task_login(asked) or login))
 
     return build
 
 
-def _login(asked: TaskStore | None) -> AuthToken | None:
+def _login(section: StoreSection) -> tuple[Authenticate, Path | None]:
+    """Return the configured login of Swift, and the file with the store's own authority."""
+    if section.auth == "v1" and section.address:
+        if section.key_file is None:
+            raise ConfigInvalid("[store] key_file is missing")
+        key = read_secret(section.key_file, "[store] key_file")
+        return AuthV1(section.address, section.user, key), section.ca_file
+    cloud = cloud_of(section)
+    return KeystoneLogin(cloud.keystone), cloud.ca_file
+
+
+def _task_login(asked: TaskStore | None) -> AuthToken | None:
     """Return the login of a task that names a storage URL, None for the configured login."""
     if asked is None or asked.storage_url is None:
         return None
     if asked.token is None:
         raise TokenLost("the task names a storage URL, and its token is not here")
     return AuthToken(asked.storage_url, asked.token.get_secret_value())
+
+
+def store_account(config: Config) -> str:
+    """Return a text that differs for different accounts of stores, without a secret."""
+    section = need(config.store, "store")
+    if section.kind == "file" or (section.auth == "v1" and section.address):
+        return f"{section.url} {section.user}"
+    return cloud_of(section).keystone.account
 
 
 def _container(config: Config) -> str:
@@ -123,8 +141,7 @@ def record_cache(
 
     It is in the state directory, or else in the user's own cache directory.
     """
-    section = need(config.store, "store")
-    account = (asked and asked.storage_url) or f"{section.url} {section.user}"
+    account = (asked and asked.storage_url) or store_account(config)
     name = f"{account} {(asked and asked.container) or _container(config)}"
     return open_cache(name, config.agent.state_folder, environment)
 
@@ -330,7 +347,8 @@ def journal(config: Config, *, store_override: bool = False) -> Journal:
     """
     path = config.agent.journal_file
     section = need(config.store, "store")
-    where = f"{section.url.rstrip('/')} {_container(config)}"
+    address = section.url.rstrip("/") if section.address else store_account(config)
+    where = f"{address} {_container(config)}"
     run_id = str(uuid4())
     return Journal(
         path, config.agent.instance_id, run_id, store=where, store_override=store_override

@@ -30,6 +30,7 @@ from agent.model import Record
 from agent.records.object_names import container_name, record_name
 from agent.records.reading import CONNECTIONS
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed
 from tests.stack.agent import write_private
@@ -88,7 +89,7 @@ def _measure(swift: SwiftServer, folder: Path, count: int, runs: int) -> None:
 
 def _fill(swift: SwiftServer, keys: Keyring, count: int) -> list[str]:
     """Store `count` signed records, like those of a chain. Return their names in order."""
-    settings = SwiftSettings(swift.auth_url, swift.user, swift.key, container_name(_TENANT))
+    settings = SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), container_name(_TENANT))
     store = SwiftStore(settings)
     store.open()
 

@@ -22,10 +22,13 @@ from pydantic import ValidationError
 
 from agent import wiring
 from agent.cli.keyfile import make_folder, write_once
+from agent.config.cloud import names_cloud
 from agent.config.secrets import read_secret
 from agent.config.settings import (
+    CLOUD_URL,
     DEFAULT_PATH,
     ENV_PREFIX,
+    LOGIN_KEYS,
     Config,
     KeysSection,
     StoreSection,
@@ -81,6 +84,13 @@ def configuration(
         tables["keys"] = keys
     # the typed --store overrides the environment
     return embedded(tables, {**environment, _STORE_URL: store_url})
+
+
+def store_of_environment(path: Path, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the URL of the cloud that the environment describes, if there is no agent.toml."""
+    if is_embedded(path) and names_cloud(environment):
+        return environment.get(_STORE_URL) or CLOUD_URL
+    return None
 
 
 def is_embedded(path: Path) -> bool:
@@ -199,6 +209,9 @@ def _exists(path: Path) -> bool:
 
 def _store(section: StoreSection | None, url: str) -> StoreSection:
     settings = section.model_dump() if section else {}
+    # the keys of a login belong to its URL
+    for key in LOGIN_KEYS if url == CLOUD_URL else ("cloud",):
+        settings.pop(key, None)
     try:
         return StoreSection(**{**settings, "url": url})
     except ValidationError as error:
@@ -210,9 +223,9 @@ def _no_store(url: str) -> UsageWrong:
     shown = re.sub(r"//[^/]*@", "//...@", url)
     return UsageWrong(
         f"--store {shown!r} is not a store that can be used here",
-        hint="name a directory, such as file:///var/backups/db, or the authentication URL of "
-        "Swift, such as swift:https://HOST/auth/v1.0. For Swift, set [store] user and key_file in "
-        "agent.toml",
+        hint="name a directory, such as file:///var/backups/db, or the URL of a login, such as "
+        "swift:https://HOST/auth/v1.0, for which [store] user and key_file must be set in "
+        "agent.toml. swift: alone is the OpenStack cloud that OS_CLOUD or OS_AUTH_URL names",
     )
 
 

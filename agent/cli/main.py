@@ -154,15 +154,19 @@ def _configuration(arguments: argparse.Namespace) -> Any:
     """Return the configuration that the verb works with.
 
     Without --store it comes from agent.toml. With --store it has the store of that URL, and an
-    agent.toml is not required (see embedded.py).
+    agent.toml is not required (see embedded.py). It is not required either if the environment
+    describes an OpenStack cloud.
 
     Raises:
         UsageWrong: --store is given for a task that an agent does.
     """
     url = getattr(arguments, "store", None)
+    works_here = getattr(arguments, "local", True) or getattr(arguments, "dry_run", False)
+    if url is None and works_here and hasattr(arguments, "store"):
+        url = arguments.store = embedded.store_of_environment(arguments.config)
     if url is None:
         return arguments.configuration(arguments.config)
-    if not (getattr(arguments, "local", True) or getattr(arguments, "dry_run", False)):
+    if not works_here:
         raise UsageWrong(
             "--store names a store for this process, but this command sends a task to an agent",
             hint="add the --local flag, or remove the --store option",

@@ -90,8 +90,10 @@ class BrokerSection(Frozen):
     ca_file: Absolute | None = None
 
 
+# The Swift of an OpenStack cloud, which clouds.yaml or the environment describes.
+CLOUD_URL = "swift:"
 # The URL of a store: the kind of the store, a colon, and the store's address.
-_STORE_URL = r"^(swift:https?://|file:///)"
+_STORE_URL = r"^(swift:https?://|swift:$|file:///)"
 
 
 def names_store(url: str) -> bool:
@@ -99,15 +101,45 @@ def names_store(url: str) -> bool:
     return re.match(_STORE_URL, url) is not None
 
 
+# The keys of a login, and for each kind of login those that it needs and those that it may have. An
+# application credential has a project of its own.
+LOGIN_KEYS = (
+    *("auth", "user", "key_file", "application_credential"),
+    *("user_domain", "project", "project_domain"),
+)
+_KEYS_OF_LOGIN = {
+    "v1": (("user", "key_file"), ()),
+    "v3password": (
+        ("user", "key_file", "project"),
+        ("user_domain", "project_domain", "region", "interface"),
+    ),
+    "v3applicationcredential": (
+        ("application_credential", "key_file"),
+        ("region", "interface"),
+    ),
+    "v3token": (("key_file", "project"), ("project_domain", "region", "interface")),
+}
+
+
 class StoreSection(Frozen):
     """The store of the backups.
 
-    `url` is `swift:` and the authentication URL of Swift's auth v1, or `file:///` and a directory.
+    `url` is `swift:` and the URL of a login, or `file:///` and a directory. `auth` is the kind of
+    that login. `swift:` alone is the Swift of the cloud named `cloud` in clouds.yaml, or of the
+    cloud that the variables `OS_*` describe.
     """
 
-    url: Annotated[str, Field(pattern=_STORE_URL)]
+    url: Annotated[str, Field(pattern=_STORE_URL)] = CLOUD_URL
+    auth: Literal["v1", "v3password", "v3applicationcredential", "v3token"] = "v1"
     user: str = ""
     key_file: Absolute | None = None
+    application_credential: str = ""
+    user_domain: str = ""
+    project: str = ""
+    project_domain: str = ""
+    cloud: Name | None = None
+    region: str | None = None
+    interface: Literal["public", "internal", "admin"] | None = None
     container: Name | None = None
     ca_file: Absolute | None = None
     storage_urls: tuple[StorageUrl, ...] = ()
@@ -121,16 +153,45 @@ class StoreSection(Frozen):
 
     @property
     def address(self) -> str:
-        """Return the authentication URL of Swift, or the path of a directory as in the URL."""
+        """Return the URL of the login, or the path of a directory as in the URL.
+
+        It is empty for `swift:` alone.
+        """
         return self.url.partition(":")[2].removeprefix("//")
 
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
-        if self.kind == "swift" and not (self.user and self.key_file):
-            raise ValueError("a swift: store needs user and key_file")
+        if self.url == CLOUD_URL:
+            self._check_cloud()
+        elif self.cloud is not None:
+            raise ValueError("cloud and url name two logins: remove one of them")
+        elif self.kind == "swift":
+            self._check_login()
+        return self
+
+    def _check_cloud(self) -> None:
+        # the unit that we ship always sets key_file
+        keys = (key for key in LOGIN_KEYS if key in self.model_fields_set - {"key_file"})
+        if given := [key for key in keys if getattr(self, key)]:
+            raise ValueError(
+                f"{' and '.join(given)} can't be used without a url: set url to swift: and the "
+                "URL of the login"
+            )
+
+    def _check_login(self) -> None:
         if "@" in self.url.split("/")[2]:
             raise ValueError("url holds a user or a password; put them into user and key_file")
-        return self
+        needed, allowed = _KEYS_OF_LOGIN[self.auth]
+        missing = [key for key in needed if not getattr(self, key)]
+        if missing:
+            raise ValueError(f"a swift: store with auth {self.auth!r} needs {' and '.join(needed)}")
+        other = [
+            key
+            for key in (*LOGIN_KEYS, "region", "interface")
+            if getattr(self, key) and key not in (*needed, *allowed, "auth")
+        ]
+        if other:
+            raise ValueError(f"{' and '.join(other)} can't be used with auth {self.auth!r}")
 
 
 class DatabaseSection(Frozen):

@@ -54,6 +54,8 @@
     │   ├── StoreBusy            store_busy            retryable
     │   ├── StoreMismatch        store_mismatch        retryable: stored bytes differ from sent
     │   ├── StoreDenied          store_denied
+    │   │   └── LoginDenied      login_denied
+    │   ├── EndpointMissing      endpoint_missing      not in the catalogue of Keystone
     │   ├── TokenExpired         token_expired
     │   ├── StoreNotFound        store_not_found
     │   ├── StoreFull            store_full
@@ -107,6 +109,7 @@ from agent.errors.edges import (
     DatabaseQueryFailed as DatabaseQueryFailed,
     DatabaseUnreachable as DatabaseUnreachable,
     DatadirUnfit as DatadirUnfit,
+    EndpointMissing as EndpointMissing,
     EngineError as EngineError,
     EngineFailed as EngineFailed,
     EngineKilled as EngineKilled,
@@ -120,6 +123,7 @@ from agent.errors.edges import (
     JournalError as JournalError,
     JournalFull as JournalFull,
     LockTimeout as LockTimeout,
+    LoginDenied as LoginDenied,
     OutputFailed as OutputFailed,
     PrepareFailed as PrepareFailed,
     QueueFull as QueueFull,

@@ -168,6 +168,26 @@ class StoreDenied(StoreError):
     default_hint = "check [store] user and key_file, and the account's rights on the container"
 
 
+class LoginDenied(StoreDenied):
+    """The login of the store refuses the user, the key, the application credential or the project.
+
+    At Keystone an application credential that was deleted or has expired is such a case.
+    """
+
+    code = "login_denied"
+    default_hint = "check [store] user and key_file, and that the user is not disabled"
+
+
+class EndpointMissing(StoreError):
+    """The catalogue of Keystone has no object store for the region and the interface."""
+
+    code = "endpoint_missing"
+    default_hint = (
+        "correct [store] region and interface (for clouds.yaml region_name and interface, for the "
+        "environment OS_REGION_NAME and OS_INTERFACE), or choose another project"
+    )
+
+
 class TokenExpired(StoreError):
     """The store refuses the task's token, usually because it expired, and there is no other one."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.stored import Held, held, place, put
 from tests.records.made import INSTANCE, completed, keyring
@@ -44,7 +45,7 @@ class Operator:
             "[pipeline]\nconnections = 1\n",
         )
         self.store = SwiftStore(
-            SwiftSettings(swift.auth_url, swift.user, swift.key, self.container, attempts=2)
+            SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), self.container, attempts=2)
         )
         self.store.open()
 

@@ -23,6 +23,7 @@ from agent.model import BackupRequest, BackupStatus, CreateTask, ReportDraft, Ta
 from agent.records.catalogue import Catalogue
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import (
     GIVEN_UP,
@@ -224,7 +225,7 @@ def swift_machine(tmp_path: Path, swift: SwiftServer) -> Iterator[tuple[Machine,
         f'url = "swift:{swift.auth_url}"\nuser = "{swift.user}"\n'
         f'key_file = "{tmp_path / "store-key"}"\ncontainer = "{container}"\n'
     )
-    store = SwiftStore(SwiftSettings(swift.auth_url, swift.user, swift.key, container))
+    store = SwiftStore(SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), container))
     store.open()
     yield Machine(tmp_path, section), store
     swift.clear_faults()

@@ -21,6 +21,7 @@ from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Datastore, ErrorInfo, Record
 from agent.records.object_names import container_name, record_name
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.broker.probe import probing
 from tests.records.made import completed, keyring, record
@@ -118,7 +119,7 @@ def operator(sender: Agent, swift: SwiftServer) -> Iterator[Operator]:
     sender.tenant_id = uuid4().hex
     config = load(sender.write())
     container = container_name(sender.tenant_id)
-    store = SwiftStore(SwiftSettings(swift.auth_url, swift.user, swift.key, container))
+    store = SwiftStore(SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), container))
     store.open()
     yield Operator(sender, store, load_keyring(need(config.keys, "keys")))
     store.close()

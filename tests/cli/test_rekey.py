@@ -19,6 +19,7 @@ from agent.records.catalogue import Catalogue
 from agent.records.object_names import record_name
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container, Store
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, record
 from tests.stack.agent import write_private
@@ -76,7 +77,7 @@ def _on_swift(folder: Path, swift: SwiftServer) -> Tenant:
     write_private(folder / "store-key", swift.key)
     return Tenant(
         folder,
-        SwiftStore(SwiftSettings(swift.auth_url, swift.user, swift.key, container)),
+        SwiftStore(SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), container)),
         f'url = "swift:{swift.auth_url}"\nuser = "{swift.user}"\n'
         f'key_file = "store-key"\ncontainer = "{container}"',
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.store.directory.store import DirectoryStore
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
@@ -15,7 +16,9 @@ from tests.stack.swift import SwiftServer
 def store(swift: SwiftServer) -> Iterator[SwiftStore]:
     """Yield an open store on the shared Swift with nothing in it."""
     settings = SwiftSettings(
-        swift.auth_url, swift.user, swift.key, f"database_backups_{uuid.uuid4().hex}", attempts=1
+        AuthV1(swift.auth_url, swift.user, swift.key),
+        f"database_backups_{uuid.uuid4().hex}",
+        attempts=1,
     )
     store = SwiftStore(settings)
     store.open()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.conftest import need
 from tests.stack.radosgw import PROGRAMS, Radosgw
@@ -28,9 +29,7 @@ def container() -> str:
 @pytest.fixture
 def settings(radosgw: Radosgw, container: str) -> SwiftSettings:
     return SwiftSettings(
-        auth_url=radosgw.auth_url,
-        user=radosgw.user,
-        key=radosgw.key,
+        AuthV1(radosgw.auth_url, radosgw.user, radosgw.key),
         container=container,
         timeout_seconds=20,
         attempts=4,

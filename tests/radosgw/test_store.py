@@ -11,6 +11,7 @@ from agent.errors import StoreDenied, StoreError, StoreMismatch, StoreNotFound, 
 from agent.records.manifest import Manifest
 from agent.records.object_names import Segment, segment_name
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.operations.collecting import HOUR, KEYS, collected, names, one_of_each, ours_completed
 from tests.operations.stored import place
@@ -96,13 +97,14 @@ def test_containers_with_short_names_are_refused_with_the_stores_reason(
 
 
 def test_a_missing_container_is_told_from_a_refused_key(
-    settings: SwiftSettings, store: SwiftStore, container: str
+    radosgw: Radosgw, settings: SwiftSettings, store: SwiftStore, container: str
 ) -> None:
     other = SwiftStore(replace(settings, container=f"never-{fresh()}"))
     with pytest.raises(StoreNotFound, match=container):
         list(other.list(Container.OBJECTS))
     other.close()
-    wrong = SwiftStore(replace(settings, key="wrong-secret"))
+    login = AuthV1(radosgw.auth_url, radosgw.user, "wrong-secret")
+    wrong = SwiftStore(replace(settings, login=login))
     with pytest.raises(StoreDenied, match="log in"):
         wrong.open()
     wrong.close()

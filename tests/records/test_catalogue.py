@@ -25,6 +25,7 @@ from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import Segment, encode_list, list_name, list_ref, record_name
 from agent.records.presence import LIST_LIMIT
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, keyring, record, stored
 from tests.stack.swift import SwiftServer
@@ -34,7 +35,7 @@ Change = Callable[[Record], Record]
 
 
 def _open(swift: SwiftServer, container: str) -> SwiftStore:
-    settings = SwiftSettings(swift.auth_url, swift.user, swift.key, container, attempts=1)
+    settings = SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), container, attempts=1)
     store = SwiftStore(settings)
     store.open()
     return store

@@ -25,6 +25,7 @@ from agent.records.object_names import (
     segment_name,
 )
 from agent.store.protocol import Container, StoreLimits
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.swift import SwiftServer
@@ -45,8 +46,8 @@ def server(scratch: Path) -> Iterator[SwiftServer]:
 
 @pytest.fixture(scope="module")
 def store(server: SwiftServer) -> Iterator[SwiftStore]:
-    settings = SwiftSettings(server.auth_url, server.user, server.key, CONTAINER, attempts=1)
-    store = SwiftStore(settings)
+    login = AuthV1(server.auth_url, server.user, server.key)
+    store = SwiftStore(SwiftSettings(login, CONTAINER, attempts=1))
     store.open()
     yield store
     store.close()

@@ -22,6 +22,7 @@ from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import record_name
 from agent.records.reading import CONNECTIONS, RECORD_LIMIT
 from agent.store.protocol import Container, ManifestEntry, StoredObject
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.records.made import completed, keyring, record
 from tests.stack.process import poll
@@ -64,7 +65,7 @@ class Watched(SwiftStore):
 def store(swift: SwiftServer) -> Iterator[Watched]:
     """Yield a store with its own container."""
     name = f"listing-{uuid4()}"
-    store = Watched(SwiftSettings(swift.auth_url, swift.user, swift.key, name, attempts=1))
+    store = Watched(SwiftSettings(AuthV1(swift.auth_url, swift.user, swift.key), name, attempts=1))
     store.open()
     yield store
     store.close()

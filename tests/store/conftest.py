@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.swift import SwiftServer
@@ -39,9 +40,7 @@ def container() -> str:
 
 def settings_for(server: SwiftServer, container: str) -> SwiftSettings:
     return SwiftSettings(
-        auth_url=server.auth_url,
-        user=server.user,
-        key=server.key,
+        AuthV1(server.auth_url, server.user, server.key),
         container=container,
         timeout_seconds=10,
         attempts=4,
@@ -58,7 +57,9 @@ def make_store(container: str) -> Iterator[MakeStore]:
     made = []
 
     def make(server: SwiftServer, **changes: Any) -> SwiftStore:
-        made.append(SwiftStore(replace(settings_for(server, container), **changes)))
+        url, key = (changes.pop(name, getattr(server, name)) for name in ("auth_url", "key"))
+        login = AuthV1(url, server.user, key)
+        made.append(SwiftStore(replace(settings_for(server, container), login=login, **changes)))
         return made[-1]
 
     yield make

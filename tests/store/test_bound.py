@@ -127,8 +127,8 @@ def listening(backlog: int, serve: Callable[[socket.socket], None]) -> Iterator[
 
 
 def store_at(url: str, **changes: Any) -> SwiftStore:
-    settings = SwiftSettings("", "", "", "c", **({"attempts": 1, "timeout_seconds": 10} | changes))
-    return SwiftStore(settings, AuthToken(url, "token"))
+    settings: dict[str, Any] = {"attempts": 1, "timeout_seconds": 10} | changes
+    return SwiftStore(SwiftSettings(AuthToken(url, "token"), "c", **settings))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 
 from agent.errors import StoreError, StoreNotFound
 from agent.store.protocol import Container
+from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
@@ -26,9 +27,7 @@ def by_hand() -> Iterator[None]:
 def store_of(swift: SwiftServer) -> SwiftStore:
     return SwiftStore(
         SwiftSettings(
-            auth_url=swift.auth_url,
-            user=swift.user,
-            key=swift.key,
+            AuthV1(swift.auth_url, swift.user, swift.key),
             container="nobody-has-this",
             timeout_seconds=0.5,
             attempts=2,

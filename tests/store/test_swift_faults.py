@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,8 +172,8 @@ def test_a_silent_store_is_given_up(
 def bare(swift: SwiftServer, store: SwiftStore) -> Iterator[SwiftStore]:
     """Yield a store on the same container that has only the token of the last login."""
     access = store._session._current_access()
-    settings = settings_for(swift, store._container)
-    made = SwiftStore(settings, AuthToken(access.storage_url, access.token))
+    login = AuthToken(access.storage_url, access.token)
+    made = SwiftStore(replace(settings_for(swift, store._container), login=login))
     yield made
     made.close()
 

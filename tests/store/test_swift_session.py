@@ -17,7 +17,7 @@ from swiftclient.exceptions import ClientException
 from agent.errors import AgentError, StoreBusy, StoreError, StoreMismatch, StoreRejected
 from agent.store.protocol import Container
 from agent.store.swift.errors import pause_seconds, translated
-from agent.store.swift.login import Access
+from agent.store.swift.login import Access, AuthToken, AuthV1
 from agent.store.swift.session import Link, SwiftSession
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.store.contract import md5, views
@@ -118,7 +118,7 @@ def test_pauses_grow_and_obey_the_store() -> None:
 
 
 def test_secrets_have_no_repr() -> None:
-    settings = SwiftSettings("http://h", "user", "the-key", "c")
+    settings = SwiftSettings(AuthV1("http://h", "user", "the-key"), "c")
     assert "the-key" not in repr(settings)
     assert "the-token" not in repr(Access("http://h", "the-token"))
 
@@ -170,8 +170,7 @@ def store_answering(answer: str, request_end: bytes) -> Iterator[tuple[SwiftStor
         server = threading.Thread(target=serve, daemon=True)
         server.start()
         store = SwiftStore(
-            SwiftSettings(url, "", "", "c", attempts=1, timeout_seconds=10),
-            authenticate=lambda connect: Access(url, "token"),
+            SwiftSettings(AuthToken(url, "token"), "c", attempts=1, timeout_seconds=10)
         )
         yield store, seen
         store.close()

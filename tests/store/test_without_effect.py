@@ -12,7 +12,7 @@ from swiftclient.client import get_auth
 from agent.errors import StoreError, TokenExpired
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container
-from agent.store.swift.login import AuthToken
+from agent.store.swift.login import AuthToken, AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.stack.swift import SwiftServer
 
@@ -20,10 +20,8 @@ QUOTA = {"status": 413, "body": "Upload exceeds quota."}
 
 
 def open_store(swift: SwiftServer, login: AuthToken | None = None) -> SwiftStore:
-    settings = SwiftSettings(
-        swift.auth_url, swift.user, swift.key, "effects", attempts=2, backoff_seconds=0.01
-    )
-    store = SwiftStore(settings, login)
+    v1 = AuthV1(swift.auth_url, swift.user, swift.key)
+    store = SwiftStore(SwiftSettings(login or v1, "effects", attempts=2, backoff_seconds=0.01))
     store.open()
     return store
 

@@ -5,6 +5,7 @@ shutdown of the duplicate ends every action of another thread on the socket, be 
 handshake, sending or reading.
 """
 
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -171,6 +172,21 @@ class _Adapter(HTTPAdapter):
                 pool.close()
         super().close()
 
+    def send(
+        self, request: requests.PreparedRequest, stream: bool = False, *args: Any, **kwargs: Any
+    ) -> requests.Response:
+        """Send a request. Without `stream`, the body of the answer is read here.
+
+        Raises:
+            StoreRejected: such a body is too large or compressed.
+        """
+        answer = super().send(request, True, *args, **kwargs)
+        if not stream:
+            _refuse_compressed(answer)
+            answer.raw, raw = io.BytesIO(_read(answer.raw.read)), answer.raw
+            raw.release_conn()
+        return answer
+
     def add_headers(self, request: requests.PreparedRequest, **kwargs: Any) -> None:
         if "Content-Length" in request.headers:
             request.headers.pop("Transfer-Encoding", None)
@@ -200,8 +216,7 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
 
     def getresponse(self) -> Any:
         answer = super().getresponse()
-        if answer.headers.get("content-encoding", "identity").lower() != "identity":
-            raise StoreRejected("the store sent a compressed answer, which was not requested")
+        _refuse_compressed(answer)
         answer.read = partial(_read, answer.read)
         return answer
 
@@ -211,6 +226,11 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
             self.resp.close()
         super().close()
         self.resp = None  # the response refers to this connection
+
+
+def _refuse_compressed(answer: Any) -> None:
+    if answer.headers.get("content-encoding", "identity").lower() != "identity":
+        raise StoreRejected("the store sent a compressed answer, which was not requested")
 
 
 def _read(read: Callable[[int], bytes], count: int | None = None) -> bytes:

@@ -28,12 +28,14 @@ Connect = Callable[[str], AbstractContextManager[Any]]
 class Access(NamedTuple):
     """The storage URL of the account, and a token for it.
 
-    `renewable` is True if another login may bring another token.
+    `renewable` is True if another login may bring another token. `seconds` is the time that the
+    token is valid from its issue, or None if the login doesn't tell.
     """
 
     storage_url: str
     token: str
     renewable: bool = True
+    seconds: float | None = None
 
     def __repr__(self) -> str:
         return f"Access({self.storage_url!r})"
@@ -75,13 +77,22 @@ class AuthV1:
                     f"{self.url} answers, but without a storage URL and a token",
                     hint=_URL_HINT,
                 )
-            if _scheme(self.url) == "https" and _scheme(url) != "https":
-                raise StoreRejected(
-                    f"the login at {self.url} goes over TLS, but it returns the storage URL "
-                    f"{url[:_LONGEST_URL]}, which would get the token in clear text",
-                    hint=_CLEAR_HINT,
-                )
-            return Access(url.rstrip("/"), token)
+            return Access(checked_storage_url(self.url, url), token)
+
+
+def checked_storage_url(login_url: str, url: str) -> str:
+    """Return the storage URL that a login returned, without a slash at its end.
+
+    Raises:
+        StoreRejected: the login goes over TLS, but requests to the storage URL would not.
+    """
+    if _scheme(login_url) == "https" and _scheme(url) != "https":
+        raise StoreRejected(
+            f"the login at {login_url} goes over TLS, but it returns the storage URL "
+            f"{url[:_LONGEST_URL]}, which would get the token in clear text",
+            hint=_CLEAR_HINT,
+        )
+    return url.rstrip("/")
 
 
 def _scheme(url: str) -> str:

@@ -18,7 +18,7 @@ import requests
 from swiftclient import client
 from swiftclient.exceptions import ClientException
 
-from agent.errors import StoreError, TokenExpired
+from agent.errors import LoginDenied, StoreError, TokenExpired
 from agent.store.protocol import Interruption, Uninterrupted
 from agent.store.swift.connection import CONNECT_SECONDS, Connection
 from agent.store.swift.deadlines import Deadlines
@@ -31,6 +31,14 @@ T = TypeVar("T")
 # In bytes per second. A slower transfer counts as failed. A segment of 16 MiB gets 256 s in
 # addition to the time that every request gets.
 LEAST_RATE: Final = 64 << 10
+# A token is renewed when this part of its lifetime is left, or this number of seconds, if that is
+# less. Requests go on with it meanwhile, and a busy login may be tried again.
+_RENEWAL_PART: Final = 1 / 8
+_RENEWAL_SECONDS: Final = 60.0
+
+
+# A refusal of the login, unlike one of a request, is about the user and the key.
+_LOGIN_MEANINGS: Final[Mapping[int, type[StoreError]]] = {401: LoginDenied, 403: LoginDenied}
 
 
 class Link(NamedTuple):
@@ -59,12 +67,18 @@ class _RefusedLogin(NamedTuple):
 
 @dataclass
 class _Shared:
-    """The state that all views of a session share. `turn` guards the login and the token."""
+    """The state that all views of a session share. `turn` guards the login and the token.
+
+    From `renew_at` on (monotonic seconds) one thread renews the token. From `void_at` on no request
+    is sent with it.
+    """
 
     turn: threading.Condition = field(default_factory=threading.Condition)
     deadlines: Deadlines = field(default_factory=Deadlines)
     idle: list[Connection] = field(default_factory=list)
     access: Access | None = None
+    renew_at: float = math.inf
+    void_at: float = math.inf
     logging_in: bool = False
     refused: _RefusedLogin | None = None
     aborted: bool = False
@@ -208,35 +222,67 @@ class SwiftSession:
         """Return the storage URL and the token, and log in first if there are none.
 
         One thread logs in and the other threads wait for the result. They share it, even if it is
-        an error. No thread logs in before the store's Retry-After is over.
+        an error. No thread logs in before the store's Retry-After is over. While a token that
+        expires soon is renewed, the other threads use it.
         """
         shared = self._shared
         with self._stop.on_stop(self._wake), shared.turn:
             waited = shared.logging_in
             shared.turn.wait_for(self._may_go_on)
-            if shared.access is not None:
-                return shared.access
+            usable = self._usable_access()
+            if usable and (shared.logging_in or time.monotonic() < shared.renew_at):
+                return usable
             if shared.refused and (waited or time.monotonic() < shared.refused.until):
                 raise shared.refused.for_another_thread()
             shared.logging_in, shared.refused = True, None
-        access, refused = None, None
+        return self._logged_in(usable)
+
+    def _usable_access(self) -> Access | None:
+        """Return the token if it has not expired. The caller holds `turn`."""
+        return self._shared.access if time.monotonic() < self._shared.void_at else None
+
+    def _logged_in(self, earlier: Access | None) -> Access:
+        """Log in for all threads and return the result.
+
+        If the login is busy, return `earlier`, which has not expired, and let a later request try
+        again.
+        """
+        access, refused, begun = None, None, time.monotonic()
         try:
-            with translated("log in to the store"):
+            with translated("log in to the store", _LOGIN_MEANINGS):
                 access = self._authenticate(self._connected)
         except StoreError as error:
             # The error of a stopped login must not reach threads that were not stopped.
             self._stop.check()
             refused = _RefusedLogin(error, time.monotonic() + asked_seconds(error))
-            raise
+            if earlier is None or not error.retryable:
+                raise
+            log.warning("the token can't be renewed at the moment: %s", error)
+            access = earlier
         finally:
-            with shared.turn:
-                shared.logging_in, shared.access, shared.refused = False, access, refused
-                shared.turn.notify_all()
+            self._share(access, refused, begun)
         return access
+
+    def _share(self, access: Access | None, refused: _RefusedLogin | None, begun: float) -> None:
+        """Give the result of a login, which began at `begun`, to all threads."""
+        shared = self._shared
+        with shared.turn:
+            shared.logging_in = False
+            if access and refused:  # the earlier token, which is still the shared one
+                left = max(shared.void_at - time.monotonic(), 0.0)
+                pause = max(refused.until - time.monotonic(), left / 4)
+                shared.renew_at = time.monotonic() + pause
+            else:
+                shared.access, shared.refused = access, refused
+                seconds = math.inf if access is None or access.seconds is None else access.seconds
+                shared.void_at = begun + seconds
+                early = min(seconds * _RENEWAL_PART, _RENEWAL_SECONDS)
+                shared.renew_at = shared.void_at - early
+            shared.turn.notify_all()
 
     def _may_go_on(self) -> bool:
         self._stop.check()
-        return not self._shared.logging_in
+        return not self._shared.logging_in or self._usable_access() is not None
 
     def _forget(self, refused: Access) -> None:
         """Drop the token, so that the next request logs in.

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -32,7 +32,7 @@ from agent.store.swift.connection import LONGEST_ANSWER
 from agent.store.swift.headers import read_clock, stat
 from agent.store.swift.info import read_limits
 from agent.store.swift.joining import Destination, check_entries, put_manifest
-from agent.store.swift.login import Authenticate, AuthV1
+from agent.store.swift.login import Authenticate
 from agent.store.swift.session import Link, SwiftSession
 
 log = logging.getLogger(__name__)
@@ -57,9 +57,7 @@ class SwiftSettings:
     certificates off.
     """
 
-    auth_url: str
-    user: str
-    key: str = field(repr=False)
+    login: Authenticate
     container: str
     timeout_seconds: float = 60
     attempts: int = 5
@@ -81,11 +79,11 @@ class SwiftStore:
     It implements agent.store.protocol.Store.
     """
 
-    def __init__(self, settings: SwiftSettings, authenticate: Authenticate | None = None) -> None:
+    def __init__(self, settings: SwiftSettings) -> None:
         self._container = settings.container
         self._learnt = _Learnt()
         self._session = SwiftSession(
-            authenticate or AuthV1(settings.auth_url, settings.user, settings.key),
+            settings.login,
             timeout_seconds=settings.timeout_seconds,
             attempts=settings.attempts,
             backoff_seconds=settings.backoff_seconds,

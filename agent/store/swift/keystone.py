@@ -1,0 +1,296 @@
+"""The login at OpenStack's Keystone, version 3, through keystoneauth1.
+
+Keystone returns a token for one project, and the catalogue of the project's services. The storage
+URL is that of the service `object-store` in the catalogue
+(https://docs.openstack.org/api-ref/identity/v3/#authentication-and-token-management).
+
+keystoneauth1 is imported at the first login, because most commands don't need it.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from swiftclient.exceptions import ClientException
+
+from agent.errors import (
+    ConfigInvalid,
+    EndpointMissing,
+    LoginDenied,
+    StoreError,
+    StoreRejected,
+    TokenExpired,
+)
+from agent.store.swift.login import Access, Connect, checked_storage_url
+
+if TYPE_CHECKING:
+    from keystoneauth1.access import AccessInfoV3
+    from keystoneauth1.session import Session
+
+_SERVICE: Final = "object-store"
+# The kinds of login. Each has its class in keystoneauth1.identity.v3.
+PASSWORD: Final = "v3password"  # noqa: S105 - the name of a kind
+APPLICATION_CREDENTIAL: Final = "v3applicationcredential"
+TOKEN: Final = "v3token"  # noqa: S105 - the name of a kind
+_CLASSES: Final = {
+    PASSWORD: "Password",
+    APPLICATION_CREDENTIAL: "ApplicationCredential",
+    TOKEN: "Token",
+}
+_SCOPE: Final = ("project_id", "project_name", "project_domain_id", "project_domain_name")
+_USER: Final = ("user_id", "username", "user_domain_id", "user_domain_name")
+# The options of each kind, by the names of keystoneauth1. An application credential has a project
+# of its own, and Keystone refuses to scope it to another one.
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    PASSWORD: ("password", *_USER, *_SCOPE),
+    APPLICATION_CREDENTIAL: (
+        "application_credential_secret",
+        "application_credential_id",
+        "application_credential_name",
+        *_USER,
+    ),
+    TOKEN: ("token", *_SCOPE),
+}
+# For each kind, groups of options. One option of each group must be there.
+_NEEDED: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
+    PASSWORD: (("password",), ("user_id", "username"), ("project_id", "project_name")),
+    APPLICATION_CREDENTIAL: (
+        ("application_credential_secret",),
+        ("application_credential_id", "application_credential_name"),
+    ),
+    TOKEN: (("token",), ("project_id", "project_name")),
+}
+_MOST_ENDPOINTS: Final = 10  # named in a message
+_LONGEST_NAME: Final = 60  # characters of a foreign name in a message
+
+
+@dataclass(frozen=True)
+class KeystoneSettings:
+    """The settings of one login.
+
+    `kind` is a key of OPTIONS, and `options` are those of its options that are set. `region` None
+    means any region. `interface` is `public`, `internal` or `admin`. `told_by` names the place that
+    the settings come from, for messages.
+
+    Raises:
+        ConfigInvalid: the kind isn't known, or an option is missing.
+    """
+
+    auth_url: str
+    kind: str
+    options: Mapping[str, str] = field(repr=False)
+    region: str | None = None
+    interface: str = "public"
+    told_by: str = "[store]"
+
+    def __post_init__(self) -> None:
+        if self.kind not in OPTIONS:
+            raise ConfigInvalid(
+                f"{self.told_by} asks for the login {self.kind!r}, which is not supported",
+                hint=f"use one of: {', '.join(OPTIONS)}",
+            )
+        for group in _NEEDED[self.kind]:
+            if not any(self.options.get(name) for name in group):
+                raise ConfigInvalid(
+                    f"{self.told_by} has no {' or '.join(group)}, which {self.kind} needs",
+                    hint="docs/stores.md has an example of each kind of login",
+                )
+
+    @property
+    def who(self) -> str:
+        """Return the user or the application credential, for messages."""
+        names = [self.options.get(name) for name in (*_USER[1::-1], *OPTIONS[self.kind][1:3])]
+        found = next((name for name in names if name), "the token")
+        kind = "application credential " if self.kind == APPLICATION_CREDENTIAL else ""
+        return f"{kind}{found}"
+
+    @property
+    def project(self) -> str | None:
+        """Return the name or the id of the project. An application credential names none."""
+        return self.options.get("project_name") or self.options.get("project_id")
+
+    @property
+    def account(self) -> str:
+        """Return a text that differs for different accounts of the store. It has no secret."""
+        known = {name: value for name, value in self.options.items() if name in _NAMING}
+        parts = [f"{name}={value}" for name, value in sorted(known.items())]
+        return " ".join([self.auth_url, *parts, self.region or "", self.interface])
+
+
+_NAMING: Final = frozenset((*_USER, *_SCOPE, *OPTIONS[APPLICATION_CREDENTIAL][1:3]))
+
+
+@dataclass(frozen=True)
+class KeystoneLogin:
+    """A login at Keystone, which returns the storage URL and a token of the project."""
+
+    settings: KeystoneSettings
+
+    def __call__(self, connect: Connect) -> Access:
+        from keystoneauth1.session import Session
+
+        # keystoneauth1 writes requests and answers to its debug log
+        logging.getLogger("keystoneauth").setLevel(logging.WARNING)
+        settings = self.settings
+        with connect(settings.auth_url) as http, _translated(settings.auth_url):
+            # keystoneauth1 replaces what the connection sends with each request of its own
+            given = http.requests_args
+            session = Session(session=http.request_session, verify=given["verify"], redirect=False)
+            granted = self._granted(session)
+            url = checked_storage_url(settings.auth_url, self._endpoint(granted))
+            token = str(granted.auth_token)
+            return Access(url, token, settings.kind != TOKEN, _lifetime(granted))
+
+    def _granted(self, session: "Session") -> "AccessInfoV3":
+        """Return Keystone's answer, or raise the reason of its refusal."""
+        from keystoneauth1.exceptions import Forbidden, Unauthorized
+
+        try:
+            return self._authenticated(session)
+        except Unauthorized:
+            raise self._refusal(session) from None
+        except Forbidden:
+            raise self._denied(
+                "may not get a token for the project",
+                "the token of an application credential can't be used for another project, nor for "
+                "its own: use a token of a user's password",
+            ) from None
+
+    def _authenticated(self, session: "Session", *, scoped: bool = True) -> "AccessInfoV3":
+        from keystoneauth1.identity import v3
+
+        options: dict[str, Any] = dict(self.settings.options)
+        if not scoped:
+            options = {name: one for name, one in options.items() if name not in _SCOPE}
+            options["unscoped"] = True
+        plugin = getattr(v3, _CLASSES[self.settings.kind])(self.settings.auth_url, **options)
+        # not get_access(), which logs in again for each request if a token lives only for seconds
+        granted: AccessInfoV3 = plugin.get_auth_ref(session)
+        return granted
+
+    def _refusal(self, session: "Session") -> StoreError:
+        """Return the error of a refused login (401).
+
+        Keystone gives the same answer to a wrong password and to a project that the user may not
+        use. So the agent asks again without the project.
+        """
+        if self.settings.kind == TOKEN:
+            return TokenExpired(f"Keystone at {self.settings.auth_url} refuses the token")
+        if self.settings.kind == APPLICATION_CREDENTIAL:
+            return self._denied(
+                "is refused",
+                "it was deleted or has expired, its secret is wrong, or its user has lost the role "
+                "in the project: make another one (openstack application credential create), and "
+                "put its id and secret into the configuration",
+            )
+        from keystoneauth1.exceptions import Unauthorized
+
+        try:
+            self._authenticated(session, scoped=False)
+        except Unauthorized:
+            return self._denied(
+                "is refused: the name, password or domain is wrong, or the user is disabled",
+                "correct the user, its password and its domain in the configuration",
+            )
+        return self._denied(
+            f"may log in, but not to the project {self.settings.project}",
+            "correct the project and its domain in the configuration, or give the user a role in "
+            "the project (openstack role add --user USER --project PROJECT member)",
+        )
+
+    def _denied(self, what: str, hint: str) -> LoginDenied:
+        settings = self.settings
+        return LoginDenied(
+            f"Keystone at {settings.auth_url}: {settings.who} {what} (from {settings.told_by})",
+            hint=hint,
+        )
+
+    def _endpoint(self, granted: "AccessInfoV3") -> str:
+        """Return the URL of the object store in the catalogue.
+
+        Raises:
+            EndpointMissing: the catalogue has none for the region and the interface.
+        """
+        settings, catalogue = self.settings, granted.service_catalog
+        wanted = f"{settings.interface} URL of the service {_SERVICE}"
+        endpoints = [
+            one
+            for one in catalogue.get_endpoint_data_list(
+                service_type=_SERVICE, interface=settings.interface
+            )
+            if settings.region in (None, one.region_name)
+        ]
+        if not endpoints:
+            region = f"in the region {settings.region}" if settings.region else "in any region"
+            raise EndpointMissing(
+                f"Keystone at {settings.auth_url} has no {wanted} {region} for {settings.who}: "
+                f"{_offer(catalogue)}"
+            )
+        if len({one.region_name for one in endpoints}) > 1:
+            # Their order may change. Then the backups of one database would be in several stores.
+            raise EndpointMissing(
+                f"Keystone at {settings.auth_url} has a {wanted} in several regions: "
+                f"{_offer(catalogue)}",
+                hint="name one of them in [store] region (for clouds.yaml in region_name, for the "
+                "environment in OS_REGION_NAME)",
+            )
+        return str(endpoints[0].url)
+
+
+def _lifetime(granted: "AccessInfoV3") -> float | None:
+    """Return the number of seconds that a token is valid, or None if it doesn't expire.
+
+    Both times are of Keystone's clock, because this machine's may be wrong.
+    """
+    if granted.expires is None or granted.issued is None:
+        return None
+    return max((granted.expires - granted.issued).total_seconds(), 0.0)
+
+
+def _offer(catalogue: Any) -> str:
+    """Return the object stores of a catalogue as text."""
+    if not catalogue.catalog:
+        return "its catalogue is empty"
+    rows = sorted(
+        f"{one.interface} in {one.region_name}"[:_LONGEST_NAME]
+        for one in catalogue.get_endpoint_data_list(service_type=_SERVICE)
+    )
+    return f"it offers {', '.join(rows[:_MOST_ENDPOINTS]) or 'only other services'}"
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Turn an error of keystoneauth1 into one of the HTTP libraries, or into a StoreRejected.
+
+    The session translates those of the HTTP libraries.
+    """
+    from keystoneauth1 import exceptions
+
+    try:
+        yield
+    except exceptions.NotFound as error:
+        raise StoreRejected(
+            f"{url} answers 404: it is not a URL of Keystone's version 3",
+            hint="check the URL of Keystone, which ends in /v3",
+        ) from error
+    except exceptions.HttpError as error:
+        headers = error.response.headers if error.response is not None else {}
+        raise ClientException(
+            "log in",
+            http_status=error.http_status,
+            http_response_content=str(error.message),
+            http_response_headers=headers,
+        ) from error
+    except exceptions.ConnectionError as error:
+        # keystoneauth1 hides the error of requests, which has the reason
+        if error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+    except (exceptions.ClientException, LookupError, TypeError, AttributeError) as error:
+        # the last three are what keystoneauth1 raises for JSON of another form
+        raise StoreRejected(
+            f"{url} answers, but not as Keystone's version 3 does",
+            hint="check the URL of Keystone, which ends in /v3",
+        ) from error
