@@ -101,6 +101,14 @@ def _task_login(asked: TaskStore | None) -> AuthToken | None:
     return AuthToken(asked.storage_url, asked.token.get_secret_value())
 
 
+def login_of(section: StoreSection) -> tuple[str, str]:
+    """Return the user and the URL of the configured login. They are for messages."""
+    if section.kind == "file" or (section.auth == "v1" and section.address):
+        return section.user, section.address
+    keystone = cloud_of(section).keystone
+    return keystone.who, keystone.auth_url
+
+
 def store_account(config: Config) -> str:
     """Return a text that differs for different accounts of stores, without a secret."""
     section = need(config.store, "store")

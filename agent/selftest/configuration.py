@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agent import crash_points
+from agent.config.cloud import cloud_of
 from agent.config.secrets import read_secret
 from agent.config.settings import ENV_NAME, ENV_PREFIX, Config
 from agent.errors import ConfigInvalid
@@ -29,7 +30,7 @@ def checks(context: Context) -> Sequence[Check]:
         Check("sections", lambda: _sections(context.config), file),
         Check("environment", lambda: _environment(context.environment)),
         Check("broker password", lambda: secret("broker", "password_file"), file),
-        Check("store key", lambda: secret("store", "key_file"), file),
+        Check("store key", lambda: _store_key(context), file),
         Check("database password", lambda: secret("database", "password_file"), file),
         Check("state folder", lambda: _state_folder(context.config.agent.state_folder), file),
     ]
@@ -96,6 +97,15 @@ def _keys(annotation: object) -> list[str]:
         if hasattr(kind, "model_fields"):
             return list(kind.model_fields)
     return []
+
+
+def _store_key(context: Context) -> CheckOutcome:
+    """Check the secret of the store's login, from wherever it is taken."""
+    section = context.config.store
+    if section is None or section.kind != "swift" or section.address:
+        return _secret(context.config, "store", "key_file")
+    keystone = cloud_of(section, context.environment).keystone
+    return passed(f"{keystone.told_by}: {keystone.who} at {keystone.auth_url}")
 
 
 def _secret(config: Config, section: str, key: str) -> CheckOutcome:

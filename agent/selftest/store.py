@@ -17,7 +17,7 @@ from agent.records.manifest import most_segments
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 from agent.store.protocol import Container, ManifestEntry
-from agent.wiring import store_folder
+from agent.wiring import login_of, store_folder
 
 _SMALL = 4096
 _PART = 64 << 10
@@ -50,8 +50,9 @@ class _Group:
     def login(self) -> CheckOutcome:
         section = need(self._context.config.store, "store")
         location = self._context.store.location
-        found = f"{location} as {section.user}" if section.user else location
-        clear = [url for url in (section.address, location) if _clear(url)]
+        user, url = login_of(section)
+        found = f"{location} as {user}" if user else location
+        clear = [one for one in (url, location) if _clear(one)]
         if clear:
             return warned(
                 f"{found}; {clear[0]} has no TLS: an eavesdropper on the network reads the key or "
