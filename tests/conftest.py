@@ -17,6 +17,7 @@ pytest_plugins = [
     "tests.stack.fixtures_rabbitmq",
     "tests.stack.fixtures_mariadb",
     "tests.stack.fixtures_swift",
+    "tests.stack.fixtures_keystone",
 ]
 
 

@@ -1,24 +1,25 @@
 """A private OpenStack Swift, whose proxy, account, container and object servers share a process."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any, Final
 
+from tests.stack.keystone import PREFIXES, KeystoneServer
+from tests.stack.openstack import swift_python as swift_python
 from tests.stack.process import ServerProcess, free_port, port_answers
 
-_ROOT = Path(__file__).parents[2]
 _SERVERS = ("proxy", "account", "container", "object")
-
-
-def swift_python() -> Path:
-    """Return the path of the interpreter that has Swift installed. It need not exist."""
-    return Path(os.environ.get("SWIFT_PYTHON", _ROOT / ".venv-swift" / "bin" / "python"))
 
 
 class SwiftServer:
     """Swift with auth v1 (tempauth) and one account, on free loopback ports.
+
+    If `keystone` is given, it takes the place of tempauth. Its project has the account, and its
+    `agent` is the user. Keystone may be started before Swift or after it. Its catalogue doesn't
+    name this Swift until `keystone.add_object_store(swift.address)` is called.
+    `token_cache_seconds` is the time for which Swift accepts a token that Keystone confirmed, even
+    if it is revoked meanwhile. Without a cache, each request costs one request to Keystone.
 
     `manifest_segments` is the largest number of entries in a manifest. `token_life` is in
     seconds. `listing_limit` is the number of rows on one page of a listing. `max_file_size` is
@@ -26,10 +27,10 @@ class SwiftServer:
     given, the proxy speaks TLS.
     """
 
-    user: Final = "test:tester"
+    user: str = "test:tester"
     # this user has only the rights that a container's ACL grants
     reader: Final = "test:reader"
-    key: Final = "testing-key-of-swift"
+    key: str = "testing-key-of-swift"
 
     def __init__(
         self,
@@ -40,6 +41,8 @@ class SwiftServer:
         listing_limit: int = 10000,
         max_file_size: int = 5 << 30,
         certificate: Path | None = None,
+        keystone: KeystoneServer | None = None,
+        token_cache_seconds: int = -1,
     ) -> None:
         self.folder = folder
         ports = {name: free_port() for name in _SERVERS}
@@ -50,12 +53,17 @@ class SwiftServer:
             "max_file_size": max_file_size,
             "certificate": str(certificate or ""),
             "key": self.key,
+            "keystone": _authtoken(keystone, token_cache_seconds) if keystone else None,
             **ports,
         }
         self.port = ports["proxy"]
-        address = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
-        self.auth_url = f"{address}/auth/v1.0"
-        self.storage_url = f"{address}/v1/AUTH_test"
+        self.address = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}"
+        self.auth_url = f"{self.address}/auth/v1.0"
+        self.storage_url = f"{self.address}/v1/AUTH_test"
+        if keystone:
+            self.auth_url = keystone.auth_url
+            self.user, self.key = keystone.agent.name, keystone.agent.password
+            self.storage_url = f"{self.address}/v1/AUTH_{keystone.project_id}"
         self._process: ServerProcess | None = None
 
     @property
@@ -123,3 +131,17 @@ class SwiftServer:
         A line ends in `newest` if the request asked for the newest copy.
         """
         return (self.folder / "requests.log").read_text().splitlines()
+
+
+def _authtoken(keystone: KeystoneServer, cache_seconds: int) -> dict[str, Any]:
+    """Return the settings of the middlewares that ask Keystone for the meaning of a token."""
+    return {
+        "auth_url": keystone.auth_url,
+        "username": keystone.service.name,
+        "password": keystone.service.password,
+        "domain": keystone.service.domain,
+        "project": keystone.service_project,
+        "cafile": str(keystone.certificate or ""),
+        "prefixes": ", ".join(PREFIXES.values()),
+        "token_cache_seconds": cache_seconds,
+    }

@@ -20,8 +20,11 @@ import eventlet.wsgi  # type: ignore[import-not-found,unused-ignore]
 import swift.common.utils  # type: ignore[import-not-found,unused-ignore]
 
 FOLDER = Path(sys.argv[1])
-# `bind` is the proxy's address. Only the proxy connects to the other servers.
-OPTIONS = {"bind": "127.0.0.1"} | json.loads((FOLDER / "options.json").read_text())
+# `bind` is the proxy's address. Only the proxy connects to the other servers. `keystone` has the
+# settings of the middlewares that take the place of tempauth.
+OPTIONS = {"bind": "127.0.0.1", "keystone": None} | json.loads(
+    (FOLDER / "options.json").read_text()
+)
 SWIFT_CONF = """\
 [swift-hash]
 swift_hash_path_prefix = backup-agent
@@ -53,7 +56,7 @@ swift_dir = {folder}
 workers = 0
 {tls}
 [pipeline:main]
-pipeline = catch_errors bulk tempauth copy container_quotas slo inner dlo listing_formats
+pipeline = catch_errors bulk {auth} copy container_quotas slo inner dlo listing_formats
     proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
@@ -66,11 +69,7 @@ object_chunk_size = 1048576
 use = egg:swift#catch_errors
 [filter:bulk]
 use = egg:swift#bulk
-[filter:tempauth]
-use = egg:swift#tempauth
-token_life = {token_life}
-user_test_tester = {key} .admin
-user_test_reader = {key}
+{auth_filters}
 [filter:copy]
 use = egg:swift#copy
 [filter:container_quotas]
@@ -86,6 +85,37 @@ paste.filter_factory = __main__:inner_faults
 use = egg:swift#dlo
 [filter:listing_formats]
 use = egg:swift#listing_formats
+"""
+TEMPAUTH_CONF = """\
+[filter:tempauth]
+use = egg:swift#tempauth
+token_life = {token_life}
+user_test_tester = {key} .admin
+user_test_reader = {key}
+"""
+# token_cache_time: each request asks Keystone for its token. With a cache, a revoked token would be
+# accepted for some minutes. A request costs about 10 ms more CPU in Keystone.
+KEYSTONE_CONF = """\
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = {auth_url}
+auth_url = {auth_url}
+auth_type = password
+username = {username}
+password = {password}
+user_domain_name = {domain}
+project_name = {project}
+project_domain_name = {domain}
+cafile = {cafile}
+delay_auth_decision = true
+include_service_catalog = false
+service_token_roles_required = true
+token_cache_time = {token_cache_seconds}
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+reseller_prefix = {prefixes}
+operator_roles = member
+allow_names_in_acls = false
 """
 STORAGE_CONF = """\
 [DEFAULT]
@@ -282,7 +312,12 @@ def build_ring(kind: str, port: int) -> None:
 def write_configuration() -> None:
     pem = OPTIONS["certificate"]
     tls = f"cert_file = {pem}\nkey_file = {pem}" if pem else ""
-    (FOLDER / "proxy.conf").write_text(PROXY_CONF.format(folder=FOLDER, tls=tls, **OPTIONS))
+    if identity := OPTIONS["keystone"]:
+        auth, filters = "authtoken keystoneauth", KEYSTONE_CONF.format(**identity)
+    else:
+        auth, filters = "tempauth", TEMPAUTH_CONF.format(**OPTIONS)
+    settings = {"folder": FOLDER, "tls": tls, "auth": auth, "auth_filters": filters, **OPTIONS}
+    (FOLDER / "proxy.conf").write_text(PROXY_CONF.format(**settings))
     for kind in ("account", "container", "object"):
         text = STORAGE_CONF.format(kind=kind, port=OPTIONS[kind], folder=FOLDER)
         (FOLDER / f"{kind}.conf").write_text(text)
