@@ -208,7 +208,7 @@ def _exists(path: Path) -> bool:
 
 
 def _store(section: StoreSection | None, url: str) -> StoreSection:
-    settings = section.model_dump() if section else {}
+    settings = section.model_dump(exclude_unset=True) if section else {}
     # the keys of a login belong to its URL
     for key in LOGIN_KEYS if url == CLOUD_URL else ("cloud",):
         settings.pop(key, None)

@@ -76,12 +76,12 @@ def _of_section(section: StoreSection) -> KeystoneSettings:
     secret = read_secret(section.key_file, "[store] key_file")
     project = {
         "project_name": section.project,
-        "project_domain_name": section.project_domain or _DOMAIN,
+        "project_domain_name": section.project_domain,
     }
     options = {
         "v3password": {
             "username": section.user,
-            "user_domain_name": section.user_domain or _DOMAIN,
+            "user_domain_name": section.user_domain,
             "password": secret,
             **project,
         },
@@ -92,7 +92,7 @@ def _of_section(section: StoreSection) -> KeystoneSettings:
         "v3token": {"token": secret, **project},
     }[section.auth]
     return KeystoneSettings(
-        section.address, section.auth, options, section.region, section.interface or "public"
+        section.address, section.auth, options, section.region, section.interface
     )
 
 
@@ -143,7 +143,7 @@ def _cloud(values: Mapping[str, Any], place: str, section: StoreSection) -> Clou
         kind,
         options,
         section.region or _text(values.get("region_name")),
-        section.interface or _interface(values, place),
+        section.interface if "interface" in section.model_fields_set else _interface(values, place),
         place,
     )
     return Cloud(keystone, section.ca_file or _path(values.get("cacert")))

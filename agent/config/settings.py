@@ -105,19 +105,14 @@ def names_store(url: str) -> bool:
 # application credential has a project of its own.
 LOGIN_KEYS = (
     *("auth", "user", "key_file", "application_credential"),
-    *("user_domain", "project", "project_domain"),
+    *("project", "user_domain", "project_domain"),
 )
+_CATALOGUE = ("region", "interface")
 _KEYS_OF_LOGIN = {
     "v1": (("user", "key_file"), ()),
-    "v3password": (
-        ("user", "key_file", "project"),
-        ("user_domain", "project_domain", "region", "interface"),
-    ),
-    "v3applicationcredential": (
-        ("application_credential", "key_file"),
-        ("region", "interface"),
-    ),
-    "v3token": (("key_file", "project"), ("project_domain", "region", "interface")),
+    "v3password": (("user", "key_file", "project"), ("user_domain", "project_domain", *_CATALOGUE)),
+    "v3applicationcredential": (("application_credential", "key_file"), _CATALOGUE),
+    "v3token": (("key_file", "project"), ("project_domain", *_CATALOGUE)),
 }
 
 
@@ -134,12 +129,12 @@ class StoreSection(Frozen):
     user: str = ""
     key_file: Absolute | None = None
     application_credential: str = ""
-    user_domain: str = ""
     project: str = ""
-    project_domain: str = ""
+    user_domain: str = "Default"
+    project_domain: str = "Default"
     cloud: Name | None = None
     region: str | None = None
-    interface: Literal["public", "internal", "admin"] | None = None
+    interface: Literal["public", "internal", "admin"] = "public"
     container: Name | None = None
     ca_file: Absolute | None = None
     storage_urls: tuple[StorageUrl, ...] = ()
@@ -171,27 +166,27 @@ class StoreSection(Frozen):
 
     def _check_cloud(self) -> None:
         # the unit that we ship always sets key_file
-        keys = (key for key in LOGIN_KEYS if key in self.model_fields_set - {"key_file"})
-        if given := [key for key in keys if getattr(self, key)]:
+        if given := self._given({*LOGIN_KEYS} - {"key_file"}):
             raise ValueError(
-                f"{' and '.join(given)} can't be used without a url: set url to swift: and the "
-                "URL of the login"
+                f"{given} can't be used without a url: set url to swift: and the URL of the login"
             )
 
     def _check_login(self) -> None:
         if "@" in self.url.split("/")[2]:
             raise ValueError("url holds a user or a password; put them into user and key_file")
         needed, allowed = _KEYS_OF_LOGIN[self.auth]
-        missing = [key for key in needed if not getattr(self, key)]
-        if missing:
-            raise ValueError(f"a swift: store with auth {self.auth!r} needs {' and '.join(needed)}")
-        other = [
-            key
-            for key in (*LOGIN_KEYS, "region", "interface")
-            if getattr(self, key) and key not in (*needed, *allowed, "auth")
-        ]
-        if other:
-            raise ValueError(f"{' and '.join(other)} can't be used with auth {self.auth!r}")
+        if not all(getattr(self, key) for key in needed):
+            kind = "" if self.auth == "v1" else f" with auth {self.auth!r}"
+            raise ValueError(f"a swift: store{kind} needs {' and '.join(needed)}")
+        if other := self._given({*LOGIN_KEYS, *_CATALOGUE} - {"auth", *needed, *allowed}):
+            raise ValueError(f"{other} can't be used with auth {self.auth!r}")
+
+    def _given(self, keys: set[str]) -> str:
+        """Return those of the keys that differ from their defaults, as text."""
+        fields = type(self).model_fields
+        return " and ".join(
+            key for key in fields if key in keys and getattr(self, key) != fields[key].default
+        )
 
 
 class DatabaseSection(Frozen):

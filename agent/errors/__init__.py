@@ -54,7 +54,8 @@
     │   ├── StoreBusy            store_busy            retryable
     │   ├── StoreMismatch        store_mismatch        retryable: stored bytes differ from sent
     │   ├── StoreDenied          store_denied
-    │   │   └── LoginDenied      login_denied
+    │   │   ├── LoginDenied      login_denied
+    │   │   └── TokenRefused     token_refused         retryable
     │   ├── EndpointMissing      endpoint_missing      not in the catalogue of Keystone
     │   ├── TokenExpired         token_expired
     │   ├── StoreNotFound        store_not_found
@@ -139,6 +140,7 @@ from agent.errors.edges import (
     StoreSilent as StoreSilent,
     StoreUnreachable as StoreUnreachable,
     TokenExpired as TokenExpired,
+    TokenRefused as TokenRefused,
     Unroutable as Unroutable,
 )
 from agent.errors.requests import (

@@ -178,6 +178,20 @@ class LoginDenied(StoreDenied):
     default_hint = "check [store] user and key_file, and that the user is not disabled"
 
 
+class TokenRefused(StoreDenied):
+    """The store refuses a token that its login has just granted.
+
+    Swift does so while it can't reach Keystone.
+    """
+
+    code = "token_refused"
+    retryable = True
+    default_hint = (
+        "check that Swift can reach Keystone (see authtoken in the log of Swift's proxy), and that "
+        "both belong to the same cloud"
+    )
+
+
 class EndpointMissing(StoreError):
     """The catalogue of Keystone has no object store for the region and the interface."""
 

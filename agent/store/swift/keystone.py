@@ -101,10 +101,12 @@ class KeystoneSettings:
     @property
     def who(self) -> str:
         """Return the user or the application credential, for messages."""
-        names = [self.options.get(name) for name in (*_USER[1::-1], *OPTIONS[self.kind][1:3])]
-        found = next((name for name in names if name), "the token")
-        kind = "application credential " if self.kind == APPLICATION_CREDENTIAL else ""
-        return f"{kind}{found}"
+        if self.kind == TOKEN:
+            return "the token"
+        credential = self.kind == APPLICATION_CREDENTIAL
+        options = OPTIONS[self.kind][2:0:-1] if credential else ("username", "user_id")
+        found = next(self.options[name] for name in options if name in self.options)
+        return f"the application credential {found}" if credential else f"the user {found}"
 
     @property
     def project(self) -> str | None:
@@ -145,11 +147,16 @@ class KeystoneLogin:
 
     def _granted(self, session: "Session") -> "AccessInfoV3":
         """Return Keystone's answer, or raise the reason of its refusal."""
-        from keystoneauth1.exceptions import Forbidden, Unauthorized
+        from keystoneauth1.exceptions import Forbidden, NotFound, Unauthorized
 
         try:
             return self._authenticated(session)
         except Unauthorized:
+            raise self._refusal(session) from None
+        except NotFound as error:
+            if not _is_of_keystone(error.response):
+                raise
+            # a credential or token in the request was deleted or revoked
             raise self._refusal(session) from None
         except Forbidden:
             raise self._denied(
@@ -237,6 +244,14 @@ class KeystoneLogin:
                 "environment in OS_REGION_NAME)",
             )
         return str(endpoints[0].url)
+
+
+def _is_of_keystone(answer: Any) -> bool:
+    """Return True if an answer is an error in Keystone's form, and not in that of a web server."""
+    try:
+        return isinstance(answer.json()["error"], dict)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _lifetime(granted: "AccessInfoV3") -> float | None:

@@ -47,7 +47,7 @@ class Authenticate(Protocol):
     `connect` opens a connection for a block, as the session opens its own.
     """
 
-    def __call__(self, connect: Connect) -> Access: ...
+    def __call__(self, connect: Connect, /) -> Access: ...
 
 
 @dataclass(frozen=True)

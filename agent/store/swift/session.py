@@ -18,7 +18,7 @@ import requests
 from swiftclient import client
 from swiftclient.exceptions import ClientException
 
-from agent.errors import LoginDenied, StoreError, TokenExpired
+from agent.errors import LoginDenied, StoreError, TokenExpired, TokenRefused
 from agent.store.protocol import Interruption, Uninterrupted
 from agent.store.swift.connection import CONNECT_SECONDS, Connection
 from agent.store.swift.deadlines import Deadlines
@@ -189,7 +189,14 @@ class SwiftSession:
             elif self._ask_if_refused(access):
                 self._drop_refused(access)
             raise
-        return self._exchange(self._current_access(), action, size)
+        try:
+            return self._exchange(self._current_access(), action, size)
+        except ClientException as error:
+            if error.http_status != 401:
+                raise
+            refused = TokenRefused("the store refuses (401) a token that it has just granted")
+            refused.without_effect = True
+            raise refused from error
 
     def _drop_refused(self, access: Access, *, answered: bool = False) -> None:
         """Make the next request log in.

@@ -31,21 +31,22 @@ MEANINGS: Final[dict[str, str]] = {
     "type",
     "broker.ca_file": "certificate of the authority for the broker's certificate, if the system "
     "does not know that authority",
-    "store.url": "`swift:` and the URL of a login, or `file:///` and a directory. `swift:` alone is "
-    "the OpenStack cloud of `cloud`, of `OS_CLOUD` or of `OS_AUTH_URL`",
+    "store.url": "`swift:` and the URL of a login, or `file:///` and a directory. `swift:` alone "
+    "is the OpenStack cloud of `cloud`, of `OS_CLOUD` or of `OS_AUTH_URL`",
     "store.auth": "kind of the login at `url`: Swift's own, or one of Keystone's; see "
     "[stores.md](stores.md#keystone)",
     "store.user": "user, such as `account:user` for `v1`; required for `v1` and `v3password`",
-    "store.key_file": "file with the key, the password, the secret of the application credential, or "
-    "the token; required for a `url` that begins with `swift:http`",
+    "store.key_file": "file with the key, the password, the secret of the application credential, "
+    "or the token; required for a `url` that begins with `swift:http`",
     "store.application_credential": "id of the application credential; required for "
     "`v3applicationcredential`",
-    "store.user_domain": "domain of the user; none means `Default`",
+    "store.user_domain": "domain of the user",
     "store.project": "project that owns the containers; required for `v3password` and `v3token`",
-    "store.project_domain": "domain of the project; none means `Default`",
+    "store.project_domain": "domain of the project",
     "store.cloud": "name of a cloud in clouds.yaml, instead of `url`",
-    "store.region": "region of the object store in Keystone's catalogue; required if there are several",
-    "store.interface": "interface of the object store in Keystone's catalogue; none means `public`",
+    "store.region": "region of the object store in Keystone's catalogue; required if there are "
+    "several",
+    "store.interface": "interface of the object store in Keystone's catalogue",
     "store.container": "name of the container; none means `database_backups_<tenant_id>`. Segments "
     "are in `<container>_segments`",
     "store.ca_file": "certificate of the authority for the store's certificate, if the system does "
