@@ -118,7 +118,6 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         **known,
         "auth": known,
         "interface": known.get("interface", known.get("endpoint_type")),
-        "verify": known.get("insecure", "false").lower() in _OFF,
     }
 
 
@@ -158,7 +157,8 @@ def _kind(auth: Mapping[str, str]) -> str:
 
 def _check_supported(values: Mapping[str, Any], place: str) -> None:
     """Raise ConfigInvalid if a cloud would need something that the agent can't or must not do."""
-    if str(values.get("verify", "true")).lower() in _OFF:
+    off = str(values.get("verify", "true")).lower() in _OFF
+    if off or str(values.get("insecure") or "false").lower() not in _OFF:
         raise ConfigInvalid(
             f"{place} turns the check of TLS certificates off, which the agent never does",
             hint="name the certificate of the cloud's authority: cacert in clouds.yaml, OS_CACERT "

@@ -1,0 +1,213 @@
+"""An agent behind a real Keystone with short tokens: backup, restore, delete, gc, self-test."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from agent import wiring
+from agent.config.settings import load
+from tests.stack.agent import Agent, write_private
+from tests.stack.fixtures_keystone import need_keystone
+from tests.stack.keystone import Account, ApplicationCredential, KeystoneServer
+from tests.stack.mariadb import MariaDB
+from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.swift import SwiftServer
+
+LIFETIME = 4  # seconds of a token
+MIB = 1 << 20
+
+
+class Cloud:
+    """A Keystone, a Swift behind it, a user with an application credential, and an agent.
+
+    As a store of the agent's, it has the address of Keystone and the secret of the credential.
+    """
+
+    def __init__(self, folder: Path, rabbitmq: RabbitMQ, mariadb: MariaDB) -> None:
+        self.keystone = KeystoneServer(folder / "keystone", token_seconds=LIFETIME)
+        self.swift = SwiftServer(folder / "swift", keystone=self.keystone)
+        self.keystone.launch()
+        self.swift.launch()
+        self.keystone.wait_ready()
+        self.swift.wait_ready()
+        self.keystone.add_object_store(self.swift.address)
+        self.owner: Account = self.keystone.add_user()
+        self.credential = self.keystone.make_application_credential(self.owner)
+        self.agent = Agent(folder / "agent", rabbitmq, self, mariadb, self.login(self.credential))
+
+    @property
+    def auth_url(self) -> str:
+        return self.keystone.auth_url
+
+    @property
+    def storage_url(self) -> str:
+        return self.swift.storage_url
+
+    @property
+    def user(self) -> str:
+        return ""
+
+    @property
+    def key(self) -> str:
+        return self.credential.secret
+
+    def login(self, credential: ApplicationCredential) -> dict[str, dict[str, object]]:
+        """Return the keys of an agent.toml with the login of that credential."""
+        store: dict[str, object] = {
+            "auth": "v3applicationcredential",
+            "application_credential": credential.id,
+            "user": None,
+            "region": "RegionOne",
+        }
+        return {"store": store, "pipeline": {"segment_bytes": MIB}}
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables OS_* for the password of the user."""
+        return {
+            "OS_AUTH_URL": self.keystone.auth_url,
+            "OS_USERNAME": self.owner.name,
+            "OS_USER_DOMAIN_NAME": self.owner.domain,
+            "OS_PASSWORD": self.owner.password,
+            "OS_PROJECT_NAME": self.keystone.project,
+            "OS_PROJECT_DOMAIN_NAME": self.keystone.project_domain,
+            "OS_IDENTITY_API_VERSION": "3",
+        }
+
+    def stop(self) -> None:
+        self.agent.stop()
+        self.swift.stop()
+        self.keystone.stop()
+
+
+@pytest.fixture(scope="module")
+def cloud(scratch: Path, rabbitmq: RabbitMQ, mariadb: MariaDB) -> Iterator[Cloud]:
+    need_keystone()
+    made = Cloud(scratch / "cloud", rabbitmq, mariadb)
+    made.agent.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def base(cloud: Cloud) -> str:
+    """Return the id of a COMPLETED full backup."""
+    return str(cloud.agent.create("base")["id"])
+
+
+def without_agent_toml(
+    folder: Path, tenant_id: str, environment: Mapping[str, str], *words: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command for a user who has no agent.toml."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    own = {"HOME": str(folder), "BACKUP_AGENT_AGENT__TENANT_ID": tenant_id}
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *words],
+        env={**kept, **own, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_backup_outlives_five_tokens_with_one_renewal_for_each(cloud: Cloud, base: str) -> None:
+    config = load(cloud.agent.config)
+    with wiring.catalogue(config, wiring.keyring(config)) as catalogue:
+        stored = catalogue.need(base).stored
+    assert stored
+    rate = stored.raw_bytes // round(5.5 * LIFETIME)
+    cloud.agent.stop()
+    cloud.agent.start({"BACKUP_AGENT_PIPELINE__BYTES_PER_SECOND": str(max(rate, MIB))})
+    before, begun = len(cloud.keystone.logins(cloud.credential.id)), time.monotonic()
+    made = cloud.agent.create("long")
+    seconds = time.monotonic() - begun
+    cloud.agent.stop()
+    cloud.agent.start()
+    assert made["status"] == "COMPLETED"
+    assert seconds > 5 * LIFETIME
+    logins = cloud.keystone.logins(cloud.credential.id)[before:]
+    assert set(logins) == {"201"}
+    # each is renewed when an eighth of its lifetime is left
+    assert 5 <= len(logins) <= math.ceil(seconds / (LIFETIME * 7 / 8)) + 1
+
+
+def test_list_show_restore_and_gc_work_the_same_way(
+    cloud: Cloud, base: str, tmp_path: Path
+) -> None:
+    listed = json.loads(cloud.agent.cli("backup-list", "--json").stdout)
+    assert base in [one["id"] for one in listed]
+    shown = json.loads(cloud.agent.cli("backup-show", base, "--json").stdout)
+    assert f"/v1/AUTH_{cloud.keystone.project_id}/" in shown["locationRef"]
+    restored = cloud.agent.cli("restore", "--local", base, tmp_path / "back")
+    assert restored.returncode == 0, restored.stderr
+    assert (tmp_path / "back" / "ibdata1").exists()
+    collected = cloud.agent.cli("gc", "--json")
+    assert collected.returncode == 0, collected.stderr
+
+
+def test_a_delete_removes_a_backup(cloud: Cloud) -> None:
+    made = str(cloud.agent.create("short-lived")["id"])
+    done = cloud.agent.cli("backup-delete", made, "--wait")
+    assert done.returncode == 0, done.stderr
+    assert made not in cloud.agent.cli("backup-list", "--json").stdout
+
+
+def test_the_self_test_passes_and_names_the_login(cloud: Cloud) -> None:
+    done = cloud.agent.cli("self-test", "--only", "store", "--json")
+    assert done.returncode == 0, done.stdout
+    assert f"application credential {cloud.credential.id}" in done.stdout
+
+
+def test_the_environment_alone_is_enough_for_a_list(
+    cloud: Cloud, base: str, tmp_path: Path
+) -> None:
+    tenant, environment = cloud.agent.tenant_id, cloud.environment()
+    done = without_agent_toml(tmp_path, tenant, environment, "backup-list", "--json")
+    assert done.returncode == 0, done.stderr
+    assert base in [one["id"] for one in json.loads(done.stdout)]
+
+
+def test_clouds_yaml_alone_is_enough_for_a_list(cloud: Cloud, base: str, tmp_path: Path) -> None:
+    folder = tmp_path / ".config" / "openstack"
+    folder.mkdir(parents=True)
+    auth = {
+        "auth_url": cloud.keystone.auth_url,
+        "application_credential_id": cloud.credential.id,
+    }
+    main = {"clouds": {"prod": {"auth_type": "v3applicationcredential", "auth": auth}}}
+    secret = {"application_credential_secret": cloud.credential.secret}
+    write_private(folder / "clouds.yaml", json.dumps(main))
+    write_private(folder / "secure.yaml", json.dumps({"clouds": {"prod": {"auth": secret}}}))
+    tenant, environment = cloud.agent.tenant_id, {"OS_CLOUD": "prod"}
+    done = without_agent_toml(tmp_path, tenant, environment, "backup-list", "--json")
+    assert done.returncode == 0, done.stderr
+    assert base in [one["id"] for one in json.loads(done.stdout)]
+
+
+def test_a_revoked_credential_fails_a_backup_at_once(cloud: Cloud) -> None:
+    own = cloud.keystone.make_application_credential(cloud.owner)
+    agent = Agent(
+        cloud.agent.folder.parent / "revoked",
+        cloud.agent.rabbitmq,
+        cloud,
+        cloud.agent.mariadb,
+        cloud.login(own),
+    )
+    agent.write()
+    write_private(agent.folder / "store-key", own.secret)
+    cloud.keystone.delete_application_credential(own)
+    begun = time.monotonic()
+    done = agent.cli("backup-create", "--local", "refused", "--json")
+    assert time.monotonic() - begun < 20
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "login_denied"
+    assert own.id in error["message"]
+    assert own.secret not in done.stdout + done.stderr
