@@ -35,7 +35,7 @@ from agent.records.object_names import container_name
 from agent.store.directory.store import DirectoryStore
 from agent.store.policy import StorageRules
 from agent.store.protocol import Store
-from agent.store.swift.keystone import KeystoneLogin
+from agent.store.swift.keystone import TOKEN, KeystoneLogin
 from agent.store.swift.login import Authenticate, AuthToken, AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from agent.tasks.executor import Executor
@@ -76,7 +76,8 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
 
     def build(asked: TaskStore | None) -> Store:
         named = (asked and asked.container) or container
-        return SwiftStore(replace(settings, container=named, login=_task_login(asked) or login))
+        own = _task_login(asked, login)
+        return SwiftStore(replace(settings, container=named, login=own or login))
 
     return build
 
@@ -92,13 +93,19 @@ def _login(section: StoreSection) -> tuple[Authenticate, Path | None]:
     return KeystoneLogin(cloud.keystone), cloud.ca_file
 
 
-def _task_login(asked: TaskStore | None) -> AuthToken | None:
-    """Return the login of a task that names a storage URL, None for the configured login."""
-    if asked is None or asked.storage_url is None:
+def _task_login(asked: TaskStore | None, configured: Authenticate) -> Authenticate | None:
+    """Return the login of a task that names an account, None for the configured login."""
+    if asked is None or asked.account is None:
         return None
     if asked.token is None:
-        raise TokenLost("the task names a storage URL, and its token is not here")
-    return AuthToken(asked.storage_url, asked.token.get_secret_value())
+        raise TokenLost("the task names an account, and its token is not here")
+    token = asked.token.get_secret_value()
+    if asked.storage_url is not None:
+        return AuthToken(asked.storage_url, token)
+    assert isinstance(configured, KeystoneLogin)  # the rules for tasks demand it
+    options = {"token": token, "project_id": str(asked.project_id)}
+    settings = replace(configured.settings, kind=TOKEN, options=options, told_by="the task")
+    return KeystoneLogin(settings)
 
 
 def login_of(section: StoreSection) -> tuple[str, str]:
@@ -149,7 +156,7 @@ def record_cache(
 
     It is in the state directory, or else in the user's own cache directory.
     """
-    account = (asked and asked.storage_url) or store_account(config)
+    account = (asked and asked.account) or store_account(config)
     name = f"{account} {(asked and asked.container) or _container(config)}"
     return open_cache(name, config.agent.state_folder, environment)
 
@@ -322,6 +329,7 @@ def task_stores(
         own=container_name(config.agent.tenant_id),
         urls=section.storage_urls,
         tokens=section.kind == "swift",
+        projects=_projects(config),
     )
 
     stores = _stores(config)
@@ -334,6 +342,14 @@ def task_stores(
         )
 
     return TaskStores(resources, rules, build)
+
+
+def _projects(config: Config) -> frozenset[str] | None:
+    """Return the projects that tasks may name, None if the store is not behind Keystone."""
+    section = need(config.store, "store")
+    if section.kind != "swift" or (section.auth == "v1" and section.address):
+        return None
+    return frozenset((config.agent.tenant_id, *section.projects))
 
 
 def database_settings(config: Config) -> DatabaseSettings:

@@ -92,16 +92,20 @@ def decode_task(body: bytes) -> Task:
 
 
 def _check_login(store: TaskStore) -> None:
-    """Check the storage URL and the token of a task from the wire.
+    """Check the account and the token of a task from the wire.
 
-    The model allows a URL without a token, because tasks in the journal have that.
+    The model allows an account without a token, because tasks in the journal have that.
 
     Raises:
-        MessageUnreadable: only one of the two is set, or the token has a wrong form.
+        MessageUnreadable: a token comes without its account, an account comes without its token, or
+            the token has a wrong form.
     """
-    if (store.storage_url is None) != (store.token is None):
+    if store.storage_url is not None and store.project_id is not None:
+        raise MessageUnreadable("not a task: field store: storage_url excludes project_id")
+    if (store.account is None) != (store.token is None):
         raise MessageUnreadable(
-            "not a task: field store: storage_url and token come together or not at all"
+            "not a task: field store: storage_url (or project_id) and token come together or not "
+            "at all"
         )
     if store.token is not None and not _TOKEN.fullmatch(store.token.get_secret_value()):
         raise MessageUnreadable(

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from agent.engine.options import check_options
 from agent.errors import ConfigInvalid
-from agent.model import Frozen, Id
+from agent.model import Frozen, Id, ProjectId
 from agent.store.policy import parse_url
 
 DEFAULT_PATH = Path("/etc/backup-agent/agent.toml")
@@ -138,6 +138,7 @@ class StoreSection(Frozen):
     container: Name | None = None
     ca_file: Absolute | None = None
     storage_urls: tuple[StorageUrl, ...] = ()
+    projects: tuple[ProjectId, ...] = ()
     timeout_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
 

@@ -7,13 +7,14 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from agent.model.records import Datastore
 from agent.model.values import (
-    BOTH_OR_NEITHER,
     MESSAGE_VERSION,
+    TOKEN_WITH_ITS_PLACE,
     WHOLE,
     Description,
     Frozen,
     Id,
     Name,
+    ProjectId,
     Token,
     Version,
     type_required,
@@ -53,18 +54,24 @@ class BackupRequest(Frozen):
 class TaskStore(Frozen):
     """The store of a task's backups, if it is not the configured one.
 
-    `container` is a container of the tenant. `storage_url` is a URL that the configuration lists,
-    and `token` is the token for it. The agent keeps the token in memory only, and the journal keeps
-    the task without it.
+    `container` is a container of the tenant. `token` is a token for `storage_url`, a URL that the
+    configuration lists, or a token of Keystone for `project_id`, a project that the agent may use.
+    The agent keeps the token in memory only, and the journal keeps the task without it.
     """
 
-    model_config = ConfigDict(json_schema_extra=BOTH_OR_NEITHER)
+    model_config = ConfigDict(json_schema_extra=TOKEN_WITH_ITS_PLACE)
 
     container: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] | None = None
     storage_url: Annotated[str, Field(max_length=2048, pattern=r"^https?://[!-?A-~]+$")] | None = (
         None
     )
     token: Token | None = None
+    project_id: ProjectId | None = None
+
+    @property
+    def account(self) -> str | None:
+        """Return a text that differs for each account that a task may name, None without one."""
+        return f"project {self.project_id}" if self.project_id else self.storage_url
 
 
 class TaskBase(Frozen):

@@ -98,15 +98,24 @@ Token = Annotated[
     SecretStr,
     Field(json_schema_extra={"minLength": 1, "maxLength": 4096, "pattern": VISIBLE}),
 ]
-# A task from the broker has both or neither (agent/broker/wire.py). A task in the journal may have
-# a URL alone, because the journal keeps no token.
-BOTH_OR_NEITHER: Final[dict[str, JsonValue]] = {
+# A project of Keystone. Its own ids are 32 hexadecimal digits, but an operator may choose others.
+ProjectId = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_TEXT: Final[JsonValue] = {"type": "string"}
+_NOTHING: Final[JsonValue] = {"type": "null"}
+# A task from the broker has a token with either the URL or the project that it is for, or none of
+# the three (agent/broker/wire.py). A task in the journal has no token, because the journal keeps
+# none.
+TOKEN_WITH_ITS_PLACE: Final[dict[str, JsonValue]] = {
     "anyOf": [
         {
             "required": ["storage_url", "token"],
-            "properties": {"storage_url": {"type": "string"}, "token": {"type": "string"}},
+            "properties": {"storage_url": _TEXT, "token": _TEXT, "project_id": _NOTHING},
         },
-        {"properties": {"storage_url": {"type": "null"}, "token": {"type": "null"}}},
+        {
+            "required": ["project_id", "token"],
+            "properties": {"project_id": _TEXT, "token": _TEXT, "storage_url": _NOTHING},
+        },
+        {"properties": {"storage_url": _NOTHING, "token": _NOTHING, "project_id": _NOTHING}},
     ]
 }
 

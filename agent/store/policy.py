@@ -1,4 +1,4 @@
-"""The rules for the container and the storage URL that a task may name.
+"""The rules for the container, the storage URL and the project that a task may name.
 
 They are checked before the task begins. URLs are compared by their parts and never as text. A URL
 that two readers could read in different ways (with escapes, dots, a query or a user) is not
@@ -58,32 +58,48 @@ class StorageRules:
 
     `configured` is the container of the configuration. `own` is the tenant's usual container. The
     tenant's other containers have names that begin with `own` and `_`. `urls` are the URLs that
-    [store] storage_urls lists. `tokens` is False if the store accepts no task with a storage URL
-    and a token. Only Swift accepts one.
+    [store] storage_urls lists. `tokens` is False if the store accepts no task with a token. Only
+    Swift accepts one. `projects` are the ids of Keystone's projects that tasks may name, or None if
+    the store is not behind Keystone.
     """
 
     configured: str
     own: str
     urls: tuple[str, ...] = ()
     tokens: bool = True
+    projects: frozenset[str] | None = None
 
     def check(self, named: TaskStore) -> None:
-        """Raise StorageRefused unless this agent's tasks may name the container and the URL."""
+        """Raise StorageRefused unless this agent's tasks may name the container and the account."""
         if named.container is not None and not self._ours(named.container):
             raise StorageRefused(
                 f"this agent's tasks may not name the container {named.container}",
                 hint=f"name {self.own}, or a container that begins with {self.own}_ and does not "
                 "end in _segments",
             )
-        if named.storage_url is None:
+        if named.account is None:
             return
         if not self.tokens:
             raise StorageRefused(
-                "this agent's store is not Swift, and accepts no storage URL",
-                hint="remove storage_url and token from the task",
+                "this agent's store is not Swift, and accepts no token",
+                hint="remove storage_url, project_id and token from the task",
             )
+        if named.storage_url is not None:
+            self._check_url(named.storage_url)
+        elif self.projects is None:
+            raise StorageRefused(
+                "the task names a project, but this agent's store is not behind Keystone",
+                hint="name a storage_url instead, or set [store] auth to a login at Keystone",
+            )
+        elif named.project_id not in self.projects:
+            raise StorageRefused(
+                f"this agent's tasks may not name the project {named.project_id}",
+                hint="name the agent's tenant, or a project that [store] projects lists",
+            )
+
+    def _check_url(self, named: str) -> None:
         try:
-            url = parse_url(named.storage_url)
+            url = parse_url(named)
         except ValueError as error:
             raise StorageRefused(f"the task's storage URL {error}") from None
         if not any(url.below(parse_url(allowed)) for allowed in self.urls):

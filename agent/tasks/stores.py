@@ -28,13 +28,13 @@ def without_token(task: Task) -> Task:
 
 
 class StorePlace(NamedTuple):
-    """The container of a task, and the storage URL that it names.
+    """The container of a task, and the account that it names.
 
-    `storage_url` is None for the configured account.
+    `account` is None for the configured account.
     """
 
     container: str
-    storage_url: str | None
+    account: str | None
 
 
 class TaskStores:
@@ -54,9 +54,9 @@ class TaskStores:
         self._open: list[BackupResources] = []
 
     def place_of(self, task: Task) -> StorePlace:
-        """Return the container and the storage URL in which a task's backups are."""
+        """Return the container and the account in which a task's backups are."""
         asked = task.named_store or TaskStore()
-        return StorePlace(asked.container or self._rules.configured, asked.storage_url)
+        return StorePlace(asked.container or self._rules.configured, asked.account)
 
     def check_place(self, task: Task) -> None:
         """Raise StorageRefused if the task names a store that this agent may not use."""
@@ -67,16 +67,16 @@ class TaskStores:
     def keep(self, task: Task) -> bool:
         """Keep the task's token, if it has one. Return True if it is the first.
 
-        It replaces an earlier token for the same URL. So a client can give a waiting task a
+        It replaces an earlier token for the same account. So a client can give a waiting task a
         fresh token by sending the task again.
         """
         asked = task.named_store
-        if asked is None or asked.token is None or asked.storage_url is None:
+        if asked is None or asked.token is None or asked.account is None:
             return False
         with self._lock:
             there = self._tokens.get(task.task_id)
-            if there is None or there[0] == asked.storage_url:
-                self._tokens[task.task_id] = (asked.storage_url, asked.token)
+            if there is None or there[0] == asked.account:
+                self._tokens[task.task_id] = (asked.account, asked.token)
         return there is None
 
     def forget(self, task_id: str) -> None:
@@ -92,11 +92,11 @@ class TaskStores:
             TokenLost: the task needs a token, which was lost in a restart.
         """
         asked = task.named_store
-        if asked is None or (asked.container is None and asked.storage_url is None):
+        if asked is None or (asked.container is None and asked.account is None):
             yield self._resources
             return
-        if asked.storage_url is not None:
-            token = self._token(task.task_id, asked.storage_url)
+        if asked.account is not None:
+            token = self._token(task.task_id, asked.account)
             if token is None:
                 raise _lost(task)
             asked = asked.model_copy(update={"token": token})
@@ -113,9 +113,9 @@ class TaskStores:
     def token_lost(self, task: Task) -> TokenLost | None:
         """Return the error of a task that needs a token and has lost it, None for other tasks."""
         asked = task.named_store
-        if asked is None or asked.storage_url is None:
+        if asked is None or asked.account is None:
             return None
-        return None if self._token(task.task_id, asked.storage_url) else _lost(task)
+        return None if self._token(task.task_id, asked.account) else _lost(task)
 
     def abort(self) -> None:
         """Let no request to any store be retried."""
@@ -124,10 +124,10 @@ class TaskStores:
         for store in stores:
             store.abort()
 
-    def _token(self, task_id: str, storage_url: str) -> SecretStr | None:
+    def _token(self, task_id: str, account: str) -> SecretStr | None:
         with self._lock:
-            url, token = self._tokens.get(task_id, ("", None))
-        return token if url == storage_url else None
+            there, token = self._tokens.get(task_id, ("", None))
+        return token if there == account else None
 
 
 def _lost(task: Task) -> TokenLost:

@@ -165,8 +165,16 @@ def test_a_task_with_any_other_value_never_raises_anything_else(name: str, value
         ({"backup": {"id": ID, "name": "x" * 256}}, "field backup.create.backup.name"),
         ({"limits": {"cores": "2"}}, "field backup.create.limits.cores: Input should be a valid"),
         ({"limits": {"cores": 0}}, "field backup.create.limits.cores"),
-        ({"store": {"token": "t"}}, "storage_url and token come together"),
-        ({"store": {"storage_url": "https://a/b"}}, "storage_url and token come together"),
+        ({"store": {"token": "t"}}, "and token come together or not at all"),
+        (
+            {"store": {"storage_url": "https://a/b"}},
+            "and token come together or not at all",
+        ),
+        ({"store": {"project_id": "p"}}, "and token come together or not at all"),
+        (
+            {"store": {"project_id": "p", "storage_url": "https://a/b", "token": "t"}},
+            "storage_url excludes project_id",
+        ),
         ({"store": {"storage_url": "https://a/b", "token": ""}}, "field store.token: not 1 to"),
         ({"store": {"storage_url": "https://a/b", "token": "etc etc"}}, "field store.token: not"),
         ({"store": {"storage_url": "https://a/b", "token": "etc\r\n"}}, "field store.token: not"),

@@ -162,6 +162,7 @@ LISTS = {
     ("engine", "options"): ("--parallel=4 --rsync", None),
     ("engine", "uncopied_engines"): ("CONNECT:SPIDER", ("CONNECT", "SPIDER")),
     ("keys", "recovery"): ("one:two", ("one", "two")),
+    ("store", "projects"): ("one:two", ("one", "two")),
     ("store", "storage_urls"): (
         "https://a:1/v1/x https://store",
         ("https://a:1/v1/x", "https://store"),

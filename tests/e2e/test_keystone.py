@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent import wiring
 from agent.config.settings import load
+from tests.e2e.reports import Reports
+from tests.e2e.test_task_store import send
 from tests.stack.agent import Agent, write_private
 from tests.stack.fixtures_keystone import need_keystone
 from tests.stack.keystone import Account, ApplicationCredential, KeystoneServer
@@ -189,6 +193,25 @@ def test_clouds_yaml_alone_is_enough_for_a_list(cloud: Cloud, base: str, tmp_pat
     done = without_agent_toml(tmp_path, tenant, environment, "backup-list", "--json")
     assert done.returncode == 0, done.stderr
     assert base in [one["id"] for one in json.loads(done.stdout)]
+
+
+def test_a_task_brings_a_token_for_a_project_that_it_may_name(cloud: Cloud) -> None:
+    cloud.agent.stop()
+    cloud.agent.overrides["store"]["projects"] = [cloud.keystone.project_id]
+    cloud.agent.start()
+    token = cloud.keystone.token(cloud.owner)
+    with Reports(cloud.agent) as reports:
+
+        def end(project: str) -> dict[str, Any]:
+            # no backup, because a token of 4 s may be too short for it
+            store, unknown = {"project_id": project, "token": token}, str(uuid.uuid4())
+            return reports.end_of(send(cloud.agent, "backup.delete", store, backup_id=unknown))
+
+        assert end(cloud.keystone.other_project_id)["error"]["code"] == "storage_refused"
+        assert cloud.keystone.logins(token) == []
+        assert end(cloud.keystone.project_id)["error"]["code"] == "backup_unknown"
+    assert cloud.keystone.logins(token) == ["201"]
+    assert token not in cloud.agent.log.read_text()
 
 
 def test_a_revoked_credential_fails_a_backup_at_once(cloud: Cloud) -> None:

@@ -139,8 +139,26 @@ def test_the_usual_port_may_be_named_or_not() -> None:
 def test_a_folder_takes_no_storage_url() -> None:
     rules = StorageRules(configured="vault", own="database_backups_t1", urls=(URL,), tokens=False)
     rules.check(TaskStore(container="vault"))
-    with pytest.raises(StorageRefused, match="accepts no storage URL"):
+    with pytest.raises(StorageRefused, match="accepts no token"):
         rules.check(login())
+
+
+def test_a_project_is_the_tenant_or_a_listed_one_and_only_behind_keystone() -> None:
+    def named(project: str) -> TaskStore:
+        return TaskStore(project_id=project, token=SecretStr(TOKEN))
+
+    rules = StorageRules(
+        configured="vault", own="database_backups_t1", projects=frozenset({"t1", "extra"})
+    )
+    rules.check(named("t1"))
+    rules.check(named("extra"))
+    for project in ("t2", "T1", "t1.", "extra2"):
+        with pytest.raises(StorageRefused, match=f"may not name the project {project}"):
+            rules.check(named(project))
+    with pytest.raises(StorageRefused, match="not behind Keystone"):
+        RULES.check(named("t1"))
+    with pytest.raises(StorageRefused, match="accepts no token"):
+        StorageRules(configured="vault", own="o", tokens=False).check(named("t1"))
 
 
 @pytest.mark.parametrize(

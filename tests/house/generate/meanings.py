@@ -52,6 +52,8 @@ MEANINGS: Final[dict[str, str]] = {
     "store.ca_file": "certificate of the authority for the store's certificate, if the system does "
     "not know that authority",
     "store.storage_urls": "storage URLs that a task may name if it brings its own token",
+    "store.projects": "ids of Keystone's projects that a task may name if it brings its own token; "
+    "`tenant_id` may always be named",
     "store.timeout_seconds": "seconds to wait for an answer",
     "store.attempts": "number of times that a request is tried before it counts as failed",
     "database.socket": "path of the server's socket",
