@@ -13,6 +13,7 @@ from agent.errors import Cancelled, TooLate
 from agent.journal import Journal, cancelled_error, refusal_report
 from agent.model import CancelTask, Task
 from agent.stop import Stop
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ class Cancellation:
         with self._lock:
             task_id, stop = self._running or ("", None)
         if stop is not None and task_id == cancel.cancels:
-            log.warning("task %s is being cancelled", task_id)
+            with about_task(task_id):
+                log.warning("task %s is being cancelled", task_id)
             late = not stop.request(cancelled_error(cancel))
         else:
             # it is about to begin, or waits until the store can tell how it ended
