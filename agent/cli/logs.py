@@ -110,6 +110,8 @@ def catch_strays() -> None:
 
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    if issubclass(failure.exc_type, SystemExit):
+        return  # Python ignores it, too
     name = failure.thread.name if failure.thread else "unknown"
     error = failure.exc_value or failure.exc_type()
     log.critical("the thread %s failed", name, exc_info=error)

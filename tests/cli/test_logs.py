@@ -13,9 +13,11 @@ from typing import Final
 import pytest
 from hypothesis import example, given, strategies as st
 
+from agent.cli import logs
 from agent.cli.log_lines import JsonLines, TextLines, journal_fields
+from agent.cli.progress import ProgressBar
 from agent.machine.journald import encode
-from agent.model import printable
+from agent.model import Progress, printable
 from agent.threads import Subject, about_task
 from tests.stack.journal import Journal, fields_of
 
@@ -375,3 +377,19 @@ def test_a_terminal_gets_text_from_a_command(tmp_path: Path) -> None:
     first, second = on_terminal(tmp_path, "run", *NO_CONFIGURATION, **form).splitlines()
     assert json.loads(first)["level"] == "CRITICAL"
     assert json.loads(second)["message"].startswith("config_invalid: ")
+
+
+def test_a_line_stands_above_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = pty.openpty()
+    with open(controller, "rb", buffering=0) as shown, open(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with ProgressBar("base") as bar:
+            bar.show(Progress(raw_bytes=1 << 20, stored_bytes=1, bytes_per_second=1.0))
+            logs.ErrorLines(TextLines()).handle(record("a line"))
+        os.set_blocking(controller, False)
+        text = (shown.read(1 << 20) or b"").decode()
+    # what a terminal shows of a line stands behind its last carriage return
+    rows = [row.removesuffix("\r").rpartition("\r")[2] for row in text.split("\n")]
+    assert "base: 1.00MB" in text
+    assert HEAD.fullmatch(rows[0])
+    assert rows[1].startswith("base: 1.00MB")
