@@ -230,7 +230,7 @@ def test_the_journal_has_the_ids_of_each_line(machine: Machine, agent: SystemAge
     assert any("_segments/" in message for message in said)
     for event in events:
         assert event["SYSLOG_IDENTIFIER"] == "backup-agent"
-        assert event["_TRANSPORT"] == "journal"
+        assert (event["_TRANSPORT"], event["_COMM"]) == ("journal", "backup-agent")
         assert event["LOGGER"].startswith("agent.")
     assert {event.get("BACKUP_AGENT_BACKUP_ID", backup["id"]) for event in events} == {backup["id"]}
     assert {event["PRIORITY"] for event in events} == {"6", "7"}
