@@ -13,9 +13,10 @@ def start() -> int:
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ours:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from agent.cli import main, streams
+    from agent.cli import logs, main, streams
 
     streams.set_up()
+    logs.catch_strays()
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

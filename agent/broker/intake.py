@@ -19,6 +19,7 @@ from agent.broker.amqp import properties
 from agent.broker.pace import Pace, ProblemLog
 from agent.broker.session import Channel, Delivery, Session
 from agent.errors import AgentError, BrokerDenied, QueueFull, Unroutable
+from agent.threads import about_task
 
 _LOG = logging.getLogger("agent.broker.link")
 _PREFETCH: Final = 1
@@ -158,7 +159,8 @@ class Intake:
         try:
             return self._on_message(delivery.body, delivery.redelivered)
         except AgentError as error:
-            self._holds(error, "a task waits on the broker")
+            with about_task(wire.task_id_of(delivery.body) or ""):
+                self._holds(error, "a task waits on the broker")
             return HOLD
 
     def _holds(self, error: AgentError, what: str) -> None:
@@ -184,7 +186,8 @@ class Intake:
         self, session: Session, channel: Channel, delivery: Delivery, verdict: Verdict
     ) -> None:
         if verdict.action == "dead":
-            _LOG.error("a message is not a task (%s): %s", verdict.code, verdict.message)
+            with about_task(wire.task_id_of(delivery.body) or ""):
+                _LOG.error("a message is not a task (%s): %s", verdict.code, verdict.message)
             await self._bury(session, delivery, verdict)
         channel.ack(delivery)
         self._pace.awake.set()

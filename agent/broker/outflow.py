@@ -14,7 +14,9 @@ from agent.broker.session import Channel, Session
 from agent.crash_points import Point, reached
 from agent.errors import BrokerError, JournalError, QueueFull, Unroutable
 from agent.model import Report
+from agent.threads import about_task
 
+_LOG = logging.getLogger("agent.broker.link")
 T = TypeVar("T")
 _IDLE_SECONDS: Final = 30.0
 
@@ -101,6 +103,8 @@ class Outflow:
             self._channel = None
             return refusal(self._settings, error, "no report can be sent")
         reached(Point.PUBLISHED)
+        with about_task(report.task_id, report.backup.id if report.backup else None):
+            _LOG.debug("report %d is sent: %s", report.seq, report.status)
         await self._insist(partial(self._outbox.sent, report.seq))
         return None
 

@@ -29,6 +29,7 @@ from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
 from agent.records.descendants import BackupNode
 from agent.stop import Stop
+from agent.threads import about_backup
 
 _MORE = """\
 Prints nothing on success, unless --dry-run or --json is given. Any agent of the tenant can delete
@@ -77,7 +78,8 @@ def backup_delete(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _show(config, arguments.backup, arguments.json)
     if arguments.local:
-        return _delete_here(config, arguments.backup, arguments.json)
+        with about_backup(arguments.backup):
+            return _delete_here(config, arguments.backup, arguments.json)
     instance = arguments.instance or config.agent.instance_id
     task = build_request(DeleteTask, task_id=str(uuid4()), backup_id=arguments.backup)
     last = remote.send(config, instance, task, wait=arguments.wait, label="delete")

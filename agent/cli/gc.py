@@ -6,13 +6,13 @@ root, who can read the journal.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from agent import wiring
 from agent.cli import embedded, tables
+from agent.cli.streams import note
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, on_signals
 from agent.config.settings import Config
 from agent.errors import AgentError, Interrupted
@@ -79,7 +79,7 @@ def gc(config: Config, arguments: argparse.Namespace) -> int:
     else:
         _show(seen, operation)
     for line in tables.unrestorable(broken):
-        print(line, file=sys.stderr)
+        note(line)
     return 0
 
 

@@ -5,12 +5,12 @@ They read the records of the store.
 
 import argparse
 import secrets
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent import wiring
 from agent.cli import tables
+from agent.cli.streams import note
 from agent.cli.verb import Verbs, add_json, add_store, add_verb, uuid_argument
 from agent.config.settings import Config
 from agent.errors import BackupUnknown, StoreNotFound
@@ -93,10 +93,9 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
     rows = rows[-arguments.limit :] if arguments.limit else rows
     _show(rows, broken, tables.instance_table, arguments.json)
     if unreadable:
-        print(
+        note(
             f"backup-agent: note: {unreadable} of the container's records can't be read, so their "
-            "instances are unknown; backup-list shows these records",
-            file=sys.stderr,
+            "instances are unknown; backup-list shows these records"
         )
     return 0
 
@@ -117,7 +116,7 @@ def _show(
     else:
         print(table(rows))
     for line in tables.unrestorable(found):
-        print(line, file=sys.stderr)
+        note(line)
 
 
 def _why(broken: Mapping[str, str], backup_id: str) -> dict[str, str]:
@@ -140,7 +139,7 @@ def backup_show(config: Config, arguments: argparse.Namespace) -> int:
         if listed.record and listed.record.error:
             print(tables.error_lines(listed.record.error))
     for line in tables.unrestorable(why):
-        print(line, file=sys.stderr)
+        note(line)
     return 0
 
 
@@ -169,8 +168,10 @@ def _records(config: Config, broken: dict[str, str]) -> Iterator[ListedRecord]:
                 yield listed
             broken |= {one.backup_id: one.why for one in ancestry.broken(catalogue.find)}
     except StoreNotFound as error:
-        print(f"backup-agent: note: no backups found: {printable(str(error))}", file=sys.stderr)
-        print(f"  what to do: {error.hint}", file=sys.stderr)
+        note(
+            f"backup-agent: note: no backups found: {printable(str(error))}",
+            f"  what to do: {error.hint}",
+        )
 
 
 def _keyring(config: Config) -> Keyring:

@@ -24,18 +24,18 @@ from agent.cli import (
     gc,
     keys,
     listing,
+    logs,
     restore,
     selftest,
     status,
     streams,
     tables,
 )
-from agent.cli.verb import CONFIG_HELP, Help, add_verb, epilog
-from agent.config.settings import DEFAULT_PATH, Config
+from agent.cli.verb import CONFIG_HELP, Help, add_noise, add_verb, epilog
+from agent.config.settings import DEFAULT_PATH, Config, LogSection, log_section
 from agent.crash_points import VARIABLE, armed
 from agent.daemon import Daemon
 from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong
-from agent.model import printable
 
 log = logging.getLogger(__name__)
 
@@ -74,25 +74,54 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_verb(words: Sequence[str], as_json: bool) -> int:
+    form = "text"
     try:
         arguments = _parser(as_json=as_json).parse_args(words)
         as_json = getattr(arguments, "json", False)
-        _set_up_output(logging.INFO if arguments.command == "run" else logging.WARNING)
+        # A wrong configuration is reported in the form that it asks for.
+        form = _set_up_output(arguments, log_section(arguments.config))
         if place := armed():
             log.critical(
                 "%s is set, which is for tests only: this process kills itself at %s",
                 VARIABLE,
                 place,
             )
-        ended: int = arguments.do(_configuration(arguments), arguments)
+        configuration = _configuration(arguments)
+        if isinstance(configuration, Config):
+            form = _set_up_output(arguments, configuration.log)
+        ended: int = arguments.do(configuration, arguments)
     except OutputFailed:
         raise
     except AgentError as error:
-        return tables.fail(error, for_program=as_json)
+        return _failed(error, form, for_program=as_json)
     except KeyboardInterrupt:
         interrupted = Interrupted("the command was interrupted", hint="run the command again")
-        return tables.fail(interrupted, for_program=as_json)
+        return _failed(interrupted, form, for_program=as_json)
     return ended
+
+
+def _set_up_output(arguments: argparse.Namespace, wanted: LogSection) -> str:
+    """Set up the log and the standard streams. Return the form of the daemon's log.
+
+    A command's own form is always text.
+    """
+    daemon = arguments.command == "run"
+    form = logs.set_up(wanted, daemon=daemon, noise=arguments.noise)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    return form if daemon else "text"
+
+
+def _failed(error: AgentError, form: str, *, for_program: bool) -> int:
+    """Report an error and return the exit status for it.
+
+    It is a line of the log if programs read the log. Else it is printed for people.
+    """
+    if form == "text":
+        return tables.fail(error, for_program=for_program)
+    log.error("%s: %s; what to do: %s", error.code, error, error.hint)
+    return error.exit_status
 
 
 class _JsonParser(argparse.ArgumentParser):
@@ -101,34 +130,6 @@ class _JsonParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(tables.as_json(tables.error_object(UsageWrong(message))))
         super().error(message)
-
-
-class _OneLine(logging.Formatter):
-    """A log formatter that makes each message one printable line.
-
-    So text from a name or from another program can neither begin a line nor steer a terminal.
-    Each line starts with its priority for the systemd journal, the lines of a traceback too.
-    """
-
-    def format(self, record: logging.LogRecord) -> str:
-        mark = streams.priority(record.levelno)
-        lines = super().format(record).splitlines()
-        return "\n".join(mark + printable(line) for line in lines)
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        return printable(super().formatMessage(record))
-
-
-def _set_up_output(level: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler])
-    # The INFO messages of these libraries are about their requests, not about backups.
-    for library in ("swiftclient", "urllib3", "requests"):
-        logging.getLogger(library).setLevel(logging.WARNING)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser(*, as_json: bool = False) -> argparse.ArgumentParser:
@@ -141,6 +142,7 @@ def _parser(*, as_json: bool = False) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help=CONFIG_HELP)
+    add_noise(parser, default=None)
     verbs = parser.add_subparsers(
         dest="command", required=True, title="commands", metavar="command"
     )

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from tqdm import tqdm
 
+from agent.cli.streams import wants_notes
 from agent.model import Progress
 from agent.pipeline.meter import Meter, every
 
@@ -18,7 +19,7 @@ _USUAL: Final = (80, 24)
 class ProgressBar:
     """A bar that shows `Progress` snapshots.
 
-    It prints nothing if standard error is not a terminal.
+    It prints nothing if standard error is not a terminal, or with `--quiet`.
     """
 
     def __init__(self, label: str) -> None:
@@ -28,7 +29,7 @@ class ProgressBar:
             unit="B",
             unit_scale=True,
             unit_divisor=1024,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and wants_notes()),
             file=sys.stderr,
             ncols=columns,
             nrows=rows,
@@ -63,6 +64,13 @@ def _shape() -> tuple[int, int] | tuple[None, None]:
     except (OSError, ValueError):  # no terminal, or no file at all
         return None, None
     return (None, None) if known else _USUAL
+
+
+@contextmanager
+def above_bars() -> Iterator[None]:
+    """Remove the bars from the terminal while the block writes a line, and draw them below it."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        yield
 
 
 @contextmanager

@@ -3,15 +3,15 @@
 The task goes to the agent through the broker, and the agent's reports come back.
 """
 
-import sys
-
 from agent import wiring
 from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar
+from agent.cli.streams import note
 from agent.config.settings import Config
 from agent.errors import BrokerUnreachable, Cancelled, Interrupted
 from agent.model import ErrorInfo, Report, Task, TaskStatus, printable
+from agent.threads import about_task
 
 # The longest `progress_seconds` that an agent may have. While an agent runs and has work, a report
 # of this task or of another one comes within that time.
@@ -36,7 +36,8 @@ def send(
     """
     what_next = what_next or _what_next(instance_id, task.task_id)
     try:
-        return _send(config, instance_id, task, wait=wait, label=label, what_next=what_next)
+        with about_task(task.task_id, task.subject):
+            return _send(config, instance_id, task, wait=wait, label=label, what_next=what_next)
     except BrokerUnreachable as error:
         if not runs_locally:
             raise
@@ -54,10 +55,9 @@ def _send(
         if wait:
             client.subscribe(instance_id)
         if not client.send_task(instance_id, task):
-            print(
+            note(
                 f"backup-agent: note: no agent takes tasks for {instance_id} at the moment; "
-                "the task waits in its queue",
-                file=sys.stderr,
+                "the task waits in its queue"
             )
         return _follow(client, task.task_id, label, what_next) if wait else None
 

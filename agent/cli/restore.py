@@ -31,6 +31,7 @@ from agent.operations.restore.chain import RestoreOperation
 from agent.operations.restore.target import check_target, errors_translated
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
+from agent.threads import about_backup
 
 # The OS user that the distributions' packages run a server as.
 _SERVER_USER: Final = "mysql"
@@ -77,7 +78,8 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
     target = arguments.target
     if arguments.local:
         embedded.need_key(config, arguments)
-        return _restore_here(config, arguments.backup, target.absolute(), arguments.json)
+        with about_backup(arguments.backup):
+            return _restore_here(config, arguments.backup, target.absolute(), arguments.json)
     if not target.is_absolute():
         raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")
     instance = arguments.instance or config.agent.instance_id

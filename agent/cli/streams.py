@@ -10,6 +10,7 @@ import sys
 from typing import Any, Final, TextIO
 
 from agent.errors import OutputFailed
+from agent.machine.journald import is_journal
 
 # the priorities of syslog for the levels of logging
 _PRIORITIES: Final = (
@@ -71,17 +72,25 @@ def set_up() -> None:
 def priority(level: int, number: int = 2) -> str:
     """Return the prefix that tells journald the priority of a line, or "" without journald.
 
-    `level` is a level of logging, `number` the descriptor number of the stream. journald reads the
-    stream if $JOURNAL_STREAM names it. See systemd.exec(5), $JOURNAL_STREAM, and sd-daemon(3).
+    `level` is a level of logging, `number` the descriptor number of the stream. See sd-daemon(3).
     """
-    place = os.environ.get("JOURNAL_STREAM", "")
-    try:
-        found = os.fstat(number)
-    except OSError:
-        return ""
-    if place != f"{found.st_dev}:{found.st_ino}":
-        return ""
-    return next(f"<{code}>" for least, code in _PRIORITIES if level >= least)
+    return f"<{syslog_level(level)}>" if is_journal(number) else ""
+
+
+def syslog_level(level: int) -> int:
+    """Return the priority of syslog for a level of logging."""
+    return next(code for least, code in _PRIORITIES if level >= least)
+
+
+def wants_notes() -> bool:
+    """Return False with `--quiet`, when a command shows only errors and its result."""
+    return logging.getLogger("agent").isEnabledFor(logging.WARNING)
+
+
+def note(*lines: str) -> None:
+    """Print a note on standard error, unless `--quiet` is given."""
+    if wants_notes():
+        print("\n".join(lines), file=sys.stderr)
 
 
 def flushed() -> None:

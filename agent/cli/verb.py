@@ -12,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
+from agent.cli.logs import QUIET, VERBOSE
 from agent.config.settings import DEFAULT_PATH, load
 from agent.errors import UsageWrong
 from agent.model import Frozen, is_uuid
@@ -20,6 +21,8 @@ from agent.model import Frozen, is_uuid
 Command = Callable[[Any, argparse.Namespace], int]
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Request = TypeVar("Request", bound=Frozen)
+QUIET_HELP = "show only errors, the result, and notes about a key that was made"
+VERBOSE_HELP = "log more, for the search of a problem; never a secret"
 CONFIG_HELP = f"the configuration file (default: {DEFAULT_PATH})"
 _EXAMPLE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
 
@@ -65,9 +68,19 @@ def add_verb(
         formatter_class=Help,
     )
     verb.set_defaults(do=do, configuration=configuration)
-    # --config may stand after the verb as well as before it.
+    # These may stand after the verb as well as before it.
     verb.add_argument("--config", type=Path, default=argparse.SUPPRESS, help=CONFIG_HELP)
+    add_noise(verb, default=argparse.SUPPRESS)
     return verb
+
+
+def add_noise(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    """Add the flags `--quiet` and `--verbose`, which set `noise`."""
+    noise = parser.add_mutually_exclusive_group()
+    for word, text in ((QUIET, QUIET_HELP), (VERBOSE, VERBOSE_HELP)):
+        noise.add_argument(
+            f"--{word}", dest="noise", action="store_const", const=word, default=default, help=text
+        )
 
 
 def add_json(verb: argparse.ArgumentParser) -> None:

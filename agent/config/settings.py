@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -251,6 +252,17 @@ class PipelineSection(Frozen):
     bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
 
 
+class LogSection(Frozen):
+    """The daemon's log.
+
+    With `auto` it goes to the systemd journal with fields if standard error leads there. Else it is
+    text.
+    """
+
+    format: Literal["auto", "text", "json", "journal"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(Frozen):
     """A whole agent.toml.
 
@@ -264,6 +276,7 @@ class Config(Frozen):
     engine: EngineSection = EngineSection()
     keys: KeysSection | None = None
     pipeline: PipelineSection = PipelineSection()
+    log: LogSection = LogSection()
 
 
 _SECTIONS = frozenset(Config.model_fields)
@@ -367,6 +380,26 @@ def keys_folder(path: Path, environment: Mapping[str, str] = os.environ) -> Path
             f"the configuration {path} names no [keys] folder", hint="name one with --folder"
         )
     return Path(folder)
+
+
+def log_section(path: Path, environment: Mapping[str, str] = os.environ) -> LogSection:
+    """Return the section [log], or its defaults if it or the file can't be used.
+
+    It is for the log before the configuration is loaded, so it leaves each mistake to `load`.
+    """
+    found: dict[str, Any] = {}
+    # a pipe can be read only once, by `load`
+    if path.is_file():
+        with suppress(OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+            section = tomllib.loads(path.read_text(encoding="utf-8")).get("log")
+            found = section if isinstance(section, dict) else {}
+    for key in LogSection.model_fields:
+        if (value := environment.get(f"{ENV_PREFIX}LOG__{key.upper()}")) is not None:
+            found[key] = value
+    try:
+        return LogSection.model_validate(found)
+    except ValidationError:
+        return LogSection()
 
 
 def _tables(path: Path, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ error, because a thread can't regain rights that it has given up.
 
 import contextlib
 import fcntl
+import logging
 import os
 import re
 import resource
@@ -39,6 +40,9 @@ from agent.errors import EngineFailed, EngineMissing, EngineSilent
 from agent.machine.confine import confine_thread
 from agent.machine.os_user import OsUser
 from agent.machine.passage import open_way
+from agent.threads import Thread, Timer
+
+log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
 GRACE_SECONDS = 3.0
@@ -100,10 +104,10 @@ class Child:
         self.name = Path(argv[0]).name
         self.log = LogTail(keep, losses)
         self._grace = grace
-        self._killer: threading.Timer | None = None
+        self._killer: Timer | None = None
         self._lock = threading.Lock()
         start = partial(_start, argv, setting, stdin, stdout, environment, user, folders)
-        self._drainer = threading.Thread(target=self._drain, name=f"{self.name} log", daemon=True)
+        self._drainer = Thread(self._drain, name=f"{self.name} log", daemon=True)
         self._popen = start() if writable is None else self._start_confined(start, writable, user)
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -114,6 +118,7 @@ class Child:
                 _enlarge(pipe)
             _be_nice(self._popen.pid, niceness)
             undo.pop_all()
+        log.debug("started %s as process %d", self.name, self._popen.pid)
 
     @property
     def pid(self) -> int:
@@ -161,8 +166,7 @@ class Child:
         with self._lock:
             if self._killer is not None or self.returncode is not None:
                 return
-            self._killer = threading.Timer(self._grace, self.kill)
-            self._killer.daemon = True
+            self._killer = Timer(self._grace, self.kill)
             self._killer.start()
         self._signal(signal.SIGINT)
 
@@ -268,7 +272,7 @@ class Child:
             started.set_result(self._popen)
             self._drain()
 
-        self._drainer = threading.Thread(target=begin, name=f"{self.name} log", daemon=True)
+        self._drainer = Thread(begin, name=f"{self.name} log", daemon=True)
         self._drainer.start()
         try:
             return started.result()

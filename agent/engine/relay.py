@@ -17,6 +17,7 @@ from typing import Final
 
 from agent.errors import EngineFailed
 from agent.machine.os_user import OsUser
+from agent.threads import Thread
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Relay:
         except OSError as error:
             self._listener.close()
             raise EngineFailed(f"can't listen for the engine: {error.strerror or error}") from error
-        threading.Thread(target=self._accept, name="engine's socket", daemon=True).start()
+        Thread(self._accept, name="engine's socket", daemon=True).start()
 
     def close(self) -> None:
         """Stop listening and end all connections.
@@ -102,9 +103,7 @@ class Relay:
                 server.close()
                 return False
             self._open |= {engine, server}
-        threading.Thread(
-            target=self._pass_on, args=(engine, server), name="engine's session", daemon=True
-        ).start()
+        Thread(self._pass_on, engine, server, name="engine's session", daemon=True).start()
         return True
 
     def _pass_on(self, engine: socket.socket, server: socket.socket) -> None:
@@ -112,7 +111,7 @@ class Relay:
         # An error ends the engine's connection, and the engine reports it.
         with contextlib.suppress(OSError), engine, server:
             server.connect(str(self._server))
-            back = threading.Thread(target=_copy, args=(server, engine), daemon=True)
+            back = Thread(_copy, server, engine, name="engine's session", daemon=True)
             back.start()
             _copy(engine, server)
             back.join()

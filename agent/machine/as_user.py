@@ -11,13 +11,13 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
 from agent.machine.kernel import LIBC, checked
 from agent.machine.os_user import OsUser
 from agent.machine.passage import open_way
+from agent.threads import Workers
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def done_as(user: OsUser | None, folder: Path, work: Callable[[], T]) -> T:
         _take_rights_of(user)
         return work()
 
-    with ThreadPoolExecutor(1, f"files of {user.name}") as thread:
+    with Workers(1, f"files of {user.name}") as thread:
         return thread.submit(begin).result()
 
 

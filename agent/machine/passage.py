@@ -14,11 +14,11 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Final
 
 from agent.machine.kernel import LIBC, checked
 from agent.machine.os_user import OsUser
+from agent.threads import Thread
 
 _CLONE_NEWNS: Final = 0x20000
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -51,7 +51,7 @@ def may_mount() -> bool:
         except OSError as error:
             failures.append(error)
 
-    thread = Thread(target=attempt, name="mount namespace")
+    thread = Thread(attempt, name="mount namespace")
     thread.start()
     thread.join()
     return not failures

@@ -6,7 +6,7 @@ run that was interrupted at any point can be repeated.
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from agent.errors import (
 from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Record, WrappedKey
 from agent.records.catalogue import Catalogue, Signed
+from agent.threads import Workers
 
 # For each connection, the number of records that are in work or wait to be reported in order.
 _AHEAD = 4
@@ -71,7 +72,7 @@ class Rekey:
             StoreError: the store can't be reached or refuses a request. Repeat the run then.
         """
         ahead: deque[Future[Rekeyed]] = deque()
-        with ThreadPoolExecutor(connections, "rekey") as workers:
+        with Workers(connections, "rekey") as workers:
             for backup_id in self._catalogue.ids():
                 ahead.append(workers.submit(self.one, backup_id))
                 if len(ahead) >= connections * _AHEAD:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -25,6 +25,7 @@ from agent.errors import DataDamaged
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
+from agent.threads import Thread, Workers
 
 Fetch = Callable[[int, memoryview], None]
 Write = Callable[[bytes], None]
@@ -86,10 +87,10 @@ class Download:
         """
         with (
             self._stop.on_stop(self._slots.release),
-            ThreadPoolExecutor(self._plan.connections, "fetch") as fetchers,
-            ThreadPoolExecutor(self._plan.cores, "inflate") as inflaters,
+            Workers(self._plan.connections, "fetch") as fetchers,
+            Workers(self._plan.cores, "inflate") as inflaters,
         ):
-            writer = threading.Thread(target=self._write_all, name="write")
+            writer = Thread(self._write_all, name="write")
             writer.start()
             with self._stop.guard():
                 self._open_all(fetchers, inflaters)
@@ -97,7 +98,7 @@ class Download:
             self._stop.join(writer)
         self._stop.check()
 
-    def _open_all(self, fetchers: ThreadPoolExecutor, inflaters: ThreadPoolExecutor) -> None:
+    def _open_all(self, fetchers: Workers, inflaters: Workers) -> None:
         """Open the segments in order while the next ones are fetched.
 
         Raises:
@@ -126,7 +127,7 @@ class Download:
         self._meter.add(stored=size)
         return _Fetched(buffer, size)
 
-    def _open_segment(self, fetched: _Fetched, last: bool, inflaters: ThreadPoolExecutor) -> None:
+    def _open_segment(self, fetched: _Fetched, last: bool, inflaters: Workers) -> None:
         for at in range(0, fetched.size, SLAB):
             end = min(at + SLAB, fetched.size)
             ends_stream = last and end == fetched.size
@@ -135,7 +136,7 @@ class Download:
             for member in self._splitter.feed(plain):
                 self._inflate_later(member, inflaters)
 
-    def _inflate_later(self, member: bytes, inflaters: ThreadPoolExecutor) -> None:
+    def _inflate_later(self, member: bytes, inflaters: Workers) -> None:
         self._slots.acquire()
         self._stop.check()
         self._meter.add(compressed=len(member))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from agent.model import Measured, Progress
+from agent.threads import Thread
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def every(seconds: float, look: Callable[[], None], name: str = "progress") -> I
         while not ended.wait(seconds):
             look()
 
-    ticker = threading.Thread(target=tick, name=name, daemon=True)
+    ticker = Thread(tick, name=name, daemon=True)
     ticker.start()
     try:
         yield

@@ -10,10 +10,9 @@ sealer takes a slab and the sender returns it. So a slow stage makes the earlier
 one of the two pools, and the memory stays within the plan for a database of any size.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol
 
@@ -23,6 +22,7 @@ from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
 from agent.pipeline.rate_limit import RateLimit
 from agent.stop import Stop
+from agent.threads import Thread, Workers
 
 
 class Source(Protocol):
@@ -101,10 +101,10 @@ class Upload:
         exception.
         """
         with (
-            ThreadPoolExecutor(self._plan.cores, "deflate") as deflaters,
-            ThreadPoolExecutor(self._plan.connections, "send") as senders,
+            Workers(self._plan.cores, "deflate") as deflaters,
+            Workers(self._plan.connections, "send") as senders,
         ):
-            sealer = threading.Thread(target=self._seal_all, args=(senders,), name="seal")
+            sealer = Thread(self._seal_all, senders, name="seal")
             sealer.start()
             with self._stop.guard():
                 self._read_all(deflaters)
@@ -114,7 +114,7 @@ class Upload:
         self._stop.check()
         return self._segments
 
-    def _read_all(self, deflaters: ThreadPoolExecutor) -> None:
+    def _read_all(self, deflaters: Workers) -> None:
         while True:
             block = self._blocks.take()
             started = time.monotonic()
@@ -129,7 +129,7 @@ class Upload:
     def _deflate(self, block: memoryview, count: int) -> _Deflated:
         return _Deflated(block, deflate_member(block[:count], self._level))
 
-    def _seal_all(self, senders: ThreadPoolExecutor) -> None:
+    def _seal_all(self, senders: Workers) -> None:
         with self._stop.guard():
             while (job := self._in_order.get()) is not None:
                 self._stop.check()
@@ -142,7 +142,7 @@ class Upload:
             self._stop.check()
             self._dispatch(senders, self._sealed.finish())
 
-    def _dispatch(self, senders: ThreadPoolExecutor, parts: list[memoryview]) -> None:
+    def _dispatch(self, senders: Workers, parts: list[memoryview]) -> None:
         senders.submit(self._send_one, self._segments, parts)
         self._segments += 1
 

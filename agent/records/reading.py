@@ -17,7 +17,7 @@ uses it to find descendants. That is safe, because a record with the same MD5 na
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import NamedTuple, TypeAlias
 
@@ -27,6 +27,7 @@ from agent.model import BackupStatus, Record, is_uuid
 from agent.records.cache import CachePass, RecordCache
 from agent.records.object_names import RECORD_SUFFIX
 from agent.store.protocol import Container, Store, StoredObject
+from agent.threads import Workers
 
 # In bytes. A record has about 2 KiB, and 100 bytes for each list of 1000 segments (16 GiB of stored
 # bytes). So 4 MiB is enough for half a petabyte. It is also a bound against a hostile container.
@@ -83,7 +84,7 @@ def list_records(
     """
     with ExitStack() as stack:
         known = stack.enter_context(cache.use()) if cache else None
-        pool = ThreadPoolExecutor(CONNECTIONS, "list")
+        pool = Workers(CONNECTIONS, "list")
         # A caller that stops early need not wait for the reads that are running.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         in_a_row = 0
@@ -124,7 +125,7 @@ def _awaited(row: _Row) -> tuple[str, _ReadResult]:
     return backup_id, got.result() if isinstance(got, Future) else got
 
 
-def _start_reads(store: Store, pool: ThreadPoolExecutor, known: CachePass | None) -> Iterator[_Row]:
+def _start_reads(store: Store, pool: Workers, known: CachePass | None) -> Iterator[_Row]:
     for backup_id, row in record_objects(store):
         if row.size > RECORD_LIMIT:
             yield (

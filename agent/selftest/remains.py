@@ -8,12 +8,12 @@ that `gc` deletes the objects.
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from agent.errors import Interrupted
 from agent.records.object_names import SELF_TEST, attempt_prefix, new_attempt, segment_name
 from agent.store.protocol import Container, Store
+from agent.threads import Workers
 
 _LANES = 4
 _PATIENCE_SECONDS = 30.0
@@ -78,7 +78,7 @@ class Remains:
 
     def remove(self) -> None:
         """Delete all objects. Raise StoreError if one can't be deleted."""
-        with ThreadPoolExecutor(_LANES, "remove") as workers:
+        with Workers(_LANES, "remove") as workers:
             for container, name in workers.map(self._delete, sorted(self._names, key=str)):
                 self._names.discard((container, name))
 

@@ -3,7 +3,6 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ from agent.records.manifest import most_segments
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, span, warned
 from agent.selftest.context import Context
 from agent.store.protocol import Container, ManifestEntry
+from agent.threads import Workers
 from agent.wiring import login_of, store_folder
 
 _SMALL = 4096
@@ -231,7 +231,7 @@ def _clear(url: str) -> bool:
 def _rate(lanes: int, names: Sequence[str], move: Callable[[str], object]) -> float:
     """Call `move` for each name in `lanes` threads, and return the bytes a second."""
     started = time.monotonic()
-    with ThreadPoolExecutor(lanes, "move") as workers:
+    with Workers(lanes, "move") as workers:
         list(workers.map(move, names))
     return len(names) * _PIECE / max(time.monotonic() - started, 1e-6)
 

@@ -13,6 +13,7 @@ from agent.errors import Cancelled, TooLate
 from agent.journal import Journal, cancelled_error, refusal_report
 from agent.model import CancelTask, Task
 from agent.stop import Stop
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,17 @@ class Cancellation:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._lock = threading.Lock()
-        self._running: tuple[str, Stop] | None = None
+        self._running: tuple[Task, Stop] | None = None
 
     def handle(self, cancel: CancelTask) -> None:
         """Stop the task that a journalled cancel names, or answer the cancel. May be repeated."""
         if not self._journal.cancel(cancel):
             return
         with self._lock:
-            task_id, stop = self._running or ("", None)
-        if stop is not None and task_id == cancel.cancels:
-            log.warning("task %s is being cancelled", task_id)
+            task, stop = self._running or (None, None)
+        if task is not None and stop is not None and task.task_id == cancel.cancels:
+            with about_task(task.task_id, task.subject):
+                log.warning("task %s is being cancelled", task.task_id)
             late = not stop.request(cancelled_error(cancel))
         else:
             # it is about to begin, or waits until the store can tell how it ended
@@ -56,7 +58,7 @@ class Cancellation:
         if self._journal.kept_note(task.task_id) is not None:
             stop.ignore(Cancelled)
         with self._lock:
-            self._running = task.task_id, stop
+            self._running = task, stop
         try:
             # a cancel between the claim and this line found nothing to stop
             for cancel in self._journal.cancels(task.task_id):

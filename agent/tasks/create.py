@@ -1,7 +1,6 @@
 """`backup.create`: make one backup."""
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Final
@@ -17,6 +16,7 @@ from agent.stop import Stop
 from agent.tasks.kind import TaskKind, TaskTools
 from agent.tasks.outcome import BackupFailed, Outcome, OutcomeUnknown, may_answer_later, stop_with
 from agent.tasks.stores import StorePlace
+from agent.threads import Timer
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +145,7 @@ def _until(seconds: float) -> Iterator[Stop]:
     """Yield a Stop that fails with StoreSilent after max(1, `seconds`) seconds."""
     late = Stop()
     cause = StoreSilent("the store has not yet removed the cancelled backup")
-    timer = threading.Timer(max(1.0, seconds), late.request, (cause,))
-    timer.daemon = True
+    timer = Timer(max(1.0, seconds), late.request, cause)
     timer.start()
     try:
         yield late

@@ -21,6 +21,7 @@ from agent.tasks.outcome import BackupFailed, OutcomeUnknown, may_answer_later, 
 from agent.tasks.recovery import Recovery
 from agent.tasks.reports import Reporter, with_remains
 from agent.tasks.stores import TaskStores
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,14 @@ class Executor:
             JournalError: the journal does not take the final report, which `reporter` then holds.
                 Or it can't tell if the task may begin again, and the task stays RUNNING.
         """
+        with about_task(task.task_id, task.subject):
+            self._perform(task, stop, within or nullcontext())
+
+    def _perform(self, task: Task, stop: Stop, within: AbstractContextManager[None]) -> None:
         log.info("task %s (%s) begins", task.task_id, task.type)
         kind = self.kinds[type(task)]
         try:
-            with within or nullcontext():
+            with within:
                 outcome = kind.perform(task, stop)
         except OutcomeUnknown as error:
             self._wait(task, error.__cause__ or error, error.attempt)

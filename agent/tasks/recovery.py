@@ -22,6 +22,7 @@ from agent.model import BackupStatus, ErrorInfo, Record, Task, TaskStatus
 from agent.tasks.kind import TaskTools
 from agent.tasks.kinds import Kinds
 from agent.tasks.outcome import may_answer_later
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,11 @@ class Recovery:
             JournalError: the journal can't be used. Tasks that it did not take are kept.
         """
         for one in list(self._waiting):
-            if monotonic() >= one.due and self._settle_and_report(one):
+            if monotonic() < one.due:
+                continue
+            with about_task(one.task.task_id, one.task.subject):
+                settled = self._settle_and_report(one)
+            if settled:
                 self._waiting.remove(one)
 
     def take_continued(self) -> Iterator[Task]:

@@ -28,6 +28,7 @@ from agent.operations.resources import BackupResources
 from agent.stop import Stop
 from agent.tasks.executor import Executor
 from agent.tasks.stores import TaskStores, without_token
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -83,15 +84,20 @@ class Worker:
             task = wire.decode_task(body)
         except MessageUnreadable as error:
             return self._refuse(body, error)
-        kind = self._executor.kinds[type(task)]
-        if kind.writes_files:
-            self._journal.check_disk()
-        accepted = self._accept(task, answer=not redelivered)
-        reached(Point.ACCEPTED)
-        kind.after_journalled(task, is_new=accepted is Acceptance.NEW)
+        with about_task(task.task_id, task.subject):
+            self._take(task, answer=not redelivered)
         self._work.set()
         self._wake()
         return ACK
+
+    def _take(self, task: Task, *, answer: bool) -> None:
+        kind = self._executor.kinds[type(task)]
+        if kind.writes_files:
+            self._journal.check_disk()
+        accepted = self._accept(task, answer=answer)
+        reached(Point.ACCEPTED)
+        log.debug("the message is %s", accepted.name if accepted else "REFUSED")
+        kind.after_journalled(task, is_new=accepted is Acceptance.NEW)
 
     def ready(self) -> None:
         """Raise JournalError if the journal could take no task. The broker keeps them all then."""

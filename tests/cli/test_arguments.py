@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from agent.cli import cancel, main as program, remote
+from agent.cli import cancel, remote
+from agent.cli.log_lines import TextLines
 from agent.cli.main import main
 from agent.config import settings as configuration
 from agent.model import CancelTask
@@ -188,9 +189,9 @@ def test_what_a_stranger_wrote_steers_no_terminal(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     _failed(capsys, "--config", f"{tmp_path}/\x1b[2J\x9b1m\n\u202e", "backup-list")
-    formatter = program._OneLine("%(message)s")
+    formatter = TextLines()
     wrote = logging.LogRecord("x", 40, "", 1, "a\n2026 INFO b\x1b[2J\x9b1m", None, None)
-    assert formatter.format(wrote) == "a?2026 INFO b?[2J?1m"
+    assert formatter.format(wrote).endswith(" ERROR x: a?2026 INFO b?[2J?1m")
 
 
 def test_a_crash_point_in_the_environment_is_told(

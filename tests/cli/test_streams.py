@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli import main, streams
+from agent.cli import log_lines, streams
 
 PROGRAM = [sys.executable, "-m", "agent"]
 NO_CONFIGURATION = ("--config", "/nonexistent/agent.toml")
@@ -141,7 +141,12 @@ def logged(tmp_path: Path, *arguments: str, journal: bool) -> list[str]:
         stream = {"JOURNAL_STREAM": f"{found.st_dev}:{inode}"}
         subprocess.run(
             [*PROGRAM, *arguments],
-            env={**os.environ, **stream, "BACKUP_AGENT_CRASH_AT": "accepted"},
+            env={
+                **os.environ,
+                **stream,
+                "BACKUP_AGENT_CRASH_AT": "accepted",
+                "BACKUP_AGENT_LOG__FORMAT": "text",
+            },
             stdout=sink,
             stderr=sink,
             timeout=60,
@@ -176,7 +181,8 @@ def test_a_tracebacks_lines_have_a_priority_each(
         raise ValueError("two\nlines \x1b[2J")
     except ValueError:
         record = logging.LogRecord("x", logging.ERROR, "", 1, "m", None, sys.exc_info())
-    lines = main._OneLine("%(message)s").format(record).splitlines()
+    lines = log_lines.TextLines().format(record).splitlines()
     assert len(lines) > 3
     assert all(line.startswith("<40>") for line in lines)
     assert all(line.isprintable() for line in lines)
+    assert all(line.startswith("<40>  ") for line in lines[1:])

@@ -15,7 +15,7 @@ from tests.house.source import CHECKOUT, modules, tree_of
 
 # The rooms directly under agent/, from the ground up.
 _ROOMS = (
-    ("agent.crash_points", "agent.errors", "agent.stop"),
+    ("agent.crash_points", "agent.errors", "agent.stop", "agent.threads"),
     ("agent.machine", "agent.model"),
     ("agent.broker", "agent.codec", "agent.keys", "agent.store"),
     ("agent.database", "agent.journal", "agent.pipeline", "agent.records"),

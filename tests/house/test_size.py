@@ -16,7 +16,7 @@ BROAD_ALLOWED = {
     "agent.engine.process:begin": "the top of a thread: the caller of its start raises the error",
     "agent.stop:guard": "the top of a thread: its error stops the whole run",
     "agent.tasks.create:_make": "a backup past its commit is done, also if a later step failed",
-    "agent.tasks.executor:perform": "the task boundary: every failure becomes the task's report",
+    "agent.tasks.executor:_perform": "the task boundary: every failure becomes the task's report",
     "agent.tasks.worker:_run": "the top of the worker thread: the daemon reports its error",
 }
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")

@@ -214,3 +214,26 @@ def test_no_secret_is_in_a_log_or_an_argument(machine: Machine, agent: SystemAge
         secret = machine.output("cat", f"/etc/backup-agent/{name}")
         assert len(secret) > 20
         assert secret not in said
+
+
+def test_the_journal_has_the_ids_of_each_line(machine: Machine, agent: SystemAgent) -> None:
+    agent.drop_in("Environment=BACKUP_AGENT_LOG__LEVEL=debug")
+    reports = agent.collect()
+    backup = agent.create("logged")
+    [final] = agent.final_reports(reports)
+    match = ("journalctl", "--no-pager", f"--unit={UNIT}")
+    found = machine.output(*match, "--output=json", f"BACKUP_AGENT_TASK_ID={final['task_id']}")
+    events = [json.loads(line) for line in found.splitlines()]
+    said = [event["MESSAGE"] for event in events]
+    assert f"task {final['task_id']} is done" in said
+    # a line of a thread of the data path
+    assert any("_segments/" in message for message in said)
+    for event in events:
+        assert event["SYSLOG_IDENTIFIER"] == "backup-agent"
+        assert (event["_TRANSPORT"], event["_COMM"]) == ("journal", "backup-agent")
+        assert event["LOGGER"].startswith("agent.")
+    assert {event.get("BACKUP_AGENT_BACKUP_ID", backup["id"]) for event in events} == {backup["id"]}
+    assert {event["PRIORITY"] for event in events} == {"6", "7"}
+    # all that the agent itself wrote came this way
+    stream = machine.output(*match, "--output=cat", "_TRANSPORT=stdout", "_COMM=backup-agent")
+    assert stream == ""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from agent.crash_points import Point, reached
@@ -11,6 +10,7 @@ from agent.model import BackupStatus, ErrorInfo, Record, utc_now
 from agent.operations.resources import BackupResources
 from agent.records.object_names import attempt_prefix, object_name
 from agent.store.protocol import Container, Store, StoredObject
+from agent.threads import Workers
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,6 @@ def remove_segments(
     raised here after the calls that are under way have ended.
     """
     rows = store.list(Container.SEGMENTS, prefix)
-    with ThreadPoolExecutor(connections, "remove") as workers:
+    with Workers(connections, "remove") as workers:
         while batch := list(islice(rows, _BATCH)):
             list(workers.map(remove, batch))

@@ -1,13 +1,13 @@
 """Check that the store still has the bytes of every ancestor of an incremental backup."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from agent.errors import ParentUnusable
 from agent.model import Record
 from agent.operations.resources import BackupResources
 from agent.records.presence import missing
+from agent.threads import Workers
 
 
 def check_stored(resources: BackupResources, chain: Sequence[Record]) -> None:
@@ -19,7 +19,7 @@ def check_stored(resources: BackupResources, chain: Sequence[Record]) -> None:
         ParentUnusable: the bytes of a backup are missing or changed.
         StoreError: the store doesn't answer.
     """
-    with ThreadPoolExecutor(resources.path.connections, "ancestors") as workers:
+    with Workers(resources.path.connections, "ancestors") as workers:
         problems = list(workers.map(partial(missing, resources.store), chain))
     for record, problem in zip(chain, problems, strict=True):
         if problem is not None:

@@ -27,6 +27,7 @@ from agent.records.descendants import BackupNode, Family
 from agent.records.object_names import backup_prefix, checks_name, object_name, record_name
 from agent.stop import Stop
 from agent.store.protocol import Container, Store, StoredObject
+from agent.threads import about_backup
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +214,8 @@ class DeleteOperation:
             if not descendants:
                 return
             for node in descendants:
-                self._delete(node.id)
+                with about_backup(node.id):
+                    self._delete(node.id)
                 self.deleted.append(node)
         raise BackupBusy(f"new backups keep appearing on top of backup {root.id}")
 

@@ -53,6 +53,7 @@ from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import attempt_in, attempt_prefix
 from agent.stop import Stop
 from agent.store.protocol import Container, Store, StoredObject
+from agent.threads import about_backup
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +171,10 @@ class GcOperation:
         reached(Point.GC_FOUND)
         for orphan in batch:
             self._stop.check()
-            yield orphan if orphan.what is OrphanKind.LEFT_ALONE else self._take(orphan)
+            if orphan.what is not OrphanKind.LEFT_ALONE:
+                with about_backup(orphan.backup_id):
+                    orphan = self._take(orphan)
+            yield orphan
 
     def _take(self, orphan: Orphan) -> Orphan:
         """Remove an orphan, if it is still one, and return it with its outcome."""

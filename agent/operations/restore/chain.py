@@ -27,6 +27,7 @@ from agent.operations.restore.target import (
 from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
+from agent.threads import about_backup
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +129,15 @@ class RestoreOperation:
         work: RestoreWorkdir,
     ) -> None:
         datadir, beside = work.datadir, work.incremental
-        work.make_inside(datadir)
-        self._extraction.run(engine, chain[0], openings[0], datadir, work.as_user)
-        reached(Point.RESTORE_EXTRACTED)
-        self._prepare(engine, datadir, None, last=len(chain) == 1)
+        with about_backup(chain[0].id):
+            work.make_inside(datadir)
+            self._extraction.run(engine, chain[0], openings[0], datadir, work.as_user)
+            reached(Point.RESTORE_EXTRACTED)
+            self._prepare(engine, datadir, None, last=len(chain) == 1)
         for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
-            if number:
+            if not number:
+                continue
+            with about_backup(record.id):
                 work.make_inside(beside)
                 self._extraction.run(engine, record, opening, beside, work.as_user)
                 self._prepare(engine, datadir, beside, last=record is chain[-1])

@@ -5,7 +5,6 @@ https://docs.openstack.org/swift/latest/middleware.html#static-large-objects
 
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from agent.errors import StoreMismatch, StoreNotFound, StoreRejected, StoreUnrea
 from agent.store.protocol import ManifestEntry, check_entry
 from agent.store.swift.headers import stat
 from agent.store.swift.session import LEAST_RATE, Link, SwiftSession
+from agent.threads import Workers
 
 _CONNECTIONS: Final = 8  # for HEAD requests, which wait and move no bytes
 # Swift's answer to a manifest with entries that are missing (400) or differ (400, 409).
@@ -78,7 +78,7 @@ def check_entries(
     Raises:
         StoreMismatch: an entry is missing or differs.
     """
-    pool = ThreadPoolExecutor(_CONNECTIONS, "check")
+    pool = Workers(_CONNECTIONS, "check")
     try:
         for _ in pool.map(partial(_check_entry, session, to, container), entries):
             continue

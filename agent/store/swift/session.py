@@ -148,8 +148,11 @@ class SwiftSession:
         while True:
             self._stop.check()
             try:
+                began = time.monotonic()
                 with translated(what, meanings):
-                    return self._authorised(action, size)
+                    result = self._authorised(action, size)
+                log.debug("%s: done in %.3f s", what, time.monotonic() - began)
+                return result
             except StoreError as error:
                 without_effect &= error.without_effect
                 error.without_effect = without_effect

@@ -10,6 +10,7 @@ SECTIONS: Final[dict[str, str]] = {
     "engine": "The program that copies the database.",
     "keys": "Master keys `<id>.key` and recovery keys `<id>.pub`; see [format.md](format.md).",
     "pipeline": "Limits of the data path. A task's `limits` may lower cores and rate.",
+    "log": "The daemon's log; see [operations.md](operations.md#logs).",
 }
 
 MEANINGS: Final[dict[str, str]] = {
@@ -86,4 +87,7 @@ MEANINGS: Final[dict[str, str]] = {
     "pipeline.cores": "number of cores for compression; 0 means all that this process may use",
     "pipeline.level": "gzip level of ISA-L",
     "pipeline.bytes_per_second": "limit of the raw stream in bytes a second; none means no limit",
+    "log.format": "form of a line; `auto` means `journal` if standard error leads to the systemd "
+    "journal, else `text`. A command on a terminal always writes text",
+    "log.level": "lowest level that `run` logs; `--quiet` and `--verbose` override it",
 }
