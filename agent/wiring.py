@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -26,6 +27,7 @@ from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
+from agent.machine.tls import ClientCertificate, client_context
 from agent.model import TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
@@ -65,6 +67,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
     if section.kind != "swift" or section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
+    client_context("store", section.ca_file)  # raise at once if the file can't be used
     settings = SwiftSettings(
         auth_url=section.address,
         user=section.user,
@@ -152,6 +155,7 @@ def broker(config: Config) -> BrokerSettings:
         url=section.url,
         password=_password(section.password_file, "password_file"),
         ca_file=section.ca_file,
+        certificate=_certificate(section.certificate_file, section.key_file, ""),
         queue_type=section.queue_type,
         rights=agent_rights(config.agent.instance_id),
     )
@@ -166,12 +170,23 @@ def control(config: Config) -> BrokerSettings:
         url=section.control_url,
         password=_password(section.control_password_file, "control_password_file"),
         ca_file=section.ca_file,
+        certificate=_certificate(
+            section.control_certificate_file, section.control_key_file, "control_"
+        ),
         rights=operator_rights(config.agent.instance_id),
     )
 
 
 def _password(path: Path | None, key: str) -> str:
     return "" if path is None else read_secret(path, f"[broker] {key}")
+
+
+def _certificate(file: Path | None, key_file: Path | None, prefix: str) -> ClientCertificate | None:
+    if file is None or key_file is None:
+        return None
+    key = f"[broker] {prefix}"
+    check = partial(read_secret, key_file, f"{key}key_file")
+    return ClientCertificate(file, key_file, check, key)
 
 
 def restore_resources(

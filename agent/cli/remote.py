@@ -10,7 +10,7 @@ from agent.broker.client import ControlClient
 from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.config.settings import Config
-from agent.errors import BrokerUnreachable, Cancelled, Interrupted
+from agent.errors import BrokerUnreachable, BrokerUntrusted, Cancelled, Interrupted
 from agent.model import ErrorInfo, Report, Task, TaskStatus, printable
 
 # The longest `progress_seconds` that an agent may have. While an agent runs and has work, a report
@@ -37,7 +37,7 @@ def send(
     what_next = what_next or _what_next(instance_id, task.task_id)
     try:
         return _send(config, instance_id, task, wait=wait, label=label, what_next=what_next)
-    except BrokerUnreachable as error:
+    except (BrokerUnreachable, BrokerUntrusted) as error:
         if not runs_locally:
             raise
         hint = (

@@ -54,7 +54,7 @@ class _Group:
         _ = self._probe
         settings = self._context.broker
         address = settings.address
-        login = f"as {address.user} in the virtual host {address.vhost}"
+        login = f"as {settings.user} in the virtual host {address.vhost}"
         if not address.tls and not is_this_machine(address.host):
             return warned(
                 f"{login}; passwords, tasks and their tokens are sent to {address.host} "

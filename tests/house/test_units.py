@@ -18,6 +18,7 @@ SELF_TEST = (FOLDER / "backup-agent-self-test.service").read_text()
 # These keys have no default, so their lines in the example can't show one.
 _EXAMPLES = {"ca_file", "container", "program", "extractor", "bytes_per_second"}
 _EXAMPLES |= {"control_url", "control_password_file", "options"}
+_EXAMPLES |= {"certificate_file", "key_file", "control_certificate_file", "control_key_file"}
 
 
 def sections() -> dict[str, type[BaseModel]]:

@@ -23,21 +23,26 @@ MEANINGS: Final[dict[str, str]] = {
     "task may restore",
     "agent.progress_seconds": "seconds between two progress reports",
     "broker.url": "`amqp://user@host:port/vhost` or `amqps://...`, never with a password in it",
-    "broker.password_file": "file with the password of that user",
+    "broker.password_file": "file with the password of that user; without it, the login is by "
+    "`certificate_file`",
     "broker.control_url": "like `url`, with the user that the commands send tasks as; none means "
     "the agent's own user",
     "broker.control_password_file": "file with the password of the user in `control_url`",
     "broker.queue_type": "type of the queues that the agent creates; existing queues keep their "
     "type",
-    "broker.ca_file": "certificate of the authority for the broker's certificate, if the system "
-    "does not know that authority",
+    "broker.ca_file": "certificates of the authorities to trust for the broker's certificate, "
+    "instead of those of the system; see [operations.md](operations.md#tls)",
+    "broker.certificate_file": "certificate that the agent shows to the broker (PEM)",
+    "broker.key_file": "private key of that certificate, without a passphrase",
+    "broker.control_certificate_file": "like `certificate_file`, for `control_url`",
+    "broker.control_key_file": "private key of that certificate",
     "store.url": "`swift:` and the authentication URL (auth v1), or `file:///` and a directory",
     "store.user": "user in Swift, such as `account:user`; required for `swift:`",
     "store.key_file": "file with the key of that user; required for `swift:`",
     "store.container": "name of the container; none means `database_backups_<tenant_id>`. Segments "
     "are in `<container>_segments`",
-    "store.ca_file": "certificate of the authority for the store's certificate, if the system does "
-    "not know that authority",
+    "store.ca_file": "certificates of the authorities to trust for the store's certificate, "
+    "instead of those of the system; see [operations.md](operations.md#tls)",
     "store.storage_urls": "storage URLs that a task may name if it brings its own token",
     "store.timeout_seconds": "seconds to wait for an answer",
     "store.attempts": "number of times that a request is tried before it counts as failed",
