@@ -4,6 +4,7 @@ Only the modules of this package use pika.
 """
 
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 _DENIALS: Final = (ACCESS_REFUSED, 406, 530)
 
+# How long to wait for a refusal. A broker that accepts the certificate sends nothing.
+_ALERT_SECONDS: Final = 2.0
 _FORM: Final = "[broker] url must have the form amqp://user@host:port/vhost"
 _LOGIN_HINT: Final = (
     "set [broker] control_url and control_password_file to a user that has this right: see "
@@ -259,6 +262,24 @@ def _login_refused(settings: BrokerSettings, cause: BaseException) -> BrokerErro
         hint=f"put the password of {user} into [broker] password_file, or set another one with: "
         f"rabbitmqctl change_password {user}",
     )
+
+
+def read_alert(settings: BrokerSettings) -> BrokerError | None:
+    """Connect again without sending anything, and return the error if a certificate is refused.
+
+    With TLS 1.3 the broker refuses the agent's certificate after the agent's side of the handshake.
+    If the agent has sent data by then, the connection is reset, and the broker's reason is lost.
+    """
+    address = settings.address
+    try:
+        with socket.create_connection((address.host, address.port), _ALERT_SECONDS) as plain:
+            context = _tls(settings).context
+            with context.wrap_socket(plain, server_hostname=address.host) as connection:
+                connection.recv(1)
+    except OSError as error:
+        refused = broker_error(settings, error)
+        return refused if isinstance(refused, BrokerUntrusted) else None
+    return None
 
 
 def refusal(settings: BrokerSettings, error: BaseException, what: str) -> BrokerError:
