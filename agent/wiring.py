@@ -67,7 +67,8 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
     if section.kind != "swift" or section.key_file is None:
         raise ConfigInvalid(f"[store] url: {section.url} is not a store that this version knows")
-    client_context("store", section.ca_file)  # raise at once if the file can't be used
+    if section.ca_file is not None:
+        client_context("store", section.ca_file)  # raise at once if the file can't be used
     settings = SwiftSettings(
         auth_url=section.address,
         user=section.user,

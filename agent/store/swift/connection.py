@@ -35,9 +35,6 @@ class Connection:
     swiftclient's functions use its `http`. `timeout_seconds` limits connecting (to at most
     CONNECT_SECONDS), each send of a part and each wait for bytes. `ca_file` replaces the
     authorities of the system.
-
-    Raises:
-        StoreUntrusted: `ca_file` can't be used.
     """
 
     def __init__(self, url: str, *, timeout_seconds: float, ca_file: str | None) -> None:
@@ -48,7 +45,7 @@ class Connection:
         self._request = 0
         self._socket: socket.socket | None = None
         self.is_shut_down = False
-        self.tls = _tls(Path(ca_file) if ca_file else None)
+        self._ca_file = Path(ca_file) if ca_file else None
         self.http = _Http(url, timeout=(self._connect_seconds, timeout_seconds))
         session = self.http.request_session
         # The environment must add no proxy.
@@ -57,6 +54,15 @@ class Connection:
         session.get_redirect_target = lambda _answer: None
         for scheme in ("http://", "https://"):
             session.mount(scheme, _Adapter(self))
+
+    @property
+    def tls(self) -> ssl.SSLContext:
+        """Return the context for a TLS connection.
+
+        Raises:
+            StoreUntrusted: `ca_file` can't be used.
+        """
+        return _tls(self._ca_file)
 
     @contextmanager
     def busy(self) -> Iterator[Callable[[], None]]:
