@@ -214,13 +214,14 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
     address = settings.address
     if isinstance(cause, ConnectionClosed | ChannelClosed):
         return _closed(settings, cause)
-    # first, because pika takes the end of a TLS connection for a refused login
-    if address.tls and (
-        fault := explain(cause, "broker", f"{_bracketed(address.host)}:{address.port}")
-    ):
+    refused = isinstance(cause, AuthenticationError | ProbableAuthenticationError)
+    # first, because pika may take a refused certificate for a refused login
+    place = f"{_bracketed(address.host)}:{address.port}"
+    fault = explain(cause, "broker", place) if address.tls else None
+    if fault and (fault.untrusted or not refused):
         kind = BrokerUntrusted if fault.untrusted else BrokerUnreachable
         return kind(f"{settings.where}: {fault.reason}", hint=fault.hint)
-    if isinstance(cause, AuthenticationError | ProbableAuthenticationError):
+    if refused:
         return _login_refused(settings, cause)
     if isinstance(cause, ProbableAccessDeniedError):
         return BrokerDenied(

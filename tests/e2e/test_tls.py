@@ -281,6 +281,21 @@ def test_the_self_test_names_each_fault(agent: Agent, place: Place) -> None:
         agent.write()
 
 
+def test_a_command_with_an_untrusted_broker_says_what_works_without(
+    agent: Agent, place: Place
+) -> None:
+    variable = "BACKUP_AGENT_BROKER__CONTROL_URL"
+    with relayed(place.rabbitmq.port, place.unknown.issue("foreign")) as relay:
+        done = agent.cli(
+            *("backup-create", agent.instance_id, "any"),
+            environment={variable: f"amqps://127.0.0.1:{relay.port}/{VHOST}"},
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("backup-agent: broker_untrusted: ")
+    assert "[broker] ca_file" in done.stderr
+    assert "--local, which needs no broker" in done.stderr
+
+
 def test_the_self_test_warns_before_the_agents_certificate_expires(
     agent: Agent, place: Place
 ) -> None:
