@@ -67,7 +67,7 @@ class BrokerLink:
         """Return in a few words the problems of the link, or "" if there are none.
 
         A lost connection is not one of these problems, unless a certificate is refused. That lasts
-        until somebody renews the certificate.
+        until the certificate is renewed.
         """
         parts = (self._intake, self._upkeep, self._outflow)
         troubles = [self._untrusted, *(part.trouble for part in parts)]

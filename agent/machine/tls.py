@@ -24,16 +24,65 @@ Section = Literal["broker", "store"]
 _BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 _LONGEST_FILE: Final = 1 << 20  # bytes of a certificate's file
 
-# Results of a verification (X509_V_ERR_*, openssl-verification-options(1)).
-_NOT_YET_VALID: Final = 9
-_EXPIRED: Final = 10
-_SELF_SIGNED: Final = 18
-_NO_ISSUER_OF_AUTHORITY: Final = 2
-_REVOKED: Final = 23
-_WRONG_NAME: Final = (62, 64)  # a host name, an IP address
-# The signature doesn't fit, the issuer isn't known, or the chain ends in an unknown root.
-_UNKNOWN_AUTHORITY: Final = (7, 18, 19, 20, 21)
-_WRONG_USE: Final = (24, 26, 79)  # not an authority, not for a server, no CA
+
+class _Finding(NamedTuple):
+    """What results of a verification mean, and the cure.
+
+    `codes` are X509_V_ERR_* (openssl-verification-options(1)). The texts are templates.
+    """
+
+    codes: tuple[int, ...]
+    reason: str
+    cure: str
+
+
+_UNKNOWN_CURE: Final = (
+    "name the file with the certificate of its authority in [{section}] ca_file. If it is there, "
+    "the server may not send the intermediate certificates: append them to its own certificate; "
+    "{look}"
+)
+_FINDINGS: Final = (
+    _Finding(
+        (62, 64),  # a host name, an IP address
+        "the server's certificate is not for {host}",
+        "use a name of the certificate in [{section}] url{or_login}, or give the server a "
+        "certificate with {host} among its alternative names; {look}",
+    ),
+    _Finding(
+        (10,),
+        "the server's certificate, or the one of its authority, has expired",
+        "give the server a valid certificate. If this machine's clock is ahead (date -u), correct "
+        "it; {look}",
+    ),
+    _Finding(
+        (9,),
+        "the server's certificate, or the one of its authority, is not valid yet",
+        "check the clock of this machine (date -u), and that of the machine that made the "
+        "certificate; {look}",
+    ),
+    _Finding((18,), "the server's certificate is self-signed", _UNKNOWN_CURE),
+    # the signature doesn't fit, the root isn't trusted, or the issuer isn't known
+    _Finding(
+        (7, 19, 20, 21), "the server's certificate comes from an unknown authority", _UNKNOWN_CURE
+    ),
+    _Finding(
+        (2,),  # an intermediate authority is trusted, but its issuer is not known
+        "the chain of the server's certificate doesn't end in a trusted root",
+        "append the certificate of the root to [{section}] ca_file, which has an intermediate one "
+        "only",
+    ),
+    _Finding(
+        (24, 26, 79),  # not an authority, not for a server, no CA
+        "the server's certificate has a wrong purpose: {message}",
+        "make a certificate for a server (extendedKeyUsage serverAuth), signed by an authority "
+        "(basicConstraints CA:TRUE)",
+    ),
+)
+_OTHER_FINDING: Final = _Finding(
+    (),
+    "the server's certificate is refused: {message}",
+    "give the server another certificate; {look}",
+)
 
 # Reasons that OpenSSL gives for an answer that isn't TLS.
 _NOT_TLS: Final = (
@@ -252,55 +301,15 @@ def _reason_in(error: BaseException) -> str:
 def _explain_verification(
     error: ssl.SSLCertVerificationError, section: Section, address: str
 ) -> tuple[str, str]:
-    code, host = error.verify_code, address.rpartition(":")[0]
-    if code in _WRONG_NAME:
-        return (
-            f"the server's certificate is not for {host}",
-            f"use a name of the certificate in [{section}] url{_or_login(section)}, or give the "
-            f"server a certificate with {host} among its alternative names; {_look(address)}",
-        )
-    if code == _EXPIRED:
-        return (
-            "the server's certificate, or the one of its authority, has expired",
-            "give the server a valid certificate. If this machine's clock is ahead (date -u), "
-            f"correct it; {_look(address)}",
-        )
-    if code == _NOT_YET_VALID:
-        return (
-            "the server's certificate, or the one of its authority, is not valid yet",
-            "check the clock of this machine (date -u), and that of the machine that made the "
-            f"certificate; {_look(address)}",
-        )
-    if code in _UNKNOWN_AUTHORITY:
-        kind = "is self-signed" if code == _SELF_SIGNED else "comes from an unknown authority"
-        return (
-            f"the server's certificate {kind}",
-            f"name the file with the certificate of its authority in [{section}] ca_file. If it is "
-            "there, the server may not send the intermediate certificates: append them to its own "
-            f"certificate; {_look(address)}",
-        )
-    if code == _NO_ISSUER_OF_AUTHORITY:
-        return (
-            "the chain of the server's certificate doesn't end in a trusted root",
-            f"append the certificate of the root to [{section}] ca_file, which has an intermediate "
-            "one only",
-        )
-    if code == _REVOKED:
-        return "the server's certificate was revoked", "give the server another certificate"
-    if code in _WRONG_USE:
-        return (
-            f"the server's certificate has a wrong purpose: {error.verify_message}",
-            "make a certificate for a server (extendedKeyUsage serverAuth), signed by an authority "
-            "(basicConstraints CA:TRUE)",
-        )
-    return (
-        f"the server's certificate is refused: {error.verify_message}",
-        f"give the server another certificate; {_look(address)}",
-    )
-
-
-def _or_login(section: Section) -> str:
-    return " (or in the storage URL that the login returns)" if section == "store" else ""
+    found = next((one for one in _FINDINGS if error.verify_code in one.codes), _OTHER_FINDING)
+    words = {
+        "host": address.rpartition(":")[0],
+        "section": section,
+        "or_login": " (or in the storage URL that the login returns)" if section == "store" else "",
+        "message": error.verify_message,
+        "look": _look(address),
+    }
+    return found.reason.format_map(words), found.cure.format_map(words)
 
 
 def _own_hint(section: Section) -> str:
