@@ -164,17 +164,24 @@ def _tls_failure(what: str, error: BaseException) -> StoreError:
 
 def _redirect(what: str, error: ClientException) -> StoreError:
     headers = error.http_response_headers or {}
-    target = str(headers.get("Location", ""))[:_MOST_READ]
-    try:
-        host = urlsplit(target).hostname
-    except ValueError:
-        host = None
-    where = f"to {printable(host[:_LONGEST_TEXT])}" if host else "without naming a host"
+    target = _origin(str(headers.get("Location", ""))[:_MOST_READ])
+    where = f"to {target}" if target else "without naming a host"
     return StoreRejected(
         f"{what}: the store redirects the request {where} ({error.http_status}), which is not "
         "followed",
         hint=_REDIRECT_HINT,
     )
+
+
+def _origin(url: str) -> str:
+    """Return scheme, host and port of a foreign URL for a message, "" if it names no host."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    host = printable((parts.hostname or "")[:_LONGEST_TEXT])
+    return f"{printable(parts.scheme[:10])}://{host}{port}" if host else ""
 
 
 def _refusal(
