@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
+from agent.machine.tls import ClientCertificate, client_context
 from agent.model import TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
@@ -66,6 +68,8 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     if folder := store_folder(config):
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
     login, ca_file = _login(section)
+    if ca_file is not None:
+        client_context("store", ca_file)  # raise at once if the file can't be used
     settings = SwiftSettings(
         login,
         container,
@@ -184,6 +188,7 @@ def broker(config: Config) -> BrokerSettings:
         url=section.url,
         password=_password(section.password_file, "password_file"),
         ca_file=section.ca_file,
+        certificate=_certificate(section.certificate_file, section.key_file, ""),
         queue_type=section.queue_type,
         rights=agent_rights(config.agent.instance_id),
     )
@@ -198,12 +203,23 @@ def control(config: Config) -> BrokerSettings:
         url=section.control_url,
         password=_password(section.control_password_file, "control_password_file"),
         ca_file=section.ca_file,
+        certificate=_certificate(
+            section.control_certificate_file, section.control_key_file, "control_"
+        ),
         rights=operator_rights(config.agent.instance_id),
     )
 
 
 def _password(path: Path | None, key: str) -> str:
     return "" if path is None else read_secret(path, f"[broker] {key}")
+
+
+def _certificate(file: Path | None, key_file: Path | None, prefix: str) -> ClientCertificate | None:
+    if file is None or key_file is None:
+        return None
+    key = f"[broker] {prefix}"
+    check = partial(read_secret, key_file, f"{key}key_file")
+    return ClientCertificate(file, key_file, check, key)
 
 
 def restore_resources(

@@ -4,7 +4,7 @@ Only the modules of this package use pika.
 """
 
 import logging
-import ssl
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from pika.adapters.utils.connection_workflow import (
     AMQPConnectorPhaseErrorBase,
     AMQPConnectorStackTimeout,
 )
+from pika.credentials import ExternalCredentials
 from pika.exceptions import (
     AMQPConnectionError,
     AMQPError,
@@ -32,7 +33,14 @@ from pika.exceptions import (
 
 from agent.broker.rights import Rights
 from agent.broker.wire import CONTENT_TYPE
-from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInvalid
+from agent.errors import (
+    BrokerDenied,
+    BrokerError,
+    BrokerUnreachable,
+    BrokerUntrusted,
+    ConfigInvalid,
+)
+from agent.machine.tls import ClientCertificate, client_context, explain
 
 QueueType = Literal["quorum", "classic"]
 _PERSISTENT: Final = 2
@@ -43,6 +51,9 @@ ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 _DENIALS: Final = (ACCESS_REFUSED, 406, 530)
 
+# How long to wait for a refusal. A broker that accepts the certificate sends nothing.
+_ALERT_SECONDS: Final = 2.0
+_FORM: Final = "[broker] url must have the form amqp://user@host:port/vhost"
 _LOGIN_HINT: Final = (
     "set [broker] control_url and control_password_file to a user that has this right: see "
     "Rights on the broker in docs/operations.md"
@@ -55,7 +66,7 @@ _MISSING_HINT: Final = (
 
 
 class Address(NamedTuple):
-    """The parts of a broker URL."""
+    """The parts of a broker URL. `user` is "" if the URL names none."""
 
     tls: bool
     host: str
@@ -69,18 +80,24 @@ class BrokerSettings:
     """The address of the broker, the login, and the deadlines.
 
     `url` has the form `amqp://user@host:port/vhost`, with `amqps` for TLS. The virtual host is
-    percent-encoded. It is `/` if the URL names none. `rights` are the rights that the user should
-    have, or None if they are not known. `heartbeat` is in seconds. Each wait has a deadline:
-    `connect_seconds` for a connection, `answer_seconds` for the broker's answer to one request.
+    percent-encoded. It is `/` if the URL names none. `certificate` is shown to the broker. With a
+    certificate and without a password, the login is by the certificate (EXTERNAL). The certificate
+    names the user then, so the URL need not. All files are read again for each connection, so
+    that renewed certificates are used.
+
+    `rights` are the rights that the user should have, or None if they are not known. `heartbeat` is
+    in seconds. Each wait has a deadline: `connect_seconds` for a connection, `answer_seconds` for
+    the broker's answer to one request.
 
     Raises:
-        ConfigInvalid: the URL can't be used, `ca_file` is set for a URL without TLS, or `ca_file`
-            can't be read as certificates.
+        ConfigInvalid: the URL can't be used, `ca_file` or `certificate` is set for a URL without
+            TLS, or one of their files can't be used.
     """
 
     url: str
     password: str = field(repr=False)
     ca_file: Path | None = None
+    certificate: ClientCertificate | None = None
     queue_type: QueueType = "quorum"
     rights: Rights | None = None
     heartbeat: int = 30
@@ -89,14 +106,27 @@ class BrokerSettings:
 
     def __post_init__(self) -> None:
         address = self.address
-        if self.ca_file and not address.tls:
-            raise ConfigInvalid("[broker] ca_file needs a url that begins with amqps:")
-        if self.ca_file:
-            _tls(self)  # raise at once if the file can't be used
+        for key, given in (("ca_file", self.ca_file), ("certificate_file", self.certificate)):
+            if given and not address.tls:
+                raise ConfigInvalid(f"[broker] {key} needs a url that begins with amqps:")
+        if not address.user and not self.external:
+            raise ConfigInvalid(_FORM)
+        if address.tls:
+            _tls(self)  # raise at once if a file can't be used
 
     @property
     def address(self) -> Address:
         return _parse(self.url)
+
+    @property
+    def external(self) -> bool:
+        """Return True if the login is by the certificate."""
+        return self.certificate is not None and not self.password
+
+    @property
+    def user(self) -> str:
+        """Return the user's name for messages."""
+        return self.address.user or "of the agent's certificate"
 
     @property
     def where(self) -> str:
@@ -116,8 +146,8 @@ def _parse(url: str) -> Address:
         raise ConfigInvalid("[broker] url must begin with amqp: or amqps:")
     if parts.password is not None:
         raise ConfigInvalid("[broker] url holds a password: put it into [broker] password_file")
-    if not parts.hostname or not user or _has_extra(parts):
-        raise ConfigInvalid("[broker] url must have the form amqp://user@host:port/vhost")
+    if not parts.hostname or _has_extra(parts):
+        raise ConfigInvalid(_FORM)
     return Address(
         parts.scheme == "amqps", parts.hostname, port or _PORTS[parts.scheme], user, vhost
     )
@@ -136,11 +166,16 @@ def parameters(settings: BrokerSettings, client: str) -> pika.ConnectionParamete
     # a traceback.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     address = settings.address
+    credentials = (
+        ExternalCredentials()
+        if settings.external
+        else pika.PlainCredentials(address.user, settings.password)
+    )
     return pika.ConnectionParameters(
         host=address.host,
         port=address.port,
         virtual_host=address.vhost,
-        credentials=pika.PlainCredentials(address.user, settings.password),
+        credentials=credentials,
         heartbeat=settings.heartbeat,
         blocked_connection_timeout=2 * settings.answer_seconds,
         socket_timeout=settings.connect_seconds,
@@ -160,10 +195,7 @@ def properties(**more: Any) -> pika.BasicProperties:
 
 
 def _tls(settings: BrokerSettings) -> pika.SSLOptions:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as error:
-        raise ConfigInvalid(f"[broker] ca_file {settings.ca_file}: {error}") from error
+    context = client_context("broker", settings.ca_file, settings.certificate)
     return pika.SSLOptions(context, settings.address.host)
 
 
@@ -180,32 +212,75 @@ def broker_error(settings: BrokerSettings, error: BaseException) -> BrokerError:
     """Return the BrokerError that explains an error of pika, TLS or a socket to the operator."""
     cause = _cause(error)
     address = settings.address
-    if isinstance(cause, AuthenticationError | ProbableAuthenticationError):
-        return BrokerDenied(
-            f"{settings.where} refuses the user {address.user}: wrong password?",
-            hint=f"put the password of {address.user} into [broker] password_file, or set another "
-            f"one with: rabbitmqctl change_password {address.user}",
-        )
+    if isinstance(cause, ConnectionClosed | ChannelClosed):
+        return _closed(settings, cause)
+    refused = isinstance(cause, AuthenticationError | ProbableAuthenticationError)
+    # first, because pika may take a refused certificate for a refused login
+    place = f"{_bracketed(address.host)}:{address.port}"
+    fault = explain(cause, "broker", place) if address.tls else None
+    if fault and (fault.untrusted or not refused):
+        kind = BrokerUntrusted if fault.untrusted else BrokerUnreachable
+        return kind(f"{settings.where}: {fault.reason}", hint=fault.hint)
+    if refused:
+        return _login_refused(settings, cause)
     if isinstance(cause, ProbableAccessDeniedError):
         return BrokerDenied(
-            f"{settings.where} refuses the virtual host {address.vhost} to {address.user}",
+            f"{settings.where} refuses the virtual host {address.vhost} to the user "
+            f"{settings.user}",
             hint=f"correct it in [broker] url, or run: rabbitmqctl add_vhost {address.vhost}; "
             f"{_rights_hint(settings)}",
         )
-    if isinstance(cause, ConnectionClosed | ChannelClosed):
-        text = f"{settings.where} refuses: {cause.reply_text}"
-        if cause.reply_code == ACCESS_REFUSED:
-            return BrokerDenied(text, hint=_rights_hint(settings))
-        if cause.reply_code == NOT_FOUND:
-            return BrokerUnreachable(text, hint=_MISSING_HINT)
-        return BrokerDenied(text) if cause.reply_code in _DENIALS else BrokerUnreachable(text)
-    if isinstance(cause, ssl.SSLError):
-        return BrokerUnreachable(
-            f"{settings.where}: the TLS connection failed: {cause}",
-            hint="check that [broker] ca_file holds the authority that signed the certificate of "
-            "the broker",
-        )
     return BrokerUnreachable(f"{settings.where} can't be reached: {_text(cause)}")
+
+
+def _closed(settings: BrokerSettings, cause: ConnectionClosed | ChannelClosed) -> BrokerError:
+    """Return the error for a connection or channel that was closed for a reason."""
+    text = f"{settings.where} refuses: {cause.reply_text}"
+    if cause.reply_code == ACCESS_REFUSED:
+        return BrokerDenied(text, hint=_rights_hint(settings))
+    if cause.reply_code == NOT_FOUND:
+        return BrokerUnreachable(text, hint=_MISSING_HINT)
+    return BrokerDenied(text) if cause.reply_code in _DENIALS else BrokerUnreachable(text)
+
+
+def _login_refused(settings: BrokerSettings, cause: BaseException) -> BrokerError:
+    user = settings.user
+    if settings.external and not isinstance(cause, ProbableAuthenticationError):
+        return BrokerDenied(
+            f"{settings.where} offers no login by certificate (EXTERNAL)",
+            hint="run rabbitmq-plugins enable rabbitmq_auth_mechanism_ssl, and add EXTERNAL to "
+            "auth_mechanisms in rabbitmq.conf; or set [broker] password_file",
+        )
+    if settings.external:
+        return BrokerDenied(
+            f"{settings.where} refuses the user {user}: is there a user with the certificate's "
+            "name?",
+            hint="make a user with the name in the certificate (ssl_cert_login_from says which "
+            "name), without a password: see TLS in docs/operations.md",
+        )
+    return BrokerDenied(
+        f"{settings.where} refuses the user {user}: wrong password?",
+        hint=f"put the password of {user} into [broker] password_file, or set another one with: "
+        f"rabbitmqctl change_password {user}",
+    )
+
+
+def read_alert(settings: BrokerSettings) -> BrokerError | None:
+    """Connect again without sending anything, and return the error if a certificate is refused.
+
+    With TLS 1.3 the broker refuses the agent's certificate after the agent's side of the handshake.
+    If the agent has sent data by then, the connection is reset, and the broker's reason is lost.
+    """
+    address = settings.address
+    try:
+        with socket.create_connection((address.host, address.port), _ALERT_SECONDS) as plain:
+            context = _tls(settings).context
+            with context.wrap_socket(plain, server_hostname=address.host) as connection:
+                connection.recv(1)
+    except OSError as error:
+        refused = broker_error(settings, error)
+        return refused if isinstance(refused, BrokerUntrusted) else None
+    return None
 
 
 def refusal(settings: BrokerSettings, error: BaseException, what: str) -> BrokerError:
@@ -219,8 +294,8 @@ def _rights_hint(settings: BrokerSettings) -> str:
     if settings.rights is None:
         return _LOGIN_HINT
     return (
-        f"{settings.rights.commands(address.vhost, address.user)}; for missing exchanges, queues "
-        "and bindings run script/broker-definitions. See Rights on the broker in "
+        f"{settings.rights.commands(address.vhost, address.user or 'USER')}; for missing "
+        "exchanges, queues and bindings run script/broker-definitions. See Rights on the broker in "
         "docs/operations.md"
     )
 
@@ -235,6 +310,10 @@ def _cause(error: BaseException) -> BaseException:
         elif isinstance(error, AMQPConnectionError) and _wraps(error):
             error = error.args[0]
     return error
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _wraps(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from agent.broker.outflow import Outflow, ReportQueue
 from agent.broker.pace import DEFAULT_PAUSES, Pace, Pauses, ProblemLog
 from agent.broker.session import Session
 from agent.broker.topology import Upkeep
-from agent.errors import AgentError
+from agent.errors import AgentError, BrokerUntrusted
 
 _CLOSING_SECONDS: Final = 10.0
 _BEAT_SECONDS: Final = 1.0
@@ -59,16 +59,19 @@ class BrokerLink:
         self._loop = asyncio.new_event_loop()
         self._main: asyncio.Task[None] | None = None
         self._connected = False
+        self._untrusted = ""
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
     @property
     def trouble(self) -> str:
-        """Return in a few words the problems of a connected link, or "" if there are none.
+        """Return in a few words the problems of the link, or "" if there are none.
 
-        A lost connection is not one of these problems.
+        A lost connection is not one of these problems, unless a certificate is refused. That lasts
+        until the certificate is renewed.
         """
         parts = (self._intake, self._upkeep, self._outflow)
-        return "; ".join(part.trouble for part in parts if part.trouble)
+        troubles = [self._untrusted, *(part.trouble for part in parts)]
+        return "; ".join(trouble for trouble in troubles if trouble)
 
     def start(self) -> None:
         """Start the thread and return at once, even if the broker does not answer."""
@@ -135,6 +138,7 @@ class BrokerLink:
                 lasted = self._loop.time() - began
                 failures = 0 if self._connected and lasted > self._pace.pauses.longest else failures
                 self._connected = False
+                self._untrusted = str(error) if isinstance(error, BrokerUntrusted) else ""
                 self._problems.complain(logging.WARNING, f"{error.code}: {error}; {error.hint}")
                 await self._pace.pause(self._pace.pauses.after(failures))
                 failures += 1
@@ -143,7 +147,7 @@ class BrokerLink:
         session = await Session.open(self._settings, f"backup-agent {self._instance_id}")
         try:
             await self._upkeep.begin(session)
-            self._connected = True
+            self._connected, self._untrusted = True, ""
             self._problems.tell(logging.INFO, f"connected to {self._settings.where}")
             await _race(
                 self._intake.run(session),

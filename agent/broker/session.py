@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, NoReturn
 import pika
 from pika import spec
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker, IncompatibleProtocolError
 from pika.frame import Header
 from pika.spec import Basic
 
-from agent.broker.amqp import NOT_FOUND, BrokerSettings, parameters
+from agent.broker.amqp import NOT_FOUND, BrokerSettings, parameters, read_alert
 from agent.errors import BrokerSilent, BrokerUnreachable, QueueFull, Unroutable
 
 _CLOSE_SECONDS = 2.0
@@ -230,6 +230,13 @@ class Session:
             await asyncio.shield(opened)
         except asyncio.CancelledError:
             await _abandon(connection, opened, ended)
+            raise
+        except IncompatibleProtocolError as error:
+            # the connection ended before the broker's first answer
+            if settings.address.tls:
+                refused = await asyncio.to_thread(read_alert, settings)
+                if refused is not None:
+                    raise refused from error
             raise
         return cls(connection, settings, ended)
 

@@ -190,7 +190,7 @@ class Upkeep:
             self._may_bind = False
             self._problems.tell(
                 logging.INFO,
-                f"the user {self._settings.address.user} may not bind queues: the agent assumes "
+                f"the user {self._settings.user} may not bind queues: the agent assumes "
                 "that they are bound already",
             )
 

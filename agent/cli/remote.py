@@ -9,7 +9,7 @@ from agent.cli import tables
 from agent.cli.progress import ProgressBar
 from agent.cli.streams import note
 from agent.config.settings import Config
-from agent.errors import BrokerUnreachable, Cancelled, Interrupted
+from agent.errors import BrokerUnreachable, BrokerUntrusted, Cancelled, Interrupted
 from agent.model import ErrorInfo, Report, Task, TaskStatus, printable
 from agent.threads import about_task
 
@@ -38,7 +38,7 @@ def send(
     try:
         with about_task(task.task_id, task.subject):
             return _send(config, instance_id, task, wait=wait, label=label, what_next=what_next)
-    except BrokerUnreachable as error:
+    except (BrokerUnreachable, BrokerUntrusted) as error:
         if not runs_locally:
             raise
         hint = (

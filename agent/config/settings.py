@@ -80,7 +80,8 @@ class AgentSection(Frozen):
 class BrokerSection(Frozen):
     """The broker that tasks come from.
 
-    The commands that send tasks log in with `control_url`. None means `url`.
+    The commands that send tasks log in with `control_url`. None means `url`. A certificate without
+    a password file is the login itself.
     """
 
     url: str
@@ -89,6 +90,20 @@ class BrokerSection(Frozen):
     control_password_file: Absolute | None = None
     queue_type: Literal["quorum", "classic"] = "quorum"
     ca_file: Absolute | None = None
+    certificate_file: Absolute | None = None
+    key_file: Absolute | None = None
+    control_certificate_file: Absolute | None = None
+    control_key_file: Absolute | None = None
+
+    @model_validator(mode="after")
+    def _whole_certificates(self) -> Self:
+        for prefix in ("", "control_"):
+            certificate, key = f"{prefix}certificate_file", f"{prefix}key_file"
+            if (getattr(self, certificate) is None) != (getattr(self, key) is None):
+                raise ValueError(f"{certificate} and {key} need each other")
+        if self.control_certificate_file and self.control_url is None:
+            raise ValueError("control_certificate_file needs control_url")
+        return self
 
 
 # The Swift of an OpenStack cloud, which clouds.yaml or the environment describes.

@@ -51,6 +51,7 @@
     ├── StoreError
     │   ├── StoreUnreachable     store_unreachable     retryable
     │   │   └── StoreSilent      store_silent          retryable
+    │   ├── StoreUntrusted       store_untrusted       its certificate can't be trusted
     │   ├── StoreBusy            store_busy            retryable
     │   ├── StoreMismatch        store_mismatch        retryable: stored bytes differ from sent
     │   ├── StoreDenied          store_denied
@@ -65,6 +66,7 @@
     ├── BrokerError
     │   ├── BrokerUnreachable    broker_unreachable    retryable
     │   │   └── BrokerSilent     broker_silent         retryable
+    │   ├── BrokerUntrusted      broker_untrusted      a certificate is refused
     │   ├── BrokerDenied         broker_denied
     │   ├── InstanceNotServed    instance_not_served   no queue for that instance
     │   ├── Unroutable           unroutable            retryable: no queue is bound for it
@@ -105,6 +107,7 @@ from agent.errors.edges import (
     BrokerError as BrokerError,
     BrokerSilent as BrokerSilent,
     BrokerUnreachable as BrokerUnreachable,
+    BrokerUntrusted as BrokerUntrusted,
     DatabaseDenied as DatabaseDenied,
     DatabaseError as DatabaseError,
     DatabaseQueryFailed as DatabaseQueryFailed,
@@ -139,6 +142,7 @@ from agent.errors.edges import (
     StoreRejected as StoreRejected,
     StoreSilent as StoreSilent,
     StoreUnreachable as StoreUnreachable,
+    StoreUntrusted as StoreUntrusted,
     TokenExpired as TokenExpired,
     TokenRefused as TokenRefused,
     Unroutable as Unroutable,

@@ -123,8 +123,8 @@ class PrepareFailed(EngineError):
 class StoreError(AgentError):
     """The object store refuses or does not answer.
 
-    `without_effect` is True if the store answered each attempt with a refusal that has no effect.
-    If it is False, a write may still reach the store.
+    `without_effect` is True if each attempt had no effect: the store refused it, or the agent sent
+    nothing. If it is False, a write may still reach the store.
     """
 
     without_effect = False
@@ -143,6 +143,13 @@ class StoreSilent(StoreUnreachable):
 
     code = "store_silent"
     default_hint = "check the store's health and the network (the limit is [store] timeout_seconds)"
+
+
+class StoreUntrusted(StoreError):
+    """The store's certificate can't be trusted, so the agent sends it nothing."""
+
+    code = "store_untrusted"
+    default_hint = "give the store a valid certificate, or name its authority in [store] ca_file"
 
 
 class StoreBusy(StoreError):
@@ -260,6 +267,13 @@ class BrokerSilent(BrokerUnreachable):
     default_hint = (
         "check RabbitMQ's health (an alarm for memory or disk makes it stop taking messages)"
     )
+
+
+class BrokerUntrusted(BrokerError):
+    """RabbitMQ's certificate can't be trusted, or RabbitMQ refuses the agent's certificate."""
+
+    code = "broker_untrusted"
+    default_hint = "see TLS in docs/operations.md"
 
 
 class BrokerDenied(BrokerError):

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from typing import Final
 
 from agent.broker.probe import Probe, reach
 from agent.broker.wire import TASK_EXCHANGE, task_queue
@@ -13,6 +15,8 @@ from agent.selftest.context import Context
 
 log = logging.getLogger(__name__)
 
+# An agent's certificate that expires earlier gets a warning.
+_SOON: Final = timedelta(days=14)
 _REPAIR = (
     "an agent with the right creates and binds it again within a minute; else import "
     "the output of script/broker-definitions, see Rights on the broker in docs/operations.md"
@@ -54,14 +58,24 @@ class _Group:
         _ = self._probe
         settings = self._context.broker
         address = settings.address
-        login = f"as {address.user} in the virtual host {address.vhost}"
+        login = f"as the user {settings.user} in the virtual host {address.vhost}"
         if not address.tls and not is_this_machine(address.host):
             return warned(
                 f"{login}; passwords, tasks and their tokens are sent to {address.host} "
                 "unencrypted",
                 "use amqps: in [broker] url, and give RabbitMQ a certificate",
             )
-        return passed(login)
+        if settings.certificate is None:
+            return passed(login)
+        expires = settings.certificate.expires()
+        found = f"{login}; the agent's certificate is valid until {expires:%Y-%m-%d %H:%M} UTC"
+        if expires < datetime.now(UTC) + _SOON:
+            return warned(
+                found,
+                f"renew {settings.certificate.file} and its key in time; the agent reads them at "
+                "its next connection",
+            )
+        return passed(found)
 
     def declare(self) -> CheckOutcome:
         seen = self._probe.observe(self._instance_id)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.errors import AgentError, StoreBusy, StoreUnreachable
+from agent.errors import AgentError, StoreBusy, StoreUnreachable, StoreUntrusted
 from agent.model import Record
 from agent.stop import Stop
 
@@ -54,8 +54,11 @@ class BackupFailed(Exception):
 
 
 def may_answer_later(problem: BaseException) -> bool:
-    """Return True if the error only says that the store does not answer at the moment."""
-    return isinstance(problem, StoreUnreachable | StoreBusy)
+    """Return True if the error only says that the store does not answer at the moment.
+
+    This includes a store that is not trusted, because its certificate can be renewed.
+    """
+    return isinstance(problem, StoreUnreachable | StoreUntrusted | StoreBusy)
 
 
 def stop_with(stop: Stop, error: BaseException) -> BaseException:

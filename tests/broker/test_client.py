@@ -180,7 +180,7 @@ def test_a_wrong_virtual_host_is_told_quickly(rabbitmq: RabbitMQ) -> None:
     url = f"amqp://agent@127.0.0.1:{rabbitmq.port}/nowhere"
     begin = time.monotonic()
     with (
-        pytest.raises(BrokerDenied, match="refuses the virtual host nowhere to agent"),
+        pytest.raises(BrokerDenied, match="refuses the virtual host nowhere to the user agent"),
         ControlClient(settings_for(rabbitmq, url=url)),
     ):
         pass

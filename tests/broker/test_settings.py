@@ -10,6 +10,8 @@ from pika.exceptions import AMQPError
 
 from agent.broker.amqp import Address, BrokerSettings, broker_error, parameters, translated
 from agent.errors import BrokerDenied, BrokerError, BrokerUnreachable, ConfigInvalid
+from agent.machine.tls import ClientCertificate
+from tests.stack.certificate import Authority
 
 SECRET = "hunter2-not-in-any-text"
 
@@ -70,6 +72,33 @@ def test_a_certificate_authority_needs_tls_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(ConfigInvalid, match=r"ca_file .*ca\.pem"):
         BrokerSettings("amqps://u@h/v", SECRET, ca_file=tmp_path / "ca.pem")
+
+
+def test_a_certificate_is_a_login_of_its_own(tmp_path: Path) -> None:
+    own = Authority(tmp_path).issue("own", client=True)
+    certificate = ClientCertificate(own, own, lambda: None)
+    with pytest.raises(ConfigInvalid, match=r"certificate_file needs .* begins with amqps"):
+        BrokerSettings("amqp://u@h/v", "", certificate=certificate)
+    with pytest.raises(ConfigInvalid, match="must have the form"):
+        BrokerSettings("amqps://h/v", SECRET, certificate=certificate)
+    alone = BrokerSettings("amqps://h/v", "", certificate=certificate)
+    assert parameters(alone, "x").credentials.TYPE == "EXTERNAL"
+    both = BrokerSettings("amqps://u@h/v", SECRET, certificate=certificate)
+    assert parameters(both, "x").credentials.TYPE == "PLAIN"
+    assert "PRIVATE" not in repr(both)
+
+
+def test_the_files_are_read_for_each_connection(tmp_path: Path) -> None:
+    own = Authority(tmp_path).issue("own", client=True)
+    checked: list[None] = []
+    certificate = ClientCertificate(own, own, lambda: checked.append(None))
+    settings = BrokerSettings("amqps://h/v", "", certificate=certificate)
+    for count in (2, 3):
+        parameters(settings, "x")
+        assert len(checked) == count
+    own.unlink()
+    with pytest.raises(ConfigInvalid, match=f"certificate_file: {own} can't be read"):
+        parameters(settings, "x")
 
 
 def test_pika_does_not_log_what_we_say() -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,9 +18,11 @@ from agent.daemon import Supervision
 from agent.journal import Journal
 from agent.machine.systemd import Notifier
 from tests.broker.probe import QUICK, probing, settings_for
+from tests.stack.certificate import HOUR, Authority
 from tests.stack.notified import Listener
 from tests.stack.process import free_port, poll
 from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.tls_relay import relayed
 
 ALIVE = "WATCHDOG=1"
 WAITING = "EXTEND_TIMEOUT_USEC=60000000"
@@ -36,7 +39,7 @@ def supervised(
     address: Path,
     server: RabbitMQ,
     on_message: Callable[[bytes, bool], Verdict] = lambda *_: ACK,
-    **settings: str,
+    **settings: Any,
 ) -> Iterator[BrokerLink]:
     """Yield a running link, supervised by a thread, with a watchdog of half a second."""
     instance_id = str(uuid4())
@@ -80,6 +83,21 @@ def test_a_broker_that_is_away_is_waited_for(rabbitmq: RabbitMQ, listener: Liste
     with supervised(listener.address, rabbitmq, url=url):
         listener.wait_for(WAITING, 3)
     assert set(listener.messages) == {WAITING}
+
+
+def test_a_refused_certificate_is_shown_once(
+    rabbitmq: RabbitMQ, listener: Listener, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    old = authority.issue("old", valid=(-2 * HOUR, -HOUR))
+    with relayed(rabbitmq.port, old) as relay:
+        url = f"amqps://agent@127.0.0.1:{relay.port}/backup"
+        with supervised(listener.address, rabbitmq, url=url, ca_file=authority.file):
+            listener.wait_for(WAITING, 3)
+            poll("it tries again", lambda: relay.greetings > 2, 10)
+    [status] = [text for text in listener.messages if text.startswith("STATUS=")]
+    assert status.startswith("STATUS=not consuming backup.tasks.")
+    assert status.endswith("has expired")
 
 
 def test_a_loop_that_is_stuck_ends_the_signs(rabbitmq: RabbitMQ, listener: Listener) -> None:

@@ -577,3 +577,23 @@ def test_no_secret_shows_in_what_is_printed(tmp_path: Path) -> None:
         with pytest.raises(AgentError) as raised:
             _load(tmp_path, text)
         assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ('certificate_file = "a"', "certificate_file and key_file need each other"),
+        ('key_file = "a"', "certificate_file and key_file need each other"),
+        (
+            'control_url = "amqps://h/v"\ncontrol_key_file = "a"',
+            "control_certificate_file and control_key_file need each other",
+        ),
+        (
+            'control_certificate_file = "a"\ncontrol_key_file = "a"',
+            "control_certificate_file needs control_url",
+        ),
+    ],
+)
+def test_a_certificate_is_nothing_without_its_key(tmp_path: Path, keys: str, says: str) -> None:
+    with pytest.raises(ConfigInvalid, match=says):
+        _load(tmp_path, f'{LEAST}[broker]\nurl = "amqps://h/v"\n{keys}\n')

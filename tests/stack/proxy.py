@@ -1,6 +1,8 @@
 """A TCP relay in front of the broker. A test can cut its connections."""
 
+import select
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,9 +11,14 @@ _BLOCK = 1 << 16
 
 
 class Proxy:
-    """A relay of connections to `port`. `cut()` ends the open ones, and new ones are accepted."""
+    """A relay of connections to `port`. `cut()` ends the open ones, and new ones are accepted.
 
-    def __init__(self, port: int) -> None:
+    The first `resets` connections are reset when the client sends for the second time. In TLS 1.3
+    the client's handshake is done then, and it hasn't read the server's answer to it.
+    """
+
+    def __init__(self, port: int, resets: int = 0) -> None:
+        self._resets = resets
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -39,6 +46,9 @@ class Proxy:
                 server = socket.create_connection(("127.0.0.1", self._target))
                 self._open += [client, server]
                 self.connections += 1
+                if self._resets >= self.connections:
+                    _reset_second_flight(client, server)
+                    continue
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=_pump, args=pair, daemon=True).start()
 
@@ -53,9 +63,18 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
     source.close()
 
 
+def _reset_second_flight(client: socket.socket, server: socket.socket) -> None:
+    with client, server:
+        server.sendall(client.recv(_BLOCK))
+        while client not in select.select([client, server], [], [])[0]:
+            client.sendall(server.recv(_BLOCK))
+        # closing without lingering sends RST
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 @contextmanager
-def proxied(port: int) -> Iterator[Proxy]:
-    proxy = Proxy(port)
+def proxied(port: int, resets: int = 0) -> Iterator[Proxy]:
+    proxy = Proxy(port, resets)
     try:
         yield proxy
     finally:

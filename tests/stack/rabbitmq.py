@@ -37,7 +37,9 @@ class RabbitMQ:
 
     `consumer_timeout_ms` is the time for which a consumer may hold a delivery. The node checks
     it every `channel_tick_ms`. RabbitMQ's own defaults are 30 minutes and 60 s. `tls` is a PEM
-    file with key and certificate. If it is given, the node also listens on `tls_port`.
+    file with key and certificate. If it is given, the node also listens on `tls_port`. If
+    `client_ca` is given, a client of that port must show a certificate of this authority. It may
+    log in by the certificate (EXTERNAL), as the user with the certificate's common name.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class RabbitMQ:
         consumer_timeout_ms: int | None = None,
         channel_tick_ms: int | None = None,
         tls: Path | None = None,
+        client_ca: Path | None = None,
     ):
         self.folder = folder
         self.port, self.tls_port, self._dist_port, self._epmd_port = (free_port() for _ in range(4))
@@ -53,6 +56,7 @@ class RabbitMQ:
         self._consumer_timeout_ms = consumer_timeout_ms
         self._channel_tick_ms = channel_tick_ms
         self._tls = tls
+        self._client_ca = client_ca
         self._epmd: ServerProcess | None = None
         self._node: ServerProcess | None = None
 
@@ -190,7 +194,8 @@ class RabbitMQ:
         self._write("rabbitmq.conf", "\n".join(self._settings()))
         tick = self._channel_tick_ms or 60_000
         self._write("advanced.config", f"[{{rabbit,[{{channel_tick_interval,{tick}}}]}}].\n")
-        self._write("enabled_plugins", "[].\n")
+        plugins = "rabbitmq_auth_mechanism_ssl" if self._client_ca else ""
+        self._write("enabled_plugins", f"[{plugins}].\n")
         self._write("rabbitmq-env.conf", "")
 
     def _write(self, name: str, text: str) -> None:
@@ -214,7 +219,15 @@ class RabbitMQ:
                 f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}",
                 f"ssl_options.certfile = {self._tls}",
                 f"ssl_options.keyfile = {self._tls}",
-                "ssl_options.verify = verify_none",
+                f"ssl_options.verify = {'verify_peer' if self._client_ca else 'verify_none'}",
+            ]
+        if self._client_ca:
+            lines += [
+                f"ssl_options.cacertfile = {self._client_ca}",
+                "ssl_options.fail_if_no_peer_cert = true",
+                "auth_mechanisms.1 = PLAIN",
+                "auth_mechanisms.2 = EXTERNAL",
+                "ssl_cert_login_from = common_name",
             ]
         return [*lines, ""]
 

@@ -283,7 +283,10 @@ def test_a_busy_or_dying_keystone_is_tried_again(keystone: KeystoneServer, make:
         ({"status": 201, "body": "{}"}, "not as Keystone"),
         ({"status": 201, "body": '{"token": []}'}, "not as Keystone"),
         ({"status": 404, "body": "no"}, "answers 404"),
-        ({"status": 302, "headers": {"Location": "http://127.0.0.1:9/"}}, "not as Keystone"),
+        (
+            {"status": 302, "headers": {"Location": "http://127.0.0.1:9/"}},
+            "log in to the store: the store redirects the request to http://127.0.0.1:9",
+        ),
         ({"status": 200, "body": "x" * (5 << 20)}, "more than the"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StoreRejected, StoreUnreachable
+from agent.errors import StoreRejected, StoreUntrusted
 from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.certificate import self_signed
@@ -45,7 +45,7 @@ def test_certificates_are_checked(
 ) -> None:
     # the library `requests` would prefer this variable to the program's own setting
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    with pytest.raises(StoreUnreachable) as caught:
+    with pytest.raises(StoreUntrusted) as caught:
         make_store(server, attempts=1).open()
     assert "ca_file" in caught.value.hint
     tls.open()

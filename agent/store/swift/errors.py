@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Final
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -24,7 +25,10 @@ from agent.errors import (
     StoreRejected,
     StoreSilent,
     StoreUnreachable,
+    StoreUntrusted,
 )
+from agent.machine.tls import explain
+from agent.model import printable
 
 # The longest pause in seconds between two attempts, even if Retry-After asks for more.
 _LONGEST_PAUSE: Final = 30.0
@@ -32,8 +36,9 @@ _LONGEST_PAUSE: Final = 30.0
 _MOST_READ: Final = 8 << 10
 # How many characters of that message are shown, without its markup.
 _LONGEST_TEXT: Final = 200
-_CA_HINT: Final = (
-    "if a private CA signed the store's certificate, name the CA's file in [store] ca_file"
+_REDIRECT_HINT: Final = (
+    "a redirect would take the key or the token to another address, so the agent follows none. If "
+    "that address is right, name it in [store] url, or make the login return it as storage URL"
 )
 _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     401: StoreDenied,
@@ -47,6 +52,7 @@ _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     507: StoreFull,
 }
 _DENIALS: Final = (401, 403)
+_REDIRECTS: Final = (300, 301, 302, 303, 307, 308)
 # With these statuses the store says that it has done nothing. It may answer 408, 409 or 499 to a
 # request that it has begun.
 _REFUSALS: Final = frozenset({*range(400, 500), 507} - {408, 409, 499})
@@ -98,7 +104,7 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
     except _BAD_ADDRESS as error:
         raise StoreRejected(f"{what}: not a valid URL: {_reason(error)}") from error
     except _TLS as error:
-        raise StoreUnreachable(f"{what}: TLS failed: {_reason(error)}", hint=_CA_HINT) from error
+        raise _tls_failure(what, error) from error
     except _TRANSPORT as error:
         kind = StoreSilent if _timed_out(error) else StoreUnreachable
         raise kind(f"{what}: {_reason(error)}") from error
@@ -141,12 +147,51 @@ def _moment(date: str) -> float | None:
         return None
 
 
+def _tls_failure(what: str, error: BaseException) -> StoreError:
+    """Return the error of a failed TLS connection, or of one that failed later."""
+    *_, innermost = _chain(error)
+    url = urlsplit(getattr(getattr(error, "request", None), "url", None) or "")
+    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or "the store"
+    address = f"{host}:{url.port or 443}"
+    fault = explain(innermost, "store", address)
+    if fault is None:
+        return StoreUnreachable(f"{what}: TLS failed: {_reason(error)}")
+    kind = StoreUntrusted if fault.untrusted else StoreUnreachable
+    failure = kind(f"{what}: {address}: {fault.reason}", hint=fault.hint)
+    failure.without_effect = fault.sent_nothing
+    return failure
+
+
+def _redirect(what: str, error: ClientException) -> StoreError:
+    headers = error.http_response_headers or {}
+    target = _origin(str(headers.get("Location", ""))[:_MOST_READ])
+    where = f"to {target}" if target else "without naming a host"
+    return StoreRejected(
+        f"{what}: the store redirects the request {where} ({error.http_status}), which is not "
+        "followed",
+        hint=_REDIRECT_HINT,
+    )
+
+
+def _origin(url: str) -> str:
+    """Return scheme, host and port of a foreign URL for a message, "" if it names no host."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return ""
+    host = printable((parts.hostname or "")[:_LONGEST_TEXT])
+    return f"{printable(parts.scheme[:10])}://{host}{port}" if host else ""
+
+
 def _refusal(
     what: str, error: ClientException, meanings: Mapping[int, type[StoreError]]
 ) -> StoreError:
     status = error.http_status
     if not status:
         return StoreRejected(f"{what}: {_bounded(error.msg)}")
+    if status in _REDIRECTS:
+        return _redirect(what, error)
     # A refusal of a key or token may contain that key or token. So its body is not shown.
     body = (b"" if status in _DENIALS else error.http_response_content or b"")[:_MOST_READ]
     text = _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))

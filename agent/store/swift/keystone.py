@@ -291,13 +291,7 @@ def _translated(url: str) -> Iterator[None]:
             hint="check the URL of Keystone, which ends in /v3",
         ) from error
     except exceptions.HttpError as error:
-        headers = error.response.headers if error.response is not None else {}
-        raise ClientException(
-            "log in",
-            http_status=error.http_status,
-            http_response_content=str(error.message),
-            http_response_headers=headers,
-        ) from error
+        raise _as_of_swiftclient(error.response, str(error.message)) from error
     except exceptions.ConnectionError as error:
         # keystoneauth1 hides the error of requests, which has the reason
         if error.__context__ is not None:
@@ -305,7 +299,20 @@ def _translated(url: str) -> Iterator[None]:
         raise
     except (exceptions.ClientException, LookupError, TypeError, AttributeError) as error:
         # the last three are what keystoneauth1 raises for JSON of another form
+        answer = getattr(error, "response", None)
+        if answer is not None and answer.is_redirect:
+            raise _as_of_swiftclient(answer) from error
         raise StoreRejected(
             f"{url} answers, but not as Keystone's version 3 does",
             hint="check the URL of Keystone, which ends in /v3",
         ) from error
+
+
+def _as_of_swiftclient(answer: Any, message: str = "") -> ClientException:
+    """Return the error of swiftclient for a refusal, which the session knows."""
+    return ClientException(
+        "log in",
+        http_status=getattr(answer, "status_code", 0),
+        http_response_content=message,
+        http_response_headers=getattr(answer, "headers", {}),
+    )

@@ -53,7 +53,7 @@ class SwiftSettings:
     connecting (to 10 s at most), each send of 1 MiB and each wait for bytes. A whole request may
     take `timeout_seconds`, the time for connecting, and a second for each 64 KiB. `attempts` is the
     number of attempts of one operation. The pauses between them double from `backoff_seconds`.
-    `ca_file` replaces the public certificate authorities. It does not turn the checks of
+    `ca_file` replaces the certificate authorities of the system. It does not turn the checks of
     certificates off.
     """
 

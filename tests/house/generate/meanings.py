@@ -24,14 +24,19 @@ MEANINGS: Final[dict[str, str]] = {
     "task may restore",
     "agent.progress_seconds": "seconds between two progress reports",
     "broker.url": "`amqp://user@host:port/vhost` or `amqps://...`, never with a password in it",
-    "broker.password_file": "file with the password of that user",
+    "broker.password_file": "file with the password of that user; without it, the login is by "
+    "`certificate_file`",
     "broker.control_url": "like `url`, with the user that the commands send tasks as; none means "
     "the agent's own user",
     "broker.control_password_file": "file with the password of the user in `control_url`",
     "broker.queue_type": "type of the queues that the agent creates; existing queues keep their "
     "type",
-    "broker.ca_file": "certificate of the authority for the broker's certificate, if the system "
-    "does not know that authority",
+    "broker.ca_file": "certificates of the authorities to trust for the broker's certificate, "
+    "instead of those of the system; see [operations.md](operations.md#tls)",
+    "broker.certificate_file": "certificate that the agent shows to the broker (PEM)",
+    "broker.key_file": "private key of that certificate, without a passphrase",
+    "broker.control_certificate_file": "like `certificate_file`, for `control_url`",
+    "broker.control_key_file": "private key of that certificate",
     "store.url": "`swift:` and the URL of a login, or `file:///` and a directory. `swift:` alone "
     "is the OpenStack cloud of `cloud`, of `OS_CLOUD` or of `OS_AUTH_URL`",
     "store.auth": "kind of the login at `url`: Swift's own, or one of Keystone's; see "
@@ -50,8 +55,8 @@ MEANINGS: Final[dict[str, str]] = {
     "store.interface": "interface of the object store in Keystone's catalogue",
     "store.container": "name of the container; none means `database_backups_<tenant_id>`. Segments "
     "are in `<container>_segments`",
-    "store.ca_file": "certificate of the authority for the store's certificate, if the system does "
-    "not know that authority",
+    "store.ca_file": "certificates of the authorities to trust for the store's certificate, "
+    "instead of those of the system; see [operations.md](operations.md#tls)",
     "store.storage_urls": "storage URLs that a task may name if it brings its own token",
     "store.projects": "ids of Keystone's projects that a task may name if it brings its own token; "
     "`tenant_id` may always be named",
