@@ -23,17 +23,15 @@ from pydantic import ValidationError
 from agent import wiring
 from agent.cli.keyfile import make_folder, write_once
 from agent.config.cloud import names_cloud
+from agent.config.reading import ENV_PREFIX, embedded, load
 from agent.config.secrets import read_secret
 from agent.config.settings import (
     CLOUD_URL,
     DEFAULT_PATH,
-    ENV_PREFIX,
     LOGIN_KEYS,
     Config,
     KeysSection,
     StoreSection,
-    embedded,
-    load,
     names_store,
 )
 from agent.errors import ConfigInvalid, KeyUnusable, StoreNotFound, UsageWrong

@@ -18,8 +18,9 @@ from agent import wiring
 from agent.cli import embedded, escrow, tables
 from agent.cli.keyfile import check_free, make_folder, write_once
 from agent.cli.verb import Verbs, add_json, add_store, add_verb
+from agent.config.reading import keys_folder
 from agent.config.secrets import read_secret
-from agent.config.settings import Config, keys_folder, need
+from agent.config.settings import Config, need
 from agent.errors import BackupBusy, ConfigInvalid, KeyUnusable, UsageWrong
 from agent.keys.ids import check_key_id, unique_key_id
 from agent.keys.master import KEY_BYTES, MasterKey, fingerprint, key_text

@@ -32,7 +32,8 @@ from agent.cli import (
     tables,
 )
 from agent.cli.verb import CONFIG_HELP, Help, add_noise, add_verb, epilog
-from agent.config.settings import DEFAULT_PATH, Config, LogSection, log_section
+from agent.config.reading import log_section
+from agent.config.settings import DEFAULT_PATH, Config, LogSection
 from agent.crash_points import VARIABLE, armed
 from agent.daemon import Daemon
 from agent.errors import AgentError, Interrupted, OutputFailed, UsageWrong

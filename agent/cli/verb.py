@@ -13,7 +13,8 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import ValidationError
 
 from agent.cli.logs import QUIET, VERBOSE
-from agent.config.settings import DEFAULT_PATH, load
+from agent.config.reading import load
+from agent.config.settings import DEFAULT_PATH
 from agent.errors import UsageWrong
 from agent.model import Frozen, is_uuid
 

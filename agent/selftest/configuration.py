@@ -10,8 +10,9 @@ from pathlib import Path
 
 from agent import crash_points
 from agent.config.cloud import cloud_of
+from agent.config.reading import ENV_NAME, ENV_PREFIX
 from agent.config.secrets import read_secret
-from agent.config.settings import ENV_NAME, ENV_PREFIX, Config
+from agent.config.settings import Config
 from agent.errors import ConfigInvalid
 from agent.machine.host import nearest
 from agent.selftest.check import Check, CheckOutcome, failed, passed, skipped, warned

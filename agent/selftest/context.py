@@ -13,7 +13,8 @@ from typing import NoReturn, Self
 
 from agent import wiring
 from agent.broker.amqp import BrokerSettings
-from agent.config.settings import Config, load
+from agent.config.reading import load
+from agent.config.settings import Config
 from agent.database.server import Database, ServerInfo
 from agent.errors import AgentError
 from agent.machine.host import datadir_bytes

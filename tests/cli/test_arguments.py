@@ -12,7 +12,7 @@ import pytest
 from agent.cli import cancel, remote
 from agent.cli.log_lines import TextLines
 from agent.cli.main import main
-from agent.config import settings as configuration
+from agent.config import reading
 from agent.model import CancelTask
 
 INSTANCE = "a17461ab-6c97-4abf-8890-9f8b10886ecc"
@@ -92,7 +92,7 @@ def test_a_stranger_is_told_how_to_begin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     usual = tmp_path / "etc" / "agent.toml"
-    monkeypatch.setattr(configuration, "DEFAULT_PATH", usual)
+    monkeypatch.setattr(reading, "DEFAULT_PATH", usual)
     said = _failed(capsys, "--config", str(usual), "backup-list")
     assert "make it (the README has an example)" in said
     assert "--store file:///FOLDER" in said

@@ -13,7 +13,8 @@ import pytest
 from agent import wiring
 from agent.cli import embedded
 from agent.cli.main import main
-from agent.config.settings import Config, load
+from agent.config.reading import load
+from agent.config.settings import Config
 from agent.errors import ConfigInvalid, KeyUnusable, UsageWrong
 from agent.store.directory.store import DirectoryStore
 from agent.store.swift.store import SwiftStore

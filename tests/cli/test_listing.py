@@ -15,8 +15,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from agent.cli.main import main
+from agent.config.reading import load
 from agent.config.secrets import load_keyring
-from agent.config.settings import load, need
+from agent.config.settings import need
 from agent.keys.keyring import Keyring
 from agent.model import BackupStatus, Datastore, ErrorInfo, Record
 from agent.records.object_names import container_name, record_name

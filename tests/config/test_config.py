@@ -8,14 +8,9 @@ from typing import get_origin
 
 import pytest
 
+from agent.config.reading import keys_folder, load
 from agent.config.secrets import load_keyring, read_secret
-from agent.config.settings import (
-    Config,
-    KeysSection,
-    keys_folder,
-    load,
-    need,
-)
+from agent.config.settings import Config, KeysSection, need
 from agent.errors import AgentError, ConfigInvalid, KeyUnusable
 from agent.keys.master import key_text
 from agent.keys.recovery import RecoverySecret

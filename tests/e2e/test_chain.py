@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent import wiring
 from agent.broker.client import ControlClient
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.model import BackupRequest, CreateTask, Report, TaskStatus
 from tests.e2e.objects import Objects
 from tests.stack.agent import Agent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent import wiring
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.model import (
     BackupRequest,
     BackupStatus,

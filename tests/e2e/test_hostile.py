@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from agent import wiring
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.errors import AgentError
 from agent.model import RestoreTask
 from agent.operations.restore.chain import RestoreOperation

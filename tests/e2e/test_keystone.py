@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from agent import wiring
-from agent.config.settings import load
+from agent.config.reading import load
 from tests.e2e.reports import Reports
 from tests.e2e.test_task_store import send
 from tests.stack.agent import Agent, write_private

@@ -14,7 +14,7 @@ import pytest
 from agent import wiring
 from agent.broker.amqp import BrokerSettings
 from agent.broker.client import ControlClient
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.errors import AgentError, BrokerDenied, BrokerUnreachable, BrokerUntrusted, ConfigInvalid
 from agent.machine.tls import ClientCertificate
 from agent.selftest.check import Verdict

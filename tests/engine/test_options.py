@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.engine.options import check_options, options_of
 from agent.errors import ConfigInvalid
 from tests.engine.percona import calls, full_stream, xtrabackup

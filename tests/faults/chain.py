@@ -14,7 +14,7 @@ from typing import Self, cast
 from uuid import uuid4
 
 from agent import wiring
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.engine.choice import Engines
 from agent.engine.protocol import Engine
 from agent.keys.keyring import Keyring

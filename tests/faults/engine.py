@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 import psutil
 
 from agent import wiring
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.model import BackupRequest, CreateTask, Limits
 from tests.e2e.objects import Objects
 from tests.e2e.reports import Reports

@@ -18,7 +18,7 @@ import psutil
 
 from agent import wiring
 from agent.broker import wire
-from agent.config.settings import load
+from agent.config.reading import load
 from tests.e2e.objects import Objects
 from tests.faults.mutations import Mutator
 from tests.faults.trial import Bench, Plan, Seen, Trial

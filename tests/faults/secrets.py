@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from swiftclient.client import get_auth
 
+from agent.config.reading import load
 from agent.config.secrets import load_keyring
-from agent.config.settings import load
 from agent.model import BackupRequest, CreateTask, Limits, WrappedKey
 from tests.broker.probe import probing
 from tests.e2e.objects import Objects

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from agent.config.settings import Config, load
+from agent.config.reading import load
+from agent.config.settings import Config
 from tests.house.source import CHECKOUT
 
 FOLDER = CHECKOUT / "systemd"

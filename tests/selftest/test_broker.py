@@ -16,7 +16,7 @@ from agent import wiring
 from agent.broker import wire
 from agent.broker.intake import ACK
 from agent.broker.link import BrokerLink
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.journal import Journal
 from agent.machine.host import is_this_machine
 from agent.selftest.check import Result

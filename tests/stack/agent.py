@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from agent import wiring
 from agent.broker.client import ControlClient
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.model import Task
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config.settings import load
+from agent.config.reading import load
 from tests.conftest import need
 from tests.stack.fixtures_swift import need_swift
 from tests.stack.process import poll, port_answers

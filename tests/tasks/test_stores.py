@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from agent import wiring
 from agent.broker.intake import ACK
-from agent.config.settings import load
+from agent.config.reading import load
 from agent.errors import ConfigInvalid, JournalFull, StorageRefused, TokenLost
 from agent.journal import Journal
 from agent.model import DeleteTask, PingTask, ReportDraft, TaskStatus, TaskStore

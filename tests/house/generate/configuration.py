@@ -5,7 +5,8 @@ The meanings of the keys are in meanings.py.
 
 from typing import Any, Final, get_args
 
-from agent.config.settings import ENV_PREFIX, Config
+from agent.config.reading import ENV_PREFIX
+from agent.config.settings import Config
 from agent.model import Frozen
 from tests.house.generate.meanings import MEANINGS, SECTIONS
 from tests.house.generate.tables import table
