@@ -8,6 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_origin
 
@@ -194,6 +195,45 @@ class PipelineSection(Frozen):
     bytes_per_second: Annotated[int, Field(ge=1 << 20)] | None = None
 
 
+def _loopback(text: str) -> str:
+    if parse_listen(text) is None:
+        raise ValueError(
+            f"{text!r} is not a loopback address with a port, such as 127.0.0.1:9399 or "
+            "[::1]:9399: metrics are for programs on this machine only"
+        )
+    return text
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Return the host and the port of a loopback address, or None if it is no such address."""
+    host, _, port = text.rpartition(":")
+    try:
+        address, number = ip_address(host.removeprefix("[").removesuffix("]")), int(port)
+    except ValueError:
+        return None
+    if (address.version == 6) != host.startswith("[") or not (port.isascii() and port.isdigit()):
+        return None
+    return (str(address), number) if address.is_loopback and 0 < number < 65536 else None
+
+
+def _for_node_exporter(path: Path) -> Path:
+    if path.suffix != ".prom":
+        raise ValueError("must end in .prom: node_exporter reads no other file")
+    return path
+
+
+class MetricsSection(Frozen):
+    """The metrics for Prometheus. None as `listen` and `textfile` means that there are none."""
+
+    listen: Annotated[str, AfterValidator(_loopback)] | None = None
+    textfile: Annotated[Absolute, AfterValidator(_for_node_exporter)] | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Return the host and the port of `listen`."""
+        return parse_listen(self.listen) if self.listen else None
+
+
 class Config(Frozen):
     """A whole agent.toml.
 
@@ -207,6 +247,7 @@ class Config(Frozen):
     engine: EngineSection = EngineSection()
     keys: KeysSection | None = None
     pipeline: PipelineSection = PipelineSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 _SECTIONS = frozenset(Config.model_fields)

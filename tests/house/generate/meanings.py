@@ -9,6 +9,7 @@ SECTIONS: Final[dict[str, str]] = {
     "database": "The server that is backed up, through its local socket.",
     "engine": "The program that copies the database.",
     "keys": "Master keys `<id>.key` and recovery keys `<id>.pub`; see [format.md](format.md).",
+    "metrics": "Metrics for Prometheus, see [metrics.md](metrics.md). There are none by default.",
     "pipeline": "Limits of the data path. A task's `limits` may lower cores and rate.",
 }
 
@@ -71,4 +72,8 @@ MEANINGS: Final[dict[str, str]] = {
     "pipeline.cores": "number of cores for compression; 0 means all that this process may use",
     "pipeline.level": "gzip level of ISA-L",
     "pipeline.bytes_per_second": "limit of the raw stream in bytes a second; none means no limit",
+    "metrics.listen": "loopback address and port of the daemon's metrics, such as "
+    "`127.0.0.1:9399` or `[::1]:9399`",
+    "metrics.textfile": "file for node_exporter's textfile collector, an absolute path that ends "
+    "in `.prom`",
 }
