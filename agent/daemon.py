@@ -128,14 +128,16 @@ class Daemon:
             note=state_line(consuming=False),
             wake=lambda: link.wake(),
             progress_seconds=config.agent.progress_seconds,
+            ended=lambda: task_ended(),
         ) as run:
             worker = Worker(run.journal, resources, stores, run.executor, wake=lambda: link.wake())
             broker = wiring.broker(config)
             link = BrokerLink(
                 broker, config.agent.instance_id, worker.on_message, run.journal, ready=worker.ready
             )
-            self._notifier.say_status(f"connecting to {broker.where}")
-            self._serve(worker, link, run.note)
+            with wiring.metrics(config, run, link.consuming.is_set) as task_ended:
+                self._notifier.say_status(f"connecting to {broker.where}")
+                self._serve(worker, link, run.note)
 
     def _serve(self, worker: Worker, link: BrokerLink, say: WriteActivity) -> None:
         queue = task_queue(self._config.agent.instance_id)

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -23,13 +24,13 @@ from agent.engine.choice import Engines
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.engine.protocol import Engine
 from agent.engine.xtrabackup import XtraBackup, XtraBackupSettings
-from agent.errors import ConfigInvalid, TokenLost
+from agent.errors import ConfigInvalid, JournalError, TokenLost
 from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
 from agent.machine.tls import ClientCertificate, client_context
-from agent.model import TaskStore
+from agent.model import StageTotal, TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
 from agent.records.catalogue import Catalogue
@@ -275,12 +276,14 @@ def backup_resources(
 class AgentRun(NamedTuple):
     """One run of an agent that holds the lock of its state directory.
 
-    `note` writes a line about the run into the lock file, for `backup-agent status`.
+    `note` writes a line about the run into the lock file, for `backup-agent status`. `stages`
+    returns the totals of the data path's stages.
     """
 
     journal: Journal
     executor: Executor
     note: WriteActivity
+    stages: Callable[[], Mapping[str, StageTotal]]
 
 
 @contextmanager
@@ -292,13 +295,14 @@ def agent_run(
     note: str,
     wake: Callable[[], None],
     progress_seconds: float,
+    ended: Callable[[], None] = lambda: None,
     store_override: bool = False,
     busy_hint: str = SECOND_AGENT,
 ) -> Iterator[AgentRun]:
     """Lock the state directory, clean up after a killed agent, and open the journal.
 
-    `wake` is called after each report. `note` goes into the lock file. The store of `resources` is
-    closed at the end.
+    `wake` is called after each report, and `ended` after each final one. `note` goes into the lock
+    file. The store of `resources` is closed at the end.
 
     Raises:
         InstanceBusy: another agent holds the lock. `busy_hint` says what to do then.
@@ -319,8 +323,51 @@ def agent_run(
             restore_roots=config.agent.restore_roots,
             progress_seconds=progress_seconds,
             wake=wake,
+            ended=ended,
         )
-        yield AgentRun(opened, executor, say)
+        yield AgentRun(opened, executor, say, executor.reporter.stages.read)
+
+
+@contextmanager
+def metrics(
+    config: Config, run: AgentRun, consuming: Callable[[], bool]
+) -> Iterator[Callable[[], None]]:
+    """Export the metrics of a daemon while the block runs, if [metrics] asks for them.
+
+    Yield a function to call after the end of a task, from any thread.
+
+    Raises:
+        ConfigInvalid: the port or the file of [metrics] can't be used.
+    """
+    section = config.metrics
+    if section.listen is None and section.textfile is None:
+        yield lambda: None
+        return
+    # here, because most agents and commands need no library for metrics
+    from agent.metrics.export import exported
+    from agent.metrics.families import Source
+
+    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    with exported(source, section.address, section.textfile) as ended:
+        yield ended
+
+
+def write_metrics(config: Config, run: AgentRun) -> None:
+    """Write the file of [metrics] textfile, if it is set, for an agent that is no daemon.
+
+    A failure is logged. It must not spoil a backup.
+    """
+    if config.metrics.textfile is None:
+        return
+    from agent.metrics.families import Source, exposition
+    from agent.metrics.textfile import write
+
+    consuming = (lambda: False) if config.broker else None
+    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    try:
+        write(config.metrics.textfile, partial(exposition, source))
+    except (ConfigInvalid, JournalError) as error:
+        log.warning("%s. What to do: %s", error, error.hint)
 
 
 def end_leftovers(config: Config) -> None:

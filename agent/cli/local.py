@@ -83,7 +83,10 @@ def create_here(
         ProgressBar(printable(task.backup.name)) as bar,
     ):
         screen = _Screen(run.journal, task.task_id, bar)
-        return _perform(run, stores, task, screen, sends=config.broker is not None)
+        try:
+            return _perform(run, stores, task, screen, sends=config.broker is not None)
+        finally:
+            wiring.write_metrics(config, run)
 
 
 def _perform(

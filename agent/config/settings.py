@@ -5,6 +5,7 @@ the secret. A relative path starts at the directory of agent.toml.
 """
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -271,6 +272,45 @@ class LogSection(Frozen):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+def _loopback(text: str) -> str:
+    if parse_listen(text) is None:
+        raise ValueError(
+            f"{text!r} is not a loopback address with a port, such as 127.0.0.1:9399 or "
+            "[::1]:9399: metrics are for programs on this machine only"
+        )
+    return text
+
+
+def parse_listen(text: str) -> tuple[str, int] | None:
+    """Return the host and the port of a loopback address, or None if it is no such address."""
+    host, _, port = text.rpartition(":")
+    try:
+        address, number = ip_address(host.removeprefix("[").removesuffix("]")), int(port)
+    except ValueError:
+        return None
+    if (address.version == 6) != host.startswith("[") or not (port.isascii() and port.isdigit()):
+        return None
+    return (str(address), number) if address.is_loopback and 0 < number < 65536 else None
+
+
+def _for_node_exporter(path: Path) -> Path:
+    if path.suffix != ".prom":
+        raise ValueError("must end in .prom: node_exporter reads no other file")
+    return path
+
+
+class MetricsSection(Frozen):
+    """The metrics for Prometheus. None as `listen` and `textfile` means that there are none."""
+
+    listen: Annotated[str, AfterValidator(_loopback)] | None = None
+    textfile: Annotated[Absolute, AfterValidator(_for_node_exporter)] | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Return the host and the port of `listen`."""
+        return parse_listen(self.listen) if self.listen else None
+
+
 class Config(Frozen):
     """A whole agent.toml.
 
@@ -285,6 +325,7 @@ class Config(Frozen):
     keys: KeysSection | None = None
     pipeline: PipelineSection = PipelineSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 Section = TypeVar("Section")

@@ -17,7 +17,37 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
+# The totals behind the metrics (agent/journal/totals.py).
+_TOTALS: Final = """
+CREATE TABLE ends (
+    type TEXT NOT NULL,
+    status TEXT NOT NULL,
+    code TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    last INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    PRIMARY KEY (type, status, code)
+) WITHOUT ROWID;
+CREATE TABLE stages (
+    stage TEXT PRIMARY KEY,
+    seconds REAL NOT NULL,
+    bytes INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+# Counts the tasks that an older agent has ended and not forgotten.
+_COUNT_ENDS: Final = """
+INSERT INTO ends SELECT type, status, code, count(*), ifnull(max(at), 0), max(ended) FROM (
+    SELECT status, ended,
+        json_extract(report, '$.type') AS type,
+        ifnull(json_extract(report, '$.error.code'), '') AS code,
+        CAST(strftime('%s', json_extract(report, '$.at')) AS INTEGER) AS at
+    FROM (
+        SELECT status, ended, CAST(last_report AS TEXT) AS report
+        FROM tasks WHERE ended IS NOT NULL
+    ) WHERE json_valid(report)
+) WHERE type IS NOT NULL GROUP BY type, status, code
+"""
 _SCHEMA: Final = """
 CREATE TABLE tasks (
     position INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -64,6 +94,7 @@ _UPGRADES: Final = (
         WHERE cancels IS NOT NULL AND ended IS NULL
     """,
     "ALTER TABLE outbox DROP COLUMN routing_key",
+    _TOTALS + ";" + _COUNT_ENDS,
 )
 _LOCK_SECONDS: Final = 10.0
 _UNREADABLE_HINT: Final = (
@@ -137,7 +168,7 @@ class JournalFile:
         with self.transaction() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             _check_version(self._path, version)
-            for script in [_SCHEMA] if version == 0 else _UPGRADES[version - 1 :]:
+            for script in [_SCHEMA + _TOTALS] if version == 0 else _UPGRADES[version - 1 :]:
                 _execute(db, script)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()

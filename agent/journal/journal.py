@@ -9,7 +9,7 @@ seen only from outside of it.
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,7 +21,8 @@ from agent.journal.form import read_task, report_bytes, task_bytes
 from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
 from agent.journal.parents import parents
-from agent.model import CancelTask, Report, ReportDraft, Task, TaskStatus
+from agent.journal.totals import NO_TASK, add_stages, count_end, stages
+from agent.model import CancelTask, Report, ReportDraft, StageTotal, Task, TaskStatus
 
 # In bytes. A task of 64 KiB with its first report takes less.
 _ROOM_BYTES: Final = 256 * 1024
@@ -256,7 +257,7 @@ class Journal:
         with self._file.transaction() as db:
             self._outbox.check(db)
             if not self._repeat_if_known(db, draft.task_id):
-                self._outbox.put(db, draft)
+                count_end(db, self._outbox.put(db, draft), task_type=NO_TASK)
 
     def keep_attempt(self, task_id: str, attempt: str) -> None:
         """Note the attempt of a create, before the store has any object of it."""
@@ -328,6 +329,18 @@ class Journal:
         with self._file.transaction() as db:
             return observe(db, lineage_key, lsn)
 
+    # --- totals --------------------------------------------------------------------------
+
+    def add_stages(self, more: Mapping[str, StageTotal]) -> None:
+        """Add the work of a run of the data path to the totals of its stages."""
+        with self._file.transaction() as db:
+            add_stages(db, more)
+
+    def stages(self) -> dict[str, StageTotal]:
+        """Return the totals of the data path's stages, of all runs that `add_stages` got."""
+        with self._file.transaction() as db:
+            return stages(db)
+
     # --- inside a transaction ------------------------------------------------------------
 
     def _tell(self, db: sqlite3.Connection, draft: ReportDraft) -> None:
@@ -348,6 +361,7 @@ class Journal:
             ),
         )
         if ended is not None:
+            count_end(db, report)
             for cancel in open_cancels(db, report.task_id):
                 self._tell(db, answer_report(cancel, report.status))
             self._forget(db)

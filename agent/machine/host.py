@@ -166,8 +166,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:
     """Write a file so that a crash leaves either its old content or all of `text`.
+
+    `mode` is its mode. None means that of the umask.
 
     Raises:
         OSError: the file can't be written or synced.
@@ -177,6 +179,8 @@ def replace_file(path: Path, text: str) -> None:
     with draft.open("x", encoding="utf-8") as file:
         file.write(text)
         file.flush()
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     draft.replace(path)
     sync_folder(path.parent)

@@ -19,8 +19,10 @@ from agent.model.reports import (
     Report,
     ReportDraft,
 )
+from agent.model.stages import STAGES, StageTotal
 from agent.model.tasks import (
     TASK,
+    TASK_TYPES,
     BackupRequest,
     CancelTask,
     CreateTask,
@@ -52,7 +54,9 @@ from agent.model.values import (
 __all__ = [
     "FORMAT_VERSION",
     "MESSAGE_VERSION",
+    "STAGES",
     "TASK",
+    "TASK_TYPES",
     "BackupRequest",
     "BackupStatus",
     "BackupView",
@@ -77,6 +81,7 @@ __all__ = [
     "Report",
     "ReportDraft",
     "RestoreTask",
+    "StageTotal",
     "StoreTask",
     "Stored",
     "Task",

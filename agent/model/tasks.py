@@ -1,7 +1,7 @@
 """Models of the tasks that the control plane sends."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -188,3 +188,7 @@ Task = Annotated[
     Field(discriminator="type"),
 ]
 TASK: TypeAdapter[Task] = TypeAdapter(Task)
+# The types of tasks, such as "backup.create".
+TASK_TYPES: Final[tuple[str, ...]] = tuple(
+    model.model_fields["type"].default for model in get_args(get_args(Task)[0])
+)

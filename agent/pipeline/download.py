@@ -24,6 +24,7 @@ from agent.codec.gzip_members import MemberSplitter, inflate_member
 from agent.errors import DataDamaged
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter
+from agent.pipeline.stages import Tally
 from agent.stop import Stop
 from agent.threads import Thread, Workers
 
@@ -48,6 +49,11 @@ class Opening(Protocol):
 class _Fetched(NamedTuple):
     buffer: memoryview
     size: int
+
+
+class _Inflated(NamedTuple):
+    block: bytes
+    seconds: float
 
 
 class Download:
@@ -77,7 +83,7 @@ class Download:
         self._stop = stop
         self._splitter = MemberSplitter()
         self._slots = threading.Semaphore(plan.slots)
-        self._in_order: SimpleQueue[Future[bytes] | None] = SimpleQueue()
+        self._in_order: SimpleQueue[Future[_Inflated] | None] = SimpleQueue()
         self._index = 0
 
     def run(self) -> None:
@@ -122,31 +128,48 @@ class Download:
 
     def _fetch_one(self, number: int, buffer: memoryview) -> _Fetched:
         self._stop.check()
-        size = self._sizes[number]
+        size, started = self._sizes[number], time.monotonic()
         self._fetch(number, buffer[:size])
+        self._meter.add_stage("fetch", time.monotonic() - started, size)
         self._meter.add(stored=size)
         return _Fetched(buffer, size)
 
     def _open_segment(self, fetched: _Fetched, last: bool, inflaters: Workers) -> None:
-        for at in range(0, fetched.size, SLAB):
-            end = min(at + SLAB, fetched.size)
-            ends_stream = last and end == fetched.size
-            plain = self._opening.open(fetched.buffer[at:end], self._index, ends_stream)
-            self._index += 1
-            for member in self._splitter.feed(plain):
-                self._inflate_later(member, inflaters)
+        with Tally(self._meter, "open") as opened:
+            for at in range(0, fetched.size, SLAB):
+                end = min(at + SLAB, fetched.size)
+                ends_stream = last and end == fetched.size
+                started = time.monotonic()
+                plain = self._opening.open(fetched.buffer[at:end], self._index, ends_stream)
+                opened.add(time.monotonic() - started, len(plain))
+                self._index += 1
+                for member in self._splitter.feed(plain):
+                    self._inflate_later(member, inflaters)
 
     def _inflate_later(self, member: bytes, inflaters: Workers) -> None:
         self._slots.acquire()
         self._stop.check()
         self._meter.add(compressed=len(member))
-        self._in_order.put(inflaters.submit(inflate_member, member))
+        self._in_order.put(inflaters.submit(_inflate, member))
 
     def _write_all(self) -> None:
-        with self._stop.guard():
+        with (
+            self._stop.guard(),
+            Tally(self._meter, "inflate") as inflated,
+            Tally(self._meter, "write") as written,
+        ):
             while (job := self._in_order.get()) is not None:
                 self._stop.check()
-                block = job.result()
+                block, seconds = job.result()
+                inflated.add(seconds, len(block))
+                started = time.monotonic()
                 self._write(block)
+                written.add(time.monotonic() - started, len(block))
                 self._meter.add(raw=len(block))
                 self._slots.release()
+
+
+def _inflate(member: bytes) -> _Inflated:
+    started = time.monotonic()
+    block = inflate_member(member)
+    return _Inflated(block, time.monotonic() - started)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from agent.model import Measured, Progress
+from agent.model import Measured, Progress, StageTotal
 from agent.threads import Thread
 
 
@@ -38,6 +38,7 @@ class Meter:
         self._lock = threading.Lock()
         self._started = time.monotonic()
         self._waits: dict[str, float] = {}
+        self._stages: dict[str, StageTotal] = {}
 
     def add(self, *, raw: int = 0, compressed: int = 0, stored: int = 0) -> None:
         with self._lock:
@@ -49,6 +50,17 @@ class Meter:
         """Add `seconds` to the time that other stages waited for `stage`."""
         with self._lock:
             self._waits[stage] = self._waits.get(stage, 0.0) + seconds
+
+    def add_stage(self, stage: str, seconds: float, size: int) -> None:
+        """Add to the work of a stage. Call it once a segment. For blocks, use a `Tally`."""
+        with self._lock:
+            before = self._stages.get(stage, StageTotal(0.0, 0))
+            self._stages[stage] = StageTotal(before.seconds + seconds, before.bytes + size)
+
+    def stages(self) -> dict[str, StageTotal]:
+        """Return the work of each stage so far."""
+        with self._lock:
+            return dict(self._stages)
 
     @property
     def seconds(self) -> float:

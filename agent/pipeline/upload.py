@@ -21,6 +21,7 @@ from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan, Pool
 from agent.pipeline.meter import Meter
 from agent.pipeline.rate_limit import RateLimit
+from agent.pipeline.stages import Tally
 from agent.stop import Stop
 from agent.threads import Thread, Workers
 
@@ -57,6 +58,7 @@ class Sealing(Protocol):
 class _Deflated(NamedTuple):
     block: memoryview
     member: bytes
+    seconds: float
 
 
 Send = Callable[[int, list[memoryview]], None]
@@ -90,7 +92,7 @@ class Upload:
         self._stop = stop
         self._blocks = Pool(plan.slots, BLOCK, stop)
         self._slabs = Pool(plan.slabs_per_segment * plan.segments_in_memory, SLAB, stop)
-        self._sealed = _Sealed(sealing, self._slabs)
+        self._sealed = _Sealed(sealing, self._slabs, Tally(meter, "seal"))
         self._in_order: SimpleQueue[Future[_Deflated] | None] = SimpleQueue()
         self._segments = 0
 
@@ -115,25 +117,31 @@ class Upload:
         return self._segments
 
     def _read_all(self, deflaters: Workers) -> None:
-        while True:
-            block = self._blocks.take()
-            started = time.monotonic()
-            count = self._source.read_into(block)
-            self._meter.add_wait("engine", time.monotonic() - started)
-            if not count:
-                return
-            self._meter.add(raw=count)
-            self._in_order.put(deflaters.submit(self._deflate, block, count))
-            self._rate_limit.spend(count)
+        with Tally(self._meter, "read") as read:
+            while True:
+                block = self._blocks.take()
+                started = time.monotonic()
+                count = self._source.read_into(block)
+                waited = time.monotonic() - started
+                self._meter.add_wait("engine", waited)
+                read.add(waited, count)
+                if not count:
+                    return
+                self._meter.add(raw=count)
+                self._in_order.put(deflaters.submit(self._deflate, block, count))
+                self._rate_limit.spend(count)
 
     def _deflate(self, block: memoryview, count: int) -> _Deflated:
-        return _Deflated(block, deflate_member(block[:count], self._level))
+        started = time.monotonic()
+        member = deflate_member(block[:count], self._level)
+        return _Deflated(block, member, time.monotonic() - started)
 
     def _seal_all(self, senders: Workers) -> None:
-        with self._stop.guard():
+        with self._stop.guard(), self._sealed.tally, Tally(self._meter, "deflate") as deflated:
             while (job := self._in_order.get()) is not None:
                 self._stop.check()
-                block, member = job.result()
+                block, member, seconds = job.result()
+                deflated.add(seconds, len(member))
                 for parts in self._sealed.write(member, self._plan.slabs_per_segment):
                     self._dispatch(senders, parts)
                 self._blocks.give(block)
@@ -149,8 +157,10 @@ class Upload:
     def _send_one(self, number: int, parts: list[memoryview]) -> None:
         with self._stop.guard():
             self._stop.check()
+            size, started = sum(len(part) for part in parts), time.monotonic()
             self._send(number, parts)
-            self._meter.add(stored=sum(len(part) for part in parts))
+            self._meter.add_stage("send", time.monotonic() - started, size)
+            self._meter.add(stored=size)
             for part in parts:
                 self._slabs.give(_whole(part))
 
@@ -165,11 +175,15 @@ def _whole(part: memoryview) -> memoryview:
 
 
 class _Sealed:
-    """A packer that fills slabs with gzip members, and seals each full slab in place."""
+    """A packer that fills slabs with gzip members, and seals each full slab in place.
 
-    def __init__(self, sealing: Sealing, slabs: Pool) -> None:
+    `tally` counts the sealing.
+    """
+
+    def __init__(self, sealing: Sealing, slabs: Pool, tally: Tally) -> None:
         self._sealing = sealing
         self._slabs = slabs
+        self.tally = tally
         self._done: list[memoryview] = []
         self._slab: memoryview | None = None
         self._index = 0
@@ -203,7 +217,9 @@ class _Sealed:
 
     def _seal(self, *, last: bool) -> None:
         assert self._slab is not None
+        started = time.monotonic()
         used = self._sealing.seal(self._slab, self._index, self._filled, last)
+        self.tally.add(time.monotonic() - started, used)
         self._done.append(self._slab[:used] if used < len(self._slab) else self._slab)
         self._slab = None
         self._index += 1

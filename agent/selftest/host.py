@@ -13,6 +13,7 @@ from agent.machine.account import agent_user
 from agent.machine.lock import activity_of_holder
 from agent.selftest.check import Check, CheckOutcome, amount, failed, passed, warned
 from agent.selftest.context import Context
+from agent.selftest.exporting import metrics
 
 _FILE = ("configuration: file",)
 # Bytes. The journal may grow to this size: 1,000 unfinished tasks of 64 KiB (ARCHITECTURE.md).
@@ -38,6 +39,7 @@ def checks(context: Context) -> Sequence[Check]:
         Check("open files", lambda: _open_files(context)),
         Check("user", lambda: _user(context), _FILE),
         Check("agent", lambda: _agent(context.config), _FILE),
+        Check("metrics", lambda: metrics(context.config), _FILE),
     ]
 
 

@@ -28,6 +28,7 @@ PLAN: Final[dict[str, tuple[str, ...]]] = {
         "open files",
         "user",
         "agent",
+        "metrics",
     ),
     "database": (
         "reach",

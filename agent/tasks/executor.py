@@ -37,10 +37,16 @@ class Executor:
         restore_roots: Sequence[Path],
         progress_seconds: float,
         wake: Callable[[], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """Restores may write below `restore_roots`. `wake` is called after each new report."""
+        """Restores may write below `restore_roots`.
+
+        `wake` is called after each new report, and `ended` after each final one.
+        """
         self._ending = False
-        self.reporter = Reporter(journal, stores, progress_seconds=progress_seconds, wake=wake)
+        self.reporter = Reporter(
+            journal, stores, progress_seconds=progress_seconds, wake=wake, ended=ended
+        )
         self.cancellation = Cancellation(journal)
         tools = TaskTools(journal, stores, self.reporter, restore_roots)
         self.kinds = task_kinds(tools, self.cancellation)

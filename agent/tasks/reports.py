@@ -5,8 +5,8 @@ held.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from agent.crash_points import Point, reached
@@ -23,13 +23,17 @@ from agent.model import (
     utc_now,
 )
 from agent.pipeline.meter import Meter, every
+from agent.pipeline.stages import StageTotals
 from agent.tasks.stores import TaskStores
 
 log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports on tasks. The final report of a task drops its token, which `stores` holds."""
+    """Reports on tasks. The final report of a task drops its token, which `stores` holds.
+
+    `stages` has the totals of the data path's stages.
+    """
 
     def __init__(
         self,
@@ -38,12 +42,18 @@ class Reporter:
         *,
         progress_seconds: float,
         wake: Callable[[], None],
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        """Progress is reported every `progress_seconds`. `wake` is called after each report."""
+        """Progress is reported every `progress_seconds`.
+
+        `wake` is called after each report, and `ended` after each final one.
+        """
         self._journal = journal
         self._stores = stores
         self._progress_seconds = progress_seconds
         self._wake = wake
+        self._ended = ended
+        self.stages = StageTotals(journal.stages())
         self._held: Callable[[], None] | None = None
         self._muted = False
 
@@ -73,6 +83,7 @@ class Reporter:
         if status.final:
             self._stores.forget(task.task_id)
             reached(Point.REPORTED)
+            self._ended()
         self._wake()
 
     def tell_end(
@@ -93,12 +104,29 @@ class Reporter:
             self._held()
             self._held = None
 
+    @contextmanager
     def progress(
         self, task: Task, meter: Meter, record: Callable[[], Record | None]
-    ) -> AbstractContextManager[None]:
-        """Report progress every `progress_seconds` while the block runs."""
+    ) -> Iterator[None]:
+        """Report progress every `progress_seconds`, and count the stages, while the block runs."""
         self._muted = False
-        return every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter))
+        try:
+            with (
+                self.stages.counted(meter),
+                every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter)),
+            ):
+                yield
+        finally:
+            self._keep_stages(meter)
+
+    def _keep_stages(self, meter: Meter) -> None:
+        """Keep the work of a run for later processes. Log it if the journal can't take it."""
+        done = meter.stages()
+        try:
+            if done:
+                self._journal.add_stages(done)
+        except JournalError as error:
+            log.warning("the totals of the stages, which metrics show, can't be kept: %s", error)
 
     def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
         """Report progress. Log once if the journal does not take it."""

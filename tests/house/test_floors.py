@@ -19,7 +19,7 @@ _ROOMS = (
     ("agent.machine", "agent.model"),
     ("agent.broker", "agent.codec", "agent.keys", "agent.store"),
     ("agent.database", "agent.journal", "agent.pipeline", "agent.records"),
-    ("agent.engine",),
+    ("agent.engine", "agent.metrics"),
     ("agent.config", "agent.operations"),
     ("agent.tasks",),
     ("agent.wiring",),
@@ -39,6 +39,7 @@ PURE = {
 # Only one room knows each of these libraries.
 OWNERS = {
     "pika": "agent.broker",
+    "prometheus_client": "agent.metrics",
     "psutil": "agent.machine",
     "pymysql": "agent.database",
     "requests": "agent.store",

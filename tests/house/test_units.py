@@ -18,7 +18,7 @@ UNIT = (FOLDER / "backup-agent.service").read_text()
 SELF_TEST = (FOLDER / "backup-agent-self-test.service").read_text()
 # These keys have no default, so their lines in the example can't show one.
 _EXAMPLES = {"ca_file", "container", "program", "extractor", "bytes_per_second"}
-_EXAMPLES |= {"control_url", "control_password_file", "options"}
+_EXAMPLES |= {"control_url", "control_password_file", "options", "listen", "textfile"}
 _EXAMPLES |= {"certificate_file", "key_file", "control_certificate_file", "control_key_file"}
 _EXAMPLES |= {"application_credential", "project", "cloud", "region"}
 # These keys exclude others of the example.

@@ -237,3 +237,24 @@ def test_the_journal_has_the_ids_of_each_line(machine: Machine, agent: SystemAge
     # all that the agent itself wrote came this way
     stream = machine.output(*match, "--output=cat", "_TRANSPORT=stdout", "_COMM=backup-agent")
     assert stream == ""
+
+
+def test_metrics_in_the_sandbox(machine: Machine, agent: SystemAgent) -> None:
+    """The unit must allow the port and the directory, as docs/metrics.md says.
+
+    A container can't have the filters of SocketBindDeny=, so only the directory is refused here.
+    """
+    folder = "/var/lib/prometheus/node-exporter"
+    machine.run("install", "-d", "-g", "mysql", "-m", "775", folder)
+    settings = (
+        "Environment=BACKUP_AGENT_METRICS__LISTEN=127.0.0.1:9399",
+        f"Environment=BACKUP_AGENT_METRICS__TEXTFILE={folder}/a.prom",
+    )
+    agent.drop_in(*settings, block=False)
+    agent.wait_for("ActiveState", "failed")
+    assert f"can't write {folder}/a.prom: Read-only file system" in agent.journal()
+    agent.drop_in(*settings, "SocketBindAllow=tcp:9399", f"ReadWritePaths={folder}")
+    metrics = machine.output("curl", "--silent", "--fail", "http://127.0.0.1:9399/metrics")
+    assert "\nbackup_agent_consuming 1.0\n" in metrics
+    of_nobody = ("setpriv", "--reuid=nobody", "--clear-groups", "cat", f"{folder}/a.prom")
+    assert "backup_agent_info{" in machine.output(*of_nobody)

@@ -9,6 +9,7 @@ SECTIONS: Final[dict[str, str]] = {
     "database": "The server that is backed up, through its local socket.",
     "engine": "The program that copies the database.",
     "keys": "Master keys `<id>.key` and recovery keys `<id>.pub`; see [format.md](format.md).",
+    "metrics": "Metrics for Prometheus, see [metrics.md](metrics.md). There are none by default.",
     "pipeline": "Limits of the data path. A task's `limits` may lower cores and rate.",
     "log": "The daemon's log; see [operations.md](operations.md#logs).",
 }
@@ -95,4 +96,8 @@ MEANINGS: Final[dict[str, str]] = {
     "log.format": "form of a line; `auto` means `journal` if standard error leads to the systemd "
     "journal, else `text`. A command on a terminal always writes text",
     "log.level": "lowest level that `run` logs; `--quiet` and `--verbose` override it",
+    "metrics.listen": "loopback address and port of the daemon's metrics, such as "
+    "`127.0.0.1:9399` or `[::1]:9399`",
+    "metrics.textfile": "file for node_exporter's textfile collector, an absolute path that ends "
+    "in `.prom`",
 }

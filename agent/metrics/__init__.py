@@ -1,0 +1,1 @@
+"""Metrics by Prometheus' conventions, on a loopback port or in a file for node_exporter."""

@@ -1,0 +1,1 @@
+"""Metrics, the rules that read them, and a real Prometheus."""
