@@ -42,9 +42,12 @@ OWNERS = {
     "prometheus_client": "agent.metrics",
     "psutil": "agent.machine",
     "pymysql": "agent.database",
+    "keystoneauth1": "agent.store",
+    "prometheus_client": "agent.metrics",
     "requests": "agent.store",
     "sqlite3": "agent.journal",
     "swiftclient": "agent.store",
+    "yaml": "agent.config",
 }
 # Pure modules don't import these, because they are for I/O and threads.
 IMPURE = {"asyncio", "concurrent", "multiprocessing", "queue", "select", "socket", "subprocess"}
