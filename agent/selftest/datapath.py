@@ -76,6 +76,8 @@ class _Group:
 
     def round_trip(self) -> CheckOutcome:
         size = _SIZE if (self._context.store_rate or _FAST) >= _FAST else _SMALL_SIZE
+        # the group may run alone, and before the first backup
+        self._context.store.open()
         pattern = _Pattern(size)
         up, meter = self._upload(pattern)
         pattern.rewind()

@@ -1,4 +1,4 @@
-"""TLS to a real RabbitMQ that demands client certificates, and to a real Swift."""
+"""TLS to a real RabbitMQ that demands client certificates, and to real Keystone and Swift."""
 
 import json
 import os
@@ -25,7 +25,8 @@ from tests.house.source import CHECKOUT
 from tests.selftest.site import look
 from tests.stack.agent import Agent
 from tests.stack.certificate import HOUR, Authority
-from tests.stack.fixtures_swift import need_swift
+from tests.stack.fixtures_keystone import need_keystone
+from tests.stack.keystone import KeystoneServer
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import poll
 from tests.stack.proxy import proxied
@@ -46,13 +47,28 @@ NONSENSE = {
 OLD = (-2 * HOUR, -HOUR)
 
 
+class Door(NamedTuple):
+    """A Swift behind a Keystone, as the configuration of an agent names it."""
+
+    auth_url: str
+    storage_url: str
+    user: str
+    key: str
+
+
 class Place(NamedTuple):
-    """Two servers that speak TLS, with certificates of `authority`."""
+    """Three servers that speak TLS, with certificates of `authority`."""
 
     authority: Authority
     unknown: Authority
     rabbitmq: RabbitMQ
+    keystone: KeystoneServer
     swift: SwiftServer
+
+    @property
+    def door(self) -> Door:
+        user = self.keystone.agent
+        return Door(self.keystone.auth_url, self.swift.storage_url, user.name, user.password)
 
     def certificate(self, name: str, authority: Authority | None = None, **more: Any) -> Path:
         return (authority or self.authority).issue(name, client=True, **more)
@@ -71,25 +87,28 @@ class Place(NamedTuple):
 @pytest.fixture(scope="module")
 def place(scratch: Path) -> Iterator[Place]:
     need("epmd", SERVER)
-    need_swift()
+    need_keystone()
     authority = Authority(scratch / "tls-place" / "known")
     server = authority.issue("server")
     rabbitmq = RabbitMQ(scratch / "tls-rabbitmq", tls=server, client_ca=authority.file)
-    swift = SwiftServer(scratch / "tls-place" / "swift", certificate=server)
+    folder = scratch / "tls-place"
+    keystone = KeystoneServer(folder / "keystone", certificate=server, ca_file=authority.file)
+    swift = SwiftServer(folder / "swift", certificate=server, keystone=keystone)
+    servers: tuple[RabbitMQ | KeystoneServer | SwiftServer, ...] = (rabbitmq, keystone, swift)
     with ExitStack() as ends:
-        ends.callback(rabbitmq.stop)
-        ends.callback(swift.stop)
-        rabbitmq.launch()
-        swift.launch()
-        rabbitmq.wait_ready()
-        swift.wait_ready()
-        yield Place(authority, Authority(scratch / "tls-place", "stranger"), rabbitmq, swift)
+        for one in servers:
+            ends.callback(one.stop)
+            one.launch()
+        for one in servers:
+            one.wait_ready()
+        keystone.add_object_store(swift.address)
+        yield Place(authority, Authority(folder, "stranger"), rabbitmq, keystone, swift)
 
 
 @pytest.fixture(scope="module")
 def agent(scratch: Path, place: Place, mariadb: MariaDB) -> Iterator[Agent]:
     """Yield an agent whose two users have certificates and no passwords."""
-    agent = Agent(scratch / "tls-agent", place.rabbitmq, place.swift, mariadb)
+    agent = Agent(scratch / "tls-agent", place.rabbitmq, place.door, mariadb)
     script = CHECKOUT / "script" / "broker-definitions"
     made = subprocess.run(
         [script, "instance", agent.instance_id, "-", "-"],
@@ -115,11 +134,21 @@ def agent(scratch: Path, place: Place, mariadb: MariaDB) -> Iterator[Agent]:
             "control_certificate_file": operator,
             "control_key_file": operator,
         },
-        "store": {"ca_file": place.authority.file},
+        "store": login(place.keystone) | {"ca_file": place.authority.file},
     }
     agent.write()
     yield agent
     agent.stop()
+
+
+def login(keystone: KeystoneServer) -> dict[str, object]:
+    """Return the keys of [store] for the login of the user `agent`."""
+    return {
+        "auth": "v3password",
+        "user_domain": keystone.agent.domain,
+        "project": keystone.project,
+        "project_domain": keystone.project_domain,
+    }
 
 
 def refusal(settings: BrokerSettings) -> AgentError:
@@ -268,7 +297,7 @@ def test_the_self_test_names_each_fault(agent: Agent, place: Place) -> None:
         for says, certificate in faults.items():
             with relayed(place.rabbitmq.port, certificate) as relay:
                 agent.overrides["broker"]["url"] = f"amqps://127.0.0.1:{relay.port}/{VHOST}"
-                agent.overrides["store"]["url"] = f"swift:https://127.0.0.1:{relay.port}/auth/v1.0"
+                agent.overrides["store"]["url"] = f"swift:https://127.0.0.1:{relay.port}/v3"
                 agent.write()
                 results = look(agent.config, "broker", "store")
             failed = [one for one in results if one.verdict is Verdict.FAIL]
@@ -319,7 +348,7 @@ def test_an_untrusted_store_fails_a_backup_at_once_and_lets_a_delete_wait(
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(place.authority.file.read_bytes())
     usual = agent.overrides
-    agent.overrides = usual | {"store": {"ca_file": ca_file}}
+    agent.overrides = usual | {"store": login(place.keystone) | {"ca_file": ca_file}}
     agent.start()
     try:
         backup = agent.create("kept")["id"]

@@ -38,12 +38,11 @@ PURE = {
 
 # Only one room knows each of these libraries.
 OWNERS = {
+    "keystoneauth1": "agent.store",
     "pika": "agent.broker",
     "prometheus_client": "agent.metrics",
     "psutil": "agent.machine",
     "pymysql": "agent.database",
-    "keystoneauth1": "agent.store",
-    "prometheus_client": "agent.metrics",
     "requests": "agent.store",
     "sqlite3": "agent.journal",
     "swiftclient": "agent.store",

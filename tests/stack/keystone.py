@@ -55,7 +55,8 @@ class KeystoneServer:
     `agent` has none. The user `swift` is the service user of Swift and of Ceph's gateway.
 
     `token_seconds` is the life of each token. `certificate` is a PEM file with key and
-    certificate. If it is given, Keystone speaks TLS. `start()` works again on the same directory.
+    certificate. If it is given, Keystone speaks TLS. `ca_file` has the certificate of its authority
+    if it is not self-signed. `start()` works again on the same directory.
     """
 
     project: Final = "backups"
@@ -64,10 +65,16 @@ class KeystoneServer:
     service_project: Final = "service"
 
     def __init__(
-        self, folder: Path, *, token_seconds: int = 3600, certificate: Path | None = None
+        self,
+        folder: Path,
+        *,
+        token_seconds: int = 3600,
+        certificate: Path | None = None,
+        ca_file: Path | None = None,
     ) -> None:
         self.folder = folder
         self.certificate = certificate
+        self.ca_file = ca_file or certificate
         self.token_seconds = token_seconds
         self.port = free_port()
         self.auth_url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.port}/v3"
@@ -311,7 +318,7 @@ class KeystoneServer:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"} | {k: v for k, v in tokens.items() if v},
         )
-        tls = ssl.create_default_context(cafile=self.certificate) if self.certificate else None
+        tls = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else None
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls)
         )

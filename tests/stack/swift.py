@@ -141,7 +141,7 @@ def _authtoken(keystone: KeystoneServer, cache_seconds: int) -> dict[str, Any]:
         "password": keystone.service.password,
         "domain": keystone.service.domain,
         "project": keystone.service_project,
-        "cafile": str(keystone.certificate or ""),
+        "cafile": str(keystone.ca_file or ""),
         "prefixes": ", ".join(PREFIXES.values()),
         "token_cache_seconds": cache_seconds,
     }
