@@ -113,7 +113,7 @@ def test_a_wrong_swift_password_and_no_swift(agent: Agent, tmp_path: Path) -> No
     wrong = tmp_path / "wrong"
     write_private(wrong, "not the key")
     with another(agent, tmp_path / "denied", {"store": {"key_file": wrong}}) as second:
-        refused(second, "store_denied")
+        refused(second, "login_denied")
         assert "not the key" not in second.log.read_text()
     nowhere = f"swift:http://127.0.0.1:{free_port()}/auth/v1.0"
     with another(agent, tmp_path / "gone", {"store": {"url": nowhere, "attempts": 2}}) as second:

@@ -268,7 +268,7 @@ def refused(bench: Bench) -> Seen:
         planted["database password"] = database.password
         leaks = sight.leaks(planted)
         assert not leaks, leaks
-        assert codes >= {"broker_denied", "store_denied", "database_denied"}, codes
+        assert codes >= {"broker_denied", "login_denied", "database_denied"}, codes
         return Seen(f"{', '.join(sorted(codes))}; nothing of {', '.join(planted)} is shown")
 
 
@@ -291,7 +291,7 @@ def _refusals(bench: Bench, agent: Agent) -> tuple[Sight, set[str]]:
     for number, output in enumerate(outputs):
         sight.add(f"output {number}", output.encode())
     sight.look_at_files(agent)
-    known = ("broker_denied", "store_denied", "database_denied")
+    known = ("broker_denied", "login_denied", "database_denied")
     return sight, {code for code in known if any(code in output for output in outputs)}
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from tests.house.source import modules, tree_of
 
 _STARTERS = {"Thread", "Timer", "ThreadPoolExecutor"}
-# These threads work for no task: those of the daemon, of a signal, and the one that cuts the
-# requests of all tasks.
+# These threads work for no task: those of the daemon, of its metrics, of a signal, and the one that
+# cuts the requests of all tasks.
 _OTHERS = {
     "agent.broker.link": 1,
     "agent.cli.verb": 1,
+    "agent.metrics.threads": 1,
     "agent.store.swift.deadlines": 1,
     "agent.tasks.worker": 1,
 }

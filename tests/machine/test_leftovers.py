@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import psutil
 import pytest
 
 from agent.machine.host import end_processes
@@ -89,6 +90,7 @@ def test_root_ends_an_engine_that_runs_as_the_datadirs_owner() -> None:
     )
     try:
         assert grandchild(child) == 0
+        poll("it is sleep", lambda: psutil.Process(child.pid).name() == "sleep", 10)
         assert end_processes(VARIABLE, "/b", 1) == []
         assert end_processes(VARIABLE, "/a/state", 10) == [f"sleep ({child.pid})"]
         assert child.wait(10) == -signal.SIGKILL

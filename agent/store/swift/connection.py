@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
@@ -222,9 +222,10 @@ class _Adapter(HTTPAdapter):
         """
         answer = super().send(request, True, *args, **kwargs)
         if not stream:
-            _refuse_compressed(answer)
-            answer.raw, raw = io.BytesIO(_read(answer.raw.read)), answer.raw
-            raw.release_conn()
+            # the pool could not close a connection with an answer that was not read to its end
+            with closing(answer.raw) as raw:
+                _refuse_compressed(answer)
+                answer.raw = io.BytesIO(_read(raw.read))
         return answer
 
     def cert_verify(self, *args: Any, **kwargs: Any) -> None:
