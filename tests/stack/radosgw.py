@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
+from tests.stack.keystone import KeystoneServer
 from tests.stack.process import ServerProcess, StackError, free_port, poll, port_answers
 
 PROGRAMS: Final = ("radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool")
@@ -49,6 +50,24 @@ rgw data = {folder}/rgw
 keyring = {folder}/rgw/keyring
 {more}
 """
+
+
+def keystone_settings(keystone: KeystoneServer) -> dict[str, Any]:
+    """Return the settings for `Radosgw.configure` that make Keystone decide on tokens.
+
+    No token is cached, so that a revoked one is refused at once.
+    """
+    return {
+        "rgw_keystone_url": keystone.auth_url.removesuffix("/v3"),
+        "rgw_keystone_api_version": 3,
+        "rgw_keystone_admin_user": keystone.service.name,
+        "rgw_keystone_admin_password": keystone.service.password,
+        "rgw_keystone_admin_domain": keystone.service.domain,
+        "rgw_keystone_admin_project": keystone.service_project,
+        "rgw_keystone_accepted_roles": "member",
+        "rgw_keystone_implicit_tenants": "true",
+        "rgw_keystone_token_cache_size": 0,
+    }
 
 
 class Radosgw:
