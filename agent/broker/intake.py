@@ -188,7 +188,7 @@ class Intake:
         if verdict.action == "dead":
             with about_task(wire.task_id_of(delivery.body) or ""):
                 _LOG.error("a message is not a task (%s): %s", verdict.code, verdict.message)
-            await self._bury(session, delivery, verdict)
+                await self._bury(session, delivery, verdict)
         channel.ack(delivery)
         self._pace.awake.set()
 

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from agent import wiring
-from agent.cli import embedded, escrow, tables
+from agent.cli import embedded, escrow, streams, tables
 from agent.cli.keyfile import check_free, make_folder, write_once
 from agent.cli.verb import Verbs, add_json, add_store, add_verb
 from agent.config.reading import keys_folder
@@ -227,7 +227,7 @@ def rekey(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _note_of_active(active: str, to: str) -> None:
-    if active != to:
+    if active != to and streams.wants_notes():
         _note(
             [
                 f"[keys] active is {active!r}: backups are still made with that key",
@@ -237,8 +237,12 @@ def _note_of_active(active: str, to: str) -> None:
         )
 
 
+def _shows_progress() -> bool:
+    return sys.stderr.isatty() and streams.wants_notes()
+
+
 def _with_progress(rekeyed: Iterator[Rekeyed]) -> Iterator[Rekeyed]:
-    bar = tqdm(rekeyed, desc="rekey", unit=" records", disable=not sys.stderr.isatty())
+    bar = tqdm(rekeyed, desc="rekey", unit=" records", disable=not _shows_progress())
     with bar:
         yield from bar
 

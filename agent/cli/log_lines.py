@@ -40,7 +40,8 @@ def event(record: logging.LogRecord) -> Event:
 def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
-    except (TypeError, ValueError, KeyError) as error:  # the values don't fit the text
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        # the values don't fit the text, or have none
         return f"{record.msg} (without its values: {error})"
 
 

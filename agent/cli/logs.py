@@ -8,7 +8,7 @@ messages of libraries show requests with their headers, and so the tokens in the
 import logging
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, TextIO
@@ -44,10 +44,11 @@ class ErrorLines(logging.StreamHandler[TextIO]):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Write a line about a record that can't be written."""
+        """Write a line about a record that can't be written. Never raise an error."""
         kind = sys.exc_info()[0] or Exception
         where = f"{record.pathname}:{record.lineno}"
-        self.stream.write(f"a log line of {where} can't be written: {kind.__name__}\n")
+        with suppress(OSError, ValueError):  # the stream is broken or closed
+            self.stream.write(f"a log line of {where} can't be written: {kind.__name__}\n")
 
 
 class JournalLines(ErrorLines):

@@ -46,9 +46,12 @@ class _ErrorOutput(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         try:
-            return super().write(data)
+            written = super().write(data)
         except OSError:
-            return len(memoryview(data).cast("B"))
+            written = None
+        # None also stands for a full pipe that doesn't block. Another program that has the same
+        # pipe or terminal may have set that.
+        return len(memoryview(data).cast("B")) if written is None else written
 
 
 def set_up() -> None:

@@ -114,9 +114,9 @@ def log_section(path: Path, environment: Mapping[str, str] = os.environ) -> LogS
     It is for the log before the configuration is loaded, so it leaves each mistake to `load`.
     """
     found: dict[str, Any] = {}
-    # a pipe can be read only once, by `load`
-    if path.is_file():
-        with suppress(OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+    with suppress(OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        # a pipe can be read only once, by `load`
+        if path.is_file():
             section = tomllib.loads(path.read_text(encoding="utf-8")).get("log")
             found = section if isinstance(section, dict) else {}
     for key in LogSection.model_fields:

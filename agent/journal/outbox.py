@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from agent.errors import JournalFull, Unroutable
 from agent.journal.form import read_report, report_bytes
 from agent.model import Report, ReportDraft, utc
+from agent.threads import about_task
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ def _readable(db: sqlite3.Connection, seq: int, task_id: str, body: bytes) -> Re
     kept = db.execute("SELECT last_report FROM tasks WHERE last_seq = ?", (seq,)).fetchone()
     if kept and (report := _parsed(kept[0])):
         return report
-    log.error("report %d of task %s in the journal is damaged, and is not sent", seq, task_id)
+    with about_task(task_id):
+        log.error("report %d of task %s in the journal is damaged, and is not sent", seq, task_id)
     return None
 
 

@@ -186,3 +186,35 @@ def test_a_tracebacks_lines_have_a_priority_each(
     assert all(line.startswith("<40>") for line in lines)
     assert all(line.isprintable() for line in lines)
     assert all(line.startswith("<40>  ") for line in lines[1:])
+
+
+def test_a_full_pipe_that_does_not_block_ends_no_program(tmp_path: Path) -> None:
+    """Another program with the same pipe or terminal may have set O_NONBLOCK."""
+    script = (
+        "import logging\n"
+        "from agent.cli import logs, streams\n"
+        "from agent.config.settings import LogSection\n"
+        "streams.set_up()\n"
+        "logs.set_up(LogSection(format='{form}'), daemon=True, noise=None)\n"
+        "for number in range(3000):\n"
+        "    logging.getLogger('agent.x').info('line %d of many', number)\n"
+        "print('done')\n"
+    )
+    for form in ("text", "json"):
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        argv = [sys.executable, "-c", script.format(form=form)]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False)
+        os.close(reader)
+        os.close(writer)
+        assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_configuration_that_can_not_be_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    for verb in ("run", "backup-list"):
+        status, said = run("--config", str(path), verb)
+        assert status == 2
+        assert "config_invalid" in said
+        assert "File name too long" in said
+        assert "Traceback" not in said
