@@ -110,7 +110,8 @@ class BrokerSettings:
             if given and not address.tls:
                 raise ConfigInvalid(f"[broker] {key} needs a url that begins with amqps:")
         if not address.user and not self.external:
-            raise ConfigInvalid(_FORM)
+            also = "; without password_file, its user may be missing" if self.certificate else ""
+            raise ConfigInvalid(f"{_FORM}{also}")
         if address.tls:
             _tls(self)  # raise at once if a file can't be used
 

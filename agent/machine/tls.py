@@ -7,7 +7,7 @@ SSL_CERT_DIR, and Python's would write the session keys into SSLKEYLOGFILE.
 import datetime
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -188,6 +188,17 @@ def _refuse_passphrase() -> NoReturn:
     raise _PassphraseNeededError
 
 
+class _SharedContext(ssl.SSLContext):
+    """A context that is ready for connections of several threads.
+
+    urllib3 sets the protocols of each connection on the context. That frees memory that OpenSSL
+    reads for the handshake of another thread. Without these protocols, servers speak HTTP/1.1.
+    """
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        """Do nothing."""
+
+
 def client_context(
     section: Section, ca_file: Path | None, certificate: ClientCertificate | None = None
 ) -> ssl.SSLContext:
@@ -200,8 +211,10 @@ def client_context(
         ConfigInvalid: a file of the configuration can't be used.
     """
     # this protocol demands a trusted certificate with the right name
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = _SharedContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # OPENSSL_CONF may lower the level, which the defaults of Debian set
+    context.set_ciphers("DEFAULT:@SECLEVEL=2")
     context.hostname_checks_common_name = False
     if ca_file is None:
         _trust_system(context)
@@ -232,7 +245,7 @@ def _trust(context: ssl.SSLContext, ca_file: Path, what: str) -> None:
 def _trust_system(context: ssl.SSLContext) -> None:
     # not load_default_certs(), which follows SSL_CERT_FILE and SSL_CERT_DIR
     if bundle := system_bundle():
-        with suppress(ssl.SSLError):  # an empty bundle: no server is trusted
+        with suppress(ssl.SSLError, OSError):  # an empty bundle, or none: no server is trusted
             context.load_verify_locations(cafile=bundle)
     folder = ssl.get_default_verify_paths().openssl_capath
     if Path(folder).is_dir():
@@ -249,13 +262,12 @@ class TlsFault(NamedTuple):
     """Why a TLS connection failed, and how to fix it.
 
     `untrusted` is True if one side refuses the certificate of the other. Then the fault lasts until
-    a certificate or a setting changes. `sent_nothing` is True if the agent sent no request.
+    a certificate or a setting changes.
     """
 
     reason: str
     hint: str
     untrusted: bool = False
-    sent_nothing: bool = False
 
 
 def explain(error: BaseException, section: Section, address: str) -> TlsFault | None:
@@ -265,7 +277,7 @@ def explain(error: BaseException, section: Section, address: str) -> TlsFault | 
     text.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsFault(*_explain_verification(error, section, address), True, True)
+        return TlsFault(*_explain_verification(error, section, address), True)
     reason = (error.reason if isinstance(error, ssl.SSLError) else None) or _reason_in(error)
     for alert, meaning in _ALERTS.items():
         if reason.endswith(alert):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.errors import AgentError, StoreBusy, StoreUnreachable, StoreUntrusted
+from agent.errors import AgentError, StoreBusy, StoreUnreachable, StoreUntrusted, TokenRefused
 from agent.model import Record
 from agent.stop import Stop
 
@@ -56,9 +56,10 @@ class BackupFailed(Exception):
 def may_answer_later(problem: BaseException) -> bool:
     """Return True if the error only says that the store does not answer at the moment.
 
-    This includes a store that is not trusted, because its certificate can be renewed.
+    This includes a store that is not trusted, because its certificate can be renewed, and one that
+    refuses good tokens, because it may not reach Keystone.
     """
-    return isinstance(problem, StoreUnreachable | StoreUntrusted | StoreBusy)
+    return isinstance(problem, StoreUnreachable | StoreUntrusted | StoreBusy | TokenRefused)
 
 
 def stop_with(stop: Stop, error: BaseException) -> BaseException:

@@ -3,9 +3,11 @@
 Each fault is a real handshake with a listener that has the faulty certificate.
 """
 
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,7 @@ from agent.machine.tls import ClientCertificate, client_context, system_bundle
 from agent.store.swift import connection
 from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
+from agent.tasks.outcome import may_answer_later
 from tests.stack.certificate import HOUR, Authority, self_signed
 from tests.stack.process import free_port
 from tests.stack.tls_relay import relayed
@@ -38,10 +41,16 @@ openssl_conf = whole
 [whole]
 ssl_conf = tls
 [tls]
-system_default = trust
-[trust]
-VerifyCAFile = {ca}
+system_default = weak
+[weak]
+CipherString = DEFAULT:@SECLEVEL=0
 MinProtocol = TLSv1
+"""
+# Prints how a context of the agent checks a server.
+CHECKS = """
+from agent.machine.tls import client_context
+made = client_context("store", None)
+print(made.security_level, made.minimum_version, made.verify_mode, made.check_hostname)
 """
 
 
@@ -237,11 +246,9 @@ def test_the_environment_adds_no_authority_and_no_detour(
     folder = tmp_path / "hashed"
     folder.mkdir()
     ca_file, keys = authorities.unknown.file, tmp_path / "keys.log"
-    (tmp_path / "openssl.cnf").write_text(OPENSSL_CONF.format(ca=ca_file))
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.setenv(name, str(ca_file))
     monkeypatch.setenv("SSL_CERT_DIR", str(folder))
-    monkeypatch.setenv("OPENSSL_CONF", str(tmp_path / "openssl.cnf"))
     monkeypatch.setenv("PYTHONHTTPSVERIFY", "0")
     monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
     with (
@@ -340,3 +347,42 @@ def test_a_certificate_of_the_agent_that_can_not_be_used(
         assert caught.value.hint
     assert own(one, one).expires() > datetime.now(UTC)
     client_context("broker", authorities.trusted.file, own(one, one))
+
+
+def test_the_configuration_of_openssl_weakens_no_check(tmp_path: Path) -> None:
+    """OpenSSL reads the variable at the start of the process."""
+    (tmp_path / "openssl.cnf").write_text(OPENSSL_CONF)
+    weak = {**os.environ, "OPENSSL_CONF": str(tmp_path / "openssl.cnf")}
+    argv = [sys.executable, "-c", CHECKS]
+    found = [subprocess.check_output(argv, env=one, text=True) for one in (os.environ, weak)]
+    assert found[0] == found[1]
+    assert found[0].startswith("2 ")
+
+
+def test_a_refused_certificate_is_no_answer_to_a_request(authorities: Authorities) -> None:
+    """A commit that waits for an answer must go on waiting."""
+    with relayed(free_port(), authorities.unknown.issue("unanswered")) as listener:
+        error = failure(to_store, listener.port, authorities.trusted.file)
+    assert isinstance(error, StoreUntrusted)
+    assert not error.without_effect
+    assert may_answer_later(error)
+
+
+def test_a_broken_ca_file_leaves_the_earlier_one_in_use(
+    authorities: Authorities, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(authorities.trusted.file.read_bytes())
+    with relayed(free_port(), authorities.trusted.issue("kept")) as listener:
+        assert not isinstance(failure(to_store, listener.port, ca_file), StoreUntrusted)
+        ca_file.write_text("half of a certif")
+        for _ in range(2):
+            assert not isinstance(failure(to_store, listener.port, ca_file), StoreUntrusted)
+    assert caplog.text.count("the earlier authorities stay in use") == 1
+
+
+def test_threads_share_a_context_that_nobody_changes() -> None:
+    """urllib3 sets the protocols of each connection, which OpenSSL may be reading."""
+    context = client_context("store", None)
+    assert type(context).set_alpn_protocols is not ssl.SSLContext.set_alpn_protocols
+    context.set_alpn_protocols(["http/1.1"])

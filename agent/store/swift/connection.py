@@ -6,14 +6,15 @@ handshake, sending or reading.
 """
 
 import io
+import logging
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import requests
 import urllib3
@@ -22,6 +23,8 @@ from swiftclient import client
 
 from agent.errors import ConfigInvalid, StoreRejected, StoreUntrusted
 from agent.machine.tls import client_context, system_bundle
+
+log = logging.getLogger(__name__)
 
 # The longest wait for a connection in seconds. The other timeouts may be longer.
 CONNECT_SECONDS: Final = 10.0
@@ -174,21 +177,41 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         StoreUntrusted: the file can't be used.
     """
-    file = ca_file or system_bundle()
+    version = _version(ca_file or system_bundle())
+    with _TURN:
+        made = _MADE.get(ca_file)
+        if made is None or made.version != version:
+            try:
+                context = client_context("store", ca_file)
+            except ConfigInvalid as error:
+                if made is None:
+                    raise StoreUntrusted(error.message, hint=error.hint) from error
+                # the file may be half-written
+                log.warning("%s; the earlier authorities stay in use", error)
+                context = made.context
+            made = _MADE[ca_file] = _Made(version, context)
+        return made.context
+
+
+class _Made(NamedTuple):
+    """A context, and the version of the file with its authorities."""
+
+    version: object
+    context: ssl.SSLContext
+
+
+# The contexts that were made, by ca_file. One takes 25 ms, so it is kept until the file changes.
+_MADE: Final[dict[Path | None, _Made]] = {}
+_TURN: Final = threading.Lock()
+
+
+def _version(file: Path | None) -> object:
+    """Return a value that changes if the file is replaced, None if it can't be looked at."""
     try:
         found = file.stat() if file else None
-        version = (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
-        return _context(ca_file, version)
-    except ConfigInvalid as error:
-        raise StoreUntrusted(error.message, hint=error.hint) from error
-    except OSError as error:
-        raise StoreUntrusted(f"[store] ca_file: {file}: {error.strerror}") from error
-
-
-@lru_cache(maxsize=4)
-def _context(ca_file: Path | None, _version: object) -> ssl.SSLContext:
-    """Return a context, which takes 25 ms to make. A changed file, of another version, is read."""
-    return client_context("store", ca_file)
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
 
 
 class _Adapter(HTTPAdapter):

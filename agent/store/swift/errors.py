@@ -151,15 +151,16 @@ def _tls_failure(what: str, error: BaseException) -> StoreError:
     """Return the error of a failed TLS connection, or of one that failed later."""
     *_, innermost = _chain(error)
     url = urlsplit(getattr(getattr(error, "request", None), "url", None) or "")
-    host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname or "the store"
+    if not url.hostname:  # it failed while the answer was read
+        return StoreUnreachable(f"{what}: TLS failed: {_reason(error)}")
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     address = f"{host}:{url.port or 443}"
     fault = explain(innermost, "store", address)
     if fault is None:
         return StoreUnreachable(f"{what}: TLS failed: {_reason(error)}")
+    # It has no effect, but it isn't the store's answer to the request. So a commit waits.
     kind = StoreUntrusted if fault.untrusted else StoreUnreachable
-    failure = kind(f"{what}: {address}: {fault.reason}", hint=fault.hint)
-    failure.without_effect = fault.sent_nothing
-    return failure
+    return kind(f"{what}: {address}: {fault.reason}", hint=fault.hint)
 
 
 def _redirect(what: str, error: ClientException) -> StoreError:
