@@ -104,9 +104,10 @@ def _perform(
     if screen.last is None:
         executor.recovery.run()
     if screen.last is None:
+        reason = executor.recovery.reason(task.task_id)
         raise StoreUnreachable(
-            f"the store stopped answering: it is not known yet whether backup {task.backup.id} is "
-            "complete",
+            "the store stopped answering: it is not known yet whether backup "
+            f"{task.backup.id} is complete{f' ({reason})' if reason else ''}",
             hint="check the store. The next backup-create --local, or the agent's next start, "
             "completes the backup or removes it",
         )

@@ -92,6 +92,10 @@ class Recovery:
         """
         self._waiting.append(_Waiting(task, attempt, info, reported))
 
+    def reason(self, task_id: str) -> str:
+        """Return why that task waits, "" if that is not known."""
+        return next((one.logged for one in self._waiting if one.task.task_id == task_id), "")
+
     def run(self) -> None:
         """Settle and report the tasks that wait. Keep those for which the store is silent.
 
