@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from agent.broker.amqp import BrokerSettings
 from agent.broker.rights import agent_rights, operator_rights
-from agent.config.cloud import cloud_of
+from agent.config.cloud import Cloud, cloud_of
 from agent.config.secrets import load_keyring, read_secret
 from agent.config.settings import Config, StoreSection, need
 from agent.database.server import Database, DatabaseSettings
@@ -94,8 +94,17 @@ def _login(section: StoreSection) -> tuple[Authenticate, Path | None]:
             raise ConfigInvalid("[store] key_file is missing")
         key = read_secret(section.key_file, "[store] key_file")
         return AuthV1(section.address, section.user, key), section.ca_file
-    cloud = cloud_of(section)
+    cloud = _cloud(section)
     return KeystoneLogin(cloud.keystone), cloud.ca_file
+
+
+@cache
+def _cloud(section: StoreSection) -> Cloud:
+    """Return the cloud of [store].
+
+    It is read once, because the process may be another user later.
+    """
+    return cloud_of(section)
 
 
 def _task_login(asked: TaskStore | None, configured: Authenticate) -> Authenticate | None:
@@ -117,7 +126,7 @@ def login_of(section: StoreSection) -> tuple[str, str]:
     """Return the user and the URL of the configured login. They are for messages."""
     if section.kind == "file" or (section.auth == "v1" and section.address):
         return section.user, section.address
-    keystone = cloud_of(section).keystone
+    keystone = _cloud(section).keystone
     return keystone.who, keystone.auth_url
 
 
@@ -126,7 +135,7 @@ def store_account(config: Config) -> str:
     section = need(config.store, "store")
     if section.kind == "file" or (section.auth == "v1" and section.address):
         return f"{section.url} {section.user}"
-    return cloud_of(section).keystone.account
+    return _cloud(section).keystone.account
 
 
 def _container(config: Config) -> str:
@@ -161,7 +170,11 @@ def record_cache(
 
     It is in the state directory, or else in the user's own cache directory.
     """
-    account = (asked and asked.account) or store_account(config)
+    if asked is not None and asked.storage_url is not None:
+        account = asked.storage_url
+    else:
+        project = f" {asked.account}" if asked and asked.account else ""
+        account = f"{store_account(config)}{project}"
     name = f"{account} {(asked and asked.container) or _container(config)}"
     return open_cache(name, config.agent.state_folder, environment)
 

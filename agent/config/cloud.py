@@ -39,6 +39,15 @@ _ALIASES: Final = {
     "domain_name": "user_domain_name",
 }
 _INTERFACES: Final = ("public", "internal", "admin")
+_OTHER_URL: Final = "remove it: the agent uses the URL in the catalogue of Keystone"
+# What a cloud may have that would need another login or another store, and the cures.
+_UNSUPPORTED: Final = {
+    "profile": "write the auth_url and the other values of the profile into the cloud itself",
+    "cert": "use a login without a client certificate, such as an application credential",
+    "object_store_endpoint_override": _OTHER_URL,
+    "storage_url": _OTHER_URL,
+}
+_NULLS: Final = ("", "~", "null")
 _OFF: Final = ("false", "0", "no", "off")
 
 
@@ -125,7 +134,8 @@ def _cloud(values: Mapping[str, Any], place: str, section: StoreSection) -> Clou
     """Return the login that the values of a cloud describe. `place` names them in messages."""
     _check_supported(values, place)
     given = values.get("auth")
-    auth = {str(key): str(one) for key, one in given.items()} if isinstance(given, dict) else {}
+    pairs = given.items() if isinstance(given, dict) else ()
+    auth = {key: one for key, one in pairs if isinstance(one, str) and one not in _NULLS}
     for earlier, name in _ALIASES.items():
         if earlier in auth:
             auth.setdefault(name, auth[earlier])
@@ -134,7 +144,7 @@ def _cloud(values: Mapping[str, Any], place: str, section: StoreSection) -> Clou
     options = {name: auth[name] for name in OPTIONS.get(kind, ()) if auth.get(name)}
     for name, domain in (("username", "user_domain"), ("project_name", "project_domain")):
         if name in options and not {f"{domain}_id", f"{domain}_name"} & options.keys():
-            options[f"{domain}_name"] = _DOMAIN
+            options |= _default_domain(domain, auth, values)
     if not auth.get("auth_url"):
         raise ConfigInvalid(f"{place} has no auth_url", hint="set it to the URL of Keystone")
     keystone = KeystoneSettings(
@@ -146,6 +156,17 @@ def _cloud(values: Mapping[str, Any], place: str, section: StoreSection) -> Clou
         place,
     )
     return Cloud(keystone, section.ca_file or _path(values.get("cacert")))
+
+
+def _default_domain(
+    domain: str, auth: Mapping[str, str], values: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the option of a domain that has none of its own."""
+    for form in ("id", "name"):
+        name = f"default_domain_{form}"
+        if given := auth.get(name) or _text(values.get(name)):
+            return {f"{domain}_{form}": given}
+    return {f"{domain}_name": _DOMAIN}
 
 
 def _kind(auth: Mapping[str, str]) -> str:
@@ -164,14 +185,9 @@ def _check_supported(values: Mapping[str, Any], place: str) -> None:
             hint="name the certificate of the cloud's authority: cacert in clouds.yaml, OS_CACERT "
             "in the environment, or [store] ca_file",
         )
-    for name in ("profile", "cert"):
-        if values.get(name):
-            raise ConfigInvalid(
-                f"{place} has {name}, which is not supported",
-                hint="write the auth_url and the other values of the profile into the cloud itself"
-                if name == "profile"
-                else "use a login without a client certificate, such as an application credential",
-            )
+    for name, cure in _UNSUPPORTED.items():
+        if _text(values.get(name)):
+            raise ConfigInvalid(f"{place} has {name}, which is not supported", hint=cure)
 
 
 def _interface(values: Mapping[str, Any], place: str) -> str:
@@ -185,7 +201,7 @@ def _interface(values: Mapping[str, Any], place: str) -> str:
 
 
 def _text(value: Any) -> str | None:
-    return str(value) if value else None
+    return str(value) if value and value not in _NULLS else None
 
 
 def _path(value: Any) -> Path | None:
@@ -231,8 +247,9 @@ def _merged(values: dict[str, Any], more: Any) -> dict[str, Any]:
 def _clouds(path: Path) -> dict[str, Any]:
     """Return the clouds of a file by name."""
     try:
-        whole = yaml.safe_load(read_secret(path, "clouds.yaml"))
-    except (yaml.YAMLError, RecursionError) as error:
+        # each value is text, also a password such as 0123 that is not in quotes
+        whole = yaml.load(read_secret(path, "clouds.yaml"), Loader=yaml.BaseLoader)  # noqa: S506
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)  # the text of the error may show a secret
         where = f" (line {mark.line + 1})" if mark else ""
         raise ConfigInvalid(

@@ -57,7 +57,9 @@
     │   ├── StoreDenied          store_denied
     │   │   ├── LoginDenied      login_denied
     │   │   └── TokenRefused     token_refused         retryable
+    │   ├── LoginRejected        login_rejected        its URL is not one of a login
     │   ├── EndpointMissing      endpoint_missing      not in the catalogue of Keystone
+    │   ├── StoreRedirected      store_redirected
     │   ├── TokenExpired         token_expired
     │   ├── StoreNotFound        store_not_found
     │   ├── StoreFull            store_full
@@ -128,6 +130,7 @@ from agent.errors.edges import (
     JournalFull as JournalFull,
     LockTimeout as LockTimeout,
     LoginDenied as LoginDenied,
+    LoginRejected as LoginRejected,
     OutputFailed as OutputFailed,
     PrepareFailed as PrepareFailed,
     QueueFull as QueueFull,
@@ -139,6 +142,7 @@ from agent.errors.edges import (
     StoreFull as StoreFull,
     StoreMismatch as StoreMismatch,
     StoreNotFound as StoreNotFound,
+    StoreRedirected as StoreRedirected,
     StoreRejected as StoreRejected,
     StoreSilent as StoreSilent,
     StoreUnreachable as StoreUnreachable,

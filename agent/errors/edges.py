@@ -185,6 +185,20 @@ class LoginDenied(StoreDenied):
     default_hint = "check [store] user and key_file, and that the user is not disabled"
 
 
+class LoginRejected(StoreError):
+    """The URL of the login does not answer as a login of this kind does."""
+
+    code = "login_rejected"
+    default_hint = "check the URL of the login: [store] url, auth_url in clouds.yaml or OS_AUTH_URL"
+
+
+class StoreRedirected(StoreError):
+    """The store redirects a request to another address, which is not followed."""
+
+    code = "store_redirected"
+    default_hint = "check [store] url, and the proxies between the agent and the store"
+
+
 class TokenRefused(StoreDenied):
     """The store refuses a token that its login has just granted.
 

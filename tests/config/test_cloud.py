@@ -108,6 +108,13 @@ def test_a_token_of_the_environment() -> None:
         ({"OS_AUTH_TYPE": "v3oidcpassword"}, "not supported"),
         ({"OS_INTERFACE": "mars"}, "'mars'"),
         ({"OS_CERT": "/c.pem"}, "cert"),
+        ({"OS_STORAGE_URL": "https://s/v1/a"}, "storage_url"),
+        ({"OS_AUTH_URL": f"https://u:{SECRET}@k/v3"}, "not a URL of Keystone"),
+        ({"OS_AUTH_URL": "k:5000/v3"}, "not a URL of Keystone"),
+        (
+            {"OS_AUTH_TYPE": "v3token", "OS_TOKEN": f"\ufeff{SECRET}"},
+            "characters that HTTP can't send",
+        ),
     ],
 )
 def test_a_mistake_of_the_environment_is_named(changes: dict[str, str], message: str) -> None:
@@ -162,11 +169,34 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     assert f"chmod 0600 {path}" in message
 
 
+def test_a_value_is_text_as_it_stands(tmp_path: Path) -> None:
+    text = """
+        clouds:
+          c:
+            auth: {auth_url: "https://k/v3", username: yes, password: 0123,
+                   project_name: 2024-13-45, user_domain_id: ~, project_domain_id: , user_id: null}
+    """
+    write_private(tmp_path / "clouds.yaml", text)
+    environment = {"OS_CLIENT_CONFIG_FILE": str(tmp_path / "clouds.yaml")}
+    assert cloud_of(StoreSection(cloud="c"), environment).keystone.options == {
+        "username": "yes",
+        "user_domain_name": "Default",
+        "password": "0123",
+        "project_name": "2024-13-45",
+        "project_domain_name": "Default",
+    }
+
+
+def test_the_default_domain_of_a_cloud() -> None:
+    options = of_environment(OS_DEFAULT_DOMAIN_ID="d").keystone.options
+    assert (options["user_domain_id"], options["project_domain_id"]) == ("d", "d")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (f"clouds: {{c: [{SECRET}", "is not YAML"),
-        (f"clouds:\n  c: !!python/object/apply:os.system ['{SECRET}']\n", "is not YAML"),
+        (f"clouds:\n  c: !!python/object/apply:os.system ['{SECRET}']\n", "has no cloud c"),
         ("[" * 60_000, "is not YAML"),
         ("clouds: 7", "has no clouds"),
         ("text", "has no clouds"),

@@ -1,7 +1,9 @@
 """Tests of the login at a real Keystone, in front of a real Swift."""
 
+import json
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from swiftclient.exceptions import ClientException
 
 from agent.errors import (
+    Cancelled,
     EndpointMissing,
     LoginDenied,
+    LoginRejected,
     StoreBusy,
     StoreError,
-    StoreRejected,
+    StoreRedirected,
     StoreUnreachable,
     TokenExpired,
     TokenRefused,
 )
+from agent.stop import Stop
 from agent.store.protocol import Container
 from agent.store.swift.keystone import KeystoneLogin, KeystoneSettings
 from agent.store.swift.login import Access, AuthV1, Connect
@@ -223,6 +229,10 @@ def test_an_empty_catalogue_and_several_regions_are_refused(
     assert isinstance(several, EndpointMissing)
     assert "public in RegionOne, public in Second" in str(several)
     assert "region" in (several.hint or "")
+    short.add_endpoint("public", "http://127.0.0.1:9/v1/AUTH_y", region="Second")
+    assert isinstance(refusal(make(password(short, region="Second"))), EndpointMissing)
+    only = refusal(make(password(short, region="Second", interface="internal")))
+    assert "internal in RegionOne" in str(only)
     short.delete_endpoints()
     empty = refusal(make(password(short, interface="internal")))
     assert isinstance(empty, EndpointMissing)
@@ -297,8 +307,84 @@ def test_an_answer_that_is_not_keystones_is_refused(
     headers = {"X-Subject-Token": "t"} | rule.get("headers", {})
     keystone.inject([{"match": "/auth/tokens", "method": "POST", **rule, "headers": headers}])
     error = refusal(make(password(keystone)))
-    assert isinstance(error, StoreRejected)
+    assert type(error) is (StoreRedirected if rule.get("status") == 302 else LoginRejected)
     assert message in str(error)
+
+
+def test_a_login_page_during_the_work_is_tried_again(
+    keystone: KeystoneServer, swift_behind_keystone: SwiftServer, make: MakeStore
+) -> None:
+    """Only the first login tells if the URL is wrong. Later a proxy may be."""
+    store = make(password(keystone))
+    store.open()
+    swift_behind_keystone.inject([{"match": "/o$", "status": 401}])
+    keystone.inject([{"match": "/v3/auth/tokens", "method": "POST", "status": 200, "body": "<p>"}])
+    put_and_read(store)
+
+
+def test_the_secret_of_a_refused_login_is_not_repeated(
+    keystone: KeystoneServer, make: MakeStore
+) -> None:
+    body = json.dumps({"error": {"message": f"no {keystone.agent.password}", "code": 400}})
+    headers = {"Content-Type": "application/json"}
+    rule = {"match": "/v3/auth/tokens", "method": "POST", "status": 400}
+    keystone.inject([rule | {"body": body, "headers": headers}])
+    error = refusal(make(password(keystone)))
+    told = "".join(traceback.format_exception(error))
+    assert "answered 400" in str(error)
+    assert keystone.agent.password not in told
+
+
+@pytest.mark.usefixtures("swift_behind_keystone")
+def test_a_revoked_token_of_a_task_is_told_by_keystone(
+    keystone: KeystoneServer, swift_behind_keystone: SwiftServer, make: MakeStore
+) -> None:
+    """Swift may refuse a good one, while it can't reach Keystone."""
+    token = keystone.token(keystone.agent)
+    options = {"token": token, "project_id": keystone.project_id}
+    store = make(KeystoneSettings(keystone.auth_url, "v3token", options, REGION))
+    store.open()
+    swift_behind_keystone.inject([{"match": "/o$", "status": 401}])
+    put_and_read(store)
+    keystone.revoke_token(token)
+    with pytest.raises(TokenExpired, match="was revoked"):
+        store.get(Container.OBJECTS, "o", 10)
+
+
+def test_a_stopped_renewal_leaves_the_token_and_a_failed_one_its_pause() -> None:
+    stop, logins = Stop(), list[str]()
+    answers: list[Callable[[], Access]] = [lambda: Access("http://h", "first", True, 800.0)]
+
+    def login(_connect: Connect) -> Access:
+        logins.append("login")
+        return answers.pop(0)()
+
+    session = SwiftStore(SwiftSettings(login, "c"))._session
+    session._current_access()
+
+    def stopped() -> Access:
+        stop.request(Cancelled("stop"))
+        raise StoreBusy("cut")
+
+    answers.append(stopped)
+    session._shared.renew_at = time.monotonic()
+    with pytest.raises(Cancelled):
+        session.bound(stop)._current_access()
+    assert session._shared.access is not None
+
+    def busy() -> Access:
+        error = StoreBusy("busy")
+        headers = {"Retry-After": "20"}
+        error.__cause__ = ClientException("log in", http_response_headers=headers)
+        raise error
+
+    answers.append(busy)
+    assert session._current_access().token == "first"
+    session._shared.void_at = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(StoreBusy):
+            session._current_access()
+    assert len(logins) == 3
 
 
 def test_a_token_is_renewed_before_it_expires_and_once_for_all_threads(

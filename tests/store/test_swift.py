@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from swiftclient import client
 
-from agent.errors import StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
+from agent.errors import LoginRejected, StoreDenied, StoreNotFound, StoreRejected, StoreUnreachable
 from agent.store.protocol import Container, ManifestEntry, Store, StoreLimits
 from agent.store.swift.store import SwiftStore
 from tests.stack.process import free_port, poll
@@ -122,7 +122,7 @@ def test_a_wrong_key_is_denied_at_once(swift: SwiftServer, make_store: MakeStore
 def test_a_key_that_http_cannot_carry_stays_secret(
     swift: SwiftServer, make_store: MakeStore
 ) -> None:
-    with pytest.raises(StoreRejected) as caught:
+    with pytest.raises(LoginRejected) as caught:
         make_store(swift, key="wrong-secret\nkey").open()
     assert "wrong-secret" not in str(caught.value)
     assert caught.value.__suppress_context__
@@ -136,7 +136,7 @@ def test_nothing_listening_is_unreachable(swift: SwiftServer, make_store: MakeSt
 
 @pytest.mark.parametrize("url", ["gopher://h/auth/v1.0", "http://", "http://[/auth", "nonsense"])
 def test_no_address_at_all_is_rejected(swift: SwiftServer, make_store: MakeStore, url: str) -> None:
-    with pytest.raises(StoreRejected):
+    with pytest.raises(LoginRejected):
         make_store(swift, auth_url=url).open()
 
 
@@ -145,7 +145,7 @@ def test_an_address_of_something_else_is_rejected(
 ) -> None:
     swift.inject([{"match": "/elsewhere", "status": 200, "body": "<h1>It works!</h1>"}])
     store = make_store(swift, auth_url=f"http://127.0.0.1:{swift.port}/elsewhere")
-    with pytest.raises(StoreRejected) as caught:
+    with pytest.raises(LoginRejected) as caught:
         store.open()
     assert "authentication URL" in caught.value.hint
 

@@ -20,6 +20,7 @@ from agent.errors import (
     StoreFull,
     StoreMismatch,
     StoreNotFound,
+    StoreRedirected,
     StoreRejected,
     StoreSilent,
     StoreUnreachable,
@@ -105,7 +106,7 @@ def test_attempts_are_bounded(
         ({"status": 413}, StoreRejected),
         ({"status": 413, "body": "Upload exceeds quota."}, StoreFull),
         ({"status": 507}, StoreFull),
-        ({"status": 301, "headers": {"Location": "http://127.0.0.1:1/"}}, StoreRejected),
+        ({"status": 301, "headers": {"Location": "http://127.0.0.1:1/"}}, StoreRedirected),
     ],
     ids=str,
 )

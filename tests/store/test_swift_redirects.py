@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.errors import StoreRejected
+from agent.errors import StoreRedirected
 from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
@@ -42,7 +42,7 @@ def test_a_login_that_redirects(
     before = len(swift.requests())
     store = make_store(swift)
     with pytest.raises(
-        StoreRejected, match=rf"^log in.* to http://127\.0\.0\.1:\d+ \({status}\)"
+        StoreRedirected, match=rf"^log in.* to http://127\.0\.0\.1:\d+ \({status}\)"
     ) as caught:
         store.open()
     assert "so the agent follows none" in caught.value.hint
@@ -66,7 +66,7 @@ def test_a_request_that_redirects(
 ) -> None:
     name = fresh()
     swift.inject(redirect(name, status, url_of(elsewhere)))
-    with pytest.raises(StoreRejected, match=r"redirects the request to http://127\.0\.0\.1"):
+    with pytest.raises(StoreRedirected, match=r"redirects the request to http://127\.0\.0\.1"):
         ACTIONS[action](store, name)
     assert len([line for line in swift.requests() if name in line]) == 1
 
@@ -89,7 +89,7 @@ def test_a_target_in_bounded_printable_text(
     swift: SwiftServer, make_store: MakeStore, target: str, says: str
 ) -> None:
     swift.inject(redirect("^/auth", 302, target))
-    with pytest.raises(StoreRejected) as caught:
+    with pytest.raises(StoreRedirected) as caught:
         make_store(swift).open()
     text = str(caught.value)
     assert says in text

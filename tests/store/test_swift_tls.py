@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StoreRejected, StoreUntrusted
+from agent.errors import LoginRejected, StoreUntrusted
 from agent.store.protocol import Container
 from agent.store.swift.store import SwiftStore
 from tests.stack.certificate import self_signed
@@ -63,12 +63,12 @@ def test_a_login_over_tls_leads_to_no_clear_text(
     headers = {"X-Storage-Url": url, "X-Auth-Token": TOKEN}
     server.inject([{"match": "^/auth", "status": 200, "headers": headers, "times": 99}])
     before = len(swift.requests())
-    with pytest.raises(StoreRejected, match="over TLS") as caught:
+    with pytest.raises(LoginRejected, match="over TLS") as caught:
         tls.open()
     assert url in str(caught.value)
     assert "storage_url_scheme" in caught.value.hint
     assert TOKEN not in str(caught.value)
-    with pytest.raises(StoreRejected, match="over TLS"):
+    with pytest.raises(LoginRejected, match="over TLS"):
         list(tls.list(Container.OBJECTS))
     assert len(swift.requests()) == before
 

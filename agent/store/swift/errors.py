@@ -22,6 +22,7 @@ from agent.errors import (
     StoreFull,
     StoreMismatch,
     StoreNotFound,
+    StoreRedirected,
     StoreRejected,
     StoreSilent,
     StoreUnreachable,
@@ -40,6 +41,7 @@ _REDIRECT_HINT: Final = (
     "a redirect would take the key or the token to another address, so the agent follows none. If "
     "that address is right, name it in [store] url, or make the login return it as storage URL"
 )
+_NOT_FOR_HTTP: Final = "a user name, key or header has characters that HTTP can't send"
 _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     401: StoreDenied,
     403: StoreDenied,
@@ -98,9 +100,7 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
         raise _refusal(what, error, meanings or {}) from error
     except requests.exceptions.InvalidHeader:
         # The text of this error contains the header's value, which may be the key.
-        raise StoreRejected(
-            f"{what}: a user name, key or header has characters that HTTP can't send"
-        ) from None
+        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}") from None
     except _BAD_ADDRESS as error:
         raise StoreRejected(f"{what}: not a valid URL: {_reason(error)}") from error
     except _TLS as error:
@@ -108,6 +108,11 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
     except _TRANSPORT as error:
         kind = StoreSilent if _timed_out(error) else StoreUnreachable
         raise kind(f"{what}: {_reason(error)}") from error
+    except UnicodeEncodeError:
+        # The values of this error contain the key or the token.
+        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}") from None
+    except UnicodeDecodeError as error:
+        raise StoreRejected(f"{what}: the answer can't be read: {error.reason}") from None
     except _UNREADABLE as error:
         raise StoreRejected(f"{what}: the answer can't be read: {_reason(error)}") from error
 
@@ -167,7 +172,7 @@ def _redirect(what: str, error: ClientException) -> StoreError:
     headers = error.http_response_headers or {}
     target = _origin(str(headers.get("Location", ""))[:_MOST_READ])
     where = f"to {target}" if target else "without naming a host"
-    return StoreRejected(
+    return StoreRedirected(
         f"{what}: the store redirects the request {where} ({error.http_status}), which is not "
         "followed",
         hint=_REDIRECT_HINT,

@@ -8,10 +8,12 @@ keystoneauth1 is imported at the first login, because most commands don't need i
 """
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from swiftclient.exceptions import ClientException
 
@@ -23,6 +25,8 @@ from agent.errors import (
     StoreRejected,
     TokenExpired,
 )
+from agent.model import printable
+from agent.model.values import VISIBLE
 from agent.store.swift.login import Access, Connect, checked_storage_url
 
 if TYPE_CHECKING:
@@ -62,6 +66,10 @@ _NEEDED: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     ),
     TOKEN: (("token",), ("project_id", "project_name")),
 }
+_VISIBLE: Final = re.compile(VISIBLE)
+# The options that are secrets.
+_SECRETS: Final = ("password", "application_credential_secret", "token")
+_URL_HINT: Final = "check the URL of Keystone, which ends in /v3"
 _MOST_ENDPOINTS: Final = 10  # named in a message
 _LONGEST_NAME: Final = 60  # characters of a foreign name in a message
 
@@ -90,6 +98,17 @@ class KeystoneSettings:
             raise ConfigInvalid(
                 f"{self.told_by} asks for the login {self.kind!r}, which is not supported",
                 hint=f"use one of: {', '.join(OPTIONS)}",
+            )
+        url = urlsplit(self.auth_url)
+        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
+            raise ConfigInvalid(
+                f"{self.told_by} has an auth_url that is not a URL of Keystone",
+                hint="set it to http(s)://host:port/v3, without a user or a password in it",
+            )
+        if not _VISIBLE.fullmatch(self.options.get("token", "t")):
+            raise ConfigInvalid(
+                f"{self.told_by} has a token with characters that HTTP can't send",
+                hint="write the token alone, without blanks, quotes or a byte order mark",
             )
         for group in _NEEDED[self.kind]:
             if not any(self.options.get(name) for name in group):
@@ -136,33 +155,39 @@ class KeystoneLogin:
         # keystoneauth1 writes requests and answers to its debug log
         logging.getLogger("keystoneauth").setLevel(logging.WARNING)
         settings = self.settings
-        with connect(settings.auth_url) as http, _translated(settings.auth_url):
+        with connect(settings.auth_url) as http, self._translated():
             # keystoneauth1 replaces what the connection sends with each request of its own
             given = http.requests_args
             session = Session(session=http.request_session, verify=given["verify"], redirect=False)
             granted = self._granted(session)
             url = checked_storage_url(settings.auth_url, self._endpoint(granted))
             token = str(granted.auth_token)
-            return Access(url, token, settings.kind != TOKEN, _lifetime(granted))
+            return Access(url, token, True, _lifetime(granted))
 
     def _granted(self, session: "Session") -> "AccessInfoV3":
         """Return Keystone's answer, or raise the reason of its refusal."""
-        from keystoneauth1.exceptions import Forbidden, NotFound, Unauthorized
+        from keystoneauth1.exceptions import Forbidden, MissingAuthMethods, NotFound, Unauthorized
 
         try:
             return self._authenticated(session)
         except Unauthorized:
             raise self._refusal(session) from None
-        except NotFound as error:
+        except MissingAuthMethods:
+            raise self._denied(
+                "must log in by a second factor, too, which is not supported",
+                "use an application credential of that user",
+            ) from None
+        except (NotFound, Forbidden) as error:
             if not _is_of_keystone(error.response):
                 raise
-            # a credential or token in the request was deleted or revoked
-            raise self._refusal(session) from None
-        except Forbidden:
+            if isinstance(error, NotFound):  # a credential or token was deleted or revoked
+                raise self._refusal(session) from None
             raise self._denied(
                 "may not get a token for the project",
                 "the token of an application credential can't be used for another project, nor for "
-                "its own: use a token of a user's password",
+                "its own: use a token of a user's password"
+                if self.settings.kind == TOKEN
+                else "give the user a role in the project, and see Keystone's policy",
             ) from None
 
     def _authenticated(self, session: "Session", *, scoped: bool = True) -> "AccessInfoV3":
@@ -184,7 +209,12 @@ class KeystoneLogin:
         use. So the agent asks again without the project.
         """
         if self.settings.kind == TOKEN:
-            return TokenExpired(f"Keystone at {self.settings.auth_url} refuses the token")
+            return TokenExpired(
+                f"Keystone at {self.settings.auth_url} refuses the token (from "
+                f"{self.settings.told_by}): it has expired, was revoked, or its user has no role "
+                "in the project",
+                hint="use another token, which is valid for the whole backup",
+            )
         if self.settings.kind == APPLICATION_CREDENTIAL:
             return self._denied(
                 "is refused",
@@ -235,15 +265,52 @@ class KeystoneLogin:
                 f"Keystone at {settings.auth_url} has no {wanted} {region} for {settings.who}: "
                 f"{_offer(catalogue)}"
             )
-        if len({one.region_name for one in endpoints}) > 1:
+        if len({one.url for one in endpoints}) > 1:
             # Their order may change. Then the backups of one database would be in several stores.
             raise EndpointMissing(
-                f"Keystone at {settings.auth_url} has a {wanted} in several regions: "
-                f"{_offer(catalogue)}",
-                hint="name one of them in [store] region (for clouds.yaml in region_name, for the "
+                f"Keystone at {settings.auth_url} has more than one {wanted}: {_offer(catalogue)}",
+                hint="name one region in [store] region (for clouds.yaml in region_name, for the "
                 "environment in OS_REGION_NAME)",
             )
         return str(endpoints[0].url)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn an error of keystoneauth1 into one of the HTTP libraries, or into a StoreRejected.
+
+        The session translates those of the HTTP libraries.
+        """
+        from keystoneauth1 import exceptions
+
+        url = self.settings.auth_url
+        try:
+            yield
+        except exceptions.NotFound as error:
+            raise StoreRejected(
+                f"{url} answers 404: it is not a URL of Keystone's version 3", hint=_URL_HINT
+            ) from error
+        except exceptions.HttpError as error:
+            raise _as_of_swiftclient(error.response, self._shown(error)) from None
+        except exceptions.ConnectionError as error:
+            # keystoneauth1 hides the error of requests, which has the reason
+            if error.__context__ is not None:
+                raise error.__context__ from None
+            raise
+        except (exceptions.ClientException, LookupError, TypeError, AttributeError) as error:
+            # the last three are what keystoneauth1 raises for JSON of another form
+            answer = getattr(error, "response", None)
+            if answer is not None and answer.is_redirect:
+                raise _as_of_swiftclient(answer) from None
+            raise StoreRejected(
+                f"{url} answers, but not as Keystone's version 3 does", hint=_URL_HINT
+            ) from None
+
+    def _shown(self, error: Any) -> str:
+        """Return Keystone's reason for a refusal, "" if it may contain a secret."""
+        text = str(error.message)
+        secrets = (self.settings.options.get(name) for name in _SECRETS)
+        safe = _is_of_keystone(error.response) and not any(one and one in text for one in secrets)
+        return text if safe else ""
 
 
 def _is_of_keystone(answer: Any) -> bool:
@@ -269,43 +336,10 @@ def _offer(catalogue: Any) -> str:
     if not catalogue.catalog:
         return "its catalogue is empty"
     rows = sorted(
-        f"{one.interface} in {one.region_name}"[:_LONGEST_NAME]
-        for one in catalogue.get_endpoint_data_list(service_type=_SERVICE)
+        printable(f"{one.interface} in {one.region_name}"[:_LONGEST_NAME])
+        for one in catalogue.get_endpoint_data_list(service_type=_SERVICE, interface=None)
     )
     return f"it offers {', '.join(rows[:_MOST_ENDPOINTS]) or 'only other services'}"
-
-
-@contextmanager
-def _translated(url: str) -> Iterator[None]:
-    """Turn an error of keystoneauth1 into one of the HTTP libraries, or into a StoreRejected.
-
-    The session translates those of the HTTP libraries.
-    """
-    from keystoneauth1 import exceptions
-
-    try:
-        yield
-    except exceptions.NotFound as error:
-        raise StoreRejected(
-            f"{url} answers 404: it is not a URL of Keystone's version 3",
-            hint="check the URL of Keystone, which ends in /v3",
-        ) from error
-    except exceptions.HttpError as error:
-        raise _as_of_swiftclient(error.response, str(error.message)) from error
-    except exceptions.ConnectionError as error:
-        # keystoneauth1 hides the error of requests, which has the reason
-        if error.__context__ is not None:
-            raise error.__context__ from None
-        raise
-    except (exceptions.ClientException, LookupError, TypeError, AttributeError) as error:
-        # the last three are what keystoneauth1 raises for JSON of another form
-        answer = getattr(error, "response", None)
-        if answer is not None and answer.is_redirect:
-            raise _as_of_swiftclient(answer) from error
-        raise StoreRejected(
-            f"{url} answers, but not as Keystone's version 3 does",
-            hint="check the URL of Keystone, which ends in /v3",
-        ) from error
 
 
 def _as_of_swiftclient(answer: Any, message: str = "") -> ClientException:

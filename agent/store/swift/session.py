@@ -18,7 +18,15 @@ import requests
 from swiftclient import client
 from swiftclient.exceptions import ClientException
 
-from agent.errors import LoginDenied, StoreError, TokenExpired, TokenRefused
+from agent.errors import (
+    LoginDenied,
+    LoginRejected,
+    StoreBusy,
+    StoreError,
+    StoreRejected,
+    TokenExpired,
+    TokenRefused,
+)
 from agent.store.protocol import Interruption, Uninterrupted
 from agent.store.swift.connection import CONNECT_SECONDS, Connection
 from agent.store.swift.deadlines import Deadlines
@@ -35,6 +43,8 @@ LEAST_RATE: Final = 64 << 10
 # less. Requests go on with it meanwhile, and a busy login may be tried again.
 _RENEWAL_PART: Final = 1 / 8
 _RENEWAL_SECONDS: Final = 60.0
+# Seconds between two renewals, at least, if one fails.
+_RENEWAL_PAUSE: Final = 1.0
 
 
 # A refusal of the login, unlike one of a request, is about the user and the key.
@@ -70,7 +80,7 @@ class _Shared:
     """The state that all views of a session share. `turn` guards the login and the token.
 
     From `renew_at` on (monotonic seconds) one thread renews the token. From `void_at` on no request
-    is sent with it.
+    is sent with it. `logged_in` is True after the first login.
     """
 
     turn: threading.Condition = field(default_factory=threading.Condition)
@@ -80,6 +90,7 @@ class _Shared:
     renew_at: float = math.inf
     void_at: float = math.inf
     logging_in: bool = False
+    logged_in: bool = False
     refused: _RefusedLogin | None = None
     aborted: bool = False
 
@@ -186,8 +197,9 @@ class SwiftSession:
         except requests.exceptions.ConnectionError:
             self._stop.check()
             # A store that refuses the token may close the connection while the body is still being
-            # sent. Its 401 is then lost. So the next attempt should use another token.
-            if access.renewable:
+            # sent. Its 401 is then lost. So the next attempt should use another token, unless it is
+            # known when this one expires.
+            if access.renewable and access.seconds is None:
                 self._forget(access)
             elif self._ask_if_refused(access):
                 self._drop_refused(access)
@@ -254,40 +266,57 @@ class SwiftSession:
     def _logged_in(self, earlier: Access | None) -> Access:
         """Log in for all threads and return the result.
 
-        If the login is busy, return `earlier`, which has not expired, and let a later request try
-        again.
+        If that fails, return `earlier`, which has not expired, and let a later request try again.
         """
         access, refused, begun = None, None, time.monotonic()
         try:
-            with translated("log in to the store", _LOGIN_MEANINGS):
-                access = self._authenticate(self._connected)
+            access = self._log_in()
         except StoreError as error:
             # The error of a stopped login must not reach threads that were not stopped.
             self._stop.check()
             refused = _RefusedLogin(error, time.monotonic() + asked_seconds(error))
-            if earlier is None or not error.retryable:
+            if earlier is None:
                 raise
-            log.warning("the token can't be renewed at the moment: %s", error)
-            access = earlier
+            log.warning("the token can't be renewed, and is used until it expires: %s", error)
+            return earlier
         finally:
             self._share(access, refused, begun)
         return access
 
+    def _log_in(self) -> Access:
+        """Log in once.
+
+        Raises:
+            LoginRejected: the answer is not one of a login. After an earlier login, StoreBusy is
+                raised instead, because the URL is right.
+        """
+        try:
+            with translated("log in to the store", _LOGIN_MEANINGS):
+                return self._authenticate(self._connected)
+        except StoreRejected as error:
+            # Those who read many records skip one that the store rejects. This is about all.
+            kind = StoreBusy if self._shared.logged_in else LoginRejected
+            hint = error.hint if error.hint != StoreRejected.default_hint else None
+            raise kind(error.message, hint=hint) from error
+
     def _share(self, access: Access | None, refused: _RefusedLogin | None, begun: float) -> None:
-        """Give the result of a login, which began at `begun`, to all threads."""
+        """Give the result of a login, which began at `begun`, to all threads.
+
+        If there is no other token, the earlier one stays.
+        """
         shared = self._shared
         with shared.turn:
-            shared.logging_in = False
-            if access and refused:  # the earlier token, which is still the shared one
-                left = max(shared.void_at - time.monotonic(), 0.0)
-                pause = max(refused.until - time.monotonic(), left / 4)
-                shared.renew_at = time.monotonic() + pause
-            else:
-                shared.access, shared.refused = access, refused
-                seconds = math.inf if access is None or access.seconds is None else access.seconds
+            shared.logging_in, shared.refused = False, refused
+            now = time.monotonic()
+            if access is not None:
+                shared.access, shared.logged_in = access, True
+                seconds = math.inf if access.seconds is None else access.seconds
                 shared.void_at = begun + seconds
                 early = min(seconds * _RENEWAL_PART, _RENEWAL_SECONDS)
                 shared.renew_at = shared.void_at - early
+            elif refused is not None:
+                left = max(shared.void_at - now, 0.0)
+                shared.renew_at = max(refused.until, now + left / 2, now + _RENEWAL_PAUSE)
             shared.turn.notify_all()
 
     def _may_go_on(self) -> bool:
