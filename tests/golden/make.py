@@ -92,7 +92,7 @@ def sums() -> str:
     files = [file for folder in (STORE, KEYS) for file in sorted(folder.rglob("*"))]
     return "".join(
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(HOME)}\n"
-        for file in [*files, EXPECTED]
+        for file in [*files, EXPECTED, *sorted(HOME.glob("journal-*.sql"))]
         if file.is_file()
     )
 
