@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
+# Raise it also if a task, a report or a kept record gets a field, because an older agent can't read
+# that. Then make its golden journal (tests/golden/journals.py).
 SCHEMA_VERSION: Final = 5
 # The totals behind the metrics (agent/journal/totals.py).
 _TOTALS: Final = """
