@@ -195,6 +195,13 @@ def test_the_reason_names_the_field(changes: dict[str, Any], says: str) -> None:
     assert "etc" not in reason
 
 
+def test_a_task_of_a_later_version_asks_for_an_upgrade() -> None:
+    body = json.dumps(CREATE | {"version": 2, "type": "backup.move", "more": 1}).encode()
+    with pytest.raises(MessageUnreadable, match="this agent knows version 1, and not 2") as caught:
+        wire.decode_task(body)
+    assert "upgrade this agent" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("body", "says"),
     [
