@@ -218,6 +218,17 @@ def test_a_damaged_report_stops_no_migration_and_is_not_counted(path: Path) -> N
     assert "CANCELLED" not in {one.status for one in figures(path).ends}
 
 
+@pytest.mark.parametrize("damage", ["record = '{'", "body = x'ff'", "record = '{}'"])
+def test_a_damaged_running_task_stops_no_migration(path: Path, damage: str) -> None:
+    golden(path, 1)
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(f"UPDATE tasks SET {damage} WHERE status = 'RUNNING'")
+    old = rows(path)
+    JournalFile(path).close()
+    assert rows(path) == old
+    assert query(path, "SELECT DISTINCT attempt FROM tasks") == [("",)]
+
+
 def test_commands_read_a_journal_that_no_agent_has_migrated_yet(path: Path, old: Rows) -> None:
     """So an upgraded `gc` beside an agent that still runs the older version spares its tasks."""
     before = dump(path)
