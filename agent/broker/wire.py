@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from pydantic import ValidationError
 
 from agent.errors import MessageUnreadable
-from agent.model import TASK, Report, Task, TaskStore, printable
+from agent.model import MESSAGE_VERSION, TASK, Report, Task, TaskStore, printable
 from agent.model.values import VISIBLE
 
 TASK_EXCHANGE: Final = "backup.tasks"
@@ -81,7 +81,7 @@ def decode_task(body: bytes) -> Task:
         MessageUnreadable: the message is not a task. The text names the wrong field, if there is
             one.
     """
-    _parse(body, MAX_TASK_BYTES)
+    _check_version(_parse(body, MAX_TASK_BYTES))
     try:
         task = TASK.validate_json(body, strict=True)
     except ValidationError as error:
@@ -89,6 +89,21 @@ def decode_task(body: bytes) -> Task:
     if task.named_store is not None:
         _check_login(task.named_store)
     return task
+
+
+def _check_version(message: dict[str, Any]) -> None:
+    """Refuse a task of a later version, whose type and fields may mean anything.
+
+    Raises:
+        MessageUnreadable: the version is a later one.
+    """
+    version = message.get("version")
+    if isinstance(version, int) and version > MESSAGE_VERSION:
+        raise MessageUnreadable(
+            f"not a task: field version: this agent knows version {MESSAGE_VERSION}, and not "
+            f"{str(version)[:20]}",
+            hint="upgrade this agent, or let the sender use the version that the agent knows",
+        )
 
 
 def _check_login(store: TaskStore) -> None:

@@ -25,6 +25,7 @@ _STATES = (
     "(bad): the record is not as it was signed. "
     "(key-not-here): no key on this machine can check the record. "
     "(other-key): another key with the same id signed the record. "
+    "UNSUPPORTED: a later agent wrote the record; upgrade this agent to read it. "
     "UNREADABLE: the bytes of the record can't be parsed. "
     "NOT READ: the store has the record, but returned no bytes of it; try again."
 )
@@ -84,8 +85,8 @@ def backup_list_instance(config: Config, arguments: argparse.Namespace) -> int:
     def of_instance(records: Iterable[ListedRecord]) -> Iterator[ListedRecord]:
         nonlocal unreadable
         for listed in records:
-            unreadable += listed.record is None
-            if listed.record is not None and listed.record.instance_id == arguments.instance:
+            unreadable += listed.instance_id is None
+            if listed.instance_id == arguments.instance:
                 yield listed
 
     broken = dict[str, str]()

@@ -57,6 +57,10 @@ def row(listed: ListedRecord) -> dict[str, Any]:
         state = listed.state.value
         if listed.failure is not None:
             known["status"], state = "NOT READ", listed.failure.code
+        if listed.later is not None:
+            known |= listed.later._asdict()
+        if listed.later is not None or listed.state is RecordState.UNSUPPORTED:
+            known["status"] = "UNSUPPORTED"
         return {**nothing, **known, "record_state": state}
     shown = view(listed.record.view())
     if listed.state is not RecordState.OK:

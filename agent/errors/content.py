@@ -67,7 +67,7 @@ class RecordDamaged(DataError):
 
 
 class RecordUnsupported(DataError):
-    """The format version of a record is unknown to this agent."""
+    """A later agent wrote the record, in a form that this agent doesn't know."""
 
     code = "record_unsupported"
     default_hint = "upgrade this agent to the version that made the backup, or a later one"

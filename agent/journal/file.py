@@ -17,6 +17,8 @@ from pydantic import ValidationError
 
 from agent.errors import JournalError
 
+# Raise it also if a task, a report or a kept record gets a field, because an older agent can't read
+# that. Then make its golden journal (tests/golden/journals.py).
 SCHEMA_VERSION: Final = 5
 # The totals behind the metrics (agent/journal/totals.py).
 _TOTALS: Final = """
@@ -83,6 +85,15 @@ CREATE TABLE lineages (
     generation TEXT NOT NULL
 );
 """
+# The attempt of a create that was about to be committed. Without it, a backup that the store has as
+# COMPLETED would be reported as FAILED.
+_FIND_ATTEMPTS: Final = """
+UPDATE tasks SET attempt = CASE
+    WHEN NOT json_valid(record) OR NOT json_valid(CAST(body AS TEXT)) THEN ''
+    WHEN json_extract(CAST(body AS TEXT), '$.type') <> 'backup.create' THEN ''
+    ELSE ifnull(json_extract(record, '$.attempt'), '') END
+WHERE status = 'RUNNING' AND record IS NOT NULL
+"""
 # The first makes version 2 of a journal of version 1, and so on.
 _UPGRADES: Final = (
     "ALTER TABLE tasks ADD COLUMN store TEXT NOT NULL DEFAULT ''",
@@ -91,8 +102,9 @@ _UPGRADES: Final = (
     ALTER TABLE tasks ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE tasks ADD COLUMN cancels TEXT;
     CREATE INDEX tasks_by_cancelled ON tasks (cancels)
-        WHERE cancels IS NOT NULL AND ended IS NULL
-    """,
+        WHERE cancels IS NOT NULL AND ended IS NULL;
+    """
+    + _FIND_ATTEMPTS,
     "ALTER TABLE outbox DROP COLUMN routing_key",
     _TOTALS + ";" + _COUNT_ENDS,
 )

@@ -18,15 +18,17 @@ _SEAL: Final = re.compile(rb'\{"key_id": "([A-Za-z0-9._-]{1,64})", "mac": "([0-9
 
 
 class RecordState(StrEnum):
-    """The result of the check of a record's MAC.
+    """The result of the check of a record.
 
-    `ok` means that the record is as it was written, and `bad` that it is not. The other two mean
-    that this machine can't check the record. With `key-not-here`, it lacks the key that signed the
-    record. With `other-key`, its key with that id is another one.
+    `ok` means that the record is as it was written, and `bad` that it is not. With `unsupported`
+    the MAC is right, but a later agent wrote the record, and this one can't read it. The other two
+    mean that this machine can't check the record. With `key-not-here`, it lacks the key that signed
+    the record. With `other-key`, its key with that id is another one.
     """
 
     OK = "ok"
     BAD = "bad"
+    UNSUPPORTED = "unsupported"
     KEY_NOT_HERE = "key-not-here"
     OTHER_KEY = "other-key"
 
@@ -116,7 +118,7 @@ class Keyring:
         """Check the MAC of a record object, and return the result and the object's first line.
 
         The first line, the JSON, is returned with every result. The result is never OTHER_KEY,
-        which `other_key` finds.
+        which `other_key` finds, nor UNSUPPORTED, which needs the content of the JSON.
         """
         line, _, seal = raw.partition(b"\n")
         match = _SEAL.fullmatch(seal)

@@ -7,8 +7,6 @@ the same backup then notice each other, except in the moment between that read a
 from collections.abc import Collection, Iterator
 from typing import NamedTuple, Self
 
-from pydantic import ValidationError
-
 from agent.errors import (
     BackupExists,
     BackupUnknown,
@@ -23,7 +21,6 @@ from agent.errors import (
 )
 from agent.keys.keyring import Keyring, RecordState, signer
 from agent.model import (
-    FORMAT_VERSION,
     BackupStatus,
     ErrorInfo,
     Record,
@@ -33,6 +30,7 @@ from agent.model import (
 )
 from agent.records.cache import RecordCache
 from agent.records.object_names import Segment, record_name
+from agent.records.parsing import later_record, parse_record
 from agent.records.presence import any_left, read_list
 from agent.records.reading import (
     RECORD_LIMIT,
@@ -49,9 +47,6 @@ _UNTRUSTED_LIMIT = 256 << 10
 # In bytes. Such a record is kept only up to this size, because lists and families hold thousands of
 # records. The agent itself writes names of up to 255 and descriptions of up to 1024 characters.
 _UNTRUSTED_KEPT = 8 << 10
-# Validation errors are listed only up to this number. A record of a later format differs in far
-# fewer fields.
-_LISTED_ERRORS = 1000
 # A longer chain is a loop or a mistake. A restore from it would take too long to be useful.
 CHAIN_LIMIT = 10_000
 _COMPLETABLE = (BackupStatus.BUILDING,)
@@ -102,9 +97,11 @@ class Catalogue:
         if state is not RecordState.OK and len(line) > _UNTRUSTED_LIMIT:
             return ListedRecord(backup_id, state, None)
         try:
-            record = _parse(backup_id, line)
-        except (RecordDamaged, RecordUnsupported):
+            record = parse_record(backup_id, line)
+        except RecordDamaged:
             return ListedRecord(backup_id, RecordState.BAD, None)
+        except RecordUnsupported:
+            return later_record(backup_id, state, line)
         if state is RecordState.BAD and self._keyring.other_key(raw, record.keys):
             state = RecordState.OTHER_KEY
         if state is not RecordState.OK and _kept_bytes(record) > _UNTRUSTED_KEPT:
@@ -136,7 +133,7 @@ class Catalogue:
             if self.judge(backup_id, raw).state is RecordState.OTHER_KEY:
                 raise self._other_key(backup_id, key_id)
             raise RecordDamaged(f"the record of backup {backup_id} fails its MAC")
-        return Signed(_parse(backup_id, line), key_id)
+        return Signed(parse_record(backup_id, line), key_id)
 
     def _other_key(self, backup_id: str, key_id: str) -> KeyNotHere:
         here = self._keyring.key(key_id).fingerprint
@@ -288,7 +285,9 @@ class Catalogue:
         """
         if self.read(old.id) != old:
             raise Fenced(f"the record of backup {old.id} was changed in the meantime")
-        self._put(old.model_copy(update={"keys": keys}), key_id)
+        # with all their fields, as those that were not set are not written
+        whole = tuple(WrappedKey(**key.model_dump()) for key in keys)
+        self._put_again(old.model_copy(update={"keys": whole}), key_id)
         if old.status is BackupStatus.COMPLETED and not self.verify_or_condemn(old):
             raise Fenced(f"backup {old.id} was deleted in the meantime")
 
@@ -307,7 +306,7 @@ class Catalogue:
         condemned = signed.record.model_copy(update={"status": BackupStatus.DELETING})
         # Sign with the same key. The agent that makes the backup has that key, and may have no
         # other.
-        self._put(condemned, signed.key_id)
+        self._put_again(condemned, signed.key_id)
         return condemned
 
     def retract(self, backup_id: str, attempts: Collection[str], error: ErrorInfo) -> None:
@@ -323,7 +322,7 @@ class Catalogue:
         if there.status is BackupStatus.COMPLETED:
             gone = {"status": BackupStatus.FAILED, "updated": utc_now(), "error": error}
             nowhere = {"stored": None, "locationRef": None}
-            self._put(there.model_copy(update=gone | nowhere))
+            self._put_again(there.model_copy(update=gone | nowhere))
 
     def forget(self, backup_id: str) -> None:
         """Delete the record of a backup of which nothing else is left."""
@@ -370,31 +369,21 @@ class Catalogue:
         except StoreNotFound:
             return None
 
-    def _put(self, record: Record, key_id: str | None = None) -> None:
-        raw = self._keyring.sign(record.model_dump_json().encode(), key_id)
-        self._store.put(Container.OBJECTS, record_name(record.id), [memoryview(raw)])
+    def _put(self, record: Record) -> None:
+        self._put_line(record.id, record.model_dump_json())
+
+    def _put_again(self, record: Record, key_id: str | None = None) -> None:
+        """Write a record that was read from the store, with the fields that it had there.
+
+        An agent that wrote the record before it knew a field would refuse that field.
+        """
+        self._put_line(record.id, record.model_dump_json(exclude_unset=True), key_id)
+
+    def _put_line(self, backup_id: str, line: str, key_id: str | None = None) -> None:
+        raw = self._keyring.sign(line.encode(), key_id)
+        self._store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
 
 
 def _kept_bytes(record: Record) -> int:
     """Return about how many bytes of a record are kept by lists and families."""
     return len(record.view().model_dump_json()) + sum(64 + len(key.id) for key in record.keys)
-
-
-def _parse(backup_id: str, line: bytes) -> Record:
-    try:
-        record = Record.model_validate_json(line)
-    except ValidationError as error:
-        # Hostile bytes can be wrong in 100,000 places. A list of these takes seconds.
-        few = error.errors(include_url=False) if error.error_count() <= _LISTED_ERRORS else []
-        if any(problem["loc"] == ("format",) for problem in few):
-            raise RecordUnsupported(
-                f"the record of backup {backup_id} is not of format version {FORMAT_VERSION}"
-            ) from error
-        raise RecordDamaged(
-            f"the record of backup {backup_id} has missing or invalid fields"
-        ) from error
-    if record.id != backup_id:
-        raise RecordDamaged(
-            f"the record of backup {backup_id} has the id of another backup, {record.id}"
-        )
-    return record

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Self
 
-from agent.errors import KeyNotHere
+from agent.errors import KeyNotHere, RecordUnsupported
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Record, printable
 from agent.records.catalogue import ListedRecord
@@ -66,15 +66,16 @@ class _Claims:
         self._kept = 0
         self.beyond = 0
 
-    def add(self, parent_id: str, record: Record) -> None:
+    def add(self, parent_id: str, backup_id: str, record: Record | None) -> None:
         """Add a claim if there is room for it, or else only count it in `beyond`."""
         if self._kept >= _CLAIMS:
             self.beyond += 1
             return
         count, named = self._by_parent.get(parent_id, (0, ()))
         if len(named) < _NAMED:
-            ids = ", ".join(repr(key.id[:64]) for key in record.keys[:10]) or "none named"
-            named = (*named, Claim(record.id, ids[:_KEY_IDS]))
+            keys = record.keys if record else ()
+            ids = ", ".join(repr(key.id[:64]) for key in keys[:10]) or "none named"
+            named = (*named, Claim(backup_id, ids[:_KEY_IDS]))
             self._kept += 1
         self._by_parent[parent_id] = (count + 1, named)
 
@@ -89,29 +90,37 @@ class Family:
 
     A backup is a member only if the MAC of its record is good. `bad` lists backups that claim a
     member as parent in a record with a wrong MAC. `locked` lists those with a record that no key on
-    this machine can check. Both list the first few for each parent.
+    this machine can check. Both list the first few for each parent. Records of later agents are
+    kept apart, because their backups are real, and this agent can't delete them.
     """
 
     def __init__(self, root: Record, rows: Iterable[ListedRecord]) -> None:
         self._known: dict[str, dict[str, BackupNode]] = defaultdict(dict)
         self._bad = _Claims()
         self._locked = _Claims()
+        self._later = _Claims()
+        self._orphaned: str | None = None
         self._root = BackupNode.of(root)
         self.add(rows)
 
     def add(self, rows: Iterable[ListedRecord]) -> None:
         """Add rows, which replace earlier rows of the same backups and parents."""
         for row in rows:
-            if row.record is None or row.record.parent_id is None:
+            known = row.record or row.later
+            if known is None and row.state is RecordState.UNSUPPORTED:
+                self._orphaned = row.backup_id
+            if known is None or known.parent_id is None:
                 continue
-            if row.state is RecordState.OK:
+            if row.state is RecordState.OK and row.record is not None:
                 node = BackupNode.of(row.record)
-                self._known[row.record.parent_id][node.id] = node
-            elif row.state is RecordState.BAD:
-                self._bad.add(row.record.parent_id, row.record)
+                self._known[known.parent_id][node.id] = node
             else:
-                self._locked.add(row.record.parent_id, row.record)
+                self._claims(row.state).add(known.parent_id, row.backup_id, row.record)
         self._gather()
+
+    def _claims(self, state: RecordState) -> _Claims:
+        apart = {RecordState.BAD: self._bad, RecordState.UNSUPPORTED: self._later}
+        return apart.get(state, self._locked)
 
     def _gather(self) -> None:
         """Collect the members level by level.
@@ -139,10 +148,32 @@ class Family:
         return [node for level in reversed(self._levels) for node in level]
 
     def check(self) -> None:
-        """Raise KeyNotHere if a missing key makes it impossible to check a possible descendant.
+        """Check that every possible descendant is known, so that none loses its ancestors.
 
-        Without the key, a real record and a forged one look the same.
+        Raises:
+            RecordUnsupported: a later agent made a descendant.
+            KeyNotHere: no key on this machine can check the record of a possible descendant.
+                Without the key, a real record and a forged one look the same.
         """
+        self._check_later()
+        self._check_locked()
+
+    def _check_later(self) -> None:
+        count, named = self._later.about(self.members)
+        if named:
+            more = f" and {count - 1} more" if count > 1 else ""
+            said = f"backup {named[0].id}{more} descends from backup {self._root.id}"
+        elif self._later.beyond or self._orphaned:
+            said = f"backup {self._orphaned or '(one of many)'} may descend from {self._root.id}"
+        else:
+            return
+        raise RecordUnsupported(
+            f"{said}, and this agent can't read its record, which a later agent wrote",
+            hint="upgrade this agent to the version that made that backup, or a later one; or "
+            "delete the backup with an agent of that version",
+        )
+
+    def _check_locked(self) -> None:
         hint = (
             "put that key into the directory that [keys] folder names, or delete the backup on a "
             "machine that has the key"

@@ -44,17 +44,32 @@ _FAILURES = 8
 _ENDED = (BackupStatus.COMPLETED, BackupStatus.FAILED, BackupStatus.CANCELLED)
 
 
+class LaterRecord(NamedTuple):
+    """The fields of a later agent's record that records of every format have."""
+
+    instance_id: str
+    parent_id: str | None
+
+
 class ListedRecord(NamedTuple):
     """One row of the catalogue.
 
     `record` is None if the bytes are not a record, or if they can't be trusted and are too large to
     keep. `failure` is the reason if the store returned no bytes. The record is then unknown.
+    `later` is what is known of a record that a later agent wrote, which this one can't read.
     """
 
     backup_id: str
     state: RecordState
     record: Record | None
     failure: StoreError | None = None
+    later: LaterRecord | None = None
+
+    @property
+    def instance_id(self) -> str | None:
+        """Return the id of the backup's instance, or None if it is unknown."""
+        known = self.record or self.later
+        return known.instance_id if known else None
 
 
 class _ReadResult(NamedTuple):

@@ -47,7 +47,7 @@ class _Group:
         try:
             for row in islice(catalogue.records(), _MOST):
                 ancestry.add(row)
-                if row.record and row.record.instance_id == instance_id:
+                if row.instance_id == instance_id:
                     own[row.state] = row
             return _Found(own, ancestry.broken(catalogue.find))
         except StoreNotFound:
@@ -68,6 +68,12 @@ class _Group:
                 f"no key here opens backup {own[RecordState.KEY_NOT_HERE].backup_id} of this "
                 "instance",
                 "put its key back from escrow: backup-agent backup-show --json names its id",
+            )
+        if RecordState.UNSUPPORTED in own:
+            return warned(
+                f"a later agent made backup {own[RecordState.UNSUPPORTED].backup_id} of this "
+                "instance, and this agent can't read its record",
+                "upgrade this agent to the version that made the backup, or a later one",
             )
         good = own.get(RecordState.OK)
         if good is None or good.record is None:

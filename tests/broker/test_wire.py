@@ -156,7 +156,9 @@ def test_a_task_with_any_other_value_never_raises_anything_else(name: str, value
         ({"task_id": ID.upper()}, "field backup.create.task_id: Value error, not a UUID in its"),
         ({"task_id": "../../etc"}, "field backup.create.task_id"),
         ({"task_id": 7}, "field backup.create.task_id"),
-        ({"version": 2}, "field backup.create.version"),
+        ({"version": 2}, "field version: this agent knows version 1, and not 2"),
+        ({"version": 10**4000, "type": "later"}, "field version: this agent knows version 1"),
+        ({"version": 0}, "field backup.create.version"),
         ({"type": "backup.steal"}, "field type: this agent does not know this type of task"),
         ({"type": None}, "field type"),
         ({"backup": None}, "field backup.create.backup"),
@@ -191,6 +193,13 @@ def test_the_reason_names_the_field(changes: dict[str, Any], says: str) -> None:
     reason = unreadable(json.dumps(CREATE | changes).encode())
     assert says in reason
     assert "etc" not in reason
+
+
+def test_a_task_of_a_later_version_asks_for_an_upgrade() -> None:
+    body = json.dumps(CREATE | {"version": 2, "type": "backup.move", "more": 1}).encode()
+    with pytest.raises(MessageUnreadable, match="this agent knows version 1, and not 2") as caught:
+        wire.decode_task(body)
+    assert "upgrade this agent" in caught.value.hint
 
 
 @pytest.mark.parametrize(

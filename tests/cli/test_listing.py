@@ -86,11 +86,11 @@ class Operator:
     def __init__(self, agent: Agent, store: SwiftStore, keys: Keyring) -> None:
         self.agent = agent
         self.store = store
-        self._keys = keys
+        self.keys = keys
 
     def place(self, *records: Record, keys: Keyring | None = None) -> None:
         for one in records:
-            self.put(one.id, (keys or self._keys).sign(one.model_dump_json().encode()))
+            self.put(one.id, (keys or self.keys).sign(one.model_dump_json().encode()))
 
     def put(self, backup_id: str, raw: bytes) -> None:
         self.store.put(Container.OBJECTS, record_name(backup_id), [memoryview(raw)])
@@ -341,11 +341,15 @@ def test_bad_records_are_shown_and_hide_no_other(operator: Operator) -> None:
     operator.place(other, keys=namesake)
     operator.put(forged.id, forged.model_dump_json().encode())
     operator.put(junk, b"junk")
+    later = completed(id=str(UUID(int=204)))
+    line = later.model_dump_json().replace('"format":1', '"format":2')
+    operator.put(later.id, operator.keys.sign(line.encode()))
     rows = operator.says("backup-list").splitlines()[3:-1]
     told = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
     assert [(row[0], row[2], row[3]) for row in told] == [
         (junk, "None", "UNREADABLE"),
         (forged.id, "forged", "COMPLETED (bad)"),
+        (later.id, "None", "UNSUPPORTED"),
         (foreign.id, "foreign", "COMPLETED (key-not-here)"),
         (other.id, "other", "COMPLETED (other-key)"),
         *((one.id, one.name, "COMPLETED") for one in good),

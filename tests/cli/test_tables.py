@@ -9,6 +9,7 @@ from agent.cli import tables
 from agent.keys.keyring import RecordState
 from agent.model import BackupStatus, Datastore, Record
 from agent.records.catalogue import ListedRecord
+from agent.records.reading import LaterRecord
 from tests.records.made import completed, record
 
 BASE = completed(
@@ -188,6 +189,16 @@ def test_a_record_that_can_not_be_trusted_says_so() -> None:
     assert f"| {BASE.id} | None" in first
     assert "| UNREADABLE " in first
     assert "| COMPLETED (key-not-here) |" in second
+
+
+@pytest.mark.parametrize("state", [RecordState.UNSUPPORTED, RecordState.KEY_NOT_HERE])
+def test_a_record_of_a_later_agent_says_so(state: RecordState) -> None:
+    later = LaterRecord(BASE.instance_id, INC.id)
+    shown = tables.row(ListedRecord(BASE.id, state, None, later=later))
+    assert list(shown) == list(_row(BASE))
+    assert shown["record_state"] == state.value
+    cells = [cell.strip() for cell in tables.list_table([shown]).splitlines()[3].split("|")]
+    assert cells[1:6] == [BASE.id, BASE.instance_id, "None", "UNSUPPORTED", INC.id]
 
 
 def test_json_is_for_programs() -> None:

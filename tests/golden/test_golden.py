@@ -12,6 +12,7 @@ from agent.cli.embedded import TENANT
 from agent.config.secrets import load_keyring
 from agent.config.settings import KeysSection
 from agent.keys.keyring import RecordState
+from agent.model import FORMAT_VERSION
 from agent.operations.backup.preflight import series
 from agent.records.catalogue import Catalogue
 from agent.store.directory.store import DirectoryStore
@@ -85,6 +86,7 @@ def test_its_records_and_lists_are_whole(store: Path, tmp_path: Path) -> None:
     assert [record.id for record in chain] == [expected.full, expected.incremental]
     assert [len(list(catalogue.segments(record))) for record in chain] == [2, 1]
     for record in chain:
+        assert record.format == FORMAT_VERSION, "there is no golden backup of this format"
         assert {entry.alg for entry in record.keys} == {"A256KW", "RSA-OAEP-256"}
 
 

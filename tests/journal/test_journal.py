@@ -1,6 +1,5 @@
 """Tests of the journal's promises about crashes, repeats, order and bounds."""
 
-import itertools
 import os
 import signal
 import sqlite3
@@ -16,11 +15,9 @@ import pytest
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agent.broker import wire
 from agent.errors import Internal, JournalError, JournalFull
 from agent.journal import Acceptance, InterruptedTask, Journal
 from agent.model import ErrorInfo, PingTask, Progress, Report, ReportDraft, Task, TaskStatus
-from tests.house.source import CHECKOUT
 from tests.journal.looks import unsent
 
 INSTANCE = str(uuid4())
@@ -495,67 +492,6 @@ def test_tasks_of_a_store_that_was_typed_are_for_runs_with_that_store(tmp_path: 
     assert running("a", named=True) == []
     assert running("c", named=False) == [daemons]
     assert running("b", named=False) == [daemons, typed]
-
-
-# The columns that versions 2 and 3 added. A journal of an older version lacks them.
-_ADDED = (("store",), ("attempt", "runs", "cancels"))
-
-
-def _drop_totals(db: sqlite3.Connection) -> None:
-    """Drop the tables that version 5 added."""
-    db.execute("DROP TABLE ends")
-    db.execute("DROP TABLE stages")
-
-
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_journal_of_an_older_version_is_taken_over(tmp_path: Path, version: int) -> None:
-    path, task = tmp_path / "journal", ping()
-    journal = Journal(path, INSTANCE, RUN)
-    journal.accept(task, draft(task, TaskStatus.RUNNING))
-    journal.close()
-    db = sqlite3.connect(path)
-    _drop_totals(db)
-    db.execute("DROP INDEX tasks_by_cancelled")
-    db.execute("ALTER TABLE outbox ADD COLUMN routing_key TEXT NOT NULL DEFAULT ''")
-    for column in itertools.chain(*_ADDED[version - 1 :]):
-        db.execute(f"ALTER TABLE tasks DROP COLUMN {column}")
-    db.execute(f"PRAGMA user_version = {version}")
-    db.close()
-    for _ in range(2):
-        journal = Journal(path, INSTANCE, RUN, store="a")
-        assert journal.running() == [InterruptedTask(task, "", 0)]
-        journal.close()
-
-
-def test_a_journal_of_version_3_is_taken_over_whole(tmp_path: Path) -> None:
-    """An agent of that version left this journal after kill -9, with all kinds of rows in it."""
-    path = tmp_path / "journal"
-    db = sqlite3.connect(path)
-    db.executescript((CHECKOUT / "tests" / "golden" / "journal-3.sql").read_text())
-    expected = db.execute("SELECT body FROM outbox ORDER BY seq").fetchall()
-    db.close()
-    ids = [f"0000000{n}-0000-4000-8000-000000000000" for n in range(6)]
-    for _ in range(2):
-        journal = Journal(path, INSTANCE, RUN)
-        [create] = journal.running()
-        assert (create.task.task_id, create.runs) == (ids[1], 1)
-        assert create.attempt == "c17461ab-6c97-8abf-8890-9f8b10886ecc"
-        assert create.task.subject == "a17461ab-6c97-4abf-8890-9f8b10886ecc"
-        assert journal.kept_note(ids[1]) == '{"kept": true}'
-        assert [cancel.cancels for cancel in journal.cancels()] == [ids[1]]
-        assert journal.parents() == {create.task.subject: "b17461ab-6c97-4abf-8890-9f8b10886ecc"}
-        assert journal.status(ids[5]) is TaskStatus.DONE
-        assert unsent(journal) == len(expected)
-        journal.close()
-    journal = Journal(path, INSTANCE, RUN)
-    assert [wire.encode_report(report) for report in drain(journal)] == [one for (one,) in expected]
-    claimed = [journal.claim(), journal.claim(), journal.claim()]
-    assert [task and task.task_id for task in claimed] == [ids[2], ids[3], None]
-    assert journal.observe_lsn("uuid:12:1700000000", 47118) != ""
-    report = draft(ping().model_copy(update={"task_id": ids[1]}), TaskStatus.FAILED)
-    journal.report(report)
-    assert all(report.seq > 1_760_000_006_000 for report in drain(journal))
-    journal.close()
 
 
 def _a_folder(path: Path) -> None:

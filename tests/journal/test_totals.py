@@ -1,4 +1,4 @@
-"""The totals of the journal outlive the tasks, the process and an upgrade."""
+"""The totals of the journal outlive the tasks and the process."""
 
 import sqlite3
 import time
@@ -9,7 +9,6 @@ from uuid import uuid4
 import pytest
 
 from agent.journal import Ended, Journal, figures
-from agent.journal.file import JournalFile
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -25,7 +24,6 @@ from agent.model import (
     TaskStatus,
     VerifyTask,
 )
-from tests.house.source import CHECKOUT
 
 INSTANCE, RUN = str(uuid4()), str(uuid4())
 _NOW = 1_800_000_000
@@ -193,37 +191,3 @@ def test_a_reader_and_a_writer_do_not_wait_for_each_other(path: Path) -> None:
         assert time.monotonic() - began < 5  # SQLite would wait for a lock for 10 s
     assert figures(path).ends == []
     journal.close()
-
-
-def test_an_upgrade_counts_the_tasks_that_the_journal_still_has(path: Path) -> None:
-    clock = Clock()
-    journal = Journal(path, INSTANCE, RUN, clock=clock)
-    for code in ("engine_failed", "engine_failed", ""):
-        clock.now += 1
-        end(journal, create(), TaskStatus.FAILED if code else TaskStatus.DONE, code)
-    damaged, waiting = ping(), ping()
-    end(journal, damaged, TaskStatus.DONE)
-    journal.accept(waiting, draft(waiting, TaskStatus.ACCEPTED))
-    before = figures(path)
-    with journal._file.transaction() as db:
-        for table in ("ends", "stages"):
-            db.execute(f"DROP TABLE {table}")
-        change = "UPDATE tasks SET last_report = x'ff' WHERE task_id = ?"
-        db.execute(change, (damaged.task_id,))
-        db.execute("PRAGMA user_version = 4")
-    journal.close()
-    JournalFile(path).close()
-    after = figures(path)
-    kept = [one for one in before.ends if one.type != "agent.ping"]
-    assert after == before._replace(ends=kept)
-    assert [one.number for one in kept] == [1, 2]
-
-
-def test_the_golden_journal_of_version_3_is_counted(path: Path) -> None:
-    db = sqlite3.connect(path)
-    db.executescript((CHECKOUT / "tests" / "golden" / "journal-3.sql").read_text())
-    db.close()
-    JournalFile(path).close()
-    [one] = figures(path).ends
-    assert (one.type, one.status, one.code, one.number) == ("agent.ping", "DONE", "", 1)
-    assert one.last == 1_760_000_006

@@ -260,7 +260,7 @@ class TestEnvelope:
         assert impostor.check(RING.sign(LINE)) == (RecordState.BAD, LINE)
 
     def test_values_of_states(self) -> None:
-        assert list(RecordState) == ["ok", "bad", "key-not-here", "other-key"]
+        assert list(RecordState) == ["ok", "bad", "unsupported", "key-not-here", "other-key"]
 
     def test_a_line_is_one_line(self) -> None:
         with pytest.raises(Internal):

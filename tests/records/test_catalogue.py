@@ -23,6 +23,7 @@ from agent.model import BackupStatus, Record, WrappedKey
 from agent.records import catalogue as catalogue_module
 from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import Segment, encode_list, list_name, list_ref, record_name
+from agent.records.parsing import parse_record
 from agent.records.presence import LIST_LIMIT
 from agent.store.protocol import Container
 from agent.store.swift.login import AuthV1
@@ -289,6 +290,14 @@ def _of_later_format(one: Record) -> bytes:
     return KEYS.sign(line.encode())
 
 
+def _of_later_field(one: Record) -> bytes:
+    return KEYS.sign(one.model_dump_json().replace("{", '{"novelty":true,', 1).encode())
+
+
+def _of_later_value(one: Record) -> bytes:
+    return KEYS.sign(one.model_dump_json().replace('"AES256_GCM_HKDF_1MB"', '"AES512"').encode())
+
+
 def _of_another_id(one: Record) -> bytes:
     return KEYS.sign(_changed(one, id=str(uuid4())).model_dump_json().encode())
 
@@ -304,7 +313,19 @@ UNTRUSTED: dict[str, tuple[Callable[[Record], bytes], type[AgentError], RecordSt
         RecordDamaged,
         RecordState.BAD,
     ),
-    "later format": (_of_later_format, RecordUnsupported, RecordState.BAD),
+    "later format": (_of_later_format, RecordUnsupported, RecordState.UNSUPPORTED),
+    "later field": (_of_later_field, RecordUnsupported, RecordState.UNSUPPORTED),
+    "later value": (_of_later_value, RecordUnsupported, RecordState.UNSUPPORTED),
+    "later, of another key": (
+        lambda one: keyring("k2").sign(_of_later_format(one).splitlines()[0]),
+        KeyNotHere,
+        RecordState.KEY_NOT_HERE,
+    ),
+    "later, changed": (
+        lambda one: _of_later_format(one).replace(b'"base"', b'"BASE"'),
+        RecordDamaged,
+        RecordState.BAD,
+    ),
     "another's": (_of_another_id, RecordDamaged, RecordState.BAD),
     "other key": (
         lambda one: keyring("k2").sign(one.model_dump_json().encode()),
@@ -345,7 +366,7 @@ def test_a_size_that_is_no_number_makes_no_record(catalogue: Catalogue, size: st
     one = completed(size=0.5)
     line = one.model_dump_json().replace('"size":0.5', f'"size":{size}').encode()
     with pytest.raises(RecordDamaged):
-        catalogue_module._parse(one.id, line)
+        parse_record(one.id, line)
 
 
 def test_what_a_key_that_is_not_here_vouches_for_is_still_shown(

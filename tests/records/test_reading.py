@@ -20,6 +20,7 @@ from agent.records import catalogue as catalogue_module
 from agent.records.cache import RecordCache
 from agent.records.catalogue import Catalogue, ListedRecord
 from agent.records.object_names import record_name
+from agent.records.parsing import parse_record
 from agent.records.reading import CONNECTIONS, RECORD_LIMIT
 from agent.store.protocol import Container, ManifestEntry, StoredObject
 from agent.store.swift.login import AuthV1
@@ -129,13 +130,13 @@ def test_what_nobody_vouches_for_is_not_parsed_at_any_size(
     store: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[int] = []
-    parse = catalogue_module._parse
+    parse = parse_record
 
     def counting(backup_id: str, line: bytes) -> Record:
         parsed.append(len(line))
         return parse(backup_id, line)
 
-    monkeypatch.setattr(catalogue_module, "_parse", counting)
+    monkeypatch.setattr(catalogue_module, "parse_record", counting)
     lists = b'{"format":1,"lists":[' + b"0," * 1_000_000 + b"0]}"
     unsigned, foreign = str(uuid4()), str(uuid4())
     _put(store, record_name(unsigned), lists)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.records.object_names import record_name
 from agent.selftest.check import Result, Verdict
 from agent.store.directory.store import DirectoryStore
-from tests.operations.stored import place_record
+from agent.store.protocol import Container
+from tests.operations.stored import place_record, put
 from tests.records.made import INSTANCE, completed, keyring
 from tests.selftest.site import look
 from tests.stack.agent import write_private
@@ -72,6 +74,16 @@ def test_a_backup_of_this_instance_whose_key_is_not_here(
 ) -> None:
     place_record(store, keyring("k9", fill=9), completed())
     assert verdicts(tmp_path) == [Verdict.WARN, Verdict.PASS]
+
+
+def test_a_backup_of_this_instance_by_a_later_agent(store: DirectoryStore, tmp_path: Path) -> None:
+    one = completed()
+    line = one.model_dump_json().replace('"format":1', '"format":2')
+    put(store, Container.OBJECTS, record_name(one.id), KEYS.sign(line.encode()))
+    keys, chains = records(tmp_path)
+    assert (keys.verdict, chains.verdict) == (Verdict.WARN, Verdict.PASS)
+    assert f"a later agent made backup {one.id}" in keys.found
+    assert "upgrade this agent" in keys.cure
 
 
 @pytest.mark.parametrize(("owner", "verdict"), [(INSTANCE, Verdict.FAIL), (OTHER, Verdict.WARN)])

@@ -37,6 +37,7 @@ from agent.store.protocol import Container
 from agent.tasks.executor import Executor
 from agent.tasks.recovery import MOST_RUNS
 from agent.tasks.stores import TaskStores
+from tests.journal.test_upgrades import golden
 from tests.operations.stored import held, place
 from tests.records.made import INSTANCE, completed, keyring, record
 
@@ -130,6 +131,30 @@ def test_a_backup_that_was_being_made_is_failed_and_its_bytes_go(site: Site) -> 
     left = read(site, building.id)
     assert left is not None
     assert left.status is BackupStatus.FAILED
+
+
+@pytest.mark.parametrize("version", [1, 2, 4, 5])
+def test_tasks_in_a_journal_of_an_older_version_are_recovered(tmp_path: Path, version: int) -> None:
+    """The backup was committed before the older agent ended, but its report was not written."""
+    golden(tmp_path / "journal", version)
+    with closing(Site(tmp_path)) as site:
+        made = completed(
+            id="00000004-0000-4000-8000-0000000000bb",
+            attempt="c17461ab-6c97-8abf-8890-9f8b10886ecc",
+        )
+        place(site.store, site.keys, made)
+        recovery = site.start().recovery
+        recovery.run()
+        continued = [(task.type, task.subject) for task in recovery.take_continued()]
+        assert continued == [("backup.delete", "00000002-0000-4000-8000-0000000000bb")]
+        finals = {
+            one.task_id[:8]: one.status
+            for one in site.journal.take_reports()
+            if one.status.final and one.seq > 1_760_000_030_000
+        }
+        assert finals.pop("00000004") is TaskStatus.DONE
+        # the journals of versions 1 and 2 hold no cancel
+        assert finals == ({} if version < 3 else {"00000009": TaskStatus.FAILED})
 
 
 @pytest.mark.parametrize("mine", ["", str(uuid4())], ids=["none", "other"])

@@ -93,6 +93,7 @@ class DeleteOperation:
             RecordDamaged: the record of the backup can't be trusted.
             KeyNotHere: no key on this machine can check the record of the backup or of a
                 descendant.
+            RecordUnsupported: a later agent wrote the record of the backup or of a descendant.
         """
         self._store.open(create=False)
         return self._look(self._root(backup_id))
@@ -107,8 +108,8 @@ class DeleteOperation:
 
         Raises:
             BackupUnknown: the backup has no record.
-            RecordDamaged, KeyNotHere: a record can't be checked. Usually nothing is removed by
-                then, but a record that appears later raises this, too.
+            RecordDamaged, RecordUnsupported, KeyNotHere: a record can't be checked or read. Usually
+                nothing is removed by then, but a record that appears later raises this, too.
             BackupBusy: new backups keep appearing below the root, or another process keeps writing
                 the record of a backup.
         """
@@ -140,6 +141,7 @@ class DeleteOperation:
 
         Raises:
             KeyNotHere: the key for the record of a descendant is missing.
+            RecordUnsupported: a later agent wrote the record of a descendant.
         """
         family = Family(root, self._rows())
         known, asked = self._known_parents(), set(family.members)
@@ -175,7 +177,7 @@ class DeleteOperation:
         """
         for row in self._catalogue.records():
             self._stop.check()
-            if row.record is not None:
+            if row.record is not None or row.later is not None:
                 yield row
                 continue
             yield from self._read_by_name(row.backup_id)

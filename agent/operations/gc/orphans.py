@@ -291,6 +291,8 @@ def _distrust(state: RecordState) -> str:
         return "no key on this machine can check the backup's record (key-not-here)"
     if state is RecordState.OTHER_KEY:
         return "the backup's record is signed by another key of the same id (other-key)"
+    if state is RecordState.UNSUPPORTED:
+        return "a later agent wrote the backup's record, which this one can't read (unsupported)"
     return f"the backup's record can't be trusted or read ({state.value})"
 
 
