@@ -1,4 +1,4 @@
-"""The objects that the operations work with. agent/wiring.py builds them."""
+"""The objects that the operations work with. agent/wiring/ builds them."""
 
 import logging
 from collections.abc import Callable

@@ -371,7 +371,7 @@ def test_an_untrusted_store_fails_a_backup_at_once_and_lets_a_delete_wait(
         _replace(ca_file, place.unknown.file)
         place.swift.start()
         waits = re.compile("waits for the store.*comes from an unknown authority")
-        poll("the delete waits", lambda: bool(waits.search(agent.log.read_text())), 20)
+        poll("the delete waits", lambda: bool(waits.search(agent.log.read_text())), 60)
         assert deleting.running()
         _replace(ca_file, place.authority.file)
         poll("the delete ends", lambda: not deleting.running(), 60)
