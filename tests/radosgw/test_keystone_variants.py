@@ -8,17 +8,21 @@ from typing import Any
 import pytest
 from swiftclient import client
 
-from agent.errors import StoreDenied, StoreRejected, TokenRefused
+from agent.errors import LoginDenied, StoreDenied, StoreRejected, TokenRefused
 from agent.store.protocol import Container, StoreLimits
 from agent.store.swift.keystone import KeystoneLogin, KeystoneSettings
 from agent.store.swift.store import SwiftSettings, SwiftStore
+from tests.radosgw.conftest import LIFETIME
 from tests.stack.keystone import Account, KeystoneServer
+from tests.stack.process import poll
 from tests.stack.radosgw import Radosgw, keystone_settings
 from tests.store.contract import fresh, put_segments, views
 
 ACCOUNT = {"rgw_swift_account_in_url": "true"}
 SHARED = {"rgw_keystone_implicit_tenants": "false"}
 AT_ROOT = {"rgw_swift_url_prefix": "/", "rgw_enable_apis": "swift, swift_auth, admin"}
+# The info is at /v1/info. The agent looks for it at /info, as for a Swift's URL /v1/ACCOUNT.
+HIDDEN = {"rgw_swift_url_prefix": "v1"}
 OF_PROJECT = "/AUTH_$(project_id)s"
 
 
@@ -74,9 +78,10 @@ def project(short: KeystoneServer) -> Iterator[Project]:
         (ACCOUNT, f"/swift/v1{OF_PROJECT}", "/swift/v1"),
         ({**ACCOUNT, "rgw_swift_url_prefix": "os"}, f"/os/v1{OF_PROJECT}", "/os/v1"),
         ({**ACCOUNT, **AT_ROOT}, f"/v1{OF_PROJECT}", "/v1"),
+        (HIDDEN, "/v1/v1", f"/v1/v1{OF_PROJECT}"),
         (SHARED, "/swift/v1/", f"/swift/v1{OF_PROJECT}"),
     ],
-    ids=["plain", "account", "prefix", "root", "shared names"],
+    ids=["plain", "account", "prefix", "root", "hidden info", "shared names"],
 )
 def test_a_store_works_with_the_url_of_the_catalogue(
     configured: Radosgw, project: Project, settings: dict[str, Any], url: str, wrong: str
@@ -86,7 +91,8 @@ def test_a_store_works_with_the_url_of_the_catalogue(
     store = project.store(address + url)
     for _ in range(2):
         store.open()
-    assert store.limits() == StoreLimits(1000, 5 << 30, nesting=False)
+    announced = settings != HIDDEN
+    assert store.limits() == StoreLimits(1000, 5 << 30, nesting=False, announced=announced)
     folder = fresh()
     entries = put_segments(store, folder, [b"one", b"two"])
     etag = store.put_manifest(Container.OBJECTS, folder, entries, {"X-Object-Meta-Lsn": "42"})
@@ -144,17 +150,26 @@ def caching(configured: Radosgw, short: KeystoneServer) -> Radosgw:
     return configured
 
 
-def test_a_cached_token_needs_no_keystone_and_lives_on_after_it_was_revoked(
+def test_a_disabled_user_writes_until_the_cached_token_ends(
     caching: Radosgw, project: Project
 ) -> None:
+    """Without the cache, the gateway would refuse the token at once."""
     store = project.store(caching.storage_url)
     store.open()
-    token, seen = store._session._current_access().token, len(project.keystone.requests())
+    seen = len(project.keystone.requests())
+    project.keystone.update_user(project.owner, enabled=False)
     store.put(Container.OBJECTS, "o", views(b"hello"))
-    if store._session._current_access().token == token:
-        assert project.keystone.requests()[seen:] == []
-    project.keystone.revoke_token(store._session._current_access().token)
-    assert store.get(Container.OBJECTS, "o", 10) == b"hello"
+    assert not any("/auth/tokens 404" in line for line in project.keystone.requests()[seen:])
+    assert project.keystone.logins(project.owner.name) == ["201"]
+
+    def denied() -> bool:
+        try:
+            store.put(Container.OBJECTS, "o", views(b"hello"))
+        except LoginDenied:
+            return True
+        return False
+
+    poll("the login is refused", denied, 3 * LIFETIME)
 
 
 @pytest.mark.parametrize("policies", [("cold", "cold"), ("cold", None), (None, "cold")])
@@ -170,7 +185,7 @@ def test_containers_of_two_storage_policies_are_refused_before_a_backup(
     store.open()
     entries = put_segments(store, fresh(), [b"one", b"two"])
     if len(set(policies)) > 1:
-        with pytest.raises(StoreRejected, match="policy 'cold'") as refused:
+        with pytest.raises(StoreRejected, match="of another policy") as refused:
             store.limits()
         assert "X-Storage-Policy" in (refused.value.hint or "")
     else:
