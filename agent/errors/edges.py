@@ -202,14 +202,16 @@ class StoreRedirected(StoreError):
 class TokenRefused(StoreDenied):
     """The store refuses a token that its login has just granted.
 
-    Swift does so while it can't reach Keystone.
+    Swift and Ceph's gateway do so while they can't reach Keystone. Ceph's gateway also does so if
+    the user has no role that it accepts.
     """
 
     code = "token_refused"
     retryable = True
     default_hint = (
-        "check that Swift can reach Keystone (see authtoken in the log of Swift's proxy), and that "
-        "both belong to the same cloud"
+        "check that the store can reach Keystone (see authtoken in the log of Swift's proxy, and "
+        "`rgw keystone url` of Ceph's gateway), that both belong to the same cloud, and that the "
+        "user has a role that the store accepts (`rgw keystone accepted roles`, case-sensitive)"
     )
 
 

@@ -17,86 +17,34 @@ from agent import wiring
 from agent.config.reading import load
 from tests.e2e.reports import Reports
 from tests.e2e.test_task_store import send
-from tests.stack.agent import Agent, write_private
+from tests.stack.agent import write_private
+from tests.stack.cloud import MIB, Cloud
 from tests.stack.fixtures_keystone import need_keystone
-from tests.stack.keystone import Account, ApplicationCredential, KeystoneServer
+from tests.stack.keystone import KeystoneServer
 from tests.stack.mariadb import MariaDB
 from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
 
 LIFETIME = 4  # seconds of a token
-MIB = 1 << 20
-
-
-class Cloud:
-    """A Keystone, a Swift behind it, a user with an application credential, and an agent.
-
-    As a store of the agent's, it has the address of Keystone and the secret of the credential.
-    """
-
-    def __init__(self, folder: Path, rabbitmq: RabbitMQ, mariadb: MariaDB) -> None:
-        self.keystone = KeystoneServer(folder / "keystone", token_seconds=LIFETIME)
-        self.swift = SwiftServer(folder / "swift", keystone=self.keystone)
-        self.keystone.launch()
-        self.swift.launch()
-        self.keystone.wait_ready()
-        self.swift.wait_ready()
-        self.keystone.add_object_store(self.swift.address)
-        self.owner: Account = self.keystone.add_user()
-        self.credential = self.keystone.make_application_credential(self.owner)
-        self.agent = Agent(folder / "agent", rabbitmq, self, mariadb, self.login(self.credential))
-
-    @property
-    def auth_url(self) -> str:
-        return self.keystone.auth_url
-
-    @property
-    def storage_url(self) -> str:
-        return self.swift.storage_url
-
-    @property
-    def user(self) -> str:
-        return ""
-
-    @property
-    def key(self) -> str:
-        return self.credential.secret
-
-    def login(self, credential: ApplicationCredential) -> dict[str, dict[str, object]]:
-        """Return the keys of an agent.toml with the login of that credential."""
-        store: dict[str, object] = {
-            "auth": "v3applicationcredential",
-            "application_credential": credential.id,
-            "user": None,
-            "region": "RegionOne",
-        }
-        return {"store": store, "pipeline": {"segment_bytes": MIB}}
-
-    def environment(self) -> dict[str, str]:
-        """Return the variables OS_* for the password of the user."""
-        return {
-            "OS_AUTH_URL": self.keystone.auth_url,
-            "OS_USERNAME": self.owner.name,
-            "OS_USER_DOMAIN_NAME": self.owner.domain,
-            "OS_PASSWORD": self.owner.password,
-            "OS_PROJECT_NAME": self.keystone.project,
-            "OS_PROJECT_DOMAIN_NAME": self.keystone.project_domain,
-            "OS_IDENTITY_API_VERSION": "3",
-        }
-
-    def stop(self) -> None:
-        self.agent.stop()
-        self.swift.stop()
-        self.keystone.stop()
 
 
 @pytest.fixture(scope="module")
 def cloud(scratch: Path, rabbitmq: RabbitMQ, mariadb: MariaDB) -> Iterator[Cloud]:
     need_keystone()
-    made = Cloud(scratch / "cloud", rabbitmq, mariadb)
+    folder = scratch / "cloud"
+    keystone = KeystoneServer(folder / "keystone", token_seconds=LIFETIME)
+    swift = SwiftServer(folder / "swift", keystone=keystone)
+    keystone.launch()
+    swift.launch()
+    keystone.wait_ready()
+    swift.wait_ready()
+    keystone.add_object_store(swift.address)
+    made = Cloud(folder, keystone, swift, rabbitmq, mariadb)
     made.agent.start()
     yield made
-    made.stop()
+    made.agent.stop()
+    swift.stop()
+    keystone.stop()
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +67,19 @@ def without_agent_toml(
         timeout=60,
         check=False,
     )
+
+
+def password_in_environment(cloud: Cloud) -> dict[str, str]:
+    """Return the variables OS_* for the password of the user."""
+    return {
+        "OS_AUTH_URL": cloud.keystone.auth_url,
+        "OS_USERNAME": cloud.owner.name,
+        "OS_USER_DOMAIN_NAME": cloud.owner.domain,
+        "OS_PASSWORD": cloud.owner.password,
+        "OS_PROJECT_NAME": cloud.keystone.project,
+        "OS_PROJECT_DOMAIN_NAME": cloud.keystone.project_domain,
+        "OS_IDENTITY_API_VERSION": "3",
+    }
 
 
 def test_a_backup_outlives_five_tokens_with_one_renewal_for_each(cloud: Cloud, base: str) -> None:
@@ -172,7 +133,7 @@ def test_the_self_test_passes_and_names_the_login(cloud: Cloud) -> None:
 def test_the_environment_alone_is_enough_for_a_list(
     cloud: Cloud, base: str, tmp_path: Path
 ) -> None:
-    tenant, environment = cloud.agent.tenant_id, cloud.environment()
+    tenant, environment = cloud.agent.tenant_id, password_in_environment(cloud)
     done = without_agent_toml(tmp_path, tenant, environment, "backup-list", "--json")
     assert done.returncode == 0, done.stderr
     assert base in [one["id"] for one in json.loads(done.stdout)]
@@ -216,15 +177,7 @@ def test_a_task_brings_a_token_for_a_project_that_it_may_name(cloud: Cloud) -> N
 
 def test_a_revoked_credential_fails_a_backup_at_once(cloud: Cloud) -> None:
     own = cloud.keystone.make_application_credential(cloud.owner)
-    agent = Agent(
-        cloud.agent.folder.parent / "revoked",
-        cloud.agent.rabbitmq,
-        cloud,
-        cloud.agent.mariadb,
-        cloud.login(own),
-    )
-    agent.write()
-    write_private(agent.folder / "store-key", own.secret)
+    agent = cloud.other_agent("revoked", own)
     cloud.keystone.delete_application_credential(own)
     begun = time.monotonic()
     done = agent.cli("backup-create", "--local", "refused", "--json")

@@ -9,13 +9,36 @@ import pytest
 from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
 from tests.conftest import need
+from tests.faults.rig import small_server
+from tests.stack.fixtures_keystone import need_keystone
+from tests.stack.keystone import KeystoneServer
+from tests.stack.mariadb import MariaDB
 from tests.stack.radosgw import PROGRAMS, Radosgw
+
+LIFETIME = 4  # seconds of a token
 
 
 @pytest.fixture(scope="session")
 def radosgw(scratch: Path) -> Iterator[Radosgw]:
     need(*PROGRAMS, bootstrap="radosgw")
     server = Radosgw(scratch / "radosgw")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def database(scratch: Path) -> Iterator[MariaDB]:
+    server = small_server(scratch / "radosgw-mariadb")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def short(scratch: Path) -> Iterator[KeystoneServer]:
+    """Yield a Keystone with an empty catalogue, whose tokens live for LIFETIME seconds."""
+    need_keystone()
+    server = KeystoneServer(scratch / "radosgw-keystone", token_seconds=LIFETIME)
     server.start()
     yield server
     server.stop()

@@ -14,7 +14,7 @@ from agent.model import BackupRequest, CancelTask, CreateTask, DeleteTask, Limit
 from tests.e2e.conftest import with_daemon
 from tests.e2e.objects import Objects
 from tests.faults.ledger import Ledger
-from tests.faults.rig import change, small_server, told
+from tests.faults.rig import change, told
 from tests.stack.agent import Agent, Tables
 from tests.stack.mariadb import SMALL_SERVER, MariaDB
 from tests.stack.process import poll
@@ -27,13 +27,6 @@ _OVERRIDES: Tables = {
     "pipeline": {"segment_bytes": MIB, "connections": 2},
     "store": {"timeout_seconds": 2, "attempts": 6},
 }
-
-
-@pytest.fixture(scope="module")
-def database(scratch: Path) -> Iterator[MariaDB]:
-    server = small_server(scratch / "radosgw-mariadb")
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -244,6 +244,14 @@ class KeystoneServer:
         self.call("PUT", f"/projects/{self.project_id}/users/{made}/roles/{found['id']}")
         return user
 
+    def add_project(self, user: Account, *, role: str = "member") -> str:
+        """Make a project on which `user` has that role. Return its id."""
+        row = {"name": f"project-{uuid.uuid4()}", "domain_id": _domain_id(self.project_domain)}
+        made = str(self.call("POST", "/projects", {"project": row})["project"]["id"])
+        [found] = self.call("GET", f"/roles?name={role}")["roles"]
+        self.call("PUT", f"/projects/{made}/users/{self.user_id(user)}/roles/{found['id']}")
+        return made
+
     def make_application_credential(
         self,
         user: Account | None = None,

@@ -105,8 +105,14 @@ class Radosgw:
             raise
 
     def configure(self, **settings: Any) -> None:
-        """Restart the gateway with only those settings added (`_` stands for a space)."""
-        self._settings = {key.replace("_", " "): value for key, value in settings.items()}
+        """Restart the gateway with only those settings added (`_` stands for a space).
+
+        Do nothing if it runs with them.
+        """
+        wanted = {key.replace("_", " "): value for key, value in settings.items()}
+        if wanted == self._settings:
+            return
+        self._settings = wanted
         self._write_configuration()
         self._processes["rgw"].stop()
         self.start_gateway()
@@ -115,6 +121,17 @@ class Radosgw:
         """Start only the gateway, after `kill_gateway`, and wait at most 30 s for an answer."""
         self._launch("rgw", "radosgw", "-n", "client.rgw")
         self._processes["rgw"].wait_ready(lambda: port_answers(self.port), 30)
+
+    def add_storage_policy(self, name: str) -> None:
+        """Add a storage policy with pools of its own, for a gateway that starts after this."""
+        placement = ("placement", "add", "--placement-id", name)
+        self._run("radosgw-admin", "zonegroup", *placement, "--rgw-zonegroup", "default")
+        pools = [
+            word
+            for kind in ("data", "index", "data-extra")
+            for word in (f"--{kind}-pool", f"default.rgw.{name}.{kind}")
+        ]
+        self._run("radosgw-admin", "zone", *placement, "--rgw-zone", "default", *pools)
 
     def kill_gateway(self) -> None:
         """End the gateway with SIGKILL."""

@@ -15,7 +15,7 @@ def stat(container: str, name: str, link: Link) -> Stat:
         link.url, link.token, container, name, http_conn=link.http, headers={"X-Newest": "true"}
     )
     length = headers.get("content-length")
-    # Swift puts the ETag of a manifest in quotes. Ceph's gateway does so for every object.
+    # The ETag of a manifest is in quotes.
     return Stat(headers.get("etag", "").strip('"'), None if length is None else int(length))
 
 

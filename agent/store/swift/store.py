@@ -29,6 +29,7 @@ from agent.store.protocol import (
     no_container,
 )
 from agent.store.swift.connection import LONGEST_ANSWER
+from agent.store.swift.containers import check_policies, create_container
 from agent.store.swift.headers import read_clock, stat
 from agent.store.swift.info import read_limits
 from agent.store.swift.joining import Destination, check_entries, put_manifest
@@ -107,12 +108,14 @@ class SwiftStore:
     def open(self, *, create: bool = True) -> None:
         self._session.call("authenticate", lambda _link: None)
         for container in Container if create else ():
-            name = self._container_name(container)
-            self._session.call(f"create container {name}", partial(_create_container, name))
+            create_container(self._session, self._container_name(container))
 
     def limits(self) -> StoreLimits:
-        self._learnt.limits = self._session.call("read the limits from /info", read_limits)
-        return self._learnt.limits
+        limits = self._session.call("read the limits from /info", read_limits)
+        if limits.announced and not limits.nesting:  # Ceph's gateway
+            check_policies(self._session, *map(self._container_name, Container))
+        self._learnt.limits = limits
+        return limits
 
     def put(self, container: Container, name: str, parts: Sequence[memoryview]) -> str:
         digest = hashlib.md5(usedforsecurity=False)
@@ -319,10 +322,6 @@ class SwiftStore:
         except StoreError as error:
             log.debug("%s", error)
             return []
-
-
-def _create_container(name: str, link: Link) -> None:
-    client.put_container(link.url, link.token, name, http_conn=link.http)
 
 
 def _row(row: Mapping[str, Any]) -> StoredObject:
