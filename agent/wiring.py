@@ -30,7 +30,7 @@ from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
 from agent.machine.tls import ClientCertificate, client_context
-from agent.model import StageTotal, TaskStore
+from agent.model import TaskStore
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache, open_cache
 from agent.records.catalogue import Catalogue
@@ -276,14 +276,14 @@ def backup_resources(
 class AgentRun(NamedTuple):
     """One run of an agent that holds the lock of its state directory.
 
-    `note` writes a line about the run into the lock file, for `backup-agent status`. `stages`
-    returns the totals of the data path's stages.
+    `note` writes a line about the run into the lock file, for `backup-agent status`. `started` is
+    in Unix seconds.
     """
 
     journal: Journal
     executor: Executor
     note: WriteActivity
-    stages: Callable[[], Mapping[str, StageTotal]]
+    started: float
 
 
 @contextmanager
@@ -309,6 +309,7 @@ def agent_run(
         ConfigInvalid: the state directory belongs to another user.
         JournalError: the state directory or the journal can't be used.
     """
+    started = time.time()
     with only_agent(config.agent.lock_file, hint=busy_hint) as say, ExitStack() as end:
         say(note)
         end.callback(resources.store.close)
@@ -325,7 +326,7 @@ def agent_run(
             wake=wake,
             ended=ended,
         )
-        yield AgentRun(opened, executor, say, executor.reporter.stages.read)
+        yield AgentRun(opened, executor, say, started)
 
 
 @contextmanager
@@ -347,7 +348,7 @@ def metrics(
     from agent.metrics.export import exported
     from agent.metrics.families import Source
 
-    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    source = Source(config.agent.journal_file, consuming, run.started)
     with exported(source, section.address, section.textfile) as ended:
         yield ended
 
@@ -363,7 +364,7 @@ def write_metrics(config: Config, run: AgentRun) -> None:
     from agent.metrics.textfile import write
 
     consuming = (lambda: False) if config.broker else None
-    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    source = Source(config.agent.journal_file, consuming, run.started)
     try:
         write(config.metrics.textfile, partial(exposition, source))
     except (ConfigInvalid, JournalError) as error:

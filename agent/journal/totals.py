@@ -53,7 +53,8 @@ class Figures(NamedTuple):
 
     `unfinished` is the number of unfinished tasks, and `unsent` that of unsent reports.
     `oldest_unsent` is the time of the oldest of these in Unix seconds, None if there is none.
-    `last_backup` is None if the journal has no report of it (any more).
+    `last_backup` is None if the journal has no report of it (any more). `stages` has the totals of
+    the data path's stages that ever worked.
     """
 
     ends: list[Ended]
@@ -61,6 +62,7 @@ class Figures(NamedTuple):
     unsent: int
     oldest_unsent: int | None
     last_backup: LastBackup | None
+    stages: dict[str, StageTotal]
 
 
 def count_end(db: sqlite3.Connection, report: Report, *, task_type: str | None = None) -> None:
@@ -88,11 +90,6 @@ def add_stages(db: sqlite3.Connection, stages: Mapping[str, StageTotal]) -> None
     )
 
 
-def stages(db: sqlite3.Connection) -> dict[str, StageTotal]:
-    """Return the totals of the data path's stages."""
-    return {stage: StageTotal(*rest) for stage, *rest in db.execute("SELECT * FROM stages")}
-
-
 def figures(path: Path) -> Figures:
     """Return the figures of the journal `path`, while an agent may write to it.
 
@@ -111,7 +108,15 @@ def figures(path: Path) -> Figures:
             (TaskStatus.ACCEPTED, TaskStatus.RUNNING),
         ).fetchone()
         (unsent,) = db.execute("SELECT count(*) FROM outbox").fetchone()
-        return Figures(ends, int(unfinished), int(unsent), _oldest_unsent(db), _last_backup(db))
+        totals = db.execute("SELECT stage, seconds, bytes FROM stages")
+        return Figures(
+            ends,
+            int(unfinished),
+            int(unsent),
+            _oldest_unsent(db),
+            _last_backup(db),
+            {stage: StageTotal(*rest) for stage, *rest in totals},
+        )
 
 
 def _oldest_unsent(db: sqlite3.Connection) -> int | None:

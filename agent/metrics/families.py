@@ -111,12 +111,11 @@ METRICS: Final = (
 class Source(NamedTuple):
     """The places that the values come from.
 
-    `stages` returns the totals of the data path's stages. `consuming` tells if the daemon takes
-    tasks. It is None for an agent without a broker. `started` is in Unix seconds.
+    `consuming` tells if the daemon takes tasks. It is None for an agent without a broker. `started`
+    is in Unix seconds.
     """
 
     journal: Path
-    stages: Callable[[], Mapping[str, StageTotal]]
     consuming: Callable[[], bool] | None
     started: float
 
@@ -152,7 +151,6 @@ class _Collector(Collector):
 def _values(source: Source) -> dict[str, Values]:
     """Return the values of all metrics, by their names without the prefix."""
     found = figures(source.journal)
-    stages = source.stages()
     last, backup = _last_ends(found.ends), found.last_backup or _NO_BACKUP
     consuming: Values = {(): float(source.consuming())} if source.consuming else {}
     return {
@@ -166,9 +164,22 @@ def _values(source: Source) -> dict[str, Values]:
         "last_backup_duration_seconds": {(): backup.seconds},
         "task_total": _totals(found.ends),
         "task_last_end_timestamp_seconds": last,
-        "stage_seconds_total": {(stage,): stages[stage].seconds for stage in STAGES},
-        "stage_bytes_total": {(stage,): stages[stage].bytes for stage in STAGES},
+        **_stages(found),
         **_depths(found),
+    }
+
+
+def _stages(found: Figures) -> dict[str, Values]:
+    """Return the totals of the stages that the journal has.
+
+    The work since the last progress report is left out. If the agent were killed, that work would
+    be missing in the next process, and Prometheus takes a counter that decreases for one that began
+    at 0 again.
+    """
+    totals = {stage: found.stages.get(stage, StageTotal(0.0, 0)) for stage in STAGES}
+    return {
+        "stage_seconds_total": {(stage,): total.seconds for stage, total in totals.items()},
+        "stage_bytes_total": {(stage,): total.bytes for stage, total in totals.items()},
     }
 
 

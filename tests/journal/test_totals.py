@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from agent.errors import Internal
 from agent.journal import Ended, Journal, figures
 from agent.journal.file import JournalFile
 from agent.model import (
@@ -178,8 +179,20 @@ def test_stages_add_up_over_processes(path: Path) -> None:
         journal.add_stages({"read": StageTotal(1.5, 10), "send": StageTotal(0.5, 5)})
         journal.add_stages({"read": StageTotal(1.0, 1)})
         journal.close()
-    journal = opened(path)
-    assert journal.stages() == {"read": StageTotal(5.0, 22), "send": StageTotal(1.0, 10)}
+    assert figures(path).stages == {"read": StageTotal(5.0, 22), "send": StageTotal(1.0, 10)}
+
+
+def test_a_report_and_the_work_of_the_stages_are_one_transaction(path: Path) -> None:
+    journal, task, work = opened(path), ping(), {"read": StageTotal(1.5, 10)}
+    with pytest.raises(Internal):
+        journal.report(draft(task, TaskStatus.RUNNING), work)
+    assert figures(path).stages == {}
+    journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+    journal.report(draft(task, TaskStatus.RUNNING), work)
+    assert figures(path).stages == work
+    journal.report(draft(task, TaskStatus.DONE))
+    journal.report(draft(task, TaskStatus.RUNNING), work)  # the report is dropped
+    assert figures(path).stages == {"read": StageTotal(3.0, 20)}
     journal.close()
 
 

@@ -32,8 +32,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def source(tmp_path: Path) -> Source:
-    stages = {stage: StageTotal(0.25, number) for number, stage in enumerate(STAGES)}
-    return Source(tmp_path / "journal", lambda: stages, lambda: True, 1_800_000_000.5)
+    return Source(tmp_path / "journal", lambda: True, 1_800_000_000.5)
 
 
 def end(journal: Journal, task: PingTask | VerifyTask, code: str) -> None:
@@ -52,10 +51,20 @@ def test_an_agent_that_has_done_nothing(journal: Journal, tmp_path: Path) -> Non
         for status in ("DONE", "FAILED", "CANCELLED"):
             name = "backup_agent_task_last_end_timestamp_seconds"
             assert found[f'{name}{{status="{status}",type="{kind}"}}'] == 0
-    for number, stage in enumerate(STAGES):
-        assert found[f'backup_agent_stage_bytes_total{{stage="{stage}"}}'] == number
+    for stage in STAGES:
+        assert found[f'backup_agent_stage_bytes_total{{stage="{stage}"}}'] == 0
     checked = promtool("check", "metrics", text=text)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+
+
+def test_the_work_of_the_stages(journal: Journal, tmp_path: Path) -> None:
+    journal.add_stages({stage: StageTotal(0.25, n) for n, stage in enumerate(STAGES)})
+    journal.add_stages({"attic": StageTotal(9, 9)})  # a stage of another version
+    found = samples(exposition(source(tmp_path)).decode())
+    for number, stage in enumerate(STAGES):
+        assert found[f'backup_agent_stage_bytes_total{{stage="{stage}"}}'] == number
+        assert found[f'backup_agent_stage_seconds_total{{stage="{stage}"}}'] == 0.25
+    assert not any("attic" in name for name in found)
 
 
 def test_verifications_are_shown_as_soon_as_there_are_any(journal: Journal, tmp_path: Path) -> None:
