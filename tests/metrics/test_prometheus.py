@@ -95,9 +95,7 @@ def test_prometheus_sees_a_backup(
     _the_file_agrees(agent, textfile, samples(text))
 
 
-def test_a_killed_agent_resets_no_counter(
-    agent: Agent, prometheus: Prometheus, port: int
-) -> None:
+def test_a_killed_agent_resets_no_counter(agent: Agent, prometheus: Prometheus, port: int) -> None:
     """Prometheus takes a counter that decreases for one that began at 0 again."""
     agent.start()
     request = BackupRequest(id=str(uuid4()), name="killed")
