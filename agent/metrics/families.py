@@ -4,6 +4,7 @@ Labels have few values: types and statuses of tasks, codes of errors, stages of 
 text of a message, a record or a server becomes a label.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -39,6 +40,12 @@ METRICS: Final = (
         "gauge",
         (),
         "Start of the process that wrote these metrics, in Unix seconds.",
+    ),
+    Metric(
+        "written_timestamp_seconds",
+        "gauge",
+        (),
+        "Time at which these metrics were written, in Unix seconds.",
     ),
     Metric(
         "consuming",
@@ -156,6 +163,7 @@ def _values(source: Source) -> dict[str, Values]:
     return {
         "info": {(__version__,): 1},
         "start_timestamp_seconds": {(): source.started},
+        "written_timestamp_seconds": {(): time.time()},
         "consuming": consuming,
         "last_success_timestamp_seconds": {(): last["backup.create", TaskStatus.DONE]},
         "last_verify_timestamp_seconds": {(): last["backup.verify", TaskStatus.DONE]},

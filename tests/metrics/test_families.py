@@ -1,6 +1,7 @@
 """The values of the metrics come from the journal and the stages."""
 
 import os
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -47,6 +48,7 @@ def test_an_agent_that_has_done_nothing(journal: Journal, tmp_path: Path) -> Non
     found = samples(text)
     assert found["backup_agent_last_success_timestamp_seconds"] == 0
     assert found["backup_agent_start_timestamp_seconds"] == 1_800_000_000.5
+    assert 0 <= time.time() - found["backup_agent_written_timestamp_seconds"] < 10
     for kind in TASK_TYPES:
         for status in ("DONE", "FAILED", "CANCELLED"):
             name = "backup_agent_task_last_end_timestamp_seconds"
