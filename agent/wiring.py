@@ -335,10 +335,8 @@ def metrics(
 ) -> Iterator[Callable[[], None]]:
     """Export the metrics of a daemon while the block runs, if [metrics] asks for them.
 
-    Yield a function to call after the end of a task, from any thread.
-
-    Raises:
-        ConfigInvalid: the port or the file of [metrics] can't be used.
+    A port or a file that can't be used keeps no backup from being made. Yield a function to call
+    after the end of a task, from any thread.
     """
     section = config.metrics
     if section.listen is None and section.textfile is None:

@@ -20,7 +20,7 @@ _UNITS: Final = "`systemctl edit` for both units, backup-agent and backup-agent-
 
 
 def metrics(config: Config) -> CheckOutcome:
-    """Check the port and the file of [metrics]. The daemon does not start if it can't use them."""
+    """Check the port and the file of [metrics]. The daemon works without them if they fail."""
     section = config.metrics
     runs = activity_of_holder(config.agent.lock_file) is not None
     found = []

@@ -43,20 +43,34 @@ def taken(port: int) -> MetricsServer:
     return MetricsServer("127.0.0.1", port, lambda: b"# TYPE a gauge\nbackup_agent_info{} 1\n")
 
 
-def test_a_daemon_that_cannot_export_does_not_start(agent: Agent, tmp_path: Path) -> None:
+def test_a_daemon_that_cannot_export_works_without(agent: Agent, tmp_path: Path) -> None:
     port = free_port()
-    configure(agent, listen=f"127.0.0.1:{port}")
+    textfile = tmp_path / "none" / "a.prom"
+    configure(agent, listen=f"127.0.0.1:{port}", textfile=textfile)
     other = taken(port)
     try:
-        done = agent.cli("run")
+        agent.start()
+        assert agent.create("unseen")["status"] == "COMPLETED"
     finally:
         other.close()
-    assert done.returncode == 2
-    assert f"config_invalid: [metrics] listen: can't listen on port {port}" in done.stderr
-    configure(agent, textfile=tmp_path / "none" / "a.prom")
-    done = agent.cli("run")
-    assert done.returncode == 2
-    assert "[metrics] textfile: can't write" in done.stderr
+    log = agent.log.read_text()
+    assert log.count(f"[metrics] listen: can't listen on port {port}") == 1
+    assert log.count("[metrics] textfile: can't write") == 1
+    textfile.parent.mkdir()
+    assert agent.stop() == 0
+    assert samples(textfile.read_text())["backup_agent_consuming"] == 0
+
+
+def test_a_daemon_refuses_wrong_settings(agent: Agent) -> None:
+    for keys, why in (
+        ({"listen": "0.0.0.0:9399"}, "is not a loopback address"),
+        ({"textfile": "/a/b.txt"}, "must end in .prom"),
+    ):
+        configure(agent, **keys)
+        done = agent.cli("run")
+        assert done.returncode == 2
+        assert "config_invalid" in done.stderr
+        assert why in done.stderr
 
 
 def test_commands_of_cron_add_up_in_the_file(agent: Agent, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from threading import Event, Thread
 from uuid import uuid4
 
 import pytest
@@ -95,8 +96,29 @@ def test_the_file_that_is_left_says_that_no_task_is_taken(journal: Journal, tmp_
     """This holds even if the link to the broker did not end in time."""
     path = tmp_path / "a.prom"
     with exported(source(tmp_path), None, path):
+        poll("the file is written", path.exists, 10)
         assert samples(path.read_text())["backup_agent_consuming"] == 1
     assert samples(path.read_text())["backup_agent_consuming"] == 0
+
+
+def test_the_end_during_a_write_is_written(tmp_path: Path) -> None:
+    path, value, reads = tmp_path / "a.prom", ["b 1\n"], [Event(), Event()]
+
+    def text() -> bytes:
+        content = value[0]
+        reads[0].set()
+        assert reads[1].wait(10)
+        return content.encode()
+
+    file = Textfile(path, text)
+    assert reads[0].wait(10)
+    value[0] = "b 0\n"
+    closer = Thread(target=file.close)
+    closer.start()
+    poll("it is about to end", lambda: file._ending, 10)
+    reads[1].set()
+    closer.join(10)
+    assert path.read_text() == "b 0\n"
 
 
 def test_the_file_is_readable_for_others_whatever_the_umask(tmp_path: Path) -> None:
@@ -115,6 +137,7 @@ def test_a_file_that_cannot_be_written_is_logged_once(
     folder.mkdir()
     path, texts = folder / "a.prom", iter(range(100))
     file = Textfile(path, lambda: f"a {next(texts)}\n".encode())
+    poll("the file is written", path.exists, 10)
     assert path.read_text() == "a 0\n"
     path.unlink()
     folder.rmdir()
