@@ -19,10 +19,11 @@ from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answer_report, ended_by, open_cancels
 from agent.journal.file import JournalFile
 from agent.journal.form import read_task, report_bytes, task_bytes
+from agent.journal.labels import NO_TASK
 from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
 from agent.journal.parents import parents
-from agent.journal.totals import NO_TASK, add_stages, count_end
+from agent.journal.totals import add_stages, count_end
 from agent.model import CancelTask, Report, ReportDraft, StageTotal, Task, TaskStatus
 
 # In bytes. A task of 64 KiB with its first report takes less.

@@ -7,22 +7,16 @@ functions but `figures` work inside a transaction of the journal.
 import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from agent.errors import AgentError
 from agent.journal.file import read_only
 from agent.journal.form import read_report
+from agent.journal.labels import code_label, type_label
 from agent.model import BackupView, Report, StageTotal, TaskStatus
 
-# The type under which messages are counted that are no tasks. A type that such a message names may
-# be any text of the sender's.
-NO_TASK: Final = "unknown"
-# The code of an error that this version doesn't know. A record from the store may name any.
-OTHER_CODE: Final = "other"
 _BACKUP: Final = "backup.create"
 
 
@@ -67,14 +61,13 @@ class Figures(NamedTuple):
 
 def count_end(db: sqlite3.Connection, report: Report, *, task_type: str | None = None) -> None:
     """Count a final report. `task_type` replaces the report's own type."""
-    code = report.error.code if report.error else ""
     db.execute(
         "INSERT INTO ends VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET"
         " count = count + 1, last = excluded.last, seq = excluded.seq",
         (
-            task_type or report.type,
+            type_label(task_type or report.type),
             report.status,
-            code if not code or code in _codes() else OTHER_CODE,
+            code_label(report.error.code if report.error else ""),
             _unix(report.at),
             report.seq,
         ),
@@ -160,14 +153,3 @@ def _unix(time: str) -> int:
         return int(datetime.fromisoformat(time).timestamp())
     except (ValueError, OverflowError):
         return 0
-
-
-@cache
-def _codes() -> frozenset[str]:
-    """Return the codes of all errors."""
-    kinds, codes = [AgentError], set[str]()
-    while kinds:
-        kind = kinds.pop()
-        codes.add(kind.code)
-        kinds += kind.__subclasses__()
-    return frozenset(codes)

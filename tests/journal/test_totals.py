@@ -232,6 +232,31 @@ def test_an_upgrade_counts_the_tasks_that_the_journal_still_has(path: Path) -> N
     assert [one.number for one in kept] == [1, 2]
 
 
+def test_an_upgrade_takes_no_text_of_a_sender_or_a_record(path: Path) -> None:
+    journal = Journal(path, INSTANCE, RUN)
+    tasks = [ping() for _ in range(4)]
+    for task in tasks:
+        end(journal, task, TaskStatus.FAILED, "engine_failed")
+    changes = ("$.error.code", 'secret"} 1'), ("$.error.code", 7), ("$.type", "evil.type")
+    with journal._file.transaction() as db:
+        db.execute("DROP TABLE ends")
+        db.execute("DROP TABLE stages")
+        for task, change in zip(tasks, changes, strict=False):
+            db.execute(
+                "UPDATE tasks SET last_report = json_set(CAST(last_report AS TEXT), ?, ?)"
+                " WHERE task_id = ?",
+                (*change, task.task_id),
+            )
+        db.execute("PRAGMA user_version = 4")
+    journal.close()
+    JournalFile(path).close()
+    assert sorted((one.type, one.code, one.number) for one in figures(path).ends) == [
+        ("agent.ping", "engine_failed", 1),
+        ("agent.ping", "other", 2),
+        ("unknown", "engine_failed", 1),
+    ]
+
+
 def test_the_golden_journal_of_version_3_is_counted(path: Path) -> None:
     db = sqlite3.connect(path)
     db.executescript((CHECKOUT / "tests" / "golden" / "journal-3.sql").read_text())
