@@ -1,19 +1,28 @@
 """The settings of [metrics] in a daemon, in commands without one, and in the self-test."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event, Thread, Timer
+from typing import cast
 
 import pytest
 
+from agent import wiring
 from agent.config.reading import load
 from agent.config.settings import MetricsSection
 from agent.machine.lock import only_agent
 from agent.metrics.server import MetricsServer
+from agent.selftest import exporting
 from agent.selftest.check import Verdict
 from agent.selftest.exporting import metrics as check
+from agent.tasks.executor import Executor
+from agent.wiring import AgentRun
 from tests.metrics.samples import samples
 from tests.stack.agent import Agent
 from tests.stack.mariadb import MariaDB
@@ -123,6 +132,48 @@ def test_the_self_test_checks_the_port(agent: Agent) -> None:
         other.close()
     with only_agent(agent.folder / "state" / "lock"):
         assert outcome(agent)[0] is Verdict.WARN
+
+
+def test_the_self_test_does_not_wait_for_a_program_that_drips(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_SECONDS", 0.5)
+    ended = Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            while not ended.wait(0.1):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        configure(agent, listen=f"127.0.0.1:{port}")
+        dripping = Thread(target=drip, args=(listener,))
+        dripping.start()
+        # it ends even if the self-test waits for its end
+        limit = Timer(8, ended.set)
+        limit.start()
+        began = time.monotonic()
+        verdict, said = outcome(agent)
+        took = time.monotonic() - began
+        ended.set()
+        limit.cancel()
+        dripping.join()
+    assert verdict is Verdict.FAIL
+    assert f"another program listens on port {port}" in said
+    assert took < 5
+
+
+def test_a_file_of_a_command_says_when_the_command_began(agent: Agent, tmp_path: Path) -> None:
+    configure(agent, textfile=tmp_path / "a.prom")
+    config = load(agent.config, {})
+    with closing(wiring.journal(config)) as journal:
+        run = AgentRun(journal, cast(Executor, None), lambda _text: None, 1_800_000_000.5)
+        wiring.write_metrics(config, run)
+    found = samples((tmp_path / "a.prom").read_text())
+    assert found["backup_agent_start_timestamp_seconds"] == 1_800_000_000.5
 
 
 def test_the_self_test_checks_the_file(agent: Agent, tmp_path: Path) -> None:
