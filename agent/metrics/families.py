@@ -20,6 +20,8 @@ from agent.model import STAGES, TASK_TYPES, StageTotal, TaskStatus
 PREFIX: Final = "backup_agent_"
 _STATUSES: Final = tuple(status.value for status in TaskStatus if status.final)
 _NO_BACKUP: Final = LastBackup(0, 0, 0.0)
+# How far a time may be in the future without being wrong, in seconds.
+_SKEW_SECONDS: Final = 600.0
 # The values of one metric, by the values of its labels.
 Values = Mapping[tuple[str, ...], float]
 
@@ -157,13 +159,14 @@ class _Collector(Collector):
 
 def _values(source: Source) -> dict[str, Values]:
     """Return the values of all metrics, by their names without the prefix."""
-    found = figures(source.journal)
+    now = time.time()
+    found = _of_the_past(figures(source.journal), now)
     last, backup = _last_ends(found.ends), found.last_backup or _NO_BACKUP
     consuming: Values = {(): float(source.consuming())} if source.consuming else {}
     return {
         "info": {(__version__,): 1},
         "start_timestamp_seconds": {(): source.started},
-        "written_timestamp_seconds": {(): time.time()},
+        "written_timestamp_seconds": {(): now},
         "consuming": consuming,
         "last_success_timestamp_seconds": {(): last["backup.create", TaskStatus.DONE]},
         "last_verify_timestamp_seconds": {(): last["backup.verify", TaskStatus.DONE]},
@@ -175,6 +178,23 @@ def _values(source: Source) -> dict[str, Values]:
         **_stages(found),
         **_depths(found),
     }
+
+
+def _of_the_past(found: Figures, now: float) -> Figures:
+    """Replace the times in the future, which come from a clock that was wrong.
+
+    A time in the future would keep alerts on its age silent until it has passed. A time that is
+    further than `_SKEW_SECONDS` away becomes 0, as if there were none, which the alerts see.
+    Another one becomes `now`, because it is soon past.
+    """
+
+    def past(time: float) -> int:
+        return 0 if time > now + _SKEW_SECONDS else int(min(time, now))
+
+    return found._replace(
+        ends=[end._replace(last=past(end.last)) for end in found.ends],
+        oldest_unsent=past(found.oldest_unsent or 0),
+    )
 
 
 def _stages(found: Figures) -> dict[str, Values]:

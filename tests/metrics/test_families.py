@@ -27,10 +27,12 @@ from tests.metrics.prometheus import promtool
 from tests.metrics.samples import samples
 from tests.stack.process import poll
 
+_IDS = (str(uuid4()), str(uuid4()))
+
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "journal", str(uuid4()), str(uuid4()))
+    return Journal(tmp_path / "journal", *_IDS)
 
 
 def source(tmp_path: Path) -> Source:
@@ -85,6 +87,25 @@ def test_verifications_are_shown_as_soon_as_there_are_any(journal: Journal, tmp_
 def test_an_agent_without_a_broker_says_nothing_about_one(journal: Journal, tmp_path: Path) -> None:
     alone = source(tmp_path)._replace(consuming=None)
     assert "backup_agent_consuming" not in samples(exposition(alone).decode())
+
+
+@pytest.mark.parametrize(("ahead", "shown"), [(86_400, 0), (300, 1)])
+def test_a_time_in_the_future_does_not_silence_an_alert(
+    tmp_path: Path, ahead: int, shown: int
+) -> None:
+    """`shown` is 0 for no time, and 1 for the present."""
+    began = int(time.time())
+    journal = Journal(tmp_path / "journal", *_IDS, clock=lambda: time.time() + ahead)
+    end(journal, VerifyTask(task_id=str(uuid4()), backup_id=str(uuid4())), "")
+    found = samples(exposition(source(tmp_path)).decode())
+    journal.close()
+    last = "backup_agent_task_last_end_timestamp_seconds"
+    for name in (
+        "backup_agent_last_verify_timestamp_seconds",
+        f'{last}{{status="DONE",type="backup.verify"}}',
+        "backup_agent_outbox_oldest_report_timestamp_seconds",
+    ):
+        assert shown * began <= found[name] <= shown * time.time(), name
 
 
 def test_without_a_journal_there_are_no_values(tmp_path: Path) -> None:
