@@ -16,6 +16,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from agent.errors import JournalError
+from agent.journal.labels import code_label, type_label
 
 # Raise it also if a task, a report or a kept record gets a field, because an older agent can't read
 # that. Then make its golden journal (tests/golden/journals.py).
@@ -41,14 +42,14 @@ CREATE TABLE stages (
 _COUNT_ENDS: Final = """
 INSERT INTO ends SELECT type, status, code, count(*), ifnull(max(at), 0), max(ended) FROM (
     SELECT status, ended,
-        json_extract(report, '$.type') AS type,
-        ifnull(json_extract(report, '$.error.code'), '') AS code,
+        type_label(json_extract(report, '$.type')) AS type,
+        code_label(ifnull(json_extract(report, '$.error.code'), '')) AS code,
         CAST(strftime('%s', json_extract(report, '$.at')) AS INTEGER) AS at
     FROM (
         SELECT status, ended, CAST(last_report AS TEXT) AS report
         FROM tasks WHERE ended IS NOT NULL
     ) WHERE json_valid(report)
-) WHERE type IS NOT NULL GROUP BY type, status, code
+) GROUP BY type, status, code
 """
 _SCHEMA: Final = """
 CREATE TABLE tasks (
@@ -248,9 +249,10 @@ def _open(path: Path) -> sqlite3.Connection:
         os.fchmod(handle, 0o600)
     finally:
         os.close(handle)
-    return sqlite3.connect(
-        path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False
-    )
+    db = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+    for function in (type_label, code_label):
+        db.create_function(function.__name__, 1, function, deterministic=True)
+    return db
 
 
 def _execute(db: sqlite3.Connection, script: str) -> None:

@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from agent.errors import Internal, JournalFull
 from agent.journal.cancels import answer_report, ended_by, open_cancels
 from agent.journal.file import JournalFile
 from agent.journal.form import read_task, report_bytes, task_bytes
+from agent.journal.labels import NO_TASK
 from agent.journal.lineages import observe
 from agent.journal.outbox import Outbox
 from agent.journal.parents import parents
-from agent.journal.totals import NO_TASK, add_stages, count_end, stages
+from agent.journal.totals import add_stages, count_end
 from agent.model import CancelTask, Report, ReportDraft, StageTotal, Task, TaskStatus
 
 # In bytes. A task of 64 KiB with its first report takes less.
@@ -228,11 +230,13 @@ class Journal:
 
     # --- reports -------------------------------------------------------------------------
 
-    def report(self, draft: ReportDraft) -> None:
+    def report(
+        self, draft: ReportDraft, stages: Mapping[str, StageTotal] = MappingProxyType({})
+    ) -> None:
         """Set a task's status and put its report into the outbox.
 
         Each report replaces an unsent progress report of its task. A report after the task's end
-        is dropped.
+        is dropped. `stages` is added to the totals of the data path's stages in any case.
 
         Raises:
             Internal: the task is unknown.
@@ -241,6 +245,7 @@ class Journal:
             status = self._status(db, draft.task_id)
             if status is None:
                 raise Internal(f"a report about the task {draft.task_id}, which isn't stored")
+            add_stages(db, stages)
             if status.final:
                 return
             self._tell(db, draft)
@@ -335,11 +340,6 @@ class Journal:
         """Add the work of a run of the data path to the totals of its stages."""
         with self._file.transaction() as db:
             add_stages(db, more)
-
-    def stages(self) -> dict[str, StageTotal]:
-        """Return the totals of the data path's stages, of all runs that `add_stages` got."""
-        with self._file.transaction() as db:
-            return stages(db)
 
     # --- inside a transaction ------------------------------------------------------------
 

@@ -7,22 +7,16 @@ functions but `figures` work inside a transaction of the journal.
 import sqlite3
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
-from agent.errors import AgentError
 from agent.journal.file import read_only
 from agent.journal.form import read_report
+from agent.journal.labels import code_label, type_label
 from agent.model import BackupView, Report, StageTotal, TaskStatus
 
-# The type under which messages are counted that are no tasks. A type that such a message names may
-# be any text of the sender's.
-NO_TASK: Final = "unknown"
-# The code of an error that this version doesn't know. A record from the store may name any.
-OTHER_CODE: Final = "other"
 _BACKUP: Final = "backup.create"
 
 
@@ -53,7 +47,8 @@ class Figures(NamedTuple):
 
     `unfinished` is the number of unfinished tasks, and `unsent` that of unsent reports.
     `oldest_unsent` is the time of the oldest of these in Unix seconds, None if there is none.
-    `last_backup` is None if the journal has no report of it (any more).
+    `last_backup` is None if the journal has no report of it (any more). `stages` has the totals of
+    the data path's stages that ever worked.
     """
 
     ends: list[Ended]
@@ -61,18 +56,18 @@ class Figures(NamedTuple):
     unsent: int
     oldest_unsent: int | None
     last_backup: LastBackup | None
+    stages: dict[str, StageTotal]
 
 
 def count_end(db: sqlite3.Connection, report: Report, *, task_type: str | None = None) -> None:
     """Count a final report. `task_type` replaces the report's own type."""
-    code = report.error.code if report.error else ""
     db.execute(
         "INSERT INTO ends VALUES (?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET"
         " count = count + 1, last = excluded.last, seq = excluded.seq",
         (
-            task_type or report.type,
+            type_label(task_type or report.type),
             report.status,
-            code if not code or code in _codes() else OTHER_CODE,
+            code_label(report.error.code if report.error else ""),
             _unix(report.at),
             report.seq,
         ),
@@ -86,11 +81,6 @@ def add_stages(db: sqlite3.Connection, stages: Mapping[str, StageTotal]) -> None
         " seconds = seconds + excluded.seconds, bytes = bytes + excluded.bytes",
         [(stage, *total) for stage, total in stages.items()],
     )
-
-
-def stages(db: sqlite3.Connection) -> dict[str, StageTotal]:
-    """Return the totals of the data path's stages."""
-    return {stage: StageTotal(*rest) for stage, *rest in db.execute("SELECT * FROM stages")}
 
 
 def figures(path: Path) -> Figures:
@@ -111,7 +101,15 @@ def figures(path: Path) -> Figures:
             (TaskStatus.ACCEPTED, TaskStatus.RUNNING),
         ).fetchone()
         (unsent,) = db.execute("SELECT count(*) FROM outbox").fetchone()
-        return Figures(ends, int(unfinished), int(unsent), _oldest_unsent(db), _last_backup(db))
+        totals = db.execute("SELECT stage, seconds, bytes FROM stages")
+        return Figures(
+            ends,
+            int(unfinished),
+            int(unsent),
+            _oldest_unsent(db),
+            _last_backup(db),
+            {stage: StageTotal(*rest) for stage, *rest in totals},
+        )
 
 
 def _oldest_unsent(db: sqlite3.Connection) -> int | None:
@@ -155,14 +153,3 @@ def _unix(time: str) -> int:
         return int(datetime.fromisoformat(time).timestamp())
     except (ValueError, OverflowError):
         return 0
-
-
-@cache
-def _codes() -> frozenset[str]:
-    """Return the codes of all errors."""
-    kinds, codes = [AgentError], set[str]()
-    while kinds:
-        kind = kinds.pop()
-        codes.add(kind.code)
-        kinds += kind.__subclasses__()
-    return frozenset(codes)

@@ -17,11 +17,8 @@ def exported(
 ) -> Iterator[Callable[[], None]]:
     """Export the metrics while the block runs, on a port, in a file, or both.
 
-    Yield a function to call after the end of a task, from any thread.
-
-    Raises:
-        ConfigInvalid: the port or the file can't be used.
-        JournalError: the journal can't be read.
+    If the port or the file can't be used, that is logged and tried again. Yield a function to call
+    after the end of a task, from any thread.
     """
     over, consuming = Event(), source.consuming
     if consuming is not None:

@@ -4,6 +4,7 @@ Labels have few values: types and statuses of tasks, codes of errors, stages of 
 text of a message, a record or a server becomes a label.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -19,6 +20,8 @@ from agent.model import STAGES, TASK_TYPES, StageTotal, TaskStatus
 PREFIX: Final = "backup_agent_"
 _STATUSES: Final = tuple(status.value for status in TaskStatus if status.final)
 _NO_BACKUP: Final = LastBackup(0, 0, 0.0)
+# How far a time may be in the future without being wrong, in seconds.
+_SKEW_SECONDS: Final = 600.0
 # The values of one metric, by the values of its labels.
 Values = Mapping[tuple[str, ...], float]
 
@@ -39,6 +42,12 @@ METRICS: Final = (
         "gauge",
         (),
         "Start of the process that wrote these metrics, in Unix seconds.",
+    ),
+    Metric(
+        "written_timestamp_seconds",
+        "gauge",
+        (),
+        "Time at which these metrics were written, in Unix seconds.",
     ),
     Metric(
         "consuming",
@@ -111,12 +120,11 @@ METRICS: Final = (
 class Source(NamedTuple):
     """The places that the values come from.
 
-    `stages` returns the totals of the data path's stages. `consuming` tells if the daemon takes
-    tasks. It is None for an agent without a broker. `started` is in Unix seconds.
+    `consuming` tells if the daemon takes tasks. It is None for an agent without a broker. `started`
+    is in Unix seconds.
     """
 
     journal: Path
-    stages: Callable[[], Mapping[str, StageTotal]]
     consuming: Callable[[], bool] | None
     started: float
 
@@ -151,13 +159,14 @@ class _Collector(Collector):
 
 def _values(source: Source) -> dict[str, Values]:
     """Return the values of all metrics, by their names without the prefix."""
-    found = figures(source.journal)
-    stages = source.stages()
+    now = time.time()
+    found = _of_the_past(figures(source.journal), now)
     last, backup = _last_ends(found.ends), found.last_backup or _NO_BACKUP
     consuming: Values = {(): float(source.consuming())} if source.consuming else {}
     return {
         "info": {(__version__,): 1},
         "start_timestamp_seconds": {(): source.started},
+        "written_timestamp_seconds": {(): now},
         "consuming": consuming,
         "last_success_timestamp_seconds": {(): last["backup.create", TaskStatus.DONE]},
         "last_verify_timestamp_seconds": {(): last["backup.verify", TaskStatus.DONE]},
@@ -166,9 +175,39 @@ def _values(source: Source) -> dict[str, Values]:
         "last_backup_duration_seconds": {(): backup.seconds},
         "task_total": _totals(found.ends),
         "task_last_end_timestamp_seconds": last,
-        "stage_seconds_total": {(stage,): stages[stage].seconds for stage in STAGES},
-        "stage_bytes_total": {(stage,): stages[stage].bytes for stage in STAGES},
+        **_stages(found),
         **_depths(found),
+    }
+
+
+def _of_the_past(found: Figures, now: float) -> Figures:
+    """Replace the times in the future, which come from a clock that was wrong.
+
+    A time in the future would keep alerts on its age silent until it has passed. A time that is
+    further than `_SKEW_SECONDS` away becomes 0, as if there were none, which the alerts see.
+    Another one becomes `now`, because it is soon past.
+    """
+
+    def past(time: float) -> int:
+        return 0 if time > now + _SKEW_SECONDS else int(min(time, now))
+
+    return found._replace(
+        ends=[end._replace(last=past(end.last)) for end in found.ends],
+        oldest_unsent=past(found.oldest_unsent or 0),
+    )
+
+
+def _stages(found: Figures) -> dict[str, Values]:
+    """Return the totals of the stages that the journal has.
+
+    The work since the last progress report is left out. If the agent were killed, that work would
+    be missing in the next process, and Prometheus takes a counter that decreases for one that began
+    at 0 again.
+    """
+    totals = {stage: found.stages.get(stage, StageTotal(0.0, 0)) for stage in STAGES}
+    return {
+        "stage_seconds_total": {(stage,): total.seconds for stage, total in totals.items()},
+        "stage_bytes_total": {(stage,): total.bytes for stage, total in totals.items()},
     }
 
 

@@ -2,6 +2,8 @@
 
 It serves one connection after the other on one thread, and each gets three seconds. Others wait in
 the kernel's queue, which holds a few. So a slow client delays a scrape, and takes nothing else.
+
+A port that can't be used is tried again. It must not keep the agent from making backups.
 """
 
 import errno
@@ -13,9 +15,10 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
+from threading import Event
 from typing import Any, Final
 
-from agent.errors import ConfigInvalid, JournalError
+from agent.errors import JournalError
 from agent.metrics.threads import begin
 
 log = logging.getLogger(__name__)
@@ -28,33 +31,49 @@ _WAITING: Final = 8
 _LOOP_SECONDS: Final = 0.5
 # Seconds after a connection that can't be accepted, because too many files are open.
 _PAUSE: Final = 0.5
+# Seconds between two attempts to listen.
+_RETRY_SECONDS: Final = 30.0
 
 
 class MetricsServer:
     """A server on its own thread. `text` returns the metrics, and may raise JournalError."""
 
     def __init__(self, host: str, port: int, text: Callable[[], bytes]) -> None:
-        """Listen on the port.
-
-        Raises:
-            ConfigInvalid: the port can't be used.
-        """
-        try:
-            self._server = _Server(host, port, text)
-        except OSError as error:
-            raise _refusal(host, port, error) from error
-        self._ending = False
+        """Listen on the port. If it can't be used, log that, and try again every 30 s."""
+        self._place = host, port
+        self._text = text
+        self._ending = Event()
+        self._server = self._listening()
         self._thread = begin("metrics", self._serve)
 
     def close(self) -> None:
         """End the thread and free the port."""
-        self._ending = True
+        self._ending.set()
         self._thread.join()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.server_close()
 
     def _serve(self) -> None:
-        while not self._ending:
+        while self._server is None and not self._ending.wait(_RETRY_SECONDS):
+            self._server = self._listening(again=True)
+        while self._server is not None and not self._ending.is_set():
             self._server.handle_request()
+
+    def _listening(self, *, again: bool = False) -> "_Server | None":
+        """Return a server that listens, or None if the port can't be used.
+
+        Log the failure of the first attempt, and the success of a later one.
+        """
+        host, port = self._place
+        try:
+            server = _Server(host, port, self._text)
+        except OSError as error:
+            if not again:
+                log.error("%s", _refusal(host, port, error))
+            return None
+        if again:
+            log.info("the metrics are on port %d of %s now", port, host)
+        return server
 
 
 class _Server(TCPServer):
@@ -143,7 +162,7 @@ class _Incoming(io.RawIOBase):
         return count
 
 
-def _refusal(host: str, port: int, error: OSError) -> ConfigInvalid:
+def _refusal(host: str, port: int, error: OSError) -> str:
     hint = "name a free port on 127.0.0.1 or [::1]"
     if error.errno in (errno.EPERM, errno.EACCES):
         hint = (
@@ -152,6 +171,7 @@ def _refusal(host: str, port: int, error: OSError) -> ConfigInvalid:
         )
     if error.errno == errno.EADDRINUSE:
         hint = f"`ss -ltnp sport = :{port}` shows the program that has it. Or name another port"
-    return ConfigInvalid(
-        f"[metrics] listen: can't listen on port {port} of {host}: {error.strerror}", hint=hint
+    return (
+        f"[metrics] listen: can't listen on port {port} of {host}: {error.strerror}. The agent "
+        f"works without it, and tries again every {_RETRY_SECONDS:.0f} s. What to do: {hint}"
     )

@@ -40,23 +40,17 @@ def write(path: Path, text: Callable[[], bytes]) -> None:
 
 
 class Textfile:
-    """A thread that writes the file every 30 s, and at once after `wake`.
+    """A thread that writes the file at once, every 30 s, and after `wake`.
 
-    A write that fails is logged once, until a write succeeds.
+    A write that fails is logged once, until a write succeeds. It must not keep the agent from
+    making backups.
     """
 
     def __init__(self, path: Path, text: Callable[[], bytes]) -> None:
-        """Write the file for the first time.
-
-        Raises:
-            ConfigInvalid: the file can't be written.
-            JournalError: the metrics can't be read.
-        """
         self._path = path
         self._text = text
         self._work = Event()
         self._ending = self._failed = False
-        write(path, text)
         self._thread = begin("metrics file", self._run)
 
     def wake(self) -> None:
@@ -71,16 +65,23 @@ class Textfile:
 
     def _run(self) -> None:
         while not self._ending:
+            self._try()
             self._work.wait(_SECONDS)
             self._work.clear()
-            self._try()
+        # what a write that was under way at the end has read may be out of date
+        self._try()
 
     def _try(self) -> None:
         try:
             write(self._path, self._text)
         except (ConfigInvalid, JournalError) as error:
             if not self._failed:
-                log.error("%s. What to do: %s", error, error.hint)
+                log.error(
+                    "%s. The agent works without it, and tries again every %.0f s. What to do: %s",
+                    error,
+                    _SECONDS,
+                    error.hint,
+                )
             self._failed = True
         else:
             self._failed = False

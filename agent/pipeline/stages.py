@@ -4,12 +4,11 @@ A stage that works on each block adds to a `Tally` of its own thread, without a 
 passes the sum to the run's meter every 16 blocks. So measuring costs two looks at the clock a MiB.
 """
 
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, Self
 
-from agent.model import STAGES, StageTotal
+from agent.model import StageTotal
 from agent.pipeline.meter import Meter
 
 _AT_ONCE: Final = 16
@@ -44,43 +43,31 @@ class Tally:
         self.flush()
 
 
-class StageTotals:
-    """The totals of all stages. They begin with `before`, those of earlier processes.
+class StageWork:
+    """The work of the stages in one run, which its owner keeps from time to time."""
 
-    They never decrease. Runs that have not ended are included.
-    """
-
-    def __init__(self, before: Mapping[str, StageTotal]) -> None:
-        self._lock = threading.Lock()
-        nothing = StageTotal(0.0, 0)
-        self._ended = {stage: before.get(stage, nothing) for stage in STAGES}
-        self._running: list[Meter] = []
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._kept: Mapping[str, StageTotal] = {}
 
     @contextmanager
-    def counted(self, meter: Meter) -> Iterator[None]:
-        """Count the work of a run while the block runs, and keep it after the end."""
-        with self._lock:
-            self._running.append(meter)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._running.remove(meter)
-                self._ended = _sum(self._ended, meter.stages())
+    def rest(self) -> Iterator[dict[str, StageTotal]]:
+        """Yield the work that is not kept yet. It is kept if the block raises nothing.
 
-    def read(self) -> dict[str, StageTotal]:
-        """Return the totals of all stages."""
-        with self._lock:
-            found = self._ended
-            for meter in self._running:
-                found = _sum(found, meter.stages())
-            return found
+        One thread at a time may use this.
+        """
+        done = self._meter.stages()
+        yield _difference(done, self._kept)
+        self._kept = done
 
 
-def _sum(one: Mapping[str, StageTotal], more: Mapping[str, StageTotal]) -> dict[str, StageTotal]:
+def _difference(
+    done: Mapping[str, StageTotal], kept: Mapping[str, StageTotal]
+) -> dict[str, StageTotal]:
     nothing = StageTotal(0.0, 0)
     return {
-        stage: StageTotal(total.seconds + added.seconds, total.bytes + added.bytes)
-        for stage, total in one.items()
-        for added in (more.get(stage, nothing),)
+        stage: StageTotal(total.seconds - before.seconds, total.bytes - before.bytes)
+        for stage, total in done.items()
+        for before in (kept.get(stage, nothing),)
+        if total != before
     }

@@ -5,7 +5,7 @@ held.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,22 +18,20 @@ from agent.model import (
     ErrorInfo,
     Record,
     ReportDraft,
+    StageTotal,
     Task,
     TaskStatus,
     utc_now,
 )
 from agent.pipeline.meter import Meter, every
-from agent.pipeline.stages import StageTotals
+from agent.pipeline.stages import StageWork
 from agent.tasks.stores import TaskStores
 
 log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Reports on tasks. The final report of a task drops its token, which `stores` holds.
-
-    `stages` has the totals of the data path's stages.
-    """
+    """Reports on tasks. The final report of a task drops its token, which `stores` holds."""
 
     def __init__(
         self,
@@ -53,7 +51,6 @@ class Reporter:
         self._progress_seconds = progress_seconds
         self._wake = wake
         self._ended = ended
-        self.stages = StageTotals(journal.stages())
         self._held: Callable[[], None] | None = None
         self._muted = False
 
@@ -66,8 +63,13 @@ class Reporter:
         error: ErrorInfo | None = None,
         meter: Meter | None = None,
         deleted: Sequence[str] | None = None,
+        stages: Mapping[str, StageTotal] | None = None,
     ) -> None:
-        """Write a report. Raise JournalError if the journal does not take it."""
+        """Write a report, and the work of the data path's stages that it comes with.
+
+        Raises:
+            JournalError: the journal takes neither.
+        """
         self._journal.report(
             ReportDraft(
                 task_id=task.task_id,
@@ -78,7 +80,8 @@ class Reporter:
                 progress=meter.progress() if meter else None,
                 error=error,
                 deleted=None if deleted is None else tuple(deleted),
-            )
+            ),
+            stages or {},
         )
         if status.final:
             self._stores.forget(task.task_id)
@@ -109,29 +112,33 @@ class Reporter:
         self, task: Task, meter: Meter, record: Callable[[], Record | None]
     ) -> Iterator[None]:
         """Report progress every `progress_seconds`, and count the stages, while the block runs."""
-        self._muted = False
+        self._muted, work = False, StageWork(meter)
+
+        def tell() -> None:
+            self._tell_progress(task, record(), meter, work)
+
         try:
-            with (
-                self.stages.counted(meter),
-                every(self._progress_seconds, lambda: self._tell_progress(task, record(), meter)),
-            ):
+            with every(self._progress_seconds, tell):
                 yield
         finally:
-            self._keep_stages(meter)
+            self._keep_stages(work)
 
-    def _keep_stages(self, meter: Meter) -> None:
-        """Keep the work of a run for later processes. Log it if the journal can't take it."""
-        done = meter.stages()
+    def _keep_stages(self, work: StageWork) -> None:
+        """Keep the rest of a run's work. Log it if the journal can't take it."""
         try:
-            if done:
-                self._journal.add_stages(done)
+            with work.rest() as stages:
+                if stages:
+                    self._journal.add_stages(stages)
         except JournalError as error:
             log.warning("the totals of the stages, which metrics show, can't be kept: %s", error)
 
-    def _tell_progress(self, task: Task, record: Record | None, meter: Meter) -> None:
-        """Report progress. Log once if the journal does not take it."""
+    def _tell_progress(
+        self, task: Task, record: Record | None, meter: Meter, work: StageWork
+    ) -> None:
+        """Report progress, and keep the work so far. Log once if the journal takes neither."""
         try:
-            self.tell(task, TaskStatus.RUNNING, record=record, meter=meter)
+            with work.rest() as stages:
+                self.tell(task, TaskStatus.RUNNING, record=record, meter=meter, stages=stages)
         except JournalError as error:
             if not self._muted:
                 log.warning("the progress of task %s can't be reported: %s", task.task_id, error)

@@ -23,7 +23,6 @@ from agent.journal import Journal
 from agent.keys.keyring import Keyring
 from agent.machine.host import cores, end_processes
 from agent.machine.lock import SECOND_AGENT, WriteActivity, only_agent
-from agent.model import StageTotal
 from agent.operations.resources import BackupResources, PathSettings, RestoreResources
 from agent.records.cache import RecordCache
 from agent.records.catalogue import Catalogue
@@ -94,14 +93,14 @@ def backup_resources(
 class AgentRun(NamedTuple):
     """One run of an agent that holds the lock of its state directory.
 
-    `note` writes a line about the run into the lock file, for `backup-agent status`. `stages`
-    returns the totals of the data path's stages.
+    `note` writes a line about the run into the lock file, for `backup-agent status`. `started` is
+    in Unix seconds.
     """
 
     journal: Journal
     executor: Executor
     note: WriteActivity
-    stages: Callable[[], Mapping[str, StageTotal]]
+    started: float
 
 
 @contextmanager
@@ -127,6 +126,7 @@ def agent_run(
         ConfigInvalid: the state directory belongs to another user.
         JournalError: the state directory or the journal can't be used.
     """
+    started = time.time()
     with only_agent(config.agent.lock_file, hint=busy_hint) as say, ExitStack() as end:
         say(note)
         end.callback(resources.store.close)
@@ -143,7 +143,7 @@ def agent_run(
             wake=wake,
             ended=ended,
         )
-        yield AgentRun(opened, executor, say, executor.reporter.stages.read)
+        yield AgentRun(opened, executor, say, started)
 
 
 @contextmanager
@@ -152,10 +152,8 @@ def metrics(
 ) -> Iterator[Callable[[], None]]:
     """Export the metrics of a daemon while the block runs, if [metrics] asks for them.
 
-    Yield a function to call after the end of a task, from any thread.
-
-    Raises:
-        ConfigInvalid: the port or the file of [metrics] can't be used.
+    A port or a file that can't be used keeps no backup from being made. Yield a function to call
+    after the end of a task, from any thread.
     """
     section = config.metrics
     if section.listen is None and section.textfile is None:
@@ -165,7 +163,7 @@ def metrics(
     from agent.metrics.export import exported
     from agent.metrics.families import Source
 
-    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    source = Source(config.agent.journal_file, consuming, run.started)
     with exported(source, section.address, section.textfile) as ended:
         yield ended
 
@@ -181,7 +179,7 @@ def write_metrics(config: Config, run: AgentRun) -> None:
     from agent.metrics.textfile import write
 
     consuming = (lambda: False) if config.broker else None
-    source = Source(config.agent.journal_file, run.stages, consuming, time.time())
+    source = Source(config.agent.journal_file, consuming, run.started)
     try:
         write(config.metrics.textfile, partial(exposition, source))
     except (ConfigInvalid, JournalError) as error:

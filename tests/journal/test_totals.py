@@ -8,7 +8,9 @@ from uuid import uuid4
 
 import pytest
 
+from agent.errors import Internal
 from agent.journal import Ended, Journal, figures
+from agent.journal.file import JournalFile
 from agent.model import (
     BackupRequest,
     BackupStatus,
@@ -176,8 +178,20 @@ def test_stages_add_up_over_processes(path: Path) -> None:
         journal.add_stages({"read": StageTotal(1.5, 10), "send": StageTotal(0.5, 5)})
         journal.add_stages({"read": StageTotal(1.0, 1)})
         journal.close()
-    journal = opened(path)
-    assert journal.stages() == {"read": StageTotal(5.0, 22), "send": StageTotal(1.0, 10)}
+    assert figures(path).stages == {"read": StageTotal(5.0, 22), "send": StageTotal(1.0, 10)}
+
+
+def test_a_report_and_the_work_of_the_stages_are_one_transaction(path: Path) -> None:
+    journal, task, work = opened(path), ping(), {"read": StageTotal(1.5, 10)}
+    with pytest.raises(Internal):
+        journal.report(draft(task, TaskStatus.RUNNING), work)
+    assert figures(path).stages == {}
+    journal.accept(task, draft(task, TaskStatus.ACCEPTED))
+    journal.report(draft(task, TaskStatus.RUNNING), work)
+    assert figures(path).stages == work
+    journal.report(draft(task, TaskStatus.DONE))
+    journal.report(draft(task, TaskStatus.RUNNING), work)  # the report is dropped
+    assert figures(path).stages == {"read": StageTotal(3.0, 20)}
     journal.close()
 
 
@@ -191,3 +205,28 @@ def test_a_reader_and_a_writer_do_not_wait_for_each_other(path: Path) -> None:
         assert time.monotonic() - began < 5  # SQLite would wait for a lock for 10 s
     assert figures(path).ends == []
     journal.close()
+
+
+def test_an_upgrade_takes_no_text_of_a_sender_or_a_record(path: Path) -> None:
+    journal = Journal(path, INSTANCE, RUN)
+    tasks = [ping() for _ in range(4)]
+    for task in tasks:
+        end(journal, task, TaskStatus.FAILED, "engine_failed")
+    changes = ("$.error.code", 'secret"} 1'), ("$.error.code", 7), ("$.type", "evil.type")
+    with journal._file.transaction() as db:
+        db.execute("DROP TABLE ends")
+        db.execute("DROP TABLE stages")
+        for task, change in zip(tasks, changes, strict=False):
+            db.execute(
+                "UPDATE tasks SET last_report = json_set(CAST(last_report AS TEXT), ?, ?)"
+                " WHERE task_id = ?",
+                (*change, task.task_id),
+            )
+        db.execute("PRAGMA user_version = 4")
+    journal.close()
+    JournalFile(path).close()
+    assert sorted((one.type, one.code, one.number) for one in figures(path).ends) == [
+        ("agent.ping", "engine_failed", 1),
+        ("agent.ping", "other", 2),
+        ("unknown", "engine_failed", 1),
+    ]

@@ -1,19 +1,28 @@
 """The settings of [metrics] in a daemon, in commands without one, and in the self-test."""
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event, Thread, Timer
+from typing import cast
 
 import pytest
 
+from agent import wiring
 from agent.config.reading import load
 from agent.config.settings import MetricsSection
 from agent.machine.lock import only_agent
 from agent.metrics.server import MetricsServer
+from agent.selftest import exporting
 from agent.selftest.check import Verdict
 from agent.selftest.exporting import metrics as check
+from agent.tasks.executor import Executor
+from agent.wiring import AgentRun
 from tests.metrics.samples import samples
 from tests.stack.agent import Agent
 from tests.stack.mariadb import MariaDB
@@ -43,20 +52,34 @@ def taken(port: int) -> MetricsServer:
     return MetricsServer("127.0.0.1", port, lambda: b"# TYPE a gauge\nbackup_agent_info{} 1\n")
 
 
-def test_a_daemon_that_cannot_export_does_not_start(agent: Agent, tmp_path: Path) -> None:
+def test_a_daemon_that_cannot_export_works_without(agent: Agent, tmp_path: Path) -> None:
     port = free_port()
-    configure(agent, listen=f"127.0.0.1:{port}")
+    textfile = tmp_path / "none" / "a.prom"
+    configure(agent, listen=f"127.0.0.1:{port}", textfile=textfile)
     other = taken(port)
     try:
-        done = agent.cli("run")
+        agent.start()
+        assert agent.create("unseen")["status"] == "COMPLETED"
     finally:
         other.close()
-    assert done.returncode == 2
-    assert f"config_invalid: [metrics] listen: can't listen on port {port}" in done.stderr
-    configure(agent, textfile=tmp_path / "none" / "a.prom")
-    done = agent.cli("run")
-    assert done.returncode == 2
-    assert "[metrics] textfile: can't write" in done.stderr
+    log = agent.log.read_text()
+    assert log.count(f"[metrics] listen: can't listen on port {port}") == 1
+    assert log.count("[metrics] textfile: can't write") == 1
+    textfile.parent.mkdir()
+    assert agent.stop() == 0
+    assert samples(textfile.read_text())["backup_agent_consuming"] == 0
+
+
+def test_a_daemon_refuses_wrong_settings(agent: Agent) -> None:
+    for keys, why in (
+        ({"listen": "0.0.0.0:9399"}, "is not a loopback address"),
+        ({"textfile": "/a/b.txt"}, "must end in .prom"),
+    ):
+        configure(agent, **keys)
+        done = agent.cli("run")
+        assert done.returncode == 2
+        assert "config_invalid" in done.stderr
+        assert why in done.stderr
 
 
 def test_commands_of_cron_add_up_in_the_file(agent: Agent, tmp_path: Path) -> None:
@@ -109,6 +132,48 @@ def test_the_self_test_checks_the_port(agent: Agent) -> None:
         other.close()
     with only_agent(agent.folder / "state" / "lock"):
         assert outcome(agent)[0] is Verdict.WARN
+
+
+def test_the_self_test_does_not_wait_for_a_program_that_drips(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "_SECONDS", 0.5)
+    ended = Event()
+
+    def drip(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
+            while not ended.wait(0.1):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        configure(agent, listen=f"127.0.0.1:{port}")
+        dripping = Thread(target=drip, args=(listener,))
+        dripping.start()
+        # it ends even if the self-test waits for its end
+        limit = Timer(8, ended.set)
+        limit.start()
+        began = time.monotonic()
+        verdict, said = outcome(agent)
+        took = time.monotonic() - began
+        ended.set()
+        limit.cancel()
+        dripping.join()
+    assert verdict is Verdict.FAIL
+    assert f"another program listens on port {port}" in said
+    assert took < 5
+
+
+def test_a_file_of_a_command_says_when_the_command_began(agent: Agent, tmp_path: Path) -> None:
+    configure(agent, textfile=tmp_path / "a.prom")
+    config = load(agent.config, {})
+    with closing(wiring.journal(config)) as journal:
+        run = AgentRun(journal, cast(Executor, None), lambda _text: None, 1_800_000_000.5)
+        wiring.write_metrics(config, run)
+    found = samples((tmp_path / "a.prom").read_text())
+    assert found["backup_agent_start_timestamp_seconds"] == 1_800_000_000.5
 
 
 def test_the_self_test_checks_the_file(agent: Agent, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from agent.errors import ConfigInvalid, JournalError
+from agent.errors import JournalError
 from agent.metrics import server as module
 from agent.metrics.server import MetricsServer
 from tests.stack.process import free_port, poll
@@ -141,25 +141,51 @@ def test_a_crowd_needs_no_more_threads() -> None:
         assert answer(address, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(_TEXT)
 
 
-def test_a_port_that_is_taken_is_a_wrong_configuration() -> None:
-    with serving() as (host, port), pytest.raises(ConfigInvalid, match=str(port)) as caught:
-        MetricsServer(host, port, lambda: b"")
-    assert "Address already in use" in str(caught.value)
-    assert f"sport = :{port}" in caught.value.hint
+def test_a_port_that_is_taken_is_logged_once_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    tries: list[None] = []
+
+    def count(server: MetricsServer, **again: bool) -> object:
+        tries.append(None)
+        return listening(server, **again)
+
+    listening = MetricsServer._listening
+    monkeypatch.setattr(MetricsServer, "_listening", count)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.05)
+    with serving() as (host, port):
+        late = MetricsServer(host, port, lambda: b"late 1\n")
+        poll("it has tried several times", lambda: len(tries) > 3, 10)
+    try:
+        poll("it listens", lambda: "are on port" in caplog.text, 10)
+        assert answer((host, port), b"GET /metrics HTTP/1.1\r\n\r\n").endswith(b"late 1\n")
+    finally:
+        late.close()
+    [error] = [one.message for one in caplog.records if one.levelname == "ERROR"]
+    assert f"can't listen on port {port} of {host}: Address already in use" in error
+    assert f"sport = :{port}" in error
+
+
+def test_its_end_does_not_wait_for_the_next_attempt() -> None:
+    with serving() as (host, port):
+        began = time.monotonic()
+        MetricsServer(host, port, lambda: b"").close()
+        assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EACCES])
-def test_a_port_that_the_unit_denies_is_a_wrong_configuration(
-    number: int, monkeypatch: pytest.MonkeyPatch
+def test_a_port_that_the_unit_denies_is_logged_with_the_remedy(
+    number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     # systemd's SocketBindDeny= needs privileges that a container lacks
     def deny(*_any: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(socket.socket, "bind", deny)
-    with pytest.raises(ConfigInvalid, match="can't listen on port 9399") as caught:
-        MetricsServer("127.0.0.1", 9399, lambda: b"")
-    assert "SocketBindAllow=tcp:9399" in caught.value.hint
+    MetricsServer("127.0.0.1", 9399, lambda: b"").close()
+    assert "can't listen on port 9399" in caplog.text
+    assert "SocketBindAllow=tcp:9399" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -7,7 +7,7 @@ import pytest
 from agent.model import STAGES, StageTotal
 from agent.pipeline.buffers import BLOCK
 from agent.pipeline.meter import Meter
-from agent.pipeline.stages import StageTotals, Tally
+from agent.pipeline.stages import StageWork, Tally
 from tests.pipeline.path import MemorySource, SegmentSink, download, noise, upload
 
 
@@ -66,23 +66,19 @@ def test_a_tally_passes_on_its_sum_now_and_then() -> None:
     assert meter.stages() == {"read": StageTotal(10.0, 200)}
 
 
-def test_totals_never_decrease() -> None:
-    """A reader sees each run once, while it runs and after its end."""
-    totals, over = StageTotals({"read": StageTotal(1.0, 100), "attic": StageTotal(9, 9)}), False
-    seen: list[int] = []
-
-    def watch() -> None:
-        while not over:
-            seen.append(totals.read()["read"].bytes)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    for _ in range(200):
-        meter = Meter()
-        with totals.counted(meter):
-            meter.add_stage("read", 0.25, 5)
-    over = True
-    watcher.join()
-    assert seen == sorted(seen)
-    assert totals.read()["read"] == StageTotal(51.0, 1100)
-    assert set(totals.read()) == set(STAGES)
+def test_the_rest_of_a_run_is_kept_once() -> None:
+    meter = Meter()
+    work = StageWork(meter)
+    meter.add_stage("read", 1.0, 10)
+    with work.rest() as rest:
+        assert rest == {"read": StageTotal(1.0, 10)}
+        meter.add_stage("read", 0.5, 5)
+    meter.add_stage("send", 0.25, 1)
+    both = {"read": StageTotal(0.5, 5), "send": StageTotal(0.25, 1)}
+    with pytest.raises(OSError, match="full"), work.rest():
+        raise OSError("the disk is full")
+    # what could not be kept comes again
+    with work.rest() as rest:
+        assert rest == both
+    with work.rest() as rest:
+        assert rest == {}
