@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from agent.config.secrets import read_secret
 from agent.config.settings import StoreSection
 from agent.errors import ConfigInvalid
@@ -246,6 +244,8 @@ def _merged(values: dict[str, Any], more: Any) -> dict[str, Any]:
 
 def _clouds(path: Path) -> dict[str, Any]:
     """Return the clouds of a file by name."""
+    import yaml  # 10 ms, and most commands read no clouds.yaml
+
     try:
         # each value is text, also a password such as 0123 that is not in quotes
         whole = yaml.load(read_secret(path, "clouds.yaml"), Loader=yaml.BaseLoader)  # noqa: S506

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, NoReturn
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn
 
 from agent.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 Section = Literal["broker", "store"]
 
@@ -161,7 +162,9 @@ class ClientCertificate:
         except OSError as error:
             raise ConfigInvalid(f"{what} can't be read: {error.strerror}") from error
 
-    def _certificate(self) -> x509.Certificate:
+    def _certificate(self) -> "x509.Certificate":
+        from cryptography import x509  # 20 ms, and most agents have no certificate
+
         what = f"{self.key}certificate_file: {self.file}"
         try:
             with self.file.open("rb") as file:
