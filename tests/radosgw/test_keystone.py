@@ -60,7 +60,8 @@ def segments(cloud: Cloud, backup_id: str) -> list[str]:
 def test_a_chain_outlives_its_tokens_and_is_restored_and_deleted(
     cloud: Cloud, ledger: Ledger, database: MariaDB
 ) -> None:
-    content, full = change(database), create(rate=int(1.4 * MIB))
+    change(database)
+    full = create(rate=int(1.4 * MIB))
     before, begun = len(cloud.keystone.logins(cloud.credential.id)), time.monotonic()
     assert told(ended(cloud.agent, ledger, full)) == "DONE"
     seconds = time.monotonic() - begun
@@ -71,7 +72,6 @@ def test_a_chain_outlives_its_tokens_and_is_restored_and_deleted(
     child = create(full.backup.id)
     changed = change(database)
     assert told(ended(cloud.agent, ledger, child)) == "DONE"
-    assert restored(cloud.agent, ledger, full.backup.id) == content
     assert restored(cloud.agent, ledger, child.backup.id) == changed
 
     listed = json.loads(cloud.agent.cli("backup-list", "--json").stdout)
@@ -98,10 +98,10 @@ def test_the_self_test_passes_and_names_the_login(cloud: Cloud) -> None:
 
 
 def test_an_outage_of_keystone_during_a_backup_only_costs_time(
-    cloud: Cloud, ledger: Ledger, database: MariaDB
+    cloud: Cloud, ledger: Ledger
 ) -> None:
     """The gateway answers 401 to good tokens meanwhile."""
-    content, task = change(database), create(rate=2 * MIB)
+    task = create(rate=2 * MIB)
     cloud.agent.send(task)
     poll("segments are stored", lambda: len(segments(cloud, task.backup.id)) > 1, 30)
     before = retries(cloud.agent)
@@ -111,7 +111,6 @@ def test_an_outage_of_keystone_during_a_backup_only_costs_time(
     finally:
         cloud.keystone.clear_faults()
     assert told(end_of(ledger, task)) == "DONE"
-    assert restored(cloud.agent, ledger, task.backup.id) == content
 
 
 def test_a_revoked_credential_fails_a_backup_at_once(cloud: Cloud) -> None:
