@@ -190,12 +190,14 @@ def _rows(records: Iterable[ListedRecord], *, whole: bool) -> list[dict[str, Any
     """Return rows for display, the newest last.
 
     If `whole` is true, a row has all properties of its backup. A record that fails its check comes
-    first: it may claim any time, and --limit must not drop a good record because of it.
+    first: it may claim any time, and --limit must not drop a good record because of it. A record
+    of a later agent, which this one can't read, comes last: it is likely to be new.
     """
     rows = []
     for listed in records:
         row = tables.row(listed)
-        order = (listed.state is not RecordState.BAD, row.get("updated") or "", row["id"])
+        trust = {RecordState.BAD: 0, RecordState.UNSUPPORTED: 2}.get(listed.state, 1)
+        order = (trust, row.get("updated") or "", row["id"])
         rows.append((order, row if whole else tables.listed_cells(row)))
     rows.sort(key=lambda pair: pair[0])
     return [row for _, row in rows]

@@ -59,8 +59,10 @@ def row(listed: ListedRecord) -> dict[str, Any]:
             known["status"], state = "NOT READ", listed.failure.code
         if listed.later is not None:
             known |= listed.later._asdict()
-        if listed.later is not None or listed.state is RecordState.UNSUPPORTED:
+        if listed.state is RecordState.UNSUPPORTED:
             known["status"] = "UNSUPPORTED"
+        elif listed.later is not None:
+            known["status"] = f"UNSUPPORTED ({state})"
         return {**nothing, **known, "record_state": state}
     shown = view(listed.record.view())
     if listed.state is not RecordState.OK:

@@ -198,7 +198,8 @@ def test_a_record_of_a_later_agent_says_so(state: RecordState) -> None:
     assert list(shown) == list(_row(BASE))
     assert shown["record_state"] == state.value
     cells = [cell.strip() for cell in tables.list_table([shown]).splitlines()[3].split("|")]
-    assert cells[1:6] == [BASE.id, BASE.instance_id, "None", "UNSUPPORTED", INC.id]
+    status = "UNSUPPORTED" if state is RecordState.UNSUPPORTED else f"UNSUPPORTED ({state.value})"
+    assert cells[1:6] == [BASE.id, BASE.instance_id, "None", status, INC.id]
 
 
 def test_json_is_for_programs() -> None:

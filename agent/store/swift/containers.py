@@ -6,6 +6,7 @@ from typing import Final
 from swiftclient import client
 
 from agent.errors import StoreDenied, StoreNotFound, StoreRejected
+from agent.store.swift.errors import refusal_text
 from agent.store.swift.session import Link, SwiftSession
 
 # Statuses of a storage URL that leads to no account. Ceph's gateway may have no accounts in its
@@ -53,11 +54,12 @@ def _create(what: str, name: str, link: Link) -> None:
     except client.ClientException as error:
         if error.http_status in _NO_ACCOUNT:
             raise StoreRejected(
-                f"{what}: the store answered {error.http_status}: the storage URL "
-                f"{link.url[:_LONGEST_URL]} leads to no account",
-                hint="correct the URL of the object store in the catalogue of Keystone (with auth "
-                "v1: the URL that the login returns). A URL of Ceph's gateway must end in "
-                "/AUTH_<project id> if `rgw swift account in url` is true, and otherwise in /v1",
+                f"{what}: {refusal_text(error)}; the storage URL {link.url[:_LONGEST_URL]} may "
+                "lead to no account",
+                hint="if the store gives no reason, correct the URL of the object store in the "
+                "catalogue of Keystone (with auth v1: the URL that the login returns). A URL of "
+                "Ceph's gateway must end in /AUTH_<project id> if `rgw swift account in url` is "
+                "true, and otherwise in /v1",
             ) from error
         if error.http_status == 409 and _OF_ANOTHER in (error.http_response_content or b""):
             raise StoreDenied(

@@ -198,17 +198,28 @@ def _refusal(
         return StoreRejected(f"{what}: {_bounded(error.msg)}")
     if status in _REDIRECTS:
         return _redirect(what, error)
-    # A refusal of a key or token may contain that key or token. So its body is not shown.
-    body = (b"" if status in _DENIALS else error.http_response_content or b"")[:_MOST_READ]
-    text = _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
+    text = _body_text(error)
     kind = meanings.get(status) or _MEANINGS.get(status)
     if kind is None and status == 413:
         kind = StoreFull if "quota" in text.lower() else StoreRejected
     if kind is None:
         kind = StoreBusy if status >= 500 else StoreRejected
-    refusal = kind(f"{what}: the store answered {status}" + (f" ({text})" if text else ""))
+    refusal = kind(f"{what}: {refusal_text(error)}")
     refusal.without_effect = status in _REFUSALS
     return refusal
+
+
+def refusal_text(error: ClientException) -> str:
+    """Return the status of a refusal, with the store's reason if it may be shown."""
+    text = _body_text(error)
+    return f"the store answered {error.http_status}" + (f" ({text})" if text else "")
+
+
+def _body_text(error: ClientException) -> str:
+    # A refusal of a key or token may contain that key or token. So its body is not shown.
+    denied = error.http_status in _DENIALS
+    body = (b"" if denied else error.http_response_content or b"")[:_MOST_READ]
+    return _bounded(body.decode(errors="replace") if isinstance(body, bytes) else str(body))
 
 
 def _bounded(text: str) -> str:
