@@ -155,7 +155,8 @@ def _no_file(path: Path, error: OSError) -> str:
     if path == DEFAULT_PATH and isinstance(error, FileNotFoundError):
         return (
             "make it (the README has an example), or name another file with --config; with --store "
-            "file:///FOLDER (and --local, if it has that option) a command needs no such file"
+            "file:///FOLDER, or with OS_CLOUD in the environment (and --local, if it has that "
+            "option) a command needs no such file"
         )
     return "use --config to name a file that this user may read; the README has an example"
 

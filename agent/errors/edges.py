@@ -135,7 +135,7 @@ class StoreUnreachable(StoreError):
 
     code = "store_unreachable"
     retryable = True
-    default_hint = "check the network and that [store] url names the Swift authentication URL"
+    default_hint = "check the network, the store, and the URL of its login ([store] url)"
 
 
 class StoreSilent(StoreUnreachable):
