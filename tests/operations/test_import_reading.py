@@ -100,3 +100,19 @@ def test_a_general_tablespace_may_have_old_pages(schema: Path) -> None:
     listing = {5: Tablespace("ts1.ibd", 0), 6: Tablespace("d/t.ibd", 0, 30)}
     later = parent(listed_at=time.time() + 60)
     check_imports(later, listing, schema.parent, lambda: None)
+
+
+def test_a_page_that_is_being_written_is_no_old_page(schema: Path) -> None:
+    """The kernel may show a write of a page in two parts."""
+    first = bytes(16 << 10)
+    page = bytes(16) + (1 << 40).to_bytes(8) + b"\x22" * ((16 << 10) - 24)
+    torn = bytes(8 << 10) + page[8 << 10 :]
+    (schema / "t.ibd").write_bytes(first + torn)
+    with pytest.raises(LineageChanged):
+        check(schema.parent, parent())
+
+    def write() -> None:
+        # called when a block has been read
+        (schema / "t.ibd").write_bytes(first + page)
+
+    check_imports(parent(), {5: Tablespace("d/t.ibd", 0, 30)}, schema.parent, write)

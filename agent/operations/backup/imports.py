@@ -114,12 +114,17 @@ def has_old_page(path: Path, limit: int, check: Check) -> bool:
     """Return True if a tablespace has a page with an LSN of at most `limit`.
 
     The first page and empty pages don't count. `check` is called for each block of 1 MiB. Return
-    False if the file was deleted.
+    False if the file was deleted. A page that the server is writing at this moment can look as if
+    its first half were empty. So an old page counts only if a second look finds one, too.
 
     Raises:
         DatadirUnfit: the file can't be read.
     """
-    return _of_file(path, lambda file: any(lsn <= limit for lsn in _lsns(file, check)), False)
+
+    def look(file: Path) -> bool:
+        return any(lsn <= limit for lsn in _lsns(file, check))
+
+    return all(_of_file(path, look, False) for _ in range(2))
 
 
 def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
