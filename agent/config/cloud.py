@@ -7,6 +7,7 @@ network, and a clouds.yaml in the current directory, where another user may have
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -130,6 +131,7 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _cloud(values: Mapping[str, Any], place: str, section: StoreSection) -> Cloud:
     """Return the login that the values of a cloud describe. `place` names them in messages."""
+    values = {name: one for name, one in values.items() if one not in _NULLS}
     _check_supported(values, place)
     given = values.get("auth")
     pairs = given.items() if isinstance(given, dict) else ()
@@ -246,9 +248,18 @@ def _clouds(path: Path) -> dict[str, Any]:
     """Return the clouds of a file by name."""
     import yaml  # 10 ms, and most commands read no clouds.yaml
 
+    class _Texts(yaml.SafeLoader):
+        """A loader whose values are text, also a password such as 0123 that is not in quotes.
+
+        Only merge keys (`<<`) have a meaning.
+        """
+
+        yaml_implicit_resolvers = {  # noqa: RUF012 - as the base class declares it
+            "<": [("tag:yaml.org,2002:merge", re.compile("^(?:<<)$"))]
+        }
+
     try:
-        # each value is text, also a password such as 0123 that is not in quotes
-        whole = yaml.load(read_secret(path, "clouds.yaml"), Loader=yaml.BaseLoader)  # noqa: S506
+        whole = yaml.load(read_secret(path, "clouds.yaml"), Loader=_Texts)  # noqa: S506
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)  # the text of the error may show a secret
         where = f" (line {mark.line + 1})" if mark else ""

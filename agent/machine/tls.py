@@ -23,6 +23,7 @@ Section = Literal["broker", "store"]
 # The files with all authorities of a system: of Debian, and of Red Hat. The file that was built
 # into OpenSSL comes first.
 _BUNDLES: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+_SECURITY_LEVEL: Final = 2  # of OpenSSL: no keys of less than 112 bits
 _LONGEST_FILE: Final = 1 << 20  # bytes of a certificate's file
 
 
@@ -215,9 +216,11 @@ def client_context(
     """
     # this protocol demands a trusted certificate with the right name
     context = _SharedContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # OPENSSL_CONF may lower the level, which the defaults of Debian set
-    context.set_ciphers("DEFAULT:@SECLEVEL=2")
+    # OPENSSL_CONF may lower both, which the defaults of Debian set. A stricter one stays.
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if context.security_level < _SECURITY_LEVEL:
+        context.set_ciphers(f"DEFAULT:@SECLEVEL={_SECURITY_LEVEL}")
     context.hostname_checks_common_name = False
     if ca_file is None:
         _trust_system(context)

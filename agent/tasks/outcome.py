@@ -3,7 +3,15 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from agent.errors import AgentError, StoreBusy, StoreUnreachable, StoreUntrusted, TokenRefused
+from agent.errors import (
+    AgentError,
+    LoginRejected,
+    StoreBusy,
+    StoreRedirected,
+    StoreUnreachable,
+    StoreUntrusted,
+    TokenRefused,
+)
 from agent.model import Record
 from agent.stop import Stop
 
@@ -56,10 +64,11 @@ class BackupFailed(Exception):
 def may_answer_later(problem: BaseException) -> bool:
     """Return True if the error only says that the store does not answer at the moment.
 
-    This includes a store that is not trusted, because its certificate can be renewed, and one that
-    refuses good tokens, because it may not reach Keystone.
+    This includes a store that is not trusted, because its certificate can be renewed, one that
+    refuses good tokens, because it may not reach Keystone, and a page of a proxy in its place.
     """
-    return isinstance(problem, StoreUnreachable | StoreUntrusted | StoreBusy | TokenRefused)
+    kinds = StoreUnreachable | StoreUntrusted | StoreBusy | TokenRefused
+    return isinstance(problem, kinds | LoginRejected | StoreRedirected)
 
 
 def stop_with(stop: Stop, error: BaseException) -> BaseException:

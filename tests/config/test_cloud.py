@@ -187,6 +187,32 @@ def test_a_value_is_text_as_it_stands(tmp_path: Path) -> None:
     }
 
 
+def test_merge_keys_and_nulls_of_a_cloud(tmp_path: Path) -> None:
+    text = """
+        common: &common {region_name: R, interface: internal, cacert: /own.pem}
+        login: &login {auth_url: "https://k/v3", username: u, password: p, project_name: x}
+        clouds:
+          c:
+            <<: *common
+            auth: {<<: *login, username: v}
+            auth_type: ~
+            insecure: null
+            verify: ~
+          d:
+            auth: *login
+            cacert: null
+            interface: null
+    """
+    write_private(tmp_path / "clouds.yaml", text)
+    environment = {"OS_CLIENT_CONFIG_FILE": str(tmp_path / "clouds.yaml")}
+    cloud = cloud_of(StoreSection(cloud="c"), environment)
+    assert (cloud.keystone.region, cloud.keystone.interface) == ("R", "internal")
+    assert cloud.ca_file == Path("/own.pem")
+    assert cloud.keystone.options["username"] == "v"
+    other = cloud_of(StoreSection(cloud="d"), environment)
+    assert (other.ca_file, other.keystone.interface) == (None, "public")
+
+
 def test_the_default_domain_of_a_cloud() -> None:
     options = of_environment(OS_DEFAULT_DOMAIN_ID="d").keystone.options
     assert (options["user_domain_id"], options["project_domain_id"]) == ("d", "d")
@@ -196,7 +222,7 @@ def test_the_default_domain_of_a_cloud() -> None:
     ("text", "message"),
     [
         (f"clouds: {{c: [{SECRET}", "is not YAML"),
-        (f"clouds:\n  c: !!python/object/apply:os.system ['{SECRET}']\n", "has no cloud c"),
+        (f"clouds:\n  c: !!python/object/apply:os.system ['{SECRET}']\n", "is not YAML"),
         ("[" * 60_000, "is not YAML"),
         ("clouds: 7", "has no clouds"),
         ("text", "has no clouds"),

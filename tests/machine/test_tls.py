@@ -24,8 +24,11 @@ from agent.errors import (
     BrokerUnreachable,
     BrokerUntrusted,
     ConfigInvalid,
+    LoginRejected,
+    StoreRedirected,
     StoreUnreachable,
     StoreUntrusted,
+    TokenRefused,
 )
 from agent.machine.tls import ClientCertificate, client_context, system_bundle
 from agent.store.swift import connection
@@ -365,7 +368,8 @@ def test_a_refused_certificate_is_no_answer_to_a_request(authorities: Authoritie
         error = failure(to_store, listener.port, authorities.trusted.file)
     assert isinstance(error, StoreUntrusted)
     assert not error.without_effect
-    assert may_answer_later(error)
+    for one in (error, LoginRejected("a page"), StoreRedirected("a page"), TokenRefused("401")):
+        assert may_answer_later(one)
 
 
 def test_a_broken_ca_file_leaves_the_earlier_one_in_use(

@@ -211,7 +211,7 @@ def _version(file: Path | None) -> object:
         found = file.stat() if file else None
     except OSError:
         return None
-    return (found.st_ino, found.st_size, found.st_mtime_ns) if found else None
+    return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if found else None
 
 
 class _Adapter(HTTPAdapter):

@@ -42,6 +42,7 @@ _REDIRECT_HINT: Final = (
     "that address is right, name it in [store] url, or make the login return it as storage URL"
 )
 _NOT_FOR_HTTP: Final = "a user name, key or header has characters that HTTP can't send"
+_ONE_LINE: Final = "write the key or token alone, on one line, without a byte order mark"
 _MEANINGS: Final[Mapping[int, type[StoreError]]] = {
     401: StoreDenied,
     403: StoreDenied,
@@ -100,7 +101,7 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
         raise _refusal(what, error, meanings or {}) from error
     except requests.exceptions.InvalidHeader:
         # The text of this error contains the header's value, which may be the key.
-        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}") from None
+        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}", hint=_ONE_LINE) from None
     except _BAD_ADDRESS as error:
         raise StoreRejected(f"{what}: not a valid URL: {_reason(error)}") from error
     except _TLS as error:
@@ -110,7 +111,7 @@ def translated(what: str, meanings: Mapping[int, type[StoreError]] | None = None
         raise kind(f"{what}: {_reason(error)}") from error
     except UnicodeEncodeError:
         # The values of this error contain the key or the token.
-        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}") from None
+        raise StoreRejected(f"{what}: {_NOT_FOR_HTTP}", hint=_ONE_LINE) from None
     except UnicodeDecodeError as error:
         raise StoreRejected(f"{what}: the answer can't be read: {error.reason}") from None
     except _UNREADABLE as error:
