@@ -20,6 +20,7 @@ from agent.machine.journald import encode
 from agent.model import Progress, printable
 from agent.threads import Subject, about_task
 from tests.stack.journal import Journal, fields_of
+from tests.stack.process import poll
 
 TASK: Final = "6f6c1a9e-3f0b-4d53-9c0e-4f5d6a0f2b11"
 BACKUP: Final = "af5c1a9e-3f0b-4d53-9c0e-4f5d6a0f2b22"
@@ -387,7 +388,15 @@ def test_a_line_stands_above_the_progress_bar(monkeypatch: pytest.MonkeyPatch) -
             bar.show(Progress(raw_bytes=1 << 20, stored_bytes=1, bytes_per_second=1.0))
             logs.ErrorLines(TextLines()).handle(record("a line"))
         os.set_blocking(controller, False)
-        text = (shown.read(1 << 20) or b"").decode()
+        parts: list[bytes] = []
+
+        def whole() -> bool:
+            # the kernel may pass it on in several parts
+            parts.append(shown.read(1 << 20) or b"")
+            return b"base: 1.00MB" in b"".join(parts).partition(b"a line")[2]
+
+        poll("the bar stands below the line", whole, 10)
+        text = b"".join(parts).decode()
     # what a terminal shows of a line stands behind its last carriage return
     rows = [row.removesuffix("\r").rpartition("\r")[2] for row in text.split("\n")]
     assert "base: 1.00MB" in text
