@@ -62,8 +62,10 @@ class Engines:
         check_server(server_type, server_version, engine.name, version)
         return EngineVersion(engine, version)
 
-    def for_record(self, name: str, version: str) -> Engine:
+    def restoring(self, name: str, version: str | None) -> Engine:
         """Return the engine that restores a backup made by the engine `name` in this version.
+
+        If `version` is None, the version is unknown, and every installed one is taken.
 
         Raises:
             EngineUnsupported: the engine is unknown, or the installed one is of another series.
@@ -74,5 +76,7 @@ class Engines:
                 f"the backup was made by {name}, an engine that this agent does not know"
             )
         engine = self._engines[name]
-        check_record(name, version, engine.version())
+        installed = engine.version()
+        if version is not None:
+            check_record(name, version, installed)
         return engine

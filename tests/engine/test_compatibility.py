@@ -87,13 +87,13 @@ def test_a_server_that_nothing_copies_costs_no_start(tmp_path: Path) -> None:
 def test_a_record_says_what_restores_it(tmp_path: Path) -> None:
     engine = xtrabackup(tmp_path)
     engines = Engines({"xtrabackup": engine}, kind="mariadb-backup")
-    assert engines.for_record("xtrabackup", "8.0.28-20") is engine
+    assert engines.restoring("xtrabackup", "8.0.28-20") is engine
     assert calls(tmp_path) == [["xtrabackup", "--no-defaults", "--version"]]
     with pytest.raises(EngineUnsupported, match="made by innobackupex"):
-        engines.for_record("innobackupex", "2.3")
+        engines.restoring("innobackupex", "2.3")
     missing = xtrabackup(tmp_path, program=str(tmp_path / "none"))
     with pytest.raises(EngineMissing):
-        Engines({"xtrabackup": missing}).for_record("xtrabackup", "8.0.35-30")
+        Engines({"xtrabackup": missing}).restoring("xtrabackup", "8.0.35-30")
 
 
 SERVERS = {"mariadb": "MariaDB", "mysql": "MySQL, Percona Server"}

@@ -5,20 +5,19 @@ It changes nothing outside the directory.
 
 import tracemalloc
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from agent.codec import xbstream
 from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import ContentRefused, DataDamaged, ExtractFailed, TargetRefused
-from agent.model import ListRef, Record, Stored
-from agent.operations.restore.extraction import Gate, SegmentLists, SegmentSizes
-from agent.records.catalogue import Catalogue
+from agent.model import ListRef, Stored
+from agent.operations.restore.gate import Gate
+from agent.operations.restore.segments import SegmentLists, SegmentSizes
 from agent.records.object_names import Segment
 from tests.codec.streams import end, head, payload, remove, rename, seek, whole
 from tests.conftest import need
-from tests.records.made import completed, stored
+from tests.records.made import stored
 
 GOOD = whole(b"d/t.ibd", b"rows")
 OUTSIDE: dict[str, bytes] = {
@@ -222,22 +221,23 @@ def test_sizes_that_do_not_add_up_are_damage(count: int, total: int) -> None:
 
 
 class Lists:
-    """A catalogue of one backup with any number of segments. The segment `odd` has another size."""
+    """The lists of one backup with any number of segments. The segment `odd` has another size."""
 
-    def __init__(self, odd: int = -1) -> None:
+    def __init__(self, held: Stored, odd: int) -> None:
         self.asked: list[int] = []
+        self._held = held
         self._odd = odd
 
-    def segment_list(self, _record: Record, held: Stored, number: int) -> list[Segment]:
+    def read(self, number: int) -> list[Segment]:
         self.asked.append(number)
-        first = number * 1000
+        first, total = number * 1000, self._held.stored_bytes
         return [
-            Segment(11 if at == self._odd else min(10, held.stored_bytes - 10 * at), f"{at:032x}")
-            for at in range(first, first + held.lists[number].count)
+            Segment(11 if at == self._odd else min(10, total - 10 * at), f"{at:032x}")
+            for at in range(first, first + self._held.lists[number].count)
         ]
 
 
-def lists_of(count: int, catalogue: Lists) -> SegmentLists:
+def lists_of(count: int, odd: int = -1) -> tuple[SegmentLists, Lists]:
     counts = [1000] * (count // 1000) + [count % 1000] * bool(count % 1000)
     held = stored(
         segment_count=count,
@@ -245,26 +245,26 @@ def lists_of(count: int, catalogue: Lists) -> SegmentLists:
         stored_bytes=10 * count - 3,
         lists=tuple(ListRef(count=one, sha256="0" * 64) for one in counts),
     )
-    return SegmentLists(cast(Catalogue, catalogue), completed(stored=held), held)
+    lists = Lists(held, odd)
+    return SegmentLists("b", held, lists.read), lists
 
 
 def test_rows_are_read_as_the_download_goes() -> None:
     """All rows of 10 TB in segments of 16 MiB take 131 MiB. This test has a tenth of them."""
-    catalogue = Lists()
-    lists = lists_of(62_500, catalogue)
+    lists, stored_lists = lists_of(62_500)
     assert lists.row(0).md5 == f"{0:032x}"
     tracemalloc.start()
     for number in range(0, 62_500, 97):
         assert lists.row(number).md5 == f"{number:032x}"
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert catalogue.asked == list(range(63)), "each list once"
+    assert stored_lists.asked == list(range(63)), "each list once"
     assert most < 1 << 20
     assert lists.row(62_499).size == 7
 
 
 def test_a_row_of_another_size_is_damage() -> None:
-    lists = lists_of(1500, Lists(odd=1200))
+    lists, _ = lists_of(1500, odd=1200)
     lists.row(1199)
     with pytest.raises(DataDamaged, match="segment 1200"):
         lists.row(1200)
@@ -273,7 +273,7 @@ def test_a_row_of_another_size_is_damage() -> None:
 def test_lists_that_miss_a_segment_are_damage() -> None:
     held = stored(segment_count=2, stored_bytes=20, segment_size=10)
     with pytest.raises(DataDamaged, match="has 0 segments in its lists"):
-        SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
+        SegmentLists("b", held, Lists(held, -1).read)
 
 
 @pytest.mark.parametrize("counts", [(10**12,), (1000, 10**12), (1000, 1001), (999, 1000)])
@@ -287,7 +287,7 @@ def test_no_list_has_more_rows_than_a_list_has(counts: tuple[int, ...]) -> None:
         lists=tuple(ListRef(count=one, sha256="0" * 64) for one in counts),
     )
     with pytest.raises(DataDamaged, match="has a segment list of"):
-        SegmentLists(cast(Catalogue, Lists()), completed(stored=held), held)
+        SegmentLists("b", held, Lists(held, -1).read)
 
 
 def test_a_changed_byte_is_left_to_the_extractor(tmp_path: Path) -> None:

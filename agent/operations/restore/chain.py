@@ -17,6 +17,7 @@ from agent.errors import DataDamaged, TargetRefused
 from agent.model import Record
 from agent.operations.resources import RestoreResources
 from agent.operations.restore.extraction import Extraction
+from agent.operations.restore.links import ChainLink, RecordLink
 from agent.operations.restore.reserve import check_space, space_watched
 from agent.operations.restore.target import (
     RestoreWorkdir,
@@ -24,7 +25,6 @@ from agent.operations.restore.target import (
     check_target,
     restore_user,
 )
-from agent.pipeline.download import Opening
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.threads import about_backup
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 class RestoreOperation:
     """One restore of one chain.
 
-    Call `run` once. `run_id` (a UUID) is in the name of the restore's own directory in the target.
-    The cleanup after a crash finds that directory by this id. None means a random id. `on_whole` is
-    called with the backup's record right before the datadir is moved up. By then the datadir is
-    complete and on the disk.
+    Call `run` or `restore` once. `run_id` (a UUID) is in the name of the restore's own directory in
+    the target. The cleanup after a crash finds that directory by this id. None means a random id.
+    `run` calls `on_whole` with the backup's record right before the datadir is moved up. By then
+    the datadir is complete and on the disk.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RestoreOperation:
         self._stop = stop
         self._run_id = run_id or str(uuid4())
         self._on_whole = on_whole
-        self._extraction = Extraction(self._resources, meter, stop)
+        self._extraction = Extraction(meter, stop)
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
         """Restore the chain of a backup into `target`, and return the chain.
@@ -65,32 +65,45 @@ class RestoreOperation:
         """
         self._resources.store.open(create=False)
         chain = self._resources.catalogue.chain(backup_id)
-        openings = [self._resources.opening(record) for record in chain]
-        engine = self._engine_of(chain)
-        for record in chain:
-            self._extraction.plan(record)
+        links = [RecordLink(self._resources, record) for record in chain]
+        self.restore(links, target, lambda: self._on_whole(chain[-1]))
+        return chain
+
+    def restore(
+        self,
+        links: Sequence[ChainLink],
+        target: Path,
+        on_whole: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Restore a chain into `target`, as `run` does.
+
+        `links` are the members of the chain in order, the full backup first. They are used once.
+        `on_whole` is called right before the datadir is moved up.
+        """
+        engine = self._engine_of(links)
+        for link in links:
+            link.check_memory()
         datadirs = self._resources.datadirs()
         check_target(target, datadirs)
-        sizes = [_raw_bytes(record) for record in chain]
+        sizes = [link.least_bytes for link in links]
         reserve = self._resources.reserve_percent
         check_space(target, sizes[0] + max(sizes[1:], default=0), reserve)
-        self._meter.expected_raw_bytes = sum(sizes)
+        self._meter.expected_raw_bytes = _raw_bytes(links)
         work = RestoreWorkdir(target, self._run_id, restore_user(target, datadirs))
-        check_paths(work, max(map(_longest_path, chain[1:]), default=0))
+        check_paths(work, max((link.longest_path for link in links[1:]), default=0))
         target_was_missing = not target.exists()
         with ExitStack() as undo:
             undo.callback(self._undo, work, remove_target=target_was_missing)
             work.make()
             with space_watched(work.folder, reserve, self._stop):
-                self._restore(engine.run_as(work.user), chain, openings, work)
+                self._restore(engine.run_as(work.user), links, work)
             work.sync()
             # A cancel before this line ends the restore, also one that came during the sync. A
             # later cancel has no effect.
             self._stop.ignore()
-            self._on_whole(chain[-1])
+            on_whole()
             work.move_up()
             undo.pop_all()
-        return chain
 
     def _undo(self, work: RestoreWorkdir, *, remove_target: bool) -> None:
         """Remove everything that the restore made, after a failure.
@@ -108,39 +121,34 @@ class RestoreOperation:
         # A program that was stopped fails with an error of its own, which is not the cause.
         self._stop.check()
 
-    def _engine_of(self, chain: Sequence[Record]) -> Engine:
+    def _engine_of(self, links: Sequence[ChainLink]) -> Engine:
         """Return the engine that made the chain.
 
         Raises:
             EngineError: this machine doesn't have it.
             DataDamaged: several engines made the chain.
         """
-        versions = {(record.engine, record.engine_version) for record in chain}
-        engines = {self._resources.engines.for_record(*one) for one in versions}
+        versions = {(link.engine, link.engine_version) for link in links}
+        engines = {self._resources.engines.restoring(*one) for one in versions}
         if len(engines) > 1:
-            raise DataDamaged(f"the chain of backup {chain[-1].id} was made by several engines")
+            raise DataDamaged(
+                f"the chain of backup {links[-1].backup_id} was made by several engines"
+            )
         return engines.pop()
 
-    def _restore(
-        self,
-        engine: Engine,
-        chain: Sequence[Record],
-        openings: Sequence[Opening],
-        work: RestoreWorkdir,
-    ) -> None:
+    def _restore(self, engine: Engine, links: Sequence[ChainLink], work: RestoreWorkdir) -> None:
         datadir, beside = work.datadir, work.incremental
-        with about_backup(chain[0].id):
+        full, *incrementals = links
+        with about_backup(full.backup_id):
             work.make_inside(datadir)
-            self._extraction.run(engine, chain[0], openings[0], datadir, work.as_user)
+            self._extraction.run(engine, full, datadir, work.as_user)
             reached(Point.RESTORE_EXTRACTED)
-            self._prepare(engine, datadir, None, last=len(chain) == 1)
-        for number, (record, opening) in enumerate(zip(chain, openings, strict=True)):
-            if not number:
-                continue
-            with about_backup(record.id):
+            self._prepare(engine, datadir, None, last=not incrementals)
+        for link in incrementals:
+            with about_backup(link.backup_id):
                 work.make_inside(beside)
-                self._extraction.run(engine, record, opening, beside, work.as_user)
-                self._prepare(engine, datadir, beside, last=record is chain[-1])
+                self._extraction.run(engine, link, beside, work.as_user)
+                self._prepare(engine, datadir, beside, last=link is links[-1])
                 work.remove_inside(beside)
         reached(Point.RESTORE_PREPARED)
 
@@ -159,10 +167,7 @@ class RestoreOperation:
         self._stop.check()
 
 
-def _longest_path(record: Record) -> int:
-    """Return the record's longest path in bytes, 0 if it has none. `Gate` then checks the paths."""
-    return (record.stored.longest_path if record.stored else None) or 0
-
-
-def _raw_bytes(record: Record) -> int:
-    return record.stored.raw_bytes if record.stored else 0
+def _raw_bytes(links: Sequence[ChainLink]) -> int | None:
+    """Return the size of all streams in bytes, or None if one is unknown."""
+    sizes = [link.raw_bytes for link in links if link.raw_bytes is not None]
+    return sum(sizes) if len(sizes) == len(links) else None
