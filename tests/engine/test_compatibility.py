@@ -96,6 +96,17 @@ def test_a_record_says_what_restores_it(tmp_path: Path) -> None:
         Engines({"xtrabackup": missing}).restoring("xtrabackup", "8.0.35-30")
 
 
+def test_an_unknown_version_is_restored_by_any_that_is_installed(tmp_path: Path) -> None:
+    engine = xtrabackup(tmp_path)
+    engines = Engines({"xtrabackup": engine})
+    with pytest.raises(EngineUnsupported, match="only the same series"):
+        engines.restoring("xtrabackup", "2.4.29")
+    assert engines.restoring("xtrabackup", None) is engine
+    missing = xtrabackup(tmp_path, program=str(tmp_path / "none"))
+    with pytest.raises(EngineMissing):
+        Engines({"xtrabackup": missing}).restoring("xtrabackup", None)
+
+
 SERVERS = {"mariadb": "MariaDB", "mysql": "MySQL, Percona Server"}
 
 
