@@ -78,7 +78,7 @@ class RestoreOperation:
         """Restore a chain into `target`, as `run` does.
 
         `links` are the members of the chain in order, the full backup first. They are used once.
-        `on_whole` is called right before the datadir is moved up.
+        Their stores must be open. `on_whole` is called right before the datadir is moved up.
         """
         engine = self._engine_of(links)
         for link in links:
