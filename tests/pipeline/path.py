@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from agent.codec.aead import OpeningStream, SealingStream
 from agent.codec.gzip_members import deflate_member
 from agent.pipeline.buffers import BLOCK, Plan
-from agent.pipeline.download import Download, Fetch, Opening
+from agent.pipeline.download import Download, Opening
+from agent.pipeline.fetch_ahead import Fetch
 from agent.pipeline.meter import Meter
 from agent.pipeline.rate_limit import RateLimit
 from agent.pipeline.upload import Sealing, Send, Source, Upload
