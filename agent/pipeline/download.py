@@ -70,7 +70,15 @@ class Download:
         self._plan = plan
         self._meter = meter
         self._stop = stop
-        self._ahead = FetchAhead(sizes, fetch, plan=plan, meter=meter, stop=stop)
+        self._ahead = FetchAhead(
+            len(sizes),
+            sizes.__getitem__,
+            fetch,
+            largest=max(sizes, default=0),
+            plan=plan,
+            meter=meter,
+            stop=stop,
+        )
         self._splitter = MemberSplitter()
         self._inflated = Tally(meter, "inflate")
         self._writer = WriteBehind(

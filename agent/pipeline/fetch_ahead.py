@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -22,14 +22,25 @@ class _Fetched(NamedTuple):
 class FetchAhead:
     """Segments that several connections fetch, and that one thread takes in order.
 
-    `sizes` has the size of each segment in bytes. `fetch(number, buffer)` fills the buffer with
-    the bytes of segment `number`, and may raise.
+    `size_of(number)` returns the size of one of the `count` segments in bytes, which is at most
+    `largest`. `fetch(number, buffer)` fills the buffer with the bytes of that segment, and may
+    raise.
     """
 
     def __init__(
-        self, sizes: Sequence[int], fetch: Fetch, *, plan: Plan, meter: Meter, stop: Stop
+        self,
+        count: int,
+        size_of: Callable[[int], int],
+        fetch: Fetch,
+        *,
+        largest: int,
+        plan: Plan,
+        meter: Meter,
+        stop: Stop,
     ) -> None:
-        self._sizes = sizes
+        self._count = count
+        self._size_of = size_of
+        self._largest = largest
         self._fetch = fetch
         self._plan = plan
         self._meter = meter
@@ -41,11 +52,10 @@ class FetchAhead:
         A buffer is filled with other bytes as soon as the next segment is requested.
         """
         ahead: deque[Future[_Fetched]] = deque()
-        size = max(self._sizes, default=0)
-        count = min(self._plan.segments_in_memory, len(self._sizes))
-        buffers = [memoryview(bytearray(size)) for _ in range(count)]
-        for number in range(len(self._sizes)):
-            while buffers and number + len(ahead) < len(self._sizes):
+        in_memory = min(self._plan.segments_in_memory, self._count)
+        buffers = [memoryview(bytearray(self._largest)) for _ in range(in_memory)]
+        for number in range(self._count):
+            while buffers and number + len(ahead) < self._count:
                 ahead.append(fetchers.submit(self._fetch_one, number + len(ahead), buffers.pop()))
             started = time.monotonic()
             fetched = ahead.popleft().result()
@@ -55,7 +65,7 @@ class FetchAhead:
 
     def _fetch_one(self, number: int, buffer: memoryview) -> _Fetched:
         self._stop.check()
-        size, started = self._sizes[number], time.monotonic()
+        size, started = self._size_of(number), time.monotonic()
         self._fetch(number, buffer[:size])
         self._meter.add_stage("fetch", time.monotonic() - started, size)
         self._meter.add(stored=size)
