@@ -215,6 +215,11 @@ def test_another_method_and_another_magic_are_refused() -> None:
             inflated(bytes(bad))
 
 
+def test_zero_bytes_alone_are_no_stream() -> None:
+    with pytest.raises(DataDamaged, match="the stream is not gzip"):
+        inflated(bytes(100))
+
+
 def test_a_wrong_checksum_of_the_header_is_refused() -> None:
     good = member(b"content", flags=FHCRC | FNAME)
     for at in (3, 4, 12, 15, 16):

@@ -27,7 +27,7 @@ from agent.errors import (
     StoreMismatch,
     StoreUnreachable,
 )
-from agent.pipeline.buffers import BLOCK, MIB
+from agent.pipeline.buffers import BLOCK, MIB, Plan
 from agent.pipeline.foreign import Decryption, FetchAt, ForeignDownload, Piece
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
@@ -71,6 +71,7 @@ def download(
     decryption: Decryption | None = None,
     stop: Stop | None = None,
     meter: Meter | None = None,
+    plan: Plan = PLAN,
 ) -> None:
     ForeignDownload(
         len(stored),
@@ -78,7 +79,7 @@ def download(
         pieces_of(stored) if pieces is None else pieces,
         write,
         decryption=decryption,
-        plan=PLAN,
+        plan=plan,
         meter=meter or Meter(),
         stop=stop or Stop(),
     ).run()
@@ -378,7 +379,11 @@ def _request(stop: Stop, error: AgentError, reached: threading.Event, at: list[f
 
 
 def _stopped_after(
-    stored: bytes, write: Callable[[bytes], None], fetch: FetchAt, reached: threading.Event
+    stored: bytes,
+    write: Callable[[bytes], None],
+    fetch: FetchAt,
+    reached: threading.Event,
+    plan: Plan = PLAN,
 ) -> float:
     """Request a stop when `reached` is set, and return the seconds until the run has ended."""
     stop, at, error = Stop(), list[float](), Cancelled("by the operator")
@@ -386,7 +391,7 @@ def _stopped_after(
     requester.start()
     try:
         with pytest.raises(Cancelled) as raised:
-            download(stored, write, fetch=fetch, stop=stop)
+            download(stored, write, fetch=fetch, stop=stop, plan=plan)
     finally:
         requester.join()
     assert raised.value is error
@@ -394,19 +399,23 @@ def _stopped_after(
 
 
 def test_a_stop_ends_a_run_whose_slots_are_all_taken() -> None:
-    """The writer is slow, so the inflater waits for a slot most of the time."""
-    reached, pause = threading.Event(), threading.Event()
+    """The writer is slow. So the inflater waits for a slot when the second write is under way."""
+    reached, pause, written = threading.Event(), threading.Event(), list[int]()
 
-    def write(_block: bytes) -> None:
-        reached.set()
-        pause.wait(0.2)
+    def write(block: bytes) -> None:
+        written.append(len(block))
+        pause.wait(0.1)
+        if len(written) == 2:
+            reached.set()
+            pause.wait(0.1)
 
     assert _stopped_after(good(), write, fetch_from(good()), reached) < 2
 
 
 def test_a_stop_ends_a_run_that_inflates_much_to_nothing() -> None:
     """Empty members of one part take seconds, and write nothing."""
-    stored = gzip.compress(b"") * (8 * PART // 20)
+    plan = PLAN._replace(slabs_per_segment=16)
+    stored = gzip.compress(b"") * (plan.segment_bytes // 20)
     reached = threading.Event()
     copy = fetch_from(stored)
 
@@ -414,7 +423,7 @@ def test_a_stop_ends_a_run_that_inflates_much_to_nothing() -> None:
         copy(offset, buffer)
         reached.set()
 
-    assert _stopped_after(stored, lambda _block: None, fetch, reached) < 0.5
+    assert _stopped_after(stored, lambda _block: None, fetch, reached, plan) < 1.5
 
 
 def _peak(run: Callable[[], None]) -> int:
@@ -446,13 +455,20 @@ def test_a_long_stream_stays_within_the_plan() -> None:
     assert PLAN.segment_bytes * PLAN.segments_in_memory < peak < PLAN.memory_bytes
 
 
-def test_a_bomb_stays_within_the_plan() -> None:
+def test_a_short_object_takes_no_more_than_its_bytes() -> None:
+    stored = gzip.compress(b"x" * 1000)
+    plan = PLAN._replace(slabs_per_segment=16)
+    assert _peak(lambda: download(stored, lambda _block: None, plan=plan)) < 3 * MIB
+
+
+def test_a_bomb_stays_within_the_plan_if_the_sink_is_slow() -> None:
     inside = zlib.compressobj(9, zlib.DEFLATED, 31)
     stored = b"".join(inside.compress(bytes(MIB)) for _ in range(150)) + inside.flush()
-    total = [0]
+    total, pause = [0], threading.Event()
 
     def write(block: bytes) -> None:
         total[0] += len(block)
+        pause.wait(0.002)
 
     assert _peak(lambda: download(stored, write)) < PLAN.memory_bytes
     assert total[0] == 150 * MIB
