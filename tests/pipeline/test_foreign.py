@@ -328,6 +328,20 @@ def test_the_sink_fails(at: int) -> None:
     assert DATA.startswith(b"".join(written))
 
 
+def test_a_sink_that_fails_while_all_slots_are_taken_ends_the_run() -> None:
+    """While it writes the first block, the inflater has time to fill the slots."""
+    pause, started = threading.Event(), time.monotonic()
+
+    def write(_block: bytes) -> None:
+        pause.wait(0.2)
+        raise ExtractFailed("no space left on device")
+
+    with pytest.raises(ExtractFailed):
+        download(good(), write)
+    # The exception of a test's timeout would end a run that hangs, and be ignored as a consequence.
+    assert time.monotonic() - started < DEADLINE
+
+
 def test_nothing_is_written_once_a_stop_was_requested() -> None:
     stop, written = Stop(), list[bytes]()
 
