@@ -157,10 +157,12 @@ class Joiner(Protocol):
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
+        *,
+        segments: Container = Container.SEGMENTS,
     ) -> str:
         """Join segments as object `name` and return its ETag in hex.
 
-        All segments must be in the container SEGMENTS. The ETag is `manifest_etag`. The store
+        All segments must be in the container `segments`. The ETag is `manifest_etag`. The store
         compares the entries with its objects. If a store does not compare them, this method does.
 
         Raises:

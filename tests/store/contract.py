@@ -230,6 +230,15 @@ class JoiningContract(StoreContract):
         [row] = store.list(Container.OBJECTS, folder)
         assert ((row.size, row.etag) == (11, etag)) == self.joined_rows
 
+    def test_a_manifest_joins_segments_beside_it(self, store: Store, joiner: Joiner) -> None:
+        name, contents = fresh(), [b"one", b"second"]
+        entries = []
+        for number, content in enumerate(contents):
+            etag = store.put(Container.OBJECTS, f"{name}_{number}", views(content))
+            entries.append(ManifestEntry(f"{name}_{number}", len(content), etag))
+        etag = joiner.put_manifest(Container.OBJECTS, name, entries, {}, segments=Container.OBJECTS)
+        assert store.stat(Container.OBJECTS, name) == (etag, 9)
+
     def test_a_manifest_takes_the_place_of_what_was_there(
         self, store: Store, joiner: Joiner
     ) -> None:

@@ -34,16 +34,24 @@ from agent.store.swift.headers import read_clock, stat
 from agent.store.swift.info import read_limits
 from agent.store.swift.joining import Destination, check_entries, put_manifest
 from agent.store.swift.login import Authenticate
+from agent.store.swift.manifests import Piece, read_pieces
+from agent.store.swift.objects import (
+    CHUNK,
+    READ_MEANINGS,
+    ObjectFacts,
+    check_md5,
+    describe,
+    get_object,
+    read_into,
+)
+from agent.store.swift.ranges import get_range
 from agent.store.swift.session import Link, SwiftSession
 
 log = logging.getLogger(__name__)
 
-_CHUNK: Final = 1 << 20
 _PAGE: Final = 1000  # rows of a listing that are in memory at a time
 # Swift's answer to a request for a page of more rows than it allows.
 _PAGE_TOO_LONG: Final = 412
-# Swift's answer to a read of a manifest with entries that were deleted.
-_READ_MEANINGS: Final = {409: StoreMismatch}
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,12 @@ class SwiftStore:
         view._session = self._session.bound(stop)
         return view
 
+    def in_container(self, name: str) -> Self:
+        """Return a view of another container of the account, which shares this store's session."""
+        view = copy.copy(self)
+        view._container = name
+        return view
+
     @property
     def location(self) -> str:
         url = self._session.call("authenticate", lambda link: link.url)
@@ -109,6 +123,13 @@ class SwiftStore:
         self._session.call("authenticate", lambda _link: None)
         for container in Container if create else ():
             create_container(self._session, self._container_name(container))
+
+    def create_container(self) -> None:
+        """Authenticate, and create only the container OBJECTS if it is missing.
+
+        It is for layouts with the segments in the same container.
+        """
+        create_container(self._session, self._container_name(Container.OBJECTS))
 
     def limits(self) -> StoreLimits:
         limits = self._session.call("read the limits from /info", read_limits)
@@ -130,51 +151,99 @@ class SwiftStore:
         name: str,
         entries: Sequence[ManifestEntry],
         headers: Mapping[str, str],
+        *,
+        segments: Container = Container.SEGMENTS,
     ) -> str:
-        segments, etag = self._container_name(Container.SEGMENTS), manifest_etag(entries)
+        inside, etag = self._container_name(segments), manifest_etag(entries)
         limits = self._learnt.limits or self.limits()
         # A store that announces nesting is Swift. Swift compares manifests with its own objects.
         to = Destination(self._container_name(container), name, compares=limits.nesting)
         if not to.compares:
-            check_entries(self._session, to, segments, entries)
-        rows = manifest_json(segments, entries)
+            check_entries(self._session, to, inside, entries)
+        rows = manifest_json(inside, entries)
         put_manifest(self._session, to, rows, etag, headers, len(entries))
         return etag
 
     def get(self, container: Container, name: str, limit: int) -> bytes:
-        what = f"get {self._container_name(container)}/{name}"
+        inside = self._container_name(container)
+        what = f"get {inside}/{name}"
 
         def action(link: Link) -> bytes:
-            headers, body = self._get(link, container, name, {"X-Newest": "true"})
+            headers, body = get_object(link, inside, name, {"X-Newest": "true"})
             content = bytearray()
-            while piece := body.read(min(_CHUNK, limit + 1 - len(content))):
+            while piece := body.read(min(CHUNK, limit + 1 - len(content))):
                 content += piece
             if len(content) > limit:
                 raise StoreMismatch(f"{what}: it is larger than the expected {limit} bytes")
-            _check_md5(what, content, headers)
+            check_md5(what, content, headers)
             return bytes(content)
 
-        return self._session.call(what, action, _READ_MEANINGS, size=limit)
+        return self._session.call(what, action, READ_MEANINGS, size=limit)
 
     def get_into(self, container: Container, name: str, buffer: memoryview) -> None:
-        what = f"get {self._container_name(container)}/{name}"
+        inside = self._container_name(container)
+        what = f"get {inside}/{name}"
 
         def action(link: Link) -> None:
-            headers, body = self._get(link, container, name, {})
+            headers, body = get_object(link, inside, name, {})
             announced = int(headers.get("content-length", buffer.nbytes))
             if announced != buffer.nbytes:
                 raise StoreMismatch(f"{what}: it has {announced} bytes instead of {buffer.nbytes}")
-            if _read_into(body, buffer) != buffer.nbytes or body.read(1):
+            if read_into(body, buffer) != buffer.nbytes or body.read(1):
                 raise StoreMismatch(
                     f"{what}: the store did not send {buffer.nbytes} bytes, as announced"
                 )
-            _check_md5(what, buffer, headers)
+            check_md5(what, buffer, headers)
 
         self._session.call(what, action, size=buffer.nbytes)
 
     def stat(self, container: Container, name: str) -> Stat:
         inside = self._container_name(container)
         return self._session.call(f"look up {inside}/{name}", partial(stat, inside, name))
+
+    def describe(self, container: Container, name: str) -> ObjectFacts:
+        """Return the facts of an object's newest copy, with its metadata.
+
+        Raises:
+            StoreNotFound: there is no such object.
+        """
+        inside = self._container_name(container)
+        what = f"look up {inside}/{name}"
+        return self._session.call(what, partial(describe, what, inside, name))
+
+    def get_range(
+        self, container: Container, name: str, offset: int, buffer: memoryview, etag: str
+    ) -> None:
+        """Fill `buffer` with the bytes from `offset` of an object or of a joined object.
+
+        `etag` is the one that `describe` returned. No MD5 of a range is known, so the caller must
+        check the bytes. An empty buffer needs no request.
+
+        Raises:
+            StoreNotFound: there is no such object.
+            StoreMismatch: the object has another ETag or ends before the range does, or an object
+                that the manifest joins is missing.
+        """
+        if buffer.nbytes:
+            get_range(self._session, self._container_name(container), name, offset, buffer, etag)
+
+    def manifest_rows(self, container: Container, name: str) -> Sequence[Piece] | None:
+        """Return the objects that a manifest joins, in the order of their bytes.
+
+        The objects of a manifest in the manifest take its place. Return None if the store doesn't
+        show the rows. Ceph's gateway doesn't.
+
+        Raises:
+            StoreNotFound: there is no such object, or a manifest in it is missing.
+            StoreMismatch: the rows don't have the ETag and the size of the manifest.
+            StoreRejected: the object is no manifest, a row has a range or data, the answer is
+                longer than 4 MiB, or there are too many rows or levels.
+        """
+        facts = self.describe(container, name)
+        inside = self._container_name(container)
+        if not facts.is_manifest:
+            raise StoreRejected(f"{inside}/{name} is not a manifest, but an object of its own")
+        return read_pieces(self._session, inside, name, facts)
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
         with self._naming_missing(container):
@@ -243,20 +312,6 @@ class SwiftStore:
             return stored
 
         return self._session.call(what, action, size=size)
-
-    def _get(
-        self, link: Link, container: Container, name: str, headers: dict[str, str]
-    ) -> tuple[Mapping[str, str], Any]:
-        answer: tuple[Mapping[str, str], Any] = client.get_object(
-            link.url,
-            link.token,
-            self._container_name(container),
-            name,
-            http_conn=link.http,
-            resp_chunk_size=_CHUNK,
-            headers=headers,
-        )
-        return answer
 
     def _page(
         self, container: Container, prefix: str, marker: str, link: Link
@@ -346,22 +401,3 @@ def _reachable(row: StoredObject) -> bool:
     names.
     """
     return {".", ".."}.isdisjoint(row.name.split("/"))
-
-
-def _read_into(body: Any, buffer: memoryview) -> int:
-    """Fill `buffer` from `body` as far as possible and return the number of bytes read."""
-    filled = 0
-    while filled < buffer.nbytes:
-        piece = body.read(min(_CHUNK, buffer.nbytes - filled))
-        if not piece:
-            break
-        buffer[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    return filled
-
-
-def _check_md5(what: str, content: memoryview | bytearray, headers: Mapping[str, str]) -> None:
-    expected = headers.get("etag", "").strip('"')
-    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if found != expected:
-        raise StoreMismatch(f"{what}: MD5 {found} differs from the announced {expected[:40]}")
