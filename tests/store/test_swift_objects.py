@@ -26,6 +26,7 @@ from tests.store.contract import fresh, md5, views
 ROWS = "multipart-manifest=get"
 CONTENTS = [os.urandom(2 * MIB + 5), os.urandom(MIB), os.urandom(3 * MIB + 1)]
 WHOLE = b"".join(CONTENTS)
+ETAG = md5("".join(map(md5, CONTENTS)).encode())
 
 
 def join(store: SwiftStore, name: str, contents: list[bytes]) -> list[ManifestEntry]:
@@ -79,8 +80,7 @@ def test_only_the_one_container_is_made_and_a_view_reaches_others(
 
 
 def test_the_facts_of_a_manifest(store: SwiftStore, joined: str) -> None:
-    etag = md5("".join(map(md5, CONTENTS)).encode())
-    expected = ObjectFacts(etag, len(WHOLE), True, {"lsn": "42"})
+    expected = ObjectFacts(ETAG, len(WHOLE), True, {"lsn": "42"})
     assert store.describe(Container.OBJECTS, joined) == expected
     with pytest.raises(StoreNotFound):
         store.describe(Container.OBJECTS, "not-there")
@@ -155,13 +155,13 @@ def test_an_object_that_was_replaced_is_not_read(store: SwiftStore, joined: str)
         ({"action": "cut", "after": MIB // 2}, StoreUnreachable),
         ({"action": "wrong_etag"}, StoreMismatch),
         ({"status": 503}, StoreBusy),
-        ({"status": 200, "body": "x" * 100}, StoreMismatch),
+        ({"status": 200, "headers": {"Etag": ETAG}, "body": "x" * 5 * MIB}, StoreMismatch),
         (
-            {"status": 206, "body": "x" * 100, "headers": {"Content-Range": "bytes 0-99/9"}},
+            {"status": 206, "headers": {"Etag": ETAG, "Content-Range": "bytes 7-5242886/*"}},
             StoreMismatch,
         ),
     ],
-    ids=str,
+    ids=["cut", "etag", "busy", "whole", "short"],
 )
 def test_a_range_is_requested_again_after_a_fault(
     swift: SwiftServer,
