@@ -64,7 +64,7 @@ enabled = true
 backend = oslo_cache.dict
 [token]
 expiration = {token_seconds}
-allow_expired_window = 0
+allow_expired_window = 3600
 [fernet_tokens]
 key_repository = {folder}/fernet-keys
 [fernet_receipts]

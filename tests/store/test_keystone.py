@@ -7,7 +7,6 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +29,6 @@ from agent.store.protocol import Container
 from agent.store.swift.keystone import KeystoneLogin, KeystoneSettings
 from agent.store.swift.login import Access, AuthV1, Connect
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.stack.fixtures_keystone import need_keystone
 from tests.stack.keystone import REGION, Account, ApplicationCredential, KeystoneServer
 from tests.stack.process import poll
 from tests.stack.swift import SwiftServer
@@ -74,20 +72,10 @@ def make() -> Iterator[MakeStore]:
         store.close()
 
 
-@pytest.fixture(scope="module")
-def short(scratch: Path) -> Iterator[KeystoneServer]:
-    """Yield a Keystone whose tokens live for 2 s, with a Swift of its own."""
-    need_keystone()
-    keystone = KeystoneServer(scratch / "short-keystone", token_seconds=2)
-    swift = SwiftServer(scratch / "short-swift", keystone=keystone)
-    keystone.launch()
-    swift.launch()
-    keystone.wait_ready()
-    swift.wait_ready()
-    keystone.add_object_store(swift.address)
-    yield keystone
-    swift.stop()
-    keystone.stop()
+@pytest.fixture
+def short(short_keystone: KeystoneServer, short_swift: SwiftServer) -> KeystoneServer:
+    """Return a Keystone whose tokens live for 2 s, with a Swift of its own."""
+    return short_keystone
 
 
 def put_and_read(store: SwiftStore) -> None:
@@ -239,22 +227,6 @@ def test_an_empty_catalogue_and_several_regions_are_refused(
     assert f"no internal URL of the service object-store in the region {REGION}" in str(empty)
     for one in whole:
         short.add_endpoint(one["interface"], one["url"], region=one["region"])
-
-
-@pytest.mark.usefixtures("swift_behind_keystone")
-def test_the_token_of_an_application_credential_is_never_scoped_again(
-    keystone: KeystoneServer, make: MakeStore
-) -> None:
-    one = keystone.make_application_credential()
-    owner = make(credential(keystone, one))
-    owner.open()
-    access = owner._session._shared.access
-    assert access
-    options = {"token": access.token, "project_id": keystone.project_id}
-    error = refusal(make(KeystoneSettings(keystone.auth_url, "v3token", options, REGION)))
-    assert isinstance(error, LoginDenied)
-    assert "can't be used for another project" in (error.hint or "")
-    put_and_read(owner)
 
 
 @pytest.mark.usefixtures("swift_behind_keystone")

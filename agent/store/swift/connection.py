@@ -271,14 +271,20 @@ class _Http(client.HTTPConnection):  # type: ignore[misc,unused-ignore]
     swiftclient reads listings, /info and the texts of refusals into memory at once. It asks for
     compressed answers and inflates them. So answers are limited in size, and no compression is
     requested. The bytes of objects are read piece by piece.
+
+    `service_token` is sent with each request if it is not empty. swiftclient doesn't know it, so it
+    reaches no log.
     """
 
     resp: Any
+    service_token: str = ""
 
     def request(
         self, method: str, full_path: str, data: Any = None, headers: Any = None, files: Any = None
     ) -> Any:
         kept = {name: value for name, value in (headers or {}).items() if name != "Accept-Encoding"}
+        if self.service_token:
+            kept["X-Service-Token"] = self.service_token
         return super().request(method, full_path, data, kept, files)
 
     def getresponse(self) -> Any:

@@ -140,13 +140,13 @@ def asked_seconds(error: StoreError) -> float:
     asked = str(headers.get("Retry-After", "")).strip()[:64]
     if asked.isdecimal():
         return min(float(asked), _LONGEST_PAUSE)
-    until = _moment(asked)
-    seconds = until - (_moment(str(headers.get("Date", ""))) or time.time()) if until else 0.0
+    until = moment(asked)
+    seconds = until - (moment(str(headers.get("Date", ""))) or time.time()) if until else 0.0
     return min(max(seconds, 0.0), _LONGEST_PAUSE)
 
 
-def _moment(date: str) -> float | None:
-    """Return an HTTP date in Unix seconds, or None if it is not a date."""
+def moment(date: str) -> float | None:
+    """Return an HTTP date in Unix seconds, or None if it is not one."""
     try:
         return parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError):

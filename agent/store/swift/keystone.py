@@ -28,6 +28,7 @@ from agent.errors import (
 from agent.model import printable
 from agent.model.values import VISIBLE
 from agent.store.swift.login import Access, Connect, checked_storage_url
+from agent.store.swift.tokens import Grant, ask_about, granted
 
 if TYPE_CHECKING:
     from keystoneauth1.access import AccessInfoV3
@@ -64,7 +65,7 @@ _NEEDED: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
         ("application_credential_secret",),
         ("application_credential_id", "application_credential_name"),
     ),
-    TOKEN: (("token",), ("project_id", "project_name")),
+    TOKEN: (("token",),),
 }
 _VISIBLE: Final = re.compile(VISIBLE)
 # The options that are secrets.
@@ -78,9 +79,9 @@ _LONGEST_NAME: Final = 60  # characters of a foreign name in a message
 class KeystoneSettings:
     """The settings of one login.
 
-    `kind` is a key of OPTIONS, and `options` are those of its options that are set. `region` None
-    means any region. `interface` is `public`, `internal` or `admin`. `told_by` names the place that
-    the settings come from, for messages.
+    `kind` is a key of OPTIONS, and `options` are those of its options that are set. A token without
+    a project is used for its own one. `region` None means any region. `interface` is `public`,
+    `internal` or `admin`. `told_by` names the place that the settings come from, for messages.
 
     Raises:
         ConfigInvalid: the kind isn't known, or an option is missing.
@@ -132,6 +133,18 @@ class KeystoneSettings:
         """Return the name or the id of the project. An application credential names none."""
         return self.options.get("project_name") or self.options.get("project_id")
 
+    def is_project_of(self, info: "AccessInfoV3") -> bool:
+        """Return True if a token is scoped to the project, or if none is named."""
+        found = {
+            "project_id": info.project_id,
+            "project_name": info.project_name,
+            "project_domain_id": info.project_domain_id,
+            "project_domain_name": info.project_domain_name,
+        }
+        # an id needs no domain
+        names = _SCOPE[:1] if "project_id" in self.options else _SCOPE[1:]
+        return all(found[name] == self.options[name] for name in names if name in self.options)
+
     @property
     def account(self) -> str:
         """Return a text that differs for different accounts of the store. It has no secret."""
@@ -150,26 +163,47 @@ class KeystoneLogin:
     settings: KeystoneSettings
 
     def __call__(self, connect: Connect) -> Access:
+        with self._asking(connect) as session:
+            grant = self._granted(session)
+            url = checked_storage_url(self.settings.auth_url, self._endpoint(grant.info))
+            return Access(url, str(grant.info.auth_token), True, grant.seconds)
+
+    def token_seconds_left(self, connect: Connect) -> float | None:
+        """Return how long the given token is valid in seconds, or None if it doesn't expire.
+
+        Raises:
+            TokenExpired: Keystone refuses the token.
+        """
+        from keystoneauth1.exceptions import NotFound, Unauthorized
+
+        settings = self.settings
+        with self._asking(connect) as session:
+            try:
+                token = settings.options["token"]
+                return ask_about(session, settings.auth_url, token, catalogue=False).seconds
+            except (NotFound, Unauthorized) as error:
+                if isinstance(error, NotFound) and not _is_of_keystone(error.response):
+                    raise
+                raise self._refusal(session) from None
+
+    @contextmanager
+    def _asking(self, connect: Connect) -> Iterator["Session"]:
+        """Yield a session with Keystone, and translate its errors."""
         from keystoneauth1.session import Session
 
         # keystoneauth1 writes requests and answers to its debug log
         logging.getLogger("keystoneauth").setLevel(logging.WARNING)
-        settings = self.settings
-        with connect(settings.auth_url) as http, self._translated():
+        with connect(self.settings.auth_url) as http, self._translated():
             # keystoneauth1 replaces what the connection sends with each request of its own
             given = http.requests_args
-            session = Session(session=http.request_session, verify=given["verify"], redirect=False)
-            granted = self._granted(session)
-            url = checked_storage_url(settings.auth_url, self._endpoint(granted))
-            token = str(granted.auth_token)
-            return Access(url, token, True, _lifetime(granted))
+            yield Session(session=http.request_session, verify=given["verify"], redirect=False)
 
-    def _granted(self, session: "Session") -> "AccessInfoV3":
+    def _granted(self, session: "Session") -> Grant:
         """Return Keystone's answer, or raise the reason of its refusal."""
         from keystoneauth1.exceptions import Forbidden, MissingAuthMethods, NotFound, Unauthorized
 
         try:
-            return self._authenticated(session)
+            return self._own_scope(session) or granted(self._authenticated(session))
         except Unauthorized:
             raise self._refusal(session) from None
         except MissingAuthMethods:
@@ -184,11 +218,28 @@ class KeystoneLogin:
                 raise self._refusal(session) from None
             raise self._denied(
                 "may not get a token for the project",
-                "the token of an application credential can't be used for another project, nor for "
-                "its own: use a token of a user's password"
+                "the token of an application credential can't be used for another project: use a "
+                "token of a user's password"
                 if self.settings.kind == TOKEN
                 else "give the user a role in the project, and see Keystone's policy",
             ) from None
+
+    def _own_scope(self, session: "Session") -> Grant | None:
+        """Return the grant of a given token if it is already one for the project, None otherwise.
+
+        A token is scoped again only if it must be, because Keystone refuses that to the token of an
+        application credential.
+        """
+        from keystoneauth1.exceptions import Forbidden
+
+        settings = self.settings
+        if settings.kind != TOKEN:
+            return None
+        try:
+            grant = ask_about(session, settings.auth_url, settings.options["token"])
+        except Forbidden:  # by a policy of its own. The next request tells more.
+            return None
+        return grant if settings.is_project_of(grant.info) else None
 
     def _authenticated(self, session: "Session", *, scoped: bool = True) -> "AccessInfoV3":
         from keystoneauth1.identity import v3
@@ -199,8 +250,8 @@ class KeystoneLogin:
             options["unscoped"] = True
         plugin = getattr(v3, _CLASSES[self.settings.kind])(self.settings.auth_url, **options)
         # not get_access(), which logs in again for each request if a token lives only for seconds
-        granted: AccessInfoV3 = plugin.get_auth_ref(session)
-        return granted
+        info: AccessInfoV3 = plugin.get_auth_ref(session)
+        return info
 
     def _refusal(self, session: "Session") -> StoreError:
         """Return the error of a refused login (401).
@@ -244,13 +295,13 @@ class KeystoneLogin:
             hint=hint,
         )
 
-    def _endpoint(self, granted: "AccessInfoV3") -> str:
+    def _endpoint(self, info: "AccessInfoV3") -> str:
         """Return the URL of the object store in the catalogue.
 
         Raises:
             EndpointMissing: the catalogue has none for the region and the interface.
         """
-        settings, catalogue = self.settings, granted.service_catalog
+        settings, catalogue = self.settings, info.service_catalog
         wanted = f"{settings.interface} URL of the service {_SERVICE}"
         endpoints = [
             one
@@ -319,16 +370,6 @@ def _is_of_keystone(answer: Any) -> bool:
         return isinstance(answer.json()["error"], dict)
     except (ValueError, LookupError, TypeError, AttributeError):
         return False
-
-
-def _lifetime(granted: "AccessInfoV3") -> float | None:
-    """Return the number of seconds that a token is valid, or None if it doesn't expire.
-
-    Both times are of Keystone's clock, because this machine's may be wrong.
-    """
-    if granted.expires is None or granted.issued is None:
-        return None
-    return max((granted.expires - granted.issued).total_seconds(), 0.0)
 
 
 def _offer(catalogue: Any) -> str:

@@ -29,13 +29,16 @@ class Access(NamedTuple):
     """The storage URL of the account, and a token for it.
 
     `renewable` is True if another login may bring another token. `seconds` is the time that the
-    token is valid from its issue, or None if the login doesn't tell.
+    token is valid from the login on, or None if the login doesn't tell. `service_token` is sent to
+    the store beside the token, if there is one. Then `seconds` is the time of the service token,
+    which another login replaces.
     """
 
     storage_url: str
     token: str
     renewable: bool = True
     seconds: float | None = None
+    service_token: str = ""
 
     def __repr__(self) -> str:
         return f"Access({self.storage_url!r})"
@@ -111,3 +114,24 @@ class AuthToken:
 
     def __call__(self, connect: Connect) -> Access:
         return Access(self.storage_url.rstrip("/"), self.token, renewable=False)
+
+
+@dataclass(frozen=True)
+class WithService:
+    """A user's token that can't be renewed, and beside it the token of a service user.
+
+    Swift accepts the user's token after its end if a service token comes with it, as long as
+    Keystone still knows it (`allow_expired_window`, 48 h by default). So `user` logs in once, and
+    its token is kept. `service` logs in again whenever the service token ends.
+    https://docs.openstack.org/keystone/latest/admin/manage-services.html
+    """
+
+    user: Authenticate
+    service: Authenticate
+    _kept: list[Access] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __call__(self, connect: Connect) -> Access:
+        if not self._kept:
+            self._kept.append(self.user(connect))
+        given, service = self._kept[0], self.service(connect)
+        return Access(given.storage_url, given.token, False, service.seconds, service.token)

@@ -31,7 +31,7 @@ from agent.store.protocol import Interruption, Uninterrupted
 from agent.store.swift.connection import CONNECT_SECONDS, Connection
 from agent.store.swift.deadlines import Deadlines
 from agent.store.swift.errors import asked_seconds, pause_seconds, translated
-from agent.store.swift.login import Access, Authenticate
+from agent.store.swift.login import Access, Authenticate, Connect
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,22 @@ class _Shared:
     logged_in: bool = False
     refused: _RefusedLogin | None = None
     aborted: bool = False
+
+
+def _refused_again(access: Access) -> StoreError:
+    """Return the error of a store that refuses (401) the tokens of a fresh login."""
+    refused: StoreError
+    if access.renewable:
+        refused = TokenRefused("the store refuses (401) a token that it has just granted")
+    else:
+        refused = TokenExpired(
+            "the store refuses (401) the user's token, also with a fresh service token",
+            hint="the token was revoked, or ended longer ago than Keystone remembers "
+            "(allow_expired_window, 48 h by default), or the service user has no role that Swift's "
+            "service_token_roles lists",
+        )
+    refused.without_effect = True
+    return refused
 
 
 def _without_bodies(record: logging.LogRecord) -> bool:
@@ -176,6 +192,15 @@ class SwiftSession:
                     raise
             attempt += 1
 
+    def ask(self, what: str, question: Callable[[Connect], T]) -> T:
+        """Ask another service than the store one question, over connections as for a login.
+
+        Raises:
+            StoreError: it can't be asked, or it refuses the question.
+        """
+        with translated(what, _LOGIN_MEANINGS):
+            return question(self._connected)
+
     def abort(self) -> None:
         """End all waits between attempts and stop all retries."""
         self._shared.aborted = True
@@ -209,9 +234,7 @@ class SwiftSession:
         except ClientException as error:
             if error.http_status != 401:
                 raise
-            refused = TokenRefused("the store refuses (401) a token that it has just granted")
-            refused.without_effect = True
-            raise refused from error
+            raise _refused_again(access) from error
 
     def _drop_refused(self, access: Access, *, answered: bool = False) -> None:
         """Make the next request log in.
@@ -221,7 +244,7 @@ class SwiftSession:
         Raises:
             TokenExpired: no login is possible.
         """
-        if not access.renewable:
+        if not access.renewable and not access.service_token:
             expired = TokenExpired("the store refuses the token that came with the task")
             expired.without_effect = answered
             raise expired from None
@@ -357,6 +380,7 @@ class SwiftSession:
             stack.callback(connection.close)
             with self._within_deadline(connection, size):
                 http = connection.http
+                http.service_token = access.service_token
                 link = Link(access.storage_url, access.token, (http.parsed_url, http))
                 result = action(link)
             if not connection.is_shut_down:

@@ -33,6 +33,7 @@ from agent.store.swift.containers import check_policies, create_container
 from agent.store.swift.headers import read_clock, stat
 from agent.store.swift.info import read_limits
 from agent.store.swift.joining import Destination, check_entries, put_manifest
+from agent.store.swift.keystone import KeystoneLogin
 from agent.store.swift.login import Authenticate
 from agent.store.swift.manifests import Piece, read_pieces
 from agent.store.swift.objects import (
@@ -200,6 +201,17 @@ class SwiftStore:
     def stat(self, container: Container, name: str) -> Stat:
         inside = self._container_name(container)
         return self._session.call(f"look up {inside}/{name}", partial(stat, inside, name))
+
+    def token_seconds_left(self, login: KeystoneLogin) -> float | None:
+        """Ask Keystone how long the token of `login` is valid, None if it doesn't expire.
+
+        `login` is of the kind TOKEN, and need not be the login of this store.
+
+        Raises:
+            TokenExpired: Keystone refuses the token.
+            StoreError: Keystone doesn't tell.
+        """
+        return self._session.ask("ask Keystone about the token", login.token_seconds_left)
 
     def describe(self, container: Container, name: str) -> ObjectFacts:
         """Return the facts of an object's newest copy, with its metadata.
