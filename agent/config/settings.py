@@ -165,6 +165,14 @@ class StoreSection(Frozen):
         """
         return self.url.partition(":")[2].removeprefix("//")
 
+    @property
+    def behind_keystone(self) -> bool:
+        """Return True if the login is one at Keystone.
+
+        Only Swift's own login needs its URL here. `swift:` alone is the Swift of a cloud.
+        """
+        return self.kind == "swift" and (self.auth != "v1" or not self.address)
+
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
         if self.url == CLOUD_URL:

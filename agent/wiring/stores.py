@@ -62,7 +62,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
 
 def _login(section: StoreSection) -> tuple[Authenticate, Path | None]:
     """Return the configured login of Swift, and the file with the store's own authority."""
-    if section.auth == "v1" and section.address:
+    if not section.behind_keystone:
         if section.key_file is None:
             raise ConfigInvalid("[store] key_file is missing")
         key = read_secret(section.key_file, "[store] key_file")
@@ -97,7 +97,7 @@ def _task_login(asked: TaskStore | None, configured: Authenticate) -> Authentica
 
 def login_of(section: StoreSection) -> tuple[str, str]:
     """Return the user and the URL of the configured login. They are for messages."""
-    if section.kind == "file" or (section.auth == "v1" and section.address):
+    if not section.behind_keystone:
         return section.user, section.address
     keystone = _cloud(section).keystone
     return keystone.who, keystone.auth_url
@@ -106,7 +106,7 @@ def login_of(section: StoreSection) -> tuple[str, str]:
 def store_account(config: Config) -> str:
     """Return a text that differs for different accounts of stores, without a secret."""
     section = need(config.store, "store")
-    if section.kind == "file" or (section.auth == "v1" and section.address):
+    if not section.behind_keystone:
         return f"{section.url} {section.user}"
     return _cloud(section).keystone.account
 
@@ -196,6 +196,6 @@ def task_stores(
 def _projects(config: Config) -> frozenset[str] | None:
     """Return the projects that tasks may name, None if the store is not behind Keystone."""
     section = need(config.store, "store")
-    if section.kind != "swift" or (section.auth == "v1" and section.address):
+    if not section.behind_keystone:
         return None
     return frozenset((config.agent.tenant_id, *section.projects))
