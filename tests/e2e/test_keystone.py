@@ -160,7 +160,8 @@ def test_a_task_brings_a_token_for_a_project_that_it_may_name(cloud: Cloud) -> N
     cloud.agent.stop()
     cloud.agent.overrides["store"]["projects"] = [cloud.keystone.project_id]
     cloud.agent.start()
-    token = cloud.keystone.token(cloud.owner)
+    elsewhere = cloud.keystone.add_project(cloud.owner)
+    token = cloud.keystone.token(cloud.owner, elsewhere)
     with Reports(cloud.agent) as reports:
 
         def end(project: str) -> dict[str, Any]:
