@@ -88,7 +88,7 @@ def test_more_segments_than_one_page_of_a_listing(
     store: SwiftStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.operations.backup.abandon._BATCH", 7)
-    monkeypatch.setattr(store._learnt, "page", 5)
+    monkeypatch.setattr(store._learnt.paging, "rows", 5)
     base = completed()
     place(store, KEYS, base, segments=23)
     deletion(store).run(base.id)

@@ -9,9 +9,9 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import quote
 
 from swiftclient import client
@@ -34,6 +34,7 @@ from agent.store.swift.headers import read_clock, stat
 from agent.store.swift.info import read_limits
 from agent.store.swift.joining import Destination, check_entries, put_manifest
 from agent.store.swift.keystone import KeystoneLogin
+from agent.store.swift.listing import Paging, list_objects
 from agent.store.swift.login import Authenticate
 from agent.store.swift.manifests import Piece, read_pieces
 from agent.store.swift.objects import (
@@ -50,9 +51,7 @@ from agent.store.swift.session import Link, SwiftSession
 
 log = logging.getLogger(__name__)
 
-_PAGE: Final = 1000  # rows of a listing that are in memory at a time
-# Swift's answer to a request for a page of more rows than it allows.
-_PAGE_TOO_LONG: Final = 412
+_CONTAINERS: Final = 1000  # names that a message chooses from
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class SwiftSettings:
 class _Learnt:
     """Facts about this store that its answers have shown, shared by all views of the store."""
 
-    page: int | None = _PAGE  # rows that are requested at a time; None for the store's own default
+    paging: Paging = field(default_factory=Paging)
     limits: StoreLimits | None = None
 
 
@@ -259,8 +258,8 @@ class SwiftStore:
 
     def list(self, container: Container, prefix: str = "") -> Iterator[StoredObject]:
         with self._naming_missing(container):
-            for page in self._pages(container, prefix):
-                yield from filter(_reachable, page)
+            inside = self._container_name(container)
+            yield from list_objects(self._session, self._learnt.paging, inside, prefix)
 
     def delete(self, container: Container, name: str) -> None:
         inside = self._container_name(container)
@@ -325,49 +324,6 @@ class SwiftStore:
 
         return self._session.call(what, action, size=size)
 
-    def _page(
-        self, container: Container, prefix: str, marker: str, link: Link
-    ) -> Sequence[StoredObject]:
-        rows = self._learnt.page
-        try:
-            return self._rows(container, prefix, marker, rows, link)
-        except client.ClientException as error:
-            if error.http_status != _PAGE_TOO_LONG or rows is None:
-                raise
-        # The store's own default is below the number requested. So such a page is small enough.
-        self._learnt.page = None
-        return self._rows(container, prefix, marker, None, link)
-
-    def _rows(
-        self, container: Container, prefix: str, marker: str, limit: int | None, link: Link
-    ) -> Sequence[StoredObject]:
-        _, rows = client.get_container(
-            link.url,
-            link.token,
-            self._container_name(container),
-            marker=marker,
-            limit=limit,
-            prefix=prefix,
-            http_conn=link.http,
-        )
-        return [_row(row) for row in rows]
-
-    def _pages(self, container: Container, prefix: str) -> Iterator[Sequence[StoredObject]]:
-        what = f"list {self._container_name(container)}"
-        marker = ""
-        while page := self._session.call(
-            what, partial(self._page, container, prefix, marker), size=LONGEST_ANSWER
-        ):
-            if page[-1].name <= marker:
-                raise StoreRejected(f"{what}: the store's listing does not go on after {marker!r}")
-            if not all(row.name.startswith(prefix) for row in page):
-                # The caller may be about to delete every object that is listed.
-                raise StoreRejected(
-                    f"{what}: the store lists names that do not begin with {prefix}, as requested"
-                )
-            yield page
-            marker = page[-1].name
-
     @contextmanager
     def _naming_missing(self, container: Container) -> Iterator[None]:
         """Replace a StoreNotFound about the container by one that names the existing containers."""
@@ -381,7 +337,9 @@ class SwiftStore:
         """Return the names of the account's containers, or none if the store doesn't list them."""
 
         def action(link: Link) -> Sequence[str]:
-            _, rows = client.get_account(link.url, link.token, limit=_PAGE, http_conn=link.http)
+            _, rows = client.get_account(
+                link.url, link.token, limit=_CONTAINERS, http_conn=link.http
+            )
             return [row["name"] for row in rows if str(row["name"]).isprintable()]
 
         try:
@@ -389,27 +347,3 @@ class SwiftStore:
         except StoreError as error:
             log.debug("%s", error)
             return []
-
-
-def _row(row: Mapping[str, Any]) -> StoredObject:
-    try:
-        # The `hash` of a manifest is the MD5 of its JSON. Its ETag is in `slo_etag`, in quotes.
-        etag = row.get("slo_etag", row["hash"]).strip('"')
-        name, size, modified = row["name"], row["bytes"], row["last_modified"]
-        if not (isinstance(name, str) and isinstance(size, int) and isinstance(modified, str)):
-            raise TypeError
-        return StoredObject(name, size, etag, modified)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StoreRejected(
-            "the store's listing has a row that does not describe an object"
-        ) from error
-
-
-def _reachable(row: StoredObject) -> bool:
-    """Return True if a request by its name can reach the object.
-
-    Before a URL is sent, the steps `.` and `..` of its path are resolved (RFC 3986, section 5.2.4).
-    So the request would reach another object, perhaps in another container. The agent makes no such
-    names.
-    """
-    return {".", ".."}.isdisjoint(row.name.split("/"))
