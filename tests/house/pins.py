@@ -18,7 +18,12 @@ from typing import Final
 
 from tests.house.source import CHECKOUT
 
-FILES: Final = ("constraints.txt", "constraints-dev.txt", "constraints-swift.txt")
+FILES: Final = (
+    "constraints.txt",
+    "constraints-dev.txt",
+    "constraints-swift.txt",
+    "constraints-trove.txt",
+)
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 MACHINES: Final = ("x86_64", "aarch64")
 # Wheels for these versions of glibc run on Debian 12, which has 2.36, and on later releases.

@@ -32,11 +32,12 @@ def test_what_the_project_asks_for_is_pinned() -> None:
     tables = project["project"]
     needed = [*tables["dependencies"], *project["build-system"]["requires"]]
     tools = tables["optional-dependencies"]["dev"]
-    run, dev, swift = (named(file) for file in FILES)
+    run, dev, swift, trove = (named(file) for file in FILES)
     assert names_of(needed) - set(run) == set()
     assert names_of(tools) - set(dev) == set()
     assert set(run) & set(dev) == set()
     assert "swift" in swift
+    assert "trove" in trove
 
 
 def names_of(requirements: list[str]) -> set[str]:
