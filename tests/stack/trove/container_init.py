@@ -1,0 +1,75 @@
+"""The first process of a container: it makes the mounts, runs the command and forwards signals.
+
+Usage: container_init SPECIFICATION, under `unshare --mount --pid --fork`. The specification is a
+JSON file that containers.py writes. The exit status is that of the command, as Docker reports it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from tests.stack.trove import mounts
+
+FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def show_volumes(specification: dict[str, Any]) -> None:
+    """Hide the machine's directories, except for those that are volumes of this container."""
+    held = [(os.open(_made(source), os.O_PATH), *rest) for source, *rest in specification["binds"]]
+    image_etc = os.open(specification["etc_mysql"], os.O_PATH)
+    kept = [Path(path) for path in specification["kept"]]
+    for target in specification["hidden"]:
+        mode = "mode=1777" if target == "/tmp" else "mode=0755"
+        mounts.hide(Path(target), kept, options=mode)
+    mounts.bind(f"/proc/self/fd/{image_etc}", Path("/etc/mysql"))
+    for descriptor, target, mode in sorted(held, key=lambda one: len(one[1])):
+        mounts.bind(f"/proc/self/fd/{descriptor}", Path(target), read_only=mode == "ro")
+    for descriptor in (image_etc, *(one[0] for one in held)):
+        os.close(descriptor)
+
+
+def _made(source: str) -> str:
+    """Create a volume's directory if it is missing, as Docker does."""
+    if not Path(source).exists():
+        Path(source).mkdir(parents=True)
+    return source
+
+
+def main() -> int:
+    specification = json.loads(Path(sys.argv[1]).read_text())
+    pending: list[int] = []
+    child: subprocess.Popen[bytes] | None = None
+
+    def forward(signum: int, _: FrameType | None) -> None:
+        if child is None:
+            pending.append(signum)
+        else:
+            child.send_signal(signum)
+
+    for signum in FORWARDED:
+        signal.signal(signum, forward)
+    show_volumes(specification)
+    user, group = specification["user"]
+    child = subprocess.Popen(
+        specification["command"],
+        cwd=specification["directory"],
+        env=specification["environment"],
+        stdin=subprocess.DEVNULL,
+        user=user,
+        group=group,
+        extra_groups=[],
+        start_new_session=True,
+    )
+    for signum in pending:
+        child.send_signal(signum)
+    status = child.wait()
+    return 128 - status if status < 0 else status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

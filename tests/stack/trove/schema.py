@@ -1,0 +1,27 @@
+"""Make Trove's tables and one datastore, as `trove-manage` would in four runs.
+
+This runs under the interpreter that has Trove installed, with `-I`.
+Usage: schema.py TROVE_CONF VERSION IMAGE_ID.
+"""
+
+import sys
+
+from trove.common import cfg  # type: ignore[import-not-found,unused-ignore]
+from trove.datastore import models  # type: ignore[import-not-found,unused-ignore]
+from trove.db import get_db_api  # type: ignore[import-not-found,unused-ignore]
+
+NAME = "mariadb"
+
+
+def main() -> None:
+    config, version, image_id = sys.argv[1:]
+    cfg.parse_args(["trove-manage", "--config-file", config])
+    database = get_db_api()
+    database.db_sync(cfg.CONF)
+    database.configure_db()
+    models.update_datastore(NAME, "")
+    models.update_datastore_version(NAME, version, NAME, image_id, None, "", 1, version=version)
+    models.update_datastore(NAME, version)
+
+
+main()
