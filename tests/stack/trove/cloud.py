@@ -140,6 +140,11 @@ class Handler(BaseHTTPRequestHandler):
     def volume(self, key: str) -> tuple[int, Row]:
         return 200, {"volume": _found(self.server.volumes, key)}
 
+    def volumes(self) -> tuple[int, Row]:
+        name = self.query.get("name")
+        rows = [one for one in self.server.volumes.values() if name in (None, one["name"])]
+        return 200, {"volumes": rows}
+
     def delete_volume(self, key: str) -> tuple[int, Row]:
         _found(self.server.volumes, key)
         del self.server.volumes[key]
@@ -153,9 +158,8 @@ class Handler(BaseHTTPRequestHandler):
     def listed(self, collection: str) -> tuple[int, Row]:
         rows = self.server.network.get(collection, {}).values()
         known = {key: value for key, value in self.query.items() if key in ("device_id", "name")}
-        return 200, {
-            collection: [row for row in rows if all(row.get(k) == v for k, v in known.items())]
-        }
+        fitting = [row for row in rows if all(row.get(k) == v for k, v in known.items())]
+        return 200, {collection.replace("-", "_"): fitting}
 
     def shown(self, collection: str, key: str) -> tuple[int, Row]:
         row = _found(self.server.network.get(collection, {}), key)
@@ -187,8 +191,8 @@ def _found(rows: dict[str, Row], key: str) -> Row:
 
 
 def _singular(collection: str) -> str:
-    name = collection.replace("-", "_")
-    return name[:-1]
+    """Return the name of one resource, as in `security_group` for `security-groups`."""
+    return collection.replace("-", "_").removesuffix("s")
 
 
 _ROUTES: Final[list[tuple[str, str, Callable[..., tuple[int, Row]]]]] = [
@@ -199,6 +203,7 @@ _ROUTES: Final[list[tuple[str, str, Callable[..., tuple[int, Row]]]]] = [
     ("DELETE", r"/compute/v2\.1/servers/([^/]+)", Handler.delete_server),
     ("GET", r"/compute/v2\.1/os-server-groups", Handler.server_groups),
     ("POST", r"/volume/v3/[^/]+/volumes", Handler.make_volume),
+    ("GET", r"/volume/v3/[^/]+/volumes/detail", Handler.volumes),
     ("GET", r"/volume/v3/[^/]+/volumes/([^/]+)", Handler.volume),
     ("DELETE", r"/volume/v3/[^/]+/volumes/([^/]+)", Handler.delete_volume),
     ("GET", r"/volume/v3/[^/]+/types", Handler.volume_types),
@@ -214,9 +219,7 @@ _ROUTES: Final[list[tuple[str, str, Callable[..., tuple[int, Row]]]]] = [
 def main() -> None:
     folder = Path(sys.argv[1])
     options = json.loads((folder / "options.json").read_text())
-    compute = Compute(
-        folder / "vm", options["trove_programs"], options["images"], options["kept"]
-    )
+    compute = Compute(folder / "vm", options["trove_programs"], options["images"], options["kept"])
     server = Cloud(options["port"], compute)
 
     def leave(*_: object) -> None:

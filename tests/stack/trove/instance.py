@@ -1,13 +1,18 @@
 """One database instance of Trove, seen from this machine."""
 
+import json
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pymysql
 from pymysql.constants import CLIENT
+
+from tests.stack.process import StackError
 
 _PASSWORD_FILE = "conf.d/root.cnf"
 _SYSTEM_SCHEMAS = "('mysql', 'sys', 'information_schema', 'performance_schema')"
@@ -47,18 +52,55 @@ class Instance:
         found = (self.home / "containers").glob(f"{name}-*.log")
         return sorted(found, key=lambda path: path.stat().st_mtime_ns)
 
-    def commands(self, name: str) -> list[list[str]]:
-        """Return the command of each container of that name that runs now."""
-        return [one.cmdline() for one in self.processes() if name in " ".join(one.cmdline())]
+    def container_specifications(self, name: str) -> list[dict[str, Any]]:
+        """Return what each container of that name was started with, oldest first.
 
-    def processes(self) -> list[psutil.Process]:
-        return psutil.Process(self.pid).children(recursive=True)
+        It has `command`, `directory`, `environment`, `user` and `binds` (source, target, mode).
+        """
+        found = (self.home / "containers").glob(f"{name}-*.json")
+        ordered = sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        return [json.loads(path.read_text()) for path in ordered]
+
+    def docker(self, method: str, path: str) -> Any:
+        """Send a request to the machine's Docker, as in `POST /containers/db_backup/stop?t=10`.
+
+        Return the answer's JSON, or None.
+
+        Raises:
+            StackError: the status isn't one of success.
+        """
+        connection = HTTPConnection("localhost", timeout=60)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(str(self.root / "run/docker.sock"))
+        with closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            text = answer.read()
+        if answer.status >= 300:
+            raise StackError(f"{method} {path}: {answer.status} {text!r}")
+        return json.loads(text) if text else None
+
+    def container(self, name: str) -> dict[str, Any] | None:
+        """Return Docker's description of a container, or None if there is none of that name."""
+        try:
+            return dict(self.docker("GET", f"/containers/{name}/json"))
+        except StackError as error:
+            if "404" not in str(error):
+                raise
+            return None
+
+    def processes(self, program: str = "") -> list[psutil.Process]:
+        """Return the machine's processes, or those with that word in a command line."""
+        found = []
+        for one in psutil.Process(self.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if program in " ".join(one.cmdline()):
+                    found.append(one)
+        return found
 
     def guest_agent(self) -> psutil.Process:
         """Return the process of the guest agent."""
-        [found] = [
-            one for one in self.processes() if any("trove-guestagent" in a for a in one.cmdline())
-        ]
+        [found] = self.processes("trove-guestagent")
         return found
 
     def sql(self, statements: str) -> list[tuple[Any, ...]]:

@@ -1,9 +1,9 @@
-"""The first process of a machine that Nova would boot: its mounts, its Docker and its guest agent.
+"""The first process of a machine that Nova would boot: mounts, Docker and the guest agent.
 
-Usage: machine FOLDER, under `unshare --mount --pid --fork`. FOLDER holds options.json, which cloud.py
-writes. The machine sees the programs of this machine, and has its own /etc, /opt, /run, /tmp and
-/var. FOLDER keeps the guest agent's log (log/), the database's socket (mysqld/) and the output of
-each container (containers/).
+Usage: machine FOLDER, under `unshare --mount --pid --fork`. FOLDER holds options.json, which
+compute.py writes. The machine sees the programs of this machine, and has its own /etc, /opt, /run,
+/tmp and /var. FOLDER keeps the guest agent's log (log/), the database's socket (mysqld/) and the
+output of each container (containers/).
 """
 
 import json
@@ -55,9 +55,7 @@ def make_mounts(folder: Path, kept: list[Path], gigabytes: int) -> None:
     for name in ("etc", "opt", "var"):
         mounts.overlay(Path("/", name), Path("/run/layers", name))
     mounts.hide(Path("/tmp"), kept, options="mode=1777")
-    mounts.memory(
-        Path("/var/lib/mysql"), device="/dev/vdb", options=f"mode=0755,size={gigabytes}G"
-    )
+    mounts.memory(Path("/var/lib/mysql"), device="/dev/vdb", options=f"mode=0755,size={gigabytes}G")
     mounts.memory(Path("/etc/mysql"))
     mounts.bind(HOME / "mysqld", Path("/var/lib/mysqld"))
     mounts.bind(HOME / "log", Path("/var/log/trove"))
