@@ -73,7 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         self.query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.body: Row = json.loads(text) if text.strip() else {}
-        status, answer = 501, {"message": f"this stand-in has no {method} {parts.path}"}
+        status: int = 501
+        answer: Row = {"message": f"this stand-in has no {method} {parts.path}"}
         try:
             for verb, pattern, action in _ROUTES:
                 match = re.fullmatch(pattern, parts.path)
@@ -133,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def make_volume(self) -> tuple[int, Row]:
         key = str(uuid.uuid4())
-        made = {"id": key, "status": "available", "attachments": [], "volume_type": None}
+        made: Row = {"id": key, "status": "available", "attachments": [], "volume_type": None}
         self.server.volumes[key] = {**self.body["volume"], **made}
         return 202, {"volume": self.server.volumes[key]}
 

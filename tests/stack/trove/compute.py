@@ -13,7 +13,7 @@ import yaml
 
 from tests.stack.process import ServerProcess
 
-FLAVOR: Final = {
+FLAVOR: Final[dict[str, Any]] = {
     "id": "1",
     "name": "tiny",
     "ram": 512,

@@ -65,8 +65,8 @@ def main() -> int:
         extra_groups=[],
         start_new_session=True,
     )
-    for signum in pending:
-        child.send_signal(signum)
+    for early in pending:
+        child.send_signal(early)
     status = child.wait()
     return 128 - status if status < 0 else status
 
