@@ -18,19 +18,29 @@ from tests.stack.trove import mounts
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def show_volumes(specification: dict[str, Any]) -> None:
-    """Hide the machine's directories, except for those that are volumes of this container."""
+# What a machine's mounts would show of the machine or of this machine's own database.
+HIDDEN: Final = ("/etc/trove", "/opt/trove-guestagent", "/var/lib/mysql", "/var/lib/mysqld")
+_LAYERS: Final = Path("/run/layers")
+
+
+def make_mounts(specification: dict[str, Any]) -> None:
+    """Give the container a root of its own, which is lost with it, and its volumes.
+
+    It may write to /etc, /home, /opt, /root, /run, /tmp and /var.
+    """
     held = [(os.open(_made(source), os.O_PATH), *rest) for source, *rest in specification["binds"]]
-    image_etc = os.open(specification["etc_mysql"], os.O_PATH)
     kept = [Path(path) for path in specification["kept"]]
-    for target in specification["hidden"]:
-        mode = "mode=1777" if target == "/tmp" else "mode=0755"
-        mounts.hide(Path(target), kept, options=mode)
-    mounts.bind(f"/proc/self/fd/{image_etc}", Path("/etc/mysql"))
+    for name in ("run", "home", "root"):
+        mounts.hide(Path("/", name), kept)
+    mounts.hide(Path("/tmp"), kept, options="mode=1777")
+    for name in ("etc", "opt", "var"):
+        mounts.overlay(Path("/", name), _LAYERS / name)
+    for target in HIDDEN:
+        mounts.memory(Path(target))
     for descriptor, target, mode in sorted(held, key=lambda one: len(one[1])):
         mounts.bind(f"/proc/self/fd/{descriptor}", Path(target), read_only=mode == "ro")
-    for descriptor in (image_etc, *(one[0] for one in held)):
         os.close(descriptor)
+    mounts.freeze(Path("/"))
 
 
 def _made(source: str) -> str:
@@ -53,7 +63,7 @@ def main() -> int:
 
     for signum in FORWARDED:
         signal.signal(signum, forward)
-    show_volumes(specification)
+    make_mounts(specification)
     user, group = specification["user"]
     child = subprocess.Popen(
         specification["command"],

@@ -18,8 +18,6 @@ from tests.stack.trove.images import CHECKOUT, Image
 
 STDOUT: Final = 1
 STDERR: Final = 2
-# The directories of a machine that a container sees only if they are its volumes.
-HIDDEN: Final = ("/run", "/tmp", "/var/lib/mysql", "/var/lib/mysqld", "/etc/mysql", "/etc/trove")
 # Docker asks after the container's `interval`. The tests have no time for that.
 _UNTIL_HEALTHY_SECONDS: Final = 0.3
 _HEALTHY_SECONDS: Final = 2.0
@@ -35,7 +33,6 @@ class Container:
         configuration: dict[str, Any],
         folder: Path,
         kept: list[Path],
-        etc_mysql: Path,
     ) -> None:
         self.id = secrets.token_hex(32)
         self.name = name
@@ -49,7 +46,6 @@ class Container:
         self._image = image
         self._folder = folder
         self._kept = kept
-        self._etc_mysql = etc_mysql
         self._outer: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -183,9 +179,7 @@ class Container:
             "environment": self.environment(),
             "user": self._user(),
             "binds": [[source, target, *(mode or ["rw"])] for source, target, *mode in binds],
-            "hidden": [path for path in HIDDEN if path != "/etc/mysql"],
             "kept": [str(path) for path in self._kept],
-            "etc_mysql": str(self._etc_mysql),
         }
 
     def _follow(self, outer: "subprocess.Popen[bytes]") -> None:

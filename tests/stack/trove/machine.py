@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,8 @@ from tests.stack.trove.docker_api import DockerServer
 from tests.stack.trove.images import CHECKOUT, SYSTEM_PATH, find
 
 HOME: Final = Path("/run/machine")
-_IMAGE_ETC: Final = Path("/run/image/etc-mysql")
 _SUDO: Final = Path("/run/bin/sudo")
+_RESTART_SECONDS: Final = 0.5
 _UID: Final = "1001"  # Trove's default for the database's user
 
 
@@ -36,11 +37,11 @@ def main() -> int:
         Path(path).write_text(text)
     start_docker(kept, Path(options["images"]))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    guest = start_guest(options)
-    guest.wait()
-    # containers outlive the guest agent
+    make_sudo()
     while True:
-        signal.pause()
+        # like systemd on a machine of Trove's. Containers outlive the guest agent.
+        start_guest(options).wait()
+        time.sleep(_RESTART_SECONDS)
 
 
 def make_mounts(folder: Path, kept: list[Path], gigabytes: int) -> None:
@@ -48,10 +49,6 @@ def make_mounts(folder: Path, kept: list[Path], gigabytes: int) -> None:
     home = os.open(folder, os.O_PATH)
     mounts.memory(Path("/run"))
     mounts.bind(f"/proc/self/fd/{home}", HOME)
-    if Path("/etc/mysql").is_dir():
-        mounts.bind("/etc/mysql", _IMAGE_ETC)
-    else:
-        _IMAGE_ETC.mkdir(parents=True)
     for name in ("etc", "opt", "var"):
         mounts.overlay(Path("/", name), Path("/run/layers", name))
     mounts.hide(Path("/tmp"), kept, options="mode=1777")
@@ -73,17 +70,21 @@ def start_docker(kept: list[Path], images_file: Path) -> None:
         image = find(images_file, configuration["Image"])
         if image is None:
             raise LookupError(configuration["Image"])
-        return Container(name, image, configuration, HOME / "containers", kept, _IMAGE_ETC)
+        return Container(name, image, configuration, HOME / "containers", kept)
 
     server = DockerServer(Path("/run/docker.sock"), Engine(make), images_file)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
-def start_guest(options: dict[str, Any]) -> "subprocess.Popen[bytes]":
-    """Start the real guest agent. Its `sudo` runs the command as the root that it is."""
+def make_sudo() -> None:
+    """Give the guest agent a `sudo` that runs the command as the root that the agent is."""
     _SUDO.parent.mkdir()
     _SUDO.write_text('#!/bin/sh\nexec "$@"\n')
     _SUDO.chmod(0o755)
+
+
+def start_guest(options: dict[str, Any]) -> "subprocess.Popen[bytes]":
+    """Start the real guest agent."""
     program = Path(options["trove_programs"], "trove-guestagent")
     with (HOME / "log" / "guest.out").open("ab") as sink:
         return subprocess.Popen(

@@ -19,7 +19,12 @@ def bind(source: Path | str, target: Path, *, read_only: bool = False) -> None:
         target.touch()
     _mount(str(source), target, "", _MS_BIND)
     if read_only:
-        _mount("", target, "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY)
+        freeze(target)
+
+
+def freeze(mount: Path) -> None:
+    """Make a mount read-only, also for root. Mounts below it stay as they are."""
+    _mount("", mount, "", _MS_BIND | _MS_REMOUNT | _MS_RDONLY)
 
 
 def memory(target: Path, *, device: str = "tmpfs", options: str = "mode=0755") -> None:
@@ -38,7 +43,10 @@ def hide(target: Path, kept: Iterable[Path], *, options: str = "mode=0755") -> N
 
 
 def overlay(target: Path, upper: Path) -> None:
-    """Let `target` be written without an effect on this machine. The changes go to `upper`."""
+    """Let `target` be written without an effect on it. The changes go to `upper`.
+
+    Mounts below `target` are hidden.
+    """
     changes, work = upper / "changes", upper / "work"
     for folder in (changes, work):
         folder.mkdir(parents=True)
