@@ -116,7 +116,16 @@ class Handler(BaseHTTPRequestHandler):
                 port["device_id"] = made["id"]
         return 202, {"server": made}
 
-    def servers(self, key: str) -> tuple[int, Row]:
+    def servers(self) -> tuple[int, Row]:
+        wanted = self.query.get("tags-any", "")
+        rows = self.server.compute.servers.values()
+        return 200, {
+            "servers": [
+                row for row in rows if not wanted or set(wanted.split(",")) & {*row["tags"]}
+            ]
+        }
+
+    def one_server(self, key: str) -> tuple[int, Row]:
         return 200, {"server": _found(self.server.compute.servers, key)}
 
     def delete_server(self, key: str) -> tuple[int, Row]:
@@ -200,7 +209,8 @@ _ROUTES: Final[list[tuple[str, str, Callable[..., tuple[int, Row]]]]] = [
     ("GET", r"/compute/v2\.1/flavors/detail", Handler.flavors),
     ("GET", r"/compute/v2\.1/flavors/([^/]+)", Handler.flavor),
     ("POST", r"/compute/v2\.1/servers", Handler.boot),
-    ("GET", r"/compute/v2\.1/servers/([^/]+)", Handler.servers),
+    ("GET", r"/compute/v2\.1/servers/detail", Handler.servers),
+    ("GET", r"/compute/v2\.1/servers/([^/]+)", Handler.one_server),
     ("DELETE", r"/compute/v2\.1/servers/([^/]+)", Handler.delete_server),
     ("GET", r"/compute/v2\.1/os-server-groups", Handler.server_groups),
     ("POST", r"/volume/v3/[^/]+/volumes", Handler.make_volume),
