@@ -40,6 +40,11 @@ def test_what_the_project_asks_for_is_pinned() -> None:
     assert "trove" in trove
 
 
+def test_troves_source_is_that_of_its_wheel() -> None:
+    [source] = pins((CHECKOUT / "constraints-trove-source.txt").read_text())
+    assert source in pins((CHECKOUT / "constraints-trove.txt").read_text())
+
+
 def names_of(requirements: list[str]) -> set[str]:
     return {name_of(re.split(r"[^\w.-]", one)[0]) for one in requirements}
 

@@ -1,4 +1,4 @@
-"""`script/bootstrap trove && .venv/bin/python -m tests.stack.trove`: Trove for trying by hand."""
+"""`.venv/bin/python -m tests.stack.trove`: Trove for trying by hand, as root."""
 
 import shlex
 import signal
@@ -20,7 +20,8 @@ In another terminal:
   openstack database instance create one --flavor {flavor} --size 1 \\
       --datastore mariadb --datastore-version {version}
   openstack database instance list
-  mariadb --no-defaults --socket={folder}/vm/1/mysqld/mysqld.sock ...
+  mariadb --defaults-file=/proc/$(pgrep -n mariadbd)/root/var/lib/mysql/conf.d/root.cnf \\
+      --socket={folder}/vm/1/mysqld/mysqld.sock
   openstack database backup create base --instance one
   openstack database backup list
   openstack database instance create two --flavor {flavor} --size 1 \\

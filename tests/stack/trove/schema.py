@@ -5,18 +5,18 @@ Usage: schema.py TROVE_CONF VERSION IMAGE_ID.
 """
 
 import sys
+from importlib import import_module
+from typing import Final
 
-from trove.common import cfg  # type: ignore[import-not-found,unused-ignore]
-from trove.datastore import models  # type: ignore[import-not-found,unused-ignore]
-from trove.db import get_db_api  # type: ignore[import-not-found,unused-ignore]
-
-NAME = "mariadb"
+NAME: Final = "mariadb"
+# by name, because this project's directory of the same name is no package
+cfg, models, db = map(import_module, ("trove.common.cfg", "trove.datastore.models", "trove.db"))
 
 
 def main() -> None:
     config, version, image_id = sys.argv[1:]
     cfg.parse_args(["trove-manage", "--config-file", config])
-    database = get_db_api()
+    database = db.get_db_api()
     database.db_sync(cfg.CONF)
     database.configure_db()
     models.update_datastore(NAME, "")

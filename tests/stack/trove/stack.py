@@ -325,7 +325,7 @@ class TroveStack:
             "port": self._cloud_port,
             "trove_programs": str(VENV / "bin"),
             "images": str(self.images_file),
-            "kept": [str(images.CHECKOUT), str(VENV), sys.base_prefix],
+            "kept": [str(images.CHECKOUT), str(VENV), sys.base_prefix, _base(VENV)],
         }
         folder = self.folder
         (folder / "options.json").write_text(json.dumps(options))
@@ -366,6 +366,13 @@ class TroveStack:
             logs.append(Path(row["home"], "log", "trove-guestagent.log"))
         texts = [log.read_text(errors="replace").splitlines()[-40:] for log in logs if log.exists()]
         return "\n".join(line for text in texts for line in text)
+
+
+def _base(venv: Path) -> str:
+    """Return the prefix of the Python that a venv was made with."""
+    lines = (venv / "pyvenv.cfg").read_text().splitlines()
+    [home] = [line.partition("=")[2].strip() for line in lines if line.startswith("home")]
+    return str(Path(home).parent)
 
 
 def _inner(pid: int) -> int:
