@@ -20,14 +20,22 @@ In another terminal:
   openstack database instance create one --flavor {flavor} --size 1 \\
       --datastore mariadb --datastore-version {version}
   openstack database instance list
-  mariadb --defaults-file=/proc/$(pgrep -n mariadbd)/root/var/lib/mysql/conf.d/root.cnf \\
-      --socket={folder}/vm/1/mysqld/mysqld.sock
+  sql 1 --execute "SELECT VERSION()"
   openstack database backup create base --instance one
   openstack database backup list
   openstack database instance create two --flavor {flavor} --size 1 \\
       --datastore mariadb --datastore-version {version} --backup BACKUP
 
 Ctrl-C stops everything and removes it.
+"""
+
+# `sql N ...` is the client of the N-th machine's database.
+_SQL = """
+sql() {{
+    mariadb --defaults-file="/proc/$(pgrep -P "$(cat {vm}/"$1"/pid)")/root$STAND_IN_PASSWORD" \\
+        --socket={vm}/"$1"/mysqld/mysqld.sock "${{@:2}}"
+}}
+STAND_IN_PASSWORD=/var/lib/mysql/conf.d/root.cnf
 """
 
 
@@ -38,7 +46,7 @@ def guide(stack: TroveStack) -> str:
         f"export {name}={shlex.quote(value)}" for name, value in stack.client_environment().items()
     ]
     lines.append(f"PATH={VENV}/bin:$PATH")
-    environment.write_text("\n".join(lines) + "\n")
+    environment.write_text("\n".join(lines) + _SQL.format(vm=shlex.quote(f"{stack.folder}/vm")))
     return _GUIDE.format(
         address=stack.address,
         folder=stack.folder,

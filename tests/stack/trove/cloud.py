@@ -7,6 +7,7 @@ started it.
 
 import json
 import re
+import secrets
 import signal
 import sys
 import uuid
@@ -18,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.stack.trove.compute import FLAVOR, Compute
 
+_FILTERS: Final = ("device_id", "name", "network_id", "port_id")
 # The first part of each service's path, by its type in Keystone's catalogue.
 PATHS: Final = {
     "compute": "/compute/v2.1",
@@ -27,6 +29,16 @@ PATHS: Final = {
 }
 IMAGE_ID: Final = "11111111-2222-4333-8444-555555555555"
 NETWORK_ID: Final = "66666666-7777-4888-8999-aaaaaaaaaaaa"
+# An instance in this network has an address of its own, on which its database listens.
+USER_NETWORK_ID: Final = "bbbbbbbb-cccc-4ddd-8eee-ffffffffffff"
+_SUBNET: Final[dict[str, Any]] = {
+    "id": "cccccccc-dddd-4eee-8fff-000000000000",
+    "network_id": USER_NETWORK_ID,
+    "ip_version": 4,
+    "cidr": "127.0.0.0/8",
+    "gateway_ip": "127.0.0.1",
+    "host_routes": [],
+}
 
 Row = dict[str, Any]
 
@@ -40,7 +52,11 @@ class Cloud(HTTPServer):
         self.volumes: dict[str, Row] = {}
         # by collection, as in `ports`
         self.network: dict[str, dict[str, Row]] = {
-            "networks": {NETWORK_ID: {"id": NETWORK_ID, "name": "management"}}
+            "networks": {
+                NETWORK_ID: {"id": NETWORK_ID, "name": "management"},
+                USER_NETWORK_ID: {"id": USER_NETWORK_ID, "name": "users"},
+            },
+            "subnets": {_SUBNET["id"]: _SUBNET},
         }
 
 
@@ -164,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def listed(self, collection: str) -> tuple[int, Row]:
         rows = self.server.network.get(collection, {}).values()
-        known = {key: value for key, value in self.query.items() if key in ("device_id", "name")}
+        known = {key: value for key, value in self.query.items() if key in _FILTERS}
         fitting = [row for row in rows if all(row.get(k) == v for k, v in known.items())]
         return 200, {collection.replace("-", "_"): fitting}
 
@@ -173,7 +189,9 @@ class Handler(BaseHTTPRequestHandler):
         return 200, {_singular(collection): row}
 
     def made(self, collection: str) -> tuple[int, Row]:
-        row = {"id": str(uuid.uuid4()), "fixed_ips": [], **self.body[_singular(collection)]}
+        row = {"id": str(uuid.uuid4()), **self.body[_singular(collection)]}
+        if collection == "ports":
+            row |= {"mac_address": "02:00:00:00:00:01", "fixed_ips": _addresses(row["network_id"])}
         self.server.network.setdefault(collection, {})[row["id"]] = row
         return 201, {_singular(collection): row}
 
@@ -189,6 +207,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def schema(self, name: str) -> tuple[int, Row]:
         return 200, {"name": name, "properties": {}, "additionalProperties": {"type": "string"}}
+
+
+def _addresses(network_id: str) -> list[Row]:
+    """Return the addresses of a port: a random one of loopback in the users' network."""
+    if network_id != USER_NETWORK_ID:
+        return []
+    numbers = [str(secrets.randbelow(253) + 1) for _ in range(3)]
+    return [{"subnet_id": _SUBNET["id"], "ip_address": ".".join(["127", *numbers])}]
 
 
 def _found(rows: dict[str, Row], key: str) -> Row:

@@ -59,6 +59,7 @@ class Compute:
         self._processes[server_id] = ServerProcess(argv, home / "log" / "machine.log")
         metadata = request.get("metadata", {})
         pid = self._processes[server_id].pid
+        (home / "pid").write_text(f"{pid}\n")
         self._homes[metadata.get("trove_instance_id", server_id)] = {"home": str(home), "pid": pid}
         draft = self.folder / "servers.draft"
         draft.write_text(json.dumps(self._homes))

@@ -36,7 +36,8 @@ http_put_rate = 1000000
 usage_sleep_time = 1
 {extra}
 [network]
-network_isolation = false
+network_isolation = true
+enable_access_check = false
 [database]
 connection = {database}
 [keystone_authtoken]

@@ -29,6 +29,10 @@ def make_mounts(specification: dict[str, Any]) -> None:
     It may write to /etc, /home, /opt, /root, /run, /tmp and /var.
     """
     held = [(os.open(_made(source), os.O_PATH), *rest) for source, *rest in specification["binds"]]
+    held += [
+        (os.open(source, os.O_PATH), target, "ro")
+        for target, source in specification["files"].items()
+    ]
     kept = [Path(path) for path in specification["kept"]]
     for name in ("run", "home", "root"):
         mounts.hide(Path("/", name), kept)

@@ -93,7 +93,10 @@ class Container:
 
     def environment(self) -> dict[str, str]:
         given = dict(one.split("=", 1) for one in self.configuration.get("Env") or [])
-        return {"PATH": self._image.path, "HOSTNAME": self.id[:12], "HOME": "/root", **given}
+        if self._address():
+            given["STAND_IN_ADDRESS"] = self._address()
+        own = {"PATH": self._image.path, "HOSTNAME": self.id[:12], "HOME": "/root"}
+        return own | self._image.environment | given
 
     # --- its life ------------------------------------------------------------------------------
 
@@ -156,6 +159,12 @@ class Container:
     def _host(self) -> dict[str, Any]:
         return dict(self.configuration.get("HostConfig") or {})
 
+    def _address(self) -> str:
+        """Return the address that the container has in the users' network, or nothing."""
+        networks = (self.configuration.get("NetworkingConfig") or {}).get("EndpointsConfig") or {}
+        found = [(one.get("IPAMConfig") or {}).get("IPv4Address") for one in networks.values()]
+        return str(next(filter(None, found), ""))
+
     def _user(self) -> tuple[int, int]:
         user, _, group = (self.configuration.get("User") or "0:0").partition(":")
         return int(user), int(group or user)
@@ -178,6 +187,7 @@ class Container:
             "directory": self._image.directory,
             "environment": self.environment(),
             "user": self._user(),
+            "files": self._image.files,
             "binds": [[source, target, *(mode or ["rw"])] for source, target, *mode in binds],
             "kept": [str(path) for path in self._kept],
         }

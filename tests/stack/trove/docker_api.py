@@ -31,6 +31,7 @@ class DockerServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self.engine = engine
         self.images_file = images_file
         self.pulled: set[str] = set()
+        self.networks: dict[str, dict[str, str]] = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -105,7 +106,17 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, {"Version": "stand-in", "ApiVersion": VERSION, "MinAPIVersion": "1.24"})
 
     def networks(self) -> None:
-        self._answer(200, [])
+        self._answer(200, list(self.server.networks.values()))
+
+    def network(self, key: str) -> None:
+        if key not in self.server.networks:
+            raise NoSuchThing(f"network {key} not found")
+        self._answer(200, self.server.networks[key])
+
+    def make_network(self) -> None:
+        key = secrets.token_hex(32)
+        self.server.networks[key] = {"Id": key, "Name": self.body["Name"]}
+        self._answer(201, {"Id": key, "Warning": ""})
 
     def distribution(self, reference: str) -> None:
         self._registered(reference)
@@ -220,6 +231,8 @@ _ROUTES: Final[dict[tuple[str, str], Callable[..., None]]] = {
     ("HEAD", "/_ping"): Handler.ping,
     ("GET", "/version"): Handler.version,
     ("GET", "/networks"): Handler.networks,
+    ("GET", "/networks/([^/]+)"): Handler.network,
+    ("POST", "/networks/create"): Handler.make_network,
     ("GET", "/distribution/(.+)/json"): Handler.distribution,
     ("GET", "/images/(.+)/json"): Handler.image,
     ("POST", "/images/create"): Handler.pull,

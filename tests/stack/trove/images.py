@@ -15,13 +15,16 @@ SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 class Image:
     """What an image consists of. Its root file system is that of this machine.
 
-    `programs` comes first in PATH. A container starts in `directory`.
+    `programs` comes first in PATH. A container starts in `directory`. `environment` has the image's
+    own variables. `files` are files or directories of this machine by their path in the image.
     """
 
     tags: list[str]
     programs: str
     directory: str = "/"
     entrypoint: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

@@ -21,7 +21,7 @@ from tests.stack.rabbitmq import RabbitMQ
 from tests.stack.swift import SwiftServer
 from tests.stack.trove import images
 from tests.stack.trove.api import ApiError, TroveApi
-from tests.stack.trove.cloud import IMAGE_ID, PATHS
+from tests.stack.trove.cloud import IMAGE_ID, PATHS, USER_NETWORK_ID
 from tests.stack.trove.compute import FLAVOR
 from tests.stack.trove.configuration import Configuration
 from tests.stack.trove.instance import Instance
@@ -147,18 +147,33 @@ class TroveStack:
 
     # --- what a user does ----------------------------------------------------------------------
 
-    def use_image(self, name: str, tags: list[str] | None = None) -> None:
+    def use_image(
+        self,
+        name: str,
+        tags: list[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        files: Mapping[str, Path] | None = None,
+        directory: str = "",
+    ) -> None:
         """Let the backup image be Trove's own ("trove") or this project's ("drop-in").
 
         It applies to each container from now on. `tags` are the tags that the registry has.
+        `environment` and `files` are what an operator puts into the image: variables, and files or
+        directories of this machine by their path in the image (read-only). A file must be in
+        `images_file.parent`, because machines see nothing else of /tmp. `directory` is the
+        working directory, if it isn't that of the image.
         """
-        tags = [VERSION] if tags is None else tags
-        backup = {
-            "trove": images.Image(tags, str(VENV / "bin"), str(VENV / "src" / "backup")),
-            "drop-in": images.Image(
-                tags, str(Path(sys.executable).parent), str(images.CHECKOUT / "trove" / "image")
-            ),
+        programs, own = {
+            "trove": (VENV / "bin", VENV / "src" / "backup"),
+            "drop-in": (Path(sys.executable).parent, images.CHECKOUT / "trove" / "image"),
         }[name]
+        backup = images.Image(
+            [VERSION] if tags is None else tags,
+            str(programs),
+            directory or str(own),
+            environment=dict(environment or {}),
+            files={target: str(source) for target, source in (files or {}).items()},
+        )
         database = images.Image(
             [VERSION], str(_HERE / "image"), entrypoint=["docker-entrypoint.sh"]
         )
@@ -170,15 +185,24 @@ class TroveStack:
         restore_from_backup: str | None = None,
         *,
         gigabytes: int = 1,
+        address: bool = False,
+        replica_of: Instance | None = None,
         wait: bool = True,
     ) -> Instance:
-        """Make an instance, empty or from a backup of that id. Wait until it is HEALTHY."""
-        body: dict[str, Any] = {
-            "name": name,
-            "flavorRef": FLAVOR["id"],
-            "volume": {"size": gigabytes},
-            "datastore": {"type": "mariadb", "version": VERSION},
-        }
+        """Make an instance, empty, from a backup of that id, or as a replica. Wait for HEALTHY.
+
+        With `address` its database listens on an address of loopback. A replica and its source
+        need one.
+        """
+        body: dict[str, Any] = {"name": name}
+        if replica_of:
+            body["replica_of"] = replica_of.id
+        else:
+            body["flavorRef"] = FLAVOR["id"]
+            body["volume"] = {"size": gigabytes}
+            body["datastore"] = {"type": "mariadb", "version": VERSION}
+        if address or replica_of:
+            body["nics"] = [{"network_id": USER_NETWORK_ID}]
         if restore_from_backup:
             body["restorePoint"] = {"backupRef": restore_from_backup}
         made = self.api.call("POST", "/instances", {"instance": body})["instance"]["id"]

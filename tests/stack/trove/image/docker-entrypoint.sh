@@ -38,4 +38,5 @@ elif [[ -n ${MARIADB_AUTO_UPGRADE:-} && ! -e $datadir/mysql_upgrade_info ]]; the
     make_health_check "$@"
     mariadbd --version >"$datadir/mysql_upgrade_info"
 fi
-exec "$@"
+# Docker would give the container a network interface with this address.
+exec "$@" ${STAND_IN_ADDRESS:+"--bind-address=$STAND_IN_ADDRESS"}
