@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import selectors
 import signal
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from tests.stack.trove.images import CHECKOUT, Image
 
@@ -194,29 +195,34 @@ class Container:
 
     def _follow(self, outer: "subprocess.Popen[bytes]") -> None:
         """Collect the output, and note the end."""
-        assert outer.stdout
-        assert outer.stderr
-        readers = [
-            threading.Thread(target=self._read, args=(stream, pipe), daemon=True)
-            for stream, pipe in ((STDOUT, outer.stdout), (STDERR, outer.stderr))
-        ]
         if self.health:
-            readers.append(threading.Thread(target=self._check_health, daemon=True))
-        for reader in readers:
-            reader.start()
+            threading.Thread(target=self._check_health, daemon=True).start()
+        self._collect(outer)
         self.exit_code = outer.wait()
-        for reader in readers[:2]:
-            reader.join()
         self.status = "exited"
         self.health = self.health and "unhealthy"
         self.ended.set()
 
-    def _read(self, stream: int, pipe: IO[bytes]) -> None:
+    def _collect(self, outer: "subprocess.Popen[bytes]") -> None:
+        """Read both outputs to their ends, in the order in which they come."""
+        assert outer.stdout
+        assert outer.stderr
         log = self._folder / f"{self.name}-{self.id[:12]}.log"
-        with pipe, log.open("ab", buffering=0) as file:
-            while data := os.read(pipe.fileno(), 65536):
-                self.frames.append((stream, data))
-                file.write(data)
+        with (
+            selectors.DefaultSelector() as ready,
+            outer.stdout,
+            outer.stderr,
+            log.open("ab", buffering=0) as file,
+        ):
+            ready.register(outer.stdout, selectors.EVENT_READ, STDOUT)
+            ready.register(outer.stderr, selectors.EVENT_READ, STDERR)
+            while ready.get_map():
+                for key, _ in sorted(ready.select(), key=lambda one: int(one[0].data)):
+                    if data := os.read(key.fd, 65536):
+                        self.frames.append((key.data, data))
+                        file.write(data)
+                    else:
+                        ready.unregister(key.fileobj)
 
     def _check_health(self) -> None:
         command = self.configuration["Healthcheck"]["Test"][1:]
