@@ -10,9 +10,13 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
 
 from tests.stack.keystone import REGION, Account, KeystoneServer
 from tests.stack.mariadb import MariaDB
@@ -31,6 +35,7 @@ VERSION: Final = "10.11"
 INSTANCE_SECONDS: Final = 120.0
 BACKUP_SECONDS: Final = 120.0
 _SERVICES: Final = ("trove-conductor", "trove-taskmanager", "trove-api")
+_QUEUES: Final = {"trove-taskmanager": "taskmanager", "trove-conductor": "trove-conductor"}
 _HERE: Final = Path(__file__).parent
 
 
@@ -106,6 +111,9 @@ class TroveStack:
         for name in _SERVICES:
             self.start_service(name)
         self._services["trove-api"].wait_ready(lambda: port_answers(self.port), 60)
+        # an order to a service that has no queue yet would be lost
+        for name, queue in _QUEUES.items():
+            self._services[name].wait_ready(partial(self._has_consumer, queue), 60)
 
     def stop(self) -> None:
         """End everything, even if ending one of them fails."""
@@ -344,6 +352,15 @@ class TroveStack:
             check=False,
         )
 
+    def _has_consumer(self, queue: str) -> bool:
+        """Return True if a service reads that queue of RabbitMQ."""
+        with pika.BlockingConnection(self.rabbitmq.parameters()) as connection:
+            try:
+                found = connection.channel().queue_declare(queue, passive=True)
+            except ChannelClosedByBroker:
+                return False
+            return bool(found.method.consumer_count)
+
     def _start_cloud(self) -> None:
         options = {
             "port": self._cloud_port,
@@ -389,7 +406,8 @@ class TroveStack:
         if row := self._machines().get(instance_id):
             logs.append(Path(row["home"], "log", "trove-guestagent.log"))
         texts = [log.read_text(errors="replace").splitlines()[-40:] for log in logs if log.exists()]
-        return "\n".join(line for text in texts for line in text)
+        lines = [line for text in texts for line in text if "Deprecat" not in line]
+        return "\n".join(lines)
 
 
 def _base(venv: Path) -> str:
