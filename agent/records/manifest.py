@@ -15,12 +15,9 @@ from agent.records.object_names import (
     LIST_ENTRIES,
     Segment,
     encode_list,
-    list_name,
     list_ref,
-    object_name,
-    segment_name,
-    submanifest_name,
 )
+from agent.records.part_names import PartNames
 from agent.store.protocol import (
     Container,
     ManifestEntry,
@@ -93,22 +90,13 @@ class Manifest:
     thread that completes a group writes its list.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        limits: StoreLimits,
-        backup_id: str,
-        attempt: str,
-        *,
-        sealed: bool = True,
-    ) -> None:
+    def __init__(self, store: Store, limits: StoreLimits, names: PartNames) -> None:
         self._store = store
-        self._object_name = object_name(backup_id, sealed=sealed)
         self._limits = limits
-        self._backup_id = backup_id
-        self._attempt = attempt
+        self._names = names
         self._lock = threading.Lock()
         self._lists: dict[int, ListRef] = {}
+        self._kept: dict[int, bytes] = {}
         self._submanifests: dict[int, ManifestEntry] = {}
         self._count = 0
         self._end = 0
@@ -157,17 +145,22 @@ class Manifest:
         lists = tuple(self._lists[number] for number in sorted(self._lists))
         return SegmentSummary(self._count, self._bytes, lists, manifest_etag(self._top))
 
-    def publish(self, headers: Mapping[str, str]) -> str:
+    def kept_lists(self) -> list[bytes]:
+        """Return the segment lists, if the names say that these are no objects of their own."""
+        return [self._kept[number] for number in sorted(self._kept)]
+
+    def publish(self, headers: Mapping[str, str], trailer: Sequence[ManifestEntry] = ()) -> str:
         """Write the object that joins all segments, if the store joins any, and return its ETag.
 
-        Call it after `finish`. If the store joins nothing, the segments of the last group are
-        compared with it here. Those of the other groups were compared when the groups were
-        complete.
+        Call it after `finish`. `trailer` is joined behind the segments. If the store joins nothing,
+        the segments of the last group are compared with it here. Those of the other groups were
+        compared when the groups were complete.
 
         Raises:
             StoreMismatch: a segment is missing, or has other bytes.
         """
-        return self._join(Container.OBJECTS, self._object_name, self._top, headers)
+        top = [*self._top, *trailer]
+        return self._join(Container.OBJECTS, self._names.object_name, top, headers)
 
     def _join(
         self,
@@ -188,17 +181,19 @@ class Manifest:
         if self._store.joiner is None:
             self._check_stored(entries)
             return manifest_etag(entries)
-        return self._store.joiner.put_manifest(container, name, entries, headers)
+        return self._store.joiner.put_manifest(
+            container, name, entries, headers, segments=self._names.container
+        )
 
     def _check_stored(self, entries: Sequence[ManifestEntry]) -> None:
         if not entries:
-            raise StoreRejected(f"backup {self._backup_id} has no segments")
+            raise StoreRejected(f"backup {self._names.backup_id} has no segments")
         for entry in entries:
             if entry.nested:
                 continue  # its segments were checked when their group was complete
             try:
-                found = self._store.stat(Container.SEGMENTS, entry.name)
-                check_entry(f"complete backup {self._backup_id}", entry, found)
+                found = self._store.stat(self._names.container, entry.name)
+                check_entry(f"complete backup {self._names.backup_id}", entry, found)
             except (StoreNotFound, StoreRejected) as error:
                 raise StoreMismatch(str(error)) from error
 
@@ -213,16 +208,19 @@ class Manifest:
     def _entries(self, group: int, segments: list[Segment]) -> list[ManifestEntry]:
         first = group * self._per_submanifest
         return [
-            ManifestEntry(segment_name(self._backup_id, self._attempt, first + at), size, md5)
+            ManifestEntry(self._names.segment_name(first + at), size, md5)
             for at, (size, md5) in enumerate(segments)
         ]
 
     def _write_list(self, number: int, segments: list[Segment]) -> None:
         encoded = encode_list(segments)
-        name = list_name(self._backup_id, self._attempt, number)
-        self._store.put(Container.SEGMENTS, name, [memoryview(encoded)])
+        name = self._names.list_name(number)
+        if name is not None:
+            self._store.put(self._names.container, name, [memoryview(encoded)])
         with self._lock:
             self._lists[number] = list_ref(encoded)
+            if name is None:
+                self._kept[number] = encoded
 
     def _write_submanifest(self, group: int, segments: list[Segment]) -> None:
         allowed = self._limits.manifest_entries if self._limits.nesting else 0
@@ -232,8 +230,8 @@ class Manifest:
                 "backup in this store may have",
                 hint="raise [pipeline] segment_bytes",
             )
-        name = submanifest_name(self._backup_id, self._attempt, group)
-        etag = self._join(Container.SEGMENTS, name, self._entries(group, segments), {})
+        name = self._names.submanifest_name(group)
+        etag = self._join(self._names.container, name, self._entries(group, segments), {})
         size = sum(segment.size for segment in segments)
         with self._lock:
             self._submanifests[group] = ManifestEntry(name, size, etag, nested=True)

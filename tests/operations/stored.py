@@ -15,6 +15,7 @@ from agent.records.object_names import (
     segment_name,
     submanifest_name,
 )
+from agent.records.part_names import AttemptNames
 from agent.store.protocol import Container, ManifestEntry, Store, StoredObject
 
 
@@ -81,7 +82,9 @@ def unpublished(store: Store, record: Record, segments: int = 3) -> tuple[Record
 
     The manifest is finished, and matches the record.
     """
-    manifest = Manifest(store, store.limits(), record.id, record.attempt, sealed=record.sealed)
+    manifest = Manifest(
+        store, store.limits(), AttemptNames(record.id, record.attempt, record.sealed)
+    )
     for number in range(segments):
         body = f"bytes of {record.id} {number}".encode()
         name = segment_name(record.id, record.attempt, number)

@@ -16,6 +16,7 @@ from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.manifest import Manifest
 from agent.records.object_names import list_name, object_name, segment_name
+from agent.records.part_names import AttemptNames
 from agent.records.presence import missing
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container, Store
@@ -147,7 +148,7 @@ def test_bytes_that_go_while_the_engine_runs_end_the_backup_before_its_commit(
     Catalogue(folder, KEYS).begin(making)
     done = completed(full, id=making.id, attempt=making.attempt, to_lsn=200)
     without_last(folder, full)
-    manifest = Manifest(folder, folder.limits(), making.id, making.attempt)
+    manifest = Manifest(folder, folder.limits(), AttemptNames(making.id, making.attempt))
     with pytest.raises(ParentUnusable, match=full.id):
         publish(parts(folder), done, manifest)
     assert Catalogue(folder, KEYS).need(making.id) == making

@@ -16,6 +16,7 @@ from agent.operations.resources import BackupResources
 from agent.records.catalogue import Catalogue
 from agent.records.manifest import Manifest
 from agent.records.object_names import segment_name
+from agent.records.part_names import AttemptNames
 from agent.store.directory.store import DirectoryStore
 from agent.store.protocol import Container
 from tests.operations.stored import finished, put, unpublished
@@ -110,7 +111,7 @@ def test_a_harmed_segment_fails_a_commit_that_is_resumed(
 
 def test_a_backup_without_segments_is_not_published(folder: DirectoryStore) -> None:
     making = record()
-    manifest = Manifest(folder, folder.limits(), making.id, making.attempt)
+    manifest = Manifest(folder, folder.limits(), AttemptNames(making.id, making.attempt))
     manifest.finish()
     with pytest.raises(StoreRejected, match="has no segments"):
         manifest.publish({})

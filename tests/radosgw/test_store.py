@@ -10,6 +10,7 @@ from swiftclient import client
 from agent.errors import StoreDenied, StoreError, StoreMismatch, StoreNotFound, StoreRejected
 from agent.records.manifest import Manifest
 from agent.records.object_names import Segment, segment_name
+from agent.records.part_names import AttemptNames
 from agent.store.protocol import Container
 from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
@@ -54,7 +55,7 @@ def test_as_many_segments_as_one_manifest_joins_read_as_one_object(
         name = segment_name(backup_id, attempt, number)
         return Segment(4, store.put(Container.SEGMENTS, name, views(contents[number])))
 
-    manifest = Manifest(store, store.limits(), backup_id, attempt)
+    manifest = Manifest(store, store.limits(), AttemptNames(backup_id, attempt))
     with ThreadPoolExecutor(4) as pool:
         for number, row in enumerate(pool.map(segment, range(MOST))):
             manifest.add(number, row)

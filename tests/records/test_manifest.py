@@ -24,6 +24,7 @@ from agent.records.object_names import (
     object_name,
     segment_name,
 )
+from agent.records.part_names import AttemptNames
 from agent.store.protocol import Container, StoreLimits
 from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
@@ -64,7 +65,7 @@ class Attempt:
         self.ids = (str(uuid4()), str(uuid4()))
         self.bytes: dict[int, bytes] = {}
         self.store = store
-        self.manifest = Manifest(store, limits._replace(nesting=nesting), *self.ids)
+        self.manifest = Manifest(store, limits._replace(nesting=nesting), AttemptNames(*self.ids))
 
     def put(self, number: int) -> None:
         data = f"segment {number} ".encode() * (number + 1)
@@ -221,7 +222,7 @@ def test_a_list_or_part_that_can_not_be_stored_fails_the_segment(
 def test_a_gap_or_a_repeated_segment_is_never_published(
     store: SwiftStore, numbers: tuple[int, ...]
 ) -> None:
-    manifest = Manifest(store, StoreLimits(1000, 5 << 30, nesting=True), *IDS)
+    manifest = Manifest(store, StoreLimits(1000, 5 << 30, nesting=True), AttemptNames(*IDS))
     for number in numbers:
         manifest.add(number, Segment(1, "0" * 32))
     with pytest.raises(Internal):

@@ -8,6 +8,7 @@ import pytest
 from agent.errors import StoreMismatch, StoreNotFound, StoreRejected
 from agent.records.manifest import Manifest
 from agent.records.object_names import Segment
+from agent.records.part_names import AttemptNames
 from agent.store.protocol import Container, StoreLimits
 from agent.store.swift.store import SwiftStore
 from tests.stack.swift import SwiftServer
@@ -103,7 +104,7 @@ def test_a_store_that_joins_less_than_is_taken_for_granted_says_so(
     try:
         store, backup_id = make_store(small_swift), fresh()
         store.open()
-        manifest = Manifest(store, store.limits(), backup_id, "attempt")
+        manifest = Manifest(store, store.limits(), AttemptNames(backup_id, "attempt"))
         for number, entry in enumerate(put_segments(store, f"{backup_id}/attempt", [b"x"] * 5)):
             manifest.add(number, Segment(entry.size, entry.etag))
         manifest.finish()

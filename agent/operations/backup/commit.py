@@ -11,6 +11,7 @@ from agent.model import Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.resources import BackupResources
 from agent.records.manifest import Manifest
+from agent.records.part_names import AttemptNames
 from agent.records.presence import missing
 
 
@@ -28,7 +29,8 @@ def resume_commit(resources: BackupResources, journalled: str) -> Record:
     record = parse_journalled(journalled)
     resources.catalogue.fence(record)
     limits = resources.store.limits()
-    manifest = Manifest(resources.store, limits, record.id, record.attempt, sealed=record.sealed)
+    names = AttemptNames(record.id, record.attempt, record.sealed)
+    manifest = Manifest(resources.store, limits, names)
     for number, segment in enumerate(resources.catalogue.segments(record)):
         manifest.add(number, segment)
     if record.stored is None or manifest.finish().etag != record.stored.slo_etag:

@@ -9,21 +9,15 @@ record is written. The process may be killed after any of these steps.
 
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
-from agent.codec.aead import SealingStream
-from agent.codec.plain import PlainSealing
 from agent.crash_points import Point, reached
 from agent.errors import (
     BackupExists,
     Cancelled,
     DataError,
-    EngineFailed,
     Fenced,
-    Internal,
     StoreError,
 )
 from agent.machine.host import size_gib
@@ -40,8 +34,7 @@ from agent.model import (
 from agent.operations.backup.abandon import abandon_record
 from agent.operations.backup.commit import publish
 from agent.operations.backup.completeness import Completeness
-from agent.operations.backup.diagnosis import DiagnosedRun
-from agent.operations.backup.lock_watch import LockWatch
+from agent.operations.backup.copying import Copying, sealing_of
 from agent.operations.backup.preflight import (
     InstanceState,
     ObserveLsn,
@@ -53,14 +46,11 @@ from agent.operations.backup.preflight import (
     series,
     whole_chain,
 )
-from agent.operations.backup.proof import Proof, ProvedStream
-from agent.operations.backup.replica import sql_thread_restarted
-from agent.operations.backup.watch import WATCH_SECONDS, Watch
+from agent.operations.backup.proof import Proof
+from agent.operations.backup.watch import Watch
 from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
-from agent.pipeline.meter import Meter, every
-from agent.pipeline.rate_limit import RateLimit
-from agent.pipeline.upload import Sealing, Upload
+from agent.pipeline.meter import Meter
 from agent.records.manifest import Manifest, SegmentSummary
 from agent.records.object_names import (
     Segment,
@@ -69,6 +59,7 @@ from agent.records.object_names import (
     object_name,
     segment_name,
 )
+from agent.records.part_names import AttemptNames
 from agent.stop import Stop
 from agent.store.protocol import Container, Store, StoreLimits
 
@@ -136,9 +127,8 @@ class BackupOperation:
         completeness = list_expected(self._resources, found, base, self._stop.check)
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
-        manifest = Manifest(
-            self._resources.store, limits, record.id, record.attempt, sealed=record.sealed
-        )
+        names = AttemptNames(record.id, record.attempt, record.sealed)
+        manifest = Manifest(self._resources.store, limits, names)
         proof = self._copy(found, completeness, record, manifest, data_key, plan)
         self._stop.check()
         finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
@@ -255,53 +245,21 @@ class BackupOperation:
             reached(Point.SEGMENT_STORED)
             manifest.add(number, Segment(sum(len(part) for part in parts), md5))
 
-        from_lsn = record.from_lsn if record.parent_id else None
-        engine = found.chosen.engine.leaving_out(completeness.survey.left_out)
-        watch = Watch(self._resources.catalogue, record, self._stop)
-        locks = LockWatch(self._resources.database, self._resources.lock_wait_seconds, self._stop)
-        scratch = self._resources.scratch / record.attempt
-        _make_private(scratch)
-        try:
-            with (
-                sql_thread_restarted(self._unbound),
-                engine.start_backup(scratch, from_lsn) as engine_run,
-                self._stop.on_stop(engine_run.interrupt),
-                every(WATCH_SECONDS, watch.check, name="watch"),
-                every(locks.interval, locks.check, name="lock watch"),
-            ):
-                run = DiagnosedRun(engine_run, self._resources)
-                stream = ProvedStream(run, from_lsn, completeness, found.lsn)
-                self._upload(stream, _sealing(record, data_key), send, plan)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        watch.check()
-        # Raises if a statement in SHOW ENGINE INNODB STATUS imitates the line with the LSN. The
-        # engine would believe such an LSN and leave redo log out.
-        self._resources.database.lsn()
-        if stream.proof is None:
-            raise Internal("the upload ended before the stream was proved")
-        return stream.proof
-
-    def _upload(
-        self,
-        stream: ProvedStream,
-        sealing: Sealing,
-        send: Callable[[int, list[memoryview]], None],
-        plan: Plan,
-    ) -> None:
-        path = self._resources.path
-        Upload(
-            stream,
-            sealing,
+        if data_key is None:
+            log.warning("backup %s is stored without encryption: [keys] encrypt is off", record.id)
+        copying = Copying(
+            self._unbound, limits=self._task.limits, meter=self._meter, stop=self._stop
+        )
+        return copying.run(
+            found,
+            completeness,
+            sealing_of(record.id, data_key),
             send,
-            plan=plan,
-            level=path.level,
-            rate_limit=RateLimit(
-                self._task.limits.bytes_per_second or path.bytes_per_second, self._stop
-            ),
-            meter=self._meter,
-            stop=self._stop,
-        ).run()
+            plan,
+            attempt=record.attempt,
+            from_lsn=record.from_lsn if record.parent_id else None,
+            watch=Watch(self._resources.catalogue, record, self._stop).check,
+        )
 
     def _commit(self, finished: Record, manifest: Manifest) -> Record:
         publish(self._resources, finished, manifest)
@@ -351,33 +309,9 @@ class BackupOperation:
         )
 
 
-def _sealing(record: Record, data_key: bytes | None) -> Sealing:
-    if data_key is None:
-        log.warning("backup %s is stored without encryption: [keys] encrypt is off", record.id)
-        return PlainSealing()
-    return SealingStream(data_key, record.id.encode())
-
-
 def _location(store: Store, record: Record) -> str:
     """Return the URL of the joined object, or of the segments' directory if nothing joins them."""
     if store.joiner is None:
         segments = attempt_prefix(record.id, record.attempt).rstrip("/")
         return f"{store.location}{Container.SEGMENTS.value}/{segments}"
     return f"{store.location}/{object_name(record.id, sealed=record.sealed)}"
-
-
-def _make_private(folder: Path) -> None:
-    """Make a directory and its parent, with access for this user only.
-
-    Raises:
-        EngineFailed: the directory can't be made.
-    """
-    try:
-        # `parents=True` of mkdir makes the parents with the mode of the umask.
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-    except OSError as error:
-        raise EngineFailed(
-            f"can't make the temporary directory {folder}: {error.strerror}",
-            hint="check the free space and permissions of [agent] state_folder",
-        ) from error

@@ -156,18 +156,33 @@ def chain_to_continue(
     if parent_id is None:
         return ParentChain()
     try:
-        chain = _checked(resources, parent_id, found)
+        chain = whole_chain(resources, parent_id)
+        check_continues(resources, chain[-1], found)
         check_stored(resources, chain)
-        ignored = resources.database.ignored_directories()
-        check_path(longest_path(found.server.datadir, ignored))
-        spaces = resources.database.tablespaces()
-        check_imports(chain[-1], spaces, found.server.datadir, check)
-        return ParentChain(tuple(chain), spaces)
+        return ParentChain(tuple(chain), check_pages(resources, chain[-1], found, check))
     except TaskRefused as error:
         if task.on_broken_chain != "full":
             raise
         log.warning("making a full backup instead of an incremental one: %s", error)
         return ParentChain()
+
+
+def check_pages(
+    resources: BackupResources, parent: Record, found: InstanceState, check: Check
+) -> Listing:
+    """Check that an incremental on `parent` would have all pages that the parent lacks.
+
+    Return the list of tablespaces that was checked. `check` is called repeatedly, and raises the
+    cause if the task is stopped.
+
+    Raises:
+        ParentUnusable, LineageChanged: a full backup is needed.
+    """
+    ignored = resources.database.ignored_directories()
+    check_path(longest_path(found.server.datadir, ignored))
+    spaces = resources.database.tablespaces()
+    check_imports(parent, spaces, found.server.datadir, check)
+    return spaces
 
 
 def list_expected(
@@ -257,9 +272,14 @@ def whole_chain(resources: BackupResources, parent_id: str) -> list[Record]:
         raise ParentUnusable(f"the parent can't be used: {error}") from error
 
 
-def _checked(resources: BackupResources, parent_id: str, found: InstanceState) -> list[Record]:
-    chain = whole_chain(resources, parent_id)
-    parent = chain[-1]
+def check_continues(resources: BackupResources, parent: Record, found: InstanceState) -> None:
+    """Check that an incremental of this instance can continue `parent`.
+
+    Raises:
+        ParentUnusable: it is a backup of another instance, server version or engine.
+        LineageChanged: the datadir's history is another one.
+    """
+    parent_id = parent.id
     if parent.instance_id != resources.instance_id:
         raise ParentUnusable(
             f"parent {parent_id} is a backup of another instance, {parent.instance_id}"
@@ -283,4 +303,3 @@ def _checked(resources: BackupResources, parent_id: str, found: InstanceState) -
             f"parent {parent_id} was made by {parent.engine}, but this server is copied by "
             f"{found.chosen.engine.name}"
         )
-    return chain
