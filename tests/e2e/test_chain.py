@@ -10,7 +10,7 @@ from agent.config.reading import load
 from agent.model import BackupRequest, CreateTask, Report, TaskStatus
 from tests.e2e.objects import Objects
 from tests.stack.agent import Agent
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import MariaDB, checksums_of
 
 
 def follow(agent: Agent, name: str, parent: str | None = None) -> list[Report]:
@@ -21,16 +21,6 @@ def follow(agent: Agent, name: str, parent: str | None = None) -> list[Report]:
         client.subscribe(agent.instance_id)
         client.send_task(agent.instance_id, task)
         return list(client.reports(task.task_id, idle_seconds=60))
-
-
-def checksums_of(datadir: Path, folder: Path) -> dict[str, int]:
-    """Start a server on a restored datadir and return the checksums of its tables."""
-    server = MariaDB(folder, datadir=datadir)
-    try:
-        server.start()
-        return server.checksums()
-    finally:
-        server.stop()
 
 
 def test_a_chain_comes_back_as_an_equal_database(

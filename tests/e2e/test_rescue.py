@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import with_daemon
-from tests.e2e.test_chain import checksums_of
 from tests.golden import rescue
 from tests.stack.agent import KEY_ID, Agent
-from tests.stack.mariadb import MariaDB
+from tests.stack.mariadb import MariaDB, checksums_of
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Session fixtures: one private Keystone, and one Swift that asks it, for all tests."""
+"""Session fixtures: private Keystones, and a Swift that asks each, for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -59,3 +59,23 @@ def swift_behind_keystone(
     """Yield the shared Swift behind `keystone`, which is in Keystone's catalogue."""
     yield swift_behind_keystone_session
     swift_behind_keystone_session.clear_faults()
+
+
+@pytest.fixture(scope="session")
+def short_keystone(scratch: Path) -> Iterator[KeystoneServer]:
+    """Yield a Keystone whose tokens live for 2 seconds."""
+    need_keystone()
+    server = KeystoneServer(scratch / "short-keystone", token_seconds=2)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def short_swift(scratch: Path, short_keystone: KeystoneServer) -> Iterator[SwiftServer]:
+    """Yield the Swift in the catalogue of `short_keystone`."""
+    server = SwiftServer(scratch / "short-swift", keystone=short_keystone)
+    server.start()
+    short_keystone.add_object_store(server.address)
+    yield server
+    server.stop()

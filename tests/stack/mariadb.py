@@ -202,6 +202,19 @@ class MariaDB:
         return self.query("SELECT 1") == [(1,)]
 
 
+def checksums_of(datadir: Path, folder: Path) -> dict[str, int]:
+    """Start a server on a restored datadir and return the checksums of its tables.
+
+    `folder` is for the server's other files.
+    """
+    server = MariaDB(folder, datadir=datadir)
+    try:
+        server.start()
+        return server.checksums()
+    finally:
+        server.stop()
+
+
 def connection_id(connection: "pymysql.Connection[Any]") -> int:
     """Return the process list's id of a connection that runs no query at the moment."""
     return int(connection.thread_id())  # type: ignore[no-untyped-call]

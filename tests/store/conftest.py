@@ -10,9 +10,7 @@ import pytest
 
 from agent.store.swift.login import AuthV1
 from agent.store.swift.store import SwiftSettings, SwiftStore
-from tests.stack.fixtures_keystone import need_keystone
 from tests.stack.fixtures_swift import need_swift
-from tests.stack.keystone import KeystoneServer
 from tests.stack.swift import SwiftServer
 
 MakeStore = Callable[..., SwiftStore]
@@ -31,26 +29,6 @@ def small_swift(scratch: Path) -> Iterator[SwiftServer]:
         max_file_size=8 * MIB,
     )
     server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def short_keystone(scratch: Path) -> Iterator[KeystoneServer]:
-    """Yield a Keystone whose tokens live for 2 seconds."""
-    need_keystone()
-    server = KeystoneServer(scratch / "short-keystone", token_seconds=2)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def short_swift(scratch: Path, short_keystone: KeystoneServer) -> Iterator[SwiftServer]:
-    """Yield the Swift in the catalogue of `short_keystone`."""
-    server = SwiftServer(scratch / "short-swift", keystone=short_keystone)
-    server.start()
-    short_keystone.add_object_store(server.address)
     yield server
     server.stop()
 

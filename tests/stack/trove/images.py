@@ -13,7 +13,7 @@ SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 
 @dataclass(frozen=True)
 class Image:
-    """What an image consists of. Its root file system is that of this machine.
+    """What an image consists of. Its root file system is `root`, or that of this machine.
 
     `programs` comes first in PATH. A container starts in `directory`. `environment` has the image's
     own variables. `files` are files or directories of this machine by their path in the image.
@@ -25,6 +25,7 @@ class Image:
     entrypoint: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    root: str = ""
 
     @property
     def path(self) -> str:

@@ -33,6 +33,11 @@ def memory(target: Path, *, device: str = "tmpfs", options: str = "mode=0755") -
     _mount(device, target, "tmpfs", 0, options)
 
 
+def processes(target: Path) -> None:
+    """Show the processes of this process's own tree at `target`, as /proc does."""
+    _mount("proc", target, "proc", 0)
+
+
 def hide(target: Path, kept: Iterable[Path], *, options: str = "mode=0755") -> None:
     """Hide a directory behind an empty file system in memory. Paths in `kept` stay visible."""
     held = [(path, os.open(path, os.O_PATH)) for path in kept if path.is_relative_to(target)]

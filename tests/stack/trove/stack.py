@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import pika
 from pika.exceptions import ChannelClosedByBroker
@@ -22,9 +21,11 @@ from tests.stack.keystone import REGION, Account, KeystoneServer
 from tests.stack.mariadb import MariaDB
 from tests.stack.process import ServerProcess, StackError, free_port, poll, port_answers
 from tests.stack.rabbitmq import RabbitMQ
+from tests.stack.stack import Servers
 from tests.stack.swift import SwiftServer
 from tests.stack.trove import images
 from tests.stack.trove.api import ApiError, TroveApi
+from tests.stack.trove.build import Stage
 from tests.stack.trove.cloud import IMAGE_ID, PATHS, USER_NETWORK_ID
 from tests.stack.trove.compute import FLAVOR
 from tests.stack.trove.configuration import Configuration
@@ -39,7 +40,7 @@ _QUEUES: Final = {"trove-taskmanager": "taskmanager", "trove-conductor": "trove-
 _HERE: Final = Path(__file__).parent
 
 
-class TroveStack:
+class TroveStack(Servers):
     """Keystone, Swift, RabbitMQ, MariaDB, Trove's three services and the stand-ins, in `folder`.
 
     As a context manager, it runs inside the block. Nothing that it started outlives the block, also
@@ -58,6 +59,7 @@ class TroveStack:
         options: Mapping[str, object] | None = None,
         guest_options: Mapping[str, object] | None = None,
     ) -> None:
+        super().__init__()
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.keystone = KeystoneServer(folder / "keystone", token_seconds=token_seconds)
@@ -81,7 +83,6 @@ class TroveStack:
         )
         self._cloud: ServerProcess | None = None
         self._services: dict[str, ServerProcess] = {}
-        self._restore_signal = ExitStack()
         self._token, self._token_until = "", 0.0
         self.api = TroveApi(self.address, self.keystone.project_id, self.user_token)
 
@@ -135,24 +136,6 @@ class TroveStack:
         """End one of Trove's services. SIGKILL by default: it saves seconds, and loses nothing."""
         self._services[name].stop(signum)
 
-    def __enter__(self) -> Self:
-        previous = signal.signal(signal.SIGTERM, _leave)
-        self._restore_signal.callback(signal.signal, signal.SIGTERM, previous)
-        try:
-            self.start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # a second Ctrl-C must not leave servers behind
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._restore_signal.callback(signal.signal, signal.SIGINT, interrupt)
-        with self._restore_signal:
-            self.stop()
-
     # --- what a user does ----------------------------------------------------------------------
 
     def use_image(
@@ -165,9 +148,10 @@ class TroveStack:
     ) -> None:
         """Let the backup image be Trove's own ("trove") or this project's ("drop-in").
 
-        It applies to each container from now on. `tags` are the tags that the registry has.
-        `environment` and `files` are what an operator puts into the image: variables, and files or
-        directories of this machine by their path in the image (read-only). A file must be in
+        Its programs are those of this checkout: see `use_built` for a built image. It applies to
+        each container from now on. `tags` are the tags that the registry has. `environment` and
+        `files` are what an operator puts into the image: variables, and files or directories of
+        this machine by their path in the image (read-only). A file must be in
         `images_file.parent`, because machines see nothing else of /tmp. `directory` is the
         working directory, if it isn't that of the image.
         """
@@ -182,6 +166,13 @@ class TroveStack:
             environment=dict(environment or {}),
             files={target: str(source) for target, source in (files or {}).items()},
         )
+        self._use(backup)
+
+    def use_built(self, stage: Stage) -> None:
+        """Let the backup image be a built one, which is in the directory of `images_file`."""
+        self._use(stage.image([VERSION]))
+
+    def _use(self, backup: images.Image) -> None:
         database = images.Image(
             [VERSION], str(_HERE / "image"), entrypoint=["docker-entrypoint.sh"]
         )
@@ -318,19 +309,35 @@ class TroveStack:
 
     def objects(self, container: str = "database_backups") -> list[dict[str, Any]]:
         """Return the rows of the user's container in Swift. It need not exist."""
-        request = urllib.request.Request(  # noqa: S310 - the URL is Swift's own
-            f"{self.swift.storage_url}/{container}?format=json",
-            headers={"X-Auth-Token": self.user_token()},
-        )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=30) as answer:
-                return list(json.loads(answer.read()))
+            return list(json.loads(self._ask_swift("GET", f"{container}?format=json")))
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 404:
                     return []
                 raise
+
+    def delete_objects(self, container: str, prefix: str) -> None:
+        """Delete the objects with names that begin with `prefix`, but not what they join."""
+        for row in self.objects(container):
+            if str(row["name"]).startswith(prefix):
+                self._ask_swift("DELETE", f"{container}/{row['name']}")
+
+    def container_quota(self, container: str, size: int | None) -> None:
+        """Set the quota of the user's container in bytes, or remove it."""
+        value = "" if size is None else str(size)
+        self._ask_swift("POST", container, {"X-Container-Meta-Quota-Bytes": value})
+
+    def _ask_swift(self, method: str, path: str, headers: Mapping[str, str] = {}) -> bytes:
+        """Send a request of the user to Swift, and return the body of the answer."""
+        request = urllib.request.Request(  # noqa: S310 - the URL is Swift's own
+            f"{self.swift.storage_url}/{path}",
+            method=method,
+            headers={"X-Auth-Token": self.user_token(), **headers},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            return bytes(answer.read())
 
     # --- inside --------------------------------------------------------------------------------
 
@@ -422,7 +429,3 @@ def _inner(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children")
     poll("a machine's first process", lambda: bool(children.read_text().split()), 10)
     return int(children.read_text().split()[0])
-
-
-def _leave(signum: int, _: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
