@@ -6,7 +6,7 @@ sub-manifests and no SLO are written. Their ETags are computed all the same, for
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from agent.errors import Internal, StoreMismatch, StoreNotFound, StoreRejected
@@ -24,6 +24,7 @@ from agent.store.protocol import (
     Store,
     StoreLimits,
     check_entry,
+    joined_etag,
     manifest_etag,
 )
 
@@ -74,6 +75,33 @@ def most_segments(limits: StoreLimits) -> int:
     return entries * min(entries, LIST_ENTRIES) if limits.nesting else entries
 
 
+def submanifest_entries(limits: StoreLimits) -> int:
+    """Return the number of segments that one sub-manifest joins.
+
+    Without nesting it is so large that there are no sub-manifests.
+    """
+    if limits.nesting:
+        return min(limits.manifest_entries, LIST_ENTRIES)
+    return limits.manifest_entries + 1
+
+
+def top_etags(segments: Iterable[Segment], group: int) -> list[str]:
+    """Return the ETags of the entries of the object that joins these segments.
+
+    As Manifest writes it, sub-manifests join `group` segments each, unless there are fewer.
+    """
+    groups: list[str] = []
+    rest: list[str] = []
+    for segment in segments:
+        rest.append(segment.md5)
+        if len(rest) == group:
+            groups.append(joined_etag(rest))
+            rest.clear()
+    if not groups:
+        return rest
+    return [*groups, joined_etag(rest)] if rest else groups
+
+
 class SegmentSummary(NamedTuple):
     """The facts about the stored segments that the record holds."""
 
@@ -104,11 +132,7 @@ class Manifest:
         self._top: list[ManifestEntry] = []
         # Without nesting, all segments stay in one open group. That group becomes the object
         # itself.
-        self._per_submanifest = (
-            min(limits.manifest_entries, LIST_ENTRIES)
-            if limits.nesting
-            else limits.manifest_entries + 1
-        )
+        self._per_submanifest = submanifest_entries(limits)
         self._for_lists = _Groups(LIST_ENTRIES, self._write_list)
         self._for_submanifests = _Groups(self._per_submanifest, self._write_submanifest)
 

@@ -71,12 +71,13 @@ def check_entry(what: str, entry: ManifestEntry, found: Stat) -> None:
 
 
 def manifest_etag(entries: Sequence[ManifestEntry]) -> str:
-    """Return the ETag that Swift gives to a manifest.
+    """Return the ETag that Swift gives to a manifest."""
+    return joined_etag(entry.etag for entry in entries)
 
-    It is the MD5 (hex) of the ETags of the entries, joined.
-    """
-    joined = "".join(entry.etag for entry in entries)
-    return hashlib.md5(joined.encode(), usedforsecurity=False).hexdigest()
+
+def joined_etag(etags: Iterable[str]) -> str:
+    """Return the ETag of a manifest with entries of these ETags: the MD5 (hex) of them, joined."""
+    return hashlib.md5("".join(etags).encode(), usedforsecurity=False).hexdigest()
 
 
 def manifest_json(container: str, entries: Sequence[ManifestEntry]) -> bytes:

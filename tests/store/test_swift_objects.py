@@ -80,8 +80,10 @@ def test_only_the_one_container_is_made_and_a_view_reaches_others(
 
 
 def test_the_facts_of_a_manifest(store: SwiftStore, joined: str) -> None:
-    expected = ObjectFacts(ETAG, len(WHOLE), True, {"lsn": "42"})
-    assert store.describe(Container.OBJECTS, joined) == expected
+    expected = ObjectFacts(ETAG, len(WHOLE), True, {"lsn": "42"}, 0.0)
+    facts = store.describe(Container.OBJECTS, joined)
+    assert facts.stored_at > 1.7e9
+    assert facts == expected._replace(stored_at=facts.stored_at)
     with pytest.raises(StoreNotFound):
         store.describe(Container.OBJECTS, "not-there")
 

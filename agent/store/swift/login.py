@@ -98,6 +98,13 @@ def checked_storage_url(login_url: str, url: str) -> str:
     return url.rstrip("/")
 
 
+def _server(url: str) -> str:
+    """Return the scheme, the host and the port of a URL."""
+    parts = urlsplit(url)
+    host = f"{parts.scheme}://{parts.netloc}".lower()
+    return host.removesuffix(":443" if parts.scheme == "https" else ":80")
+
+
 def _scheme(url: str) -> str:
     return urlsplit(url).scheme.lower()
 
@@ -122,7 +129,9 @@ class WithService:
 
     Swift accepts the user's token after its end if a service token comes with it, as long as
     Keystone still knows it (`allow_expired_window`, 48 h by default). So `user` logs in once, and
-    its token is kept. `service` logs in again whenever the service token ends.
+    its token is kept. `service` logs in again whenever the service token ends. Its token is sent
+    only to the server that its own catalogue names, because whoever chose the user's storage URL
+    may want to steal it.
     https://docs.openstack.org/keystone/latest/admin/manage-services.html
     """
 
@@ -134,4 +143,11 @@ class WithService:
         if not self._kept:
             self._kept.append(self.user(connect))
         given, service = self._kept[0], self.service(connect)
+        if _server(given.storage_url) != _server(service.storage_url):
+            raise StoreRejected(
+                f"the token of the service user is for {_server(service.storage_url)}, but the "
+                f"storage URL is at {_server(given.storage_url)[:_LONGEST_URL]}",
+                hint="if both are the same store, choose its URL by [store] region and interface, "
+                "or correct the catalogue of Keystone",
+            )
         return Access(given.storage_url, given.token, False, service.seconds, service.token)

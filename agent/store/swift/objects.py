@@ -27,13 +27,15 @@ class ObjectFacts(NamedTuple):
     `etag` is lower-case hex without quotes: the MD5 of the bytes, and for a manifest
     `manifest_etag`. `size` is in bytes, of a manifest that of all joined objects. `is_manifest` is
     True for a Static Large Object. `metadata` has the custom headers. Their names are lower-case
-    and without `x-object-meta-`.
+    and without `x-object-meta-`. `stored_at` is the time in Unix seconds at which the store began
+    to process the write, 0 if the store doesn't tell.
     """
 
     etag: str
     size: int
     is_manifest: bool
     metadata: Mapping[str, str]
+    stored_at: float
 
 
 def describe(what: str, container: str, name: str, link: Link) -> ObjectFacts:
@@ -55,6 +57,7 @@ def describe(what: str, container: str, name: str, link: Link) -> ObjectFacts:
         int(size),
         is_manifest(headers),
         _metadata(what, headers),
+        _stored_at(headers),
     )
 
 
@@ -102,6 +105,13 @@ def is_manifest(headers: Mapping[str, str]) -> bool:
 def etag_of(headers: Mapping[str, str]) -> str:
     """Return the ETag of an answer without the quotes that a manifest's has."""
     return headers.get("etag", "").strip('"')
+
+
+def _stored_at(headers: Mapping[str, str]) -> float:
+    try:
+        return float(headers.get("x-timestamp", ""))
+    except ValueError:
+        return 0.0
 
 
 def _metadata(what: str, headers: Mapping[str, str]) -> dict[str, str]:

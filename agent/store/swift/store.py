@@ -48,6 +48,7 @@ from agent.store.swift.objects import (
 )
 from agent.store.swift.ranges import get_range
 from agent.store.swift.session import Link, SwiftSession
+from agent.store.swift.tokens import announced_keystone
 
 log = logging.getLogger(__name__)
 
@@ -211,6 +212,15 @@ class SwiftStore:
             StoreError: Keystone doesn't tell.
         """
         return self._session.ask("ask Keystone about the token", login.token_seconds_left)
+
+    def keystone(self) -> str | None:
+        """Return the URL of the Keystone that the store trusts, or None if it doesn't tell.
+
+        Raises:
+            StoreError: the store doesn't answer.
+        """
+        url = self._session.call("authenticate", lambda link: link.url)
+        return self._session.ask("ask for Keystone", partial(announced_keystone, url))
 
     def describe(self, container: Container, name: str) -> ObjectFacts:
         """Return the facts of an object's newest copy, with its metadata.

@@ -1,15 +1,20 @@
 """What Keystone says about a token: its project, its catalogue, and how long it is valid."""
 
+import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from agent.store.swift.errors import moment
+from agent.store.swift.login import Connect
 
 if TYPE_CHECKING:
     from keystoneauth1.access import AccessInfoV3
     from keystoneauth1.session import Session
 
 _VERSION: Final = "/v3"
+# Keystone's middleware answers 401 with this header to a request without a token.
+_KEYSTONE: Final = re.compile(r"Keystone uri=[\"']?(https?://[^\"'\s]{1,300})")
 
 
 class Grant(NamedTuple):
@@ -20,6 +25,23 @@ class Grant(NamedTuple):
 
     info: "AccessInfoV3"
     seconds: float | None
+
+
+def announced_keystone(storage_url: str, connect: Connect) -> str | None:
+    """Return the URL of the Keystone that a store trusts, or None if the store doesn't tell.
+
+    The store is asked without a token. A URL without TLS is not returned if the store has TLS,
+    because a token may not be sent in clear text.
+    """
+    with connect(storage_url) as connection:
+        connection.request("HEAD", connection.parsed_url.path, "", {})
+        answer = connection.getresponse()
+        answer.read()
+        found = _KEYSTONE.search(answer.getheader("www-authenticate") or "")
+    if found is None:
+        return None
+    schemes = [urlsplit(url).scheme.lower() for url in (storage_url, found[1])]
+    return None if schemes == ["https", "http"] else found[1]
 
 
 def granted(info: "AccessInfoV3") -> Grant:

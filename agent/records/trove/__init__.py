@@ -1,0 +1,1 @@
+"""The layout that OpenStack Trove reads: all of a backup goes with its one object."""
