@@ -46,6 +46,27 @@ def embedded(tables: dict[str, Any], environment: Mapping[str, str] = os.environ
     return _checked(tables, "the configuration without an agent.toml", environment, cure)
 
 
+def with_defaults(
+    path: Path,
+    defaults: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, str] = os.environ,
+) -> Config:
+    """Return the configuration of the file, which may be missing, on top of `defaults`.
+
+    Raises:
+        ConfigInvalid: the file can't be read, or a name or value is wrong.
+    """
+    tables: dict[str, Any] = {}
+    if os.path.lexists(path):
+        tables = _tables(path, environment)
+    else:
+        _override(tables, environment)
+    for section, values in defaults.items():
+        if isinstance(there := tables.setdefault(section, {}), dict):
+            tables[section] = {**values, **there}
+    return _checked(tables, f"the configuration {path}", environment, "correct that file")
+
+
 def _checked(
     tables: dict[str, Any], what: str, environment: Mapping[str, str], cure: str
 ) -> Config:

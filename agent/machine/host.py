@@ -5,6 +5,7 @@ The module also lowers the priority of this process, and kills processes that ca
 
 import contextlib
 import ctypes
+import errno
 import math
 import os
 import re
@@ -12,6 +13,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
@@ -184,6 +186,20 @@ def replace_file(path: Path, text: str, *, mode: int | None = None) -> None:
         os.fsync(file.fileno())
     draft.replace(path)
     sync_folder(path.parent)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return the content of a file of at most `limit` bytes. It may not be a link or a FIFO.
+
+    Raises:
+        OSError: it can't be read, or it is no such file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise OSError(errno.EINVAL, "it is not a small regular file", str(path))
+        return file.read(limit)
 
 
 def sync_filesystem(folder: Path) -> None:

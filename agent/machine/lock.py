@@ -60,11 +60,11 @@ def only_agent(path: Path, *, hint: str = SECOND_AGENT) -> Iterator[WriteActivit
 
 
 @contextmanager
-def only_backup(datadir: Path) -> Iterator[None]:
-    """Hold a lock on the directory `datadir` itself inside the block.
+def only_backup(datadir: Path) -> Iterator[bool]:
+    """Hold a lock on the directory `datadir` itself inside the block, and yield True.
 
-    If the filesystem has no such locks, log a warning and run the block without a lock. An example
-    is NFS, which locks only files that are open for writing.
+    If the filesystem has no such locks, log a warning, yield False and run the block without a
+    lock. An example is NFS, which locks only files that are open for writing.
 
     Raises:
         InstanceBusy: another process holds the lock. It is raised at once.
@@ -78,20 +78,23 @@ def only_backup(datadir: Path) -> Iterator[None]:
             hint="run the agent as the database server's own OS user",
         ) from error
     try:
-        _take_datadir(descriptor, datadir)
-        yield
+        yield _take_datadir(descriptor, datadir)
     finally:
         os.close(descriptor)
 
 
-def _take_datadir(descriptor: int, datadir: Path) -> None:
+def _take_datadir(descriptor: int, datadir: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         holder = _holder(os.fstat(descriptor).st_ino)
-        raise InstanceBusy(f"{holder} makes a backup of the datadir {datadir}") from error
+        raise InstanceBusy(
+            f"{holder} makes a backup of the datadir {datadir}, or restores into it"
+        ) from error
     except OSError as error:
         log.warning("can't lock the datadir %s: %s", datadir, error.strerror)
+        return False
+    return True
 
 
 def _check_owner(folder: Path) -> None:

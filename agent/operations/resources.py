@@ -57,36 +57,83 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RestoreResources:
-    """The resources of a restore, which needs no database and no broker.
+class MachineResources:
+    """The resources of this machine that a backup and a restore need.
 
-    Backups without encryption are opened only if `allow_plaintext` is True. A restore leaves
-    `reserve_percent` of its filesystem free.
+    A restore leaves `reserve_percent` of its filesystem free.
     """
 
-    store: Store
-    catalogue: Catalogue
-    keyring: Keyring
     engines: Engines
     path: PathSettings
     prepare_memory_bytes: int
-    allow_plaintext: bool = False
     reserve_percent: float = 3.0
 
     def datadirs(self) -> list[Path]:
         """Return the datadirs of the servers that are known to run on this machine.
 
-        A restore alone knows of none.
+        Without a database there are none.
         """
         return []
 
-    def bound(self, stop: Interruption) -> Self:
-        """Return a copy of these resources, bound to `stop`.
+    def bound(self, _stop: Interruption) -> Self:
+        """Return a copy of these resources, bound to the stop.
 
-        Calls to the store of the copy end at once when `stop` is requested.
+        Calls to the store and to the database of the copy end at once when the stop is requested.
         """
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceResources(MachineResources):
+    """The resources of a copy, with the instance, its database and a temporary directory.
+
+    Attributes:
+        scratch: the directory for temporary files of the engine.
+        exclusive: True if no other process may make a backup of the datadir at the same time.
+        safe_slave_backup: True if the engine stops a replica's SQL threads during a backup.
+        lock_wait_seconds: how long the engine may wait for a lock of the server, in seconds.
+        uncopied_engines: the storage engines (lower case) with tables that may lack their data in
+            a backup.
+    """
+
+    database: Database
+    scratch: Path
+    exclusive: bool = False
+    safe_slave_backup: bool = False
+    lock_wait_seconds: float = 60.0
+    uncopied_engines: frozenset[str] = frozenset()
+
+    def datadirs(self) -> list[Path]:
+        """Return the server's datadir.
+
+        Return an empty list if the server doesn't answer, or if it runs on another machine.
+        """
+        try:
+            datadir = self.database.server().datadir
+        except (DatabaseError, LockTimeout) as error:
+            log.info("can't read the server's datadir for this restore: %s", error)
+            return []
+        return [datadir] if datadir.is_dir() else []
+
+    def bound(self, stop: Interruption) -> Self:
+        return replace(super().bound(stop), database=self.database.bound(stop.on_stop))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreResources(MachineResources):
+    """The resources of a restore, which needs no database and no broker.
+
+    Backups without encryption are opened only if `allow_plaintext` is True.
+    """
+
+    store: Store
+    catalogue: Catalogue
+    keyring: Keyring
+    allow_plaintext: bool = False
+
+    def bound(self, stop: Interruption) -> Self:
         store = self.store.bound(stop)
-        return replace(self, store=store, catalogue=self.catalogue.bound(store))
+        return replace(super().bound(stop), store=store, catalogue=self.catalogue.bound(store))
 
     def opening(self, record: Record) -> Opening:
         """Return an object that decrypts the stored slabs of one backup, for one run only.
@@ -103,48 +150,17 @@ class RestoreResources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackupResources(RestoreResources):
-    """The resources of a backup, with the instance, its database and a temporary directory.
+class BackupResources(RestoreResources, InstanceResources):
+    """The resources of a backup in the agent's own layout.
 
     Attributes:
-        scratch: the directory for temporary files of the engine.
-        exclusive: True if no other process may make a backup of the datadir at the same time.
         encrypt: True if the backups are encrypted.
-        safe_slave_backup: True if the engine stops a replica's SQL threads during a backup.
-        lock_wait_seconds: how long the engine may wait for a lock of the server, in seconds.
-        uncopied_engines: the storage engines (lower case) with tables that may lack their data in
-            a backup.
         store_folder: the directory in which the store keeps its files. None if the store is not a
             directory on this machine.
         keep_key: is called before a record is signed by a key that may not be in a file yet.
     """
 
     instance_id: str
-    database: Database
-    scratch: Path
-    exclusive: bool = False
     encrypt: bool = True
-    safe_slave_backup: bool = False
-    lock_wait_seconds: float = 60.0
-    uncopied_engines: frozenset[str] = frozenset()
     store_folder: Path | None = None
     keep_key: Callable[[], None] = _nothing
-
-    def datadirs(self) -> list[Path]:
-        """Return the server's datadir.
-
-        Return an empty list if the server doesn't answer, or if it runs on another machine.
-        """
-        try:
-            datadir = self.database.server().datadir
-        except (DatabaseError, LockTimeout) as error:
-            log.info("can't read the server's datadir for this restore: %s", error)
-            return []
-        return [datadir] if datadir.is_dir() else []
-
-    def bound(self, stop: Interruption) -> Self:
-        """Return a copy of these resources, bound to `stop`.
-
-        Calls to the store and to the database of the copy end at once when `stop` is requested.
-        """
-        return replace(super().bound(stop), database=self.database.bound(stop.on_stop))

@@ -1,22 +1,21 @@
 """`backup.create`: make one backup."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Final
 
-from agent.errors import AgentError, Cancelled, JournalError, StoreSilent
+from agent.errors import AgentError, Cancelled, JournalError
 from agent.model import BackupStatus, CreateTask, DeleteTask, ErrorInfo, Record, TaskStatus
 from agent.operations.backup.abandon import abandon_record, remove_attempt
 from agent.operations.backup.commit import resume_commit
 from agent.operations.backup.create import BackupOperation
+from agent.operations.patience import patience
 from agent.operations.resources import BackupResources
 from agent.pipeline.meter import Meter
 from agent.stop import Stop
 from agent.tasks.kind import TaskKind, TaskTools
 from agent.tasks.outcome import BackupFailed, Outcome, OutcomeUnknown, may_answer_later, stop_with
 from agent.tasks.stores import StorePlace
-from agent.threads import Timer
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +92,12 @@ class CreateKind(TaskKind[CreateTask]):
         except JournalError as problem:
             log.warning("the journal can't drop the record of the failed backup: %s", problem)
             raise OutcomeUnknown(operation.attempt) from cause
-        patience = _until(_CANCEL_SECONDS - stop.seconds) if isinstance(cause, Cancelled) else None
+        limit = None
+        if isinstance(cause, Cancelled):
+            left_over = "the store has not yet removed the cancelled backup"
+            limit = patience(_CANCEL_SECONDS - stop.seconds, left_over)
         try:
-            with patience or nullcontext() as late:
+            with limit or nullcontext() as late:
                 left = operation.abandon(ErrorInfo.of(cause), late)
         except AgentError as problem:
             log.warning("can't clean up the failed backup: %s", problem)
@@ -138,16 +140,3 @@ class CreateKind(TaskKind[CreateTask]):
                     raise
                 log.warning("can't complete backup %s: %s", record.id, problem)
         return abandon_record(resources, record, record.error or error, remove=not finished)
-
-
-@contextmanager
-def _until(seconds: float) -> Iterator[Stop]:
-    """Yield a Stop that fails with StoreSilent after max(1, `seconds`) seconds."""
-    late = Stop()
-    cause = StoreSilent("the store has not yet removed the cancelled backup")
-    timer = Timer(max(1.0, seconds), late.request, cause)
-    timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()

@@ -41,7 +41,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     section, container = need(config.store, "store"), container_of(config)
     if folder := store_folder(config):
         return lambda asked: DirectoryStore(folder, (asked and asked.container) or container)
-    login, ca_file = _login(section)
+    login, ca_file = store_login(section)
     if ca_file is not None:
         client_context("store", ca_file)  # raise at once if the file can't be used
     settings = SwiftSettings(
@@ -60,7 +60,7 @@ def _stores(config: Config) -> Callable[[TaskStore | None], Store]:
     return build
 
 
-def _login(section: StoreSection) -> tuple[Authenticate, Path | None]:
+def store_login(section: StoreSection) -> tuple[Authenticate, Path | None]:
     """Return the configured login of Swift, and the file with the store's own authority."""
     if not section.behind_keystone:
         if section.key_file is None:

@@ -30,8 +30,9 @@ DOCUMENTS = [
         if (CHECKOUT / name).exists()
     ),
     *(f"docs/{path.name}" for path in sorted((CHECKOUT / "docs").glob("*.md"))),
+    "trove/README.md",
 ]
-_FOLDERS = "agent|benchmarks|docs|script|systemd|tests"
+_FOLDERS = "agent|benchmarks|docs|script|systemd|tests|trove"
 _PATH = re.compile(rf"(?<![\w./~-])(?:{_FOLDERS})/[\w./-]*")
 # The branches of the drawing are four columns wide.
 _BRANCH = re.compile(r"^(?P<branch>[ │├└─]*)(?P<name>[A-Z]\w+)")

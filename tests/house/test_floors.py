@@ -25,7 +25,7 @@ _ROOMS = (
     ("agent.wiring",),
     ("agent.daemon", "agent.selftest"),
     ("agent.cli",),
-    ("agent.__main__",),
+    ("agent.__main__", "agent.trove"),
 )
 FLOORS = {room: floor for floor, rooms in enumerate(_ROOMS) for room in rooms}
 EDGES = {"agent.broker", "agent.database", "agent.engine", "agent.journal", "agent.store"}

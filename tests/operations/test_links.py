@@ -14,8 +14,8 @@ from agent.engine.mariadb import MariadbBackup, MariadbBackupSettings
 from agent.errors import AgentError, ContentRefused, DataDamaged, SpaceLacking
 from agent.model import Record
 from agent.operations.resources import PathSettings, RestoreResources
-from agent.operations.restore.chain import RestoreOperation
-from agent.operations.restore.links import ChainLink, RecordLink
+from agent.operations.restore.chain import ChainRestore
+from agent.operations.restore.links import ChainLink, RecordLink, record_link
 from agent.pipeline.meter import Meter
 from agent.records.catalogue import Catalogue
 from agent.records.object_names import Segment, decode_list, list_name, segment_name
@@ -100,16 +100,19 @@ def test_a_chain_of_a_record_and_a_bare_stream_is_restored(
     blocks: list[bytes] = []
     meter, stop = Meter(), Stop()
     parts = shop.parts.bound(stop)
-    RecordLink(parts, incremental).stream(blocks.append, meter, stop)
+    record_link(parts, incremental).stream(blocks.append, meter, stop)
     assert incremental.stored is not None
+    assert full.stored is not None
     assert meter.raw_bytes == len(b"".join(blocks)) == incremental.stored.raw_bytes
     links: list[ChainLink] = [
-        RecordLink(parts, full, Elsewhere(parts.store, full)),
+        RecordLink(
+            full, full.stored, Elsewhere(parts.store, full), parts.opening(full), parts.path
+        ),
         Scripted(blocks, incremental=True, engine="mariadb-backup"),
     ]
     target, meter = tmp_path / "restored", Meter()
     left: list[str] = []
-    RestoreOperation(parts, meter=meter, stop=stop).restore(
+    ChainRestore(parts, meter=meter, stop=stop).restore(
         links, target, lambda: left.extend(path.name for path in target.iterdir())
     )
     assert meter.expected_raw_bytes is None
@@ -158,7 +161,8 @@ def parts(tmp_path: Path, folder: DirectoryStore) -> RestoreResources:
 
 def restore(parts: RestoreResources, target: Path, *links: Scripted) -> Meter:
     meter = Meter()
-    RestoreOperation(parts, meter=meter, stop=Stop()).restore(links, target)
+    stop = Stop()
+    ChainRestore(parts.bound(stop), meter=meter, stop=stop).restore(links, target)
     return meter
 
 

@@ -3,6 +3,7 @@
 Every other path is refused with a message, before the restore fetches a byte.
 """
 
+import json
 import os
 import pwd
 import stat
@@ -369,3 +370,49 @@ def test_what_somebody_put_there_is_not_replaced(work: RestoreWorkdir) -> None:
     work.remove()
     work.remove()
     assert [path.name for path in work.target.iterdir()] == ["shop"]
+
+
+def test_what_a_killed_restore_left_is_discarded(
+    work: RestoreWorkdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(RestoreWorkdir, "_move", _move_one_and_die())
+        with pytest.raises(KeyboardInterrupt):
+            work.move_up()
+    assert len(list(work.target.iterdir())) == 2
+    RestoreWorkdir(work.target, work.folder.name[-36:]).discard()
+    assert list(work.target.iterdir()) == []
+
+
+def test_a_discard_spares_what_the_restore_did_not_move(work: RestoreWorkdir) -> None:
+    """It was killed before the first move, and another program put a datadir there."""
+    names = sorted(entry.name for entry in work.datadir.iterdir())
+    (work.folder / "entries.json").write_text(json.dumps(names))
+    for name in names:
+        (work.target / name).write_text("of another program")
+    RestoreWorkdir(work.target, work.folder.name[-36:]).discard()
+    assert sorted(entry.name for entry in work.target.iterdir()) == names
+
+
+def test_a_discard_spares_a_complete_datadir(
+    work: RestoreWorkdir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(entry.name for entry in work.datadir.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(RestoreWorkdir, "remove", lambda _: None)
+        work.move_up()
+    RestoreWorkdir(work.target, work.folder.name[-36:]).discard()
+    assert sorted(entry.name for entry in work.target.iterdir()) == names
+
+
+@pytest.mark.parametrize("note", ["5", "null", '["../x"]', '[""]', "{", "fifo", "link"])
+def test_a_hostile_note_is_refused_at_once(work: RestoreWorkdir, note: str) -> None:
+    path = work.folder / "entries.json"
+    if note == "fifo":
+        os.mkfifo(path)
+    elif note == "link":
+        path.symlink_to("/etc/passwd")
+    else:
+        path.write_text(note)
+    with pytest.raises(TargetRefused):
+        work.discard()

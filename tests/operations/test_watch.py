@@ -177,7 +177,7 @@ def test_a_chain_that_is_deleted_right_before_the_first_record_is_noticed(
     monkeypatch.setattr(backup_module, "observe_instance", lambda *_: found)
     monkeypatch.setattr(backup_module, "chain_to_continue", lambda *_: ParentChain((base,)))
     monkeypatch.setattr(backup_module, "plan_data_path", lambda *_: None)
-    monkeypatch.setattr(backup_module, "list_expected", lambda *_: None)
+    monkeypatch.setattr(backup_module, "list_expected", lambda *_, **__: None)
     Catalogue(folder, KEYS).condemn(base.id)
     with pytest.raises(ParentUnusable, match="DELETING") as raised:
         making.run()

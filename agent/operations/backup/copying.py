@@ -19,7 +19,7 @@ from agent.operations.backup.preflight import InstanceState
 from agent.operations.backup.proof import Proof, ProvedStream
 from agent.operations.backup.replica import sql_thread_restarted
 from agent.operations.backup.watch import WATCH_SECONDS
-from agent.operations.resources import BackupResources
+from agent.operations.resources import InstanceResources
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter, every
 from agent.pipeline.rate_limit import RateLimit
@@ -37,7 +37,7 @@ class Copying:
     """
 
     def __init__(
-        self, resources: BackupResources, *, limits: Limits, meter: Meter, stop: Stop
+        self, resources: InstanceResources, *, limits: Limits, meter: Meter, stop: Stop
     ) -> None:
         # The SQL threads of a replica must be started again after a stop, too.
         self._unbound = resources

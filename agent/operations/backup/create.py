@@ -28,13 +28,13 @@ from agent.model import (
     Datastore,
     ErrorInfo,
     Record,
-    Stored,
     utc_now,
 )
 from agent.operations.backup.abandon import abandon_record
 from agent.operations.backup.commit import publish
 from agent.operations.backup.completeness import Completeness
 from agent.operations.backup.copying import Copying, sealing_of
+from agent.operations.backup.finished import finished_record
 from agent.operations.backup.preflight import (
     InstanceState,
     ObserveLsn,
@@ -51,7 +51,7 @@ from agent.operations.backup.watch import Watch
 from agent.operations.resources import BackupResources
 from agent.pipeline.buffers import Plan
 from agent.pipeline.meter import Meter
-from agent.records.manifest import Manifest, SegmentSummary
+from agent.records.manifest import Manifest
 from agent.records.object_names import (
     Segment,
     attempt_prefix,
@@ -124,14 +124,25 @@ class BackupOperation:
         plan = plan_data_path(self._resources.path, limits, found, self._task.limits.cores)
         data_key = os.urandom(32) if self._resources.encrypt else None
         self._stop.check()
-        completeness = list_expected(self._resources, found, base, self._stop.check)
+        completeness = list_expected(
+            self._resources,
+            found,
+            self._stop.check,
+            from_lsn=base.parent.to_lsn if base.parent else None,
+            checked_spaces=base.checked_spaces,
+        )
         self._resources.keep_key()
         record = self._begin(found, base.parent, data_key)
         names = AttemptNames(record.id, record.attempt, record.sealed)
         manifest = Manifest(self._resources.store, limits, names)
         proof = self._copy(found, completeness, record, manifest, data_key, plan)
         self._stop.check()
-        finished = self._finished(record, manifest.finish(), proof, plan.segment_bytes)
+        located = record.model_copy(
+            update={"locationRef": _location(self._resources.store, record)}
+        )
+        finished = finished_record(
+            located, manifest.finish(), proof, self._meter, plan.segment_bytes
+        )
         reached(Point.LISTS_STORED)
         self._on_finished(finished)
         reached(Point.RECORD_JOURNALLED)
@@ -280,33 +291,6 @@ class BackupOperation:
             raise
         reached(Point.RECORD_COMPLETED)
         return finished
-
-    def _finished(
-        self, record: Record, stored: SegmentSummary, proof: Proof, segment_bytes: int
-    ) -> Record:
-        return record.model_copy(
-            update={
-                "status": BackupStatus.COMPLETED,
-                "locationRef": _location(self._resources.store, record),
-                "updated": utc_now(),
-                "to_lsn": proof.checkpoints.to_lsn,
-                **proof.tables._asdict(),
-                "binlog": proof.binlog,
-                "replica": proof.replica,
-                "galera": proof.galera,
-                "stored": Stored(
-                    raw_bytes=proof.raw_bytes,
-                    compressed_bytes=self._meter.compressed_bytes,
-                    stored_bytes=stored.stored_bytes,
-                    segment_size=segment_bytes,
-                    segment_count=stored.segments,
-                    lists=stored.lists,
-                    slo_etag=stored.etag,
-                    longest_path=proof.longest_path,
-                ),
-                "measured": self._meter.measured(),
-            }
-        )
 
 
 def _location(store: Store, record: Record) -> str:

@@ -18,7 +18,7 @@ from agent.errors import (
     EngineFailed,
     LockTimeout,
 )
-from agent.operations.resources import BackupResources
+from agent.operations.resources import InstanceResources
 
 # A refusal in English, or by its number as XtraBackup writes it. In other languages mariadb-backup
 # gives no number, but the server's message contains the names of the privileges.
@@ -30,7 +30,7 @@ _DENIED: Final = re.compile(
 class DiagnosedRun:
     """An engine's run that looks for the cause of a failure before it raises the error."""
 
-    def __init__(self, run: BackupRun, resources: BackupResources) -> None:
+    def __init__(self, run: BackupRun, resources: InstanceResources) -> None:
         self._run = run
         self._resources = resources
 

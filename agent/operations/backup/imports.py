@@ -17,16 +17,15 @@ will.
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_NAME
 from agent.database.datadir import birth_time
 from agent.database.server import Tablespace
 from agent.errors import DatadirUnfit, LineageChanged, ParentUnusable
-from agent.model import Record
 
 _BLOCK = 1 << 20
 _SUFFIX_BYTES = 6  # an incremental adds `.delta` to a name
@@ -52,8 +51,27 @@ Check = Callable[[], None]
 T = TypeVar("T")
 
 
+class ParentTables(Protocol):
+    """What is known about the tables of a parent. Record describes each of these."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def to_lsn(self) -> int | None: ...
+    @property
+    def created(self) -> str: ...
+    @property
+    def updated(self) -> str: ...
+    @property
+    def last_table_id(self) -> int | None: ...
+    @property
+    def absent_table_ids(self) -> Collection[int]: ...
+    @property
+    def listed_at(self) -> float | None: ...
+
+
 def check_imports(
-    parent: Record, spaces: Mapping[int, Tablespace], datadir: Path, check: Check
+    parent: ParentTables, spaces: Mapping[int, Tablespace], datadir: Path, check: Check
 ) -> None:
     """Check that no tablespace has pages that an incremental on `parent` would leave out.
 
@@ -127,6 +145,20 @@ def has_old_page(path: Path, limit: int, check: Check) -> bool:
     return all(_of_file(path, look, False) for _ in range(2))
 
 
+def read_file(path: Path, offset: int, size: int) -> bytes:
+    """Return at most `size` bytes of a file from `offset` on, none if the file was deleted.
+
+    Raises:
+        DatadirUnfit: the file can't be read.
+    """
+
+    def read(file: Path) -> bytes:
+        with file.open("rb", buffering=0) as opened:
+            return os.pread(opened.fileno(), size, offset)
+
+    return _of_file(path, read, b"")
+
+
 def _of_file(path: Path, read: Callable[[Path], T], gone: T) -> T:
     """Return the result of `read` for a file, or `gone` if the server has dropped the file.
 
@@ -146,7 +178,7 @@ def _is_file(path: Path) -> bool:
     return _of_file(path, lambda file: stat.S_ISREG(file.stat().st_mode), False)
 
 
-def _is_suspect(parent: Record, space: Tablespace, path: Path) -> bool:
+def _is_suspect(parent: ParentTables, space: Tablespace, path: Path) -> bool:
     if parent.last_table_id is None:
         # An earlier agent made this record without table ids. So each file that was changed since
         # the parent began is suspect.
@@ -165,7 +197,7 @@ def _lsns(path: Path, check: Check) -> Iterator[int]:
         while count := file.readinto(block):
             check()
             if not size:
-                size = start = _page_size(block)
+                size = start = page_size(block)
             for at in range(start, count - _LSN_END + 1, size):
                 lsn = int.from_bytes(block[at + _LSN_AT : at + _LSN_END])
                 if lsn or block.count(0, at, min(at + size, count)) < min(size, count - at):
@@ -173,7 +205,7 @@ def _lsns(path: Path, check: Check) -> Iterator[int]:
             start = 0
 
 
-def _page_size(first: bytearray) -> int:
+def page_size(first: bytes | bytearray) -> int:
     """Return the size in bytes of a tablespace's pages in the file, from the flags in page 0."""
     flags = int.from_bytes(first[_FLAGS_AT : _FLAGS_AT + 4])
     if flags & _FULL_CRC32:

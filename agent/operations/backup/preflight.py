@@ -25,8 +25,8 @@ from agent.machine.host import datadir_around, datadir_bytes, uncopied_bytes
 from agent.model import CreateTask, Lineage, Record
 from agent.operations.backup.chain import check_stored
 from agent.operations.backup.completeness import Completeness, Listing
-from agent.operations.backup.imports import Check, check_imports, check_path
-from agent.operations.resources import BackupResources, PathSettings
+from agent.operations.backup.imports import Check, ParentTables, check_imports, check_path
+from agent.operations.resources import BackupResources, InstanceResources, PathSettings
 from agent.pipeline.buffers import Plan
 from agent.records.manifest import most_segments
 from agent.store.protocol import StoreLimits
@@ -81,7 +81,7 @@ def check_store_folder(folder: Path, datadirs: Iterable[Path]) -> None:
         )
 
 
-def observe_instance(resources: BackupResources, observe_lsn: ObserveLsn) -> InstanceState:
+def observe_instance(resources: InstanceResources, observe_lsn: ObserveLsn) -> InstanceState:
     """Query the server and the host for the state of the instance.
 
     `observe_lsn` notes the LSN, and returns the generation of its lineage.
@@ -109,7 +109,7 @@ def copied_bytes(database: Database, datadir: Path, size: int) -> int:
     return max(0, size - uncopied_bytes(datadir, logs)) + redo
 
 
-def observe_lineage(resources: BackupResources, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
+def observe_lineage(resources: InstanceResources, observe_lsn: ObserveLsn) -> tuple[int, Lineage]:
     """Return the server's current LSN and its lineage, and note the LSN with `observe_lsn`.
 
     A volume that was rolled back keeps its inodes, so only a lower LSN shows the rollback. It
@@ -157,7 +157,7 @@ def chain_to_continue(
         return ParentChain()
     try:
         chain = whole_chain(resources, parent_id)
-        check_continues(resources, chain[-1], found)
+        check_continues(chain[-1], found, resources.instance_id)
         check_stored(resources, chain)
         return ParentChain(tuple(chain), check_pages(resources, chain[-1], found, check))
     except TaskRefused as error:
@@ -168,7 +168,7 @@ def chain_to_continue(
 
 
 def check_pages(
-    resources: BackupResources, parent: Record, found: InstanceState, check: Check
+    resources: InstanceResources, parent: ParentTables, found: InstanceState, check: Check
 ) -> Listing:
     """Check that an incremental on `parent` would have all pages that the parent lacks.
 
@@ -186,9 +186,17 @@ def check_pages(
 
 
 def list_expected(
-    resources: BackupResources, found: InstanceState, base: ParentChain, check: Check
+    resources: InstanceResources,
+    found: InstanceState,
+    check: Check,
+    *,
+    from_lsn: int | None,
+    checked_spaces: Listing | None,
 ) -> Completeness:
     """List the files and tablespaces that the backup must hold.
+
+    `from_lsn` is the LSN at which an incremental begins, and `checked_spaces` the result of
+    `check_pages` for it. Both are None for a full backup.
 
     `check` is called repeatedly, and raises the cause if the task is stopped.
 
@@ -200,9 +208,8 @@ def list_expected(
         datadir,
         datadir_rules(resources.database, found.chosen.engine, resources.uncopied_engines),
     )
-    from_lsn = base.parent.to_lsn if base.parent else None
     listing = resources.database.tablespaces
-    return Completeness(found.server, listing, survey, from_lsn, check, base.checked_spaces)
+    return Completeness(found.server, listing, survey, from_lsn, check, checked_spaces)
 
 
 def datadir_rules(database: Database, engine: Engine, accepted: frozenset[str]) -> Rules:
@@ -272,15 +279,15 @@ def whole_chain(resources: BackupResources, parent_id: str) -> list[Record]:
         raise ParentUnusable(f"the parent can't be used: {error}") from error
 
 
-def check_continues(resources: BackupResources, parent: Record, found: InstanceState) -> None:
-    """Check that an incremental of this instance can continue `parent`.
+def check_continues(parent: Record, found: InstanceState, instance_id: str) -> None:
+    """Check that an incremental of the instance can continue `parent`.
 
     Raises:
         ParentUnusable: it is a backup of another instance, server version or engine.
         LineageChanged: the datadir's history is another one.
     """
     parent_id = parent.id
-    if parent.instance_id != resources.instance_id:
+    if parent.instance_id != instance_id:
         raise ParentUnusable(
             f"parent {parent_id} is a backup of another instance, {parent.instance_id}"
         )

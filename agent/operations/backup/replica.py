@@ -13,13 +13,13 @@ from pathlib import Path
 
 from agent.errors import DatabaseError, EngineFailed, LockTimeout
 from agent.machine.host import replace_file
-from agent.operations.resources import BackupResources
+from agent.operations.resources import InstanceResources
 
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def sql_thread_restarted(resources: BackupResources) -> Iterator[None]:
+def sql_thread_restarted(resources: InstanceResources) -> Iterator[None]:
     """Run a block, and then start the replica's SQL threads that ran before it.
 
     The block is a run of the engine. Does nothing without [engine] safe_slave_backup.
@@ -42,7 +42,7 @@ def sql_thread_restarted(resources: BackupResources) -> Iterator[None]:
         restart_sql_thread(resources)
 
 
-def restart_sql_thread(resources: BackupResources) -> None:
+def restart_sql_thread(resources: InstanceResources) -> None:
     """Start the SQL threads that are noted in the file, and remove the file.
 
     A failure is only logged. If a thread can't be started, the file stays for the next call.
@@ -80,7 +80,7 @@ def restart_sql_thread(resources: BackupResources) -> None:
         )
 
 
-def _file(resources: BackupResources) -> Path:
+def _file(resources: InstanceResources) -> Path:
     return resources.scratch.with_name("replica-sql-thread.json")
 
 

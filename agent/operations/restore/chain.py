@@ -15,9 +15,9 @@ from agent.crash_points import Point, reached
 from agent.engine.protocol import Engine
 from agent.errors import DataDamaged, TargetRefused
 from agent.model import Record
-from agent.operations.resources import RestoreResources
+from agent.operations.resources import MachineResources, RestoreResources
 from agent.operations.restore.extraction import Extraction
-from agent.operations.restore.links import ChainLink, RecordLink
+from agent.operations.restore.links import ChainLink, record_link
 from agent.operations.restore.reserve import check_space, space_watched
 from agent.operations.restore.target import (
     RestoreWorkdir,
@@ -33,12 +33,10 @@ log = logging.getLogger(__name__)
 
 
 class RestoreOperation:
-    """One restore of one chain.
+    """One restore of one chain that records describe.
 
-    Call `run` or `restore` once. `run_id` (a UUID) is in the name of the restore's own directory in
-    the target. The cleanup after a crash finds that directory by this id. None means a random id.
-    `run` calls `on_whole` with the backup's record right before the datadir is moved up. By then
-    the datadir is complete and on the disk.
+    Call `run` once. `run_id` is that of `ChainRestore`. `on_whole` is called with the backup's
+    record right before the datadir is moved up. By then the datadir is complete and on the disk.
     """
 
     def __init__(
@@ -51,11 +49,8 @@ class RestoreOperation:
         on_whole: Callable[[Record], None] = lambda _record: None,
     ) -> None:
         self._resources = resources.bound(stop)
-        self._meter = meter
-        self._stop = stop
-        self._run_id = run_id or str(uuid4())
+        self._chain = ChainRestore(self._resources, meter=meter, stop=stop, run_id=run_id)
         self._on_whole = on_whole
-        self._extraction = Extraction(meter, stop)
 
     def run(self, backup_id: str, target: Path) -> list[Record]:
         """Restore the chain of a backup into `target`, and return the chain.
@@ -65,9 +60,27 @@ class RestoreOperation:
         """
         self._resources.store.open(create=False)
         chain = self._resources.catalogue.chain(backup_id)
-        links = [RecordLink(self._resources, record) for record in chain]
-        self.restore(links, target, lambda: self._on_whole(chain[-1]))
+        links = [record_link(self._resources, record) for record in chain]
+        self._chain.restore(links, target, lambda: self._on_whole(chain[-1]))
         return chain
+
+
+class ChainRestore:
+    """One restore of one chain of any kind.
+
+    Call `restore` once. `resources` must be bound to `stop`. `run_id` (a UUID) is in the name of
+    the restore's own directory in the target. The cleanup after a crash finds that directory by
+    this id. None means a random id.
+    """
+
+    def __init__(
+        self, resources: MachineResources, *, meter: Meter, stop: Stop, run_id: str | None = None
+    ) -> None:
+        self._resources = resources
+        self._meter = meter
+        self._stop = stop
+        self._run_id = run_id or str(uuid4())
+        self._extraction = Extraction(meter, stop)
 
     def restore(
         self,
@@ -75,7 +88,7 @@ class RestoreOperation:
         target: Path,
         on_whole: Callable[[], None] = lambda: None,
     ) -> None:
-        """Restore a chain into `target`, as `run` does.
+        """Restore a chain into `target`, as `RestoreOperation.run` does.
 
         `links` are the members of the chain in order, the full backup first. They are used once.
         Their stores must be open. `on_whole` is called right before the datadir is moved up.

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.engine.backup_options import disarm
 from agent.engine.checkpoints import read_checkpoints
 from agent.engine.protocol import Engine
-from agent.errors import DataDamaged
+from agent.errors import BackupUnusable, DataDamaged
 from agent.operations.restore.gate import Gate
 from agent.operations.restore.links import ChainLink
 from agent.operations.restore.target import errors_translated
@@ -20,6 +20,12 @@ from agent.pipeline.meter import Meter
 from agent.stop import Stop
 
 log = logging.getLogger(__name__)
+
+_ORPHAN = (
+    "Trove 14 to 23 noted the parent of a large backup in its own database only. Add it to the "
+    "backup's object: swift post CONTAINER OBJECT -m Parent-Location:URL -m Parent-Checksum:SUM, "
+    "with the parent's locationRef and checksum (of the whole chain, if need be)"
+)
 
 
 class Extraction:
@@ -71,6 +77,12 @@ def _disarm_and_check(link: ChainLink, folder: Path, check: Callable[[], None]) 
 
 def _check_lsns(link: ChainLink, folder: Path) -> None:
     found = read_checkpoints(folder)
+    if found.from_lsn and not link.incremental and link.raw_bytes is None:
+        raise BackupUnusable(
+            f"backup {link.backup_id} is an incremental from LSN {found.from_lsn}, but names no "
+            "parent",
+            hint=_ORPHAN,
+        )
     if link.from_lsn in (None, found.from_lsn) and link.to_lsn in (None, found.to_lsn):
         return
     raise DataDamaged(

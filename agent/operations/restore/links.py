@@ -10,10 +10,10 @@ from typing import Protocol
 
 from agent.errors import ConfigInvalid, DataDamaged, StoreMismatch, StoreNotFound
 from agent.model import Record, Stored
-from agent.operations.resources import RestoreResources
+from agent.operations.resources import PathSettings, RestoreResources
 from agent.operations.restore.segments import SegmentLists
 from agent.pipeline.buffers import Plan
-from agent.pipeline.download import Download
+from agent.pipeline.download import Download, Opening
 from agent.pipeline.meter import Meter
 from agent.records.object_names import Segment, segment_name
 from agent.stop import Stop
@@ -123,28 +123,44 @@ class AttemptSegments:
         self._resources.store.get_into(Container.SEGMENTS, name, buffer)
 
 
-class RecordLink:
-    """A backup that a COMPLETED record describes.
+def record_link(resources: RestoreResources, record: Record) -> "RecordLink":
+    """Return the link of a backup in the agent's own layout.
 
-    `resources` must be bound to the stop of the restore. `source` is the place of its segments.
-    None means the place that docs/format.md describes.
+    `resources` must be bound to the stop of the restore.
 
     Raises:
         DataDamaged: the record names no stored bytes, or its data key can't be unwrapped.
         KeyNotHere: the key that unwraps its data key is not on this machine.
         PlaintextRefused: the backup isn't encrypted, and such backups are not allowed.
     """
+    stored = record.stored
+    if stored is None:
+        raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
+    if record.to_lsn is None:
+        raise DataDamaged(f"the record of backup {record.id} names no LSN at which it ends")
+    source = AttemptSegments(resources, record, stored)
+    return RecordLink(record, stored, source, resources.opening(record), resources.path)
+
+
+class RecordLink:
+    """A backup that a COMPLETED record describes. `stored` is that of the record.
+
+    `source` is the place of its segments. `opening` decrypts them, for this link only.
+    """
 
     def __init__(
-        self, resources: RestoreResources, record: Record, source: SegmentSource | None = None
+        self,
+        record: Record,
+        stored: Stored,
+        source: SegmentSource,
+        opening: Opening,
+        path: PathSettings,
     ) -> None:
-        if record.stored is None:
-            raise DataDamaged(f"the record of backup {record.id} names no stored bytes")
         self._record = record
-        self._stored = record.stored
-        self._path = resources.path
-        self._source = source or AttemptSegments(resources, record, record.stored)
-        self._opening = resources.opening(record)
+        self._stored = stored
+        self._source = source
+        self._opening = opening
+        self._path = path
 
     @property
     def backup_id(self) -> str:

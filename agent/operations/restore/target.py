@@ -17,13 +17,22 @@ from agent.codec.stream_paths import MAX_INCREMENTAL, MAX_OPENED
 from agent.errors import TargetRefused
 from agent.machine.account import FRESH, hand_over, remove_empty
 from agent.machine.as_user import done_as
-from agent.machine.host import datadir_around, nearest, replace_file, sync_filesystem, sync_folder
+from agent.machine.host import (
+    datadir_around,
+    nearest,
+    read_regular,
+    replace_file,
+    sync_filesystem,
+    sync_folder,
+)
 from agent.machine.os_user import OsUser, first_user, owner_of
 from agent.machine.passage import closed_directory, may_mount
+from agent.model import is_uuid
 
 _WORK: Final = ".backup-agent-restore-"
 _SERVER_USERS: Final = ("mysql", "nobody")
 _NAMED: Final = 5
+_LONGEST_NOTE: Final = 16 << 20
 # What the work directory adds to the target's path, before an incremental's paths, in bytes.
 _ADDED: Final = len(f"/{_WORK}{'x' * 36}/incremental/")
 # MariaDB 10.6 and later have a path of 57 bytes themselves, in the schema `sys`.
@@ -137,14 +146,49 @@ class RestoreWorkdir:
             shutil.rmtree(self.folder)
             sync_folder(self.target)
 
+    def discard(self) -> None:
+        """Remove all that a restore which was killed left: its directory, and entries moved up.
+
+        If all entries were moved up, the datadir is complete, and stays.
+
+        Raises:
+            TargetRefused: something can't be removed.
+        """
+        self.as_user(self._discard)
+
+    def _discard(self) -> None:
+        with errors_translated(self.target):
+            left = {entry.name for entry in self._entries()}
+            moved = set(self._read_note()) - left if left else set()
+            for path in (self.target / name for name in moved):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            self._remove()
+
     def _noted(self) -> list[str]:
         """Return the names of all entries, and note them in a file before the first is moved."""
         if not self._note.exists() and self.datadir.exists():
             replace_file(self._note, json.dumps([entry.name for entry in self._entries()]))
+        return self._read_note()
+
+    def _read_note(self) -> list[str]:
+        """Return the names in the note, none if there is no note.
+
+        The user can put anything in its place.
+
+        Raises:
+            TargetRefused: it is not a list of names.
+        """
         try:
-            return [str(name) for name in json.loads(self._note.read_bytes())]
+            text = read_regular(self._note, _LONGEST_NOTE)
         except FileNotFoundError:
             return []
+        names = json.loads(text)
+        if not isinstance(names, list) or not all(_is_name(name) for name in names):
+            raise TargetRefused(f"{self._note} is not the list that the restore made there")
+        return names
 
     def _check(self, names: Sequence[str]) -> None:
         gone = [name for name in names if not os.path.lexists(self.target / name)]
@@ -161,6 +205,22 @@ class RestoreWorkdir:
         if os.path.lexists(self.target / entry.name):
             raise TargetRefused(f"{self.target / entry.name} was made while the restore ran")
         entry.rename(self.target / entry.name)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and "/" not in name and name not in ("", ".", "..")
+
+
+def earlier_restores(target: Path) -> list[str]:
+    """Return the ids of restores that left their directory in `target`.
+
+    Raises:
+        TargetRefused: `target` can't be read.
+    """
+    with errors_translated(target):
+        found = sorted(target.iterdir()) if target.is_dir() else []
+    ids = [entry.name.removeprefix(_WORK) for entry in found if entry.name.startswith(_WORK)]
+    return [one for one in ids if is_uuid(one)]
 
 
 def resolved_below(roots: Sequence[Path], target: Path) -> Path:
