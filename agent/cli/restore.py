@@ -5,13 +5,16 @@ An agent does it, or this process with --local.
 
 import argparse
 import shlex
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from uuid import uuid4
 
 from agent import wiring
 from agent.cli import embedded, remote, tables
 from agent.cli.progress import ProgressBar, watch
+from agent.cli.trove_restore import TroveRestore, add_options, check_options
 from agent.cli.verb import (
     Verbs,
     add_json,
@@ -26,10 +29,10 @@ from agent.errors import Interrupted, TargetRefused
 from agent.machine.account import agent_user, become, hand_over
 from agent.machine.os_user import OsUser
 from agent.model import RestoreTask, printable
-from agent.operations.resources import RestoreResources
 from agent.operations.restore.chain import RestoreOperation
 from agent.operations.restore.target import check_target, errors_translated
 from agent.pipeline.meter import Meter
+from agent.records.trove.names import parse_location
 from agent.stop import Stop
 from agent.threads import about_backup
 
@@ -43,6 +46,7 @@ _EXAMPLES: Final = (
     "--wait BACKUP /var/lib/mysql-restore/one",
     "--local BACKUP /srv/restored",
     "--local --store file:///var/backups/db BACKUP /srv/restored",
+    "--local --trove https://HOST/v1/AUTH_ID/backups/BACKUP.xbstream.gz /srv/restored",
 )
 
 
@@ -51,7 +55,9 @@ def add(verbs: Verbs) -> None:
         verbs, "restore", restore, "restore a backup and its chain", more=_MORE, examples=_EXAMPLES
     )
     verb.add_argument(
-        "backup", type=uuid_argument, help="the id of the backup, full or incremental"
+        "backup",
+        type=_backup_argument,
+        help="the id of the backup, full or incremental; with --trove its location",
     )
     verb.add_argument(
         "target",
@@ -70,16 +76,21 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--wait", action="store_true", help="show the progress and wait until the restore has ended"
     )
+    add_options(verb)
     add_store(verb)
     add_json(verb)
 
 
+def _backup_argument(text: str) -> str:
+    """Return the id or the location of a backup. This is the argparse type of the argument."""
+    return text if "://" in text else uuid_argument(text)
+
+
 def restore(config: Config, arguments: argparse.Namespace) -> int:
     target = arguments.target
+    check_options(arguments)
     if arguments.local:
-        embedded.need_key(config, arguments)
-        with about_backup(arguments.backup):
-            return _restore_here(config, arguments.backup, target.absolute(), arguments.json)
+        return _restore_here(config, arguments, target.absolute())
     if not target.is_absolute():
         raise TargetRefused(f"the target {target} is not an absolute path on the agent's machine")
     instance = arguments.instance or config.agent.instance_id
@@ -94,24 +105,61 @@ def restore(config: Config, arguments: argparse.Namespace) -> int:
     return remote.status(last)
 
 
-def _restore_here(config: Config, backup_id: str, target: Path, as_json: bool) -> int:
+class Restore(Protocol):
+    """One restore in this process, which has read its secrets."""
+
+    def check(self) -> None:
+        """Check that the chain is there and can be opened."""
+
+    def run(self, target: Path) -> Sequence[tuple[str, str]]:
+        """Restore the chain into `target`, and return the id and the name of each backup."""
+
+    def close(self) -> None:
+        """Close the store."""
+
+
+class OwnRestore:
+    """A restore of a chain in the agent's own layout. It implements Restore."""
+
+    def __init__(self, config: Config, backup_id: str, meter: Meter, stop: Stop) -> None:
+        self._resources = wiring.restore_resources(config)
+        self._backup_id = backup_id
+        self._operation = RestoreOperation(self._resources, meter=meter, stop=stop)
+
+    def check(self) -> None:
+        self._resources.store.open(create=False)
+        self._resources.catalogue.chain(self._backup_id)
+
+    def run(self, target: Path) -> Sequence[tuple[str, str]]:
+        return [(one.id, one.name) for one in self._operation.run(self._backup_id, target)]
+
+    def close(self) -> None:
+        self._resources.store.close()
+
+
+def _restore_here(config: Config, arguments: argparse.Namespace, target: Path) -> int:
     meter, stop = Meter(), Stop()
-    resources = wiring.restore_resources(config)
+    job: Restore
+    if arguments.trove:
+        backup_id = parse_location(arguments.backup).backup_id
+        job = TroveRestore(config, arguments, meter, stop)
+    else:
+        embedded.need_key(config, arguments)
+        backup_id = arguments.backup
+        job = OwnRestore(config, backup_id, meter, stop)
     cause = Interrupted("the restore was interrupted", hint="run the command again")
     on_signals(lambda: stop.request(cause))
-    try:
-        _leave_root(config, resources, backup_id, target)
+    with about_backup(backup_id), closing(job):
+        _leave_root(config, job, target)
         with ProgressBar("restore") as bar:
             with watch(meter, bar):
-                chain = RestoreOperation(resources, meter=meter, stop=stop).run(backup_id, target)
+                chain = job.run(target)
             bar.finish(meter.raw_bytes)
-    finally:
-        resources.store.close()
-    if as_json:
-        restored = [record.id for record in chain]
+    if arguments.json:
+        restored = [one for one, _ in chain]
         print(tables.as_json({"target": str(target), "chain": restored, **_speed(meter)}))
     else:
-        names = printable(" + ".join(record.name for record in chain))
+        names = printable(" + ".join(name for _, name in chain))
         print(f"restored {names} into {printable(str(target))}")
         print(f"{meter.raw_bytes} bytes in {meter.seconds:.1f} s; {_owner_note(target)}")
     return 0
@@ -130,7 +178,7 @@ def _owner_note(target: Path) -> str:
     )
 
 
-def _leave_root(config: Config, resources: RestoreResources, backup_id: str, target: Path) -> None:
+def _leave_root(config: Config, job: Restore, target: Path) -> None:
     """Become the owner of the target if root restores on a machine with an agent.
 
     The owner is the agent's user, unless the target exists and belongs to another user than root.
@@ -139,8 +187,7 @@ def _leave_root(config: Config, resources: RestoreResources, backup_id: str, tar
     if user is None:
         return
     # Refuse a restore that can't work before the target is made or gets another owner.
-    resources.store.open(create=False)
-    resources.catalogue.chain(backup_id)
+    job.check()
     check_target(target)
     become(hand_over(target, user))
 

@@ -21,6 +21,7 @@ def examples(text: str) -> Iterator[list[str]]:
     """Yield the words after `backup-agent` of each example, with ids in place of placeholders."""
     for line in text.partition("examples:\n")[2].splitlines():
         if line.strip():
+            line = line.replace("LOCATION", f"http://h/v1/a/c/{INSTANCE}.xbstream.gz")
             words = shlex.split(re.sub(r"\b(?:BACKUP|INSTANCE|TASK)\b", INSTANCE, line))
             assert words.pop(0) == "backup-agent"
             yield words
