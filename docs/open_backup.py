@@ -2,11 +2,13 @@
 
     python3 open_backup.py RECORD KEY STORED | mbstream -x -C EMPTY_DIRECTORY
 
-RECORD  the file <id>.json
+RECORD  the file <id>.json; or the whole object <id>.xbstream.gz of a backup under OpenStack Trove,
+        which has its record at its end
 KEY     a master key <id>.key, or a recovery private key in PEM (asks for its passphrase);
         the word "none" for a backup that was never encrypted
 STORED  the directory with the downloaded segments 00000000, 00000001, ...; or the joined
-        object <id>.xbstream.gz.enc; or "-" for that object on standard input
+        object <id>.xbstream.gz.enc; or "-" for that object on standard input.
+        Under Trove: the object again
 
 It needs only Python 3.9 and the package `cryptography` (Debian: python3-cryptography).
 Exit status 0: every byte came out and was checked. More: docs/restore-without-the-agent.md
@@ -52,15 +54,38 @@ def read_key(path):
         raise failed(f"{path} is no key (base64 or PEM), or the passphrase is wrong") from None
 
 
+def at_the_end(path):
+    """Return the record at the end of an object under Trove, or the whole file if it has none."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 34))
+        end = file.read()  # the last gzip member, which tells the length of the others
+        length = number(end[16:24]) if end[10:16] == b"\x0c\0BL\x08\0" else size
+        if length > 64 * MIB:
+            raise failed(f"{path} is not a record, and none is at its end")
+        file.seek(max(0, size - length))
+        members, texts, at = file.read(length), [], 0
+    while length < size and at < length - 34:  # each has its text behind 16 bytes
+        texts.append(members[at + 16 : at + 16 + number(members[at + 14 : at + 16])])
+        at += 26 + len(texts[-1])
+    return b"".join(texts) or members
+
+
 def read_record(path, key):
     """Return the record in line 1. Line 2 is its MAC, which only a master key can check."""
-    line, _, seal = Path(path).read_bytes().partition(b"\n")
+    line, _, seal = at_the_end(path).partition(b"\n")
+    seal = seal.split(b"\n")[0]
     try:
-        record, signer, mac = json.loads(line), json.loads(seal)["key_id"], json.loads(seal)["mac"]
-    except (ValueError, KeyError, TypeError):
+        record, sealed = json.loads(line), json.loads(seal)
+        record = record.get("record", record)
+        # under Trove, without a key, nothing is signed
+        signer, mac = (None, "") if sealed == {} else (sealed["key_id"], sealed["mac"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise failed(f"{path} is not a whole record: download <id>.json again") from None
     if not key or not isinstance(key, bytes):
         print(f"WARNING: RECORD NOT CHECKED: it takes the master key {signer!r}", file=sys.stderr)
+    elif not mac:
+        raise failed(f'{path} is not signed: give "none" as key if you believe it')
     elif mac != hmac.new(derive(key, b"mac"), line, "sha256").hexdigest():
         raise failed(f"{path} was changed (download it again), or master key {signer!r} is needed")
     if record["format"] != 1 or record["status"] != "COMPLETED":
@@ -82,8 +107,11 @@ def unwrap(record, key):
     raise failed(f"this key does not open it; these do: {[one['id'] for one in record['keys']]}")
 
 
-def pieces(path, stored):
-    """Yield the stored bytes, 1 MiB at a time. They must match the lists of the record."""
+def pieces(path, stored, alone):
+    """Yield the stored bytes, 1 MiB at a time. They must match the lists of the record.
+
+    `alone` is False if the record follows them in the same file.
+    """
     size, whole, total, files = stored["segment_size"], stored["stored_bytes"], 0, [Path(path)]
     if files[0].is_dir():
         most = sum(1 for _ in files[0].iterdir()) + 9  # with a larger count at least 9 are missing
@@ -93,13 +121,14 @@ def pieces(path, stored):
     lines, md5 = [], hashlib.md5()  # noqa: S324 - the hash that Swift uses
     for file in files:
         with open(0 if path == "-" else file, "rb") as opened:
-            while piece := opened.read(MIB):
+            while piece := opened.read(min(MIB, whole - total)):
                 total += len(piece)
                 md5.update(piece)
                 if total % size == 0 or total == whole:  # a segment ends here
                     lines.append(f"{(total - 1) % size + 1} {md5.hexdigest()}\n")
                     md5 = hashlib.md5()  # noqa: S324
                 yield piece
+            total += len(opened.read(1)) if alone else 0
     lists = ["".join(lines[at : at + 1000]).encode() for at in range(0, len(lines), 1000)]
     hashes_found = [hashlib.sha256(one).hexdigest() for one in lists]  # docs/format.md
     if total != whole or hashes_found != [one["sha256"] for one in stored["lists"]]:
@@ -216,7 +245,8 @@ def judged(stream):
 def main(record_path, key_path, stored_path):
     key = read_key(key_path)
     record = read_record(record_path, key)
-    stream, whole = pieces(stored_path, record["stored"]), record["stored"]["raw_bytes"]
+    stream = pieces(stored_path, record["stored"], stored_path != record_path)
+    whole = record["stored"]["raw_bytes"]
     if record["cipher"] != "none":
         stream = decrypted(stream, unwrap(record, key), record)
     elif not isinstance(key, bytes):  # this unchecked record may be forged

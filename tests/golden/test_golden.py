@@ -231,8 +231,8 @@ def test_the_page_names_the_container_of_a_store_without_a_configuration() -> No
 
 
 def test_every_command_of_the_page_is_run_by_a_test() -> None:
-    """A test here runs it, or tests/e2e/test_rescue.py runs it on a real Swift."""
+    """A test here runs it, or tests/e2e/test_rescue.py or tests/dropin does on a real Swift."""
     ran_here = {"begin", "folder", "chain", "verify", "extract", "disarm", "prepare"}
     ran_here |= {"install"}
-    assert set(rescue.blocks()) == ran_here | {"swift", "curl"}
+    assert set(rescue.blocks()) == ran_here | {"swift", "curl", "trove"}
     assert rescue.PAGE.read_text().count("```sh") == len(rescue.blocks())
