@@ -1,10 +1,14 @@
 """A replica of an instance: its snapshot is a backup without the instance's option file."""
 
+import pytest
+
 from tests.stack.process import poll
 from tests.stack.trove.stack import TroveStack
 
 
-def test_a_replica_follows_its_source(trove_stack: TroveStack) -> None:
+@pytest.mark.parametrize("image", ["trove", "drop-in"])
+def test_a_replica_follows_its_source(trove_stack: TroveStack, image: str) -> None:
+    trove_stack.use_image(image)
     primary = trove_stack.create_instance("primary", address=True)
     primary.sql("CREATE SCHEMA shop; CREATE TABLE shop.t (id INT PRIMARY KEY)")
     primary.sql("INSERT INTO shop.t SELECT seq FROM shop.seq_1_to_1000")
