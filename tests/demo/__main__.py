@@ -11,9 +11,11 @@ from types import FrameType
 
 import psutil
 
+from tests.demo import trove
 from tests.demo.demo import STEPS, Demo
 from tests.demo.place import arguments, check_folder
 from tests.demo.story import DemoFailed, Story
+from tests.demo.trove import TroveDemo
 from tests.stack.process import StackError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -62,14 +64,14 @@ def check_nothing_left(folder: Path) -> None:
         raise DemoFailed(f"left behind: {left}, {folder if folder.exists() else 'no files'}")
 
 
-def show(mebibytes: int, story: Story) -> None:
-    """Run the demo in a directory and with servers that are removed afterwards."""
+def show(mebibytes: int, story: Story, demo: type[Demo | TroveDemo]) -> None:
+    """Run a demo in a directory and with servers that are removed afterwards."""
     with scratch_folder() as folder:
         story.text(f"All files are in {folder}, which is removed at the end.")
         check_folder(folder, mebibytes)
         with ExitStack() as ends:
             try:
-                Demo(folder, mebibytes, ends, story).run()
+                demo(folder, mebibytes, ends, story).run()
             finally:
                 _ignore_signals()
     check_nothing_left(folder)
@@ -79,11 +81,12 @@ def main() -> int:
     """Return 0 only if every step proved its claim, 1 after a failure, 130 after Ctrl-C."""
     typed = arguments()
     clear_environment()
-    story = Story(STEPS)
+    demo = TroveDemo if typed.trove else Demo
+    story = Story(trove.STEPS if typed.trove else STEPS)
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
     try:
-        show(typed.rows_mb, story)
+        show(typed.rows_mb, story, demo)
     except Interrupted as signum:
         story.text(f"\n{signum}: stopped. All servers are ended and all files are removed.")
         return 130
@@ -91,7 +94,7 @@ def main() -> int:
         story.text(f"\nDEMO FAILED: {error}")
         return 1
     story.text(
-        f"\nDEMO OK in {story.seconds:.0f} s: backed up, restored twice, every table is the same; "
+        f"\nDEMO OK in {story.seconds:.0f} s: backed up, restored, every table is the same; "
         "no server runs and no file is left"
     )
     return 0

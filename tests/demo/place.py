@@ -28,6 +28,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rows-mb", type=int, default=320, metavar="N", help="MiB of rows to load (default 320)"
     )
+    parser.add_argument(
+        "--trove", action="store_true", help="show the drop-in under a real OpenStack Trove (root)"
+    )
     typed = parser.parse_args()
     if not 16 <= typed.rows_mb <= 100_000:
         parser.error("--rows-mb must be between 16 and 100000")
