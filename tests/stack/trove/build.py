@@ -218,7 +218,10 @@ def debian(name: str, scratch: Path) -> Path:
     root = scratch / match[1]
     if not root.exists():
         mirror, security = _mirrors()
-        _checked(["debootstrap", "--variant=minbase", match[1], str(root), *mirror[:1]])
+        # It mounts /proc in the tree. If it is killed, the mount must not outlive it, because
+        # whoever removes the tree would reach this machine's own files.
+        apart = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        _checked([*apart, match[1], str(root), *mirror[:1]])
         if security:
             line = f"deb {security[0]} {match[1]}-security main\n"
             (root / "etc/apt/sources.list.d/security.list").write_text(line)
